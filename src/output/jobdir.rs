@@ -24,6 +24,16 @@ fn shard_number(name: &str) -> Option<u64> {
     (shard_name(block) == name).then_some(block)
 }
 
+/// The numbers of the shards that stand in a directory, ascending.
+pub fn list_shards(path: &Path) -> Result<Vec<u64>, OutputError> {
+    let mut blocks: Vec<u64> = names(path)?
+        .iter()
+        .filter_map(|n| shard_number(n))
+        .collect();
+    blocks.sort_unstable();
+    Ok(blocks)
+}
+
 /// An output directory, locked against other jobs for as long as this lives.
 #[derive(Debug)]
 pub struct JobDir {

@@ -29,7 +29,7 @@ mod states;
 
 pub use error::OutputError;
 pub use file::{FileEntry, OutputDtype, hash_file};
-pub use jobdir::{JOB_FILE, JobDir, MANIFEST_FILE, shard_name};
+pub use jobdir::{JOB_FILE, JobDir, MANIFEST_FILE, list_shards, shard_name};
 pub use manifest::{
     ManifestHead, read_job, read_manifest_head, read_shard, read_shard_at, write_job,
     write_manifest,
