@@ -1,0 +1,185 @@
+//! Decompressed blocks to lines, without holding more than a block.
+
+use std::io;
+
+use super::source::Source;
+
+/// Decompressed bytes held at once. Measured flat from 64 KiB to 1 MiB.
+const BLOCK: usize = 256 * 1024;
+/// How far line ends are looked for before the first line is read.
+const PEEK: usize = 64 * 1024;
+
+/// Why no line could be given.
+pub(super) enum LineError {
+    Io(io::Error),
+    Nul,
+}
+
+/// A stretch of one line: all of it, unless the line crosses a block.
+pub(super) struct Piece<'a> {
+    /// Without the line end.
+    pub bytes: &'a [u8],
+    /// Carriage returns that stand before `bytes` and turned out not to belong to the line end.
+    pub returns: usize,
+    /// Whether the line ends here.
+    pub last: bool,
+}
+
+/// Lines of one input. LF and CRLF end a line; a lone CR does only in a text that has no LF (old Mac),
+/// so that a stray CR inside a header cannot turn the rest of the header into sequence.
+pub(super) struct Lines {
+    source: Source,
+    block: Vec<u8>,
+    start: usize,
+    end: usize,
+    eof: bool,
+    /// Met while the first block was read; given once the text before it is used up.
+    error: Option<io::Error>,
+    mac: bool,
+    after_cr: bool,
+    held_returns: usize,
+    line: u64,
+    offset: u64,
+    /// Pieces are no longer than this; tests set it to move the boundaries.
+    longest_piece: usize,
+}
+
+impl Lines {
+    /// Reads the first block, drops a UTF-8 byte order mark, and decides what ends a line.
+    pub fn new(source: Source, longest_piece: usize) -> Self {
+        let mut lines = Self {
+            source,
+            block: vec![0; BLOCK],
+            start: 0,
+            end: 0,
+            eof: false,
+            error: None,
+            mac: false,
+            after_cr: false,
+            held_returns: 0,
+            line: 1,
+            offset: 0,
+            longest_piece: longest_piece.max(1),
+        };
+        while lines.end < PEEK && !lines.eof && lines.error.is_none() {
+            match lines.source.read(lines.block.get_mut(lines.end..).unwrap_or_default()) {
+                Ok(n) => {
+                    lines.end += n;
+                    lines.eof = n == 0;
+                }
+                Err(e) => lines.error = Some(e),
+            }
+        }
+        if lines.held().starts_with(b"\xef\xbb\xbf") {
+            lines.advance(3);
+        }
+        let head = lines.held();
+        let head = head.get(..PEEK).unwrap_or(head);
+        lines.mac = memchr::memchr(b'\r', head).is_some() && memchr::memchr(b'\n', head).is_none();
+        lines
+    }
+
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The 1-based number of the current line.
+    pub fn line(&self) -> u64 {
+        self.line
+    }
+
+    /// Decompressed bytes before the current point.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// What is in the block and not yet given out.
+    pub fn held(&self) -> &[u8] {
+        self.block.get(self.start..self.end).unwrap_or_default()
+    }
+
+    fn advance(&mut self, n: usize) {
+        self.start += n;
+        self.offset += n as u64;
+    }
+
+    /// Makes sure that `held` is not empty; false at the end of the input.
+    fn fill(&mut self) -> io::Result<bool> {
+        while self.start == self.end && !self.eof {
+            if let Some(e) = self.error.take() {
+                return Err(e);
+            }
+            self.start = 0;
+            self.end = 0;
+            self.end = self.source.read(&mut self.block)?;
+            self.eof = self.end == 0;
+        }
+        Ok(self.start < self.end)
+    }
+
+    /// At the start of a line: its first byte, None at the end of the input.
+    pub fn peek(&mut self) -> Result<Option<u8>, LineError> {
+        while self.fill().map_err(LineError::Io)? {
+            let first = self.held().first().copied();
+            // The LF of a CRLF in a text whose lines end at CR.
+            if self.after_cr && first == Some(b'\n') {
+                self.after_cr = false;
+                self.advance(1);
+                continue;
+            }
+            return Ok(first);
+        }
+        Ok(None)
+    }
+
+    /// The next stretch of the current line, to be called until `last`. Only after `peek` returned a byte.
+    pub fn piece(&mut self) -> Result<Piece<'_>, LineError> {
+        loop {
+            if !self.fill().map_err(LineError::Io)? {
+                // The last line has no line end; CRs held back were part of it.
+                self.held_returns = 0;
+                return Ok(Piece { bytes: &[], returns: 0, last: true });
+            }
+            let held = self.held();
+            let window = held.get(..self.longest_piece).unwrap_or(held);
+            let found = if self.mac {
+                memchr::memchr3(b'\n', b'\r', 0, window)
+            } else {
+                memchr::memchr2(b'\n', 0, window)
+            };
+            let stop = found.and_then(|i| window.get(i).copied());
+            let mut len = found.unwrap_or(window.len());
+            let begin = self.start;
+            let last = stop.is_some_and(|b| b != 0);
+            if stop == Some(0) && len == 0 {
+                return Err(LineError::Nul);
+            }
+            self.advance(len + usize::from(last));
+            if last {
+                self.line += 1;
+                self.after_cr = stop == Some(b'\r');
+            } else {
+                self.after_cr = false;
+            }
+            let mut returns = 0;
+            if !self.mac {
+                let bytes = self.block.get(begin..begin + len).unwrap_or_default();
+                let trailing = bytes.iter().rev().take_while(|&&b| b == b'\r').count();
+                len -= trailing;
+                if len > 0 {
+                    returns = std::mem::take(&mut self.held_returns);
+                }
+                if last {
+                    self.held_returns = 0;
+                } else {
+                    self.held_returns += trailing;
+                    if len == 0 {
+                        continue;
+                    }
+                }
+            }
+            let bytes = self.block.get(begin..begin + len).unwrap_or_default();
+            return Ok(Piece { bytes, returns, last });
+        }
+    }
+}

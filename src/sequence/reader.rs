@@ -1,0 +1,429 @@
+//! The FASTA and FASTQ state machine, over several inputs in order.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use super::lines::{LineError, Lines};
+use super::source::{Input, InputDigest, Source, compression_of};
+use super::tokenizer::esm;
+use super::{Place, Record, SequenceError};
+
+/// The longest id, in bytes. Headers may be of any length; only the first word is kept.
+pub const MAX_ID: usize = 1 << 20;
+
+/// The reader's bounds.
+#[derive(Debug, Clone)]
+pub struct ReaderOptions {
+    /// The longest sequence, in bytes as written. One record at a time is held in memory.
+    pub max_sequence: usize,
+    /// Tests set this to move the boundaries at which lines are taken apart; it changes no result.
+    #[doc(hidden)]
+    pub longest_piece: usize,
+}
+
+impl Default for ReaderOptions {
+    fn default() -> Self {
+        Self { max_sequence: 2 << 30, longest_piece: usize::MAX }
+    }
+}
+
+/// Records of several inputs in order, streamed: memory is two blocks and one record.
+///
+/// After an error the iterator ends.
+pub struct SequenceReader {
+    inputs: std::vec::IntoIter<Input>,
+    options: ReaderOptions,
+    current: Option<Open>,
+    /// How many inputs were opened.
+    opened: usize,
+    index: u64,
+    digests: Vec<InputDigest>,
+    failed: bool,
+}
+
+struct Open {
+    lines: Lines,
+    fastq: bool,
+    /// Records read of this input.
+    records: u64,
+}
+
+impl SequenceReader {
+    /// Opens nothing yet.
+    pub fn new(inputs: Vec<Input>) -> Self {
+        Self::with_options(inputs, ReaderOptions::default())
+    }
+
+    /// The same, with other bounds.
+    pub fn with_options(inputs: Vec<Input>, options: ReaderOptions) -> Self {
+        Self {
+            inputs: inputs.into_iter(),
+            options,
+            current: None,
+            opened: 0,
+            index: 0,
+            digests: Vec::new(),
+            failed: false,
+        }
+    }
+
+    /// Reads one stream that is already open; `name` is what messages call it.
+    ///
+    /// # Errors
+    /// As for any input that cannot be begun.
+    pub fn from_reader(
+        name: &str,
+        reader: impl Read + Send + 'static,
+        options: ReaderOptions,
+    ) -> Result<Self, SequenceError> {
+        let name: Arc<str> = name.into();
+        let source = Source::new(name.clone(), Box::new(reader))
+            .map_err(|source| SequenceError::Open { file: name, source })?;
+        let mut this = Self::with_options(Vec::new(), options);
+        this.begin(source)?;
+        Ok(this)
+    }
+
+    /// The digests of the inputs read to their ends, in order; of all of them once the reader has ended.
+    pub fn digests(&self) -> &[InputDigest] {
+        &self.digests
+    }
+
+    /// Records given out so far.
+    pub fn records(&self) -> u64 {
+        self.index
+    }
+
+    /// Reads the next record into `record`, reusing its memory; false at the end of the last input.
+    ///
+    /// # Errors
+    /// Bad input; the reader has ended then.
+    pub fn next_into(&mut self, record: &mut Record) -> Result<bool, SequenceError> {
+        if self.failed {
+            return Ok(false);
+        }
+        let result = self.advance(record);
+        self.failed = result.is_err();
+        result
+    }
+
+    fn advance(&mut self, record: &mut Record) -> Result<bool, SequenceError> {
+        loop {
+            if let Some(open) = &mut self.current {
+                if open.read(record, &self.options, self.index)? {
+                    record.file = self.opened - 1;
+                    self.index += 1;
+                    return Ok(true);
+                }
+                if open.records == 0 {
+                    return Err(SequenceError::NoRecords { place: Place { line: 0, ..open.place("") } });
+                }
+                self.digests.push(open.lines.source().digest());
+                self.current = None;
+            }
+            let Some(input) = self.inputs.next() else { return Ok(false) };
+            let source = Source::open(&input)?;
+            self.begin(source)?;
+        }
+    }
+
+    fn begin(&mut self, source: Source) -> Result<(), SequenceError> {
+        self.opened += 1;
+        let lines = Lines::new(source, self.options.longest_piece);
+        let mut open = Open { lines, fastq: false, records: 0 };
+        open.detect()?;
+        self.current = Some(open);
+        Ok(())
+    }
+}
+
+impl Iterator for SequenceReader {
+    type Item = Result<Record, SequenceError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut record = Record::default();
+        match self.next_into(&mut record) {
+            Ok(true) => Some(Ok(record)),
+            Ok(false) => None,
+            Err(e) => Some(Err(e)),
+        }
+    }
+}
+
+impl Open {
+    /// The current place, in the record being read.
+    fn place(&self, id: &str) -> Place {
+        Place {
+            file: self.lines.source().name.clone(),
+            record: self.records,
+            id: id.to_owned(),
+            line: self.lines.line(),
+            byte: None,
+        }
+    }
+
+    fn failed(&self, id: &str, error: LineError) -> SequenceError {
+        let place = Place { byte: Some(self.lines.offset()), ..self.place(id) };
+        match error {
+            LineError::Io(source) => {
+                SequenceError::Read { place, compression: self.lines.source().compression, source }
+            }
+            LineError::Nul => SequenceError::Nul { place },
+        }
+    }
+
+    fn peek(&mut self, id: &str) -> Result<Option<u8>, SequenceError> {
+        self.lines.peek().map_err(|e| self.failed(id, e))
+    }
+
+    /// Tells FASTA from FASTQ by the first line that is neither blank nor a comment.
+    fn detect(&mut self) -> Result<(), SequenceError> {
+        let head = self.lines.held();
+        if head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") {
+            return Err(SequenceError::Utf16 { place: self.place("") });
+        }
+        let looks_like = what_else(head);
+        let start = head.get(..head.len().min(20)).unwrap_or_default().escape_ascii().to_string();
+        if looks_like.is_some() {
+            return Err(SequenceError::NoHeader { place: self.place(""), start, looks_like });
+        }
+        loop {
+            match self.peek("")? {
+                None | Some(b'>') => return Ok(()),
+                Some(b'@') => {
+                    self.fastq = true;
+                    return Ok(());
+                }
+                Some(b';') => self.skip_line("")?,
+                Some(_) => {
+                    let place = self.place("");
+                    let Some(start) = self.skip_blank()? else { continue };
+                    let looks_like = start.contains("\\x").then_some("binary data");
+                    return Err(SequenceError::NoHeader { place, start, looks_like });
+                }
+            }
+        }
+    }
+
+    fn skip_line(&mut self, id: &str) -> Result<(), SequenceError> {
+        loop {
+            match self.lines.piece() {
+                Ok(piece) if piece.last => return Ok(()),
+                Ok(_) => {}
+                Err(e) => return Err(self.failed(id, e)),
+            }
+        }
+    }
+
+    /// Skips one blank line; else the beginning of its text, escaped.
+    fn skip_blank(&mut self) -> Result<Option<String>, SequenceError> {
+        loop {
+            match self.lines.piece() {
+                Ok(piece) => {
+                    let text = piece.bytes.trim_ascii_start();
+                    if !text.is_empty() {
+                        let shown = text.get(..text.len().min(20)).unwrap_or_default();
+                        return Ok(Some(shown.escape_ascii().to_string()));
+                    }
+                    if piece.last {
+                        return Ok(None);
+                    }
+                }
+                Err(e) => return Err(self.failed("", e)),
+            }
+        }
+    }
+
+    /// The next record; false at the end of this input.
+    fn read(&mut self, record: &mut Record, options: &ReaderOptions, index: u64) -> Result<bool, SequenceError> {
+        let marker = if self.fastq { b'@' } else { b'>' };
+        loop {
+            match self.peek("")? {
+                None => return Ok(false),
+                Some(b) if b == marker => break,
+                Some(b';') if !self.fastq => self.skip_line("")?,
+                Some(_) => {
+                    let place = self.place("");
+                    if let Some(start) = self.skip_blank()? {
+                        let reason = format!("a header with '@' should stand here, not '{start}'");
+                        return Err(SequenceError::Fastq { place, reason });
+                    }
+                }
+            }
+        }
+        self.records += 1;
+        record.index = index;
+        record.number = self.records;
+        record.source = self.lines.source().name.clone();
+        record.line = self.lines.line();
+        self.header(record)?;
+        record.unnamed = record.id.is_empty();
+        if record.unnamed {
+            record.id = format!("record_{}", index + 1);
+        }
+        record.sequence.clear();
+        record.layout.clear();
+        loop {
+            match self.peek(&record.id)? {
+                None => break,
+                Some(b'@') if self.fastq => {
+                    let reason = "the line with '+' is missing".to_owned();
+                    return Err(SequenceError::Fastq { place: self.place(&record.id), reason });
+                }
+                Some(b'+') if self.fastq => break,
+                Some(b'>') if !self.fastq => break,
+                Some(b';') if !self.fastq => self.skip_line(&record.id)?,
+                Some(_) => self.sequence_line(record, options)?,
+            }
+        }
+        if record.sequence.is_empty() {
+            return Err(SequenceError::EmptySequence { place: record.place() });
+        }
+        if self.fastq {
+            self.quality(record)?;
+        }
+        Ok(true)
+    }
+
+    /// Reads a header line's first word into the id.
+    fn header(&mut self, record: &mut Record) -> Result<(), SequenceError> {
+        let mut id = std::mem::take(&mut record.id).into_bytes();
+        id.clear();
+        let mut marker = true;
+        let mut done = false;
+        loop {
+            let piece = match self.lines.piece() {
+                Ok(piece) => piece,
+                Err(e) => return Err(self.failed("", e)),
+            };
+            let mut text = piece.bytes;
+            if marker {
+                text = text.get(1..).unwrap_or_default();
+                marker = false;
+            }
+            // A stray CR is white space, and so ends the word.
+            done |= piece.returns > 0 && !id.is_empty();
+            if !done {
+                if id.is_empty() {
+                    let skipped = text.iter().take_while(|b| is_space(**b)).count();
+                    text = text.get(skipped..).unwrap_or_default();
+                }
+                let word = text.iter().position(|b| is_space(*b)).unwrap_or(text.len());
+                done = word < text.len();
+                id.extend_from_slice(text.get(..word).unwrap_or_default());
+            }
+            let last = piece.last;
+            if id.len() > MAX_ID {
+                let place = Place { line: record.line, ..self.place("") };
+                return Err(SequenceError::IdTooLong { place, limit: MAX_ID });
+            }
+            if last {
+                break;
+            }
+        }
+        record.id = String::from_utf8(id).map_err(|_| SequenceError::IdNotUtf8 {
+            place: Place { line: record.line, ..self.place("") },
+        })?;
+        Ok(())
+    }
+
+    fn sequence_line(&mut self, record: &mut Record, options: &ReaderOptions) -> Result<(), SequenceError> {
+        let line = self.lines.line();
+        let begin = record.sequence.len();
+        loop {
+            let piece = match self.lines.piece() {
+                Ok(piece) => piece,
+                Err(e) => return Err(self.failed(&record.id, e)),
+            };
+            let (returns, length, last) = (piece.returns, piece.bytes.len(), piece.last);
+            if record.sequence.len().saturating_add(returns + length) > options.max_sequence {
+                return Err(SequenceError::SequenceTooLong { place: record.place(), limit: options.max_sequence });
+            }
+            record.sequence.extend(std::iter::repeat_n(b'\r', returns));
+            let joined = record.sequence.len();
+            record.sequence.extend_from_slice(piece.bytes);
+            if let Some(first) = memchr::memchr(b'>', piece.bytes) {
+                // `<mask>` may stand in a protein; any other '>' is a header that lost its line end.
+                let sequence = record.sequence.get(joined + first..).unwrap_or_default();
+                let stray = memchr::memchr_iter(b'>', sequence)
+                    .map(|i| joined + first + i)
+                    .find(|&i| !esm::ends_in_special(record.sequence.get(..=i).unwrap_or_default()));
+                if let Some(at) = stray {
+                    return Err(SequenceError::HeaderInsideLine {
+                        place: Place { line, ..self.place(&record.id) },
+                        column: (at - begin) as u64 + 1,
+                    });
+                }
+            }
+            if last {
+                break;
+            }
+        }
+        if record.sequence.len() > begin {
+            record.layout.push(line, begin as u64, record.sequence.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Skips the `+` line and as many quality characters as the sequence has.
+    fn quality(&mut self, record: &Record) -> Result<(), SequenceError> {
+        let fastq = |open: &Self, reason: String| SequenceError::Fastq { place: open.place(&record.id), reason };
+        if self.peek(&record.id)?.is_none() {
+            return Err(fastq(self, "the file ends before the line with '+'".to_owned()));
+        }
+        self.skip_line(&record.id)?;
+        let bases = visible(&record.sequence);
+        let mut qualities = 0;
+        while qualities < bases {
+            if self.peek(&record.id)?.is_none() {
+                return Err(fastq(
+                    self,
+                    format!("the file ends after {qualities} quality characters for {bases} bases"),
+                ));
+            }
+            loop {
+                match self.lines.piece() {
+                    Ok(piece) => {
+                        qualities += visible(piece.bytes);
+                        if piece.last {
+                            break;
+                        }
+                    }
+                    Err(e) => return Err(self.failed(&record.id, e)),
+                }
+            }
+        }
+        if qualities > bases {
+            return Err(fastq(self, format!("{qualities} quality characters for {bases} bases")));
+        }
+        Ok(())
+    }
+}
+
+fn is_space(b: u8) -> bool {
+    matches!(b, b' ' | b'\t' | b'\r' | 0x0b | 0x0c)
+}
+
+fn visible(text: &[u8]) -> u64 {
+    text.len() as u64 - text.iter().filter(|&&b| b == b' ' || b == b'\t' || b == b'\r').count() as u64
+}
+
+/// What a file is that is none of ours, where its first bytes tell.
+fn what_else(head: &[u8]) -> Option<&'static str> {
+    const KNOWN: [(&[u8], &str); 12] = [
+        (b"PK\x03\x04", "a zip archive"),
+        (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+        (b"\x1f\x9d", "a file packed with compress (.Z)"),
+        (b"\x04\x22\x4d\x18", "an lz4 file"),
+        (b"BAM\x01", "a BAM file"),
+        (b"CRAM", "a CRAM file"),
+        (b"@HD\t", "a SAM file"),
+        (b"@SQ\t", "a SAM file"),
+        (b"LOCUS ", "a GenBank file"),
+        (b"ID   ", "an EMBL or UniProt flat file"),
+        (b"# STOCKHOLM", "a Stockholm alignment"),
+        (b"CLUSTAL", "a Clustal alignment"),
+    ];
+    let known = KNOWN.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, what)| *what);
+    known.or_else(|| compression_of(head).map(|_| "a file compressed twice"))
+}

@@ -1,0 +1,164 @@
+//! Where the bytes come from: files and standard input, decompressed, and hashed as read.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::SequenceError;
+
+/// Large enough that a system call costs nothing beside hashing its bytes.
+const RAW_BLOCK: usize = 256 * 1024;
+/// What an xz header may ask for; `xz -9` needs 65 MiB.
+const XZ_MEMORY: u64 = 1 << 30;
+
+/// One input of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// `-`: standard input.
+    Stdin,
+    /// A file, a named pipe or a device.
+    Path(PathBuf),
+}
+
+impl Input {
+    /// The name that messages and digests carry: the path as given, or `-`.
+    pub fn name(&self) -> Arc<str> {
+        match self {
+            Self::Stdin => "-".into(),
+            Self::Path(path) => path.to_string_lossy().into(),
+        }
+    }
+}
+
+impl<P: AsRef<Path> + ?Sized> From<&P> for Input {
+    fn from(path: &P) -> Self {
+        let path = path.as_ref();
+        if path.as_os_str() == "-" { Self::Stdin } else { Self::Path(path.to_owned()) }
+    }
+}
+
+/// What an input was, byte for byte, before decompression.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct InputDigest {
+    /// The path as given, or `-`.
+    pub name: String,
+    /// Bytes as stored.
+    pub bytes: u64,
+    /// BLAKE3 of those bytes, 64 hex digits.
+    pub blake3: String,
+}
+
+/// An open input: decompressed bytes, and the running hash of the raw ones.
+pub(super) struct Source {
+    pub name: Arc<str>,
+    pub compression: Option<&'static str>,
+    reader: Box<dyn Read + Send>,
+    raw: Arc<Mutex<Raw>>,
+}
+
+#[derive(Default)]
+struct Raw {
+    hasher: blake3::Hasher,
+    bytes: u64,
+}
+
+/// Hashes what passes through. The decoder owns it, so the state is shared.
+struct Hashing<R> {
+    inner: R,
+    raw: Arc<Mutex<Raw>>,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        let mut raw = self.raw.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(read) = buf.get(..n) {
+            raw.hasher.update(read);
+        }
+        raw.bytes += n as u64;
+        Ok(n)
+    }
+}
+
+impl Source {
+    pub fn open(input: &Input) -> Result<Self, SequenceError> {
+        let name = input.name();
+        let failed = |source| SequenceError::Open { file: name.clone(), source };
+        let reader: Box<dyn Read + Send> = match input {
+            Input::Stdin => Box::new(io::stdin()),
+            Input::Path(path) => {
+                let file = File::open(path).map_err(failed)?;
+                // Opening a directory succeeds; only reading it fails, with a message that says less.
+                if file.metadata().is_ok_and(|m| m.is_dir()) {
+                    return Err(failed(io::ErrorKind::IsADirectory.into()));
+                }
+                Box::new(file)
+            }
+        };
+        Self::new(name.clone(), reader).map_err(failed)
+    }
+
+    /// Looks at the first bytes and puts the right decoder on top.
+    pub fn new(name: Arc<str>, reader: Box<dyn Read + Send>) -> io::Result<Self> {
+        let raw = Arc::new(Mutex::new(Raw::default()));
+        let mut reader = BufReader::with_capacity(RAW_BLOCK, Hashing { inner: reader, raw: raw.clone() });
+        let mut magic = Vec::with_capacity(6);
+        // A pipe may hand out a byte at a time; `take` reads on until it has six or the end.
+        reader.by_ref().take(6).read_to_end(&mut magic)?;
+        let compression = compression_of(&magic);
+        let all = Cursor::new(magic).chain(reader);
+        let reader = decoder(compression, all)?;
+        Ok(Self { name, compression, reader, raw })
+    }
+
+    /// One read of decompressed bytes; 0 at the end.
+    pub fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.reader.read(buf) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// The digest of what has been read; of the whole input once `read` has returned 0.
+    pub fn digest(&self) -> InputDigest {
+        let raw = self.raw.lock().unwrap_or_else(PoisonError::into_inner);
+        InputDigest {
+            name: self.name.to_string(),
+            bytes: raw.bytes,
+            blake3: raw.hasher.finalize().to_hex().to_string(),
+        }
+    }
+}
+
+/// The compression that a file's first bytes announce.
+pub(super) fn compression_of(magic: &[u8]) -> Option<&'static str> {
+    match magic {
+        [0x1f, 0x8b, ..] => Some("gzip"),
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some("bzip2"),
+        [0xfd, b'7', b'z', b'X', b'Z', 0x00, ..] => Some("xz"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("zstd"),
+        // A skippable frame, with which pzstd and seekable zstd files may begin.
+        [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some("zstd"),
+        _ => None,
+    }
+}
+
+/// Every decoder goes on past the first member, stream or frame, to the end of the input.
+fn decoder(
+    compression: Option<&'static str>,
+    raw: impl BufRead + Send + 'static,
+) -> io::Result<Box<dyn Read + Send>> {
+    Ok(match compression {
+        Some("gzip") => Box::new(flate2::bufread::MultiGzDecoder::new(raw)),
+        Some("bzip2") => Box::new(bzip2::bufread::MultiBzDecoder::new(raw)),
+        Some("xz") => {
+            let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, liblzma::stream::CONCATENATED)?;
+            Box::new(liblzma::bufread::XzDecoder::new_stream(raw, stream))
+        }
+        Some(_) => Box::new(zstd::stream::read::Decoder::with_buffer(raw)?),
+        None => Box::new(raw),
+    })
+}

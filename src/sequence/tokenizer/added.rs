@@ -1,0 +1,58 @@
+//! Tokens that are matched in the text before anything else: `[MASK]` and the like.
+
+/// One of them.
+#[derive(Debug, Clone)]
+pub(super) struct Added {
+    pub text: Vec<u8>,
+    pub id: u32,
+}
+
+/// A set matched in one pass, leftmost first, the longest of those that begin at one place.
+#[derive(Debug, Default)]
+pub(super) struct AddedTokens {
+    /// The longest first.
+    tokens: Vec<Added>,
+    /// Which bytes begin one.
+    begins: Option<Box<[bool; 256]>>,
+    /// The only byte that begins any, which can be searched for fast.
+    only: Option<u8>,
+}
+
+impl AddedTokens {
+    /// Empty texts match nothing and are dropped.
+    pub fn new(mut tokens: Vec<Added>) -> Self {
+        tokens.retain(|t| !t.text.is_empty());
+        tokens.sort_by_key(|t| std::cmp::Reverse(t.text.len()));
+        let mut begins = Box::new([false; 256]);
+        for first in tokens.iter().filter_map(|t| t.text.first()) {
+            begins[usize::from(*first)] = true;
+        }
+        let mut firsts = (0..=255u8).filter(|b| begins[usize::from(*b)]);
+        let only = match (firsts.next(), firsts.next()) {
+            (Some(b), None) => Some(b),
+            _ => None,
+        };
+        Self { tokens, begins: Some(begins), only }
+    }
+
+    /// The first one in `text`: where it begins, its length, its id.
+    pub fn find(&self, text: &[u8]) -> Option<(usize, usize, u32)> {
+        let begins = self.begins.as_ref()?;
+        if self.tokens.is_empty() {
+            return None;
+        }
+        let mut at = 0;
+        while let Some(rest) = text.get(at..) {
+            let skip = match self.only {
+                Some(b) => memchr::memchr(b, rest)?,
+                None => rest.iter().position(|&b| begins[usize::from(b)])?,
+            };
+            let rest = rest.get(skip..)?;
+            if let Some(token) = self.tokens.iter().find(|t| rest.starts_with(&t.text)) {
+                return Some((at + skip, token.text.len(), token.id));
+            }
+            at += skip + 1;
+        }
+        None
+    }
+}

@@ -1,0 +1,244 @@
+//! Byte pair encoding in linear time, for text of any length.
+//!
+//! A contig is one word of up to millions of letters, and a heap over all of it is slow and misses every cache. But
+//! whether two neighbouring tokens can stand side by side in an encoding depends on those two tokens alone: undo their
+//! merges in reverse order, and at each step ask whether a merge across the border would have come first. A sequence
+//! of tokens whose neighbours are all compatible is *the* encoding. So the longest match that fits its left neighbour is
+//! taken, and when none fits, the last token is given back and a shorter one tried; a position that was given
+//! up once is never tried again, which bounds the work. (The method is that of van Antwerpen and Neubeck,
+//! "So many tokens, so little time", GitHub 2024.)
+//!
+//! It holds for merges that make each token in one way, in the order of their ranks. [`Backtrack::new`] checks that
+//! of the table, and every token against the definition; where it does not hold, [`merge_all`] encodes.
+
+use super::merge::{Merge, MergeTable, merge_all};
+
+/// Bounds on what is built; beyond them the definition is used.
+const MAX_ALPHABET: usize = 64;
+const MAX_TABLE: usize = 16 << 20;
+const MAX_TOKEN_BYTES: usize = 4 << 20;
+
+const NONE: u32 = u32::MAX;
+
+#[derive(Debug)]
+pub(super) struct Backtrack {
+    /// Byte to letter of the alphabet, or `NO_LETTER`.
+    letters: [u8; 256],
+    /// Trie: `next[node * width + letter]`, 0 for none.
+    next: Vec<u32>,
+    width: usize,
+    /// The token that ends at a trie node.
+    token_at: Vec<u32>,
+    tokens: Vec<Token>,
+    /// Pairs of tokens to what they become, in this module's numbers, which are also the ranks.
+    pairs: MergeTable,
+}
+
+/// Tokens are numbered here by their merge's rank: first the letters, then each merge's result.
+#[derive(Debug, Clone)]
+struct Token {
+    /// The id in the vocabulary.
+    id: u32,
+    len: u32,
+    /// The longest token that is a proper prefix.
+    prefix: u32,
+    /// The two tokens it is merged from; itself twice for a letter.
+    left: u32,
+    right: u32,
+}
+
+const NO_LETTER: u8 = 0xff;
+
+/// One merge: the two parts and the result, as ids of the vocabulary.
+pub(super) struct Rule {
+    pub left: u32,
+    pub right: u32,
+    pub id: u32,
+}
+
+impl Backtrack {
+    /// `letters` are the single-byte tokens (byte, id), `rules` the merges in the order of their ranks, each pair
+    /// once. None where the method does not apply.
+    pub fn new(letters: &[(u8, u32)], rules: &[Rule]) -> Option<Self> {
+        if letters.is_empty() || letters.len() > MAX_ALPHABET {
+            return None;
+        }
+        let mut this = Self {
+            letters: [NO_LETTER; 256],
+            next: vec![0; letters.len()],
+            width: letters.len(),
+            token_at: vec![NONE],
+            tokens: Vec::new(),
+            pairs: MergeTable::with_capacity(rules.len()),
+        };
+        let mut number = std::collections::HashMap::new();
+        let mut texts: Vec<Vec<u8>> = Vec::new();
+        for (i, &(byte, id)) in letters.iter().enumerate() {
+            *this.letters.get_mut(usize::from(byte))? = i as u8;
+            number.insert(id, i as u32);
+            texts.push(vec![i as u8]);
+            this.tokens.push(Token { id, len: 1, prefix: NONE, left: i as u32, right: i as u32 });
+        }
+        let mut bytes = 0;
+        for rule in rules {
+            // Both parts must have been made before, or the merge order is not the order of ranks.
+            let (left, right) = (*number.get(&rule.left)?, *number.get(&rule.right)?);
+            let new = this.tokens.len() as u32;
+            if number.insert(rule.id, new).is_some() {
+                return None;
+            }
+            let text = [texts.get(left as usize)?.as_slice(), texts.get(right as usize)?].concat();
+            bytes += text.len();
+            if bytes > MAX_TOKEN_BYTES {
+                return None;
+            }
+            this.tokens.push(Token { id: rule.id, len: text.len() as u32, prefix: NONE, left, right });
+            this.pairs.insert(left, right, Merge { rank: new, id: new });
+            texts.push(text);
+        }
+        if this.pairs.len() != rules.len() {
+            return None;
+        }
+        for (token, text) in texts.iter().enumerate() {
+            this.add_to_trie(text, token as u32)?;
+        }
+        for (token, text) in texts.iter().enumerate() {
+            let mut symbols: Vec<u32> = text.iter().map(|&l| l.into()).collect();
+            merge_all(&this.pairs, &mut symbols);
+            if symbols != [token as u32] {
+                return None;
+            }
+            let proper = text.len() - 1;
+            this.tokens.get_mut(token)?.prefix = {
+                let mut node = 0;
+                let mut longest = NONE;
+                for &letter in text.get(..proper)? {
+                    node = *this.next.get(node * this.width + usize::from(letter))? as usize;
+                    let here = *this.token_at.get(node)?;
+                    longest = if here == NONE { longest } else { here };
+                }
+                longest
+            };
+        }
+        Some(this)
+    }
+
+    fn add_to_trie(&mut self, text: &[u8], token: u32) -> Option<()> {
+        let mut node = 0;
+        for &letter in text {
+            let at = node * self.width + usize::from(letter);
+            if *self.next.get(at)? == 0 {
+                if self.next.len() + self.width > MAX_TABLE {
+                    return None;
+                }
+                *self.next.get_mut(at)? = self.token_at.len() as u32;
+                self.token_at.push(NONE);
+                self.next.resize(self.next.len() + self.width, 0);
+            }
+            node = *self.next.get(at)? as usize;
+        }
+        let slot = self.token_at.get_mut(node)?;
+        // Two tokens with one text cannot both be what it encodes to.
+        (*slot == NONE).then(|| *slot = token)
+    }
+
+    /// How many bytes at the start of `text` are letters of the alphabet.
+    pub fn run(&self, text: &[u8]) -> usize {
+        text.iter().position(|&b| self.letters[usize::from(b)] == NO_LETTER).unwrap_or(text.len())
+    }
+
+    fn token(&self, number: u32) -> &Token {
+        &self.tokens[number as usize]
+    }
+
+    #[inline]
+    fn longest_match(&self, text: &[u8]) -> u32 {
+        let mut node = 0;
+        let mut longest = NONE;
+        for &b in text {
+            let letter = self.letters[usize::from(b)];
+            node = self.next[node * self.width + usize::from(letter)] as usize;
+            if node == 0 {
+                break;
+            }
+            let here = self.token_at[node];
+            if here != NONE {
+                longest = here;
+            }
+        }
+        longest
+    }
+
+    /// Whether two tokens, each the encoding of its own text, stay as they are when they stand side by side.
+    #[inline]
+    fn compatible(&self, mut left: u32, mut right: u32) -> bool {
+        // A merge across the border would have come first if its rank is below this.
+        let mut limit = NONE;
+        loop {
+            if let Some(merge) = self.pairs.get(left, right)
+                && merge.rank < limit
+            {
+                return false;
+            }
+            // Undo the later of the two last merges; of equals, the right one is the later.
+            let (l, r) = (self.token(left), self.token(right));
+            if left > right {
+                if l.len > 1 {
+                    limit = left;
+                    left = l.right;
+                } else if r.len > 1 {
+                    limit = right + 1;
+                    right = r.left;
+                } else {
+                    return true;
+                }
+            } else if r.len > 1 {
+                limit = right + 1;
+                right = r.left;
+            } else if l.len > 1 {
+                limit = left;
+                left = l.right;
+            } else {
+                return true;
+            }
+        }
+    }
+
+    /// Appends the tokens of `text`, all of whose bytes must be letters of the alphabet.
+    pub fn encode(&self, text: &[u8], out: &mut Vec<u32>) {
+        let base = out.len();
+        // Bit i: position i was given up.
+        let mut dead = vec![0u64; text.len() / 64 + 1];
+        let mut at = 0;
+        let mut token = self.longest_match(text);
+        while at < text.len() {
+            let last = if out.len() > base { out.last().copied() } else { None };
+            let end = at + self.token(token).len as usize;
+            let given_up = dead[end / 64] >> (end % 64) & 1 == 1;
+            if !given_up && last.is_none_or(|last| self.compatible(last, token)) {
+                out.push(token);
+                at = end;
+                if at < text.len() {
+                    token = self.longest_match(&text[at..]);
+                }
+            } else if self.token(token).prefix != NONE {
+                token = self.token(token).prefix;
+            } else if let Some(last) = last {
+                dead[at / 64] |= 1 << (at % 64);
+                out.pop();
+                at -= self.token(last).len as usize;
+                token = last;
+            } else {
+                // Cannot be: the encoding exists, so its first token fits. Let the definition answer.
+                let mut symbols: Vec<u32> =
+                    text.iter().map(|&b| u32::from(self.letters[usize::from(b)])).collect();
+                merge_all(&self.pairs, &mut symbols);
+                out.extend(symbols);
+                break;
+            }
+        }
+        for number in out.get_mut(base..).unwrap_or_default() {
+            *number = self.token(*number).id;
+        }
+    }
+}
