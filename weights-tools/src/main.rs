@@ -1,1 +1,97 @@
-fn main() {}
+//! Inspect, convert, verify and make model weights for seqstream.
+
+mod random;
+mod size;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use seqstream::weights::{DType, WeightsError};
+
+/// Inspect, convert, verify and make model weights for seqstream.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "\
+Exit codes: 0 ok; 1 other failure; 2 usage; 4 bad weights; 5 output could not be written."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Random(random::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Random(args) => random::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// A format of weights, as an option's value.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum DTypeArg {
+    /// IEEE single precision
+    F32,
+    /// IEEE half precision
+    F16,
+    /// bfloat16
+    Bf16,
+}
+
+impl From<DTypeArg> for DType {
+    fn from(arg: DTypeArg) -> Self {
+        match arg {
+            DTypeArg::F32 => DType::F32,
+            DTypeArg::F16 => DType::F16,
+            DTypeArg::Bf16 => DType::Bf16,
+        }
+    }
+}
+
+/// Why a subcommand failed, with the exit code that says which sort of failure it was.
+pub struct Failure {
+    message: String,
+    hint: Option<String>,
+    code: u8,
+}
+
+impl Failure {
+    fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            hint: Some(hint.into()),
+            code: 2,
+        }
+    }
+
+    fn report(self) -> ExitCode {
+        eprintln!("error: {}", self.message);
+        if let Some(hint) = self.hint {
+            eprintln!("hint: {hint}");
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<WeightsError> for Failure {
+    fn from(error: WeightsError) -> Self {
+        let code = match error {
+            WeightsError::Write { .. } => 5,
+            WeightsError::Spec { .. } => 2,
+            _ => 4,
+        };
+        Self {
+            message: error.to_string(),
+            hint: error.hint(),
+            code,
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! safetensors files written as a stream: the header first, then one tensor's bytes after another.
+//!
+//! A file is written beside its final name, synced and then renamed, so that under its final name
+//! it is always whole.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::{DType, WeightsError};
+
+/// A tensor that is going to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// The name it gets.
+    pub name: String,
+    /// Its number format.
+    pub dtype: DType,
+    /// Row-major shape, outermost first.
+    pub shape: Vec<usize>,
+}
+
+impl Planned {
+    /// Number of values.
+    pub fn values(&self) -> u64 {
+        self.shape.iter().map(|&n| n as u64).product()
+    }
+
+    /// Number of bytes.
+    pub fn bytes(&self) -> u64 {
+        self.values() * self.dtype.size() as u64
+    }
+}
+
+/// The rank to sort a file's tensors by, stably: wider formats come first, so that each is aligned.
+pub fn file_rank(tensor: &Planned) -> impl Ord + use<> {
+    std::cmp::Reverse(tensor.dtype.size())
+}
+
+/// A safetensors file in the making.
+#[derive(Debug)]
+pub struct SafetensorsWriter {
+    out: Replacement,
+    written: u64,
+    planned: u64,
+}
+
+impl SafetensorsWriter {
+    /// Begins `path` with the header for `tensors`, whose bytes are to follow in this order.
+    ///
+    /// # Errors
+    /// [`WeightsError::Write`].
+    pub fn create(path: &Path, tensors: &[Planned]) -> Result<Self, WeightsError> {
+        let mut header = Map::new();
+        // transformers refuses a file that does not say which framework its layout is.
+        header.insert("__metadata__".into(), json!({"format": "pt"}));
+        let mut end = 0u64;
+        for t in tensors {
+            let start = end;
+            end += t.bytes();
+            let entry = json!({
+                "dtype": t.dtype.safetensors_name(), "shape": t.shape, "data_offsets": [start, end],
+            });
+            header.insert(t.name.clone(), entry);
+        }
+        let mut header = Value::Object(header).to_string().into_bytes();
+        // The data starts at a multiple of 8, which keeps f32 aligned in a mapping.
+        header.resize(header.len().next_multiple_of(8), b' ');
+        let mut out = Replacement::create(path)?;
+        out.write(&(header.len() as u64).to_le_bytes())?;
+        out.write(&header)?;
+        Ok(Self {
+            out,
+            written: 0,
+            planned: end,
+        })
+    }
+
+    /// Appends bytes of the planned tensors.
+    ///
+    /// # Errors
+    /// [`WeightsError::Write`].
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), WeightsError> {
+        self.written += bytes.len() as u64;
+        self.out.write(bytes)
+    }
+
+    /// Syncs the file and gives it its final name.
+    ///
+    /// # Errors
+    /// [`WeightsError::Write`], also if not exactly the planned bytes were written.
+    pub fn finish(self) -> Result<(), WeightsError> {
+        if self.written != self.planned {
+            let what = format!(
+                "{} bytes of tensors instead of {}",
+                self.written, self.planned
+            );
+            return Err(WeightsError::write(&self.out.path)(io::Error::other(what)));
+        }
+        self.out.finish()
+    }
+}
+
+/// Writes a small file beside its final name, syncs and renames it.
+///
+/// # Errors
+/// [`WeightsError::Write`].
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), WeightsError> {
+    let mut out = Replacement::create(path)?;
+    out.write(bytes)?;
+    out.finish()
+}
+
+/// A file written under another name until it is whole; dropped unfinished, it leaves nothing.
+#[derive(Debug)]
+struct Replacement {
+    file: Option<BufWriter<File>>,
+    path: PathBuf,
+    beside: PathBuf,
+}
+
+impl Replacement {
+    fn create(path: &Path) -> Result<Self, WeightsError> {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        // The process id keeps two writers of one name apart.
+        name.push(format!(".{}.partial", std::process::id()));
+        let beside = path.with_file_name(name);
+        let file = File::create(&beside).map_err(WeightsError::write(path))?;
+        Ok(Self {
+            file: Some(BufWriter::with_capacity(1 << 20, file)),
+            path: path.to_owned(),
+            beside,
+        })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), WeightsError> {
+        match &mut self.file {
+            Some(file) => file
+                .write_all(bytes)
+                .map_err(WeightsError::write(&self.path)),
+            None => Ok(()),
+        }
+    }
+
+    fn finish(mut self) -> Result<(), WeightsError> {
+        if let Some(buffered) = self.file.take() {
+            let result = buffered
+                .into_inner()
+                .map_err(io::IntoInnerError::into_error)
+                .and_then(|file| file.sync_all())
+                .and_then(|()| fs::rename(&self.beside, &self.path))
+                .and_then(|()| sync_folder(&self.path));
+            if let Err(error) = result {
+                let _ = fs::remove_file(&self.beside);
+                return Err(WeightsError::write(&self.path)(error));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take() {
+            // `into_parts` and not a plain drop, which would write the rest of the buffer first.
+            drop(file.into_parts());
+            let _ = fs::remove_file(&self.beside);
+        }
+    }
+}
+
+/// Makes a rename last: on Unix it is the folder that holds it.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    if cfg!(unix)
+        && let Some(folder) = path.parent()
+    {
+        let folder = if folder.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            folder
+        };
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(name: &str, dtype: DType, shape: &[usize]) -> Planned {
+        Planned {
+            name: name.into(),
+            dtype,
+            shape: shape.to_vec(),
+        }
+    }
+
+    #[test]
+    fn the_safetensors_crate_reads_what_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.safetensors");
+        let mut plan = [
+            planned("half", DType::F16, &[3]),
+            planned("single", DType::F32, &[1, 2]),
+        ];
+        plan.sort_by_key(file_rank);
+        assert_eq!(
+            plan[0].name, "single",
+            "wider values first, so that they are aligned"
+        );
+        let mut w = SafetensorsWriter::create(&path, &plan).unwrap();
+        w.write(&[1.5f32.to_le_bytes(), (-2f32).to_le_bytes()].concat())
+            .unwrap();
+        w.write(&[0, 0x3c, 0, 0x3c, 0, 0x3c]).unwrap();
+        w.finish().unwrap();
+
+        let bytes = fs::read(&path).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(file.tensor("single").unwrap().shape(), [1, 2]);
+        assert_eq!(
+            file.tensor("single").unwrap().data(),
+            [1.5f32.to_le_bytes(), (-2f32).to_le_bytes()].concat()
+        );
+        assert_eq!(
+            file.tensor("half").unwrap().data(),
+            [0, 0x3c, 0, 0x3c, 0, 0x3c]
+        );
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "nothing is left beside it"
+        );
+    }
+
+    #[test]
+    fn an_unfinished_or_short_file_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.safetensors");
+        let plan = [planned("x", DType::F32, &[2])];
+        drop(SafetensorsWriter::create(&path, &plan).unwrap());
+        let mut w = SafetensorsWriter::create(&path, &plan).unwrap();
+        w.write(&[0; 4]).unwrap();
+        let message = w.finish().unwrap_err().to_string();
+        assert!(
+            message.contains("4 bytes of tensors instead of 8"),
+            "{message}"
+        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
