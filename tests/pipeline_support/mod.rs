@@ -141,7 +141,10 @@ pub fn records(n: usize) -> Vec<Record> {
             let sequence: Vec<u8> = (0..length)
                 .map(|j| b"ACDEFGHIKLMNPQRSTVWY"[(i * 31 + j * j) % 20])
                 .collect();
-            Record::new(format!("seq{}", i - usize::from(i % 10 == 9)), sequence)
+            let mut record = Record::new(format!("seq{}", i - usize::from(i % 10 == 9)), sequence);
+            record.source = "list.fa".into();
+            record.number = i as u64 + 1;
+            record
         })
         .collect()
 }
