@@ -1,11 +1,39 @@
 //! Mapped files to named tensors.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `checkpoint` | a model's weights, whatever files they come in: [`Checkpoint`] |
+//! | `source` | from a path to the files |
+//! | `safetensors`, `torch` | the two formats: where in a file which tensor lies |
+//! | `names`, [`layout`], `architecture` | canonical names; the tensors an architecture consists of; the check |
+//! | [`config_json`] | config.json |
+//! | `mapped`, `tensor` | mapped files, tensors in them, the only `unsafe` |
+//! | [`random`], [`mod@write`] | seeded random models; safetensors written as a stream |
+//!
+//! Files are not trusted: what is malformed is an error with file, place and remedy, and no pickle
+//! is executed. [`read_index`] and [`check_pickle`] are what the fuzzers drive.
 
+mod architecture;
+mod checkpoint;
 pub mod config_json;
 mod dtype;
 mod error;
 pub mod layout;
+mod mapped;
+mod names;
 pub mod random;
+mod safetensors;
+mod source;
+mod stored;
+mod tensor;
+mod torch;
 pub mod write;
 
+pub use checkpoint::{Checkpoint, TensorInfo, read_index};
 pub use dtype::DType;
 pub use error::WeightsError;
+pub use mapped::Mapped;
+pub use safetensors::read_header as read_safetensors_header;
+pub use stored::{Malformed, StoredDType, StoredTensor};
+pub use tensor::{F32Data, Tensor};
+pub use torch::{FairEsmSettings, TorchFile, check_pickle, read_index as read_torch_index};

@@ -1,0 +1,101 @@
+//! A tensor in a mapped file.
+
+use std::ops::{Deref, Range};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::DType;
+use super::mapped::{Mapped, as_f32};
+
+/// One tensor of a checkpoint. It keeps its file mapped and is cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    pub(super) name: String,
+    pub(super) dtype: DType,
+    pub(super) shape: Vec<usize>,
+    pub(super) file: Arc<Mapped>,
+    /// Lies within the file; checked when the file was opened.
+    pub(super) range: Range<usize>,
+}
+
+impl Tensor {
+    /// Canonical name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The format it is stored in.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Row-major shape, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.range.len() / self.dtype.size()
+    }
+
+    /// Whether it has no values.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// The file it lies in.
+    pub fn file(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Its values as stored, little-endian, possibly unaligned.
+    pub fn bytes(&self) -> &[u8] {
+        self.file
+            .bytes()
+            .get(self.range.clone())
+            .unwrap_or_default()
+    }
+
+    /// Its values in f32: where they lie in the file if they are aligned f32, else converted.
+    pub fn to_f32(&self) -> F32Data {
+        if self.dtype == DType::F32 && as_f32(self.bytes()).is_some() {
+            return F32Data::Mapped {
+                file: Arc::clone(&self.file),
+                range: self.range.clone(),
+            };
+        }
+        let mut values = Vec::with_capacity(self.len());
+        self.dtype.decode(self.bytes(), &mut values);
+        F32Data::Owned(values)
+    }
+}
+
+/// f32 values, in a mapped file or in memory of their own.
+#[derive(Debug, Clone)]
+pub enum F32Data {
+    /// In a mapped file: aligned, little-endian, not copied.
+    Mapped {
+        /// The file.
+        file: Arc<Mapped>,
+        /// Where in it.
+        range: Range<usize>,
+    },
+    /// Converted from another format, or copied for alignment.
+    Owned(Vec<f32>),
+}
+
+impl Deref for F32Data {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match self {
+            F32Data::Mapped { file, range } => file
+                .bytes()
+                .get(range.clone())
+                .and_then(as_f32)
+                .unwrap_or_default(),
+            F32Data::Owned(values) => values,
+        }
+    }
+}
