@@ -103,7 +103,12 @@ pub struct EmbedArgs {
 
     /// One row a sequence: `mean` over residues (ESM-2) or all tokens (DNABERT), the `cls` state,
     /// or `none` (with --per-token)
-    #[arg(long, value_name = "HOW", default_value = "mean", help_heading = "What to compute")]
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "mean",
+        help_heading = "What to compute"
+    )]
     pub pool: PoolArg,
     /// Also keep the state of every token that the mean is over
     #[arg(long, help_heading = "What to compute")]
@@ -120,7 +125,12 @@ pub struct EmbedArgs {
     )]
     pub layers: Vec<i64>,
     /// How values are stored; f16 is half the size, and a value it cannot hold is an error
-    #[arg(long, value_name = "DTYPE", default_value = "f32", help_heading = "What to compute")]
+    #[arg(
+        long,
+        value_name = "DTYPE",
+        default_value = "f32",
+        help_heading = "What to compute"
+    )]
     pub output_dtype: OutputDtypeArg,
 
     /// The most tokens of a sequence: residues (ESM-2) or BPE tokens (DNABERT), specials not counted
@@ -129,7 +139,12 @@ pub struct EmbedArgs {
     pub max_length: Option<usize>,
     /// What becomes of a longer sequence: its first N tokens, the token-weighted mean over windows
     /// of N, or an error [default: truncate]
-    #[arg(long, value_name = "HOW", requires = "max_length", help_heading = "Sequences")]
+    #[arg(
+        long,
+        value_name = "HOW",
+        requires = "max_length",
+        help_heading = "Sequences"
+    )]
     pub long: Option<LongArg>,
     /// Tokens from the start of one window to that of the next [default: N, so that windows do not
     /// overlap]
@@ -137,7 +152,12 @@ pub struct EmbedArgs {
     pub stride: Option<usize>,
     /// `upper` cleans: upper-cases, drops a last `*`, counts what is unknown; `keep` leaves text as
     /// it is
-    #[arg(long, value_name = "HOW", default_value = "upper", help_heading = "Sequences")]
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "upper",
+        help_heading = "Sequences"
+    )]
     pub case: CaseArg,
     /// Refuse what is not clean
     #[arg(long, help_heading = "Sequences")]
@@ -157,7 +177,12 @@ pub struct EmbedArgs {
     #[arg(long, value_name = "N", value_parser = positive(), help_heading = "Running")]
     pub token_budget: Option<usize>,
     /// Compute share i of n only, from 1/n to n/n; `merge` joins them
-    #[arg(long, value_name = "I/N", default_value = "1/1", help_heading = "Running")]
+    #[arg(
+        long,
+        value_name = "I/N",
+        default_value = "1/1",
+        help_heading = "Running"
+    )]
     pub shard: String,
     /// Sequences in one shard of the output
     #[arg(long, value_name = "N", default_value = "2048", value_parser = positive(), help_heading = "Running")]
@@ -272,5 +297,7 @@ pub enum OutputDtypeArg {
 }
 
 fn positive() -> impl TypedValueParser<Value = usize> {
-    clap::value_parser!(u64).range(1..=1 << 40).map(|n| n as usize)
+    clap::value_parser!(u64)
+        .range(1..=1 << 40)
+        .map(|n| n as usize)
 }

@@ -36,7 +36,11 @@ impl Console {
             ColorChoice::Never => false,
             ColorChoice::Auto => terminal && wanted && !dumb,
         };
-        Self { verbosity, color, terminal }
+        Self {
+            verbosity,
+            color,
+            terminal,
+        }
     }
 
     /// Whether a progress bar makes sense.
@@ -80,7 +84,11 @@ impl Console {
     }
 
     fn paint(&self, text: &str, style: &str) -> String {
-        if self.color { format!("\x1b[{style}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.color {
+            format!("\x1b[{style}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     }
 
     /// Runs `write` on a buffered standard output.

@@ -30,7 +30,10 @@ pub fn run(args: &DoctorArgs, console: &Console) -> Result<(), Failure> {
         return console.print(|out| writeln!(out, "{value}").map_err(Failure::Stdout));
     }
     let unknown = || "unknown".to_owned();
-    let caches: Vec<String> = caches.into_iter().map(|(name, size)| format!("{name} {size}")).collect();
+    let caches: Vec<String> = caches
+        .into_iter()
+        .map(|(name, size)| format!("{name} {size}"))
+        .collect();
     let lines = [
         (
             "seqstream",
@@ -42,15 +45,40 @@ pub fn run(args: &DoctorArgs, console: &Console) -> Result<(), Failure> {
             ),
         ),
         ("processor", machine::processor().unwrap_or_else(unknown)),
-        ("cores", format!("{cores} usable, so --threads is {cores} unless given")),
+        (
+            "cores",
+            format!("{cores} usable, so --threads is {cores} unless given"),
+        ),
         ("SIMD", backend::simd_name().to_owned()),
-        ("caches", if caches.is_empty() { unknown() } else { caches.join(", ") }),
-        ("memory", machine::total_memory().map_or_else(unknown, bytes)),
-        ("--device cpu", "yes, in f32, from weights stored in f32, f16 or bf16".to_owned()),
+        (
+            "caches",
+            if caches.is_empty() {
+                unknown()
+            } else {
+                caches.join(", ")
+            },
+        ),
+        (
+            "memory",
+            machine::total_memory().map_or_else(unknown, bytes),
+        ),
+        (
+            "--device cpu",
+            "yes, in f32, from weights stored in f32, f16 or bf16".to_owned(),
+        ),
         ("--device cuda", CUDA.to_owned()),
-        ("models", "ESM-2 of any size, DNABERT-S, DNABERT-2".to_owned()),
-        ("weights", "safetensors and torch .bin (one file or sharded), fair-esm .pt".to_owned()),
-        ("sequences", "FASTA, FASTQ; plain, gzip, bzip2, xz, zstd".to_owned()),
+        (
+            "models",
+            "ESM-2 of any size, DNABERT-S, DNABERT-2".to_owned(),
+        ),
+        (
+            "weights",
+            "safetensors and torch .bin (one file or sharded), fair-esm .pt".to_owned(),
+        ),
+        (
+            "sequences",
+            "FASTA, FASTQ; plain, gzip, bzip2, xz, zstd".to_owned(),
+        ),
     ];
     console.print(|out| {
         for (name, value) in lines {

@@ -16,20 +16,28 @@ use crate::model::config::ModelConfig;
 use crate::model::{Model, Pool, Request};
 use crate::output::{FORMAT, InputSpec, JOB_FILE, JobSpec, ModelSpec};
 use crate::pipeline::{self, FeedOptions, JobError, LengthLimit, Long, Report, RunOptions, Stop};
-use crate::sequence::{Case, Input, InputSummary, ReaderOptions, ScanOptions, SequenceReader, scan};
+use crate::sequence::{
+    Case, Input, InputSummary, ReaderOptions, ScanOptions, SequenceReader, scan,
+};
 
 pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     let options = EmbedOptions::try_from(args)?;
     // The cheap refusals first: hashing and reading may take minutes.
     if !options.resume && options.out.join(JOB_FILE).exists() {
-        return Err(JobError::Exists { path: options.out.clone() }.into());
+        return Err(JobError::Exists {
+            path: options.out.clone(),
+        }
+        .into());
     }
     let checkpoint = model::open(&options.model, console)?;
     let config = checkpoint.config().clone();
     let request = options::request(&options, &config)?;
     let tokenizer = model::tokenizer(&options.model, &checkpoint)?;
     if tokenizer.vocab_size() > config.vocab {
-        return Err(Failure::Vocabulary { tokenizer: tokenizer.vocab_size(), model: config.vocab });
+        return Err(Failure::Vocabulary {
+            tokenizer: tokenizer.vocab_size(),
+            model: config.vocab,
+        });
     }
     console.detail(&format!(
         "model: {} of {} layers, width {}, {} heads; {} threads, {} tokens a batch, SIMD {}",
@@ -41,16 +49,21 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         options.token_budget,
         backend::simd_name()
     ));
-    // Signals from here on: up to now there is nothing to finish.
     let alphabet = model::alphabet(config.kind);
     let summary = check_inputs(&options, alphabet, console)?;
     let start = Instant::now();
     let hash = checkpoint.hash()?;
-    console.detail(&format!("hashed the model in {}: {hash}", duration(start.elapsed())));
+    console.detail(&format!(
+        "hashed the model in {}: {hash}",
+        duration(start.elapsed())
+    ));
     let spec = spec(&options, &config, hash, &request, &summary);
     let job = pipeline::open_job(&options.out, spec, options.resume)?;
     if job.resumed {
-        console.say(&format!("resuming: {} shards stand already", count(job.finished.len() as u64)));
+        console.say(&format!(
+            "resuming: {} shards stand already",
+            count(job.finished.len() as u64)
+        ));
     }
     let mut embedder = Model::load(Cpu::new(options.threads)?, &config, &checkpoint)?;
     let run_options = RunOptions {
@@ -67,8 +80,11 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         input_records: summary.complete.then_some(summary.records),
         piped: !summary.complete,
     };
-    let stop = Stop::on_signals().map_err(|e| Failure::Other(format!("cannot watch for signals: {e}")))?;
-    let share = summary.complete.then(|| options.share.records(summary.records, options.shard_size));
+    let stop =
+        Stop::on_signals().map_err(|e| Failure::Other(format!("cannot watch for signals: {e}")))?;
+    let share = summary
+        .complete
+        .then(|| options.share.records(summary.records, options.shard_size));
     let mut display = Display::new(console, share);
     let records = SequenceReader::new(options.inputs.clone());
     let report = pipeline::run(
@@ -90,8 +106,14 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     match report.stopped {
         None => Ok(()),
         Some(signal) => {
-            console.warn(&format!("stopped by {}; all finished shards are kept", signal_name(signal)));
-            console.warn(&format!("to go on: {}", resume_command(std::env::args_os())));
+            console.warn(&format!(
+                "stopped by {}; all finished shards are kept",
+                signal_name(signal)
+            ));
+            console.warn(&format!(
+                "to go on: {}",
+                resume_command(std::env::args_os())
+            ));
             Err(Failure::Stopped(signal))
         }
     }
@@ -140,19 +162,25 @@ fn spec(
         Some(Long::Error) => (Some("error"), None),
         Some(Long::Window { stride }) => (Some("window"), Some(stride)),
     };
-    let mut digests = summary.inputs.iter();
+    // Digests of the inputs that could be read, in order: pipes are left out.
+    let mut digests = summary.inputs.iter().peekable();
     let inputs = options
         .inputs
         .iter()
         .map(|input| InputSpec {
             name: base_name(input),
-            blake3: if input.is_regular_file() { digests.next().map(|d| d.blake3.clone()) } else { None },
+            blake3: digests
+                .next_if(|d| d.name == *input.name())
+                .map(|d| d.blake3.clone()),
         })
         .collect();
     JobSpec {
         format: FORMAT,
         seqstream: env!("CARGO_PKG_VERSION").into(),
-        model: ModelSpec { blake3: hash, config: config.clone() },
+        model: ModelSpec {
+            blake3: hash,
+            config: config.clone(),
+        },
         device: "cpu".into(),
         simd: backend::simd_name().into(),
         dtype: "f32".into(),
@@ -183,7 +211,11 @@ fn spec(
 fn base_name(input: &Input) -> String {
     match input {
         Input::Stdin => "-".into(),
-        Input::Path(path) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+        Input::Path(path) => path
+            .file_name()
+            .unwrap_or(path.as_os_str())
+            .to_string_lossy()
+            .into_owned(),
     }
 }
 
@@ -202,7 +234,9 @@ const COUNTED: [(&str, &str); 9] = [
 
 fn say_summary(report: &Report, options: &EmbedOptions, console: &Console) {
     let p = &report.progress;
-    let memory = machine::peak_memory().map(|n| format!(", peak memory {}", bytes(n))).unwrap_or_default();
+    let memory = machine::peak_memory()
+        .map(|n| format!(", peak memory {}", bytes(n)))
+        .unwrap_or_default();
     console.say(&format!(
         "{} sequences, {} tokens in {}: {} tokens/s, {:.0} % of the time computing{memory}",
         count(p.records),
@@ -220,16 +254,28 @@ fn say_summary(report: &Report, options: &EmbedOptions, console: &Console) {
             })
             .collect();
         if !seen.is_empty() {
-            let left = if options.case == Case::Keep { "met, and left as they are" } else { "in the input" };
+            let left = if options.case == Case::Keep {
+                "met, and left as they are"
+            } else {
+                "in the input"
+            };
             console.say(&format!("{left}: {}", seen.join(", ")));
         }
-        let whole = if options.share.of == 1 { String::new() } else { format!(" of share {}", options.share) };
+        let whole = if options.share.of == 1 {
+            String::new()
+        } else {
+            format!(" of share {}", options.share)
+        };
         console.say(&format!(
             "complete: {} sequences{whole} in {}; {} shards computed{}",
             count(manifest.records),
             options.out.display(),
             count(p.shards),
-            if p.reused > 0 { format!(", {} sequences stood already", count(p.reused)) } else { String::new() }
+            if p.reused > 0 {
+                format!(", {} sequences stood already", count(p.reused))
+            } else {
+                String::new()
+            }
         ));
     }
 }
@@ -276,7 +322,13 @@ mod tests {
     #[test]
     fn the_way_to_resume_can_be_pasted() {
         let said = |words: &[&str]| resume_command(words.iter().map(OsString::from));
-        assert_eq!(said(&["seqstream", "embed", "a.fa"]), "seqstream embed a.fa --resume");
-        assert_eq!(said(&["x", "it's me.fa", "--resume", ""]), r"x 'it'\''s me.fa' --resume ''");
+        assert_eq!(
+            said(&["seqstream", "embed", "a.fa"]),
+            "seqstream embed a.fa --resume"
+        );
+        assert_eq!(
+            said(&["x", "it's me.fa", "--resume", ""]),
+            r"x 'it'\''s me.fa' --resume ''"
+        );
     }
 }

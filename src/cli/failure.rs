@@ -89,16 +89,23 @@ impl Failure {
             Self::Stdout(_) => 5,
             Self::Other(_) => 1,
             Self::Usage { .. } => 2,
-            Self::Weights(_) | Self::Tokenizer(_) | Self::NoTokenizer { .. } | Self::Vocabulary { .. } => 4,
+            Self::Weights(_)
+            | Self::Tokenizer(_)
+            | Self::NoTokenizer { .. }
+            | Self::Vocabulary { .. } => 4,
             Self::Device { .. } => 7,
             Self::Stopped(signal) => u8::try_from(128 + signal).unwrap_or(1),
             Self::Job(job) => match job {
                 JobError::Internal(_) => 1,
-                JobError::Sequence(_) | JobError::TooLong { .. } | JobError::InputChanged { .. } => 3,
+                JobError::Sequence(_)
+                | JobError::TooLong { .. }
+                | JobError::InputChanged { .. } => 3,
                 JobError::Model(ModelError::Backend(_)) => 1,
                 JobError::Model(_) | JobError::NonFinite { .. } => 4,
                 JobError::Output(
-                    OutputError::Foreign { .. } | OutputError::Locked { .. } | OutputError::Malformed { .. },
+                    OutputError::Foreign { .. }
+                    | OutputError::Locked { .. }
+                    | OutputError::Malformed { .. },
                 ) => 6,
                 JobError::Output(_) => 5,
                 JobError::Exists { .. }
@@ -123,9 +130,10 @@ impl Failure {
             Self::Job(e) => e.hint(),
             Self::Weights(e) => e.hint(),
             Self::Tokenizer(e) => e.hint(),
-            Self::NoTokenizer { .. } => {
-                Some("download tokenizer.json from where the weights came from, into the same folder".into())
-            }
+            Self::NoTokenizer { .. } => Some(
+                "download tokenizer.json from where the weights came from, into the same folder"
+                    .into(),
+            ),
             Self::Vocabulary { .. } => {
                 Some("take tokenizer.json and weights from the same model".into())
             }

@@ -29,7 +29,9 @@ pub fn processor() -> Option<String> {
 pub fn caches() -> Vec<(String, String)> {
     let read = |index: usize, field: &str| {
         let path = format!("/sys/devices/system/cpu/cpu0/cache/index{index}/{field}");
-        fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+        fs::read_to_string(path)
+            .ok()
+            .map(|text| text.trim().to_owned())
     };
     (0..8)
         .map_while(|index| {
@@ -38,7 +40,10 @@ pub fn caches() -> Vec<(String, String)> {
                 "Instruction" => "i",
                 _ => "",
             };
-            Some((format!("L{}{suffix}", read(index, "level")?), read(index, "size")?))
+            Some((
+                format!("L{}{suffix}", read(index, "level")?),
+                read(index, "size")?,
+            ))
         })
         .collect()
 }
@@ -49,7 +54,10 @@ mod tests {
 
     #[test]
     fn a_field_in_kilobytes() {
-        assert_eq!(kilobytes("VmPeak:\t 1 kB\nVmHWM:\t  1234 kB\n", "VmHWM:"), Some(1234 * 1024));
+        assert_eq!(
+            kilobytes("VmPeak:\t 1 kB\nVmHWM:\t  1234 kB\n", "VmHWM:"),
+            Some(1234 * 1024)
+        );
         assert_eq!(kilobytes("VmHWM: much\n", "VmHWM:"), None);
         assert_eq!(kilobytes("", "VmHWM:"), None);
     }

@@ -30,7 +30,9 @@ pub fn tokenizer(path: &Path, checkpoint: &Checkpoint) -> Result<Tokenizer, Fail
         ModelKind::Esm2 => Ok(Tokenizer::esm2()),
         ModelKind::Dnabert => {
             let file = checkpoint.tokenizer_path();
-            let file = file.ok_or_else(|| Failure::NoTokenizer { model: path.display().to_string() })?;
+            let file = file.ok_or_else(|| Failure::NoTokenizer {
+                model: path.display().to_string(),
+            })?;
             Ok(Tokenizer::from_file(&file)?)
         }
     }

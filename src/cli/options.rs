@@ -33,7 +33,10 @@ pub struct EmbedOptions {
 }
 
 fn usage(message: impl Into<String>, hint: impl Into<String>) -> Failure {
-    Failure::Usage { message: message.into(), hint: Some(hint.into()) }
+    Failure::Usage {
+        message: message.into(),
+        hint: Some(hint.into()),
+    }
 }
 
 impl TryFrom<EmbedArgs> for EmbedOptions {
@@ -57,11 +60,22 @@ impl TryFrom<EmbedArgs> for EmbedOptions {
             PoolArg::Cls => Some(Pool::Cls),
             PoolArg::None if args.per_token => None,
             PoolArg::None => {
-                return Err(usage("--pool none leaves nothing to compute", "add --per-token"));
+                return Err(usage(
+                    "--pool none leaves nothing to compute",
+                    "add --per-token",
+                ));
             }
         };
         let limit = length_limit(&args)?;
-        if args.per_token && matches!(limit, Some(LengthLimit { long: Long::Window { .. }, .. })) {
+        if args.per_token
+            && matches!(
+                limit,
+                Some(LengthLimit {
+                    long: Long::Window { .. },
+                    ..
+                })
+            )
+        {
             return Err(usage(
                 "--per-token cannot go with --long window: a token in two windows would have two states",
                 "use --long truncate, or no --max-length: the models take sequences of any length",
@@ -69,7 +83,10 @@ impl TryFrom<EmbedArgs> for EmbedOptions {
         }
         let inputs: Vec<Input> = args.inputs.iter().map(Input::from).collect();
         if inputs.iter().filter(|i| matches!(i, Input::Stdin)).count() > 1 {
-            return Err(usage("standard input (-) can be read only once", "name it once"));
+            return Err(usage(
+                "standard input (-) can be read only once",
+                "name it once",
+            ));
         }
         let threads = args.threads.unwrap_or_else(cores);
         Ok(Self {
@@ -117,9 +134,14 @@ fn length_limit(args: &EmbedArgs) -> Result<Option<LengthLimit>, Failure> {
     // fair-esm's extract.py truncates, and those who give a length mostly come from there.
     let how = args.long.unwrap_or(LongArg::Truncate);
     if args.stride.is_some() && how != LongArg::Window {
-        return Err(usage("--stride says how far apart windows are", "add --long window"));
+        return Err(usage(
+            "--stride says how far apart windows are",
+            "add --long window",
+        ));
     }
-    let Some(max) = args.max_length else { return Ok(None) };
+    let Some(max) = args.max_length else {
+        return Ok(None);
+    };
     let long = match how {
         LongArg::Truncate => Long::Truncate,
         LongArg::Error => Long::Error,
@@ -127,7 +149,9 @@ fn length_limit(args: &EmbedArgs) -> Result<Option<LengthLimit>, Failure> {
             let stride = args.stride.unwrap_or(max);
             if stride > max {
                 return Err(usage(
-                    format!("--stride {stride} is larger than --max-length {max}: tokens between windows would be lost"),
+                    format!(
+                        "--stride {stride} is larger than --max-length {max}: tokens between windows would be lost"
+                    ),
                     format!("give a stride from 1 to {max}"),
                 ));
             }
@@ -138,7 +162,9 @@ fn length_limit(args: &EmbedArgs) -> Result<Option<LengthLimit>, Failure> {
 }
 
 fn share(text: &str) -> Result<Share, Failure> {
-    let parsed = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    let parsed = text
+        .split_once('/')
+        .and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
     match parsed {
         Some((index, of)) if 1 <= index && index <= of => Ok(Share { index, of }),
         _ => Err(usage(
@@ -157,14 +183,21 @@ pub fn request(options: &EmbedOptions, config: &ModelConfig) -> Result<Request, 
         if !(0..=count).contains(&layer) {
             return Err(usage(
                 format!("--layers: there is no layer {typed} in a model of {count} layers"),
-                format!("give layers from 0 to {count}, or from -{} to -1", count + 1),
+                format!(
+                    "give layers from 0 to {count}, or from -{} to -1",
+                    count + 1
+                ),
             ));
         }
         if !layers.contains(&(layer as usize)) {
             layers.push(layer as usize);
         }
     }
-    Ok(Request { layers, pool: options.pool, per_token: options.per_token })
+    Ok(Request {
+        layers,
+        pool: options.pool,
+        per_token: options.per_token,
+    })
 }
 
 #[cfg(test)]
@@ -175,7 +208,10 @@ mod tests {
 
     fn parse(options: &str) -> Result<EmbedOptions, Failure> {
         let line = format!("seqstream embed a.fa --model m --out o {options}");
-        match Cli::try_parse_from(line.split_whitespace()).unwrap().command {
+        match Cli::try_parse_from(line.split_whitespace())
+            .unwrap()
+            .command
+        {
             Command::Embed(args) => (*args).try_into(),
             _ => unreachable!(),
         }
@@ -194,7 +230,12 @@ mod tests {
         for wrong in ["7", "-8", "0,9223372036854775807"] {
             let failure = layers(wrong).unwrap_err();
             assert_eq!(failure.code(), 2);
-            assert!(failure.hint().unwrap().contains("from 0 to 6, or from -7 to -1"));
+            assert!(
+                failure
+                    .hint()
+                    .unwrap()
+                    .contains("from 0 to 6, or from -7 to -1")
+            );
         }
     }
 
@@ -202,8 +243,19 @@ mod tests {
     fn limits_default_to_truncation_and_disjoint_windows() {
         let limit = |text: &str| parse(text).unwrap().limit;
         assert_eq!(limit(""), None);
-        assert_eq!(limit("--max-length 9"), Some(LengthLimit { max: 9, long: Long::Truncate }));
-        let window = |stride| Some(LengthLimit { max: 9, long: Long::Window { stride } });
+        assert_eq!(
+            limit("--max-length 9"),
+            Some(LengthLimit {
+                max: 9,
+                long: Long::Truncate
+            })
+        );
+        let window = |stride| {
+            Some(LengthLimit {
+                max: 9,
+                long: Long::Window { stride },
+            })
+        };
         assert_eq!(limit("--max-length 9 --long window"), window(9));
         assert_eq!(limit("--max-length 9 --long window --stride 3"), window(3));
     }
@@ -231,15 +283,28 @@ mod tests {
 
     #[test]
     fn what_clap_itself_refuses() {
-        for wrong in ["--long window", "--stride 2", "--max-length 0", "--threads 0", "--shard-size 0", "-q -v"] {
+        for wrong in [
+            "--long window",
+            "--stride 2",
+            "--max-length 0",
+            "--threads 0",
+            "--shard-size 0",
+            "-q -v",
+        ] {
             let line = format!("seqstream embed a.fa --model m --out o {wrong}");
-            assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{wrong}");
+            assert!(
+                Cli::try_parse_from(line.split_whitespace()).is_err(),
+                "{wrong}"
+            );
         }
     }
 
     #[test]
     fn shares_are_counted_from_one() {
-        assert_eq!(parse("--shard 2/3").unwrap().share, Share { index: 2, of: 3 });
+        assert_eq!(
+            parse("--shard 2/3").unwrap().share,
+            Share { index: 2, of: 3 }
+        );
         assert_eq!(parse("").unwrap().share, Share::ALL);
     }
 }

@@ -22,10 +22,14 @@ impl<'a> Display<'a> {
     pub fn new(console: &'a Console, total: Option<u64>) -> Self {
         let bar = console.draws().then(|| {
             let (bar, template) = match total {
-                Some(total) => {
-                    (ProgressBar::new(total), "{wide_bar} {human_pos}/{human_len} sequences, {msg}")
-                }
-                None => (ProgressBar::new_spinner(), "{spinner} {human_pos} sequences, {msg}"),
+                Some(total) => (
+                    ProgressBar::new(total),
+                    "{wide_bar} {human_pos}/{human_len} sequences, {msg}",
+                ),
+                None => (
+                    ProgressBar::new_spinner(),
+                    "{spinner} {human_pos} sequences, {msg}",
+                ),
             };
             bar.set_draw_target(ProgressDrawTarget::stderr());
             // A template that does not parse would show with the default one.
@@ -34,7 +38,11 @@ impl<'a> Display<'a> {
             }
             bar
         });
-        Self { console, bar, last_line: Duration::ZERO }
+        Self {
+            console,
+            bar,
+            last_line: Duration::ZERO,
+        }
     }
 
     /// Clears the bar, so that what follows stands alone.
@@ -53,8 +61,15 @@ impl Observer for Display<'_> {
             bar.set_message(pace(progress));
         } else if progress.elapsed >= self.last_line + LINE_EVERY {
             self.last_line = progress.elapsed;
-            let of = progress.total.map(|n| format!("/{}", count(n))).unwrap_or_default();
-            self.console.say(&format!("{}{of} sequences, {}", count(done), pace(progress)));
+            let of = progress
+                .total
+                .map(|n| format!("/{}", count(n)))
+                .unwrap_or_default();
+            self.console.say(&format!(
+                "{}{of} sequences, {}",
+                count(done),
+                pace(progress)
+            ));
         }
     }
 
@@ -71,8 +86,14 @@ impl Observer for Display<'_> {
 }
 
 fn pace(progress: &Progress) -> String {
-    let left = progress.left().map(|d| format!(", {} left", duration(d))).unwrap_or_default();
-    format!("{} tokens/s{left}", count(progress.tokens_per_second() as u64))
+    let left = progress
+        .left()
+        .map(|d| format!(", {} left", duration(d)))
+        .unwrap_or_default();
+    format!(
+        "{} tokens/s{left}",
+        count(progress.tokens_per_second() as u64)
+    )
 }
 
 /// What a signal is called.

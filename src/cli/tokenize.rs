@@ -22,7 +22,10 @@ pub fn run(args: &TokenizeArgs, console: &Console) -> Result<(), Failure> {
         (tokenizer, alphabet)
     } else {
         let checkpoint = model::open(&args.model, console)?;
-        (model::tokenizer(&args.model, &checkpoint)?, model::alphabet(checkpoint.config().kind))
+        (
+            model::tokenizer(&args.model, &checkpoint)?,
+            model::alphabet(checkpoint.config().kind),
+        )
     };
     let case = options::case(args.case);
     console.print(|out| {
@@ -32,7 +35,10 @@ pub fn run(args: &TokenizeArgs, console: &Console) -> Result<(), Failure> {
             clean(alphabet, case, args.strict, &mut record)?;
             ids.clear();
             tokenizer.encode(&record.sequence, &mut ids);
-            let line = Line { id: &record.id, ids: &ids };
+            let line = Line {
+                id: &record.id,
+                ids: &ids,
+            };
             serde_json::to_writer(&mut *out, &line).map_err(|e| Failure::Stdout(e.into()))?;
             out.write_all(b"\n").map_err(Failure::Stdout)?;
         }
