@@ -1,1 +1,30 @@
-fn main() {}
+//! The program `seqstream`: parse, run, say what went wrong, exit with the documented code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use seqstream::cli::{self, Cli, Console, Verbosity};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(answer) => {
+            // Help and version come this way too; a closed pipe is no reason to fail.
+            let _ = answer.print();
+            return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2));
+        }
+    };
+    let verbosity = match (cli.global.quiet, cli.global.verbose) {
+        (true, _) => Verbosity::Quiet,
+        (_, true) => Verbosity::Verbose,
+        _ => Verbosity::Normal,
+    };
+    let console = Console::new(verbosity, cli.global.color);
+    match cli::run(cli.command, &console) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            console.fail(&failure);
+            ExitCode::from(failure.code())
+        }
+    }
+}

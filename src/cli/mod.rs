@@ -1,1 +1,31 @@
-//! TBD
+//! The program: one file a subcommand, and what they share.
+
+mod args;
+mod completions;
+mod console;
+mod doctor;
+mod embed;
+mod failure;
+mod inspect;
+mod machine;
+mod merge;
+mod model;
+mod options;
+mod progress;
+mod tokenize;
+
+pub use args::{Cli, Command};
+pub use console::{Console, Verbosity};
+pub use failure::Failure;
+
+/// Runs one subcommand.
+pub fn run(command: Command, console: &Console) -> Result<(), Failure> {
+    match command {
+        Command::Embed(args) => embed::run(*args, console),
+        Command::Merge(args) => merge::run(&args, console),
+        Command::Inspect(args) => inspect::run(&args, console),
+        Command::Tokenize(args) => tokenize::run(&args, console),
+        Command::Doctor(args) => doctor::run(&args, console),
+        Command::Completions(args) => completions::run(&args, console),
+    }
+}

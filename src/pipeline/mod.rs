@@ -1,1 +1,28 @@
-//! TBD
+//! One job: read, pack, run, write; resume; shards; merge.
+//!
+//! ```text
+//! reader thread                   calling thread             writer thread
+//! read, clean, tokenise, pack --> embed (its own pool) --> merge windows, check, write shards
+//!              bounded channel                  bounded channel
+//! ```
+//!
+//! Batches hold consecutive records up to a token budget. They are packed and never padded, so
+//! nothing is gained by sorting, and the order of the output is that of the input. What is in
+//! flight is bounded by the budget and the depth of two channels, whatever the input's size.
+
+mod error;
+mod feed;
+mod job;
+mod length;
+mod merge;
+mod rows;
+mod run;
+mod stop;
+
+pub use error::JobError;
+pub use feed::{FeedOptions, Records, Share};
+pub use job::{OpenJob, open_job};
+pub use length::{LengthLimit, Long};
+pub use merge::{MergeReport, merge};
+pub use run::{Observer, Progress, Report, RunOptions, Silent, run};
+pub use stop::Stop;

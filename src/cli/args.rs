@@ -1,0 +1,303 @@
+//! The command line as typed. Checked and completed in [`super::options`].
+
+use std::path::PathBuf;
+
+use clap::builder::TypedValueParser;
+use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  any other failure
+  2  wrong usage
+  3  bad input data
+  4  bad model or weights
+  5  the output could not be written
+  6  resume or merge refused
+  7  the device is not available
+  130, 143  stopped by SIGINT or SIGTERM, after finishing the shard in hand";
+
+const EMBED_EXAMPLES: &str = "\
+Examples:
+  One row a protein, the mean over its residues after the last layer:
+    seqstream embed proteins.fasta.gz --model esm2_t33_650M_UR50D --out embeddings
+
+  Go on after a crash, a full disk or Ctrl-C:
+    seqstream embed proteins.fasta.gz --model esm2_t33_650M_UR50D --out embeddings --resume
+
+  The states of every residue, from three layers:
+    seqstream embed proteins.fasta --model esm2_t6_8M_UR50D --out states --per-token --layers 0,3,-1
+
+  DNA from a pipe:
+    zcat contigs.fna.gz | seqstream embed - --model DNABERT-S --out contigs
+
+  Two machines, then one result:
+    seqstream embed all.fasta --model M --out part1 --shard 1/2     (and 2/2 on the other)
+    seqstream merge part1 part2 --out whole
+
+In NumPy:
+    import numpy as np
+    rows = np.load(\"embeddings/shard-000000/layer_33.npy\")
+    ids = open(\"embeddings/shard-000000/ids.txt\").read().split(\"\\n\")[:-1]";
+
+/// Protein and DNA sequences in, embeddings out: ESM-2 and DNABERT-S.
+#[derive(Debug, Parser)]
+#[command(name = "seqstream", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Options of every subcommand.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Options of every subcommand.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Say more
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// Say nothing but warnings and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Colours in messages; `auto` means on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: ColorChoice,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Embed sequences
+    #[command(after_help = format!("{EMBED_EXAMPLES}\n\n{EXIT_CODES}"))]
+    Embed(Box<EmbedArgs>),
+    /// Join the outputs of `embed --shard 1/n` to `n/n`, checking that every record stands once
+    Merge(MergeArgs),
+    /// Show a model's architecture, tensors and size
+    Inspect(InspectArgs),
+    /// Show token ids, one JSON object a sequence
+    Tokenize(TokenizeArgs),
+    /// Show this machine's devices and what this build can do
+    Doctor(DoctorArgs),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+}
+
+/// `seqstream embed`.
+#[derive(Debug, Args)]
+pub struct EmbedArgs {
+    /// FASTA or FASTQ files, plain or gzip, bzip2, xz, zstd; `-` is standard input
+    #[arg(required = true, value_name = "INPUT")]
+    pub inputs: Vec<PathBuf>,
+    /// Model folder (Hugging Face) or file (.safetensors, .bin, fair-esm .pt)
+    #[arg(long, short, value_name = "MODEL")]
+    pub model: PathBuf,
+    /// Output directory, new or empty; with --resume, that of the job to go on with
+    #[arg(long, short, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Go on with the job in --out: finished shards are kept, never computed twice
+    #[arg(long)]
+    pub resume: bool,
+
+    /// One row a sequence: `mean` over residues (ESM-2) or all tokens (DNABERT), the `cls` state,
+    /// or `none` (with --per-token)
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "mean",
+        help_heading = "What to compute"
+    )]
+    pub pool: PoolArg,
+    /// Also keep the state of every token that the mean is over
+    #[arg(long, help_heading = "What to compute")]
+    pub per_token: bool,
+    /// Layers, separated by commas: 0 is the embedding, the last is after the final LayerNorm,
+    /// negative ones count from the end
+    #[arg(
+        long,
+        value_name = "LIST",
+        default_value = "-1",
+        value_delimiter = ',',
+        allow_hyphen_values = true,
+        help_heading = "What to compute"
+    )]
+    pub layers: Vec<i64>,
+    /// How values are stored; f16 is half the size, and a value it cannot hold is an error
+    #[arg(
+        long,
+        value_name = "DTYPE",
+        default_value = "f32",
+        help_heading = "What to compute"
+    )]
+    pub output_dtype: OutputDtypeArg,
+
+    /// The most tokens of a sequence: residues (ESM-2) or BPE tokens (DNABERT), specials not counted
+    /// [default: no limit]
+    #[arg(long, value_name = "N", value_parser = positive(), help_heading = "Sequences")]
+    pub max_length: Option<usize>,
+    /// What becomes of a longer sequence: its first N tokens, the token-weighted mean over windows
+    /// of N, or an error [default: truncate]
+    #[arg(
+        long,
+        value_name = "HOW",
+        requires = "max_length",
+        help_heading = "Sequences"
+    )]
+    pub long: Option<LongArg>,
+    /// Tokens from the start of one window to that of the next [default: N, so that windows do not
+    /// overlap]
+    #[arg(long, value_name = "S", requires = "max_length", value_parser = positive(), help_heading = "Sequences")]
+    pub stride: Option<usize>,
+    /// `upper` cleans: upper-cases, drops a last `*`, counts what is unknown; `keep` leaves text as
+    /// it is
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "upper",
+        help_heading = "Sequences"
+    )]
+    pub case: CaseArg,
+    /// Refuse what is not clean
+    #[arg(long, help_heading = "Sequences")]
+    pub strict: bool,
+
+    /// Where to compute
+    #[arg(long, default_value = "cpu", help_heading = "Running")]
+    pub device: DeviceArg,
+    /// What to compute in; the CPU knows f32 alone, whatever the weights are stored in
+    #[arg(long, default_value = "f32", help_heading = "Running")]
+    pub dtype: DtypeArg,
+    /// Threads that compute [default: all cores]
+    #[arg(long, value_name = "N", value_parser = positive(), help_heading = "Running")]
+    pub threads: Option<usize>,
+    /// Tokens computed at once; decides speed and memory, never a result [default: by threads, from
+    /// 4096]
+    #[arg(long, value_name = "N", value_parser = positive(), help_heading = "Running")]
+    pub token_budget: Option<usize>,
+    /// Compute share i of n only, from 1/n to n/n; `merge` joins them
+    #[arg(
+        long,
+        value_name = "I/N",
+        default_value = "1/1",
+        help_heading = "Running"
+    )]
+    pub shard: String,
+    /// Sequences in one shard of the output
+    #[arg(long, value_name = "N", default_value = "2048", value_parser = positive(), help_heading = "Running")]
+    pub shard_size: usize,
+    /// Print the summary as one JSON object on standard output
+    #[arg(long, help_heading = "Running")]
+    pub json: bool,
+}
+
+/// `seqstream merge`.
+#[derive(Debug, Args)]
+pub struct MergeArgs {
+    /// Output directories of every share, in any order
+    #[arg(required = true, value_name = "DIR")]
+    pub sources: Vec<PathBuf>,
+    /// Directory for the whole, new or empty; shards are hard-linked where possible
+    #[arg(long, short, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// `seqstream inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// Model folder or file
+    pub model: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `seqstream tokenize`.
+#[derive(Debug, Args)]
+pub struct TokenizeArgs {
+    /// FASTA or FASTQ files; `-` is standard input
+    #[arg(required = true, value_name = "INPUT")]
+    pub inputs: Vec<PathBuf>,
+    /// Model folder or file, or a tokenizer.json
+    #[arg(long, short, value_name = "MODEL")]
+    pub model: PathBuf,
+    /// `upper` cleans, `keep` leaves text as it is
+    #[arg(long, value_name = "HOW", default_value = "upper")]
+    pub case: CaseArg,
+    /// Refuse what is not clean
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// `seqstream doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `seqstream completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// For which shell
+    pub shell: Shell,
+}
+
+/// `--pool`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum PoolArg {
+    Mean,
+    Cls,
+    None,
+}
+
+/// `--long`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum LongArg {
+    Truncate,
+    Window,
+    Error,
+}
+
+/// `--case`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum CaseArg {
+    Upper,
+    Keep,
+}
+
+/// `--device`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum DeviceArg {
+    Cpu,
+    Cuda,
+}
+
+/// `--dtype`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum DtypeArg {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// `--output-dtype`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum OutputDtypeArg {
+    F32,
+    F16,
+}
+
+fn positive() -> impl TypedValueParser<Value = usize> {
+    clap::value_parser!(u64)
+        .range(1..=1 << 40)
+        .map(|n| n as usize)
+}

@@ -1,0 +1,334 @@
+//! `seqstream embed`: the main job.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::args::EmbedArgs;
+use super::options::{self, EmbedOptions};
+use super::progress::{Display, bytes, count, duration, signal_name};
+use super::{Console, Failure, machine, model};
+use crate::backend::{self, cpu::Cpu};
+use crate::model::config::ModelConfig;
+use crate::model::{Model, Pool, Request};
+use crate::output::{FORMAT, InputSpec, JOB_FILE, JobSpec, ModelSpec};
+use crate::pipeline::{self, FeedOptions, JobError, LengthLimit, Long, Report, RunOptions, Stop};
+use crate::sequence::{
+    Case, Input, InputSummary, ReaderOptions, ScanOptions, SequenceReader, scan,
+};
+
+pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
+    let options = EmbedOptions::try_from(args)?;
+    // The cheap refusals first: hashing and reading may take minutes.
+    if !options.resume && options.out.join(JOB_FILE).exists() {
+        return Err(JobError::Exists {
+            path: options.out.clone(),
+        }
+        .into());
+    }
+    let checkpoint = model::open(&options.model, console)?;
+    let config = checkpoint.config().clone();
+    let request = options::request(&options, &config)?;
+    let tokenizer = model::tokenizer(&options.model, &checkpoint)?;
+    if tokenizer.vocab_size() > config.vocab {
+        return Err(Failure::Vocabulary {
+            tokenizer: tokenizer.vocab_size(),
+            model: config.vocab,
+        });
+    }
+    console.detail(&format!(
+        "model: {} of {} layers, width {}, {} heads; {} threads, {} tokens a batch, SIMD {}",
+        config.kind,
+        config.layers,
+        config.hidden,
+        config.heads,
+        options.threads,
+        options.token_budget,
+        backend::simd_name()
+    ));
+    let alphabet = model::alphabet(config.kind);
+    let summary = check_inputs(&options, alphabet, console)?;
+    let start = Instant::now();
+    let hash = checkpoint.hash()?;
+    console.detail(&format!(
+        "hashed the model in {}: {hash}",
+        duration(start.elapsed())
+    ));
+    let spec = spec(&options, &config, hash, &request, &summary);
+    let job = pipeline::open_job(&options.out, spec, options.resume)?;
+    if job.resumed {
+        console.say(&format!(
+            "resuming: {} shards stand already",
+            count(job.finished.len() as u64)
+        ));
+    }
+    let mut embedder = Model::load(Cpu::new(options.threads)?, &config, &checkpoint)?;
+    let run_options = RunOptions {
+        feed: FeedOptions {
+            alphabet,
+            case: options.case,
+            strict: options.strict,
+            limit: options.limit,
+            token_budget: options.token_budget,
+            shard_size: options.shard_size,
+            share: options.share,
+        },
+        request,
+        input_records: summary.complete.then_some(summary.records),
+        piped: !summary.complete,
+    };
+    let stop =
+        Stop::on_signals().map_err(|e| Failure::Other(format!("cannot watch for signals: {e}")))?;
+    let share = summary
+        .complete
+        .then(|| options.share.records(summary.records, options.shard_size));
+    let mut display = Display::new(console, share);
+    let records = SequenceReader::new(options.inputs.clone());
+    let report = pipeline::run(
+        &job,
+        &run_options,
+        &mut embedder,
+        Arc::new(tokenizer),
+        records,
+        &mut display,
+        &stop,
+    );
+    display.finish();
+    let report = report?;
+    say_summary(&report, &options, console);
+    if options.json {
+        let text = json_summary(&report, &options.out);
+        console.print(|out| writeln!(out, "{text}").map_err(Failure::Stdout))?;
+    }
+    match report.stopped {
+        None => Ok(()),
+        Some(signal) => {
+            console.warn(&format!(
+                "stopped by {}; all finished shards are kept",
+                signal_name(signal)
+            ));
+            console.warn(&format!(
+                "to go on: {}",
+                resume_command(std::env::args_os())
+            ));
+            Err(Failure::Stopped(signal))
+        }
+    }
+}
+
+/// Reads through every input that can be read twice, so that a bad record fails the job now and
+/// not in an hour.
+fn check_inputs(
+    options: &EmbedOptions,
+    alphabet: crate::sequence::Alphabet,
+    console: &Console,
+) -> Result<InputSummary, Failure> {
+    let start = Instant::now();
+    let scan_options = ScanOptions {
+        alphabet,
+        case: options.case,
+        strict: options.strict,
+        reader: ReaderOptions::default(),
+    };
+    let summary = scan(&options.inputs, &scan_options)?;
+    if summary.complete {
+        console.say(&format!(
+            "input: {} sequences, {} residues, the longest {}; read in {}",
+            count(summary.records),
+            count(summary.residues),
+            count(summary.longest),
+            duration(start.elapsed())
+        ));
+    } else {
+        console.say("input: a pipe, which cannot be checked beforehand");
+    }
+    Ok(summary)
+}
+
+/// Everything that decides the bytes.
+fn spec(
+    options: &EmbedOptions,
+    config: &ModelConfig,
+    hash: String,
+    request: &Request,
+    summary: &InputSummary,
+) -> JobSpec {
+    let (long, stride) = match options.limit.map(|l| l.long) {
+        None => (None, None),
+        Some(Long::Truncate) => (Some("truncate"), None),
+        Some(Long::Error) => (Some("error"), None),
+        Some(Long::Window { stride }) => (Some("window"), Some(stride)),
+    };
+    // Digests of the inputs that could be read, in order: pipes are left out.
+    let mut digests = summary.inputs.iter().peekable();
+    let inputs = options
+        .inputs
+        .iter()
+        .map(|input| InputSpec {
+            name: base_name(input),
+            blake3: digests
+                .next_if(|d| d.name == *input.name())
+                .map(|d| d.blake3.clone()),
+        })
+        .collect();
+    JobSpec {
+        format: FORMAT,
+        seqstream: env!("CARGO_PKG_VERSION").into(),
+        model: ModelSpec {
+            blake3: hash,
+            config: config.clone(),
+        },
+        device: "cpu".into(),
+        simd: backend::simd_name().into(),
+        dtype: "f32".into(),
+        pool: match request.pool {
+            Some(Pool::Mean) => "mean",
+            Some(Pool::Cls) => "cls",
+            None => "none",
+        }
+        .into(),
+        per_token: request.per_token,
+        layers: request.layers.clone(),
+        max_length: options.limit.map(|LengthLimit { max, .. }| max),
+        long: long.map(Into::into),
+        stride,
+        case: match options.case {
+            Case::Upper => "upper",
+            Case::Keep => "keep",
+        }
+        .into(),
+        strict: options.strict,
+        output_dtype: options.output_dtype,
+        shard_size: options.shard_size,
+        shard: options.share.to_string(),
+        inputs,
+    }
+}
+
+fn base_name(input: &Input) -> String {
+    match input {
+        Input::Stdin => "-".into(),
+        Input::Path(path) => path
+            .file_name()
+            .unwrap_or(path.as_os_str())
+            .to_string_lossy()
+            .into_owned(),
+    }
+}
+
+/// What cleaning counts are called on screen.
+const COUNTED: [(&str, &str); 9] = [
+    ("lowercase", "lower-case letters upper-cased"),
+    ("stops_dropped", "stops dropped from the ends"),
+    ("unknown", "characters outside the alphabet"),
+    ("whitespace", "blanks inside sequences"),
+    ("special_tokens", "special tokens written out"),
+    ("unnamed", "records without a name"),
+    ("truncated", "sequences truncated"),
+    ("windowed", "sequences embedded in windows"),
+    ("non_ascii", "characters that are not ASCII"),
+];
+
+fn say_summary(report: &Report, options: &EmbedOptions, console: &Console) {
+    let p = &report.progress;
+    let memory = machine::peak_memory()
+        .map(|n| format!(", peak memory {}", bytes(n)))
+        .unwrap_or_default();
+    console.say(&format!(
+        "{} sequences, {} tokens in {}: {} tokens/s, {:.0} % of the time computing{memory}",
+        count(p.records),
+        count(p.tokens),
+        duration(p.elapsed),
+        count(p.tokens_per_second() as u64),
+        100.0 * p.compute_share()
+    ));
+    if let Some(manifest) = &report.manifest {
+        let seen: Vec<String> = COUNTED
+            .iter()
+            .filter_map(|(name, text)| match manifest.counts.get(*name) {
+                Some(n) if *n > 0 => Some(format!("{} {text}", count(*n))),
+                _ => None,
+            })
+            .collect();
+        if !seen.is_empty() {
+            let left = if options.case == Case::Keep {
+                "met, and left as they are"
+            } else {
+                "in the input"
+            };
+            console.say(&format!("{left}: {}", seen.join(", ")));
+        }
+        let whole = if options.share.of == 1 {
+            String::new()
+        } else {
+            format!(" of share {}", options.share)
+        };
+        console.say(&format!(
+            "complete: {} sequences{whole} in {}; {} shards computed{}",
+            count(manifest.records),
+            options.out.display(),
+            count(p.shards),
+            if p.reused > 0 {
+                format!(", {} sequences stood already", count(p.reused))
+            } else {
+                String::new()
+            }
+        ));
+    }
+}
+
+fn json_summary(report: &Report, out: &Path) -> serde_json::Value {
+    let p = &report.progress;
+    json!({
+        "complete": report.manifest.is_some(),
+        "out": out.to_string_lossy(),
+        "sequences": p.records,
+        "tokens": p.tokens,
+        "sequences_reused": p.reused,
+        "shards_computed": p.shards,
+        "seconds": p.elapsed.as_secs_f64(),
+        "tokens_per_second": p.tokens_per_second(),
+        "compute_share": p.compute_share(),
+        "peak_memory_bytes": machine::peak_memory(),
+        "counts": report.manifest.as_ref().map(|m| &m.counts),
+    })
+}
+
+/// The command that was typed, with --resume.
+fn resume_command(args: impl Iterator<Item = OsString>) -> String {
+    let mut words: Vec<String> = args.map(|a| quoted(&a.to_string_lossy())).collect();
+    if !words.iter().any(|w| w == "--resume") {
+        words.push("--resume".into());
+    }
+    words.join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_to_resume_can_be_pasted() {
+        let said = |words: &[&str]| resume_command(words.iter().map(OsString::from));
+        assert_eq!(
+            said(&["seqstream", "embed", "a.fa"]),
+            "seqstream embed a.fa --resume"
+        );
+        assert_eq!(
+            said(&["x", "it's me.fa", "--resume", ""]),
+            r"x 'it'\''s me.fa' --resume ''"
+        );
+    }
+}

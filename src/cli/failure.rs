@@ -1,0 +1,143 @@
+//! Every way the program can fail, what it says, and with which code it exits.
+
+use std::io;
+
+use crate::backend::BackendError;
+use crate::model::ModelError;
+use crate::output::OutputError;
+use crate::pipeline::JobError;
+use crate::sequence::{SequenceError, TokenizerError};
+use crate::weights::WeightsError;
+
+/// Why the program ends without having done what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Options that do not go together, or name what is not there.
+    #[error("{message}")]
+    Usage {
+        /// What is wrong.
+        message: String,
+        /// The remedy.
+        hint: Option<String>,
+    },
+    /// A device that this machine or this build does not have.
+    #[error("{message}")]
+    Device {
+        /// What is missing.
+        message: String,
+        /// The remedy.
+        hint: String,
+    },
+    /// A job failed.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// Weights that cannot be used.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A tokenizer.json that cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A model folder that lacks its tokenizer.json.
+    #[error("{model} has no tokenizer.json, without which DNA cannot be read")]
+    NoTokenizer {
+        /// The model.
+        model: String,
+    },
+    /// A tokenizer.json whose ids the embedding table does not hold.
+    #[error("tokenizer.json gives ids up to {}, but the model's vocabulary has {model} entries", tokenizer - 1)]
+    Vocabulary {
+        /// One more than the tokeniser's highest id.
+        tokenizer: usize,
+        /// Rows of the embedding table.
+        model: usize,
+    },
+    /// Standard output is closed or full.
+    #[error("cannot write to standard output: {0}")]
+    Stdout(io::Error),
+    /// Stopped by a signal, in good order; all that is to be said has been.
+    #[error("stopped by signal {0}")]
+    Stopped(i32),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<SequenceError> for Failure {
+    fn from(error: SequenceError) -> Self {
+        Self::Job(error.into())
+    }
+}
+
+impl From<ModelError> for Failure {
+    fn from(error: ModelError) -> Self {
+        Self::Job(error.into())
+    }
+}
+
+impl From<BackendError> for Failure {
+    fn from(error: BackendError) -> Self {
+        Self::Job(ModelError::from(error).into())
+    }
+}
+
+impl Failure {
+    /// The exit code, as `--help` and the README document it.
+    pub fn code(&self) -> u8 {
+        match self {
+            // Whoever read the output has had enough: no failure.
+            Self::Stdout(e) if e.kind() == io::ErrorKind::BrokenPipe => 0,
+            Self::Stdout(_) => 5,
+            Self::Other(_) => 1,
+            Self::Usage { .. } => 2,
+            Self::Weights(_)
+            | Self::Tokenizer(_)
+            | Self::NoTokenizer { .. }
+            | Self::Vocabulary { .. } => 4,
+            Self::Device { .. } => 7,
+            Self::Stopped(signal) => u8::try_from(128 + signal).unwrap_or(1),
+            Self::Job(job) => match job {
+                JobError::Internal(_) => 1,
+                JobError::Sequence(_)
+                | JobError::TooLong { .. }
+                | JobError::InputChanged { .. } => 3,
+                JobError::Model(ModelError::Backend(_)) => 1,
+                JobError::Model(_) | JobError::NonFinite { .. } => 4,
+                JobError::Output(
+                    OutputError::Foreign { .. }
+                    | OutputError::Locked { .. }
+                    | OutputError::Malformed { .. },
+                ) => 6,
+                JobError::Output(_) => 5,
+                JobError::Exists { .. }
+                | JobError::Differs { .. }
+                | JobError::RecordsDiffer { .. }
+                | JobError::Surplus { .. }
+                | JobError::Merge { .. } => 6,
+            },
+        }
+    }
+
+    /// Whether anything is left to be said.
+    pub fn is_silent(&self) -> bool {
+        matches!(self, Self::Stopped(_)) || self.code() == 0
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Usage { hint, .. } => hint.clone(),
+            Self::Device { hint, .. } => Some(hint.clone()),
+            Self::Job(e) => e.hint(),
+            Self::Weights(e) => e.hint(),
+            Self::Tokenizer(e) => e.hint(),
+            Self::NoTokenizer { .. } => Some(
+                "download tokenizer.json from where the weights came from, into the same folder"
+                    .into(),
+            ),
+            Self::Vocabulary { .. } => {
+                Some("take tokenizer.json and weights from the same model".into())
+            }
+            Self::Stdout(_) | Self::Stopped(_) | Self::Other(_) => None,
+        }
+    }
+}

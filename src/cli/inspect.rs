@@ -1,0 +1,104 @@
+//! `seqstream inspect`: what a model is made of.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::args::InspectArgs;
+use super::progress::{bytes, count};
+use super::{Console, Failure, model};
+use crate::model::config::{ModelConfig, ModelKind};
+use crate::weights::{TensorInfo, layout};
+
+pub fn run(args: &InspectArgs, console: &Console) -> Result<(), Failure> {
+    let checkpoint = model::open(&args.model, console)?;
+    let config = checkpoint.config();
+    let tensors = checkpoint.tensors();
+    let files: Vec<String> = checkpoint
+        .files()
+        .map(|f| f.display().to_string())
+        .collect();
+    if args.json {
+        let value = json!({
+            "model": config,
+            "parameters": layout::parameters(config),
+            "bytes": checkpoint.total_bytes(),
+            "blake3": checkpoint.hash()?,
+            "files": files,
+            "tokenizer": checkpoint.tokenizer_path(),
+            "warnings": checkpoint.warnings(),
+            "tensors": tensors,
+        });
+        return console.print(|out| writeln!(out, "{value}").map_err(Failure::Stdout));
+    }
+    let mut lines = vec![
+        (
+            "model",
+            format!("{}, {}", config.kind, architecture(config)),
+        ),
+        ("parameters", count(layout::parameters(config))),
+        (
+            "stored",
+            format!(
+                "{} in {}",
+                bytes(checkpoint.total_bytes()),
+                dtypes(&tensors)
+            ),
+        ),
+    ];
+    lines.extend(files.into_iter().map(|file| ("file", file)));
+    if let Some(path) = checkpoint.config_path() {
+        lines.push(("config", path.display().to_string()));
+    }
+    if config.kind == ModelKind::Dnabert {
+        let path = checkpoint.tokenizer_path().map(|p| p.display().to_string());
+        lines.push((
+            "tokenizer",
+            path.unwrap_or_else(|| "missing: DNA cannot be read without tokenizer.json".into()),
+        ));
+    }
+    console.print(|out| {
+        for (name, value) in &lines {
+            writeln!(out, "{name:<11} {value}").map_err(Failure::Stdout)?;
+        }
+        writeln!(out, "tensors     {}", tensors.len()).map_err(Failure::Stdout)?;
+        let width = tensors.iter().map(|t| t.name.len()).max().unwrap_or(0);
+        for t in &tensors {
+            let unused = if t.used { "" } else { "  (not used)" };
+            writeln!(
+                out,
+                "  {:<width$} {:<5} {:?}{unused}",
+                t.name, t.dtype, t.shape
+            )
+            .map_err(Failure::Stdout)?;
+        }
+        Ok(())
+    })
+}
+
+fn architecture(config: &ModelConfig) -> String {
+    format!(
+        "{} layers, width {}, {} heads of {}, feed-forward {}, vocabulary {}",
+        config.layers,
+        config.hidden,
+        config.heads,
+        config.head_dim(),
+        config.intermediate,
+        config.vocab
+    )
+}
+
+fn dtypes(tensors: &[TensorInfo]) -> String {
+    let mut by_dtype: BTreeMap<&str, u64> = BTreeMap::new();
+    tensors
+        .iter()
+        .for_each(|t| *by_dtype.entry(&t.dtype).or_default() += 1);
+    match by_dtype.len() {
+        1 => by_dtype.into_keys().collect(),
+        _ => by_dtype
+            .into_iter()
+            .map(|(d, n)| format!("{d} ({n} tensors)"))
+            .collect::<Vec<_>>()
+            .join(", "),
+    }
+}

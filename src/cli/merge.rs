@@ -1,0 +1,17 @@
+//! `seqstream merge`.
+
+use super::args::MergeArgs;
+use super::progress::count;
+use super::{Console, Failure};
+use crate::pipeline;
+
+pub fn run(args: &MergeArgs, console: &Console) -> Result<(), Failure> {
+    let report = pipeline::merge(&args.sources, &args.out)?;
+    console.say(&format!(
+        "merged {} shards, {} sequences, each standing once, into {}",
+        count(report.shards),
+        count(report.manifest.records),
+        args.out.display()
+    ));
+    Ok(())
+}

@@ -1,0 +1,310 @@
+//! The command line of `embed`, checked: from here on nothing can contradict itself.
+
+use std::path::PathBuf;
+
+use super::Failure;
+use super::args::{CaseArg, DeviceArg, DtypeArg, EmbedArgs, LongArg, OutputDtypeArg, PoolArg};
+use crate::model::config::ModelConfig;
+use crate::model::{Pool, Request};
+use crate::output::OutputDtype;
+use crate::pipeline::{LengthLimit, Long, Share};
+use crate::sequence::{Case, Input};
+
+/// What `embed` is to do.
+#[derive(Debug)]
+pub struct EmbedOptions {
+    pub inputs: Vec<Input>,
+    pub model: PathBuf,
+    pub out: PathBuf,
+    pub resume: bool,
+    pub pool: Option<Pool>,
+    pub per_token: bool,
+    /// As typed: negative ones count from the end.
+    pub layers: Vec<i64>,
+    pub output_dtype: OutputDtype,
+    pub limit: Option<LengthLimit>,
+    pub case: Case,
+    pub strict: bool,
+    pub threads: usize,
+    pub token_budget: usize,
+    pub share: Share,
+    pub shard_size: u64,
+    pub json: bool,
+}
+
+fn usage(message: impl Into<String>, hint: impl Into<String>) -> Failure {
+    Failure::Usage {
+        message: message.into(),
+        hint: Some(hint.into()),
+    }
+}
+
+impl TryFrom<EmbedArgs> for EmbedOptions {
+    type Error = Failure;
+
+    fn try_from(args: EmbedArgs) -> Result<Self, Failure> {
+        if args.device == DeviceArg::Cuda {
+            return Err(Failure::Device {
+                message: "--device cuda: this build has no CUDA kernels".into(),
+                hint: "use --device cpu".into(),
+            });
+        }
+        if args.dtype != DtypeArg::F32 {
+            return Err(usage(
+                "--dtype: the CPU computes in f32, whatever the weights are stored in; f16 and bf16 are for GPUs",
+                "leave --dtype out; --output-dtype f16 halves the size of the output",
+            ));
+        }
+        let pool = match args.pool {
+            PoolArg::Mean => Some(Pool::Mean),
+            PoolArg::Cls => Some(Pool::Cls),
+            PoolArg::None if args.per_token => None,
+            PoolArg::None => {
+                return Err(usage(
+                    "--pool none leaves nothing to compute",
+                    "add --per-token",
+                ));
+            }
+        };
+        let limit = length_limit(&args)?;
+        if args.per_token
+            && matches!(
+                limit,
+                Some(LengthLimit {
+                    long: Long::Window { .. },
+                    ..
+                })
+            )
+        {
+            return Err(usage(
+                "--per-token cannot go with --long window: a token in two windows would have two states",
+                "use --long truncate, or no --max-length: the models take sequences of any length",
+            ));
+        }
+        let inputs: Vec<Input> = args.inputs.iter().map(Input::from).collect();
+        if inputs.iter().filter(|i| matches!(i, Input::Stdin)).count() > 1 {
+            return Err(usage(
+                "standard input (-) can be read only once",
+                "name it once",
+            ));
+        }
+        let threads = args.threads.unwrap_or_else(cores);
+        Ok(Self {
+            inputs,
+            model: args.model,
+            out: args.out,
+            resume: args.resume,
+            pool,
+            per_token: args.per_token,
+            layers: args.layers,
+            output_dtype: match args.output_dtype {
+                OutputDtypeArg::F32 => OutputDtype::F32,
+                OutputDtypeArg::F16 => OutputDtype::F16,
+            },
+            limit,
+            case: case(args.case),
+            strict: args.strict,
+            threads,
+            token_budget: args.token_budget.unwrap_or_else(|| default_budget(threads)),
+            share: share(&args.shard)?,
+            shard_size: args.shard_size as u64,
+            json: args.json,
+        })
+    }
+}
+
+/// Cores this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+/// Enough rows that every thread has whole tiles of a GEMM, and no more activations than that takes.
+fn default_budget(threads: usize) -> usize {
+    (threads * 512).clamp(4096, 32768)
+}
+
+pub fn case(arg: CaseArg) -> Case {
+    match arg {
+        CaseArg::Upper => Case::Upper,
+        CaseArg::Keep => Case::Keep,
+    }
+}
+
+fn length_limit(args: &EmbedArgs) -> Result<Option<LengthLimit>, Failure> {
+    // fair-esm's extract.py truncates, and those who give a length mostly come from there.
+    let how = args.long.unwrap_or(LongArg::Truncate);
+    if args.stride.is_some() && how != LongArg::Window {
+        return Err(usage(
+            "--stride says how far apart windows are",
+            "add --long window",
+        ));
+    }
+    let Some(max) = args.max_length else {
+        return Ok(None);
+    };
+    let long = match how {
+        LongArg::Truncate => Long::Truncate,
+        LongArg::Error => Long::Error,
+        LongArg::Window => {
+            let stride = args.stride.unwrap_or(max);
+            if stride > max {
+                return Err(usage(
+                    format!(
+                        "--stride {stride} is larger than --max-length {max}: tokens between windows would be lost"
+                    ),
+                    format!("give a stride from 1 to {max}"),
+                ));
+            }
+            Long::Window { stride }
+        }
+    };
+    Ok(Some(LengthLimit { max, long }))
+}
+
+fn share(text: &str) -> Result<Share, Failure> {
+    let parsed = text
+        .split_once('/')
+        .and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    match parsed {
+        Some((index, of)) if 1 <= index && index <= of => Ok(Share { index, of }),
+        _ => Err(usage(
+            format!("--shard {text} is not a share"),
+            "write i/n with i from 1 to n: --shard 1/4 to --shard 4/4",
+        )),
+    }
+}
+
+/// The request for a model: layers counted from 0, each once.
+pub fn request(options: &EmbedOptions, config: &ModelConfig) -> Result<Request, Failure> {
+    let count = config.layers as i64;
+    let mut layers = Vec::new();
+    for &typed in &options.layers {
+        let layer = if typed < 0 { count + 1 + typed } else { typed };
+        if !(0..=count).contains(&layer) {
+            return Err(usage(
+                format!("--layers: there is no layer {typed} in a model of {count} layers"),
+                format!(
+                    "give layers from 0 to {count}, or from -{} to -1",
+                    count + 1
+                ),
+            ));
+        }
+        if !layers.contains(&(layer as usize)) {
+            layers.push(layer as usize);
+        }
+    }
+    Ok(Request {
+        layers,
+        pool: options.pool,
+        per_token: options.per_token,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::args::{Cli, Command};
+    use super::*;
+    use clap::Parser;
+
+    fn parse(options: &str) -> Result<EmbedOptions, Failure> {
+        let line = format!("seqstream embed a.fa --model m --out o {options}");
+        match Cli::try_parse_from(line.split_whitespace())
+            .unwrap()
+            .command
+        {
+            Command::Embed(args) => (*args).try_into(),
+            _ => unreachable!(),
+        }
+    }
+
+    fn layers(text: &str) -> Result<Vec<usize>, Failure> {
+        let options = parse(&format!("--layers {text}"))?;
+        Ok(request(&options, &ModelConfig::esm2(6, 32, 4))?.layers)
+    }
+
+    #[test]
+    fn layers_count_from_either_end() {
+        assert_eq!(layers("-1").unwrap(), [6]);
+        assert_eq!(layers("0,3,-1").unwrap(), [0, 3, 6]);
+        assert_eq!(layers("-1,-7,6,0").unwrap(), [6, 0]);
+        for wrong in ["7", "-8", "0,9223372036854775807"] {
+            let failure = layers(wrong).unwrap_err();
+            assert_eq!(failure.code(), 2);
+            assert!(
+                failure
+                    .hint()
+                    .unwrap()
+                    .contains("from 0 to 6, or from -7 to -1")
+            );
+        }
+    }
+
+    #[test]
+    fn limits_default_to_truncation_and_disjoint_windows() {
+        let limit = |text: &str| parse(text).unwrap().limit;
+        assert_eq!(limit(""), None);
+        assert_eq!(
+            limit("--max-length 9"),
+            Some(LengthLimit {
+                max: 9,
+                long: Long::Truncate
+            })
+        );
+        let window = |stride| {
+            Some(LengthLimit {
+                max: 9,
+                long: Long::Window { stride },
+            })
+        };
+        assert_eq!(limit("--max-length 9 --long window"), window(9));
+        assert_eq!(limit("--max-length 9 --long window --stride 3"), window(3));
+    }
+
+    #[test]
+    fn contradictions_are_usage_errors() {
+        for wrong in [
+            "--pool none",
+            "--max-length 9 --stride 3",
+            "--max-length 9 --long window --stride 10",
+            "--max-length 9 --long window --per-token",
+            "--dtype bf16",
+            "--shard 0/2",
+            "--shard 3/2",
+            "--shard 1",
+            "--shard -1/2",
+            "-- - -",
+        ] {
+            let failure = parse(wrong).unwrap_err();
+            assert_eq!(failure.code(), 2, "{wrong}: {failure}");
+            assert!(failure.hint().is_some());
+        }
+        assert_eq!(parse("--device cuda").unwrap_err().code(), 7);
+    }
+
+    #[test]
+    fn what_clap_itself_refuses() {
+        for wrong in [
+            "--long window",
+            "--stride 2",
+            "--max-length 0",
+            "--threads 0",
+            "--shard-size 0",
+            "-q -v",
+        ] {
+            let line = format!("seqstream embed a.fa --model m --out o {wrong}");
+            assert!(
+                Cli::try_parse_from(line.split_whitespace()).is_err(),
+                "{wrong}"
+            );
+        }
+    }
+
+    #[test]
+    fn shares_are_counted_from_one() {
+        assert_eq!(
+            parse("--shard 2/3").unwrap().share,
+            Share { index: 2, of: 3 }
+        );
+        assert_eq!(parse("").unwrap().share, Share::ALL);
+    }
+}

@@ -1,0 +1,47 @@
+//! `seqstream tokenize`: token ids as JSON lines.
+
+use serde::Serialize;
+
+use super::args::TokenizeArgs;
+use super::{Console, Failure, model, options};
+use crate::sequence::{Alphabet, Input, SequenceReader, Tokenizer, clean};
+
+#[derive(Serialize)]
+struct Line<'a> {
+    id: &'a str,
+    ids: &'a [u32],
+}
+
+pub fn run(args: &TokenizeArgs, console: &Console) -> Result<(), Failure> {
+    let (tokenizer, alphabet) = if args.model.extension().is_some_and(|e| e == "json") {
+        let tokenizer = Tokenizer::from_file(&args.model)?;
+        let alphabet = match tokenizer {
+            Tokenizer::Esm2(_) => Alphabet::Protein,
+            Tokenizer::Bpe(_) => Alphabet::Dna,
+        };
+        (tokenizer, alphabet)
+    } else {
+        let checkpoint = model::open(&args.model, console)?;
+        (
+            model::tokenizer(&args.model, &checkpoint)?,
+            model::alphabet(checkpoint.config().kind),
+        )
+    };
+    let case = options::case(args.case);
+    console.print(|out| {
+        let mut ids = Vec::new();
+        for record in SequenceReader::new(args.inputs.iter().map(Input::from).collect()) {
+            let mut record = record?;
+            clean(alphabet, case, args.strict, &mut record)?;
+            ids.clear();
+            tokenizer.encode(&record.sequence, &mut ids);
+            let line = Line {
+                id: &record.id,
+                ids: &ids,
+            };
+            serde_json::to_writer(&mut *out, &line).map_err(|e| Failure::Stdout(e.into()))?;
+            out.write_all(b"\n").map_err(Failure::Stdout)?;
+        }
+        Ok(())
+    })
+}

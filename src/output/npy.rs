@@ -1,0 +1,112 @@
+//! NumPy's .npy, version 1.0, streamed a row at a time.
+
+use std::path::PathBuf;
+
+use super::file::ShardFile;
+use super::{FileEntry, OutputDtype, OutputError};
+
+/// Header bytes, magic included. NumPy wants a multiple of 64; 128 holds any shape.
+const HEADER: usize = 128;
+
+/// Writes `[rows, width]` without knowing `rows` beforehand and without keeping any.
+pub struct NpyWriter {
+    file: ShardFile,
+    dtype: OutputDtype,
+    width: usize,
+    rows: usize,
+    buffer: Vec<u8>,
+}
+
+impl NpyWriter {
+    /// Creates the file, which must not exist, with room for its header.
+    pub fn create(
+        path: PathBuf,
+        shard: u64,
+        dtype: OutputDtype,
+        width: usize,
+    ) -> Result<Self, OutputError> {
+        let mut file = ShardFile::create(path, shard)?;
+        file.write(&[0; HEADER])?;
+        Ok(Self {
+            file,
+            dtype,
+            width,
+            rows: 0,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Appends the row of record `id`, which is the output of `layer`.
+    pub fn push(&mut self, id: &str, layer: usize, row: &[f32]) -> Result<(), OutputError> {
+        debug_assert_eq!(row.len(), self.width);
+        self.buffer.clear();
+        self.dtype
+            .encode(row, &mut self.buffer)
+            .map_err(|value| OutputError::F16Overflow {
+                id: id.to_owned(),
+                layer,
+                value,
+            })?;
+        self.file.write(&self.buffer)?;
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// Writes the header, now that the rows are counted, and syncs.
+    pub fn finish(self) -> Result<FileEntry, OutputError> {
+        let header = header(self.dtype, self.rows, self.width);
+        self.file.finish(&header)
+    }
+}
+
+fn header(dtype: OutputDtype, rows: usize, width: usize) -> Vec<u8> {
+    let descr = match dtype {
+        OutputDtype::F32 => "<f4",
+        OutputDtype::F16 => "<f2",
+    };
+    let dict =
+        format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({rows}, {width}), }}");
+    let mut header = Vec::with_capacity(HEADER);
+    header.extend_from_slice(b"\x93NUMPY\x01\x00");
+    header.extend_from_slice(&((HEADER - 10) as u16).to_le_bytes());
+    header.extend_from_slice(dict.as_bytes());
+    header.resize(HEADER - 1, b' ');
+    header.push(b'\n');
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_is_what_numpy_writes() {
+        let bytes = header(OutputDtype::F32, 3, 320);
+        assert_eq!(bytes.len(), 128);
+        assert_eq!(&bytes[..10], b"\x93NUMPY\x01\x00\x76\x00");
+        assert!(
+            bytes[10..]
+                .starts_with(b"{'descr': '<f4', 'fortran_order': False, 'shape': (3, 320), }   ")
+        );
+        assert_eq!(bytes[127], b'\n');
+        // The widest shape that can be written still fits.
+        assert_eq!(header(OutputDtype::F16, usize::MAX, 1 << 20).len(), 128);
+    }
+
+    #[test]
+    fn rows_stand_in_order_behind_the_header() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("layer_1.npy");
+        let mut npy = NpyWriter::create(path.clone(), 0, OutputDtype::F32, 2).unwrap();
+        npy.push("a", 1, &[1.0, 2.0]).unwrap();
+        npy.push("b", 1, &[3.0, -4.5]).unwrap();
+        npy.finish().unwrap();
+        let bytes = std::fs::read(path).unwrap();
+        assert!(String::from_utf8_lossy(&bytes[..128]).contains("'shape': (2, 2)"));
+        let values: Vec<f32> = bytes[128..]
+            .chunks(4)
+            .map(|c| f32::from_le_bytes(c.try_into().unwrap()))
+            .collect();
+        assert_eq!(values, [1.0, 2.0, 3.0, -4.5]);
+    }
+}

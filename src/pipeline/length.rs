@@ -1,0 +1,104 @@
+//! What becomes of sequences beyond `--max-length`.
+
+use std::ops::Range;
+
+/// The most content tokens of one sequence (residues for ESM-2, BPE tokens for DNABERT; cls and
+/// eos not counted), and what becomes of a longer one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LengthLimit {
+    /// At least 1.
+    pub max: usize,
+    /// What to do beyond it.
+    pub long: Long,
+}
+
+/// What becomes of a sequence that is too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Long {
+    /// Its first `max` tokens are embedded.
+    Truncate,
+    /// Windows of `max` tokens, `stride` apart, are embedded each by itself; their pooled rows are
+    /// averaged, weighted by their content tokens.
+    Window {
+        /// From 1 to `max`; at `max` the windows are disjoint and every token counts once.
+        stride: usize,
+    },
+    /// The job fails, naming it.
+    Error,
+}
+
+/// The parts of a sequence of `content` tokens that are embedded. `None`: it is too long, and that
+/// is an error.
+pub(crate) fn pieces(content: usize, limit: Option<LengthLimit>) -> Option<Vec<Range<usize>>> {
+    let Some(LengthLimit { max, long }) = limit.filter(|l| content > l.max) else {
+        return Some(std::iter::once(0..content).collect());
+    };
+    match long {
+        Long::Error => None,
+        Long::Truncate => Some(std::iter::once(0..max).collect()),
+        Long::Window { stride } => {
+            let stride = stride.clamp(1, max);
+            let mut windows = Vec::with_capacity(content.div_ceil(stride));
+            let mut start = 0;
+            while start + max < content {
+                windows.push(start..start + max);
+                start += stride;
+            }
+            windows.push(start..content);
+            Some(windows)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn window(max: usize, stride: usize) -> Option<LengthLimit> {
+        Some(LengthLimit {
+            max,
+            long: Long::Window { stride },
+        })
+    }
+
+    #[test]
+    fn each_way_by_hand() {
+        let one = |long| pieces(10, Some(LengthLimit { max: 4, long }));
+        assert_eq!(one(Long::Truncate), Some(vec![0..4]));
+        assert_eq!(one(Long::Error), None);
+        assert_eq!(pieces(10, window(4, 4)), Some(vec![0..4, 4..8, 8..10]));
+        assert_eq!(pieces(10, window(4, 3)), Some(vec![0..4, 3..7, 6..10]));
+        assert_eq!(pieces(8, window(4, 4)), Some(vec![0..4, 4..8]));
+        assert_eq!(pieces(4, window(4, 2)), Some(vec![0..4]));
+        assert_eq!(pieces(10, None), Some(vec![0..10]));
+        let error = LengthLimit {
+            max: 10,
+            long: Long::Error,
+        };
+        assert_eq!(pieces(10, Some(error)), Some(vec![0..10]));
+    }
+
+    proptest! {
+        #[test]
+        fn windows_cover_everything_and_end_at_the_end(
+            content in 1usize..500, max in 1usize..50, part in 0.0f64..=1.0
+        ) {
+            let stride = ((max as f64 * part) as usize).clamp(1, max);
+            let windows = pieces(content, window(max, stride)).unwrap();
+            prop_assert_eq!(windows[0].start, 0);
+            prop_assert_eq!(windows.last().unwrap().end, content);
+            for w in &windows {
+                prop_assert!(!w.is_empty() && w.len() <= max);
+            }
+            for pair in windows.windows(2) {
+                prop_assert_eq!(pair[1].start - pair[0].start, stride);
+                prop_assert!(pair[1].start <= pair[0].end);
+                prop_assert!(pair[1].end > pair[0].end, "no window within another");
+            }
+            if stride == max {
+                prop_assert_eq!(windows.iter().map(|w| w.len()).sum::<usize>(), content);
+            }
+        }
+    }
+}

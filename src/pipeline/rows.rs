@@ -1,0 +1,232 @@
+//! The writer thread: a model's outputs become the rows of records, and those become shards.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
+
+use super::JobError;
+use super::feed::Batch;
+use crate::model::config::ModelKind;
+use crate::model::{LayerOutput, Request};
+use crate::output::{BlockFacts, JobDir, ShardLayout, ShardWriter};
+
+/// What the computing thread sends on.
+pub(crate) enum Done {
+    Batch(Batch, Vec<LayerOutput>),
+    BlockEnd { block: u64, facts: BlockFacts },
+}
+
+/// What the writer counts for the progress display.
+#[derive(Debug, Default)]
+pub(crate) struct WriteCounts {
+    /// Shards that stand since this run began.
+    pub shards: AtomicU64,
+}
+
+pub(crate) struct Writer<'a> {
+    pub dir: &'a JobDir,
+    pub layout: &'a ShardLayout,
+    pub kind: ModelKind,
+    pub shard_size: u64,
+    pub counts: &'a WriteCounts,
+}
+
+impl Writer<'_> {
+    /// Writes until nothing more comes. A block whose end does not come is dropped.
+    pub(crate) fn run(&self, from: Receiver<Done>) -> Result<(), JobError> {
+        let mut shard: Option<ShardWriter<'_>> = None;
+        let mut windows = Windows::new(self.layout);
+        let mut row = 0;
+        for done in from {
+            match done {
+                Done::Batch(batch, outputs) => {
+                    check_shapes(&batch, &outputs, self.layout)?;
+                    let shard = match &mut shard {
+                        Some(shard) => shard,
+                        None => {
+                            row = batch.block * self.shard_size;
+                            shard.insert(ShardWriter::create(self.dir, batch.block, self.layout)?)
+                        }
+                    };
+                    self.push(&batch, &outputs, shard, &mut windows, &mut row)?;
+                }
+                Done::BlockEnd { block, facts } => {
+                    let whole = shard.take();
+                    let whole =
+                        whole.ok_or_else(|| internal(format!("block {block} has no rows")))?;
+                    whole.finish(facts)?;
+                    self.counts.shards.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn push(
+        &self,
+        batch: &Batch,
+        outputs: &[LayerOutput],
+        shard: &mut ShardWriter<'_>,
+        windows: &mut Windows,
+        row: &mut u64,
+    ) -> Result<(), JobError> {
+        let d = self.layout.width;
+        let mut ids = batch.ids.iter();
+        for (i, piece) in batch.pieces.iter().enumerate() {
+            let pooled: Vec<&[f32]> = match self.layout.pooled {
+                true => outputs
+                    .iter()
+                    .map(|o| &o.pooled[i * d..(i + 1) * d])
+                    .collect(),
+                false => Vec::new(),
+            };
+            if !piece.last || windows.open() {
+                windows.add(&pooled, piece.content);
+            }
+            if !piece.last {
+                continue;
+            }
+            let id = ids
+                .next()
+                .ok_or_else(|| internal("a record without its id".into()))?;
+            let merged = windows.take();
+            let pooled: Vec<&[f32]> = match &merged {
+                Some(merged) => merged.iter().map(Vec::as_slice).collect(),
+                None => pooled,
+            };
+            let tokens = self.kind.pooled_tokens(batch.packed.range(i));
+            let states: Vec<&[f32]> = match self.layout.per_token {
+                true => outputs
+                    .iter()
+                    .map(|o| &o.states[tokens.start * d..tokens.end * d])
+                    .collect(),
+                false => Vec::new(),
+            };
+            *row += 1;
+            for values in [&pooled, &states] {
+                for (values, layer) in values.iter().zip(&self.layout.layers) {
+                    check_finite(values, d, id, *row, *layer)?;
+                }
+            }
+            shard.push(id, &pooled, &states)?;
+        }
+        Ok(())
+    }
+}
+
+fn internal(what: String) -> JobError {
+    JobError::Internal(what)
+}
+
+/// Everything below slices by these sizes.
+fn check_shapes(
+    batch: &Batch,
+    outputs: &[LayerOutput],
+    layout: &ShardLayout,
+) -> Result<(), JobError> {
+    let sequences = if layout.pooled { batch.packed.len() } else { 0 };
+    let tokens = if layout.per_token {
+        batch.packed.total()
+    } else {
+        0
+    };
+    let right = outputs
+        .iter()
+        .map(|o| o.layer)
+        .eq(layout.layers.iter().copied())
+        && outputs
+            .iter()
+            .all(|o| !layout.pooled || o.pooled.len() == sequences * layout.width)
+        && outputs
+            .iter()
+            .all(|o| !layout.per_token || o.states.len() == tokens * layout.width)
+        && batch.pieces.len() == batch.packed.len();
+    if right {
+        Ok(())
+    } else {
+        Err(internal("the model's output has the wrong shape".into()))
+    }
+}
+
+fn check_finite(
+    values: &[f32],
+    d: usize,
+    id: &str,
+    record: u64,
+    layer: usize,
+) -> Result<(), JobError> {
+    match values.iter().position(|v| !v.is_finite()) {
+        None => Ok(()),
+        Some(at) => Err(JobError::NonFinite {
+            id: id.to_owned(),
+            record,
+            layer,
+            dimension: at % d.max(1),
+            value: values[at],
+        }),
+    }
+}
+
+/// The mean over the windows of one record, weighted by their content tokens, in f64. Its windows
+/// may stand in several batches.
+struct Windows {
+    /// Per layer: the weighted sum so far.
+    sums: Vec<Vec<f64>>,
+    weight: f64,
+}
+
+impl Windows {
+    fn new(layout: &ShardLayout) -> Self {
+        let layers = if layout.pooled {
+            layout.layers.len()
+        } else {
+            0
+        };
+        Self {
+            sums: vec![vec![0.0; layout.width]; layers],
+            weight: 0.0,
+        }
+    }
+
+    fn open(&self) -> bool {
+        self.weight > 0.0
+    }
+
+    fn add(&mut self, pooled: &[&[f32]], content: usize) {
+        let weight = content as f64;
+        for (sum, row) in self.sums.iter_mut().zip(pooled) {
+            sum.iter_mut()
+                .zip(*row)
+                .for_each(|(s, v)| *s += weight * f64::from(*v));
+        }
+        self.weight += weight;
+    }
+
+    /// The mean, if there was more than the one window; the sums start anew.
+    fn take(&mut self) -> Option<Vec<Vec<f32>>> {
+        if !self.open() {
+            return None;
+        }
+        let weight = std::mem::take(&mut self.weight);
+        let mean = |sum: &mut Vec<f64>| {
+            sum.iter_mut()
+                .map(|s| (std::mem::take(s) / weight) as f32)
+                .collect()
+        };
+        Some(self.sums.iter_mut().map(mean).collect())
+    }
+}
+
+/// The layout of a job's shards.
+pub(crate) fn layout_of(
+    request: &Request,
+    width: usize,
+    dtype: crate::output::OutputDtype,
+) -> ShardLayout {
+    ShardLayout {
+        layers: request.layers.clone(),
+        width,
+        pooled: request.pool.is_some(),
+        per_token: request.per_token,
+        dtype,
+    }
+}

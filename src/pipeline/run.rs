@@ -1,0 +1,320 @@
+//! Running a job: three threads, two channels, and what is said about it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use super::feed::{Feed, FeedCounts, Work};
+use super::rows::{Done, WriteCounts, Writer, layout_of};
+use super::{FeedOptions, JobError, OpenJob, Records, Stop};
+use crate::model::{Embedder, Request};
+use crate::output::{ManifestHead, write_manifest};
+use crate::sequence::{InputDigest, Tokenizer};
+
+/// Batches read ahead of the computing one.
+const READ_AHEAD: usize = 4;
+/// Computed batches waiting to be written.
+const WRITE_BEHIND: usize = 2;
+/// How often a waiting job looks at the clock and at signals.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What a run needs besides the job, the model and the records.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// How records become batches.
+    pub feed: FeedOptions,
+    /// What is computed for each.
+    pub request: Request,
+    /// Records in the whole input, where it was read before.
+    pub input_records: Option<u64>,
+    /// Whether any input is a pipe: its end, after a signal, may be no end.
+    pub piped: bool,
+}
+
+/// How far a run has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Progress {
+    /// Records computed by this run.
+    pub records: u64,
+    /// Tokens computed by this run, special tokens included.
+    pub tokens: u64,
+    /// Records of shards that stood already.
+    pub reused: u64,
+    /// Records of this job, where known.
+    pub total: Option<u64>,
+    /// Shards written by this run.
+    pub shards: u64,
+    /// Since the run began.
+    pub elapsed: Duration,
+    /// Spent in the model.
+    pub compute: Duration,
+}
+
+impl Progress {
+    /// Tokens a second, over the whole run.
+    pub fn tokens_per_second(&self) -> f64 {
+        self.tokens as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
+    /// The share of time spent in the model, from 0 to 1.
+    pub fn compute_share(&self) -> f64 {
+        self.compute.as_secs_f64() / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
+    /// How long the rest takes at the speed so far.
+    pub fn left(&self) -> Option<Duration> {
+        let rest = self.total?.saturating_sub(self.records + self.reused);
+        if self.records == 0 {
+            return None;
+        }
+        let seconds = self.elapsed.as_secs_f64() * rest as f64 / self.records as f64;
+        Duration::try_from_secs_f64(seconds).ok()
+    }
+}
+
+/// Someone who watches a run.
+pub trait Observer {
+    /// Called often: after each batch, and while waiting.
+    fn progress(&mut self, progress: &Progress);
+    /// A signal arrived; the shard in hand is being finished.
+    fn stopping(&mut self, signal: i32);
+}
+
+/// Nobody watches.
+#[derive(Debug, Default)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn progress(&mut self, _: &Progress) {}
+    fn stopping(&mut self, _: i32) {}
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// What it did.
+    pub progress: Progress,
+    /// The manifest, if the job is complete.
+    pub manifest: Option<ManifestHead>,
+    /// The signal that stopped it, if it is not.
+    pub stopped: Option<i32>,
+}
+
+/// Runs the job to its end, or until it is asked to stop.
+///
+/// # Errors
+/// The first error of any of the three threads. Finished shards stay; the one in hand is dropped.
+pub fn run<E: Embedder, R: Records>(
+    job: &OpenJob,
+    options: &RunOptions,
+    embedder: &mut E,
+    tokenizer: Arc<Tokenizer>,
+    records: R,
+    observer: &mut dyn Observer,
+    stop: &Stop,
+) -> Result<Report, JobError> {
+    let layout = layout_of(
+        &options.request,
+        embedder.config().hidden,
+        job.spec.output_dtype,
+    );
+    let feed_counts = Arc::new(FeedCounts::default());
+    let write_counts = WriteCounts::default();
+    let feed = Feed {
+        records,
+        tokenizer,
+        options: options.feed.clone(),
+        out: job.dir.path().to_path_buf(),
+        finished: job.finished.clone(),
+        counts: Arc::clone(&feed_counts),
+        stop: stop.clone(),
+    };
+    let (work_to, work) = sync_channel(READ_AHEAD);
+    // Not scoped: it may sit in a read of a pipe that nobody will ever feed again.
+    std::thread::Builder::new()
+        .name("reader".into())
+        .spawn(move || feed.run(&work_to))
+        .map_err(|e| JobError::Internal(format!("cannot start a thread: {e}")))?;
+    let writer = Writer {
+        dir: &job.dir,
+        layout: &layout,
+        kind: embedder.config().kind,
+        shard_size: options.feed.shard_size,
+        counts: &write_counts,
+    };
+    let mut compute = Compute {
+        options,
+        embedder,
+        observer,
+        stop,
+        feed_counts: &feed_counts,
+        write_counts: &write_counts,
+        began: Instant::now(),
+        announced: false,
+        progress: Progress {
+            total: options
+                .input_records
+                .map(|n| options.feed.share.records(n, options.feed.shard_size)),
+            ..Progress::default()
+        },
+    };
+    let ended = std::thread::scope(|scope| {
+        let (done_to, done) = sync_channel(WRITE_BEHIND);
+        let writing = std::thread::Builder::new()
+            .name("writer".into())
+            .spawn_scoped(scope, move || writer.run(done))
+            .map_err(|e| JobError::Internal(format!("cannot start a thread: {e}")))?;
+        let ended = compute.run(&work, done_to);
+        // Wakes a reader that waits for room in the channel.
+        drop(work);
+        let written = writing
+            .join()
+            .unwrap_or_else(|_| Err(JobError::Internal("the writer thread panicked".into())));
+        // The writer's error is the cause where the computing thread only met a closed channel.
+        written.and(ended)
+    })?;
+    compute.observe();
+    let progress = compute.progress;
+    match ended {
+        Ended::Complete { records, digests } => {
+            let manifest = complete(job, options, records, &digests)?;
+            Ok(Report {
+                progress,
+                manifest: Some(manifest),
+                stopped: None,
+            })
+        }
+        Ended::Stopped(signal) => Ok(Report {
+            progress,
+            manifest: None,
+            stopped: Some(signal),
+        }),
+        Ended::WriterGone => Err(JobError::Internal(
+            "the writer stopped without an error".into(),
+        )),
+    }
+}
+
+enum Ended {
+    Complete {
+        records: u64,
+        digests: Vec<InputDigest>,
+    },
+    Stopped(i32),
+    WriterGone,
+}
+
+struct Compute<'a, E> {
+    options: &'a RunOptions,
+    embedder: &'a mut E,
+    observer: &'a mut dyn Observer,
+    stop: &'a Stop,
+    feed_counts: &'a FeedCounts,
+    write_counts: &'a WriteCounts,
+    began: Instant,
+    announced: bool,
+    progress: Progress,
+}
+
+impl<E: Embedder> Compute<'_, E> {
+    fn run(
+        &mut self,
+        work: &Receiver<Result<Work, JobError>>,
+        done: SyncSender<Done>,
+    ) -> Result<Ended, JobError> {
+        let mut in_shard = false;
+        loop {
+            self.observe();
+            let next = work.recv_timeout(TICK);
+            let stop = self.stop.requested();
+            if let Some(signal) = stop {
+                if !in_shard && !matches!(next, Ok(Ok(Work::InputEnd { .. }))) {
+                    return Ok(Ended::Stopped(signal));
+                }
+                if !std::mem::replace(&mut self.announced, true) {
+                    self.observer.stopping(signal);
+                }
+            }
+            let forward = match next {
+                Err(RecvTimeoutError::Timeout) => continue,
+                // A reader that is asked to stop while it reads past finished shards just ends.
+                Err(RecvTimeoutError::Disconnected) => {
+                    return match stop {
+                        Some(signal) => Ok(Ended::Stopped(signal)),
+                        None => Err(JobError::Internal("the reader thread ended early".into())),
+                    };
+                }
+                Ok(work) => match work? {
+                    Work::Batch(batch) => {
+                        in_shard = true;
+                        let start = Instant::now();
+                        let outputs = self.embedder.embed(&batch.packed, &self.options.request)?;
+                        self.progress.compute += start.elapsed();
+                        self.progress.records += batch.ids.len() as u64;
+                        self.progress.tokens += batch.packed.total() as u64;
+                        Done::Batch(batch, outputs)
+                    }
+                    Work::BlockEnd {
+                        block,
+                        facts,
+                        short,
+                    } => {
+                        // The same Ctrl-C may have ended the program that feeds the pipe, so this
+                        // end of the input cannot be trusted.
+                        if let Some(signal) = stop.filter(|_| short && self.options.piped) {
+                            return Ok(Ended::Stopped(signal));
+                        }
+                        in_shard = false;
+                        Done::BlockEnd { block, facts }
+                    }
+                    Work::InputEnd { records, digests } => {
+                        return Ok(match stop.filter(|_| self.options.piped) {
+                            Some(signal) => Ended::Stopped(signal),
+                            None => Ended::Complete { records, digests },
+                        });
+                    }
+                },
+            };
+            if done.send(forward).is_err() {
+                return Ok(Ended::WriterGone);
+            }
+        }
+    }
+
+    fn observe(&mut self) {
+        self.progress.elapsed = self.began.elapsed();
+        self.progress.reused = self.feed_counts.reused.load(Ordering::Relaxed);
+        self.progress.shards = self.write_counts.shards.load(Ordering::Relaxed);
+        self.observer.progress(&self.progress);
+    }
+}
+
+/// Checks that what was read is what was promised, and writes the manifest.
+fn complete(
+    job: &OpenJob,
+    options: &RunOptions,
+    records: u64,
+    digests: &[InputDigest],
+) -> Result<ManifestHead, JobError> {
+    let mut spec = job.spec.clone();
+    if digests.len() != spec.inputs.len() {
+        return Err(JobError::Internal(format!(
+            "{} of {} inputs hashed",
+            digests.len(),
+            spec.inputs.len()
+        )));
+    }
+    for (input, digest) in spec.inputs.iter_mut().zip(digests) {
+        if input.blake3.get_or_insert_with(|| digest.blake3.clone()) != &digest.blake3 {
+            return Err(JobError::InputChanged {
+                name: digest.name.clone(),
+            });
+        }
+    }
+    let size = options.feed.shard_size;
+    let blocks: Vec<u64> = (0..records.div_ceil(size))
+        .filter(|b| options.feed.share.holds(*b))
+        .collect();
+    Ok(write_manifest(&job.dir, &spec, records, &blocks)?)
+}

@@ -1,0 +1,333 @@
+//! `seqstream embed` and what is around it, from outside.
+
+mod cli_support;
+
+use cli_support::*;
+use seqstream::model::config::ModelConfig;
+use std::io::Write;
+use std::process::Stdio;
+
+#[test]
+fn one_command_gives_rows_ids_and_a_manifest() {
+    let place = Place::new(50);
+    let summary = place.embed_ok("out", "");
+    assert_eq!(
+        (&summary["complete"], &summary["sequences"]),
+        (&true.into(), &50.into())
+    );
+    let files = tree(&place.path("out"));
+    let ids: Vec<u8> = (0..4)
+        .flat_map(|b| files[&format!("shard-00000{b}/ids.txt")].clone())
+        .collect();
+    let expected: String = (0..50).map(|i| format!("protein{i}\n")).collect();
+    assert_eq!(String::from_utf8(ids).unwrap(), expected);
+    assert_eq!(files["shard-000003/layer_2.npy"].len(), 128 + 2 * 32 * 4);
+    let manifest: serde_json::Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
+    assert_eq!(manifest["records"], 50);
+    assert_eq!(manifest["tokens"], summary["tokens"]);
+    assert_eq!(manifest["job"]["pool"], "mean");
+    assert_eq!(manifest["job"]["layers"], serde_json::json!([2]));
+    assert_eq!(manifest["job"]["inputs"][0]["name"], "in.fa");
+    let input = std::fs::read(place.path("in.fa")).unwrap();
+    assert_eq!(
+        manifest["job"]["inputs"][0]["blake3"],
+        blake3::hash(&input).to_hex().as_str()
+    );
+    assert_eq!(manifest["shards"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn the_bytes_are_the_same_however_it_runs() {
+    let place = Place::new(40);
+    place.embed_ok("one", "--layers 0,-1 --per-token");
+    for (i, options) in [
+        "--threads 3",
+        "--token-budget 1",
+        "--token-budget 100000 --threads 2",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let out = format!("again{i}");
+        let mut command = seqstream();
+        command
+            .current_dir(place.path(""))
+            .args(["embed", "in.fa", "-m", "model", "-o", &out, "-q"]);
+        command
+            .args(["--layers=0,-1", "--per-token", "--shard-size", "16"])
+            .args(options.split_whitespace());
+        assert!(command.status().unwrap().success());
+        assert_same(&place.path("one"), &place.path(&out));
+    }
+}
+
+#[test]
+fn shares_merge_to_the_whole() {
+    let place = Place::new(50);
+    place.embed_ok("whole", "");
+    for i in 1..=3 {
+        place.embed_ok(&format!("part{i}"), &format!("--shard {i}/3"));
+    }
+    let merge = |sources: &[&str], out: &str| {
+        let mut command = seqstream();
+        command
+            .current_dir(place.path(""))
+            .arg("merge")
+            .args(sources)
+            .args(["--out", out]);
+        command
+    };
+    assert!(
+        merge(&["part3", "part1", "part2"], "merged")
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_same(&place.path("whole"), &place.path("merged"));
+    fails(
+        merge(&["part1", "part3"], "less"),
+        6,
+        &["records 17 to 32 stand in none"],
+    );
+    fails(
+        merge(&["part1", "part2", "part3", "part2"], "more"),
+        6,
+        &["stand twice", "part2"],
+    );
+    fails(
+        merge(&["part1", "part2", "part3"], "merged"),
+        6,
+        &["already holds a job"],
+    );
+}
+
+#[test]
+fn resume_refuses_what_is_not_the_same_job() {
+    let place = Place::new(20);
+    place.embed_ok("out", "");
+    let before = tree(&place.path("out"));
+    place.embed_fails("out", "", 6, &["already holds a job", "--resume"]);
+    place.embed_fails(
+        "out",
+        "--resume --pool cls",
+        6,
+        &["pool was \"mean\", now \"cls\""],
+    );
+    place.embed_fails(
+        "out",
+        "--resume --layers 1",
+        6,
+        &["layers was [2], now [1]"],
+    );
+    place.embed_fails(
+        "out",
+        "--resume --shard 1/2",
+        6,
+        &["shard was \"1/1\", now \"1/2\""],
+    );
+    place.model("other", ModelConfig::esm2(2, 32, 4), 2);
+    assert_eq!(tree(&place.path("out")), before);
+    std::fs::rename(place.path("model"), place.path("first")).unwrap();
+    std::fs::rename(place.path("other"), place.path("model")).unwrap();
+    place.embed_fails("out", "--resume", 6, &["model.blake3 was"]);
+    std::fs::rename(place.path("model"), place.path("other")).unwrap();
+    std::fs::rename(place.path("first"), place.path("model")).unwrap();
+    let mut text = fasta(20);
+    text.push_str(">more\nMKV\n");
+    std::fs::write(place.path("in.fa"), text).unwrap();
+    place.embed_fails("out", "--resume", 6, &["inputs.1.blake3 was"]);
+    assert_eq!(tree(&place.path("out")), before);
+}
+
+#[test]
+fn what_is_wrong_has_its_code_and_its_place() {
+    let place = Place::new(5);
+    place.embed_fails("out", "--layers 3", 2, &["no layer 3", "from 0 to 2"]);
+    place.embed_fails("out", "--device cuda", 7, &["no CUDA kernels"]);
+    place.embed_fails("out", "--dtype f16", 2, &["computes in f32"]);
+    place.embed_fails(
+        "out",
+        "--per-token --max-length 5 --long window",
+        2,
+        &["--per-token"],
+    );
+    place.embed_fails("model", "", 6, &["config.json"]);
+    place.embed_fails("in.fa/out", "", 5, &["in.fa/out"]);
+    std::fs::write(place.path("in.fa"), ">a\nMKV\n>empty\n>b\nMKV\n").unwrap();
+    place.embed_fails(
+        "out",
+        "",
+        3,
+        &["in.fa, record 2 ('empty'), line 3", "empty"],
+    );
+    std::fs::write(place.path("in.fa"), ">a\nMKV\n>b\nMkV\n").unwrap();
+    place.embed_fails(
+        "out",
+        "--strict",
+        3,
+        &["in.fa, record 2 ('b'), line 4", "lower-case"],
+    );
+    std::fs::write(place.path("in.fa"), ">a\nMKV\n>b\nMKVMKV\n").unwrap();
+    place.embed_fails(
+        "long",
+        "--max-length 3 --long error",
+        3,
+        &["record 2 ('b')", "6 tokens", "allows 3"],
+    );
+    std::fs::write(place.path("model/model.safetensors"), "no").unwrap();
+    place.embed_fails("out", "", 4, &["model.safetensors"]);
+    assert!(
+        !place.path("out").exists(),
+        "nothing is begun before all is checked"
+    );
+}
+
+#[test]
+fn a_pipe_is_an_input_too() {
+    let place = Place::new(40);
+    place.embed_ok("file", "");
+    let mut command = seqstream();
+    command.current_dir(place.path("")).stdin(Stdio::piped());
+    command.args([
+        "embed",
+        "-",
+        "-m",
+        "model",
+        "-o",
+        "pipe",
+        "--shard-size",
+        "16",
+    ]);
+    let mut child = command.spawn().unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(fasta(40).as_bytes())
+        .unwrap();
+    assert!(child.wait().unwrap().success());
+    let (file, pipe) = (tree(&place.path("file")), tree(&place.path("pipe")));
+    for (name, bytes) in file.iter().filter(|(n, _)| n.starts_with("shard-")) {
+        assert!(&pipe[name] == bytes, "{name}");
+    }
+    let manifest: serde_json::Value = serde_json::from_slice(&pipe["manifest.json"]).unwrap();
+    assert_eq!(
+        manifest["job"]["inputs"][0]["blake3"],
+        blake3::hash(fasta(40).as_bytes()).to_hex().as_str()
+    );
+}
+
+#[test]
+fn standard_output_is_data_and_standard_error_is_not_a_terminal() {
+    let place = Place::new(5);
+    let output = place.embed("out", "").output().unwrap();
+    assert!(output.stdout.is_empty());
+    let text = stderr(&output);
+    assert!(
+        text.contains("complete: 5 sequences in out; 1 shards computed"),
+        "{text}"
+    );
+    assert!(
+        text.contains("tokens/s") && text.contains("of the time computing"),
+        "{text}"
+    );
+    assert!(!text.contains('\x1b'), "{text:?}");
+    assert_eq!(stderr(&place.embed("quiet", "-q").output().unwrap()), "");
+    let error = stderr(&place.embed("out", "--color always").output().unwrap());
+    assert!(error.contains("\x1b[31;1merror:\x1b[0m"), "{error:?}");
+}
+
+#[test]
+fn a_reader_that_has_had_enough_is_no_failure() {
+    let place = Place::new(2000);
+    let mut command = seqstream();
+    command
+        .current_dir(place.path(""))
+        .args(["tokenize", "in.fa", "-m", "model"]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), stderr(&output).as_str()),
+        (Some(0), "")
+    );
+}
+
+#[test]
+fn token_ids_as_json_lines() {
+    let place = Place::new(0);
+    std::fs::write(place.path("in.fa"), ">a b\nMKV\n>c\nmj*\n").unwrap();
+    let ids = |options: &[&str]| {
+        let mut command = seqstream();
+        command
+            .current_dir(place.path(""))
+            .args(["tokenize", "in.fa", "-m", "model"])
+            .args(options);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(
+        ids(&[]),
+        "{\"id\":\"a\",\"ids\":[0,20,15,7,2]}\n{\"id\":\"c\",\"ids\":[0,20,3,2]}\n"
+    );
+    assert_eq!(ids(&["--case", "keep"]).lines().count(), 2);
+}
+
+#[test]
+fn inspect_doctor_completions_and_help() {
+    let place = Place::new(0);
+    let said = |args: &[&str]| {
+        let output = seqstream()
+            .current_dir(place.path(""))
+            .args(args)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = said(&["inspect", "model"]);
+    assert!(
+        text.contains("ESM-2, 2 layers, width 32, 4 heads of 8"),
+        "{text}"
+    );
+    assert!(
+        text.contains("encoder.layer.1.attention.self.query.weight"),
+        "{text}"
+    );
+    let value: serde_json::Value =
+        serde_json::from_str(&said(&["inspect", "model", "--json"])).unwrap();
+    assert_eq!(value["model"]["hidden"], 32);
+    assert!(said(&["doctor"]).contains("this build has no CUDA kernels"));
+    let value: serde_json::Value = serde_json::from_str(&said(&["doctor", "--json"])).unwrap();
+    assert_eq!(value["devices"][0]["device"], "cpu");
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(said(&["completions", shell]).contains("seqstream"));
+    }
+    let help = said(&["embed", "--help"]);
+    assert!(
+        help.contains("Examples:") && help.contains("6  resume or merge refused"),
+        "{help}"
+    );
+    assert_eq!(
+        seqstream().arg("--no-such-option").status().unwrap().code(),
+        Some(2)
+    );
+}
+
+#[test]
+fn dnabert_reads_its_own_tokeniser() {
+    let place = Place::new(0);
+    std::fs::remove_dir_all(place.path("model")).unwrap();
+    place.model("model", ModelConfig::dnabert(2, 32, 4), 1);
+    std::fs::write(place.path("in.fa"), ">a\nACGTNNACGTACGGTCA\n>b\nacgt\n").unwrap();
+    let summary = place.embed_ok("out", "--layers=-1,0");
+    assert_eq!(summary["counts"]["lowercase"], 4);
+    assert_eq!(summary["counts"]["unknown"], 2);
+    std::fs::remove_file(place.path("model/tokenizer.json")).unwrap();
+    place.embed_fails("other", "", 4, &["model has no tokenizer.json"]);
+}

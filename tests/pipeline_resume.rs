@@ -1,0 +1,259 @@
+//! Nothing is lost and nothing is computed twice, however often a job is broken off.
+
+mod pipeline_support;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::SystemTime;
+
+use pipeline_support::*;
+use proptest::prelude::*;
+use seqstream::output::OutputError;
+use seqstream::pipeline::{JobError, Share, Silent, Stop};
+
+/// When each shard's files were written.
+fn written(out: &Path) -> BTreeMap<String, SystemTime> {
+    let time = |name: &String| {
+        std::fs::metadata(out.join(name))
+            .unwrap()
+            .modified()
+            .unwrap()
+    };
+    tree(out)
+        .into_keys()
+        .filter(|n| n.starts_with("shard-"))
+        .map(|n| (n.clone(), time(&n)))
+        .collect()
+}
+
+/// A model that asks for a stop once it has seen `after` sequences.
+fn stopping(after: u64) -> (Hashing, Stop) {
+    let stop = Stop::new();
+    let mut model = Hashing::new();
+    let asked = stop.clone();
+    model.before = Box::new(move |seen| {
+        if seen >= after {
+            asked.request(15);
+        }
+    });
+    (model, stop)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn stopped_at_any_point_and_resumed_is_the_same(
+        n in 1usize..60, stops in prop::collection::vec(0u64..30, 1..4), of in 1u64..3
+    ) {
+        let mut job = Job::new(n);
+        job.feed.share = Share { index: 1, of };
+        let (whole, broken) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        job.run(whole.path()).unwrap();
+        job.resume = true;
+        let mut computed = 0;
+        for after in stops {
+            let before = written(broken.path());
+            let (mut model, stop) = stopping(after);
+            let report = job.run_with(broken.path(), &mut model, &mut Silent, &stop).unwrap();
+            computed += model.sequences;
+            prop_assert_eq!(report.manifest.is_some(), report.stopped.is_none());
+            // The shard in hand was finished: all that was computed stands.
+            prop_assert_eq!(rows(broken.path(), 2).len() as u64, computed);
+            for (name, time) in before {
+                prop_assert_eq!(written(broken.path())[&name], time, "{} was written again", name);
+            }
+        }
+        let mut model = Hashing::new();
+        let report = job.run_with(broken.path(), &mut model, &mut Silent, &Stop::new()).unwrap();
+        prop_assert_eq!(report.progress.reused, computed);
+        prop_assert_eq!(model.sequences + computed, job.feed.share.records(n as u64, 8));
+        assert_same(whole.path(), broken.path());
+    }
+}
+
+#[test]
+fn what_a_crash_leaves_is_swept_up() {
+    let mut job = Job::new(30);
+    let (whole, broken) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    job.run(whole.path()).unwrap();
+    let (mut model, stop) = stopping(0);
+    job.run_with(broken.path(), &mut model, &mut Silent, &stop)
+        .unwrap();
+    let partial = broken.path().join(".shard-000001.partial");
+    std::fs::create_dir(&partial).unwrap();
+    std::fs::write(partial.join("ids.txt"), "half a na").unwrap();
+    std::fs::write(broken.path().join(".manifest.json.partial"), "{").unwrap();
+    job.resume = true;
+    job.run(broken.path()).unwrap();
+    assert_same(whole.path(), broken.path());
+    // And once more, on a job that is complete: nothing changes, nothing is computed.
+    let mut model = Hashing::new();
+    job.run_with(broken.path(), &mut model, &mut Silent, &Stop::new())
+        .unwrap();
+    assert_eq!(model.sequences, 0);
+    assert_same(whole.path(), broken.path());
+}
+
+#[test]
+fn a_job_is_not_begun_over_another() {
+    let out = tempfile::tempdir().unwrap();
+    let job = Job::new(10);
+    job.run(out.path()).unwrap();
+    let before = tree(out.path());
+    let error = job.run(out.path()).unwrap_err();
+    assert!(matches!(error, JobError::Exists { .. }), "{error}");
+    assert!(error.hint().unwrap().contains("--resume"));
+    assert_eq!(tree(out.path()), before);
+}
+
+#[test]
+fn resume_refuses_another_job_and_says_in_what() {
+    let out = tempfile::tempdir().unwrap();
+    let mut job = Job::new(10);
+    job.run(out.path()).unwrap();
+    job.resume = true;
+    let said = |change: &dyn Fn(&mut Job)| {
+        let mut job = job.clone();
+        change(&mut job);
+        let error = job.run(out.path()).unwrap_err();
+        assert!(matches!(error, JobError::Differs { .. }), "{error}");
+        error.to_string()
+    };
+    let text = said(&|j| j.model = "m1");
+    assert!(
+        text.ends_with("another one: model.blake3 was \"m0\", now \"m1\""),
+        "{text}"
+    );
+    let text = said(&|j| j.request.layers = vec![1, 2]);
+    assert!(text.contains("layers was [2], now [1,2]"), "{text}");
+    let text = said(&|j| {
+        j.feed.strict = true;
+        j.feed.shard_size = 4;
+    });
+    assert!(
+        text.contains("strict was false, now true; shard_size was 8, now 4"),
+        "{text}"
+    );
+    let text = said(&|j| j.piped = true);
+    assert!(
+        text.contains("inputs.1.blake3 was \"i0\", now null"),
+        "{text}"
+    );
+    // What does not decide the bytes may change.
+    job.feed.token_budget = 1;
+    job.run(out.path()).unwrap();
+}
+
+/// A pipe has no hash beforehand, so only its records can tell.
+#[test]
+fn resume_refuses_other_records_and_says_which() {
+    let out = tempfile::tempdir().unwrap();
+    let mut job = Job::new(30);
+    job.piped = true;
+    let (mut model, stop) = stopping(10);
+    job.run_with(out.path(), &mut model, &mut Silent, &stop)
+        .unwrap();
+    job.resume = true;
+    let mut renamed = job.clone();
+    renamed.records[9].id = "else".into();
+    let error = renamed.run(out.path()).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            JobError::RecordsDiffer {
+                first: 9,
+                last: 16,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let mut changed = job.clone();
+    changed.records[3].sequence[0] ^= 1;
+    let error = changed.run(out.path()).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            JobError::RecordsDiffer {
+                first: 1,
+                last: 8,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let mut cut = job.clone();
+    cut.records.truncate(8);
+    let error = cut.run(out.path()).unwrap_err();
+    assert!(
+        matches!(error, JobError::Surplus { records: 8, .. }),
+        "{error}"
+    );
+    job.run(out.path()).unwrap();
+}
+
+#[test]
+fn an_input_that_changes_under_the_job_fails_it() {
+    let out = tempfile::tempdir().unwrap();
+    let mut job = Job::new(10);
+    job.read = "i1";
+    let error = job.run(out.path()).unwrap_err();
+    assert!(
+        matches!(&error, JobError::InputChanged { name } if name == "list.fa"),
+        "{error}"
+    );
+    assert!(!out.path().join("manifest.json").exists());
+}
+
+/// Ctrl-C reaches the program that feeds the pipe too; where that leaves off is no end.
+#[test]
+fn the_end_of_a_pipe_after_a_signal_is_not_trusted() {
+    let out = tempfile::tempdir().unwrap();
+    let mut job = Job::new(10);
+    job.piped = true;
+    let (mut model, stop) = stopping(8);
+    let report = job
+        .run_with(out.path(), &mut model, &mut Silent, &stop)
+        .unwrap();
+    assert_eq!((report.stopped, report.progress.shards), (Some(15), 1));
+    assert!(!out.path().join("shard-000001").exists());
+    // A file's end is one.
+    let out = tempfile::tempdir().unwrap();
+    job.piped = false;
+    let (mut model, stop) = stopping(8);
+    let report = job
+        .run_with(out.path(), &mut model, &mut Silent, &stop)
+        .unwrap();
+    assert_eq!((report.stopped, report.progress.shards), (None, 2));
+}
+
+#[test]
+fn an_output_that_fails_keeps_what_is_finished() {
+    let (whole, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut job = Job::new(30);
+    job.run(whole.path()).unwrap();
+    // A file where the second shard's directory is to be made.
+    let mut model = Hashing::new();
+    let obstacle = out.path().join(".shard-000002.partial");
+    let place = obstacle.clone();
+    model.before = Box::new(move |_| drop(std::fs::write(&place, "in the way")));
+    let error = job
+        .run_with(out.path(), &mut model, &mut Silent, &Stop::new())
+        .unwrap_err();
+    match &error {
+        JobError::Output(OutputError::Io {
+            path,
+            shard: Some(2),
+            ..
+        }) => assert_eq!(*path, obstacle),
+        other => panic!("{other}"),
+    }
+    assert!(error.hint().unwrap().contains("--resume"));
+    assert_eq!(rows(out.path(), 2).len(), 16);
+    job.resume = true;
+    let mut model = Hashing::new();
+    job.run_with(out.path(), &mut model, &mut Silent, &Stop::new())
+        .unwrap();
+    assert_eq!(model.sequences, 14);
+    assert_same(whole.path(), out.path());
+}
