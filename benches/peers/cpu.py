@@ -127,7 +127,8 @@ def best_setting(peer, encoded, budgets, exact_too):
     step = max(1, len(encoded) // max(1, min(len(encoded), 64)))
     part = sorted(encoded, key=len)[step // 2 :: step]
     tokens = sum(map(len, part))
-    run_peer(peer, batches(peer, part[:4], max(budgets), False), 4)  # warm-up
+    warm = part[::4]
+    run_peer(peer, batches(peer, warm, max(budgets), False), len(warm))
     tried = []
     for exact in (False, True) if exact_too else (False,):
         for budget in budgets:

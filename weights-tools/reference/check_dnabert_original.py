@@ -79,7 +79,7 @@ def main():
                 assert all(layer.dtype == dtype for layer in theirs)
                 error = max(relative_error(a, b) for a, b in zip(theirs, ours[1:]))
                 worst[dtype] = max(worst[dtype], error)
-        print(f"heads {heads:2} d {d:3}: so far worst layer float64 {worst[torch.float64]:.1e}, "
+        print(f"heads {heads:2} d {d:3}: worst layer so far: float64 {worst[torch.float64]:.1e}, "
               f"the original in float32 {worst[torch.float32]:.1e}")
         generator.manual_seed(7 + heads + d)
     if worst[torch.float64] > 1e-13 or worst[torch.float32] > 1e-4:

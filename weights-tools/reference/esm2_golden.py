@@ -15,7 +15,6 @@ from unittest import mock
 
 import esm
 import esm.multihead_attention
-import numpy as np
 import torch
 from transformers import EsmConfig, EsmModel, EsmTokenizer
 
@@ -124,7 +123,6 @@ def fair_esm_states(model, ids):
     # fair-esm takes the softmax in float32 whatever the dtype.
     softmax = lambda x, dim, onnx_trace=False: torch.softmax(x, dim)
     with mock.patch.object(esm.multihead_attention, "utils_softmax", softmax):
-        # It scales the embedding in place: hand it nothing that is used again.
         # need_head_weights keeps its own attention in use, not torch's fused one.
         found = model(torch.tensor([ids]), repr_layers=layers, need_head_weights=True)["representations"]
     return torch.stack([found[layer][0] for layer in layers]).numpy()
