@@ -179,10 +179,10 @@ fn one_file_shards_and_index_are_one_model() {
 }
 
 #[test]
-fn every_preset_kind_of_name_prefix_is_read() {
-    let (dir, bare_or_not) = random(ModelConfig::esm2(1, 16, 2), 4, DType::F32);
+fn names_with_and_without_prefix_are_read() {
+    let (dir, prefixed) = random(ModelConfig::esm2(1, 16, 2), 4, DType::F32);
     assert!(
-        bare_or_not
+        prefixed
             .tensors()
             .iter()
             .all(|t| t.stored_name.starts_with("esm."))
@@ -213,7 +213,7 @@ fn every_preset_kind_of_name_prefix_is_read() {
             .iter()
             .all(|t| !t.stored_name.starts_with("esm."))
     );
-    assert_same(&bare_or_not, &bare, DType::F32);
+    assert_same(&prefixed, &bare, DType::F32);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! From the names in files to canonical ones: Hugging Face's, without `esm.` or `bert.`.
 
+use super::layout::SHARED_INV_FREQ;
+
 /// Whose names a set of tensors bears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Naming {
@@ -25,11 +27,28 @@ impl Naming {
                 let stem = name
                     .strip_prefix("esm.")
                     .or_else(|| name.strip_prefix("bert."));
-                stem.unwrap_or(name).to_owned()
+                from_hugging_face(stem.unwrap_or(name))
             }
             Naming::FairEsm => from_fair_esm(fair_esm_stem(name)),
         }
     }
+}
+
+/// Undoes what some releases of transformers rename on saving: LayerNorm's gain and shift as BERT's
+/// first code called them, and rotary frequencies that all layers share (5.x writes that `*`).
+fn from_hugging_face(stem: &str) -> String {
+    if stem == "encoder.layer.*.attention.self.rotary_embeddings.inv_freq" {
+        return SHARED_INV_FREQ.to_owned();
+    }
+    for (from, to) in [
+        (".LayerNorm.gamma", ".LayerNorm.weight"),
+        (".LayerNorm.beta", ".LayerNorm.bias"),
+    ] {
+        if let Some(start) = stem.strip_suffix(from) {
+            return format!("{start}{to}");
+        }
+    }
+    stem.to_owned()
 }
 
 fn fair_esm_stem(name: &str) -> &str {
@@ -134,5 +153,25 @@ mod tests {
             "encoder.layer.0.LayerNorm.bias"
         );
         assert_eq!(naming.canonical("esm.esm.x"), "esm.x");
+    }
+
+    #[test]
+    fn names_that_transformers_changes_on_saving() {
+        for (from, to) in [
+            (
+                "esm.encoder.layer.3.LayerNorm.gamma",
+                "encoder.layer.3.LayerNorm.weight",
+            ),
+            (
+                "encoder.layer.3.attention.LayerNorm.beta",
+                "encoder.layer.3.attention.LayerNorm.bias",
+            ),
+            (
+                "encoder.layer.*.attention.self.rotary_embeddings.inv_freq",
+                "rotary_embeddings.inv_freq",
+            ),
+        ] {
+            assert_eq!(Naming::HuggingFace.canonical(from), to);
+        }
     }
 }
