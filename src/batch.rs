@@ -18,7 +18,10 @@ impl Default for PackedBatch {
 impl PackedBatch {
     /// An empty batch.
     pub fn new() -> Self {
-        Self { tokens: Vec::new(), starts: vec![0] }
+        Self {
+            tokens: Vec::new(),
+            starts: vec![0],
+        }
     }
 
     /// Appends one sequence of token ids, special tokens included.
@@ -59,6 +62,10 @@ impl PackedBatch {
 
     /// The longest sequence, in tokens.
     pub fn longest(&self) -> usize {
-        self.starts.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0)
+        self.starts
+            .windows(2)
+            .map(|w| w[1] - w[0])
+            .max()
+            .unwrap_or(0)
     }
 }

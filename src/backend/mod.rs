@@ -72,12 +72,27 @@ pub trait Backend {
     /// The weights of a linear layer.
     type Linear;
 
+    /// How a sequence of so many tokens is computed: sequences of different classes never share a
+    /// pass. A class may depend on nothing else, or a sequence's bits would depend on its batch.
+    fn class(&self, tokens: usize) -> usize {
+        let _ = tokens;
+        0
+    }
+    /// What follows, up to the next call, computes sequences of this class.
+    fn begin(&mut self, class: usize) {
+        let _ = class;
+    }
+
     /// An empty matrix; operations that write to it give it its size.
     fn matrix(&self) -> Self::Matrix;
     /// Makes parameters resident.
     fn vector(&self, data: F32Data) -> Result<Self::Vector, BackendError>;
     /// Makes a linear layer resident; every part has `inputs` columns.
-    fn linear_weights(&self, parts: Vec<LinearPart>, inputs: usize) -> Result<Self::Linear, BackendError>;
+    fn linear_weights(
+        &self,
+        parts: Vec<LinearPart>,
+        inputs: usize,
+    ) -> Result<Self::Linear, BackendError>;
 
     /// `out[t] = (table[tokens[t]] + shift) * scale[t]`; table is [vocab, width], shift [width].
     fn embed(
@@ -136,7 +151,8 @@ pub trait Backend {
     ) -> Result<(), BackendError>;
 
     /// The mean over each range of rows, on the host: [ranges, cols]. An empty range gives NaN.
-    fn mean(&mut self, x: &Self::Matrix, ranges: &[Range<usize>]) -> Result<Vec<f32>, BackendError>;
+    fn mean(&mut self, x: &Self::Matrix, ranges: &[Range<usize>])
+    -> Result<Vec<f32>, BackendError>;
 
     /// The whole matrix, on the host: [rows, cols].
     fn download(&mut self, x: &Self::Matrix) -> Result<Vec<f32>, BackendError>;

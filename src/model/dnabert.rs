@@ -34,11 +34,19 @@ struct Layer<B: Backend> {
 }
 
 impl<B: Backend> Dnabert<B> {
-    pub(super) fn load(b: &B, config: &ModelConfig, p: &impl Parameters) -> Result<Self, ModelError> {
+    pub(super) fn load(
+        b: &B,
+        config: &ModelConfig,
+        p: &impl Parameters,
+    ) -> Result<Self, ModelError> {
         let (d, ffn) = (config.hidden, config.intermediate);
         let linear = |name: String, inputs: usize, bias: bool| -> Result<B::Linear, ModelError> {
             let weight = p.get(&format!("{name}.weight"))?;
-            let bias = if bias { Some(p.get(&format!("{name}.bias"))?) } else { None };
+            let bias = if bias {
+                Some(p.get(&format!("{name}.bias"))?)
+            } else {
+                None
+            };
             Ok(b.linear_weights(vec![LinearPart { weight, bias }], inputs)?)
         };
         let norm = |name: String| -> Result<Norm<B>, ModelError> {
@@ -82,17 +90,35 @@ impl<B: Backend> Dnabert<B> {
         taps: &mut Taps<'_>,
     ) -> Result<(), ModelError> {
         // `sum` holds what a LayerNorm is to make the stream of.
-        let Workspace { x: sum, h, qkv, wide } = ws;
+        let Workspace {
+            x: sum,
+            h,
+            qkv,
+            wide,
+        } = ws;
         let eps = self.config.layer_norm_eps as f32;
         let ones = vec![1.0; batch.total()];
-        b.embed(batch.tokens(), &ones, &self.words, Some(&self.token_type), self.config.hidden, h)?;
+        b.embed(
+            batch.tokens(),
+            &ones,
+            &self.words,
+            Some(&self.token_type),
+            self.config.hidden,
+            h,
+        )?;
         b.layer_norm(h, &self.norm.gain, &self.norm.bias, eps, sum)?;
         taps.take(b, 0, sum)?;
         for (i, layer) in self.layers.iter().enumerate().take(taps.last()) {
             b.linear(sum, &layer.qkv, Activation::None, qkv)?;
             b.attention(qkv, batch.starts(), &self.attention, h)?;
             b.linear_add(h, &layer.out, sum)?;
-            b.layer_norm(sum, &layer.attention_norm.gain, &layer.attention_norm.bias, eps, h)?;
+            b.layer_norm(
+                sum,
+                &layer.attention_norm.gain,
+                &layer.attention_norm.bias,
+                eps,
+                h,
+            )?;
 
             b.linear_gated(h, &layer.gated, wide)?;
             b.linear_add(wide, &layer.down, h)?;
@@ -108,8 +134,15 @@ impl<B: Backend> Dnabert<B> {
 /// higher.
 fn alibi_slopes(heads: usize) -> Vec<f32> {
     let powers = |n: usize| (1..=n).map(move |i| 2f64.powf(-8.0 * i as f64 / n as f64) as f32);
-    let below = if heads.is_power_of_two() { heads } else { heads.next_power_of_two() / 2 };
-    powers(below).chain(powers(2 * below).step_by(2)).take(heads).collect()
+    let below = if heads.is_power_of_two() {
+        heads
+    } else {
+        heads.next_power_of_two() / 2
+    };
+    powers(below)
+        .chain(powers(2 * below).step_by(2))
+        .take(heads)
+        .collect()
 }
 
 #[cfg(test)]
@@ -118,9 +151,18 @@ mod tests {
 
     #[test]
     fn twelve_heads_have_the_published_slopes() {
-        let want: Vec<f64> = (1..=8).map(|i| -(i as f64)).chain([-0.5, -1.5, -2.5, -3.5]).collect();
-        let got: Vec<f64> = alibi_slopes(12).iter().map(|s| (*s as f64).log2()).collect();
-        assert!(got.iter().zip(&want).all(|(g, w)| (g - w).abs() < 1e-6), "{got:?}");
+        let want: Vec<f64> = (1..=8)
+            .map(|i| -(i as f64))
+            .chain([-0.5, -1.5, -2.5, -3.5])
+            .collect();
+        let got: Vec<f64> = alibi_slopes(12)
+            .iter()
+            .map(|s| (*s as f64).log2())
+            .collect();
+        assert!(
+            got.iter().zip(&want).all(|(g, w)| (g - w).abs() < 1e-6),
+            "{got:?}"
+        );
         assert_eq!(alibi_slopes(4), [0.25, 0.0625, 0.015625, 0.00390625]);
     }
 }

@@ -35,7 +35,11 @@ struct Layer<B: Backend> {
 }
 
 impl<B: Backend> Esm2<B> {
-    pub(super) fn load(b: &B, config: &ModelConfig, p: &impl Parameters) -> Result<Self, ModelError> {
+    pub(super) fn load(
+        b: &B,
+        config: &ModelConfig,
+        p: &impl Parameters,
+    ) -> Result<Self, ModelError> {
         let (d, ffn) = (config.hidden, config.intermediate);
         let part = |name: String| -> Result<LinearPart, ModelError> {
             let weight = p.get(&format!("{name}.weight"))?;
@@ -55,7 +59,8 @@ impl<B: Backend> Esm2<B> {
                 Ok(Layer {
                     attention_norm: norm(format!("{at}.attention.LayerNorm"))?,
                     qkv: b.linear_weights(heads.into_iter().collect::<Result<_, _>>()?, d)?,
-                    out: b.linear_weights(vec![part(format!("{at}.attention.output.dense"))?], d)?,
+                    out: b
+                        .linear_weights(vec![part(format!("{at}.attention.output.dense"))?], d)?,
                     mlp_norm: norm(format!("{at}.LayerNorm"))?,
                     fc1: b.linear_weights(vec![part(format!("{at}.intermediate.dense"))?], d)?,
                     fc2: b.linear_weights(vec![part(format!("{at}.output.dense"))?], ffn)?,
@@ -66,7 +71,10 @@ impl<B: Backend> Esm2<B> {
         // the same in every layer.
         let inv_freq = p
             .find("encoder.layer.0.attention.self.rotary_embeddings.inv_freq")
-            .map_or_else(|| computed_inv_freq(config.head_dim()), |f: F32Data| f.to_vec());
+            .map_or_else(
+                || computed_inv_freq(config.head_dim()),
+                |f: F32Data| f.to_vec(),
+            );
         Ok(Self {
             embedding: b.vector(p.get("embeddings.word_embeddings.weight")?)?,
             attention: AttentionSpec {
@@ -90,14 +98,27 @@ impl<B: Backend> Esm2<B> {
         let Workspace { x, h, qkv, wide } = ws;
         let eps = self.config.layer_norm_eps as f32;
         let scale = self.embedding_scale(batch);
-        b.embed(batch.tokens(), &scale, &self.embedding, None, self.config.hidden, x)?;
+        b.embed(
+            batch.tokens(),
+            &scale,
+            &self.embedding,
+            None,
+            self.config.hidden,
+            x,
+        )?;
         if self.layers.is_empty() {
             b.layer_norm(x, &self.norm.gain, &self.norm.bias, eps, h)?;
             return Ok(taps.take(b, 0, h)?);
         }
         taps.take(b, 0, x)?;
         for (i, layer) in self.layers.iter().enumerate().take(taps.last()) {
-            b.layer_norm(x, &layer.attention_norm.gain, &layer.attention_norm.bias, eps, h)?;
+            b.layer_norm(
+                x,
+                &layer.attention_norm.gain,
+                &layer.attention_norm.bias,
+                eps,
+                h,
+            )?;
             b.linear(h, &layer.qkv, Activation::None, qkv)?;
             b.attention(qkv, batch.starts(), &self.attention, h)?;
             b.linear_add(h, &layer.out, x)?;
@@ -125,10 +146,19 @@ impl<B: Backend> Esm2<B> {
         let mut scale = Vec::with_capacity(batch.total());
         for i in 0..batch.len() {
             let tokens = &batch.tokens()[batch.range(i)];
-            let masks = tokens.iter().filter(|t| **t == self.config.mask_token).count();
+            let masks = tokens
+                .iter()
+                .filter(|t| **t == self.config.mask_token)
+                .count();
             let share = masks as f64 / tokens.len() as f64;
             let kept = ((1.0 - TRAINED_MASK_RATIO) / (1.0 - share)) as f32;
-            scale.extend(tokens.iter().map(|t| if *t == self.config.mask_token { 0.0 } else { kept }));
+            scale.extend(tokens.iter().map(|t| {
+                if *t == self.config.mask_token {
+                    0.0
+                } else {
+                    kept
+                }
+            }));
         }
         scale
     }

@@ -77,7 +77,11 @@ pub struct LayerOutput {
 pub trait Embedder {
     /// Computes `request` for every sequence of `batch`; the outputs stand in the order of
     /// `request.layers`.
-    fn embed(&mut self, batch: &PackedBatch, request: &Request) -> Result<Vec<LayerOutput>, ModelError>;
+    fn embed(
+        &mut self,
+        batch: &PackedBatch,
+        request: &Request,
+    ) -> Result<Vec<LayerOutput>, ModelError>;
     /// The model's sizes.
     fn config(&self) -> &ModelConfig;
 }
@@ -143,7 +147,9 @@ impl<B: Backend> Model<B> {
     ) -> Result<Self, ModelError> {
         let net = match config.kind {
             ModelKind::Esm2 => Net::Esm2(esm2::Esm2::load(&backend, config, parameters)?),
-            ModelKind::Dnabert => Net::Dnabert(dnabert::Dnabert::load(&backend, config, parameters)?),
+            ModelKind::Dnabert => {
+                Net::Dnabert(dnabert::Dnabert::load(&backend, config, parameters)?)
+            }
         };
         let workspace = Workspace {
             x: backend.matrix(),
@@ -151,16 +157,24 @@ impl<B: Backend> Model<B> {
             qkv: backend.matrix(),
             wide: backend.matrix(),
         };
-        Ok(Self { config: config.clone(), backend, net, workspace })
+        Ok(Self {
+            config: config.clone(),
+            backend,
+            net,
+            workspace,
+        })
     }
 }
 
-impl<B: Backend> Embedder for Model<B> {
-    fn embed(&mut self, batch: &PackedBatch, request: &Request) -> Result<Vec<LayerOutput>, ModelError> {
-        let vocab = self.config.vocab;
-        if let Some(&token) = batch.tokens().iter().find(|t| **t as usize >= vocab) {
-            return Err(ModelError::Token { token, vocab });
-        }
+impl<B: Backend> Model<B> {
+    /// One forward pass over sequences of one class ([`Backend::class`]).
+    fn pass(
+        &mut self,
+        class: usize,
+        batch: &PackedBatch,
+        request: &Request,
+    ) -> Result<Vec<LayerOutput>, ModelError> {
+        self.backend.begin(class);
         let mut taps = Taps::new(self.config.kind, batch, request);
         let ws = &mut self.workspace;
         match &self.net {
@@ -168,6 +182,73 @@ impl<B: Backend> Embedder for Model<B> {
             Net::Dnabert(net) => net.forward(&mut self.backend, ws, batch, &mut taps)?,
         }
         Ok(taps.finish())
+    }
+}
+
+impl<B: Backend> Embedder for Model<B> {
+    fn embed(
+        &mut self,
+        batch: &PackedBatch,
+        request: &Request,
+    ) -> Result<Vec<LayerOutput>, ModelError> {
+        let vocab = self.config.vocab;
+        if let Some(&token) = batch.tokens().iter().find(|t| **t as usize >= vocab) {
+            return Err(ModelError::Token { token, vocab });
+        }
+        let class = |i: usize| self.backend.class(batch.range(i).len());
+        let mut classes: Vec<usize> = (0..batch.len()).map(class).collect();
+        let of_class = classes.clone();
+        classes.sort_unstable();
+        classes.dedup();
+        if let [class] = classes[..] {
+            return self.pass(class, batch, request);
+        }
+        // A pass a class, and the results back in the batch's order.
+        let d = self.config.hidden;
+        let mut outputs: Vec<LayerOutput> = request
+            .layers
+            .iter()
+            .map(|&layer| LayerOutput {
+                layer,
+                pooled: vec![
+                    0.0;
+                    if request.pool.is_some() {
+                        batch.len() * d
+                    } else {
+                        0
+                    }
+                ],
+                states: vec![
+                    0.0;
+                    if request.per_token {
+                        batch.total() * d
+                    } else {
+                        0
+                    }
+                ],
+            })
+            .collect();
+        for class in classes {
+            let members: Vec<usize> = (0..batch.len()).filter(|i| of_class[*i] == class).collect();
+            let mut part = PackedBatch::new();
+            for &i in &members {
+                part.push(&batch.tokens()[batch.range(i)]);
+            }
+            for (whole, some) in outputs.iter_mut().zip(self.pass(class, &part, request)?) {
+                for (from, &to) in members.iter().enumerate() {
+                    if request.pool.is_some() {
+                        whole.pooled[to * d..(to + 1) * d]
+                            .copy_from_slice(&some.pooled[from * d..(from + 1) * d]);
+                    }
+                    if request.per_token {
+                        let (to, from) = (batch.range(to), part.range(from));
+                        whole.states[to.start * d..to.end * d]
+                            .copy_from_slice(&some.states[from.start * d..from.end * d]);
+                    }
+                }
+            }
+        }
+        Ok(outputs)
     }
 
     fn config(&self) -> &ModelConfig {
@@ -191,7 +272,11 @@ impl<'a> Taps<'a> {
                 _ => kind.pooled_tokens(batch.range(i)),
             })
             .collect();
-        Self { request, ranges, done: Vec::new() }
+        Self {
+            request,
+            ranges,
+            done: Vec::new(),
+        }
     }
 
     /// Whether representation `layer` is wanted.
@@ -205,14 +290,27 @@ impl<'a> Taps<'a> {
     }
 
     /// Takes representation `layer` from `x`, if it is wanted.
-    fn take<B: Backend>(&mut self, backend: &mut B, layer: usize, x: &B::Matrix) -> Result<(), BackendError> {
+    fn take<B: Backend>(
+        &mut self,
+        backend: &mut B,
+        layer: usize,
+        x: &B::Matrix,
+    ) -> Result<(), BackendError> {
         if self.wants(layer) {
             let pooled = match self.request.pool {
                 Some(_) => backend.mean(x, &self.ranges)?,
                 None => Vec::new(),
             };
-            let states = if self.request.per_token { backend.download(x)? } else { Vec::new() };
-            self.done.push(LayerOutput { layer, pooled, states });
+            let states = if self.request.per_token {
+                backend.download(x)?
+            } else {
+                Vec::new()
+            };
+            self.done.push(LayerOutput {
+                layer,
+                pooled,
+                states,
+            });
         }
         Ok(())
     }

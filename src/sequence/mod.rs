@@ -138,7 +138,13 @@ impl Layout {
                 return;
             }
         }
-        self.runs.push(Run { start, line, width: end - start, lines: 1, end });
+        self.runs.push(Run {
+            start,
+            line,
+            width: end - start,
+            lines: 1,
+            end,
+        });
     }
 
     /// The 1-based line and column of a byte of the sequence as read; None where no layout was kept.
@@ -217,7 +223,11 @@ fn decode(text: &[u8]) -> (Option<char>, usize) {
         Some(0xf0..=0xf4) => 4,
         Some(_) => return (None, 1),
     };
-    match text.get(..len).and_then(|bytes| std::str::from_utf8(bytes).ok()).and_then(|s| s.chars().next()) {
+    match text
+        .get(..len)
+        .and_then(|bytes| std::str::from_utf8(bytes).ok())
+        .and_then(|s| s.chars().next())
+    {
         Some(c) => (Some(c), len),
         None => (None, 1),
     }

@@ -34,7 +34,11 @@ impl Input {
 impl<P: AsRef<Path> + ?Sized> From<&P> for Input {
     fn from(path: &P) -> Self {
         let path = path.as_ref();
-        if path.as_os_str() == "-" { Self::Stdin } else { Self::Path(path.to_owned()) }
+        if path.as_os_str() == "-" {
+            Self::Stdin
+        } else {
+            Self::Path(path.to_owned())
+        }
     }
 }
 
@@ -84,7 +88,10 @@ impl<R: Read> Read for Hashing<R> {
 impl Source {
     pub fn open(input: &Input) -> Result<Self, SequenceError> {
         let name = input.name();
-        let failed = |source| SequenceError::Open { file: name.clone(), source };
+        let failed = |source| SequenceError::Open {
+            file: name.clone(),
+            source,
+        };
         let reader: Box<dyn Read + Send> = match input {
             Input::Stdin => Box::new(io::stdin()),
             Input::Path(path) => {
@@ -102,14 +109,25 @@ impl Source {
     /// Looks at the first bytes and puts the right decoder on top.
     pub fn new(name: Arc<str>, reader: Box<dyn Read + Send>) -> io::Result<Self> {
         let raw = Arc::new(Mutex::new(Raw::default()));
-        let mut reader = BufReader::with_capacity(RAW_BLOCK, Hashing { inner: reader, raw: raw.clone() });
+        let mut reader = BufReader::with_capacity(
+            RAW_BLOCK,
+            Hashing {
+                inner: reader,
+                raw: raw.clone(),
+            },
+        );
         let mut magic = Vec::with_capacity(6);
         // A pipe may hand out a byte at a time; `take` reads on until it has six or the end.
         reader.by_ref().take(6).read_to_end(&mut magic)?;
         let compression = compression_of(&magic);
         let all = Cursor::new(magic).chain(reader);
         let reader = decoder(compression, all)?;
-        Ok(Self { name, compression, reader, raw })
+        Ok(Self {
+            name,
+            compression,
+            reader,
+            raw,
+        })
     }
 
     /// One read of decompressed bytes; 0 at the end.
@@ -155,7 +173,10 @@ fn decoder(
         Some("gzip") => Box::new(flate2::bufread::MultiGzDecoder::new(raw)),
         Some("bzip2") => Box::new(bzip2::bufread::MultiBzDecoder::new(raw)),
         Some("xz") => {
-            let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, liblzma::stream::CONCATENATED)?;
+            let stream = liblzma::stream::Stream::new_stream_decoder(
+                XZ_MEMORY,
+                liblzma::stream::CONCATENATED,
+            )?;
             Box::new(liblzma::bufread::XzDecoder::new_stream(raw, stream))
         }
         Some(_) => Box::new(zstd::stream::read::Decoder::with_buffer(raw)?),

@@ -18,6 +18,8 @@ use std::ops::Range;
 
 /// Keys of one softmax block: with 12 queries the scores take 24 KiB of L1.
 const KEY_BLOCK: usize = 512;
+/// Keys of one chain of sums in p·v; shorter chains round less, as in `gemm.rs`.
+const SUM_BLOCK: usize = 128;
 /// Queries that share a pass over the keys: two register tiles of 6, or one of 12.
 const QUERY_ROWS: usize = 12;
 /// Queries of a task: long sequences are cut, so that one keeps all cores busy, at the price of
@@ -43,7 +45,11 @@ impl RotaryTable {
         }
         // Whole panels, with room to grow.
         let positions = positions.next_power_of_two().max(2 * 64);
-        let angles = || inv_freq.iter().flat_map(|f| (0..positions).map(|p| p as f64 * *f as f64));
+        let angles = || {
+            inv_freq
+                .iter()
+                .flat_map(|f| (0..positions).map(|p| p as f64 * *f as f64))
+        };
         self.cos = angles().map(|a| a.cos() as f32).collect();
         self.sin = angles().map(|a| a.sin() as f32).collect();
         self.inv_freq = inv_freq.to_vec();
@@ -100,7 +106,11 @@ pub(super) fn attention(
         for head in 0..spec.heads {
             for first in (0..len).step_by(QUERY_RUN) {
                 let queries = first..(first + QUERY_RUN).min(len);
-                tasks.push(Task { sequence: w[0]..w[1], queries, head });
+                tasks.push(Task {
+                    sequence: w[0]..w[1],
+                    queries,
+                    head,
+                });
             }
         }
     }
@@ -111,7 +121,14 @@ pub(super) fn attention(
     cpu.install(|| {
         tasks.par_iter().with_max_len(1).for_each(|task| {
             SCRATCH.with_borrow_mut(|scratch| {
-                cpu.arch().dispatch(Run { task, qkv: qkv.values(), spec, table, dst, scratch });
+                cpu.arch().dispatch(Run {
+                    task,
+                    qkv: qkv.values(),
+                    spec,
+                    table,
+                    dst,
+                    scratch,
+                });
             })
         })
     });
@@ -131,7 +148,11 @@ impl WithSimd for Run<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         // 32 vector registers hold a tile of 6 x 4 vectors, 16 hold one of 6 x 2.
-        if S::F32_LANES >= 16 { self.run::<S, 4>(simd) } else { self.run::<S, 2>(simd) }
+        if S::F32_LANES >= 16 {
+            self.run::<S, 4>(simd)
+        } else {
+            self.run::<S, 2>(simd)
+        }
     }
 }
 
@@ -145,7 +166,14 @@ fn reserve(v: &mut Vec<f32>, len: usize) {
 impl Run<'_> {
     #[inline(always)]
     fn run<S: Simd, const NV: usize>(self, simd: S) {
-        let Run { task, qkv, spec, table, dst, scratch } = self;
+        let Run {
+            task,
+            qkv,
+            spec,
+            table,
+            dst,
+            scratch,
+        } = self;
         let hd = spec.head_dim;
         let width = spec.heads * hd;
         let keys = task.sequence.len();
@@ -157,7 +185,13 @@ impl Run<'_> {
         // rows of a block do not all fall into the same cache set.
         let stride = ((queries + QUERY_ROWS).next_multiple_of(panel) / 16 | 1) * 16;
 
-        let Scratch { q, k, v, scores, out } = scratch;
+        let Scratch {
+            q,
+            k,
+            v,
+            scores,
+            out,
+        } = scratch;
         reserve(q, stride * hd);
         reserve(k, panels * panel * hd);
         reserve(v, keys * padded_hd);
@@ -178,8 +212,23 @@ impl Run<'_> {
         let scale = (hd as f64).powf(-0.5) as f32;
         for at in (0..queries).step_by(panel) {
             let count = panel.min(queries - at);
-            transpose(rows(task.queries.start + at, 0), 3 * width, count, hd, &mut q[at..], stride);
-            scale_rotate(simd, &mut q[at..], stride, hd, panel, scale, rotary.then_some((table, task.queries.start + at)));
+            transpose(
+                rows(task.queries.start + at, 0),
+                3 * width,
+                count,
+                hd,
+                &mut q[at..],
+                stride,
+            );
+            scale_rotate(
+                simd,
+                &mut q[at..],
+                stride,
+                hd,
+                panel,
+                scale,
+                rotary.then_some((table, task.queries.start + at)),
+            );
         }
         for p in 0..panels {
             let count = panel.min(keys - p * panel);
@@ -241,15 +290,22 @@ impl Run<'_> {
                     }
                     sum[i] += exp_sum(simd, row, highest[i]);
                 }
-                let v = &v[start * padded_hd..(start + count) * padded_hd];
-                weigh::<S, NV>(simd, scores, v, count, padded_hd, out);
+                for at in (0..count).step_by(SUM_BLOCK) {
+                    let v = &v[(start + at) * padded_hd..];
+                    let keys = SUM_BLOCK.min(count - at);
+                    weigh::<S, NV>(simd, &scores[at..], v, keys, padded_hd, out);
+                }
             }
             for i in 0..QUERY_ROWS.min(queries - first) {
                 let t = task.sequence.start + task.queries.start + first + i;
                 // SAFETY: a row of a head belongs to one task alone.
                 let to = unsafe { dst.row(t, task.head * hd, hd) };
                 // An overflowed score must not pass as a number.
-                let inverse = if highest[i].is_finite() { 1.0 / sum[i] } else { f32::NAN };
+                let inverse = if highest[i].is_finite() {
+                    1.0 / sum[i]
+                } else {
+                    f32::NAN
+                };
                 for (to, x) in to.iter_mut().zip(&out[i * padded_hd..]) {
                     *to = x * inverse;
                 }
@@ -260,7 +316,14 @@ impl Run<'_> {
 
 /// `to[d, j] = from[j, d]` for `count` rows of `hd` values; the rows' strides are in floats.
 #[inline(always)]
-fn transpose(from: &[f32], from_stride: usize, count: usize, hd: usize, to: &mut [f32], to_stride: usize) {
+fn transpose(
+    from: &[f32],
+    from_stride: usize,
+    count: usize,
+    hd: usize,
+    to: &mut [f32],
+    to_stride: usize,
+) {
     const B: usize = 8;
     let mut j = 0;
     while j + B <= count && hd.is_multiple_of(B) {
@@ -451,12 +514,28 @@ fn weigh<S: Simd, const NV: usize>(
         let at = n * lanes;
         if vectors - n >= NV {
             for half in 0..2 {
-                weigh_tile::<S, 6, NV>(simd, &scores[half * 6 * KEY_BLOCK..], v, keys, padded_hd, &mut out[half * 6 * padded_hd + at..], at);
+                weigh_tile::<S, 6, NV>(
+                    simd,
+                    &scores[half * 6 * KEY_BLOCK..],
+                    v,
+                    keys,
+                    padded_hd,
+                    &mut out[half * 6 * padded_hd + at..],
+                    at,
+                );
             }
             n += NV;
         } else if vectors - n >= 2 {
             for half in 0..2 {
-                weigh_tile::<S, 6, 2>(simd, &scores[half * 6 * KEY_BLOCK..], v, keys, padded_hd, &mut out[half * 6 * padded_hd + at..], at);
+                weigh_tile::<S, 6, 2>(
+                    simd,
+                    &scores[half * 6 * KEY_BLOCK..],
+                    v,
+                    keys,
+                    padded_hd,
+                    &mut out[half * 6 * padded_hd + at..],
+                    at,
+                );
             }
             n += 2;
         } else {
@@ -484,11 +563,6 @@ fn weigh_tile<S: Simd, const M: usize, const NV: usize>(
     let mut acc = [[simd.splat_f32s(0.0); NV]; M];
     // SAFETY: all indices lie inside the slices by the assertions.
     unsafe {
-        for (i, acc) in acc.iter_mut().enumerate() {
-            for (n, acc) in acc.iter_mut().enumerate() {
-                *acc = load::<S>(out.as_ptr().add(i * padded_hd + n * lanes));
-            }
-        }
         for j in 0..keys {
             let from = v.as_ptr().add(j * padded_hd + at);
             let mut values = [simd.splat_f32s(0.0); NV];
@@ -504,7 +578,9 @@ fn weigh_tile<S: Simd, const M: usize, const NV: usize>(
         }
         for (i, acc) in acc.iter().enumerate() {
             for (n, acc) in acc.iter().enumerate() {
-                out.as_mut_ptr().add(i * padded_hd + n * lanes).cast::<S::f32s>().write_unaligned(*acc);
+                let at = out.as_mut_ptr().add(i * padded_hd + n * lanes);
+                let sum = simd.add_f32s(load::<S>(at), *acc);
+                at.cast::<S::f32s>().write_unaligned(sum);
             }
         }
     }

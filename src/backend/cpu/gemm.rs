@@ -5,7 +5,7 @@
 //! multiply-adds over a block of K, and a block's sum is added to what stands in the output. The
 //! chain does not depend on where in a tile the element lies. What could change it is the choice
 //! of the block, which the crate makes from the sizes, or a special kernel for few rows: so K is
-//! cut here into blocks no larger than [`K_BLOCK`], which the crate never cuts further, and no
+//! cut here into blocks of at most [`K_BLOCK`], which the crate never cuts further, and no
 //! product has fewer than [`super::matrix::MIN_ROWS`] rows.
 
 use super::Cpu;
@@ -17,7 +17,14 @@ use rayon::prelude::*;
 use std::cell::RefCell;
 
 /// Longest chain over K that one call computes: the crate's own block is never shorter.
-const K_BLOCK: usize = 512;
+pub(super) const K_BLOCK: usize = 512;
+/// The same for short sequences. With fewer than 16 rows, PyTorch's GEMM (MKL) sums in several
+/// shorter chains and is 2 to 3 times as exact as with more (1.0e-7 and 3.2e-7 at K = 320); an
+/// error of 1.5 times its own is then only kept with short chains here too. They cost a third of
+/// the speed, of passes that are bound by reading the weights anyway.
+pub(super) const K_BLOCK_SHORT: usize = 32;
+/// Tokens from which a sequence counts as long.
+pub(super) const SHORT_TOKENS: usize = 16;
 /// Most rows of a tile.
 const ROW_BLOCK: usize = 1024;
 /// Columns of a tile: whole micro-kernels (64 wide with AVX-512), and few enough that 1024 rows of
@@ -34,7 +41,11 @@ pub struct Linear {
 impl Linear {
     pub(super) fn new(parts: Vec<LinearPart>, inputs: usize) -> Self {
         let outputs = parts.iter().map(|p| p.weight.len() / inputs).sum();
-        Self { parts, inputs, outputs }
+        Self {
+            parts,
+            inputs,
+            outputs,
+        }
     }
 
     /// Width of the layer's output.
@@ -95,23 +106,25 @@ fn tiles(w: &Linear, rows: usize) -> Vec<Tile<'_>> {
     out
 }
 
-/// `dst[rows, cols] (+)= x[rows, k]·weight[cols, k]ᵀ`.
+/// `dst[rows, cols] = x[rows, k]·weight[cols, k]ᵀ`.
+///
+/// `k_block` bounds the chains of sums over k.
 ///
 /// # Safety
 /// `dst` must be valid for writes of `rows` rows of `cols` floats, `stride` apart, that nothing
 /// else accesses meanwhile, and initialised.
+#[allow(clippy::too_many_arguments)]
 unsafe fn product(
     x: &[f32],
     weight: &[f32],
     k: usize,
     (rows, cols): (usize, usize),
+    k_block: usize,
     dst: *mut f32,
     stride: usize,
-    accumulate: bool,
 ) {
     assert!(x.len() >= rows * k && weight.len() >= cols * k);
-    let mut add = accumulate;
-    for (at, depth) in blocks(k, K_BLOCK, 16) {
+    for (at, depth) in blocks(k, k_block, 16) {
         // SAFETY: reads stay inside `x` and `weight` by the assertion; writes as the caller
         // promises. The crate sees the transposed product, Wx in column-major order, so that
         // its vectors run along the outputs, which are contiguous.
@@ -123,7 +136,7 @@ unsafe fn product(
                 dst,
                 stride as isize,
                 1,
-                add,
+                at > 0,
                 weight.as_ptr().add(at),
                 1,
                 k as isize,
@@ -138,80 +151,136 @@ unsafe fn product(
                 gemm::Parallelism::None,
             );
         }
-        add = true;
     }
 }
 
 /// What is done to a finished row of a tile.
-struct Epilogue<'a> {
-    row: &'a mut [f32],
-    /// The gate: `row = gelu(row) * up`.
-    up: Option<&'a [f32]>,
+enum Epilogue<'a> {
+    /// `row = act(row + bias)`
+    Store {
+        row: &'a mut [f32],
+        bias: Option<&'a [f32]>,
+        act: Activation,
+    },
+    /// `onto += row + bias`: the sum is whole before it meets the residual stream, which is
+    /// much larger than it and would round every block of it.
+    Add {
+        row: &'a mut [f32],
+        bias: Option<&'a [f32]>,
+        onto: &'a mut [f32],
+    },
+    /// `row = gelu(row) * up`
+    Gate { row: &'a mut [f32], up: &'a [f32] },
 }
 
 impl WithSimd for Epilogue<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        simd::map::<S, simd::Gelu>(simd, self.row);
-        if let Some(up) = self.up {
-            for (x, u) in self.row.iter_mut().zip(up) {
-                *x *= u;
+        match self {
+            Self::Store { row, bias, act } => {
+                if let Some(bias) = bias {
+                    add(row, bias);
+                }
+                if act == Activation::Gelu {
+                    simd::map::<S, simd::Gelu>(simd, row);
+                }
+            }
+            Self::Add { row, bias, onto } => {
+                if let Some(bias) = bias {
+                    add(row, bias);
+                }
+                add(onto, row);
+            }
+            Self::Gate { row, up } => {
+                simd::map::<S, simd::Gelu>(simd, row);
+                for (x, u) in row.iter_mut().zip(up) {
+                    *x *= u;
+                }
             }
         }
     }
 }
 
-/// How a tile starts and ends.
+#[inline(always)]
+fn add(to: &mut [f32], from: &[f32]) {
+    for (to, x) in to.iter_mut().zip(from) {
+        *to += x;
+    }
+}
+
+thread_local! {
+    /// A tile that is not the output itself.
+    static TILE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends this worker's tile, at least `len` long.
+fn with_tile(len: usize, work: impl FnOnce(&mut [f32])) {
+    TILE.with_borrow_mut(|tile| {
+        if tile.len() < len {
+            tile.resize(len, 0.0);
+        }
+        work(&mut tile[..len]);
+    })
+}
+
+/// How a tile is finished.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Mode {
-    /// Bias first, then the product, then the activation.
+    /// `out = act(x·Wᵀ + b)`
     Store(Activation),
-    /// Onto what stands there.
+    /// `out += x·Wᵀ + b`
     Add,
 }
 
-/// `out = act(x·Wᵀ + b)` or `out += x·Wᵀ + b`; `out` has its size already.
+/// A linear layer; `out` has its size already.
 pub(super) fn linear(cpu: &Cpu, x: &Matrix, w: &Linear, mode: Mode, out: &mut Matrix) {
     assert_eq!(x.cols(), w.inputs);
     assert_eq!((out.rows(), out.cols()), (x.rows(), w.outputs));
     let k = w.inputs;
-    let rows = x.padded_rows();
     let xs = x.padded();
     let dst = out.tiles();
-    let work = tiles(w, rows);
+    let work = tiles(w, x.padded_rows());
     cpu.install(|| {
         work.par_iter().with_max_len(1).for_each(|tile| {
-            let (first, count) = tile.rows;
-            for r in first..first + count {
-                // SAFETY: tiles are disjoint rectangles.
-                let row = unsafe { dst.row(r, tile.col, tile.cols) };
-                match (mode, tile.bias) {
-                    (Mode::Store(_), Some(b)) => row.copy_from_slice(b),
-                    (Mode::Store(_), None) => row.fill(0.0),
-                    (Mode::Add, Some(b)) => row.iter_mut().zip(b).for_each(|(x, b)| *x += b),
-                    (Mode::Add, None) => {}
-                }
-            }
-            let at = dst.at(first, tile.col, count, tile.cols);
+            let &Tile {
+                rows: (first, count),
+                col,
+                weight,
+                bias,
+                cols,
+            } = tile;
+            let x = &xs[first * k..];
+            let size = (count, cols);
             // SAFETY: tiles are disjoint rectangles of an initialised matrix.
-            unsafe {
-                product(&xs[first * k..], tile.weight, k, (count, tile.cols), at, dst.stride(), true);
-            }
-            if mode == Mode::Store(Activation::Gelu) {
-                for r in first..first + count {
+            let row = |r| unsafe { dst.row(first + r, col, cols) };
+            match mode {
+                Mode::Store(act) => {
+                    let at = dst.at(first, col, count, cols);
                     // SAFETY: as above.
-                    let row = unsafe { dst.row(r, tile.col, tile.cols) };
-                    cpu.arch().dispatch(Epilogue { row, up: None });
+                    unsafe { product(x, weight, k, size, cpu.k_block, at, dst.stride()) };
+                    for r in 0..count {
+                        cpu.arch().dispatch(Epilogue::Store {
+                            row: row(r),
+                            bias,
+                            act,
+                        });
+                    }
                 }
+                Mode::Add => with_tile(count * cols, |scratch| {
+                    // SAFETY: the scratch is this thread's own, and initialised.
+                    unsafe { product(x, weight, k, size, cpu.k_block, scratch.as_mut_ptr(), cols) };
+                    for (r, sum) in scratch.chunks_exact_mut(cols).enumerate() {
+                        cpu.arch().dispatch(Epilogue::Add {
+                            row: sum,
+                            bias,
+                            onto: row(r),
+                        });
+                    }
+                }),
             }
         })
     });
-}
-
-thread_local! {
-    /// The ungated half of a gated tile.
-    static UP: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// `out = gelu(x·Gᵀ) * (x·Uᵀ)`, the single part of `w` being G over U.
@@ -228,26 +297,40 @@ pub(super) fn gated(cpu: &Cpu, x: &Matrix, w: &Linear, out: &mut Matrix) {
         .flat_map(|c| row_blocks(rows).map(move |r| (r, c)))
         .collect();
     cpu.install(|| {
-        work.par_iter().with_max_len(1).for_each(|&((first, count), (col, cols))| {
-            UP.with_borrow_mut(|scratch| {
-                if scratch.len() < count * cols {
-                    scratch.resize(count * cols, 0.0);
-                }
-                let weights = col * k..(col + cols) * k;
-                let at = dst.at(first, col, count, cols);
-                let x = &xs[first * k..];
-                // SAFETY: tiles are disjoint rectangles, and the scratch is this thread's own.
-                unsafe {
-                    product(x, &gate[weights.clone()], k, (count, cols), at, dst.stride(), false);
-                    product(x, &up[weights], k, (count, cols), scratch.as_mut_ptr(), cols, false);
-                }
-                for r in 0..count {
-                    // SAFETY: as above.
-                    let row = unsafe { dst.row(first + r, col, cols) };
-                    let up = Some(&scratch[r * cols..(r + 1) * cols]);
-                    cpu.arch().dispatch(Epilogue { row, up });
-                }
+        work.par_iter()
+            .with_max_len(1)
+            .for_each(|&((first, count), (col, cols))| {
+                with_tile(count * cols, |scratch| {
+                    let weights = col * k..(col + cols) * k;
+                    let at = dst.at(first, col, count, cols);
+                    let (x, size) = (&xs[first * k..], (count, cols));
+                    // SAFETY: tiles are disjoint rectangles, and the scratch is this thread's own.
+                    unsafe {
+                        product(
+                            x,
+                            &gate[weights.clone()],
+                            k,
+                            size,
+                            cpu.k_block,
+                            at,
+                            dst.stride(),
+                        );
+                        product(
+                            x,
+                            &up[weights],
+                            k,
+                            size,
+                            cpu.k_block,
+                            scratch.as_mut_ptr(),
+                            cols,
+                        );
+                    }
+                    for (r, up) in scratch.chunks_exact(cols).enumerate() {
+                        // SAFETY: as above.
+                        let row = unsafe { dst.row(first + r, col, cols) };
+                        cpu.arch().dispatch(Epilogue::Gate { row, up });
+                    }
+                })
             })
-        })
     });
 }

@@ -68,7 +68,12 @@ impl Matrix {
     /// A handle through which tasks write disjoint rectangles of the padded rows.
     pub fn tiles(&mut self) -> Tiles<'_> {
         let rows = self.padded_rows();
-        Tiles { base: self.data.as_mut_ptr(), rows, cols: self.cols, borrow: PhantomData }
+        Tiles {
+            base: self.data.as_mut_ptr(),
+            rows,
+            cols: self.cols,
+            borrow: PhantomData,
+        }
     }
 }
 
@@ -98,14 +103,20 @@ impl<'a> Tiles<'a> {
     /// # Safety
     /// No other slice that overlaps it may live at the same time, on any thread.
     pub unsafe fn row(&self, row: usize, col: usize, len: usize) -> &'a mut [f32] {
-        assert!(row < self.rows && col + len <= self.cols, "rectangle outside the matrix");
+        assert!(
+            row < self.rows && col + len <= self.cols,
+            "rectangle outside the matrix"
+        );
         // SAFETY: inside the allocation by the assertion; unaliased by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.base.add(row * self.cols + col), len) }
     }
 
     /// The address of (row, col), for a product that writes `rows` x `cols` from there.
     pub fn at(&self, row: usize, col: usize, rows: usize, cols: usize) -> *mut f32 {
-        assert!(row + rows <= self.rows && col + cols <= self.cols, "rectangle outside the matrix");
+        assert!(
+            row + rows <= self.rows && col + cols <= self.cols,
+            "rectangle outside the matrix"
+        );
         self.base.wrapping_add(row * self.cols + col)
     }
 }

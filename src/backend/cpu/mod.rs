@@ -20,6 +20,8 @@ pub struct Cpu {
     pool: rayon::ThreadPool,
     arch: pulp::Arch,
     rotary: attention::RotaryTable,
+    /// The longest chain of sums over K in the products of the current pass.
+    k_block: usize,
 }
 
 impl Cpu {
@@ -30,7 +32,12 @@ impl Cpu {
             .thread_name(|i| format!("compute-{i}"))
             .build()
             .map_err(|source| BackendError::Threads { threads, source })?;
-        Ok(Self { pool, arch: pulp::Arch::new(), rotary: Default::default() })
+        Ok(Self {
+            pool,
+            arch: pulp::Arch::new(),
+            rotary: Default::default(),
+            k_block: gemm::K_BLOCK,
+        })
     }
 
     fn arch(&self) -> pulp::Arch {
@@ -48,6 +55,18 @@ impl Backend for Cpu {
     type Vector = F32Data;
     type Linear = Linear;
 
+    fn class(&self, tokens: usize) -> usize {
+        usize::from(tokens < gemm::SHORT_TOKENS)
+    }
+
+    fn begin(&mut self, class: usize) {
+        self.k_block = if class == 0 {
+            gemm::K_BLOCK
+        } else {
+            gemm::K_BLOCK_SHORT
+        };
+    }
+
     fn matrix(&self) -> Matrix {
         Matrix::default()
     }
@@ -56,7 +75,11 @@ impl Backend for Cpu {
         Ok(data)
     }
 
-    fn linear_weights(&self, parts: Vec<LinearPart>, inputs: usize) -> Result<Linear, BackendError> {
+    fn linear_weights(
+        &self,
+        parts: Vec<LinearPart>,
+        inputs: usize,
+    ) -> Result<Linear, BackendError> {
         Ok(Linear::new(parts, inputs))
     }
 
@@ -70,7 +93,12 @@ impl Backend for Cpu {
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
         out.resize(tokens.len(), width);
-        for ((to, token), scale) in out.values_mut().chunks_exact_mut(width).zip(tokens).zip(scale) {
+        for ((to, token), scale) in out
+            .values_mut()
+            .chunks_exact_mut(width)
+            .zip(tokens)
+            .zip(scale)
+        {
             let from = &table[*token as usize * width..(*token as usize + 1) * width];
             match shift {
                 Some(shift) => {
@@ -97,7 +125,12 @@ impl Backend for Cpu {
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
         out.resize(x.rows(), x.cols());
-        norm::layer_norm(self, x.values(), norm::Norm { gain, bias, eps }, out.values_mut());
+        norm::layer_norm(
+            self,
+            x.values(),
+            norm::Norm { gain, bias, eps },
+            out.values_mut(),
+        );
         Ok(())
     }
 
@@ -113,12 +146,22 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn linear_add(&mut self, x: &Matrix, w: &Linear, onto: &mut Matrix) -> Result<(), BackendError> {
+    fn linear_add(
+        &mut self,
+        x: &Matrix,
+        w: &Linear,
+        onto: &mut Matrix,
+    ) -> Result<(), BackendError> {
         gemm::linear(self, x, w, gemm::Mode::Add, onto);
         Ok(())
     }
 
-    fn linear_gated(&mut self, x: &Matrix, w: &Linear, out: &mut Matrix) -> Result<(), BackendError> {
+    fn linear_gated(
+        &mut self,
+        x: &Matrix,
+        w: &Linear,
+        out: &mut Matrix,
+    ) -> Result<(), BackendError> {
         out.resize(x.rows(), w.outputs() / 2);
         gemm::gated(self, x, w, out);
         Ok(())
@@ -143,18 +186,20 @@ impl Backend for Cpu {
         let cols = x.cols();
         let mut out = vec![0f32; ranges.len() * cols];
         self.install(|| {
-            out.par_chunks_mut(cols.max(1)).zip(ranges).for_each(|(out, range)| {
-                // f64, so that 35 000 rows add no error of their own.
-                let mut sum = vec![0f64; cols];
-                for row in x.values()[range.start * cols..range.end * cols].chunks_exact(cols) {
-                    for (sum, x) in sum.iter_mut().zip(row) {
-                        *sum += *x as f64;
+            out.par_chunks_mut(cols.max(1))
+                .zip(ranges)
+                .for_each(|(out, range)| {
+                    // f64, so that 35 000 rows add no error of their own.
+                    let mut sum = vec![0f64; cols];
+                    for row in x.values()[range.start * cols..range.end * cols].chunks_exact(cols) {
+                        for (sum, x) in sum.iter_mut().zip(row) {
+                            *sum += *x as f64;
+                        }
                     }
-                }
-                for (out, sum) in out.iter_mut().zip(sum) {
-                    *out = (sum / range.len() as f64) as f32;
-                }
-            })
+                    for (out, sum) in out.iter_mut().zip(sum) {
+                        *out = (sum / range.len() as f64) as f32;
+                    }
+                })
         });
         Ok(out)
     }

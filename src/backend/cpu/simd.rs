@@ -21,8 +21,14 @@ pub fn name() -> &'static str {
 /// bits; about 1 ulp.
 #[inline(always)]
 pub fn exp2_nonpositive<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    const C: [f32; 6] =
-        [1.535_334e-4, 1.339_89e-3, 9.618_438e-3, 5.550_332_4e-2, 2.402_264_8e-1, 6.931_472e-1];
+    const C: [f32; 6] = [
+        1.535_334e-4,
+        1.339_89e-3,
+        9.618_438e-3,
+        5.550_332_4e-2,
+        2.402_264_8e-1,
+        6.931_472e-1,
+    ];
     let x = simd.max_f32s(simd.splat_f32s(-126.0), x);
     // 1.5·2^23: adding it rounds to an integer, which then stands in the low mantissa bits.
     let magic = simd.splat_f32s(12_582_912.0);
@@ -33,7 +39,8 @@ pub fn exp2_nonpositive<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
         p = simd.mul_add_e_f32s(p, f, simd.splat_f32s(*c));
     }
     let p = simd.mul_add_e_f32s(p, f, simd.splat_f32s(1.0));
-    let exponent = simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(23));
+    let exponent =
+        simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(23));
     simd.transmute_f32s_u32s(simd.add_u32s(simd.transmute_u32s_f32s(p), exponent))
 }
 
@@ -42,10 +49,22 @@ pub fn exp2_nonpositive<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 /// Largest error 3.5e-7 in f32 arithmetic (fit itself 1.9e-8).
 #[inline(always)]
 pub fn erf<S: Simd>(simd: S, z: S::f32s) -> S::f32s {
-    const P: [f32; 6] =
-        [2.046_057_7e-6, 2.848_380_8e-4, 3.772_337_5e-3, 5.276_864_8e-2, 1.905_889_1e-1, 1.128_379_1];
-    const Q: [f32; 6] =
-        [3.804_780_1e-5, 1.163_804_8e-3, 1.498_277_6e-2, 1.141_807_06e-1, 5.022_377_4e-1, 1.0];
+    const P: [f32; 6] = [
+        2.046_057_7e-6,
+        2.848_380_8e-4,
+        3.772_337_5e-3,
+        5.276_864_8e-2,
+        1.905_889_1e-1,
+        1.128_379_1,
+    ];
+    const Q: [f32; 6] = [
+        3.804_780_1e-5,
+        1.163_804_8e-3,
+        1.498_277_6e-2,
+        1.141_807_06e-1,
+        5.022_377_4e-1,
+        1.0,
+    ];
     let bound = simd.splat_f32s(3.925);
     // max before min and this argument order: a NaN passes through on every instruction set
     // only if selected, so it is put back at the end.
@@ -65,7 +84,10 @@ pub fn erf<S: Simd>(simd: S, z: S::f32s) -> S::f32s {
 #[inline(always)]
 pub fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let half = simd.mul_f32s(x, simd.splat_f32s(0.5));
-    let e = erf(simd, simd.mul_f32s(x, simd.splat_f32s(std::f32::consts::FRAC_1_SQRT_2)));
+    let e = erf(
+        simd,
+        simd.mul_f32s(x, simd.splat_f32s(std::f32::consts::FRAC_1_SQRT_2)),
+    );
     simd.mul_add_e_f32s(half, e, half)
 }
 
@@ -167,16 +189,24 @@ mod tests {
 
     #[test]
     fn exp2_is_within_two_ulp_on_every_level() {
-        let xs: Vec<f32> = (0..200_001).map(|i| -(i as f32) * 126.0 / 200_000.0).collect();
+        let xs: Vec<f32> = (0..200_001)
+            .map(|i| -(i as f32) * 126.0 / 200_000.0)
+            .collect();
         for (level, ys) in each_level(&xs, Op::Exp) {
             for (x, y) in xs.iter().zip(&ys) {
                 let want = (*x as f64).exp2();
                 let error = (*y as f64 - want).abs() / want;
-                assert!(error <= 2.0 * f32::EPSILON as f64, "{level}: 2^{x} = {y}, off by {error:e}");
+                assert!(
+                    error <= 2.0 * f32::EPSILON as f64,
+                    "{level}: 2^{x} = {y}, off by {error:e}"
+                );
             }
         }
         for (level, ys) in each_level(&[f32::NEG_INFINITY, -1000.0], Op::Exp) {
-            assert!(ys.iter().all(|y| *y >= 0.0 && *y < 1.2e-38), "{level}: {ys:?}");
+            assert!(
+                ys.iter().all(|y| *y >= 0.0 && *y < 1.2e-38),
+                "{level}: {ys:?}"
+            );
         }
     }
 
@@ -189,7 +219,10 @@ mod tests {
                 let want = 0.5 * x64 * (1.0 + erf64(x64 / 2f64.sqrt()));
                 // 0.5·|x| times the error of erf; the tanh form is off by 4.7e-4.
                 let bound = 0.5 * x64.abs() * 6e-7 + 1e-12;
-                assert!((*y as f64 - want).abs() <= bound, "{level}: gelu({x}) = {y}, want {want}");
+                assert!(
+                    (*y as f64 - want).abs() <= bound,
+                    "{level}: gelu({x}) = {y}, want {want}"
+                );
             }
         }
         for (level, ys) in each_level(&[f32::NAN, f32::INFINITY, -100.0], Op::Gelu) {
@@ -204,7 +237,10 @@ mod tests {
         for pad in 0..40 {
             let xs: Vec<f32> = vec![-0.7371; pad + 1];
             for (level, ys) in each_level(&xs, Op::Gelu) {
-                assert!(ys.iter().all(|y| y.to_bits() == ys[0].to_bits()), "{level} at {pad}");
+                assert!(
+                    ys.iter().all(|y| y.to_bits() == ys[0].to_bits()),
+                    "{level} at {pad}"
+                );
             }
         }
     }
