@@ -5,14 +5,18 @@ use std::io::Cursor;
 use std::path::Path;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use seqstream::sequence::{Alphabet, Case, ReaderOptions, Record, SequenceReader, Tokenizer, clean};
+use seqstream::sequence::{
+    Alphabet, Case, ReaderOptions, Record, SequenceReader, Tokenizer, clean,
+};
 
 /// Letters drawn evenly by a fixed generator.
 fn letters(alphabet: &[u8], n: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     (0..n)
         .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             alphabet[((state >> 33) as usize) % alphabet.len()]
         })
         .collect()
@@ -21,7 +25,9 @@ fn letters(alphabet: &[u8], n: usize) -> Vec<u8> {
 fn fasta(records: usize, length: usize, width: usize) -> Vec<u8> {
     let mut text = Vec::new();
     for i in 0..records {
-        text.extend_from_slice(format!(">sp|Q{i:05}|NAME_{i} some protein OS=Some organism\n").as_bytes());
+        text.extend_from_slice(
+            format!(">sp|Q{i:05}|NAME_{i} some protein OS=Some organism\n").as_bytes(),
+        );
         for line in letters(b"LAGVSERTIDPKQNFYMHWC", length).chunks(width) {
             text.extend_from_slice(line);
             text.push(b'\n');
@@ -31,11 +37,15 @@ fn fasta(records: usize, length: usize, width: usize) -> Vec<u8> {
 }
 
 fn read_all(text: Vec<u8>, cleaned: bool) -> u64 {
-    let mut reader = SequenceReader::from_reader("bench", Cursor::new(text), ReaderOptions::default())
-        .unwrap_or_else(|e| panic!("{e}"));
+    let mut reader =
+        SequenceReader::from_reader("bench", Cursor::new(text), ReaderOptions::default())
+            .unwrap_or_else(|e| panic!("{e}"));
     let mut record = Record::default();
     let mut total = 0;
-    while reader.next_into(&mut record).unwrap_or_else(|e| panic!("{e}")) {
+    while reader
+        .next_into(&mut record)
+        .unwrap_or_else(|e| panic!("{e}"))
+    {
         if cleaned {
             let counts = clean(Alphabet::Protein, Case::Upper, false, &mut record);
             total += counts.map_or(0, |c| c.residues);
@@ -55,10 +65,18 @@ fn reading(c: &mut Criterion) {
     ] {
         group.throughput(Throughput::Bytes(text.len() as u64));
         group.bench_function(name, |b| {
-            b.iter_batched(|| text.clone(), |t| black_box(read_all(t, false)), criterion::BatchSize::LargeInput);
+            b.iter_batched(
+                || text.clone(),
+                |t| black_box(read_all(t, false)),
+                criterion::BatchSize::LargeInput,
+            );
         });
         group.bench_function(format!("{name}, cleaned"), |b| {
-            b.iter_batched(|| text.clone(), |t| black_box(read_all(t, true)), criterion::BatchSize::LargeInput);
+            b.iter_batched(
+                || text.clone(),
+                |t| black_box(read_all(t, true)),
+                criterion::BatchSize::LargeInput,
+            );
         });
     }
     group.finish();
@@ -77,15 +95,24 @@ fn tokenising(c: &mut Criterion) {
             });
         });
     };
-    run("esm2, 350 residues".into(), &Tokenizer::esm2(), &letters(b"LAGVSERTIDPKQNFYMHWC", 350));
+    run(
+        "esm2, 350 residues".into(),
+        &Tokenizer::esm2(),
+        &letters(b"LAGVSERTIDPKQNFYMHWC", 350),
+    );
     // SEQSTREAM_BENCH_TOKENIZER names a published tokenizer.json; the small one of the tests stands in for it.
     let own = std::env::var("SEQSTREAM_BENCH_TOKENIZER").unwrap_or_else(|_| {
-        let small = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tokens/bpe_tokenizer.json");
+        let small =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tokens/bpe_tokenizer.json");
         small.to_string_lossy().into_owned()
     });
     let bpe = Tokenizer::from_file(Path::new(&own)).unwrap_or_else(|e| panic!("{e}"));
     for length in [500, 100_000, 10_000_000] {
-        run(format!("bpe, {length} bases"), &bpe, &letters(b"ACGT", length));
+        run(
+            format!("bpe, {length} bases"),
+            &bpe,
+            &letters(b"ACGT", length),
+        );
     }
     let mut masked = letters(b"ACGT", 100_000);
     masked.iter_mut().step_by(50).for_each(|b| *b = b'N');

@@ -1,6 +1,9 @@
 //! Token ids against Hugging Face's (`weights-tools/reference/make_token_golden.py`), and byte pair encoding
 //! against its definition.
 
+// clippy.toml allows this in test functions only, not in their helpers.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +12,9 @@ use seqstream::sequence::{Tokenizer, TokenizerError};
 use serde_json::Value;
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tokens").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden/tokens")
+        .join(name)
 }
 
 fn json(name: &str) -> Value {
@@ -30,7 +35,10 @@ fn check(tokenizer: &Tokenizer, cases: &str, at_least: usize) {
         let text = case["text"].as_str().unwrap();
         let want: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
         assert_eq!(encode(tokenizer, text.as_bytes()), want, "{text:?}");
-        assert!(want.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
+        assert!(
+            want.iter()
+                .all(|&id| (id as usize) < tokenizer.vocab_size())
+        );
     }
 }
 
@@ -41,19 +49,31 @@ fn esm_ids_are_hugging_faces() {
 
 #[test]
 fn bpe_ids_are_hugging_faces() {
-    check(&Tokenizer::from_file(&golden("bpe_tokenizer.json")).unwrap(), "bpe.json", 250);
+    check(
+        &Tokenizer::from_file(&golden("bpe_tokenizer.json")).unwrap(),
+        "bpe.json",
+        250,
+    );
 }
 
 #[test]
 fn truncation_and_padding_in_the_file_are_ignored() {
     let file = json("bpe_truncated_tokenizer.json");
     assert!(file["truncation"].is_object() && file["padding"].is_object());
-    check(&Tokenizer::from_file(&golden("bpe_truncated_tokenizer.json")).unwrap(), "bpe_truncated.json", 100);
+    check(
+        &Tokenizer::from_file(&golden("bpe_truncated_tokenizer.json")).unwrap(),
+        "bpe_truncated.json",
+        100,
+    );
 }
 
 #[test]
 fn fused_unknowns_and_letters_beyond_ascii() {
-    check(&Tokenizer::from_file(&golden("bpe_fused_tokenizer.json")).unwrap(), "bpe_fused.json", 100);
+    check(
+        &Tokenizer::from_file(&golden("bpe_fused_tokenizer.json")).unwrap(),
+        "bpe_fused.json",
+        100,
+    );
 }
 
 #[test]
@@ -70,7 +90,10 @@ fn a_byte_that_is_no_text_is_one_unknown() {
     for name in ["bpe_tokenizer.json", "bpe_fused_tokenizer.json"] {
         let tokenizer = Tokenizer::from_file(&golden(name)).unwrap();
         let a = encode(&tokenizer, b"A")[1];
-        assert_eq!(encode(&tokenizer, b"A\xff\xffA\xc3A"), [1, a, 0, 0, a, 0, a, 2]);
+        assert_eq!(
+            encode(&tokenizer, b"A\xff\xffA\xc3A"),
+            [1, a, 0, 0, a, 0, a, 2]
+        );
     }
 }
 
@@ -79,7 +102,11 @@ fn naive(ranks: &HashMap<(String, String), usize>, text: &str) -> Vec<String> {
     let mut parts: Vec<String> = text.chars().map(String::from).collect();
     loop {
         let best = (1..parts.len())
-            .filter_map(|i| ranks.get(&(parts[i - 1].clone(), parts[i].clone())).map(|rank| (*rank, i)))
+            .filter_map(|i| {
+                ranks
+                    .get(&(parts[i - 1].clone(), parts[i].clone()))
+                    .map(|rank| (*rank, i))
+            })
             .min();
         let Some((_, i)) = best else { return parts };
         let right = parts.remove(i);
@@ -94,15 +121,26 @@ fn ranks(file: &Value) -> HashMap<(String, String), usize> {
             let (a, b) = text.split_once(' ').unwrap();
             (a.to_owned(), b.to_owned())
         }
-        other => (other[0].as_str().unwrap().to_owned(), other[1].as_str().unwrap().to_owned()),
+        other => (
+            other[0].as_str().unwrap().to_owned(),
+            other[1].as_str().unwrap().to_owned(),
+        ),
     };
-    merges.iter().enumerate().map(|(rank, merge)| (pair(merge), rank)).collect()
+    merges
+        .iter()
+        .enumerate()
+        .map(|(rank, merge)| (pair(merge), rank))
+        .collect()
 }
 
 fn naive_ids(file: &Value, text: &str) -> Vec<u32> {
     let vocabulary = &file["model"]["vocab"];
     let mut ids = vec![1];
-    ids.extend(naive(&ranks(file), text).iter().map(|part| vocabulary[part].as_u64().unwrap_or(0) as u32));
+    ids.extend(
+        naive(&ranks(file), text)
+            .iter()
+            .map(|part| vocabulary[part].as_u64().unwrap_or(0) as u32),
+    );
     ids.push(2);
     ids
 }
@@ -132,7 +170,11 @@ fn tokenizer_json(merges: &[(String, String)]) -> Value {
 
 /// Merges in which each part is a letter or made before: the kind that training gives.
 fn trained_merges() -> impl Strategy<Value = Vec<(String, String)>> {
-    prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..40).prop_map(|picks| {
+    prop::collection::vec(
+        (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
+        0..40,
+    )
+    .prop_map(|picks| {
         let mut tokens: Vec<String> = ["A", "C", "G", "T"].map(String::from).to_vec();
         let mut merges = Vec::new();
         for (a, b) in picks {
@@ -193,7 +235,9 @@ fn long_words_are_the_definition_too() {
     let mut file = json("bpe_tokenizer.json");
     let mut state = 1u64;
     let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         b"ACGT"[(state >> 62) as usize]
     };
     let text: Vec<u8> = (0..200_000).map(|_| next()).collect();
@@ -218,21 +262,37 @@ fn refused(change: impl FnOnce(&mut Value)) -> TokenizerError {
 fn what_is_not_supported_is_named() {
     type Change = fn(&mut Value);
     let unsupported: [(&str, Change); 16] = [
-        ("normalizer", |f| f["normalizer"] = serde_json::json!({"type": "Lowercase"})),
-        ("pre_tokenizer", |f| f["pre_tokenizer"] = serde_json::json!({"type": "ByteLevel"})),
+        ("normalizer", |f| {
+            f["normalizer"] = serde_json::json!({"type": "Lowercase"})
+        }),
+        ("pre_tokenizer", |f| {
+            f["pre_tokenizer"] = serde_json::json!({"type": "ByteLevel"})
+        }),
         ("pre_tokenizer", |f| f["pre_tokenizer"] = Value::Null),
         ("post_processor", |f| f["post_processor"] = Value::Null),
         ("model.type", |f| f["model"]["type"] = "WordPiece".into()),
         ("model.dropout", |f| f["model"]["dropout"] = 0.1.into()),
         ("model.unk_token", |f| f["model"]["unk_token"] = Value::Null),
-        ("model.byte_fallback", |f| f["model"]["byte_fallback"] = true.into()),
-        ("model.ignore_merges", |f| f["model"]["ignore_merges"] = true.into()),
-        ("model.continuing_subword_prefix", |f| f["model"]["continuing_subword_prefix"] = "##".into()),
-        ("model.end_of_word_suffix", |f| f["model"]["end_of_word_suffix"] = "</w>".into()),
+        ("model.byte_fallback", |f| {
+            f["model"]["byte_fallback"] = true.into()
+        }),
+        ("model.ignore_merges", |f| {
+            f["model"]["ignore_merges"] = true.into()
+        }),
+        ("model.continuing_subword_prefix", |f| {
+            f["model"]["continuing_subword_prefix"] = "##".into()
+        }),
+        ("model.end_of_word_suffix", |f| {
+            f["model"]["end_of_word_suffix"] = "</w>".into()
+        }),
         ("model.novelty", |f| f["model"]["novelty"] = 1.into()),
         ("novelty", |f| f["novelty"] = 1.into()),
-        ("added_tokens[4].lstrip", |f| f["added_tokens"][4]["lstrip"] = true.into()),
-        ("added_tokens[0].single_word", |f| f["added_tokens"][0]["single_word"] = true.into()),
+        ("added_tokens[4].lstrip", |f| {
+            f["added_tokens"][4]["lstrip"] = true.into()
+        }),
+        ("added_tokens[0].single_word", |f| {
+            f["added_tokens"][0]["single_word"] = true.into()
+        }),
         ("version", |f| f["version"] = "2.0".into()),
     ];
     for (field, change) in unsupported {
@@ -242,14 +302,24 @@ fn what_is_not_supported_is_named() {
         }
     }
     let invalid: [(&str, Change); 8] = [
-        ("model.unk_token", |f| f["model"]["unk_token"] = "[NO]".into()),
+        ("model.unk_token", |f| {
+            f["model"]["unk_token"] = "[NO]".into()
+        }),
         ("model.vocab", |f| f["model"]["vocab"]["A"] = 6.into()),
         ("model.vocab", |f| f["model"]["vocab"]["A"] = (-1).into()),
         ("model.vocab", |f| f["model"]["vocab"] = Value::Null),
-        ("model.merges[0]", |f| f["model"]["merges"][0] = "A C G".into()),
-        ("model.merges[1]", |f| f["model"]["merges"][1] = "A XYZ".into()),
-        ("added_tokens[1].id", |f| f["added_tokens"][1]["id"] = 3.into()),
-        ("post_processor.single", |f| f["post_processor"]["single"] = serde_json::json!([])),
+        ("model.merges[0]", |f| {
+            f["model"]["merges"][0] = "A C G".into()
+        }),
+        ("model.merges[1]", |f| {
+            f["model"]["merges"][1] = "A XYZ".into()
+        }),
+        ("added_tokens[1].id", |f| {
+            f["added_tokens"][1]["id"] = 3.into()
+        }),
+        ("post_processor.single", |f| {
+            f["post_processor"]["single"] = serde_json::json!([])
+        }),
     ];
     for (field, change) in invalid {
         match refused(change) {
@@ -261,7 +331,15 @@ fn what_is_not_supported_is_named() {
 
 #[test]
 fn what_is_no_tokenizer_is_an_error() {
-    for text in [&b""[..], b"{", b"[]", b"{}", b"null", b"\xff\xfe", &[b'['; 100_000]] {
+    for text in [
+        &b""[..],
+        b"{",
+        b"[]",
+        b"{}",
+        b"null",
+        b"\xff\xfe",
+        &[b'['; 100_000],
+    ] {
         let error = Tokenizer::from_json("t.json", text).unwrap_err();
         assert!(error.to_string().starts_with("t.json: "), "{error}");
     }

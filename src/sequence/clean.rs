@@ -69,17 +69,30 @@ pub fn clean(
     strict: bool,
     record: &mut Record,
 ) -> Result<CleanCounts, SequenceError> {
-    let mut counts = CleanCounts { unnamed: record.unnamed.into(), ..CleanCounts::default() };
+    let mut counts = CleanCounts {
+        unnamed: record.unnamed.into(),
+        ..CleanCounts::default()
+    };
     if strict && record.unnamed {
-        return Err(SequenceError::Strict { place: record.place(), column: 1, position: 1, found: Unclean::Unnamed });
+        return Err(SequenceError::Strict {
+            place: record.place(),
+            column: 1,
+            position: 1,
+            found: Unclean::Unnamed,
+        });
     }
     let table = match alphabet {
         Alphabet::Protein => &PROTEIN,
         Alphabet::Dna => &DNA,
     };
-    let first = record.sequence.iter().position(|&b| table[usize::from(b)] != Class::Letter);
+    let first = record
+        .sequence
+        .iter()
+        .position(|&b| table[usize::from(b)] != Class::Letter);
     if let Some(first) = first {
-        if strict && let Some((at, found)) = first_unclean(table, alphabet, case, first, &record.sequence) {
+        if strict
+            && let Some((at, found)) = first_unclean(table, alphabet, case, first, &record.sequence)
+        {
             return Err(refusal(record, at, found));
         }
         counts.residues = first as u64;
@@ -95,13 +108,21 @@ pub fn clean(
         counts.residues = record.sequence.len() as u64;
     }
     if counts.residues == 0 {
-        return Err(SequenceError::EmptySequence { place: record.place() });
+        return Err(SequenceError::EmptySequence {
+            place: record.place(),
+        });
     }
     Ok(counts)
 }
 
 /// Rewrites `text` from `first` on; nothing grows, so it is done in place.
-fn upper(table: &[Class; 256], alphabet: Alphabet, first: usize, text: &mut Vec<u8>, counts: &mut CleanCounts) {
+fn upper(
+    table: &[Class; 256],
+    alphabet: Alphabet,
+    first: usize,
+    text: &mut Vec<u8>,
+    counts: &mut CleanCounts,
+) {
     if alphabet == Alphabet::Protein
         && let Some(stop) = trailing_stop(table, text)
     {
@@ -200,7 +221,9 @@ fn count(table: &[Class; 256], first: usize, text: &[u8], counts: &mut CleanCoun
 
 /// Where the one stop at the end stands, white space after it aside.
 fn trailing_stop(table: &[Class; 256], text: &[u8]) -> Option<usize> {
-    let last = text.iter().rposition(|&b| table[usize::from(b)] != Class::Space)?;
+    let last = text
+        .iter()
+        .rposition(|&b| table[usize::from(b)] != Class::Space)?;
     (text.get(last) == Some(&b'*')).then_some(last)
 }
 
@@ -245,9 +268,15 @@ fn first_unclean(
 }
 
 fn refusal(record: &Record, at: usize, found: Unclean) -> SequenceError {
-    let (line, column) = record.layout.locate(at as u64).unwrap_or((record.line, at as u64 + 1));
+    let (line, column) = record
+        .layout
+        .locate(at as u64)
+        .unwrap_or((record.line, at as u64 + 1));
     SequenceError::Strict {
-        place: Place { line, ..record.place() },
+        place: Place {
+            line,
+            ..record.place()
+        },
         column,
         position: at as u64 + 1,
         found,

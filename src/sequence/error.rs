@@ -80,7 +80,11 @@ impl fmt::Display for Unclean {
             Self::Lowercase(c) => write!(f, "the lower-case letter '{c}'"),
             Self::TrailingStop => write!(f, "a stop '*' at the end"),
             Self::Whitespace => write!(f, "white space inside the sequence"),
-            Self::Unknown(c) => write!(f, "the character '{}' outside the alphabet", c.escape_debug()),
+            Self::Unknown(c) => write!(
+                f,
+                "the character '{}' outside the alphabet",
+                c.escape_debug()
+            ),
             Self::NotUtf8(b) => write!(f, "the byte 0x{b:02x}, which is not text"),
             Self::Unnamed => write!(f, "a header without a name"),
         }
@@ -115,7 +119,9 @@ pub enum SequenceError {
         place: Place,
     },
     /// Text before the first header.
-    #[error("{place}: the text starts with '{start}', not with a '>' (FASTA) or '@' (FASTQ) header")]
+    #[error(
+        "{place}: the text starts with '{start}', not with a '>' (FASTA) or '@' (FASTQ) header"
+    )]
     NoHeader {
         /// Where.
         place: Place,
@@ -137,6 +143,12 @@ pub enum SequenceError {
         place: Place,
         /// 1-based column.
         column: u64,
+    },
+    /// A carriage return within a header, in a text whose lines end otherwise.
+    #[error("{place}: a carriage return stands inside the header")]
+    StrayReturn {
+        /// Where.
+        place: Place,
     },
     /// A NUL byte.
     #[error("{place}: a NUL byte, so this is not text")]
@@ -216,6 +228,7 @@ impl SequenceError {
             | Self::NoHeader { place, .. }
             | Self::EmptySequence { place }
             | Self::HeaderInsideLine { place, .. }
+            | Self::StrayReturn { place }
             | Self::Nul { place }
             | Self::Utf16 { place }
             | Self::IdNotUtf8 { place }
@@ -235,29 +248,53 @@ impl SequenceError {
                 std::io::ErrorKind::PermissionDenied => "check who may read the file",
                 _ => return None,
             },
-            Self::Read { compression: Some(_), .. } => {
+            Self::Read {
+                compression: Some(_),
+                ..
+            } => {
                 "the file is damaged or was cut short: compare its size or checksum with the source, and fetch it again"
             }
             Self::Read { .. } => "check the disk or the program that feeds the pipe",
-            Self::NoRecords { .. } => "leave the file out, or check whether the step that wrote it failed",
-            Self::NoHeader { looks_like: Some(what), .. } => {
-                return Some(format!("this looks like {what}; convert it to FASTA or FASTQ first"));
+            Self::NoRecords { .. } => {
+                "leave the file out, or check whether the step that wrote it failed"
+            }
+            Self::NoHeader {
+                looks_like: Some(what),
+                ..
+            } => {
+                return Some(format!(
+                    "this looks like {what}; convert it to FASTA or FASTQ first"
+                ));
             }
             Self::NoHeader { .. } => "put a line with '>' and a name before the sequence",
             Self::EmptySequence { .. } => "remove the record, or restore its sequence",
             Self::HeaderInsideLine { .. } => {
                 "two records may have been joined by a lost line end: put the header on a line of its own"
             }
-            Self::Nul { .. } => "the file is binary, damaged, or UTF-16 text: convert it to plain FASTA",
+            Self::StrayReturn { .. } => {
+                "the file mixes line ends of old Mac and others, so that records would be lost: convert it, e.g. tr '\\r' '\\n' < IN > OUT"
+            }
+            Self::Nul { .. } => {
+                "the file is binary, damaged, or UTF-16 text: convert it to plain FASTA"
+            }
             Self::Utf16 { .. } => "convert it: iconv -f UTF-16 -t UTF-8 IN > OUT",
-            Self::IdNotUtf8 { .. } => "rename the record, or convert the file: iconv -f LATIN1 -t UTF-8 IN > OUT",
-            Self::IdTooLong { .. } => "the name is the header up to the first space: put a space after it",
+            Self::IdNotUtf8 { .. } => {
+                "rename the record, or convert the file: iconv -f LATIN1 -t UTF-8 IN > OUT"
+            }
+            Self::IdTooLong { .. } => {
+                "the name is the header up to the first space: put a space after it"
+            }
             Self::SequenceTooLong { .. } => "split the sequence",
             Self::Fastq { .. } => {
                 "a record is '@' and a name, the sequence, '+', and as many quality characters as bases; check that the file is whole"
             }
-            Self::Strict { found: Unclean::Unnamed, .. } => "name the record, or run without --strict",
-            Self::Strict { .. } => "mend the sequence, or run without --strict to have it cleaned and counted",
+            Self::Strict {
+                found: Unclean::Unnamed,
+                ..
+            } => "name the record, or run without --strict",
+            Self::Strict { .. } => {
+                "mend the sequence, or run without --strict to have it cleaned and counted"
+            }
         };
         Some(hint.to_owned())
     }

@@ -25,7 +25,7 @@ pub(super) struct Piece<'a> {
     pub last: bool,
 }
 
-/// Lines of one input. LF and CRLF end a line; a lone CR does only in a text that has no LF (old Mac),
+/// Lines of one input. LF and CRLF end a line; a lone CR does only in a text whose beginning has no LF (old Mac),
 /// so that a stray CR inside a header cannot turn the rest of the header into sequence.
 pub(super) struct Lines {
     source: Source,
@@ -62,7 +62,10 @@ impl Lines {
             longest_piece: longest_piece.max(1),
         };
         while lines.end < PEEK && !lines.eof && lines.error.is_none() {
-            match lines.source.read(lines.block.get_mut(lines.end..).unwrap_or_default()) {
+            match lines
+                .source
+                .read(lines.block.get_mut(lines.end..).unwrap_or_default())
+            {
                 Ok(n) => {
                     lines.end += n;
                     lines.eof = n == 0;
@@ -138,7 +141,11 @@ impl Lines {
             if !self.fill().map_err(LineError::Io)? {
                 // The last line has no line end; CRs held back were part of it.
                 self.held_returns = 0;
-                return Ok(Piece { bytes: &[], returns: 0, last: true });
+                return Ok(Piece {
+                    bytes: &[],
+                    returns: 0,
+                    last: true,
+                });
             }
             let held = self.held();
             let window = held.get(..self.longest_piece).unwrap_or(held);
@@ -179,7 +186,11 @@ impl Lines {
                 }
             }
             let bytes = self.block.get(begin..begin + len).unwrap_or_default();
-            return Ok(Piece { bytes, returns, last });
+            return Ok(Piece {
+                bytes,
+                returns,
+                last,
+            });
         }
     }
 }

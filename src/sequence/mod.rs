@@ -8,7 +8,7 @@
 //! |---|---|
 //! | FASTA or FASTQ; plain, gzip, bzip2, xz, zstd, of several members or not | told apart by content, never by name |
 //! | LF, CRLF; CR alone where the first 64 KiB hold no LF; a missing last line end; a UTF-8 BOM; blank lines | accepted |
-//! | a CR inside a line that ends in LF | white space |
+//! | a CR inside a line that ends in LF | in a sequence white space; in a header error: records would vanish in it |
 //! | `;` at a line start (FASTA) | the line is a comment, skipped |
 //! | id | the header's first word; not UTF-8, or beyond 1 MiB: error |
 //! | `>` alone | id `record_<n>`, n from 1 over the job; counted |
@@ -138,7 +138,13 @@ impl Layout {
                 return;
             }
         }
-        self.runs.push(Run { start, line, width: end - start, lines: 1, end });
+        self.runs.push(Run {
+            start,
+            line,
+            width: end - start,
+            lines: 1,
+            end,
+        });
     }
 
     /// The 1-based line and column of a byte of the sequence as read; None where no layout was kept.
@@ -217,7 +223,11 @@ fn decode(text: &[u8]) -> (Option<char>, usize) {
         Some(0xf0..=0xf4) => 4,
         Some(_) => return (None, 1),
     };
-    match text.get(..len).and_then(|bytes| std::str::from_utf8(bytes).ok()).and_then(|s| s.chars().next()) {
+    match text
+        .get(..len)
+        .and_then(|bytes| std::str::from_utf8(bytes).ok())
+        .and_then(|s| s.chars().next())
+    {
         Some(c) => (Some(c), len),
         None => (None, 1),
     }

@@ -4,12 +4,15 @@ use std::io::Read;
 use std::sync::Arc;
 
 use super::lines::{LineError, Lines};
-use super::source::{Input, InputDigest, Source, compression_of};
+use super::source::{Input, InputDigest, Source, what_else};
 use super::tokenizer::esm;
 use super::{Place, Record, SequenceError};
 
 /// The longest id, in bytes. Headers may be of any length; only the first word is kept.
 pub const MAX_ID: usize = 1 << 20;
+
+/// How many bytes of a line that should be a header a message shows.
+const SHOWN: usize = 20;
 
 /// The reader's bounds.
 #[derive(Debug, Clone)]
@@ -23,7 +26,10 @@ pub struct ReaderOptions {
 
 impl Default for ReaderOptions {
     fn default() -> Self {
-        Self { max_sequence: 2 << 30, longest_piece: usize::MAX }
+        Self {
+            max_sequence: 2 << 30,
+            longest_piece: usize::MAX,
+        }
     }
 }
 
@@ -116,12 +122,19 @@ impl SequenceReader {
                     return Ok(true);
                 }
                 if open.records == 0 {
-                    return Err(SequenceError::NoRecords { place: Place { line: 0, ..open.place("") } });
+                    return Err(SequenceError::NoRecords {
+                        place: Place {
+                            line: 0,
+                            ..open.place("")
+                        },
+                    });
                 }
                 self.digests.push(open.lines.source().digest());
                 self.current = None;
             }
-            let Some(input) = self.inputs.next() else { return Ok(false) };
+            let Some(input) = self.inputs.next() else {
+                return Ok(false);
+            };
             let source = Source::open(&input)?;
             self.begin(source)?;
         }
@@ -130,7 +143,11 @@ impl SequenceReader {
     fn begin(&mut self, source: Source) -> Result<(), SequenceError> {
         self.opened += 1;
         let lines = Lines::new(source, self.options.longest_piece);
-        let mut open = Open { lines, fastq: false, records: 0 };
+        let mut open = Open {
+            lines,
+            fastq: false,
+            records: 0,
+        };
         open.detect()?;
         self.current = Some(open);
         Ok(())
@@ -163,11 +180,16 @@ impl Open {
     }
 
     fn failed(&self, id: &str, error: LineError) -> SequenceError {
-        let place = Place { byte: Some(self.lines.offset()), ..self.place(id) };
+        let place = Place {
+            byte: Some(self.lines.offset()),
+            ..self.place(id)
+        };
         match error {
-            LineError::Io(source) => {
-                SequenceError::Read { place, compression: self.lines.source().compression, source }
-            }
+            LineError::Io(source) => SequenceError::Read {
+                place,
+                compression: self.lines.source().compression,
+                source,
+            },
             LineError::Nul => SequenceError::Nul { place },
         }
     }
@@ -180,12 +202,22 @@ impl Open {
     fn detect(&mut self) -> Result<(), SequenceError> {
         let head = self.lines.held();
         if head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") {
-            return Err(SequenceError::Utf16 { place: self.place("") });
+            return Err(SequenceError::Utf16 {
+                place: self.place(""),
+            });
         }
         let looks_like = what_else(head);
-        let start = head.get(..head.len().min(20)).unwrap_or_default().escape_ascii().to_string();
+        let start = head
+            .get(..head.len().min(SHOWN))
+            .unwrap_or_default()
+            .escape_ascii()
+            .to_string();
         if looks_like.is_some() {
-            return Err(SequenceError::NoHeader { place: self.place(""), start, looks_like });
+            return Err(SequenceError::NoHeader {
+                place: self.place(""),
+                start,
+                looks_like,
+            });
         }
         loop {
             match self.peek("")? {
@@ -197,9 +229,15 @@ impl Open {
                 Some(b';') => self.skip_line("")?,
                 Some(_) => {
                     let place = self.place("");
-                    let Some(start) = self.skip_blank()? else { continue };
+                    let Some(start) = self.skip_blank()? else {
+                        continue;
+                    };
                     let looks_like = start.contains("\\x").then_some("binary data");
-                    return Err(SequenceError::NoHeader { place, start, looks_like });
+                    return Err(SequenceError::NoHeader {
+                        place,
+                        start,
+                        looks_like,
+                    });
                 }
             }
         }
@@ -217,13 +255,20 @@ impl Open {
 
     /// Skips one blank line; else the beginning of its text, escaped.
     fn skip_blank(&mut self) -> Result<Option<String>, SequenceError> {
+        let mut start = Vec::new();
         loop {
             match self.lines.piece() {
                 Ok(piece) => {
-                    let text = piece.bytes.trim_ascii_start();
-                    if !text.is_empty() {
-                        let shown = text.get(..text.len().min(20)).unwrap_or_default();
-                        return Ok(Some(shown.escape_ascii().to_string()));
+                    let mut text = piece.bytes;
+                    if start.is_empty() {
+                        text = text.trim_ascii_start();
+                    } else {
+                        start.extend(std::iter::repeat_n(b'\r', piece.returns));
+                    }
+                    start.extend_from_slice(text.get(..SHOWN).unwrap_or(text));
+                    start.truncate(SHOWN);
+                    if start.len() == SHOWN || (piece.last && !start.is_empty()) {
+                        return Ok(Some(start.escape_ascii().to_string()));
                     }
                     if piece.last {
                         return Ok(None);
@@ -235,7 +280,12 @@ impl Open {
     }
 
     /// The next record; false at the end of this input.
-    fn read(&mut self, record: &mut Record, options: &ReaderOptions, index: u64) -> Result<bool, SequenceError> {
+    fn read(
+        &mut self,
+        record: &mut Record,
+        options: &ReaderOptions,
+        index: u64,
+    ) -> Result<bool, SequenceError> {
         let marker = if self.fastq { b'@' } else { b'>' };
         loop {
             match self.peek("")? {
@@ -268,7 +318,10 @@ impl Open {
                 None => break,
                 Some(b'@') if self.fastq => {
                     let reason = "the line with '+' is missing".to_owned();
-                    return Err(SequenceError::Fastq { place: self.place(&record.id), reason });
+                    return Err(SequenceError::Fastq {
+                        place: self.place(&record.id),
+                        reason,
+                    });
                 }
                 Some(b'+') if self.fastq => break,
                 Some(b'>') if !self.fastq => break,
@@ -277,7 +330,9 @@ impl Open {
             }
         }
         if record.sequence.is_empty() {
-            return Err(SequenceError::EmptySequence { place: record.place() });
+            return Err(SequenceError::EmptySequence {
+                place: record.place(),
+            });
         }
         if self.fastq {
             self.quality(record)?;
@@ -301,8 +356,15 @@ impl Open {
                 text = text.get(1..).unwrap_or_default();
                 marker = false;
             }
-            // A stray CR is white space, and so ends the word.
-            done |= piece.returns > 0 && !id.is_empty();
+            // Mac text after or before other text: taken as part of the header, its records would vanish.
+            if piece.returns > 0 || memchr::memchr(b'\r', text).is_some() {
+                return Err(SequenceError::StrayReturn {
+                    place: Place {
+                        line: record.line,
+                        ..self.place("")
+                    },
+                });
+            }
             if !done {
                 if id.is_empty() {
                     let skipped = text.iter().take_while(|b| is_space(**b)).count();
@@ -314,20 +376,33 @@ impl Open {
             }
             let last = piece.last;
             if id.len() > MAX_ID {
-                let place = Place { line: record.line, ..self.place("") };
-                return Err(SequenceError::IdTooLong { place, limit: MAX_ID });
+                let place = Place {
+                    line: record.line,
+                    ..self.place("")
+                };
+                return Err(SequenceError::IdTooLong {
+                    place,
+                    limit: MAX_ID,
+                });
             }
             if last {
                 break;
             }
         }
         record.id = String::from_utf8(id).map_err(|_| SequenceError::IdNotUtf8 {
-            place: Place { line: record.line, ..self.place("") },
+            place: Place {
+                line: record.line,
+                ..self.place("")
+            },
         })?;
         Ok(())
     }
 
-    fn sequence_line(&mut self, record: &mut Record, options: &ReaderOptions) -> Result<(), SequenceError> {
+    fn sequence_line(
+        &mut self,
+        record: &mut Record,
+        options: &ReaderOptions,
+    ) -> Result<(), SequenceError> {
         let line = self.lines.line();
         let begin = record.sequence.len();
         loop {
@@ -337,7 +412,10 @@ impl Open {
             };
             let (returns, length, last) = (piece.returns, piece.bytes.len(), piece.last);
             if record.sequence.len().saturating_add(returns + length) > options.max_sequence {
-                return Err(SequenceError::SequenceTooLong { place: record.place(), limit: options.max_sequence });
+                return Err(SequenceError::SequenceTooLong {
+                    place: record.place(),
+                    limit: options.max_sequence,
+                });
             }
             record.sequence.extend(std::iter::repeat_n(b'\r', returns));
             let joined = record.sequence.len();
@@ -347,10 +425,15 @@ impl Open {
                 let sequence = record.sequence.get(joined + first..).unwrap_or_default();
                 let stray = memchr::memchr_iter(b'>', sequence)
                     .map(|i| joined + first + i)
-                    .find(|&i| !esm::ends_in_special(record.sequence.get(..=i).unwrap_or_default()));
+                    .find(|&i| {
+                        !esm::ends_in_special(record.sequence.get(..=i).unwrap_or_default())
+                    });
                 if let Some(at) = stray {
                     return Err(SequenceError::HeaderInsideLine {
-                        place: Place { line, ..self.place(&record.id) },
+                        place: Place {
+                            line,
+                            ..self.place(&record.id)
+                        },
                         column: (at - begin) as u64 + 1,
                     });
                 }
@@ -360,16 +443,24 @@ impl Open {
             }
         }
         if record.sequence.len() > begin {
-            record.layout.push(line, begin as u64, record.sequence.len() as u64);
+            record
+                .layout
+                .push(line, begin as u64, record.sequence.len() as u64);
         }
         Ok(())
     }
 
     /// Skips the `+` line and as many quality characters as the sequence has.
     fn quality(&mut self, record: &Record) -> Result<(), SequenceError> {
-        let fastq = |open: &Self, reason: String| SequenceError::Fastq { place: open.place(&record.id), reason };
+        let fastq = |open: &Self, reason: String| SequenceError::Fastq {
+            place: open.place(&record.id),
+            reason,
+        };
         if self.peek(&record.id)?.is_none() {
-            return Err(fastq(self, "the file ends before the line with '+'".to_owned()));
+            return Err(fastq(
+                self,
+                "the file ends before the line with '+'".to_owned(),
+            ));
         }
         self.skip_line(&record.id)?;
         let bases = visible(&record.sequence);
@@ -394,7 +485,10 @@ impl Open {
             }
         }
         if qualities > bases {
-            return Err(fastq(self, format!("{qualities} quality characters for {bases} bases")));
+            return Err(fastq(
+                self,
+                format!("{qualities} quality characters for {bases} bases"),
+            ));
         }
         Ok(())
     }
@@ -405,25 +499,9 @@ fn is_space(b: u8) -> bool {
 }
 
 fn visible(text: &[u8]) -> u64 {
-    text.len() as u64 - text.iter().filter(|&&b| b == b' ' || b == b'\t' || b == b'\r').count() as u64
-}
-
-/// What a file is that is none of ours, where its first bytes tell.
-fn what_else(head: &[u8]) -> Option<&'static str> {
-    const KNOWN: [(&[u8], &str); 12] = [
-        (b"PK\x03\x04", "a zip archive"),
-        (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-        (b"\x1f\x9d", "a file packed with compress (.Z)"),
-        (b"\x04\x22\x4d\x18", "an lz4 file"),
-        (b"BAM\x01", "a BAM file"),
-        (b"CRAM", "a CRAM file"),
-        (b"@HD\t", "a SAM file"),
-        (b"@SQ\t", "a SAM file"),
-        (b"LOCUS ", "a GenBank file"),
-        (b"ID   ", "an EMBL or UniProt flat file"),
-        (b"# STOCKHOLM", "a Stockholm alignment"),
-        (b"CLUSTAL", "a Clustal alignment"),
-    ];
-    let known = KNOWN.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, what)| *what);
-    known.or_else(|| compression_of(head).map(|_| "a file compressed twice"))
+    text.len() as u64
+        - text
+            .iter()
+            .filter(|&&b| b == b' ' || b == b'\t' || b == b'\r')
+            .count() as u64
 }

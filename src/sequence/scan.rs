@@ -1,7 +1,8 @@
 //! The whole input read and checked before hours are spent on it.
 
 use super::{
-    Alphabet, Case, CleanCounts, Input, InputDigest, ReaderOptions, Record, SequenceError, SequenceReader, clean,
+    Alphabet, Case, CleanCounts, Input, InputDigest, ReaderOptions, Record, SequenceError,
+    SequenceReader, clean,
 };
 
 /// How the job will read its records.
@@ -20,7 +21,12 @@ pub struct ScanOptions {
 impl ScanOptions {
     /// Cleaned, not strict.
     pub fn new(alphabet: Alphabet) -> Self {
-        Self { alphabet, case: Case::Upper, strict: false, reader: ReaderOptions::default() }
+        Self {
+            alphabet,
+            case: Case::Upper,
+            strict: false,
+            reader: ReaderOptions::default(),
+        }
     }
 }
 

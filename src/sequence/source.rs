@@ -34,7 +34,11 @@ impl Input {
 impl<P: AsRef<Path> + ?Sized> From<&P> for Input {
     fn from(path: &P) -> Self {
         let path = path.as_ref();
-        if path.as_os_str() == "-" { Self::Stdin } else { Self::Path(path.to_owned()) }
+        if path.as_os_str() == "-" {
+            Self::Stdin
+        } else {
+            Self::Path(path.to_owned())
+        }
     }
 }
 
@@ -84,7 +88,10 @@ impl<R: Read> Read for Hashing<R> {
 impl Source {
     pub fn open(input: &Input) -> Result<Self, SequenceError> {
         let name = input.name();
-        let failed = |source| SequenceError::Open { file: name.clone(), source };
+        let failed = |source| SequenceError::Open {
+            file: name.clone(),
+            source,
+        };
         let reader: Box<dyn Read + Send> = match input {
             Input::Stdin => Box::new(io::stdin()),
             Input::Path(path) => {
@@ -102,14 +109,25 @@ impl Source {
     /// Looks at the first bytes and puts the right decoder on top.
     pub fn new(name: Arc<str>, reader: Box<dyn Read + Send>) -> io::Result<Self> {
         let raw = Arc::new(Mutex::new(Raw::default()));
-        let mut reader = BufReader::with_capacity(RAW_BLOCK, Hashing { inner: reader, raw: raw.clone() });
+        let mut reader = BufReader::with_capacity(
+            RAW_BLOCK,
+            Hashing {
+                inner: reader,
+                raw: raw.clone(),
+            },
+        );
         let mut magic = Vec::with_capacity(6);
         // A pipe may hand out a byte at a time; `take` reads on until it has six or the end.
         reader.by_ref().take(6).read_to_end(&mut magic)?;
         let compression = compression_of(&magic);
         let all = Cursor::new(magic).chain(reader);
         let reader = decoder(compression, all)?;
-        Ok(Self { name, compression, reader, raw })
+        Ok(Self {
+            name,
+            compression,
+            reader,
+            raw,
+        })
     }
 
     /// One read of decompressed bytes; 0 at the end.
@@ -134,7 +152,7 @@ impl Source {
 }
 
 /// The compression that a file's first bytes announce.
-pub(super) fn compression_of(magic: &[u8]) -> Option<&'static str> {
+fn compression_of(magic: &[u8]) -> Option<&'static str> {
     match magic {
         [0x1f, 0x8b, ..] => Some("gzip"),
         [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some("bzip2"),
@@ -146,6 +164,29 @@ pub(super) fn compression_of(magic: &[u8]) -> Option<&'static str> {
     }
 }
 
+/// What a file is that is none of ours, where its first bytes tell.
+pub(super) fn what_else(head: &[u8]) -> Option<&'static str> {
+    const KNOWN: [(&[u8], &str); 12] = [
+        (b"PK\x03\x04", "a zip archive"),
+        (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+        (b"\x1f\x9d", "a file packed with compress (.Z)"),
+        (b"\x04\x22\x4d\x18", "an lz4 file"),
+        (b"BAM\x01", "a BAM file"),
+        (b"CRAM", "a CRAM file"),
+        (b"@HD\t", "a SAM file"),
+        (b"@SQ\t", "a SAM file"),
+        (b"LOCUS ", "a GenBank file"),
+        (b"ID   ", "an EMBL or UniProt flat file"),
+        (b"# STOCKHOLM", "a Stockholm alignment"),
+        (b"CLUSTAL", "a Clustal alignment"),
+    ];
+    let known = KNOWN
+        .iter()
+        .find(|(magic, _)| head.starts_with(magic))
+        .map(|(_, what)| *what);
+    known.or_else(|| compression_of(head).map(|_| "a file compressed twice"))
+}
+
 /// Every decoder goes on past the first member, stream or frame, to the end of the input.
 fn decoder(
     compression: Option<&'static str>,
@@ -155,7 +196,10 @@ fn decoder(
         Some("gzip") => Box::new(flate2::bufread::MultiGzDecoder::new(raw)),
         Some("bzip2") => Box::new(bzip2::bufread::MultiBzDecoder::new(raw)),
         Some("xz") => {
-            let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, liblzma::stream::CONCATENATED)?;
+            let stream = liblzma::stream::Stream::new_stream_decoder(
+                XZ_MEMORY,
+                liblzma::stream::CONCATENATED,
+            )?;
             Box::new(liblzma::bufread::XzDecoder::new_stream(raw, stream))
         }
         Some(_) => Box::new(zstd::stream::read::Decoder::with_buffer(raw)?),

@@ -32,7 +32,11 @@ impl AddedTokens {
             (Some(b), None) => Some(b),
             _ => None,
         };
-        Self { tokens, begins: Some(begins), only }
+        Self {
+            tokens,
+            begins: Some(begins),
+            only,
+        }
     }
 
     /// The first one in `text`: where it begins, its length, its id.

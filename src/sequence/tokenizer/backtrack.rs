@@ -86,7 +86,11 @@ impl Backtrack {
             *this.letters.get_mut(usize::from(byte))? = i as u8;
             number.insert(id, i as u32);
             texts.push(vec![i as u8]);
-            this.tokens.push(Token { id, len: 1, prefix: NONE });
+            this.tokens.push(Token {
+                id,
+                len: 1,
+                prefix: NONE,
+            });
             this.parts.push((i as u32, i as u32));
         }
         let mut bytes = 0;
@@ -97,12 +101,20 @@ impl Backtrack {
             if number.insert(rule.id, new).is_some() {
                 return None;
             }
-            let text = [texts.get(left as usize)?.as_slice(), texts.get(right as usize)?].concat();
+            let text = [
+                texts.get(left as usize)?.as_slice(),
+                texts.get(right as usize)?,
+            ]
+            .concat();
             bytes += text.len();
             if bytes > MAX_TOKEN_BYTES {
                 return None;
             }
-            this.tokens.push(Token { id: rule.id, len: text.len() as u32, prefix: NONE });
+            this.tokens.push(Token {
+                id: rule.id,
+                len: text.len() as u32,
+                prefix: NONE,
+            });
             this.parts.push((left, right));
             this.pairs.insert(left, right, Merge { rank: new, id: new });
             let (word, bit) = this.filter_bit(left, right);
@@ -192,12 +204,17 @@ impl Backtrack {
     fn filter_bit(&self, left: u32, right: u32) -> (usize, u64) {
         let hash = left.wrapping_mul(0x9e37_79b1) ^ right.wrapping_mul(0x85eb_ca6b);
         let hash = hash ^ hash >> 15;
-        ((hash >> 6) as usize & (self.filter.len() - 1), 1 << (hash & 63))
+        (
+            (hash >> 6) as usize & (self.filter.len() - 1),
+            1 << (hash & 63),
+        )
     }
 
     /// How many bytes at the start of `text` are letters of the alphabet.
     pub fn run(&self, text: &[u8]) -> usize {
-        text.iter().position(|&b| self.letters[usize::from(b)] == NO_LETTER).unwrap_or(text.len())
+        text.iter()
+            .position(|&b| self.letters[usize::from(b)] == NO_LETTER)
+            .unwrap_or(text.len())
     }
 
     fn token(&self, number: u32) -> &Token {
@@ -210,7 +227,9 @@ impl Backtrack {
         let mut node = 0;
         let mut rest = text;
         if let Some((head, tail)) = text.split_at_checked(self.lead) {
-            let code = head.iter().fold(0, |code, &b| code * self.width + letter(b));
+            let code = head
+                .iter()
+                .fold(0, |code, &b| code * self.width + letter(b));
             let (lead, depth) = self.leads[code];
             node = lead as usize;
             if (depth as usize) < self.lead {
@@ -265,7 +284,11 @@ impl Backtrack {
         let mut at = 0;
         let mut token = self.longest_match(text);
         while at < text.len() {
-            let last = if out.len() > base { out.last().copied() } else { None };
+            let last = if out.len() > base {
+                out.last().copied()
+            } else {
+                None
+            };
             let end = at + self.token(token).len as usize;
             let given_up = dead[end / 64] >> (end % 64) & 1 == 1;
             if !given_up && last.is_none_or(|last| self.compatible(last, token)) {
@@ -283,8 +306,10 @@ impl Backtrack {
                 token = last;
             } else {
                 // Cannot be: the encoding exists, so its first token fits. Let the definition answer.
-                let mut symbols: Vec<u32> =
-                    text.iter().map(|&b| u32::from(self.letters[usize::from(b)])).collect();
+                let mut symbols: Vec<u32> = text
+                    .iter()
+                    .map(|&b| u32::from(self.letters[usize::from(b)]))
+                    .collect();
                 merge_all(&self.pairs, &mut symbols);
                 out.extend(symbols);
                 break;

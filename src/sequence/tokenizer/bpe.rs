@@ -68,7 +68,9 @@ impl Bpe {
         out.extend_from_slice(&self.before);
         let [plain, normalized] = &self.added;
         split(plain, text, out, &mut |piece, out| {
-            split(normalized, piece, out, &mut |piece, out| self.words(piece, out));
+            split(normalized, piece, out, &mut |piece, out| {
+                self.words(piece, out)
+            });
         });
         out.extend_from_slice(&self.after);
     }
@@ -155,7 +157,12 @@ impl Bpe {
 }
 
 /// Puts the ids of the added tokens in `text` into `out`, and hands what stands between them to `rest`.
-fn split(added: &AddedTokens, mut text: &[u8], out: &mut Vec<u32>, rest: &mut dyn FnMut(&[u8], &mut Vec<u32>)) {
+fn split(
+    added: &AddedTokens,
+    mut text: &[u8],
+    out: &mut Vec<u32>,
+    rest: &mut dyn FnMut(&[u8], &mut Vec<u32>),
+) {
     while let Some((start, len, id)) = added.find(text) {
         rest(text.get(..start).unwrap_or_default(), out);
         out.push(id);

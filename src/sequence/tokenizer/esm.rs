@@ -8,14 +8,21 @@ use crate::sequence::{UNKNOWN, decode};
 
 /// The 33 tokens, in the order of their ids.
 pub const VOCABULARY: [&str; 33] = [
-    "<cls>", "<pad>", "<eos>", "<unk>", "L", "A", "G", "V", "S", "E", "R", "T", "I", "D", "P", "K", "Q", "N", "F", "Y",
-    "M", "H", "W", "C", "X", "B", "U", "Z", "O", ".", "-", "<null_1>", "<mask>",
+    "<cls>", "<pad>", "<eos>", "<unk>", "L", "A", "G", "V", "S", "E", "R", "T", "I", "D", "P", "K",
+    "Q", "N", "F", "Y", "M", "H", "W", "C", "X", "B", "U", "Z", "O", ".", "-", "<null_1>",
+    "<mask>",
 ];
 const CLS: u32 = 0;
 const EOS: u32 = 2;
 const UNK: u32 = 3;
-const SPECIAL: [(&[u8], u32); 6] =
-    [(b"<cls>", CLS), (b"<pad>", 1), (b"<eos>", EOS), (b"<unk>", UNK), (b"<null_1>", 31), (b"<mask>", 32)];
+const SPECIAL: [(&[u8], u32); 6] = [
+    (b"<cls>", CLS),
+    (b"<pad>", 1),
+    (b"<eos>", EOS),
+    (b"<unk>", UNK),
+    (b"<null_1>", 31),
+    (b"<mask>", 32),
+];
 
 /// Ids of the one-letter tokens; the rest is decided by looking closer.
 static LETTERS: [u8; 256] = letters();
@@ -36,7 +43,9 @@ const fn letters() -> [u8; 256] {
 
 /// The special token at the start of `text`, and its id.
 pub(in crate::sequence) fn special_at(text: &[u8]) -> Option<(&'static [u8], u32)> {
-    SPECIAL.into_iter().find(|(token, _)| text.starts_with(token))
+    SPECIAL
+        .into_iter()
+        .find(|(token, _)| text.starts_with(token))
 }
 
 /// Whether `text` ends in a special token.

@@ -18,10 +18,17 @@ const MAX_ADDED: usize = 1000;
 
 pub(super) fn from_file(path: &Path) -> Result<Bpe, TokenizerError> {
     let name = path.display().to_string();
-    let read = |source| TokenizerError::Read { file: name.clone(), source };
+    let read = |source| TokenizerError::Read {
+        file: name.clone(),
+        source,
+    };
     let bytes = std::fs::metadata(path).map_err(read)?.len();
     if bytes > MAX_FILE {
-        return Err(TokenizerError::TooLarge { file: name, bytes, limit: MAX_FILE });
+        return Err(TokenizerError::TooLarge {
+            file: name,
+            bytes,
+            limit: MAX_FILE,
+        });
     }
     from_slice(&name, &std::fs::read(path).map_err(read)?)
 }
@@ -29,10 +36,16 @@ pub(super) fn from_file(path: &Path) -> Result<Bpe, TokenizerError> {
 pub(super) fn from_slice(name: &str, json: &[u8]) -> Result<Bpe, TokenizerError> {
     let bytes = json.len() as u64;
     if bytes > MAX_FILE {
-        return Err(TokenizerError::TooLarge { file: name.to_owned(), bytes, limit: MAX_FILE });
+        return Err(TokenizerError::TooLarge {
+            file: name.to_owned(),
+            bytes,
+            limit: MAX_FILE,
+        });
     }
-    let root = serde_json::from_slice(json)
-        .map_err(|source| TokenizerError::Json { file: name.to_owned(), source })?;
+    let root = serde_json::from_slice(json).map_err(|source| TokenizerError::Json {
+        file: name.to_owned(),
+        source,
+    })?;
     File { name }.bpe(&root)
 }
 
@@ -41,11 +54,15 @@ struct File<'a> {
     name: &'a str,
 }
 
-type Result_<T> = Result<T, TokenizerError>;
+type Checked<T> = Result<T, TokenizerError>;
 
 impl File<'_> {
     fn invalid(&self, field: &str, reason: impl Into<String>) -> TokenizerError {
-        TokenizerError::Invalid { file: self.name.to_owned(), field: field.to_owned(), reason: reason.into() }
+        TokenizerError::Invalid {
+            file: self.name.to_owned(),
+            field: field.to_owned(),
+            reason: reason.into(),
+        }
     }
 
     fn unsupported(&self, field: &str, found: &Value, supported: &'static str) -> TokenizerError {
@@ -61,35 +78,49 @@ impl File<'_> {
             found.truncate(cut);
             found.push_str("...");
         }
-        TokenizerError::Unsupported { file: self.name.to_owned(), field: field.to_owned(), found, supported }
-    }
-
-    fn object<'v>(&self, field: &str, value: &'v Value) -> Result_<&'v Map<String, Value>> {
-        value.as_object().ok_or_else(|| self.invalid(field, "an object should stand here"))
-    }
-
-    fn list<'v>(&self, field: &str, value: &'v Value) -> Result_<&'v Vec<Value>> {
-        value.as_array().ok_or_else(|| self.invalid(field, "a list should stand here"))
-    }
-
-    fn id(&self, field: &str, value: &Value) -> Result_<u32> {
-        match value.as_u64() {
-            Some(id) if id < MAX_ID => Ok(id as u32),
-            _ => Err(self.invalid(field, format!("an id from 0 to {} should stand here", MAX_ID - 1))),
+        TokenizerError::Unsupported {
+            file: self.name.to_owned(),
+            field: field.to_owned(),
+            found,
+            supported,
         }
     }
 
-    /// An absent field is its default, written null.
-    fn known<'v>(&self, prefix: &str, map: &'v Map<String, Value>, names: &[&str]) -> Result_<()> {
+    fn object<'v>(&self, field: &str, value: &'v Value) -> Checked<&'v Map<String, Value>> {
+        value
+            .as_object()
+            .ok_or_else(|| self.invalid(field, "an object should stand here"))
+    }
+
+    fn list<'v>(&self, field: &str, value: &'v Value) -> Checked<&'v Vec<Value>> {
+        value
+            .as_array()
+            .ok_or_else(|| self.invalid(field, "a list should stand here"))
+    }
+
+    fn id(&self, field: &str, value: &Value) -> Checked<u32> {
+        match value.as_u64() {
+            Some(id) if id < MAX_ID => Ok(id as u32),
+            _ => Err(self.invalid(
+                field,
+                format!("an id from 0 to {} should stand here", MAX_ID - 1),
+            )),
+        }
+    }
+
+    /// A field that nobody here knows might change the ids.
+    fn known(&self, prefix: &str, map: &Map<String, Value>, names: &[&str]) -> Checked<()> {
         match map.iter().find(|(key, _)| !names.contains(&key.as_str())) {
-            Some((key, value)) => {
-                Err(self.unsupported(&format!("{prefix}{}", key.escape_debug()), value, "a file without this field"))
-            }
+            Some((key, value)) => Err(self.unsupported(
+                &format!("{prefix}{}", key.escape_debug()),
+                value,
+                "a file without this field",
+            )),
             None => Ok(()),
         }
     }
 
-    fn bpe(&self, root: &Value) -> Result_<Bpe> {
+    fn bpe(&self, root: &Value) -> Checked<Bpe> {
         let root = self.object("(the whole file)", root)?;
         let get = |key: &str| root.get(key).unwrap_or(&Value::Null);
         let model = self.object("model", get("model"))?;
@@ -103,8 +134,15 @@ impl File<'_> {
             "",
             root,
             &[
-                "version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor",
-                "decoder", "model",
+                "version",
+                "truncation",
+                "padding",
+                "added_tokens",
+                "normalizer",
+                "pre_tokenizer",
+                "post_processor",
+                "decoder",
+                "model",
             ],
         )?;
         if !get("version").is_null() && get("version") != "1.0" {
@@ -114,8 +152,15 @@ impl File<'_> {
             return Err(self.unsupported("normalizer", get("normalizer"), "null"));
         }
         let pre_tokenizer = get("pre_tokenizer");
-        if pre_tokenizer.get("type").is_none_or(|kind| kind != "Whitespace") {
-            return Err(self.unsupported("pre_tokenizer", pre_tokenizer, "the type \"Whitespace\""));
+        if pre_tokenizer
+            .get("type")
+            .is_none_or(|kind| kind != "Whitespace")
+        {
+            return Err(self.unsupported(
+                "pre_tokenizer",
+                pre_tokenizer,
+                "the type \"Whitespace\"",
+            ));
         }
         let vocabulary = self.vocabulary(model)?;
         let unknown = self.unknown(model, &vocabulary)?;
@@ -126,7 +171,14 @@ impl File<'_> {
         let mut merges = MergeTable::with_capacity(rules.len());
         for (rank, rule) in rules.iter().enumerate() {
             // A pair that is listed twice has its last rank.
-            merges.insert(rule.left, rule.right, Merge { rank: rank as u32, id: rule.id });
+            merges.insert(
+                rule.left,
+                rule.right,
+                Merge {
+                    rank: rank as u32,
+                    id: rule.id,
+                },
+            );
         }
         let characters: HashMap<char, u32> = vocabulary
             .iter()
@@ -143,7 +195,10 @@ impl File<'_> {
             after,
             added,
             unknown,
-            fuse_unknown: model.get("fuse_unk").and_then(Value::as_bool).unwrap_or(false),
+            fuse_unknown: model
+                .get("fuse_unk")
+                .and_then(Value::as_bool)
+                .unwrap_or(false),
             characters,
             merges,
             backtrack,
@@ -151,13 +206,21 @@ impl File<'_> {
         })
     }
 
-    fn vocabulary<'v>(&self, model: &'v Map<String, Value>) -> Result_<HashMap<&'v str, u32>> {
+    fn vocabulary<'v>(&self, model: &'v Map<String, Value>) -> Checked<HashMap<&'v str, u32>> {
         self.known(
             "model.",
             model,
             &[
-                "type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
-                "byte_fallback", "ignore_merges", "vocab", "merges",
+                "type",
+                "dropout",
+                "unk_token",
+                "continuing_subword_prefix",
+                "end_of_word_suffix",
+                "fuse_unk",
+                "byte_fallback",
+                "ignore_merges",
+                "vocab",
+                "merges",
             ],
         )?;
         let off = |key: &str| match model.get(key) {
@@ -165,7 +228,12 @@ impl File<'_> {
             Some(Value::String(s)) if s.is_empty() => Ok(()),
             Some(other) => Err(self.unsupported(&format!("model.{key}"), other, "its absence")),
         };
-        for key in ["continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"] {
+        for key in [
+            "continuing_subword_prefix",
+            "end_of_word_suffix",
+            "byte_fallback",
+            "ignore_merges",
+        ] {
             off(key)?;
         }
         if let Some(dropout) = model.get("dropout")
@@ -192,18 +260,25 @@ impl File<'_> {
         Ok(vocabulary)
     }
 
-    fn unknown(&self, model: &Map<String, Value>, vocabulary: &HashMap<&str, u32>) -> Result_<u32> {
+    fn unknown(&self, model: &Map<String, Value>, vocabulary: &HashMap<&str, u32>) -> Checked<u32> {
         match model.get("unk_token") {
-            Some(Value::String(text)) => vocabulary
-                .get(text.as_str())
-                .copied()
-                .ok_or_else(|| self.invalid("model.unk_token", "it does not stand in the vocabulary")),
-            other => Err(self.unsupported("model.unk_token", other.unwrap_or(&Value::Null), "an unknown token")),
+            Some(Value::String(text)) => vocabulary.get(text.as_str()).copied().ok_or_else(|| {
+                self.invalid("model.unk_token", "it does not stand in the vocabulary")
+            }),
+            other => Err(self.unsupported(
+                "model.unk_token",
+                other.unwrap_or(&Value::Null),
+                "an unknown token",
+            )),
         }
     }
 
     /// The merges in the order of their ranks, written `"A B"` or `["A", "B"]`.
-    fn merges(&self, model: &Map<String, Value>, vocabulary: &HashMap<&str, u32>) -> Result_<Vec<Rule>> {
+    fn merges(
+        &self,
+        model: &Map<String, Value>,
+        vocabulary: &HashMap<&str, u32>,
+    ) -> Checked<Vec<Rule>> {
         let list = self.list("model.merges", model.get("merges").unwrap_or(&Value::Null))?;
         let mut rules = Vec::with_capacity(list.len());
         for (i, merge) in list.iter().enumerate() {
@@ -223,20 +298,40 @@ impl File<'_> {
             let id = |text: &str| {
                 vocabulary.get(text).copied().ok_or_else(|| {
                     let shown: String = text.chars().take(40).collect();
-                    self.invalid(&field(), format!("'{}' does not stand in the vocabulary", shown.escape_debug()))
+                    self.invalid(
+                        &field(),
+                        format!(
+                            "'{}' does not stand in the vocabulary",
+                            shown.escape_debug()
+                        ),
+                    )
                 })
             };
-            rules.push(Rule { left: id(a)?, right: id(b)?, id: id(&format!("{a}{b}"))? });
+            rules.push(Rule {
+                left: id(a)?,
+                right: id(b)?,
+                id: id(&format!("{a}{b}"))?,
+            });
         }
         Ok(rules)
     }
 
     /// The special tokens before and after the text.
-    fn template(&self, value: &Value) -> Result_<(Vec<u32>, Vec<u32>)> {
-        if value.get("type").is_none_or(|kind| kind != "TemplateProcessing") {
-            return Err(self.unsupported("post_processor", value, "the type \"TemplateProcessing\""));
+    fn template(&self, value: &Value) -> Checked<(Vec<u32>, Vec<u32>)> {
+        if value
+            .get("type")
+            .is_none_or(|kind| kind != "TemplateProcessing")
+        {
+            return Err(self.unsupported(
+                "post_processor",
+                value,
+                "the type \"TemplateProcessing\"",
+            ));
         }
-        let single = self.list("post_processor.single", value.get("single").unwrap_or(&Value::Null))?;
+        let single = self.list(
+            "post_processor.single",
+            value.get("single").unwrap_or(&Value::Null),
+        )?;
         let special = value.get("special_tokens").unwrap_or(&Value::Null);
         let mut before = Vec::new();
         let mut after = Vec::new();
@@ -247,25 +342,47 @@ impl File<'_> {
                 continue;
             }
             let Some(id) = piece.pointer("/SpecialToken/id").and_then(Value::as_str) else {
-                return Err(self.unsupported("post_processor.single", piece, "special tokens and the sequence A"));
+                return Err(self.unsupported(
+                    "post_processor.single",
+                    piece,
+                    "special tokens and the sequence A",
+                ));
             };
             let field = format!("post_processor.special_tokens.{}", id.escape_debug());
-            let ids = special.get(id).and_then(|token| token.get("ids")).unwrap_or(&Value::Null);
+            let ids = special
+                .get(id)
+                .and_then(|token| token.get("ids"))
+                .unwrap_or(&Value::Null);
             for id in self.list(&field, ids)? {
-                let side = if sequences == 0 { &mut before } else { &mut after };
+                let side = if sequences == 0 {
+                    &mut before
+                } else {
+                    &mut after
+                };
                 side.push(self.id(&field, id)?);
             }
         }
         if sequences != 1 {
-            return Err(self.invalid("post_processor.single", "the sequence A should stand here once"));
+            return Err(self.invalid(
+                "post_processor.single",
+                "the sequence A should stand here once",
+            ));
         }
         Ok((before, after))
     }
 
     /// The tokens matched inline (as they are; after normalising), and the highest id.
-    fn added(&self, value: &Value, vocabulary: &HashMap<&str, u32>) -> Result_<([AddedTokens; 2], u32)> {
+    fn added(
+        &self,
+        value: &Value,
+        vocabulary: &HashMap<&str, u32>,
+    ) -> Checked<([AddedTokens; 2], u32)> {
         let empty = Vec::new();
-        let list = if value.is_null() { &empty } else { self.list("added_tokens", value)? };
+        let list = if value.is_null() {
+            &empty
+        } else {
+            self.list("added_tokens", value)?
+        };
         if list.len() > MAX_ADDED {
             return Err(self.invalid("added_tokens", format!("more than {MAX_ADDED}")));
         }
@@ -290,10 +407,16 @@ impl File<'_> {
             // Where a token stands in both, the vocabulary decides its id; a new one must not take another's.
             match vocabulary.get(content) {
                 Some(&own) if own != id => {
-                    return Err(self.invalid(&field("id"), format!("the vocabulary gives this token the id {own}")));
+                    return Err(self.invalid(
+                        &field("id"),
+                        format!("the vocabulary gives this token the id {own}"),
+                    ));
                 }
                 None if (id as usize) < vocabulary.len() => {
-                    return Err(self.invalid(&field("id"), "an id of the vocabulary, for a token that is not in it"));
+                    return Err(self.invalid(
+                        &field("id"),
+                        "an id of the vocabulary, for a token that is not in it",
+                    ));
                 }
                 _ => {}
             }
@@ -303,9 +426,15 @@ impl File<'_> {
             } else {
                 &mut plain
             };
-            list.push(Added { text: content.as_bytes().to_vec(), id });
+            list.push(Added {
+                text: content.as_bytes().to_vec(),
+                id,
+            });
         }
-        Ok(([AddedTokens::new(plain), AddedTokens::new(normalized)], highest))
+        Ok((
+            [AddedTokens::new(plain), AddedTokens::new(normalized)],
+            highest,
+        ))
     }
 }
 

@@ -106,15 +106,29 @@ pub(super) fn merge_all(table: &MergeTable, symbols: &mut Vec<u32>) {
         .collect();
     let at = |list: &[Symbol], i: u32| list.get(i as usize).copied();
     while let Some(Reverse((rank, position))) = queue.pop() {
-        let Some(left) = at(&list, position) else { continue };
-        let Some(right) = at(&list, left.next) else { continue };
-        let Some(merge) = table.get(left.id, right.id).filter(|m| m.rank == rank) else { continue };
+        let Some(left) = at(&list, position) else {
+            continue;
+        };
+        let Some(right) = at(&list, left.next) else {
+            continue;
+        };
+        let Some(merge) = table.get(left.id, right.id).filter(|m| m.rank == rank) else {
+            continue;
+        };
         if let Some(slot) = list.get_mut(left.next as usize) {
             // Dead: nothing points to it, and a stale entry for it finds no right neighbour.
-            *slot = Symbol { id: END, prev: END, next: END };
+            *slot = Symbol {
+                id: END,
+                prev: END,
+                next: END,
+            };
         }
         if let Some(slot) = list.get_mut(position as usize) {
-            *slot = Symbol { id: merge.id, next: right.next, ..left };
+            *slot = Symbol {
+                id: merge.id,
+                next: right.next,
+                ..left
+            };
         }
         if let Some(after) = list.get_mut(right.next as usize) {
             after.prev = position;
