@@ -20,7 +20,7 @@ struct Trickle {
 impl Read for Trickle {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.reads += 1;
-        if self.reads % 7 == 0 {
+        if self.reads.is_multiple_of(7) {
             return Err(io::ErrorKind::Interrupted.into());
         }
         let step = self.steps[self.reads % self.steps.len()].min(buf.len());
