@@ -144,6 +144,12 @@ pub enum SequenceError {
         /// 1-based column.
         column: u64,
     },
+    /// A carriage return within a header, in a text whose lines end otherwise.
+    #[error("{place}: a carriage return stands inside the header")]
+    StrayReturn {
+        /// Where.
+        place: Place,
+    },
     /// A NUL byte.
     #[error("{place}: a NUL byte, so this is not text")]
     Nul {
@@ -222,6 +228,7 @@ impl SequenceError {
             | Self::NoHeader { place, .. }
             | Self::EmptySequence { place }
             | Self::HeaderInsideLine { place, .. }
+            | Self::StrayReturn { place }
             | Self::Nul { place }
             | Self::Utf16 { place }
             | Self::IdNotUtf8 { place }
@@ -264,6 +271,12 @@ impl SequenceError {
             Self::HeaderInsideLine { .. } => {
                 "two records may have been joined by a lost line end: put the header on a line of its own"
             }
+<<<<<<< HEAD
+=======
+            Self::StrayReturn { .. } => {
+                "the file mixes line ends of old Mac and others, so that records would be lost: convert it, e.g. tr '\\r' '\\n' < IN > OUT"
+            }
+>>>>>>> sequence
             Self::Nul { .. } => {
                 "the file is binary, damaged, or UTF-16 text: convert it to plain FASTA"
             }

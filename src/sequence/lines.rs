@@ -25,7 +25,7 @@ pub(super) struct Piece<'a> {
     pub last: bool,
 }
 
-/// Lines of one input. LF and CRLF end a line; a lone CR does only in a text that has no LF (old Mac),
+/// Lines of one input. LF and CRLF end a line; a lone CR does only in a text whose beginning has no LF (old Mac),
 /// so that a stray CR inside a header cannot turn the rest of the header into sequence.
 pub(super) struct Lines {
     source: Source,

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | FASTA or FASTQ; plain, gzip, bzip2, xz, zstd, of several members or not | told apart by content, never by name |
 //! | LF, CRLF; CR alone where the first 64 KiB hold no LF; a missing last line end; a UTF-8 BOM; blank lines | accepted |
-//! | a CR inside a line that ends in LF | white space |
+//! | a CR inside a line that ends in LF | in a sequence white space; in a header error: records would vanish in it |
 //! | `;` at a line start (FASTA) | the line is a comment, skipped |
 //! | id | the header's first word; not UTF-8, or beyond 1 MiB: error |
 //! | `>` alone | id `record_<n>`, n from 1 over the job; counted |

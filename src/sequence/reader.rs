@@ -4,12 +4,15 @@ use std::io::Read;
 use std::sync::Arc;
 
 use super::lines::{LineError, Lines};
-use super::source::{Input, InputDigest, Source, compression_of};
+use super::source::{Input, InputDigest, Source, what_else};
 use super::tokenizer::esm;
 use super::{Place, Record, SequenceError};
 
 /// The longest id, in bytes. Headers may be of any length; only the first word is kept.
 pub const MAX_ID: usize = 1 << 20;
+
+/// How many bytes of a line that should be a header a message shows.
+const SHOWN: usize = 20;
 
 /// The reader's bounds.
 #[derive(Debug, Clone)]
@@ -205,7 +208,11 @@ impl Open {
         }
         let looks_like = what_else(head);
         let start = head
+<<<<<<< HEAD
             .get(..head.len().min(20))
+=======
+            .get(..head.len().min(SHOWN))
+>>>>>>> sequence
             .unwrap_or_default()
             .escape_ascii()
             .to_string();
@@ -252,13 +259,20 @@ impl Open {
 
     /// Skips one blank line; else the beginning of its text, escaped.
     fn skip_blank(&mut self) -> Result<Option<String>, SequenceError> {
+        let mut start = Vec::new();
         loop {
             match self.lines.piece() {
                 Ok(piece) => {
-                    let text = piece.bytes.trim_ascii_start();
-                    if !text.is_empty() {
-                        let shown = text.get(..text.len().min(20)).unwrap_or_default();
-                        return Ok(Some(shown.escape_ascii().to_string()));
+                    let mut text = piece.bytes;
+                    if start.is_empty() {
+                        text = text.trim_ascii_start();
+                    } else {
+                        start.extend(std::iter::repeat_n(b'\r', piece.returns));
+                    }
+                    start.extend_from_slice(text.get(..SHOWN).unwrap_or(text));
+                    start.truncate(SHOWN);
+                    if start.len() == SHOWN || (piece.last && !start.is_empty()) {
+                        return Ok(Some(start.escape_ascii().to_string()));
                     }
                     if piece.last {
                         return Ok(None);
@@ -346,8 +360,15 @@ impl Open {
                 text = text.get(1..).unwrap_or_default();
                 marker = false;
             }
-            // A stray CR is white space, and so ends the word.
-            done |= piece.returns > 0 && !id.is_empty();
+            // Mac text after or before other text: taken as part of the header, its records would vanish.
+            if piece.returns > 0 || memchr::memchr(b'\r', text).is_some() {
+                return Err(SequenceError::StrayReturn {
+                    place: Place {
+                        line: record.line,
+                        ..self.place("")
+                    },
+                });
+            }
             if !done {
                 if id.is_empty() {
                     let skipped = text.iter().take_while(|b| is_space(**b)).count();
@@ -487,6 +508,7 @@ fn visible(text: &[u8]) -> u64 {
             .iter()
             .filter(|&&b| b == b' ' || b == b'\t' || b == b'\r')
             .count() as u64
+<<<<<<< HEAD
 }
 
 /// What a file is that is none of ours, where its first bytes tell.
@@ -510,4 +532,6 @@ fn what_else(head: &[u8]) -> Option<&'static str> {
         .find(|(magic, _)| head.starts_with(magic))
         .map(|(_, what)| *what);
     known.or_else(|| compression_of(head).map(|_| "a file compressed twice"))
+=======
+>>>>>>> sequence
 }

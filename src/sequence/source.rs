@@ -152,7 +152,7 @@ impl Source {
 }
 
 /// The compression that a file's first bytes announce.
-pub(super) fn compression_of(magic: &[u8]) -> Option<&'static str> {
+fn compression_of(magic: &[u8]) -> Option<&'static str> {
     match magic {
         [0x1f, 0x8b, ..] => Some("gzip"),
         [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some("bzip2"),
@@ -162,6 +162,29 @@ pub(super) fn compression_of(magic: &[u8]) -> Option<&'static str> {
         [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some("zstd"),
         _ => None,
     }
+}
+
+/// What a file is that is none of ours, where its first bytes tell.
+pub(super) fn what_else(head: &[u8]) -> Option<&'static str> {
+    const KNOWN: [(&[u8], &str); 12] = [
+        (b"PK\x03\x04", "a zip archive"),
+        (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+        (b"\x1f\x9d", "a file packed with compress (.Z)"),
+        (b"\x04\x22\x4d\x18", "an lz4 file"),
+        (b"BAM\x01", "a BAM file"),
+        (b"CRAM", "a CRAM file"),
+        (b"@HD\t", "a SAM file"),
+        (b"@SQ\t", "a SAM file"),
+        (b"LOCUS ", "a GenBank file"),
+        (b"ID   ", "an EMBL or UniProt flat file"),
+        (b"# STOCKHOLM", "a Stockholm alignment"),
+        (b"CLUSTAL", "a Clustal alignment"),
+    ];
+    let known = KNOWN
+        .iter()
+        .find(|(magic, _)| head.starts_with(magic))
+        .map(|(_, what)| *what);
+    known.or_else(|| compression_of(head).map(|_| "a file compressed twice"))
 }
 
 /// Every decoder goes on past the first member, stream or frame, to the end of the input.

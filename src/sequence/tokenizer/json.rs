@@ -54,7 +54,7 @@ struct File<'a> {
     name: &'a str,
 }
 
-type Result_<T> = Result<T, TokenizerError>;
+type Checked<T> = Result<T, TokenizerError>;
 
 impl File<'_> {
     fn invalid(&self, field: &str, reason: impl Into<String>) -> TokenizerError {
@@ -86,19 +86,19 @@ impl File<'_> {
         }
     }
 
-    fn object<'v>(&self, field: &str, value: &'v Value) -> Result_<&'v Map<String, Value>> {
+    fn object<'v>(&self, field: &str, value: &'v Value) -> Checked<&'v Map<String, Value>> {
         value
             .as_object()
             .ok_or_else(|| self.invalid(field, "an object should stand here"))
     }
 
-    fn list<'v>(&self, field: &str, value: &'v Value) -> Result_<&'v Vec<Value>> {
+    fn list<'v>(&self, field: &str, value: &'v Value) -> Checked<&'v Vec<Value>> {
         value
             .as_array()
             .ok_or_else(|| self.invalid(field, "a list should stand here"))
     }
 
-    fn id(&self, field: &str, value: &Value) -> Result_<u32> {
+    fn id(&self, field: &str, value: &Value) -> Checked<u32> {
         match value.as_u64() {
             Some(id) if id < MAX_ID => Ok(id as u32),
             _ => Err(self.invalid(
@@ -108,8 +108,8 @@ impl File<'_> {
         }
     }
 
-    /// An absent field is its default, written null.
-    fn known<'v>(&self, prefix: &str, map: &'v Map<String, Value>, names: &[&str]) -> Result_<()> {
+    /// A field that nobody here knows might change the ids.
+    fn known(&self, prefix: &str, map: &Map<String, Value>, names: &[&str]) -> Checked<()> {
         match map.iter().find(|(key, _)| !names.contains(&key.as_str())) {
             Some((key, value)) => Err(self.unsupported(
                 &format!("{prefix}{}", key.escape_debug()),
@@ -120,7 +120,7 @@ impl File<'_> {
         }
     }
 
-    fn bpe(&self, root: &Value) -> Result_<Bpe> {
+    fn bpe(&self, root: &Value) -> Checked<Bpe> {
         let root = self.object("(the whole file)", root)?;
         let get = |key: &str| root.get(key).unwrap_or(&Value::Null);
         let model = self.object("model", get("model"))?;
@@ -206,7 +206,7 @@ impl File<'_> {
         })
     }
 
-    fn vocabulary<'v>(&self, model: &'v Map<String, Value>) -> Result_<HashMap<&'v str, u32>> {
+    fn vocabulary<'v>(&self, model: &'v Map<String, Value>) -> Checked<HashMap<&'v str, u32>> {
         self.known(
             "model.",
             model,
@@ -260,7 +260,7 @@ impl File<'_> {
         Ok(vocabulary)
     }
 
-    fn unknown(&self, model: &Map<String, Value>, vocabulary: &HashMap<&str, u32>) -> Result_<u32> {
+    fn unknown(&self, model: &Map<String, Value>, vocabulary: &HashMap<&str, u32>) -> Checked<u32> {
         match model.get("unk_token") {
             Some(Value::String(text)) => vocabulary.get(text.as_str()).copied().ok_or_else(|| {
                 self.invalid("model.unk_token", "it does not stand in the vocabulary")
@@ -278,7 +278,7 @@ impl File<'_> {
         &self,
         model: &Map<String, Value>,
         vocabulary: &HashMap<&str, u32>,
-    ) -> Result_<Vec<Rule>> {
+    ) -> Checked<Vec<Rule>> {
         let list = self.list("model.merges", model.get("merges").unwrap_or(&Value::Null))?;
         let mut rules = Vec::with_capacity(list.len());
         for (i, merge) in list.iter().enumerate() {
@@ -317,7 +317,7 @@ impl File<'_> {
     }
 
     /// The special tokens before and after the text.
-    fn template(&self, value: &Value) -> Result_<(Vec<u32>, Vec<u32>)> {
+    fn template(&self, value: &Value) -> Checked<(Vec<u32>, Vec<u32>)> {
         if value
             .get("type")
             .is_none_or(|kind| kind != "TemplateProcessing")
@@ -376,7 +376,7 @@ impl File<'_> {
         &self,
         value: &Value,
         vocabulary: &HashMap<&str, u32>,
-    ) -> Result_<([AddedTokens; 2], u32)> {
+    ) -> Checked<([AddedTokens; 2], u32)> {
         let empty = Vec::new();
         let list = if value.is_null() {
             &empty
