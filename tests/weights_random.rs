@@ -1,5 +1,7 @@
 //! Random models: reproducible, the same whatever the sharding, sane in value.
 
+#![allow(clippy::unwrap_used)] // in helpers too, which clippy does not take for tests
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

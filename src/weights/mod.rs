@@ -8,6 +8,7 @@
 //! | `names`, [`layout`], `architecture` | canonical names; the tensors an architecture consists of; the check |
 //! | [`config_json`] | config.json |
 //! | `mapped`, `tensor` | mapped files, tensors in them, the only `unsafe` |
+//! | `summary` | what `inspect` shows |
 //! | [`random`], [`mod@write`] | seeded random models; safetensors written as a stream |
 //!
 //! Files are not trusted: what is malformed is an error with file, place and remedy, and no pickle
@@ -25,6 +26,7 @@ pub mod random;
 mod safetensors;
 mod source;
 mod stored;
+mod summary;
 mod tensor;
 mod torch;
 pub mod write;
@@ -35,5 +37,6 @@ pub use error::WeightsError;
 pub use mapped::Mapped;
 pub use safetensors::read_header as read_safetensors_header;
 pub use stored::{Malformed, StoredDType, StoredTensor};
+pub use summary::Summary;
 pub use tensor::{F32Data, Tensor};
 pub use torch::{FairEsmSettings, TorchFile, check_pickle, read_index as read_torch_index};

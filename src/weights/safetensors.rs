@@ -1,8 +1,8 @@
 //! The header of a safetensors file.
 //!
-//! Read here and not with the `safetensors` crate, whose sums over the header's offsets overflow on
-//! a malicious file (0.8.0: a panic, or in a release build an accepted range outside the file) and
-//! whose errors do not say which tensor is wrong.
+//! Read here and not with the `safetensors` crate, which adds up a malicious file's offsets until
+//! they overflow (0.8.0; a panic where overflow is checked), and whose errors do not say which tensor
+//! is wrong.
 
 use std::fmt;
 
@@ -231,6 +231,22 @@ mod tests {
         let product =
             r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#;
         assert!(refusal(product, 0).contains("tensor a"));
+    }
+
+    #[test]
+    fn sizes_that_only_overflow_together_are_refused() {
+        // Each tensor's number of bits fits; the sum with the header's length does not.
+        let each = (1usize << 61) - 1;
+        let mut header = String::from("{");
+        for i in 0..8 {
+            let (start, end) = (i * each, (i + 1) * each);
+            header += &format!(
+                r#""t{i}":{{"dtype":"U8","shape":[{each}],"data_offsets":[{start},{end}]}},"#
+            );
+        }
+        let (start, end) = (8 * each, usize::MAX);
+        header += &format!(r#""z":{{"dtype":"U8","shape":[7],"data_offsets":[{start},{end}]}}}}"#);
+        assert!(refusal(&header, 0).contains("but 0 bytes follow"));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! A tensor in a mapped file.
 
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::DType;
 use super::mapped::{Mapped, as_f32};
+use super::{DType, WeightsError};
 
 /// One tensor of a checkpoint. It keeps its file mapped and is cheap to clone.
 #[derive(Debug, Clone)]
@@ -68,6 +70,34 @@ impl Tensor {
         let mut values = Vec::with_capacity(self.len());
         self.dtype.decode(self.bytes(), &mut values);
         F32Data::Owned(values)
+    }
+
+    /// Goes through all values once, `most` at a time, in order; `visit` gets the index of the first
+    /// and the values. They are read from the file and not through the mapping, so that passing over
+    /// a large checkpoint leaves none of it in this program's memory.
+    ///
+    /// # Errors
+    /// [`WeightsError::Read`], and what `visit` returns.
+    pub fn for_each_block<E: From<WeightsError>>(
+        &self,
+        most: usize,
+        mut visit: impl FnMut(usize, &[f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let path = self.file();
+        let mut file = File::open(path).map_err(WeightsError::read(path))?;
+        file.seek(SeekFrom::Start(self.range.start as u64))
+            .map_err(WeightsError::read(path))?;
+        let (mut bytes, mut values) = (Vec::new(), Vec::new());
+        let most = most.max(1);
+        for first in (0..self.len()).step_by(most) {
+            bytes.resize(most.min(self.len() - first) * self.dtype.size(), 0);
+            file.read_exact(&mut bytes)
+                .map_err(WeightsError::read(path))?;
+            values.clear();
+            self.dtype.decode(&bytes, &mut values);
+            visit(first, &values)?;
+        }
+        Ok(())
     }
 }
 

@@ -1,8 +1,14 @@
 //! Inspect, convert, verify and make model weights for seqstream.
 
+mod convert;
+mod inspect;
 mod random;
 mod size;
+mod verify;
 
+use std::fmt::Display;
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -22,11 +28,17 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Inspect(inspect::Args),
+    Convert(convert::Args),
+    Verify(verify::Args),
     Random(random::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Inspect(args) => inspect::run(args),
+        Command::Convert(args) => convert::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::Random(args) => random::run(args),
     };
     match result {
@@ -64,12 +76,52 @@ pub struct Failure {
 }
 
 impl Failure {
-    fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
+    fn new(code: u8, message: impl Display, hint: Option<&str>) -> Self {
         Self {
-            message: message.into(),
-            hint: Some(hint.into()),
-            code: 2,
+            message: message.to_string(),
+            hint: hint.map(str::to_owned),
+            code,
         }
+    }
+
+    fn other(error: impl Display) -> Self {
+        Self::new(1, error, None)
+    }
+
+    fn usage(message: impl Display, hint: &str) -> Self {
+        Self::new(2, message, Some(hint))
+    }
+
+    fn bad_weights(message: impl Display, hint: &str) -> Self {
+        Self::new(4, message, Some(hint))
+    }
+
+    fn read(path: &Path, error: io::Error) -> Self {
+        WeightsError::Read {
+            path: path.to_owned(),
+            source: error,
+        }
+        .into()
+    }
+
+    fn write(path: &Path, error: io::Error) -> Self {
+        WeightsError::Write {
+            path: path.to_owned(),
+            source: error,
+        }
+        .into()
+    }
+
+    fn output(error: io::Error) -> Self {
+        Self::new(
+            5,
+            format!("standard output cannot be written: {error}"),
+            None,
+        )
+    }
+
+    fn output_exists(message: impl Display, hint: &str) -> Self {
+        Self::new(5, message, Some(hint))
     }
 
     fn report(self) -> ExitCode {

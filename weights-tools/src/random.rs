@@ -92,7 +92,7 @@ fn config(args: &Args) -> Result<ModelConfig, Failure> {
             let names = ModelConfig::PRESETS.join(", ");
             Failure::usage(
                 format!("there is no published size {arch}"),
-                format!("choose one of {names}"),
+                &format!("choose one of {names}"),
             )
         });
     }

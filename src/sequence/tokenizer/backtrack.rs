@@ -17,6 +17,7 @@ use super::merge::{Merge, MergeTable, merge_all};
 const MAX_ALPHABET: usize = 64;
 const MAX_TABLE: usize = 16 << 20;
 const MAX_TOKEN_BYTES: usize = 4 << 20;
+const MAX_LEADS: usize = 4096;
 
 const NONE: u32 = u32::MAX;
 
@@ -27,9 +28,16 @@ pub(super) struct Backtrack {
     /// Trie: `next[node * width + letter]`, 0 for none.
     next: Vec<u32>,
     width: usize,
-    /// The token that ends at a trie node.
-    token_at: Vec<u32>,
+    /// The longest token on the way to a trie node, its end included; `NONE` only at the root.
+    longest: Vec<u32>,
+    /// The node, and how deep it stands, that the next `lead` letters lead to: the first steps of a walk at once.
+    leads: Vec<(u32, u32)>,
+    lead: usize,
     tokens: Vec<Token>,
+    /// `(left, right)` of each token, close together because undoing merges is half of the work.
+    parts: Vec<(u32, u32)>,
+    /// One bit a hash of a pair: most pairs are in no table, and this answers from the first cache.
+    filter: Vec<u64>,
     /// Pairs of tokens to what they become, in this module's numbers, which are also the ranks.
     pairs: MergeTable,
 }
@@ -42,9 +50,6 @@ struct Token {
     len: u32,
     /// The longest token that is a proper prefix.
     prefix: u32,
-    /// The two tokens it is merged from; itself twice for a letter.
-    left: u32,
-    right: u32,
 }
 
 const NO_LETTER: u8 = 0xff;
@@ -67,8 +72,12 @@ impl Backtrack {
             letters: [NO_LETTER; 256],
             next: vec![0; letters.len()],
             width: letters.len(),
-            token_at: vec![NONE],
+            longest: vec![NONE],
+            leads: Vec::new(),
+            lead: 0,
             tokens: Vec::new(),
+            parts: Vec::new(),
+            filter: vec![0; (rules.len() / 4).next_power_of_two()],
             pairs: MergeTable::with_capacity(rules.len()),
         };
         let mut number = std::collections::HashMap::new();
@@ -77,7 +86,8 @@ impl Backtrack {
             *this.letters.get_mut(usize::from(byte))? = i as u8;
             number.insert(id, i as u32);
             texts.push(vec![i as u8]);
-            this.tokens.push(Token { id, len: 1, prefix: NONE, left: i as u32, right: i as u32 });
+            this.tokens.push(Token { id, len: 1, prefix: NONE });
+            this.parts.push((i as u32, i as u32));
         }
         let mut bytes = 0;
         for rule in rules {
@@ -92,8 +102,11 @@ impl Backtrack {
             if bytes > MAX_TOKEN_BYTES {
                 return None;
             }
-            this.tokens.push(Token { id: rule.id, len: text.len() as u32, prefix: NONE, left, right });
+            this.tokens.push(Token { id: rule.id, len: text.len() as u32, prefix: NONE });
+            this.parts.push((left, right));
             this.pairs.insert(left, right, Merge { rank: new, id: new });
+            let (word, bit) = this.filter_bit(left, right);
+            *this.filter.get_mut(word)? |= bit;
             texts.push(text);
         }
         if this.pairs.len() != rules.len() {
@@ -108,18 +121,8 @@ impl Backtrack {
             if symbols != [token as u32] {
                 return None;
             }
-            let proper = text.len() - 1;
-            this.tokens.get_mut(token)?.prefix = {
-                let mut node = 0;
-                let mut longest = NONE;
-                for &letter in text.get(..proper)? {
-                    node = *this.next.get(node * this.width + usize::from(letter))? as usize;
-                    let here = *this.token_at.get(node)?;
-                    longest = if here == NONE { longest } else { here };
-                }
-                longest
-            };
         }
+        this.finish(&texts)?;
         Some(this)
     }
 
@@ -131,15 +134,65 @@ impl Backtrack {
                 if self.next.len() + self.width > MAX_TABLE {
                     return None;
                 }
-                *self.next.get_mut(at)? = self.token_at.len() as u32;
-                self.token_at.push(NONE);
+                *self.next.get_mut(at)? = self.longest.len() as u32;
+                self.longest.push(NONE);
                 self.next.resize(self.next.len() + self.width, 0);
             }
             node = *self.next.get(at)? as usize;
         }
-        let slot = self.token_at.get_mut(node)?;
+        let slot = self.longest.get_mut(node)?;
         // Two tokens with one text cannot both be what it encodes to.
         (*slot == NONE).then(|| *slot = token)
+    }
+
+    /// Fills in what needs the whole trie: prefixes, the longest token on the way to each node, the leads.
+    fn finish(&mut self, texts: &[Vec<u8>]) -> Option<()> {
+        for (token, text) in texts.iter().enumerate() {
+            let mut node = 0;
+            let mut prefix = NONE;
+            for &letter in text.get(..text.len() - 1)? {
+                node = *self.next.get(node * self.width + usize::from(letter))? as usize;
+                let here = *self.longest.get(node)?;
+                prefix = if here == NONE { prefix } else { here };
+            }
+            self.tokens.get_mut(token)?.prefix = prefix;
+        }
+        // A child's number is above its parent's, so one pass in order carries the longest token down.
+        for node in 0..self.longest.len() {
+            let here = *self.longest.get(node)?;
+            for letter in 0..self.width {
+                let child = *self.next.get(node * self.width + letter)? as usize;
+                if child != 0 && *self.longest.get(child)? == NONE {
+                    *self.longest.get_mut(child)? = here;
+                }
+            }
+        }
+        while self.width > 1 && self.width.pow(self.lead as u32 + 1) <= MAX_LEADS {
+            self.lead += 1;
+        }
+        for mut code in 0..self.width.pow(self.lead as u32) {
+            let mut letters = vec![0; self.lead];
+            for letter in letters.iter_mut().rev() {
+                *letter = code % self.width;
+                code /= self.width;
+            }
+            let (mut node, mut depth) = (0, 0);
+            for letter in letters {
+                let child = *self.next.get(node * self.width + letter)? as usize;
+                if child == 0 {
+                    break;
+                }
+                (node, depth) = (child, depth + 1);
+            }
+            self.leads.push((node as u32, depth));
+        }
+        Some(())
+    }
+
+    fn filter_bit(&self, left: u32, right: u32) -> (usize, u64) {
+        let hash = left.wrapping_mul(0x9e37_79b1) ^ right.wrapping_mul(0x85eb_ca6b);
+        let hash = hash ^ hash >> 15;
+        ((hash >> 6) as usize & (self.filter.len() - 1), 1 << (hash & 63))
     }
 
     /// How many bytes at the start of `text` are letters of the alphabet.
@@ -153,53 +206,53 @@ impl Backtrack {
 
     #[inline]
     fn longest_match(&self, text: &[u8]) -> u32 {
+        let letter = |b: u8| usize::from(self.letters[usize::from(b)]);
         let mut node = 0;
-        let mut longest = NONE;
-        for &b in text {
-            let letter = self.letters[usize::from(b)];
-            node = self.next[node * self.width + usize::from(letter)] as usize;
-            if node == 0 {
+        let mut rest = text;
+        if let Some((head, tail)) = text.split_at_checked(self.lead) {
+            let code = head.iter().fold(0, |code, &b| code * self.width + letter(b));
+            let (lead, depth) = self.leads[code];
+            node = lead as usize;
+            if (depth as usize) < self.lead {
+                return self.longest[node];
+            }
+            rest = tail;
+        }
+        for &b in rest {
+            let child = self.next[node * self.width + letter(b)] as usize;
+            if child == 0 {
                 break;
             }
-            let here = self.token_at[node];
-            if here != NONE {
-                longest = here;
-            }
+            node = child;
         }
-        longest
+        self.longest[node]
     }
 
     /// Whether two tokens, each the encoding of its own text, stay as they are when they stand side by side.
     #[inline]
     fn compatible(&self, mut left: u32, mut right: u32) -> bool {
+        let letters = self.width as u32;
         // A merge across the border would have come first if its rank is below this.
         let mut limit = NONE;
         loop {
-            if let Some(merge) = self.pairs.get(left, right)
+            let (word, bit) = self.filter_bit(left, right);
+            if self.filter[word] & bit != 0
+                && let Some(merge) = self.pairs.get(left, right)
                 && merge.rank < limit
             {
                 return false;
             }
-            // Undo the later of the two last merges; of equals, the right one is the later.
-            let (l, r) = (self.token(left), self.token(right));
-            if left > right {
-                if l.len > 1 {
-                    limit = left;
-                    left = l.right;
-                } else if r.len > 1 {
-                    limit = right + 1;
-                    right = r.left;
-                } else {
-                    return true;
-                }
-            } else if r.len > 1 {
-                limit = right + 1;
-                right = r.left;
-            } else if l.len > 1 {
-                limit = left;
-                left = l.right;
-            } else {
+            // Undo the later of the two last merges; of equals, the right one is the later. Letters have the lowest
+            // numbers, so where the higher of the two is a letter nothing is left to undo.
+            if left.max(right) < letters {
                 return true;
+            }
+            if left > right {
+                limit = left;
+                left = self.parts[left as usize].1;
+            } else {
+                limit = right + 1;
+                right = self.parts[right as usize].0;
             }
         }
     }

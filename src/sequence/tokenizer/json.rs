@@ -322,3 +322,17 @@ fn backtrack(characters: &HashMap<char, u32>, rules: &[Rule], unknown: u32) -> O
     letters.sort_unstable();
     Backtrack::new(&letters, rules)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_the_published_kind_take_the_fast_method() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tokens");
+        for (name, fast) in [("bpe", true), ("bpe_truncated", true), ("bpe_fused", false)] {
+            let bpe = from_file(&folder.join(format!("{name}_tokenizer.json"))).unwrap();
+            assert_eq!(bpe.backtrack.is_some(), fast, "{name}");
+        }
+    }
+}

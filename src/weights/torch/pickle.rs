@@ -116,7 +116,7 @@ impl<'a> Machine<'a> {
                 Ok(())
             }
             b'0' => self.pop().map(|_| ()),
-            b'1' => self.to_mark().map(|_| ()),
+            b'1' => self.pop_to_mark().map(|_| ()),
             b'2' => {
                 let top = self.top()?;
                 self.stack.push(top);
@@ -194,7 +194,7 @@ impl<'a> Machine<'a> {
             // Tuples and lists.
             b')' | b']' => self.push(Value::Sequence(Vec::new())),
             b't' | b'l' => {
-                let items = self.to_mark()?;
+                let items = self.pop_to_mark()?;
                 self.push(Value::Sequence(items))
             }
             0x85..=0x87 => {
@@ -210,13 +210,13 @@ impl<'a> Machine<'a> {
                 self.append(&[item])
             }
             b'e' => {
-                let items = self.to_mark()?;
+                let items = self.pop_to_mark()?;
                 self.append(&items)
             }
             // Dicts.
             b'}' => self.push(Value::Dict(Vec::new())),
             b'd' => {
-                let items = self.to_mark()?;
+                let items = self.pop_to_mark()?;
                 self.push(Value::Dict(Vec::new()))?;
                 self.set_items(&items)
             }
@@ -226,14 +226,14 @@ impl<'a> Machine<'a> {
                 self.set_items(&[key, value])
             }
             b'u' => {
-                let items = self.to_mark()?;
+                let items = self.pop_to_mark()?;
                 self.set_items(&items)
             }
             // Sets: EMPTY_SET, ADDITEMS, FROZENSET.
             0x8f => self.push(Value::Opaque),
-            0x90 => self.to_mark().map(|_| ()),
+            0x90 => self.pop_to_mark().map(|_| ()),
             0x91 => {
-                self.to_mark()?;
+                self.pop_to_mark()?;
                 self.push(Value::Opaque)
             }
             // Names and calls.
@@ -394,7 +394,7 @@ impl<'a> Machine<'a> {
         Ok(id)
     }
 
-    fn to_mark(&mut self) -> Step<Vec<Id>> {
+    fn pop_to_mark(&mut self) -> Step<Vec<Id>> {
         let mark = self
             .marks
             .pop()

@@ -1,0 +1,211 @@
+//! Vector helpers over `pulp`, which picks AVX-512, AVX2 or a portable path at run time.
+
+use pulp::Simd;
+
+/// The level this machine computes with.
+pub fn name() -> &'static str {
+    match pulp::Arch::new() {
+        #[cfg(target_arch = "x86_64")]
+        pulp::Arch::V4(_) => "avx512",
+        #[cfg(target_arch = "x86_64")]
+        pulp::Arch::V3(_) => "avx2+fma",
+        #[cfg(target_arch = "aarch64")]
+        pulp::Arch::Neon(_) => "neon",
+        _ => "portable",
+    }
+}
+
+/// 2^x for x <= 0; below -126 it stays 2^-126. NaN passes through on x86.
+///
+/// x = n + f with |f| <= 1/2; 2^f by a minimax polynomial (fit 2e-9), times 2^n by its exponent
+/// bits; about 1 ulp.
+#[inline(always)]
+pub fn exp2_nonpositive<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    const C: [f32; 6] =
+        [1.535_334e-4, 1.339_89e-3, 9.618_438e-3, 5.550_332_4e-2, 2.402_264_8e-1, 6.931_472e-1];
+    let x = simd.max_f32s(simd.splat_f32s(-126.0), x);
+    // 1.5·2^23: adding it rounds to an integer, which then stands in the low mantissa bits.
+    let magic = simd.splat_f32s(12_582_912.0);
+    let shifted = simd.add_f32s(x, magic);
+    let f = simd.sub_f32s(x, simd.sub_f32s(shifted, magic));
+    let mut p = simd.splat_f32s(C[0]);
+    for c in &C[1..] {
+        p = simd.mul_add_e_f32s(p, f, simd.splat_f32s(*c));
+    }
+    let p = simd.mul_add_e_f32s(p, f, simd.splat_f32s(1.0));
+    let exponent = simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(23));
+    simd.transmute_f32s_u32s(simd.add_u32s(simd.transmute_u32s_f32s(p), exponent))
+}
+
+/// erf(z): z·P(z²)/Q(z²), a minimax fit over |z| <= 3.925, beyond which erf is ±1 in f32.
+///
+/// Largest error 3.5e-7 in f32 arithmetic (fit itself 1.9e-8).
+#[inline(always)]
+pub fn erf<S: Simd>(simd: S, z: S::f32s) -> S::f32s {
+    const P: [f32; 6] =
+        [2.046_057_7e-6, 2.848_380_8e-4, 3.772_337_5e-3, 5.276_864_8e-2, 1.905_889_1e-1, 1.128_379_1];
+    const Q: [f32; 6] =
+        [3.804_780_1e-5, 1.163_804_8e-3, 1.498_277_6e-2, 1.141_807_06e-1, 5.022_377_4e-1, 1.0];
+    let bound = simd.splat_f32s(3.925);
+    // max before min and this argument order: a NaN passes through on every instruction set
+    // only if selected, so it is put back at the end.
+    let c = simd.min_f32s(simd.max_f32s(z, simd.neg_f32s(bound)), bound);
+    let u = simd.mul_f32s(c, c);
+    let mut p = simd.splat_f32s(P[0]);
+    let mut q = simd.splat_f32s(Q[0]);
+    for i in 1..6 {
+        p = simd.mul_add_e_f32s(p, u, simd.splat_f32s(P[i]));
+        q = simd.mul_add_e_f32s(q, u, simd.splat_f32s(Q[i]));
+    }
+    let y = simd.div_f32s(simd.mul_f32s(c, p), q);
+    simd.select_f32s(simd.equal_f32s(z, z), y, z)
+}
+
+/// x·Φ(x) with erf, the form both models use (never the tanh one).
+#[inline(always)]
+pub fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let half = simd.mul_f32s(x, simd.splat_f32s(0.5));
+    let e = erf(simd, simd.mul_f32s(x, simd.splat_f32s(std::f32::consts::FRAC_1_SQRT_2)));
+    simd.mul_add_e_f32s(half, e, half)
+}
+
+/// A function of one element. A trait and not a closure: a closure is compiled on its own,
+/// without the instruction set of the caller, unless the optimiser happens to inline it.
+pub trait Elementwise {
+    /// The function, on a vector of elements; must be `#[inline(always)]`.
+    fn apply<S: Simd>(simd: S, x: S::f32s) -> S::f32s;
+}
+
+/// [`gelu`].
+pub struct Gelu;
+
+impl Elementwise for Gelu {
+    #[inline(always)]
+    fn apply<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+        gelu(simd, x)
+    }
+}
+
+/// Applies `F` to each element; the tail is computed in a vector too, so that an element's bits
+/// do not depend on its place.
+#[inline(always)]
+pub fn map<S: Simd, F: Elementwise>(simd: S, xs: &mut [f32]) {
+    let (body, tail) = S::as_mut_simd_f32s(xs);
+    for v in body {
+        *v = F::apply(simd, *v);
+    }
+    if !tail.is_empty() {
+        let v = F::apply(simd, simd.partial_load_f32s(tail));
+        simd.partial_store_f32s(tail, v);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pulp::WithSimd;
+
+    #[derive(Clone, Copy)]
+    enum Op {
+        Exp,
+        Gelu,
+    }
+    struct Exp;
+    impl Elementwise for Exp {
+        #[inline(always)]
+        fn apply<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+            exp2_nonpositive(simd, x)
+        }
+    }
+    struct Apply<'a>(&'a mut [f32], Op);
+    impl WithSimd for Apply<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            match self.1 {
+                Op::Exp => map::<S, Exp>(simd, self.0),
+                Op::Gelu => map::<S, Gelu>(simd, self.0),
+            }
+        }
+    }
+
+    /// The error function in f64 by its Maclaurin series or, far out, its continued fraction.
+    fn erf64(z: f64) -> f64 {
+        let a = z.abs();
+        if a < 3.0 {
+            let (mut term, mut sum) = (a, a);
+            for n in 1..200 {
+                term *= -a * a / n as f64;
+                sum += term / (2 * n + 1) as f64;
+            }
+            (sum * std::f64::consts::FRAC_2_SQRT_PI).copysign(z)
+        } else {
+            let mut f = a;
+            for k in (1..120).rev() {
+                f = a + k as f64 / 2.0 / f;
+            }
+            (1.0 - (-a * a).exp() / f / std::f64::consts::PI.sqrt()).copysign(z)
+        }
+    }
+
+    fn each_level(xs: &[f32], op: Op) -> Vec<(String, Vec<f32>)> {
+        let mut out = Vec::new();
+        let mut ys = xs.to_vec();
+        pulp::Arch::new().dispatch(Apply(&mut ys, op));
+        out.push((name().to_string(), ys));
+        #[cfg(target_arch = "x86_64")]
+        if let Some(v3) = pulp::x86::V3::try_new() {
+            let mut ys = xs.to_vec();
+            v3.vectorize(Apply(&mut ys, op));
+            out.push(("avx2+fma".into(), ys));
+        }
+        let mut ys = xs.to_vec();
+        Apply(&mut ys, op).with_simd(pulp::Scalar);
+        out.push(("portable".into(), ys));
+        out
+    }
+
+    #[test]
+    fn exp2_is_within_two_ulp_on_every_level() {
+        let xs: Vec<f32> = (0..200_001).map(|i| -(i as f32) * 126.0 / 200_000.0).collect();
+        for (level, ys) in each_level(&xs, Op::Exp) {
+            for (x, y) in xs.iter().zip(&ys) {
+                let want = (*x as f64).exp2();
+                let error = (*y as f64 - want).abs() / want;
+                assert!(error <= 2.0 * f32::EPSILON as f64, "{level}: 2^{x} = {y}, off by {error:e}");
+            }
+        }
+        for (level, ys) in each_level(&[f32::NEG_INFINITY, -1000.0], Op::Exp) {
+            assert!(ys.iter().all(|y| *y >= 0.0 && *y < 1.2e-38), "{level}: {ys:?}");
+        }
+    }
+
+    #[test]
+    fn gelu_is_the_erf_form_on_every_level() {
+        let xs: Vec<f32> = (-80_000..=80_000).map(|i| i as f32 / 10_000.0).collect();
+        for (level, ys) in each_level(&xs, Op::Gelu) {
+            for (x, y) in xs.iter().zip(&ys) {
+                let x64 = *x as f64;
+                let want = 0.5 * x64 * (1.0 + erf64(x64 / 2f64.sqrt()));
+                // 0.5·|x| times the error of erf; the tanh form is off by 4.7e-4.
+                let bound = 0.5 * x64.abs() * 6e-7 + 1e-12;
+                assert!((*y as f64 - want).abs() <= bound, "{level}: gelu({x}) = {y}, want {want}");
+            }
+        }
+        for (level, ys) in each_level(&[f32::NAN, f32::INFINITY, -100.0], Op::Gelu) {
+            assert!(ys[0].is_nan(), "{level}");
+            assert_eq!(ys[1], f32::INFINITY, "{level}");
+            assert!(ys[2].abs() < 1e-5, "{level}");
+        }
+    }
+
+    #[test]
+    fn an_element_has_the_same_bits_wherever_it_stands() {
+        for pad in 0..40 {
+            let xs: Vec<f32> = vec![-0.7371; pad + 1];
+            for (level, ys) in each_level(&xs, Op::Gelu) {
+                assert!(ys.iter().all(|y| y.to_bits() == ys[0].to_bits()), "{level} at {pad}");
+            }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What `inspect` shows of a checkpoint.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use super::{Checkpoint, TensorInfo, layout};
+use crate::model::config::{ModelConfig, ModelKind};
+
+/// A checkpoint's architecture, tensors, formats and size. Displays as a table, and serialises.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Summary {
+    /// The architecture.
+    pub config: ModelConfig,
+    /// Width of an attention head.
+    pub head_dim: usize,
+    /// Parameters of the architecture, without rotary frequencies and other tasks' heads.
+    pub parameters: u64,
+    /// Bytes of the files that hold tensors.
+    pub bytes: u64,
+    /// These files.
+    pub files: Vec<PathBuf>,
+    /// How many of the tensors in use are stored in each format.
+    pub dtypes: BTreeMap<String, usize>,
+    /// What a user should know.
+    pub warnings: Vec<String>,
+    /// All tensors, also those not used.
+    pub tensors: Vec<TensorInfo>,
+}
+
+impl Summary {
+    /// Gathers what there is to show; reads no tensor's values.
+    pub fn of(checkpoint: &Checkpoint) -> Self {
+        let config = checkpoint.config().clone();
+        let tensors = checkpoint.tensors();
+        let mut dtypes = BTreeMap::new();
+        for t in tensors.iter().filter(|t| t.used) {
+            *dtypes.entry(t.dtype.clone()).or_insert(0) += 1;
+        }
+        Self {
+            head_dim: config.head_dim(),
+            parameters: layout::parameters(&config),
+            config,
+            bytes: checkpoint.total_bytes(),
+            files: checkpoint.files().map(Into::into).collect(),
+            dtypes,
+            warnings: checkpoint.warnings().to_vec(),
+            tensors,
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let c = &self.config;
+        writeln!(
+            f,
+            "{}: {} layers, width {}, {} heads of {}, feed-forward {}, vocabulary {}",
+            c.kind, c.layers, c.hidden, c.heads, self.head_dim, c.intermediate, c.vocab
+        )?;
+        let dtypes: Vec<String> = self
+            .dtypes
+            .iter()
+            .map(|(dtype, n)| format!("{n} in {dtype}"))
+            .collect();
+        writeln!(
+            f,
+            "{} parameters; tensors: {}; {} bytes in {} file(s)",
+            self.parameters,
+            dtypes.join(", "),
+            self.bytes,
+            self.files.len()
+        )?;
+        write!(f, "LayerNorm epsilon {:e}", c.layer_norm_eps)?;
+        match c.kind {
+            ModelKind::Esm2 => {
+                let scaling = if c.token_dropout { "yes" } else { "no" };
+                writeln!(f, "; token dropout scaling: {scaling}")?;
+            }
+            ModelKind::Dnabert => writeln!(f)?,
+        }
+        for warning in &self.warnings {
+            writeln!(f, "warning: {warning}")?;
+        }
+        let width = self.tensors.iter().map(|t| t.name.len()).max().unwrap_or(0);
+        writeln!(f)?;
+        for t in &self.tensors {
+            let shape = format!("{:?}", t.shape);
+            let file = t.file.file_name().unwrap_or_default().to_string_lossy();
+            let unused = if t.used { "" } else { "  (not used)" };
+            writeln!(
+                f,
+                "{:width$}  {:5} {shape:14} {file}{unused}",
+                t.name, t.dtype
+            )?;
+        }
+        Ok(())
+    }
+}

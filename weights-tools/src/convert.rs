@@ -1,0 +1,257 @@
+//! `weights-tools convert`: any supported input to one safetensors file.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use seqstream::model::config::ModelKind;
+use seqstream::weights::write::{Planned, SafetensorsWriter, file_rank, write_file};
+use seqstream::weights::{Checkpoint, DType, Tensor, config_json, layout};
+
+use crate::{DTypeArg, Failure, size};
+
+/// Values converted at a time: 4 MiB of f32.
+const BLOCK: usize = 1 << 20;
+
+/// Convert a model to one safetensors file, with config.json and tokenizer.json beside it.
+///
+/// Tensors get Hugging Face's names. With --dtype the error that the rounding introduces is printed.
+/// Rotary frequencies stay in f32, in which they are exact: in bf16 they would turn far positions by
+/// radians. Heads for other tasks are kept; tables that the architecture does not read are left out.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  weights-tools convert esm2_t33_650M_UR50D.pt --out esm2-650m/model.safetensors
+  weights-tools convert esm2_t48_15B_UR50D --dtype f16 --out esm2-15b-f16/model.safetensors")]
+pub struct Args {
+    /// A model folder, a .safetensors, .bin or fair-esm .pt file, or an index
+    path: PathBuf,
+    /// The file to write; its folder is made if need be
+    #[arg(long, value_name = "FILE.safetensors")]
+    out: PathBuf,
+    /// Round the weights to this format [default: as they are]
+    #[arg(long, value_enum)]
+    dtype: Option<DTypeArg>,
+}
+
+pub fn run(args: Args) -> Result<(), Failure> {
+    let checkpoint = Checkpoint::open(&args.path)?;
+    for warning in checkpoint.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    let out = &args.out;
+    if out.extension().is_none_or(|e| e != "safetensors") {
+        let what = format!("--out {} does not end in .safetensors", out.display());
+        return Err(Failure::usage(
+            what,
+            "name the file to write, such as model.safetensors",
+        ));
+    }
+    let same = |path: &Path| {
+        fs::canonicalize(path)
+            .ok()
+            .is_some_and(|p| fs::canonicalize(out).ok() == Some(p))
+    };
+    if checkpoint.files().any(same) {
+        let what = format!("--out {} is the file to be converted", out.display());
+        return Err(Failure::usage(what, "choose another --out"));
+    }
+    let folder = out
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(|e| Failure::write(folder, e))?;
+
+    let plan = plan(&checkpoint, args.dtype.map(DType::from));
+    copy_beside(&checkpoint, folder, &plan)?;
+    let planned: Vec<Planned> = plan.iter().map(|(_, planned)| planned.clone()).collect();
+    let mut writer = SafetensorsWriter::create(out, &planned)?;
+    let mut total = Deviation::default();
+    let mut worst_value: (f64, &str) = (0.0, "");
+    let mut worst_norm: (f64, &str) = (0.0, "");
+    for (tensor, planned) in &plan {
+        let deviation = convert(tensor, planned.dtype, &mut writer)?;
+        if deviation.largest > worst_value.0 {
+            worst_value = (deviation.largest, &planned.name);
+        }
+        if deviation.relative() > worst_norm.0 {
+            worst_norm = (deviation.relative(), &planned.name);
+        }
+        total.add(&deviation);
+    }
+    writer.finish()?;
+    // What was written must be a model again.
+    Checkpoint::open(out)?;
+
+    let bytes: u64 = planned.iter().map(Planned::bytes).sum();
+    println!(
+        "wrote {}: {} tensors, {}",
+        out.display(),
+        planned.len(),
+        size::show(bytes)
+    );
+    if total.largest == 0.0 {
+        println!("error introduced: none, all values are exact");
+    } else {
+        println!("error introduced, |converted - original|:");
+        println!("  relative norm, all tensors  {:.3e}", total.relative());
+        println!(
+            "  relative norm, worst tensor {:.3e}  {}",
+            worst_norm.0, worst_norm.1
+        );
+        println!(
+            "  largest of any value        {:.3e}  {}",
+            worst_value.0, worst_value.1
+        );
+    }
+    Ok(())
+}
+
+/// The tensors to write, each with its new name and format, in the order of the file.
+fn plan(checkpoint: &Checkpoint, dtype: Option<DType>) -> Vec<(Tensor, Planned)> {
+    let prefix = match checkpoint.config().kind {
+        ModelKind::Esm2 => "esm.",
+        ModelKind::Dnabert => "",
+    };
+    let mut names: Vec<String> = layout::expected(checkpoint.config())
+        .into_iter()
+        .map(|e| e.name)
+        .collect();
+    let known: HashSet<String> = names.iter().cloned().collect();
+    // Each layer gets rotary frequencies of its own, where older Hugging Face releases look for them.
+    let others = checkpoint.tensors().into_iter().map(|t| t.name);
+    names.extend(others.filter(|n| !known.contains(n) && n != layout::SHARED_INV_FREQ));
+
+    let embedding = checkpoint.optional("embeddings.word_embeddings.weight");
+    let mut plan = Vec::new();
+    for name in names {
+        let Some(tensor) = checkpoint.optional(&name) else {
+            if !known.contains(&name) {
+                eprintln!("left out: {name}, which holds no floating-point values");
+            }
+            continue;
+        };
+        if name.starts_with("embeddings.position_embeddings.") {
+            eprintln!("left out: {name}, which the model does not read");
+            continue;
+        }
+        let tied = embedding
+            .as_ref()
+            .is_some_and(|e| e.name() != name && e.bytes().as_ptr() == tensor.bytes().as_ptr());
+        if tied {
+            eprintln!("left out: {name}, which is the embedding once more");
+            continue;
+        }
+        let bare = ["lm_head.", "classifier.", "cls."]
+            .iter()
+            .any(|head| name.starts_with(head));
+        let is_frequency = name.ends_with("inv_freq");
+        let planned = Planned {
+            name: format!("{}{name}", if bare { "" } else { prefix }),
+            dtype: match dtype {
+                Some(_) if is_frequency => DType::F32,
+                Some(dtype) => dtype,
+                None => tensor.dtype(),
+            },
+            shape: tensor.shape().to_vec(),
+        };
+        plan.push((tensor, planned));
+    }
+    plan.sort_by_key(|(_, planned)| file_rank(planned));
+    plan
+}
+
+/// config.json and tokenizer.json stand beside the new weights, never replacing others.
+fn copy_beside(
+    checkpoint: &Checkpoint,
+    folder: &Path,
+    plan: &[(Tensor, Planned)],
+) -> Result<(), Failure> {
+    let read = |path: &Path| fs::read(path).map_err(|e| Failure::read(path, e));
+    let config = match checkpoint.config_path() {
+        Some(path) => read(path)?,
+        None => {
+            let dtype = plan.last().map_or(DType::F32, |(_, planned)| planned.dtype);
+            config_json::write(checkpoint.config(), dtype)
+        }
+    };
+    let mut files = vec![("config.json", config)];
+    if let Some(path) = checkpoint.tokenizer_path() {
+        files.push(("tokenizer.json", read(&path)?));
+    }
+    for (name, bytes) in files {
+        let path = folder.join(name);
+        match fs::read(&path) {
+            Ok(there) if there == bytes => {}
+            Ok(_) => {
+                let what = format!(
+                    "{} is already there and belongs to another model",
+                    path.display()
+                );
+                return Err(Failure::output_exists(
+                    what,
+                    "choose --out in an empty folder",
+                ));
+            }
+            Err(_) => write_file(&path, &bytes)?,
+        }
+    }
+    Ok(())
+}
+
+/// How far converted values lie from the original ones.
+#[derive(Default)]
+struct Deviation {
+    largest: f64,
+    squared_error: f64,
+    squared: f64,
+}
+
+impl Deviation {
+    fn relative(&self) -> f64 {
+        if self.squared > 0.0 {
+            (self.squared_error / self.squared).sqrt()
+        } else {
+            0.0
+        }
+    }
+
+    fn add(&mut self, other: &Deviation) {
+        self.largest = self.largest.max(other.largest);
+        self.squared_error += other.squared_error;
+        self.squared += other.squared;
+    }
+}
+
+fn convert(
+    tensor: &Tensor,
+    dtype: DType,
+    writer: &mut SafetensorsWriter,
+) -> Result<Deviation, Failure> {
+    let mut deviation = Deviation::default();
+    let (mut bytes, mut back) = (Vec::new(), Vec::new());
+    tensor.for_each_block(BLOCK, |first, values| {
+        bytes.clear();
+        back.clear();
+        dtype.encode(values, &mut bytes);
+        dtype.decode(&bytes, &mut back);
+        for (at, (&original, &converted)) in values.iter().zip(&back).enumerate() {
+            if original.is_finite() && !converted.is_finite() {
+                let what = format!(
+                    "{}: value {original:e} at index {} of tensor {} is beyond the range of {dtype}",
+                    tensor.file().display(),
+                    first + at,
+                    tensor.name()
+                );
+                return Err(Failure::bad_weights(what, "choose --dtype bf16, which has the range of f32"));
+            }
+            // A value that is not finite stays what it is; `verify` is there to find it.
+            let error = if original.is_finite() { f64::from(converted) - f64::from(original) } else { 0.0 };
+            deviation.largest = deviation.largest.max(error.abs());
+            deviation.squared_error += error * error;
+            deviation.squared += if original.is_finite() { f64::from(original).powi(2) } else { 0.0 };
+        }
+        Ok(writer.write(&bytes)?)
+    })?;
+    Ok(deviation)
+}

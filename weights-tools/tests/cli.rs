@@ -1,0 +1,281 @@
+//! The program as a user runs it: outputs, messages, exit codes.
+
+#![allow(clippy::unwrap_used)] // in helpers too, which clippy does not take for tests
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use seqstream::model::config::ModelConfig;
+use seqstream::weights::random::write_random;
+use seqstream::weights::{Checkpoint, DType, layout};
+
+fn run(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_weights-tools"))
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Exit code, standard output, standard error.
+fn outcome(args: &[&str]) -> (i32, String, String) {
+    let output = run(args);
+    let string = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code().unwrap(),
+        string(output.stdout),
+        string(output.stderr),
+    )
+}
+
+fn model(config: ModelConfig) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    write_random(&config.into(), 3, DType::F32, dir.path()).unwrap();
+    dir
+}
+
+fn small() -> ModelConfig {
+    ModelConfig::esm2(2, 32, 4)
+}
+
+#[test]
+fn random_makes_what_the_library_makes() {
+    let reference = model(small());
+    let dir = tempfile::tempdir().unwrap();
+    let sizes = [
+        "--layers", "2", "--hidden", "32", "--heads", "4", "--seed", "3",
+    ];
+    let args = [
+        &["random", "--kind", "esm2", "--out", text(dir.path())],
+        &sizes[..],
+    ]
+    .concat();
+    let (code, stdout, stderr) = outcome(&args);
+    assert_eq!((code, stdout.as_str()), (0, ""), "{stderr}");
+    for file in ["model.safetensors", "config.json"] {
+        assert_eq!(
+            fs::read(dir.path().join(file)).unwrap(),
+            fs::read(reference.path().join(file)).unwrap()
+        );
+    }
+    let sharded = tempfile::tempdir().unwrap();
+    let args = [
+        "random",
+        "--arch",
+        "8m",
+        "--dtype",
+        "bf16",
+        "--max-shard-size",
+        "4MB",
+        "--out",
+        text(sharded.path()),
+    ];
+    assert_eq!(outcome(&args).0, 0);
+    let checkpoint = Checkpoint::open(sharded.path()).unwrap();
+    assert_eq!(checkpoint.files().count(), 4);
+    assert_eq!(checkpoint.config(), &ModelConfig::preset("8M").unwrap());
+}
+
+#[test]
+fn inspect_shows_architecture_and_tensors() {
+    let dir = model(small());
+    let (code, stdout, _) = outcome(&["inspect", text(dir.path())]);
+    assert_eq!(code, 0);
+    for part in [
+        "ESM-2: 2 layers, width 32, 4 heads of 8",
+        "encoder.layer.1.LayerNorm.bias",
+        "[32, 32]",
+    ] {
+        assert!(stdout.contains(part), "no {part} in {stdout}");
+    }
+    let (code, stdout, _) = outcome(&["inspect", "--json", text(dir.path())]);
+    assert_eq!(code, 0);
+    let json: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(json["config"]["hidden"], 32);
+    assert_eq!(
+        json["tensors"].as_array().unwrap().len(),
+        layout::expected(&small()).len()
+    );
+}
+
+#[test]
+fn convert_keeps_every_value_unless_told_otherwise() {
+    let torch = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/torch/fair_esm.pt");
+    let dnabert = model(ModelConfig::dnabert(2, 32, 4));
+    let out = tempfile::tempdir().unwrap();
+    for (name, source) in [("a", torch.as_path()), ("b", dnabert.path())] {
+        let file = out.path().join(name).join("model.safetensors");
+        let (code, stdout, stderr) = outcome(&["convert", text(source), "--out", text(&file)]);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stdout.contains("all values are exact"), "{stdout}");
+        let (before, after) = (
+            Checkpoint::open(source).unwrap(),
+            Checkpoint::open(file.parent().unwrap()).unwrap(),
+        );
+        assert_eq!(before.config(), after.config());
+        for e in layout::expected(before.config()) {
+            let (x, y) = (
+                before.tensor(&e.name).unwrap(),
+                after.tensor(&e.name).unwrap(),
+            );
+            assert_eq!((x.bytes(), x.dtype()), (y.bytes(), y.dtype()), "{}", e.name);
+        }
+    }
+    let tokenizer = |dir: &Path| fs::read(dir.join("tokenizer.json")).unwrap();
+    assert_eq!(tokenizer(dnabert.path()), tokenizer(&out.path().join("b")));
+}
+
+#[test]
+fn convert_prints_the_error_it_introduces() {
+    let dir = model(small());
+    for (dtype, least, most) in [("f16", 1e-4, 4e-4), ("bf16", 1e-3, 3e-3)] {
+        let out = tempfile::tempdir().unwrap();
+        let file = out.path().join("model.safetensors");
+        let (code, stdout, _) = outcome(&[
+            "convert",
+            text(dir.path()),
+            "--dtype",
+            dtype,
+            "--out",
+            text(&file),
+        ]);
+        assert_eq!(code, 0);
+        let line = stdout.lines().find(|l| l.contains("all tensors")).unwrap();
+        let printed: f64 = line.split_whitespace().last().unwrap().parse().unwrap();
+        assert!((least..most).contains(&printed), "{dtype}: {printed}");
+
+        let (before, after) = (
+            Checkpoint::open(dir.path()).unwrap(),
+            Checkpoint::open(&file).unwrap(),
+        );
+        let (mut error, mut norm) = (0.0, 0.0);
+        for e in layout::expected(before.config()) {
+            let (x, y) = (
+                before.tensor(&e.name).unwrap().to_f32(),
+                after.tensor(&e.name).unwrap().to_f32(),
+            );
+            if e.role == layout::Role::InvFreq {
+                assert_eq!(*x, *y, "rotary frequencies stay exact");
+            }
+            error += x
+                .iter()
+                .zip(y.iter())
+                .map(|(x, y)| f64::from(x - y).powi(2))
+                .sum::<f64>();
+            norm += x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+        }
+        assert!((f64::sqrt(error / norm) / printed - 1.0).abs() < 1e-3);
+    }
+}
+
+/// Sets one value of `tensor` in the model's file.
+fn set(dir: &Path, tensor: &str, index: usize, value: f32) {
+    let path = dir.join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let tensors = seqstream::weights::read_safetensors_header(&bytes).unwrap();
+    let range = tensors
+        .into_iter()
+        .find(|t| t.name == tensor)
+        .unwrap()
+        .place
+        .unwrap();
+    bytes[range.start + 4 * index..][..4].copy_from_slice(&value.to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+}
+
+#[test]
+fn convert_refuses_values_beyond_f16() {
+    let dir = model(small());
+    set(dir.path(), "esm.encoder.layer.1.output.dense.bias", 7, 1e6);
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("model.safetensors");
+    let args = [
+        "convert",
+        text(dir.path()),
+        "--dtype",
+        "f16",
+        "--out",
+        text(&file),
+    ];
+    let (code, _, stderr) = outcome(&args);
+    assert_eq!(code, 4);
+    assert!(
+        stderr.contains("index 7 of tensor encoder.layer.1.output.dense.bias"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("hint:"), "{stderr}");
+    assert!(
+        !file.exists(),
+        "nothing half-written is left under the final name"
+    );
+}
+
+#[test]
+fn convert_replaces_no_other_model() {
+    let (one, other) = (model(small()), model(ModelConfig::esm2(1, 32, 4)));
+    let into_other = other.path().join("new.safetensors");
+    let (code, _, stderr) = outcome(&["convert", text(one.path()), "--out", text(&into_other)]);
+    assert_eq!(code, 5);
+    assert!(stderr.contains("config.json is already there"), "{stderr}");
+    let itself = one.path().join("model.safetensors");
+    let (code, _, stderr) = outcome(&["convert", text(one.path()), "--out", text(&itself)]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("is the file to be converted"), "{stderr}");
+}
+
+#[test]
+fn verify_finds_values_that_are_not_finite() {
+    let dir = model(small());
+    let (code, stdout, _) = outcome(&["verify", text(dir.path())]);
+    assert_eq!(code, 0);
+    assert!(
+        stdout.contains(&Checkpoint::open(dir.path()).unwrap().hash().unwrap()),
+        "{stdout}"
+    );
+    set(
+        dir.path(),
+        "esm.encoder.layer.0.intermediate.dense.weight",
+        1234,
+        f32::NAN,
+    );
+    set(
+        dir.path(),
+        "esm.encoder.layer.0.intermediate.dense.weight",
+        2000,
+        f32::INFINITY,
+    );
+    let (code, _, stderr) = outcome(&["verify", text(dir.path())]);
+    assert_eq!(code, 4);
+    let expected = "esm.encoder.layer.0.intermediate.dense.weight has 2 values that are not finite, the first NaN at index 1234";
+    assert!(stderr.contains(expected), "{stderr}");
+}
+
+#[test]
+fn errors_have_their_codes_and_remedies() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = text(dir.path());
+    for (args, expected) in [
+        (&["inspect", place][..], 4),
+        (&["verify", "/nowhere/at/all"], 4),
+        (&["random", "--arch", "9M", "--out", place], 2),
+        (
+            &[
+                "random", "--kind", "esm2", "--layers", "1", "--hidden", "33", "--heads", "2",
+                "--out", place,
+            ],
+            2,
+        ),
+        (&["random", "--arch", "8M", "--out", "/dev/null/x"], 5),
+        (&["convert", place, "--out", "model.bin"], 4),
+        (&["frobnicate"], 2),
+    ] {
+        let (code, stdout, stderr) = outcome(args);
+        assert_eq!(code, expected, "{args:?}: {stderr}");
+        assert_eq!(stdout, "");
+        assert!(stderr.starts_with("error: "), "{stderr}");
+    }
+}
