@@ -2,6 +2,8 @@
 //!
 //! `KILLS=50 cargo test --release --test cli_kill` kills as often as that.
 #![cfg(unix)]
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used)]
 
 mod cli_support;
 
