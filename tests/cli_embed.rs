@@ -1,5 +1,8 @@
 //! `seqstream embed` and what is around it, from outside.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used)]
+
 mod cli_support;
 
 use cli_support::*;

@@ -1,5 +1,8 @@
 //! Rows keep their names: through batches, windows, shards, merging, and whatever else is asked.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used)]
+
 mod pipeline_support;
 
 use pipeline_support::*;

@@ -1,5 +1,8 @@
 //! Nothing is lost and nothing is computed twice, however often a job is broken off.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used)]
+
 mod pipeline_support;
 
 use std::collections::BTreeMap;

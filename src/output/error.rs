@@ -84,7 +84,12 @@ impl OutputError {
             Self::F16Overflow { .. } => Some("write f32 instead: --output-dtype f32".into()),
             Self::Foreign { .. } => Some("give an empty or a new directory as --out".into()),
             Self::Locked { .. } => Some("wait for it to end, or give another --out".into()),
-            Self::Malformed { .. } => Some("start again with another --out".into()),
+            Self::Malformed { path, .. } => match path.parent() {
+                Some(shard) if shard.file_name().is_some_and(|n| n.to_string_lossy().starts_with("shard-")) => {
+                    Some(format!("remove {}: --resume then computes it again", shard.display()))
+                }
+                _ => Some("start again with another --out".into()),
+            },
         }
     }
 }

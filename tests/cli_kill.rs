@@ -1,0 +1,281 @@
+//! Killed, stopped, out of space: what is finished stays, and the rest is made up for.
+//!
+//! `KILLS=50 cargo test --release --test cli_kill` kills as often as that.
+#![cfg(unix)]
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used)]
+
+mod cli_support;
+
+use cli_support::*;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+fn signal(child: &Child, name: &str) {
+    let status = Command::new("sh")
+        .args(["-c", &format!("kill -{name} {}", child.id())])
+        .status();
+    assert!(status.unwrap().success());
+}
+
+/// Waits until `path` is there; the child must not end before.
+#[track_caller]
+fn wait_for(path: &Path, child: &mut Child) {
+    // Far beyond what it takes, so that a hang is a failure and not a hang.
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !path.exists() {
+        assert!(
+            Instant::now() < deadline,
+            "{} does not come",
+            path.display()
+        );
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "ended before {} was there",
+            path.display()
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The finished shards, in order.
+fn list(out: &Path) -> Vec<std::path::PathBuf> {
+    let mut shards: Vec<_> = std::fs::read_dir(out)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    shards.retain(|p| {
+        p.file_name()
+            .is_some_and(|n| n.to_string_lossy().starts_with("shard-"))
+    });
+    shards.sort();
+    shards
+}
+
+/// From 0 to 1, another one each time.
+fn chance() -> f64 {
+    (RandomState::new().build_hasher().finish() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[test]
+fn killed_at_random_moments_and_resumed_is_the_same() {
+    let kills: usize = std::env::var("KILLS").map_or(6, |k| k.parse().unwrap());
+    let place = Place::new(800);
+    let start = Instant::now();
+    let shards = place.embed_ok("whole", "--per-token")["shards_computed"]
+        .as_u64()
+        .unwrap();
+    let whole = start.elapsed();
+    let (mut completed, mut lost, mut kept) = (0, 0, 0);
+    for _ in 0..kills {
+        let before = written(&place.path("out"));
+        let mut child = place
+            .embed("out", "--per-token --resume -q")
+            .spawn()
+            .unwrap();
+        std::thread::sleep(whole.mul_f64(0.4 * chance()));
+        child.kill().unwrap();
+        let ended = child.wait().unwrap();
+        let after = written(&place.path("out"));
+        for (name, was) in &before {
+            assert_eq!(
+                after.get(name),
+                Some(was),
+                "{name} was finished and then touched"
+            );
+        }
+        let partial = |n: &String| n.contains(".partial");
+        lost +=
+            u32::from(place.path("out").exists() && tree(&place.path("out")).keys().any(partial));
+        kept += u32::from(!before.is_empty());
+        if ended.success() {
+            // It was done before the blow fell: check it, and begin anew.
+            assert_same(&place.path("whole"), &place.path("out"));
+            std::fs::remove_dir_all(place.path("out")).unwrap();
+            completed += 1;
+        }
+    }
+    let stood = written(&place.path("out"))
+        .keys()
+        .filter(|n| n.ends_with("/shard.json"))
+        .count() as u64;
+    let summary = place.embed_ok("out", "--per-token --resume");
+    assert_eq!(
+        summary["shards_computed"],
+        shards - stood,
+        "{stood} of {shards} stood already"
+    );
+    assert_same(&place.path("whole"), &place.path("out"));
+    println!(
+        "{kills} kills: {lost} left a partial shard, {kept} hit a resumed job, {completed} came too late"
+    );
+}
+
+#[test]
+fn sigterm_finishes_the_shard_in_hand_and_says_how_to_resume() {
+    let place = Place::new(800);
+    place.embed_ok("whole", "");
+    let mut command = place.embed("out", "");
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    wait_for(&place.path("out/shard-000000"), &mut child);
+    signal(&child, "TERM");
+    let output = child.wait_with_output().unwrap();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(143), "{text}");
+    assert!(
+        text.contains("SIGTERM: finishing the shard in hand"),
+        "{text}"
+    );
+    let before = written(&place.path("out"));
+    assert!(
+        tree(&place.path("out"))
+            .keys()
+            .all(|n| !n.contains(".partial"))
+    );
+    assert!(!place.path("out/manifest.json").exists());
+    // Exactly what it says is what brings it to its end.
+    let again = text
+        .lines()
+        .find_map(|l| l.split_once("to go on: "))
+        .unwrap()
+        .1;
+    let status = Command::new("sh")
+        .current_dir(place.path(""))
+        .args(["-c", again])
+        .status();
+    assert!(status.unwrap().success());
+    let after = written(&place.path("out"));
+    assert!(before.iter().all(|(name, was)| after[name] == *was));
+    assert_same(&place.path("whole"), &place.path("out"));
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let place = Place::new(3000);
+    let mut child = {
+        let mut command = seqstream();
+        command
+            .current_dir(place.path(""))
+            .args(["embed", "in.fa", "-m", "model", "-o", "out"]);
+        command.args(["--threads", "1", "--shard-size", "100000"]);
+        command.stderr(Stdio::piped()).spawn().unwrap()
+    };
+    wait_for(&place.path("out/.shard-000000.partial"), &mut child);
+    signal(&child, "INT");
+    let mut said = String::new();
+    let mut pipe = child.stderr.take().unwrap();
+    while !said.contains("once more") {
+        let mut byte = [0];
+        assert_eq!(pipe.read(&mut byte).unwrap(), 1, "{said}");
+        said.push(char::from(byte[0]));
+    }
+    signal(&child, "TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    assert!(place.path("out/.shard-000000.partial").exists());
+    assert!(!place.path("out/shard-000000").exists());
+}
+
+#[test]
+fn ctrl_c_on_a_pipe_that_says_nothing_more() {
+    let place = Place::new(0);
+    let mut command = seqstream();
+    command.current_dir(place.path("")).args([
+        "embed",
+        "-",
+        "-m",
+        "model",
+        "-o",
+        "out",
+        "--shard-size",
+        "16",
+    ]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // More than any buffer on the way holds back.
+    stdin.write_all(fasta(5000).as_bytes()).unwrap();
+    stdin.flush().unwrap();
+    wait_for(&place.path("out/shard-000000"), &mut child);
+    signal(&child, "INT");
+    // Its standard input is open to the end of this test.
+    let status = child.wait().unwrap();
+    drop(stdin);
+    assert_eq!(status.code(), Some(130));
+    assert!(
+        tree(&place.path("out"))
+            .keys()
+            .all(|n| !n.contains(".partial"))
+    );
+    let last = list(&place.path("out")).pop().unwrap();
+    assert_eq!(
+        std::fs::read_to_string(last.join("ids.txt"))
+            .unwrap()
+            .lines()
+            .count(),
+        16
+    );
+}
+
+#[test]
+fn an_output_without_room_is_an_error_that_loses_no_finished_shard() {
+    let place = Place::new(16);
+    let mut text = fasta(16);
+    text.push_str(
+        &(0..16)
+            .map(|i| format!(">long{i}\n{}\n", "MKVLA".repeat(40)))
+            .collect::<String>(),
+    );
+    std::fs::write(place.path("in.fa"), text).unwrap();
+    place.embed_ok("whole", "--per-token");
+    let full = place.embed("out", "--per-token");
+    let mut limited = Command::new("sh");
+    // Files of at most 320 kB (160 kB where a block is 512 bytes); writing beyond is an error.
+    limited.current_dir(place.path("")).args([
+        "-c",
+        "trap '' XFSZ; ulimit -f 320; exec \"$@\"",
+        "sh",
+    ]);
+    limited.arg(full.get_program()).args(full.get_args());
+    fails(
+        limited,
+        5,
+        &[
+            "layer_2.safetensors (shard 1)",
+            "--resume: finished shards are kept",
+        ],
+    );
+    let before = written(&place.path("out"));
+    assert!(before.contains_key("shard-000000/shard.json"));
+    assert!(
+        !place.path("out/.shard-000001.partial").exists(),
+        "what is half written is removed"
+    );
+    let summary = place.embed_ok("out", "--per-token --resume");
+    assert_eq!(
+        (&summary["shards_computed"], &summary["sequences_reused"]),
+        (&1.into(), &16.into())
+    );
+    assert_eq!(
+        written(&place.path("out"))["shard-000000/shard.json"],
+        before["shard-000000/shard.json"]
+    );
+    assert_same(&place.path("whole"), &place.path("out"));
+}
+
+#[test]
+fn two_jobs_do_not_write_in_one_place() {
+    let place = Place::new(3000);
+    let mut child = place.embed("out", "-q").spawn().unwrap();
+    wait_for(&place.path("out/shard-000000"), &mut child);
+    place.embed_fails("out", "--resume", 6, &["another seqstream job is running"]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    place.embed_ok("out", "--resume");
+}
