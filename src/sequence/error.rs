@@ -271,12 +271,9 @@ impl SequenceError {
             Self::HeaderInsideLine { .. } => {
                 "two records may have been joined by a lost line end: put the header on a line of its own"
             }
-<<<<<<< HEAD
-=======
             Self::StrayReturn { .. } => {
                 "the file mixes line ends of old Mac and others, so that records would be lost: convert it, e.g. tr '\\r' '\\n' < IN > OUT"
             }
->>>>>>> sequence
             Self::Nul { .. } => {
                 "the file is binary, damaged, or UTF-16 text: convert it to plain FASTA"
             }

@@ -208,11 +208,7 @@ impl Open {
         }
         let looks_like = what_else(head);
         let start = head
-<<<<<<< HEAD
-            .get(..head.len().min(20))
-=======
             .get(..head.len().min(SHOWN))
->>>>>>> sequence
             .unwrap_or_default()
             .escape_ascii()
             .to_string();
@@ -508,30 +504,4 @@ fn visible(text: &[u8]) -> u64 {
             .iter()
             .filter(|&&b| b == b' ' || b == b'\t' || b == b'\r')
             .count() as u64
-<<<<<<< HEAD
-}
-
-/// What a file is that is none of ours, where its first bytes tell.
-fn what_else(head: &[u8]) -> Option<&'static str> {
-    const KNOWN: [(&[u8], &str); 12] = [
-        (b"PK\x03\x04", "a zip archive"),
-        (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-        (b"\x1f\x9d", "a file packed with compress (.Z)"),
-        (b"\x04\x22\x4d\x18", "an lz4 file"),
-        (b"BAM\x01", "a BAM file"),
-        (b"CRAM", "a CRAM file"),
-        (b"@HD\t", "a SAM file"),
-        (b"@SQ\t", "a SAM file"),
-        (b"LOCUS ", "a GenBank file"),
-        (b"ID   ", "an EMBL or UniProt flat file"),
-        (b"# STOCKHOLM", "a Stockholm alignment"),
-        (b"CLUSTAL", "a Clustal alignment"),
-    ];
-    let known = KNOWN
-        .iter()
-        .find(|(magic, _)| head.starts_with(magic))
-        .map(|(_, what)| *what);
-    known.or_else(|| compression_of(head).map(|_| "a file compressed twice"))
-=======
->>>>>>> sequence
 }

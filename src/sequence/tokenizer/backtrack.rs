@@ -305,13 +305,9 @@ impl Backtrack {
                 at -= self.token(last).len as usize;
                 token = last;
             } else {
-<<<<<<< HEAD
-                // Cannot be: the encoding exists, so its first token fits. Let the definition answer.
-=======
                 // Cannot be: the encoding exists, so its first token fits. Tests would stop here; a job is answered
                 // by the definition.
                 debug_assert!(false, "no first token fits");
->>>>>>> sequence
                 let mut symbols: Vec<u32> = text
                     .iter()
                     .map(|&b| u32::from(self.letters[usize::from(b)]))
