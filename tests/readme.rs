@@ -147,7 +147,10 @@ fn the_shipped_model_is_what_its_readme_says() {
 /// The long options in a text.
 fn options(text: &str) -> BTreeSet<String> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
-        .filter(|word| word.strip_prefix("--").is_some_and(|w| w.starts_with(char::is_alphabetic)))
+        .filter(|word| {
+            word.strip_prefix("--")
+                .is_some_and(|w| w.starts_with(char::is_alphabetic))
+        })
         .map(str::to_owned)
         .collect()
 }
