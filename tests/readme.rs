@@ -1,6 +1,6 @@
 //! The README keeps its word: its commands run, its options exist, its links lead somewhere.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -141,6 +141,59 @@ fn the_shipped_model_is_what_its_readme_says() {
         let shipped = fs::read(root().join("examples/tiny-esm2").join(name)).unwrap();
         assert_eq!(shipped, fs::read(tmp.path().join(name)).unwrap(), "{name}");
         assert!(shipped.len() <= 300_000);
+    }
+}
+
+/// The pooled rows by name.
+fn rows(input: &Path, out: &Path, options: &[&str]) -> BTreeMap<String, Vec<u32>> {
+    let (input, to) = (input.to_str().unwrap(), out.to_str().unwrap());
+    let mut args = vec!["embed", input, "--model", "examples/tiny-esm2", "--out", to];
+    args.extend(options);
+    seqstream(&args);
+    let mut rows = BTreeMap::new();
+    let mut shards: Vec<_> = fs::read_dir(out).unwrap().map(|e| e.unwrap()).collect();
+    shards.retain(|shard| shard.path().is_dir());
+    for shard in shards {
+        let ids = fs::read_to_string(shard.path().join("ids.txt")).unwrap();
+        let (shape, values) = npy(&shard.path().join("layer_4.npy"));
+        for (id, row) in ids.lines().zip(values.chunks_exact(shape[1])) {
+            rows.insert(id.to_owned(), row.iter().map(|v| v.to_bits()).collect());
+        }
+    }
+    rows
+}
+
+#[test]
+fn an_embedding_depends_on_its_sequence_alone() {
+    let tmp = tempfile::tempdir().unwrap();
+    let text = fs::read_to_string(root().join("examples/proteins.fasta")).unwrap();
+    let mut records: Vec<String> = text
+        .split('>')
+        .skip(1)
+        .map(|record| format!(">{record}"))
+        .collect();
+    // Short ones are computed in passes of their own.
+    for n in 1..20 {
+        records.push(format!(">short_{n}\n{}\n", &"MKVLAERTIDPQNFYHWCGS"[..n]));
+    }
+    let (forth, back) = (tmp.path().join("forth.fa"), tmp.path().join("back.fa"));
+    fs::write(&forth, records.concat()).unwrap();
+    records.reverse();
+    fs::write(&back, records.concat()).unwrap();
+
+    let whole = rows(&forth, &tmp.path().join("0"), &[]);
+    assert_eq!(whole.len(), 31);
+    for (i, (input, options)) in [
+        (&back, &["--threads", "1"][..]),
+        (&forth, &["--token-budget", "1"]),
+        (&back, &["--token-budget", "300", "--threads", "3"]),
+        (&forth, &["--shard-size", "2", "--threads", "2"]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let out = tmp.path().join((i + 1).to_string());
+        assert!(rows(input, &out, options) == whole, "{options:?}");
     }
 }
 
