@@ -271,7 +271,7 @@ mod tests {
             "--shard 0/2",
             "--shard 3/2",
             "--shard 1",
-            "--shard -1/2",
+            "--shard=-1/2",
             "-- - -",
         ] {
             let failure = parse(wrong).unwrap_err();

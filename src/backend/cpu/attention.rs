@@ -18,6 +18,9 @@ use std::ops::Range;
 
 /// Keys of one softmax block: with 12 queries the scores take 24 KiB of L1.
 const KEY_BLOCK: usize = 512;
+/// Distance of two rows of scores: an odd number of cache lines, since rows a multiple of 2 KiB
+/// apart share cache sets, and a store to one delays loads from the others.
+const SCORE_STRIDE: usize = KEY_BLOCK + 16;
 /// Keys of one chain of sums in p·v; shorter chains round less, as in `gemm.rs`.
 const SUM_BLOCK: usize = 128;
 /// Queries that share a pass over the keys: two register tiles of 6, or one of 12.
@@ -66,7 +69,7 @@ struct Scratch {
     k: Vec<f32>,
     /// Values, padded to whole vectors: [keys, padded head_dim].
     v: Vec<f32>,
-    /// [QUERY_ROWS, KEY_BLOCK]
+    /// [QUERY_ROWS, SCORE_STRIDE]
     scores: Vec<f32>,
     /// [QUERY_ROWS, padded head_dim]
     out: Vec<f32>,
@@ -195,7 +198,7 @@ impl Run<'_> {
         reserve(q, stride * hd);
         reserve(k, panels * panel * hd);
         reserve(v, keys * padded_hd);
-        reserve(scores, QUERY_ROWS * KEY_BLOCK);
+        reserve(scores, QUERY_ROWS * SCORE_STRIDE);
         reserve(out, QUERY_ROWS * padded_hd);
 
         // Rows of the sequence, from column `head` of q, k or v on.
@@ -265,13 +268,13 @@ impl Run<'_> {
                     let from = (start + at) * hd;
                     let k = &k[from..from + panel * hd];
                     for half in [0, 6] {
-                        let scores = &mut scores[half * KEY_BLOCK + at..];
+                        let scores = &mut scores[half * SCORE_STRIDE + at..];
                         scores_tile::<S, 6, NV>(simd, &q[first + half..], stride, k, hd, scores);
                     }
                 }
                 for i in 0..QUERY_ROWS {
                     let whole = count.next_multiple_of(S::F32_LANES);
-                    let row = &mut scores[i * KEY_BLOCK..][..whole];
+                    let row = &mut scores[i * SCORE_STRIDE..][..whole];
                     row[count..].fill(f32::NEG_INFINITY);
                     if let Some(slope) = slope {
                         let position = task.queries.start + first + i;
@@ -401,7 +404,7 @@ unsafe fn load<S: Simd>(at: *const f32) -> S::f32s {
 }
 
 /// scores[i, 0..panel] = q[.., i]·k, for M queries and a panel of NV vectors of keys, in registers.
-/// Rows of `scores` are [`KEY_BLOCK`] apart.
+/// Rows of `scores` are [`SCORE_STRIDE`] apart.
 #[inline(always)]
 fn scores_tile<S: Simd, const M: usize, const NV: usize>(
     simd: S,
@@ -413,7 +416,7 @@ fn scores_tile<S: Simd, const M: usize, const NV: usize>(
 ) {
     let lanes = S::F32_LANES;
     assert!(hd > 0 && q.len() >= (hd - 1) * q_stride + M && k.len() >= NV * lanes * hd);
-    assert!(scores.len() >= (M - 1) * KEY_BLOCK + NV * lanes);
+    assert!(scores.len() >= (M - 1) * SCORE_STRIDE + NV * lanes);
     let mut acc = [[simd.splat_f32s(0.0); NV]; M];
     for d in 0..hd {
         // SAFETY: d < hd, so all reads lie inside `q` and `k` by the assertions.
@@ -435,7 +438,7 @@ fn scores_tile<S: Simd, const M: usize, const NV: usize>(
         for (n, x) in acc.iter().enumerate() {
             // SAFETY: inside `scores` by the assertion.
             unsafe {
-                let at = scores.as_mut_ptr().add(i * KEY_BLOCK + n * lanes);
+                let at = scores.as_mut_ptr().add(i * SCORE_STRIDE + n * lanes);
                 at.cast::<S::f32s>().write_unaligned(*x);
             }
         }
@@ -516,7 +519,7 @@ fn weigh<S: Simd, const NV: usize>(
             for half in 0..2 {
                 weigh_tile::<S, 6, NV>(
                     simd,
-                    &scores[half * 6 * KEY_BLOCK..],
+                    &scores[half * 6 * SCORE_STRIDE..],
                     v,
                     keys,
                     padded_hd,
@@ -529,7 +532,7 @@ fn weigh<S: Simd, const NV: usize>(
             for half in 0..2 {
                 weigh_tile::<S, 6, 2>(
                     simd,
-                    &scores[half * 6 * KEY_BLOCK..],
+                    &scores[half * 6 * SCORE_STRIDE..],
                     v,
                     keys,
                     padded_hd,
@@ -557,7 +560,7 @@ fn weigh_tile<S: Simd, const M: usize, const NV: usize>(
     at: usize,
 ) {
     let lanes = S::F32_LANES;
-    assert!(keys <= KEY_BLOCK && scores.len() >= (M - 1) * KEY_BLOCK + keys);
+    assert!(keys <= KEY_BLOCK && scores.len() >= (M - 1) * SCORE_STRIDE + keys);
     assert!(v.len() >= keys * padded_hd && at + NV * lanes <= padded_hd);
     assert!(out.len() >= (M - 1) * padded_hd + NV * lanes);
     let mut acc = [[simd.splat_f32s(0.0); NV]; M];
@@ -570,7 +573,7 @@ fn weigh_tile<S: Simd, const M: usize, const NV: usize>(
                 *value = load::<S>(from.add(n * lanes));
             }
             for (i, acc) in acc.iter_mut().enumerate() {
-                let p = simd.splat_f32s(*scores.get_unchecked(i * KEY_BLOCK + j));
+                let p = simd.splat_f32s(*scores.get_unchecked(i * SCORE_STRIDE + j));
                 for n in 0..NV {
                     acc[n] = simd.mul_add_e_f32s(p, values[n], acc[n]);
                 }

@@ -178,7 +178,7 @@ mod tests {
         #[cfg(target_arch = "x86_64")]
         if let Some(v3) = pulp::x86::V3::try_new() {
             let mut ys = xs.to_vec();
-            v3.vectorize(Apply(&mut ys, op));
+            Simd::vectorize(v3, Apply(&mut ys, op));
             out.push(("avx2+fma".into(), ys));
         }
         let mut ys = xs.to_vec();
