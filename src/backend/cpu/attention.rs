@@ -1,11 +1,11 @@
 //! Softmax attention within each sequence of a packed batch, without the score matrix.
 //!
-//! The online softmax of FlashAttention (Dao et al. 2022): keys are taken in blocks of
-//! [`KEY_BLOCK`], and for [`QUERY_ROWS`] queries at a time only one block's scores stand in L1.
-//! A task is one head of one sequence (of a run of queries, where the sequence is long). Keys are
-//! packed transposed, so that vectors run along the keys in q·kᵀ; values as they are, so that
-//! vectors run along the head in p·v. Blocks are counted from the sequence's first token, so a
-//! sequence's bits do not depend on where in the batch it stands.
+//! The online softmax of FlashAttention (Dao et al. 2022). A task is one head of one sequence (of
+//! a run of queries, where the sequence is long). The lanes of a vector are queries: a block of
+//! queries, two vectors wide, meets the keys one after the other, so that maxima, exponentials
+//! and sums go down the lanes and nothing is ever reduced across them, nor masked. Queries and
+//! keys are packed transposed, and rotated as such. Blocks are counted from the sequence's first
+//! token, so a sequence's bits do not depend on where in the batch it stands.
 
 use super::Cpu;
 use super::matrix::{Matrix, Tiles};
@@ -16,15 +16,13 @@ use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Keys of one softmax block: with 12 queries the scores take 24 KiB of L1.
-const KEY_BLOCK: usize = 512;
-/// Distance of two rows of scores: an odd number of cache lines, since rows a multiple of 2 KiB
-/// apart share cache sets, and a store to one delays loads from the others.
-const SCORE_STRIDE: usize = KEY_BLOCK + 16;
-/// Keys of one chain of sums in p·v; shorter chains round less, as in `gemm.rs`.
-const SUM_BLOCK: usize = 128;
-/// Queries that share a pass over the keys: two register tiles of 6, or one of 12.
-const QUERY_ROWS: usize = 12;
+/// Keys of one softmax block: its scores take 16 KiB of L1, and no chain of sums is longer, which
+/// bounds its rounding as in `gemm.rs`.
+const KEY_BLOCK: usize = 128;
+/// Values are padded to a multiple of this many head columns: of every register tile's in p·v.
+const HEAD_TILE: usize = 8;
+/// Keys that are packed together, a multiple of every key tile.
+const PANEL: usize = 64;
 /// Queries of a task: long sequences are cut, so that one keeps all cores busy, at the price of
 /// packing the keys once more a task (a 1/QUERY_RUN share of the work).
 const QUERY_RUN: usize = 1024;
@@ -65,13 +63,13 @@ impl RotaryTable {
 struct Scratch {
     /// Queries, scaled and rotated, transposed: [head_dim, stride].
     q: Vec<f32>,
-    /// Keys, rotated, transposed in panels: [panels][head_dim][panel].
+    /// Keys, rotated, transposed in panels: [panels][head_dim][PANEL].
     k: Vec<f32>,
-    /// Values, padded to whole vectors: [keys, padded head_dim].
+    /// Values: [keys, padded head_dim].
     v: Vec<f32>,
-    /// [QUERY_ROWS, SCORE_STRIDE]
+    /// [KEY_BLOCK, block of queries]
     scores: Vec<f32>,
-    /// [QUERY_ROWS, padded head_dim]
+    /// [padded head_dim, block of queries]
     out: Vec<f32>,
 }
 
@@ -150,11 +148,12 @@ impl WithSimd for Run<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // 32 vector registers hold a tile of 6 x 4 vectors, 16 hold one of 6 x 2.
+        // 32 vector registers hold a tile of 8 keys (or head columns) by 2 vectors of queries, 16
+        // hold one of 4.
         if S::F32_LANES >= 16 {
-            self.run::<S, 4>(simd)
+            self.run::<S, 8>(simd)
         } else {
-            self.run::<S, 2>(simd)
+            self.run::<S, 4>(simd)
         }
     }
 }
@@ -168,7 +167,7 @@ fn reserve(v: &mut Vec<f32>, len: usize) {
 
 impl Run<'_> {
     #[inline(always)]
-    fn run<S: Simd, const NV: usize>(self, simd: S) {
+    fn run<S: Simd, const TILE: usize>(self, simd: S) {
         let Run {
             task,
             qkv,
@@ -181,12 +180,12 @@ impl Run<'_> {
         let width = spec.heads * hd;
         let keys = task.sequence.len();
         let queries = task.queries.len();
-        let panel = NV * S::F32_LANES;
-        let padded_hd = hd.next_multiple_of(S::F32_LANES);
-        let panels = keys.div_ceil(panel);
-        // Whole panels and one block of queries more; an odd number of cache lines, so that the
-        // rows of a block do not all fall into the same cache set.
-        let stride = ((queries + QUERY_ROWS).next_multiple_of(panel) / 16 | 1) * 16;
+        let block = 2 * S::F32_LANES;
+        let padded_hd = hd.next_multiple_of(HEAD_TILE);
+        let panels = keys.div_ceil(PANEL);
+        // An odd number of cache lines, so that the rows of a block do not all fall into the same
+        // cache set.
+        let stride = (queries.next_multiple_of(PANEL) / 16 | 1) * 16;
 
         let Scratch {
             q,
@@ -196,121 +195,134 @@ impl Run<'_> {
             out,
         } = scratch;
         reserve(q, stride * hd);
-        reserve(k, panels * panel * hd);
+        reserve(k, panels * PANEL * hd);
         reserve(v, keys * padded_hd);
-        reserve(scores, QUERY_ROWS * SCORE_STRIDE);
-        reserve(out, QUERY_ROWS * padded_hd);
+        reserve(scores, KEY_BLOCK * block);
+        reserve(out, padded_hd * block);
+        let (scores, out) = (
+            &mut scores[..KEY_BLOCK * block],
+            &mut out[..padded_hd * block],
+        );
 
-        // Rows of the sequence, from column `head` of q, k or v on.
+        // Rows of the sequence, from this head's column of q, k or v on.
         let rows = |t: usize, part: usize| {
             &qkv[((task.sequence.start + t) * 3 + part) * width + task.head * hd..]
         };
-        let rotary = matches!(spec.position, Position::Rotary(_));
-        let slope = match &spec.position {
-            Position::Alibi(slopes) => Some(slopes[task.head]),
-            Position::Rotary(_) => None,
+        let (rotary, slope) = match &spec.position {
+            Position::Rotary(_) => (true, None),
+            Position::Alibi(slopes) => (false, Some(slopes[task.head])),
         };
 
         // The scale comes before the rotation, as in both references.
         let scale = (hd as f64).powf(-0.5) as f32;
-        for at in (0..queries).step_by(panel) {
-            let count = panel.min(queries - at);
+        for at in (0..queries).step_by(PANEL) {
+            let count = PANEL.min(queries - at);
+            let position = task.queries.start + at;
             transpose(
-                rows(task.queries.start + at, 0),
+                rows(position, 0),
                 3 * width,
                 count,
                 hd,
                 &mut q[at..],
                 stride,
             );
-            scale_rotate(
-                simd,
-                &mut q[at..],
-                stride,
-                hd,
-                panel,
-                scale,
-                rotary.then_some((table, task.queries.start + at)),
-            );
+            let angles = rotary.then_some((table, position));
+            scale_rotate(simd, &mut q[at..], stride, hd, scale, angles);
         }
         for p in 0..panels {
-            let count = panel.min(keys - p * panel);
-            let to = &mut k[p * panel * hd..(p + 1) * panel * hd];
-            transpose(rows(p * panel, 1), 3 * width, count, hd, to, panel);
-            if count < panel {
-                for row in to.chunks_exact_mut(panel) {
-                    row[count..].fill(0.0);
-                }
-            }
+            let count = PANEL.min(keys - p * PANEL);
+            let to = &mut k[p * PANEL * hd..(p + 1) * PANEL * hd];
+            transpose(rows(p * PANEL, 1), 3 * width, count, hd, to, PANEL);
             if rotary {
-                scale_rotate(simd, to, panel, hd, panel, 1.0, Some((table, p * panel)));
+                scale_rotate(simd, to, PANEL, hd, 1.0, Some((table, p * PANEL)));
             }
         }
         for t in 0..keys {
-            let (to, _) = S::as_mut_simd_f32s(&mut v[t * padded_hd..(t + 1) * padded_hd]);
-            let (from, rest) = S::as_simd_f32s(&rows(t, 2)[..hd]);
-            for (to, from) in to.iter_mut().zip(from) {
-                *to = *from;
-            }
-            if !rest.is_empty() {
-                to[from.len()] = simd.partial_load_f32s(rest);
-            }
+            let (to, pad) = v[t * padded_hd..(t + 1) * padded_hd].split_at_mut(hd);
+            to.copy_from_slice(&rows(t, 2)[..hd]);
+            pad.fill(0.0);
         }
 
-        for first in (0..queries).step_by(QUERY_ROWS) {
-            let out = &mut out[..QUERY_ROWS * padded_hd];
+        let log2e = simd.splat_f32s(std::f32::consts::LOG2_E);
+        for first in (0..queries).step_by(block) {
             out.fill(0.0);
-            let mut highest = [f32::NEG_INFINITY; QUERY_ROWS];
-            let mut sum = [0f32; QUERY_ROWS];
+            let mut top = [simd.splat_f32s(f32::NEG_INFINITY); 2];
+            let mut sum = [simd.splat_f32s(0.0); 2];
+            let bias = slope.map(|slope| Bias::<S>::new(simd, slope, task.queries.start + first));
             for start in (0..keys).step_by(KEY_BLOCK) {
                 let count = KEY_BLOCK.min(keys - start);
-                for at in (0..count).step_by(panel) {
-                    let from = (start + at) * hd;
-                    let k = &k[from..from + panel * hd];
-                    for half in [0, 6] {
-                        let scores = &mut scores[half * SCORE_STRIDE + at..];
-                        scores_tile::<S, 6, NV>(simd, &q[first + half..], stride, k, hd, scores);
-                    }
+                let mut new = top;
+                for at in (0..count).step_by(TILE) {
+                    let key = start + at;
+                    let k = &k[key / PANEL * PANEL * hd + key % PANEL..];
+                    let scores = &mut scores[at * block..];
+                    let valid = TILE.min(count - at);
+                    let tile = ScoreTile {
+                        q: &q[first..],
+                        stride,
+                        k,
+                        hd,
+                        valid,
+                        bias,
+                        key,
+                    };
+                    tile.compute::<TILE>(simd, scores, &mut new);
                 }
-                for i in 0..QUERY_ROWS {
-                    let whole = count.next_multiple_of(S::F32_LANES);
-                    let row = &mut scores[i * SCORE_STRIDE..][..whole];
-                    row[count..].fill(f32::NEG_INFINITY);
-                    if let Some(slope) = slope {
-                        let position = task.queries.start + first + i;
-                        alibi(simd, row, slope, position as f32 - start as f32);
-                    }
-                    let top = max(simd, row);
-                    if top > highest[i] {
-                        if start > 0 {
-                            let shrink = (highest[i] - top).exp();
-                            sum[i] *= shrink;
-                            for x in &mut out[i * padded_hd..(i + 1) * padded_hd] {
-                                *x *= shrink;
-                            }
+                let mut minus_top = [simd.splat_f32s(0.0); 2];
+                for n in 0..2 {
+                    minus_top[n] = simd.neg_f32s(simd.mul_f32s(new[n], log2e));
+                    if start > 0 {
+                        let gap = simd.mul_f32s(simd.sub_f32s(top[n], new[n]), log2e);
+                        let shrink = exp2_nonpositive(simd, gap);
+                        sum[n] = simd.mul_f32s(sum[n], shrink);
+                        let (out, _) = S::as_mut_simd_f32s(out);
+                        for d in 0..padded_hd {
+                            out[2 * d + n] = simd.mul_f32s(out[2 * d + n], shrink);
                         }
-                        highest[i] = top;
                     }
-                    sum[i] += exp_sum(simd, row, highest[i]);
                 }
-                for at in (0..count).step_by(SUM_BLOCK) {
-                    let v = &v[(start + at) * padded_hd..];
-                    let keys = SUM_BLOCK.min(count - at);
-                    weigh::<S, NV>(simd, &scores[at..], v, keys, padded_hd, out);
+                top = new;
+                // e^(x - top) as 2^(x·log2 e - top·log2 e): one fused step, and the rounding of
+                // the second product is the same for all keys, so that it leaves with the sum.
+                let (ps, _) = S::as_mut_simd_f32s(&mut scores[..count * block]);
+                let mut part = [simd.splat_f32s(0.0); 2];
+                for ps in ps.chunks_exact_mut(2) {
+                    for n in 0..2 {
+                        let x = simd.mul_add_e_f32s(ps[n], log2e, minus_top[n]);
+                        ps[n] = exp2_nonpositive(simd, x);
+                        part[n] = simd.add_f32s(part[n], ps[n]);
+                    }
+                }
+                for n in 0..2 {
+                    sum[n] = simd.add_f32s(sum[n], part[n]);
+                }
+                for at in (0..padded_hd).step_by(TILE) {
+                    let v = &v[start * padded_hd + at..];
+                    weigh_tile::<S, TILE>(
+                        simd,
+                        scores,
+                        v,
+                        count,
+                        padded_hd,
+                        &mut out[at * block..],
+                    );
                 }
             }
-            for i in 0..QUERY_ROWS.min(queries - first) {
+            for n in 0..2 {
+                // An overflowed score must not pass as a number: inf - inf is NaN.
+                sum[n] = simd.add_f32s(sum[n], simd.sub_f32s(top[n], top[n]));
+            }
+            let (vectors, _) = S::as_mut_simd_f32s(out);
+            for x in vectors.chunks_exact_mut(2) {
+                x[0] = simd.div_f32s(x[0], sum[0]);
+                x[1] = simd.div_f32s(x[1], sum[1]);
+            }
+            for i in 0..block.min(queries - first) {
                 let t = task.sequence.start + task.queries.start + first + i;
                 // SAFETY: a row of a head belongs to one task alone.
                 let to = unsafe { dst.row(t, task.head * hd, hd) };
-                // An overflowed score must not pass as a number.
-                let inverse = if highest[i].is_finite() {
-                    1.0 / sum[i]
-                } else {
-                    f32::NAN
-                };
-                for (to, x) in to.iter_mut().zip(&out[i * padded_hd..]) {
-                    *to = x * inverse;
+                for (d, to) in to.iter_mut().enumerate() {
+                    *to = out[d * block + i];
                 }
             }
         }
@@ -354,7 +366,7 @@ fn transpose(
     }
 }
 
-/// Scales `panel` transposed tokens and rotates them, the first half of the head paired with the
+/// Scales [`PANEL`] transposed tokens and rotates them, the first half of the head paired with the
 /// second (rotate-half), as tokens from the given position on.
 #[inline(always)]
 fn scale_rotate<S: Simd>(
@@ -362,14 +374,13 @@ fn scale_rotate<S: Simd>(
     x: &mut [f32],
     stride: usize,
     hd: usize,
-    panel: usize,
     scale: f32,
     rotary: Option<(&RotaryTable, usize)>,
 ) {
     let by = simd.splat_f32s(scale);
     let Some((table, position)) = rotary else {
         for d in 0..hd {
-            let (body, _) = S::as_mut_simd_f32s(&mut x[d * stride..d * stride + panel]);
+            let (body, _) = S::as_mut_simd_f32s(&mut x[d * stride..d * stride + PANEL]);
             for v in body {
                 *v = simd.mul_f32s(*v, by);
             }
@@ -379,11 +390,11 @@ fn scale_rotate<S: Simd>(
     let half = hd / 2;
     for i in 0..half {
         let (low, high) = x.split_at_mut((half + i) * stride);
-        let (low, _) = S::as_mut_simd_f32s(&mut low[i * stride..i * stride + panel]);
-        let (high, _) = S::as_mut_simd_f32s(&mut high[..panel]);
+        let (low, _) = S::as_mut_simd_f32s(&mut low[i * stride..i * stride + PANEL]);
+        let (high, _) = S::as_mut_simd_f32s(&mut high[..PANEL]);
         let at = i * table.positions + position;
-        let (cos, _) = S::as_simd_f32s(&table.cos[at..at + panel]);
-        let (sin, _) = S::as_simd_f32s(&table.sin[at..at + panel]);
+        let (cos, _) = S::as_simd_f32s(&table.cos[at..at + PANEL]);
+        let (sin, _) = S::as_simd_f32s(&table.sin[at..at + PANEL]);
         for n in 0..low.len() {
             let (a, b) = (simd.mul_f32s(low[n], by), simd.mul_f32s(high[n], by));
             let minus_b = simd.neg_f32s(b);
@@ -403,188 +414,124 @@ unsafe fn load<S: Simd>(at: *const f32) -> S::f32s {
     unsafe { at.cast::<S::f32s>().read_unaligned() }
 }
 
-/// scores[i, 0..panel] = q[.., i]·k, for M queries and a panel of NV vectors of keys, in registers.
-/// Rows of `scores` are [`SCORE_STRIDE`] apart.
-#[inline(always)]
-fn scores_tile<S: Simd, const M: usize, const NV: usize>(
-    simd: S,
-    q: &[f32],
-    q_stride: usize,
-    k: &[f32],
+/// ALiBi for a block of queries: `-slope·|query - key|`.
+#[derive(Clone, Copy)]
+struct Bias<S: Simd> {
+    minus_slope: S::f32s,
+    /// The queries' positions.
+    positions: [S::f32s; 2],
+}
+
+impl<S: Simd> Bias<S> {
+    #[inline(always)]
+    fn new(simd: S, slope: f32, first: usize) -> Self {
+        let positions: [f32; 128] = std::array::from_fn(|i| (first + i) as f32);
+        let (vectors, _) = S::as_simd_f32s(&positions);
+        Self {
+            minus_slope: simd.splat_f32s(-slope),
+            positions: [vectors[0], vectors[1]],
+        }
+    }
+
+    #[inline(always)]
+    fn add(&self, simd: S, x: S::f32s, n: usize, key: usize) -> S::f32s {
+        let gap = simd.sub_f32s(self.positions[n], simd.splat_f32s(key as f32));
+        simd.mul_add_e_f32s(self.minus_slope, simd.abs_f32s(gap), x)
+    }
+}
+
+/// A block of queries against a tile of NK keys.
+struct ScoreTile<'a, S: Simd> {
+    /// Transposed queries from the block's first on, `stride` apart.
+    q: &'a [f32],
+    stride: usize,
+    /// Transposed keys from the tile's first on, [`PANEL`] apart.
+    k: &'a [f32],
     hd: usize,
-    scores: &mut [f32],
-) {
-    let lanes = S::F32_LANES;
-    assert!(hd > 0 && q.len() >= (hd - 1) * q_stride + M && k.len() >= NV * lanes * hd);
-    assert!(scores.len() >= (M - 1) * SCORE_STRIDE + NV * lanes);
-    let mut acc = [[simd.splat_f32s(0.0); NV]; M];
-    for d in 0..hd {
-        // SAFETY: d < hd, so all reads lie inside `q` and `k` by the assertions.
-        unsafe {
-            let at = k.as_ptr().add(d * NV * lanes);
-            let mut keys = [simd.splat_f32s(0.0); NV];
-            for (n, key) in keys.iter_mut().enumerate() {
-                *key = load::<S>(at.add(n * lanes));
-            }
-            for (i, acc) in acc.iter_mut().enumerate() {
-                let x = simd.splat_f32s(*q.get_unchecked(d * q_stride + i));
-                for n in 0..NV {
-                    acc[n] = simd.mul_add_e_f32s(x, keys[n], acc[n]);
-                }
-            }
-        }
-    }
-    for (i, acc) in acc.iter().enumerate() {
-        for (n, x) in acc.iter().enumerate() {
-            // SAFETY: inside `scores` by the assertion.
+    /// How many of the tile's keys there are.
+    valid: usize,
+    bias: Option<Bias<S>>,
+    /// Position of the tile's first key.
+    key: usize,
+}
+
+impl<S: Simd> ScoreTile<'_, S> {
+    /// scores[j, 0..block] = q·k[j] + bias for the valid keys, and their maxima into `top`.
+    #[inline(always)]
+    fn compute<const NK: usize>(&self, simd: S, scores: &mut [f32], top: &mut [S::f32s; 2]) {
+        let lanes = S::F32_LANES;
+        let &Self {
+            q,
+            stride,
+            k,
+            hd,
+            valid,
+            bias,
+            key,
+        } = self;
+        assert!(
+            hd > 0 && q.len() >= (hd - 1) * stride + 2 * lanes && k.len() >= (hd - 1) * PANEL + NK
+        );
+        let mut acc = [[simd.splat_f32s(0.0); 2]; NK];
+        for d in 0..hd {
+            // SAFETY: d < hd, so all reads lie inside `q` and `k` by the assertion.
             unsafe {
-                let at = scores.as_mut_ptr().add(i * SCORE_STRIDE + n * lanes);
-                at.cast::<S::f32s>().write_unaligned(*x);
-            }
-        }
-    }
-}
-
-/// row[j] -= slope·|distance - j|; whole vectors.
-#[inline(always)]
-fn alibi<S: Simd>(simd: S, row: &mut [f32], slope: f32, distance: f32) {
-    let slope = simd.splat_f32s(-slope);
-    let mut iota = [0f32; 64];
-    for (j, x) in iota.iter_mut().enumerate() {
-        *x = j as f32;
-    }
-    // SAFETY: no vector has more than 64 lanes.
-    let iota = unsafe { load::<S>(iota.as_ptr()) };
-    let mut gap = simd.sub_f32s(iota, simd.splat_f32s(distance));
-    let step = simd.splat_f32s(S::F32_LANES as f32);
-    let (body, _) = S::as_mut_simd_f32s(row);
-    for x in body {
-        *x = simd.mul_add_e_f32s(slope, simd.abs_f32s(gap), *x);
-        gap = simd.add_f32s(gap, step);
-    }
-}
-
-/// The largest of a row of whole vectors. A NaN need not show here: it shows in the sum.
-#[inline(always)]
-fn max<S: Simd>(simd: S, row: &[f32]) -> f32 {
-    let (body, _) = S::as_simd_f32s(row);
-    // Four chains, since one would wait for each comparison's latency.
-    let mut top = [simd.splat_f32s(f32::NEG_INFINITY); 4];
-    let fours = body.chunks_exact(4);
-    for x in fours.remainder() {
-        top[0] = simd.max_f32s(top[0], *x);
-    }
-    for x in fours {
-        for n in 0..4 {
-            top[n] = simd.max_f32s(top[n], x[n]);
-        }
-    }
-    let top = simd.max_f32s(simd.max_f32s(top[0], top[1]), simd.max_f32s(top[2], top[3]));
-    simd.reduce_max_f32s(top)
-}
-
-/// row = e^(row - top), and its sum; whole vectors.
-///
-/// As 2^(row·log2 e - top·log2 e): one fused step, and the rounding of the second product is the
-/// same for the whole row, so that it leaves with the normalisation.
-#[inline(always)]
-fn exp_sum<S: Simd>(simd: S, row: &mut [f32], top: f32) -> f32 {
-    let log2e = simd.splat_f32s(std::f32::consts::LOG2_E);
-    let minus_top = simd.splat_f32s(-top * std::f32::consts::LOG2_E);
-    let mut sum = simd.splat_f32s(0.0);
-    let (body, _) = S::as_mut_simd_f32s(row);
-    for x in body {
-        *x = exp2_nonpositive(simd, simd.mul_add_e_f32s(*x, log2e, minus_top));
-        sum = simd.add_f32s(sum, *x);
-    }
-    simd.reduce_sum_f32s(sum)
-}
-
-/// out[i] += sum_j scores[i, j]·v[j], in register tiles as large as the head allows.
-#[inline(always)]
-fn weigh<S: Simd, const NV: usize>(
-    simd: S,
-    scores: &[f32],
-    v: &[f32],
-    keys: usize,
-    padded_hd: usize,
-    out: &mut [f32],
-) {
-    let lanes = S::F32_LANES;
-    let vectors = padded_hd / lanes;
-    let mut n = 0;
-    while n < vectors {
-        let at = n * lanes;
-        if vectors - n >= NV {
-            for half in 0..2 {
-                weigh_tile::<S, 6, NV>(
-                    simd,
-                    &scores[half * 6 * SCORE_STRIDE..],
-                    v,
-                    keys,
-                    padded_hd,
-                    &mut out[half * 6 * padded_hd + at..],
-                    at,
-                );
-            }
-            n += NV;
-        } else if vectors - n >= 2 {
-            for half in 0..2 {
-                weigh_tile::<S, 6, 2>(
-                    simd,
-                    &scores[half * 6 * SCORE_STRIDE..],
-                    v,
-                    keys,
-                    padded_hd,
-                    &mut out[half * 6 * padded_hd + at..],
-                    at,
-                );
-            }
-            n += 2;
-        } else {
-            weigh_tile::<S, 12, 1>(simd, scores, v, keys, padded_hd, &mut out[at..], at);
-            n += 1;
-        }
-    }
-}
-
-/// M rows by NV vectors of `weigh`, starting at column `at` of the values.
-#[inline(always)]
-fn weigh_tile<S: Simd, const M: usize, const NV: usize>(
-    simd: S,
-    scores: &[f32],
-    v: &[f32],
-    keys: usize,
-    padded_hd: usize,
-    out: &mut [f32],
-    at: usize,
-) {
-    let lanes = S::F32_LANES;
-    assert!(keys <= KEY_BLOCK && scores.len() >= (M - 1) * SCORE_STRIDE + keys);
-    assert!(v.len() >= keys * padded_hd && at + NV * lanes <= padded_hd);
-    assert!(out.len() >= (M - 1) * padded_hd + NV * lanes);
-    let mut acc = [[simd.splat_f32s(0.0); NV]; M];
-    // SAFETY: all indices lie inside the slices by the assertions.
-    unsafe {
-        for j in 0..keys {
-            let from = v.as_ptr().add(j * padded_hd + at);
-            let mut values = [simd.splat_f32s(0.0); NV];
-            for (n, value) in values.iter_mut().enumerate() {
-                *value = load::<S>(from.add(n * lanes));
-            }
-            for (i, acc) in acc.iter_mut().enumerate() {
-                let p = simd.splat_f32s(*scores.get_unchecked(i * SCORE_STRIDE + j));
-                for n in 0..NV {
-                    acc[n] = simd.mul_add_e_f32s(p, values[n], acc[n]);
+                let at = q.as_ptr().add(d * stride);
+                let (q0, q1) = (load::<S>(at), load::<S>(at.add(lanes)));
+                for (j, acc) in acc.iter_mut().enumerate() {
+                    let x = simd.splat_f32s(*k.get_unchecked(d * PANEL + j));
+                    acc[0] = simd.mul_add_e_f32s(x, q0, acc[0]);
+                    acc[1] = simd.mul_add_e_f32s(x, q1, acc[1]);
                 }
             }
         }
-        for (i, acc) in acc.iter().enumerate() {
-            for (n, acc) in acc.iter().enumerate() {
-                let at = out.as_mut_ptr().add(i * padded_hd + n * lanes);
-                let sum = simd.add_f32s(load::<S>(at), *acc);
-                at.cast::<S::f32s>().write_unaligned(sum);
+        let (scores, _) = S::as_mut_simd_f32s(scores);
+        for (j, acc) in acc.iter().enumerate() {
+            if j < valid {
+                for n in 0..2 {
+                    let x = match &bias {
+                        Some(bias) => bias.add(simd, acc[n], n, key + j),
+                        None => acc[n],
+                    };
+                    top[n] = simd.max_f32s(top[n], x);
+                    scores[2 * j + n] = x;
+                }
             }
+        }
+    }
+}
+
+/// out[d, ..] += sum_j v[j, d]·p[j, ..] for ND columns of the head: `p` is [keys, block],
+/// `v` starts at the tile's first column and has rows of `stride`.
+#[inline(always)]
+fn weigh_tile<S: Simd, const ND: usize>(
+    simd: S,
+    p: &[f32],
+    v: &[f32],
+    keys: usize,
+    stride: usize,
+    out: &mut [f32],
+) {
+    let lanes = S::F32_LANES;
+    assert!(keys > 0 && p.len() >= keys * 2 * lanes);
+    assert!(v.len() >= (keys - 1) * stride + ND && out.len() >= ND * 2 * lanes);
+    let mut acc = [[simd.splat_f32s(0.0); 2]; ND];
+    for j in 0..keys {
+        // SAFETY: j < keys, so all reads lie inside `p` and `v` by the assertions.
+        unsafe {
+            let at = p.as_ptr().add(j * 2 * lanes);
+            let (p0, p1) = (load::<S>(at), load::<S>(at.add(lanes)));
+            for (d, acc) in acc.iter_mut().enumerate() {
+                let x = simd.splat_f32s(*v.get_unchecked(j * stride + d));
+                acc[0] = simd.mul_add_e_f32s(x, p0, acc[0]);
+                acc[1] = simd.mul_add_e_f32s(x, p1, acc[1]);
+            }
+        }
+    }
+    let (out, _) = S::as_mut_simd_f32s(out);
+    for (d, acc) in acc.iter().enumerate() {
+        for n in 0..2 {
+            out[2 * d + n] = simd.add_f32s(out[2 * d + n], acc[n]);
         }
     }
 }

@@ -17,14 +17,24 @@ use rayon::prelude::*;
 use std::cell::RefCell;
 
 /// Longest chain over K that one call computes: the crate's own block is never shorter.
-pub(super) const K_BLOCK: usize = 512;
-/// The same for short sequences. With fewer than 16 rows, PyTorch's GEMM (MKL) sums in several
-/// shorter chains and is 2 to 3 times as exact as with more (1.0e-7 and 3.2e-7 at K = 320); an
-/// error of 1.5 times its own is then only kept with short chains here too. They cost a third of
-/// the speed, of passes that are bound by reading the weights anyway.
-pub(super) const K_BLOCK_SHORT: usize = 32;
-/// Tokens from which a sequence counts as long.
+const K_BLOCK: usize = 512;
+/// Tokens below which a sequence is computed with sums in f64 ([`Sums::F64`]).
+///
+/// With fewer than 16 rows PyTorch's GEMM (MKL) sums in several short chains and is two to three
+/// times as exact as with more (1.0e-7 against 3.2e-7 at K = 320, relative error of the product),
+/// so that only better sums than one f32 chain stay within 1.5 times its error. They halve the
+/// speed, of passes whose peer is bound by reading the weights.
 pub(super) const SHORT_TOKENS: usize = 16;
+
+/// What products sum in.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Sums {
+    /// f32, in chains of at most [`K_BLOCK`].
+    F32,
+    /// f64, rounded once at the end.
+    F64,
+}
+
 /// Most rows of a tile.
 const ROW_BLOCK: usize = 1024;
 /// Columns of a tile: whole micro-kernels (64 wide with AVX-512), and few enough that 1024 rows of
@@ -108,94 +118,199 @@ fn tiles(w: &Linear, rows: usize) -> Vec<Tile<'_>> {
 
 /// `dst[rows, cols] = x[rows, k]·weight[cols, k]ᵀ`.
 ///
-/// `k_block` bounds the chains of sums over k.
-///
 /// # Safety
 /// `dst` must be valid for writes of `rows` rows of `cols` floats, `stride` apart, that nothing
 /// else accesses meanwhile, and initialised.
-#[allow(clippy::too_many_arguments)]
 unsafe fn product(
+    sums: Sums,
     x: &[f32],
     weight: &[f32],
     k: usize,
     (rows, cols): (usize, usize),
-    k_block: usize,
     dst: *mut f32,
     stride: usize,
 ) {
     assert!(x.len() >= rows * k && weight.len() >= cols * k);
-    for (at, depth) in blocks(k, k_block, 16) {
+    if sums == Sums::F64 {
+        // SAFETY: the caller's promise.
+        return unsafe { product_f64(x, weight, k, (rows, cols), dst, stride) };
+    }
+    for (at, depth) in blocks(k, K_BLOCK, 16) {
         // SAFETY: reads stay inside `x` and `weight` by the assertion; writes as the caller
-        // promises. The crate sees the transposed product, Wx in column-major order, so that
-        // its vectors run along the outputs, which are contiguous.
+        // promises.
         unsafe {
-            gemm::gemm(
-                cols,
-                rows,
-                depth,
-                dst,
-                stride as isize,
-                1,
-                at > 0,
-                weight.as_ptr().add(at),
-                1,
-                k as isize,
-                x.as_ptr().add(at),
-                k as isize,
-                1,
-                1.0,
-                1.0,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
-            );
+            let (weight, x) = (weight.as_ptr().add(at), x.as_ptr().add(at));
+            call((rows, cols, depth), dst, stride, at > 0, weight, k, x, k);
         }
     }
 }
 
-/// What is done to a finished row of a tile.
-enum Epilogue<'a> {
-    /// `row = act(row + bias)`
+/// [`product`] with sums in f64, rounded once.
+///
+/// # Safety
+/// As for [`product`].
+unsafe fn product_f64(
+    x: &[f32],
+    weight: &[f32],
+    k: usize,
+    (rows, cols): (usize, usize),
+    dst: *mut f32,
+    stride: usize,
+) {
+    let widen = |from: &[f32], at: usize, depth: usize| -> Vec<f64> {
+        let rows = from.chunks_exact(k).flat_map(|row| &row[at..at + depth]);
+        rows.map(|x| *x as f64).collect()
+    };
+    let mut sum = vec![0f64; rows * cols];
+    for (at, depth) in blocks(k, K_BLOCK, 16) {
+        let weight = widen(&weight[..cols * k], at, depth);
+        let x = widen(&x[..rows * k], at, depth);
+        // SAFETY: all three are buffers of exactly these sizes.
+        unsafe {
+            let size = (rows, cols, depth);
+            call(
+                size,
+                sum.as_mut_ptr(),
+                cols,
+                at > 0,
+                weight.as_ptr(),
+                depth,
+                x.as_ptr(),
+                depth,
+            );
+        }
+    }
+    for (r, sum) in sum.chunks_exact(cols).enumerate() {
+        for (c, sum) in sum.iter().enumerate() {
+            // SAFETY: inside the rectangle that the caller promises.
+            unsafe { *dst.add(r * stride + c) = *sum as f32 };
+        }
+    }
+}
+
+/// One call of the crate: `dst[rows, cols] (+)= x[rows, depth]·weight[cols, depth]ᵀ`, each with
+/// its row stride. The crate sees the transposed product, weight·xᵀ in column-major order, so that
+/// its vectors run along the outputs, which are contiguous.
+///
+/// # Safety
+/// `x` and `weight` must be valid for reads and `dst` for writes of these rectangles, `dst`
+/// unaliased, and initialised if `add`.
+#[allow(clippy::too_many_arguments)]
+unsafe fn call<T: num::One + 'static>(
+    (rows, cols, depth): (usize, usize, usize),
+    dst: *mut T,
+    dst_stride: usize,
+    add: bool,
+    weight: *const T,
+    weight_stride: usize,
+    x: *const T,
+    x_stride: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        gemm::gemm(
+            cols,
+            rows,
+            depth,
+            dst,
+            dst_stride as isize,
+            1,
+            add,
+            weight,
+            1,
+            weight_stride as isize,
+            x,
+            x_stride as isize,
+            1,
+            T::ONE,
+            T::ONE,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+mod num {
+    /// The crate takes its factors by value.
+    pub trait One {
+        const ONE: Self;
+    }
+    impl One for f32 {
+        const ONE: Self = 1.0;
+    }
+    impl One for f64 {
+        const ONE: Self = 1.0;
+    }
+}
+
+/// What is done to a finished tile of the output.
+#[derive(Clone, Copy)]
+enum Finish<'a> {
+    /// `out = act(out + bias)`
     Store {
-        row: &'a mut [f32],
         bias: Option<&'a [f32]>,
         act: Activation,
     },
-    /// `onto += row + bias`: the sum is whole before it meets the residual stream, which is
-    /// much larger than it and would round every block of it.
+    /// `out += sum + bias`: the sum is whole before it meets the residual stream, which is much
+    /// larger than it and would round every block of it. `sum` is [rows, cols].
     Add {
-        row: &'a mut [f32],
         bias: Option<&'a [f32]>,
-        onto: &'a mut [f32],
+        sum: &'a [f32],
     },
-    /// `row = gelu(row) * up`
-    Gate { row: &'a mut [f32], up: &'a [f32] },
+    /// `out = gelu(out) * up`; `up` is [rows, cols].
+    Gate { up: &'a [f32] },
 }
 
-impl WithSimd for Epilogue<'_> {
+/// A rectangle of the output that one task owns.
+struct FinishTile<'a> {
+    dst: Tiles<'a>,
+    /// First row, and how many.
+    rows: (usize, usize),
+    /// First column, and how many.
+    cols: (usize, usize),
+    how: Finish<'a>,
+}
+
+impl WithSimd for FinishTile<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        match self {
-            Self::Store { row, bias, act } => {
-                if let Some(bias) = bias {
-                    add(row, bias);
+        let Self {
+            dst,
+            rows: (first, count),
+            cols: (col, cols),
+            how,
+        } = self;
+        for r in 0..count {
+            // SAFETY: tasks own disjoint rectangles, and this one is this task's.
+            let row = unsafe { dst.row(first + r, col, cols) };
+            match how {
+                Finish::Store { bias, act } => {
+                    if let Some(bias) = bias {
+                        add(row, bias);
+                    }
+                    if act == Activation::Gelu {
+                        simd::map::<S, simd::Gelu>(simd, row);
+                    }
                 }
-                if act == Activation::Gelu {
+                Finish::Add { bias, sum } => {
+                    let sum = &sum[r * cols..(r + 1) * cols];
+                    match bias {
+                        Some(bias) => {
+                            for ((x, s), b) in row.iter_mut().zip(sum).zip(bias) {
+                                *x += s + b;
+                            }
+                        }
+                        None => add(row, sum),
+                    }
+                }
+                Finish::Gate { up } => {
                     simd::map::<S, simd::Gelu>(simd, row);
-                }
-            }
-            Self::Add { row, bias, onto } => {
-                if let Some(bias) = bias {
-                    add(row, bias);
-                }
-                add(onto, row);
-            }
-            Self::Gate { row, up } => {
-                simd::map::<S, simd::Gelu>(simd, row);
-                for (x, u) in row.iter_mut().zip(up) {
-                    *x *= u;
+                    for (x, u) in row.iter_mut().zip(&up[r * cols..(r + 1) * cols]) {
+                        *x *= u;
+                    }
                 }
             }
         }
@@ -244,39 +359,39 @@ pub(super) fn linear(cpu: &Cpu, x: &Matrix, w: &Linear, mode: Mode, out: &mut Ma
     cpu.install(|| {
         work.par_iter().with_max_len(1).for_each(|tile| {
             let &Tile {
-                rows: (first, count),
+                rows,
                 col,
                 weight,
                 bias,
                 cols,
             } = tile;
+            let (first, count) = rows;
             let x = &xs[first * k..];
             let size = (count, cols);
-            // SAFETY: tiles are disjoint rectangles of an initialised matrix.
-            let row = |r| unsafe { dst.row(first + r, col, cols) };
+            let cols_at = (col, cols);
             match mode {
                 Mode::Store(act) => {
                     let at = dst.at(first, col, count, cols);
-                    // SAFETY: as above.
-                    unsafe { product(x, weight, k, size, cpu.k_block, at, dst.stride()) };
-                    for r in 0..count {
-                        cpu.arch().dispatch(Epilogue::Store {
-                            row: row(r),
-                            bias,
-                            act,
-                        });
-                    }
+                    // SAFETY: tiles are disjoint rectangles of an initialised matrix.
+                    unsafe { product(cpu.sums, x, weight, k, size, at, dst.stride()) };
+                    let how = Finish::Store { bias, act };
+                    cpu.arch().dispatch(FinishTile {
+                        dst,
+                        rows,
+                        cols: cols_at,
+                        how,
+                    });
                 }
-                Mode::Add => with_tile(count * cols, |scratch| {
-                    // SAFETY: the scratch is this thread's own, and initialised.
-                    unsafe { product(x, weight, k, size, cpu.k_block, scratch.as_mut_ptr(), cols) };
-                    for (r, sum) in scratch.chunks_exact_mut(cols).enumerate() {
-                        cpu.arch().dispatch(Epilogue::Add {
-                            row: sum,
-                            bias,
-                            onto: row(r),
-                        });
-                    }
+                Mode::Add => with_tile(count * cols, |sum| {
+                    // SAFETY: the tile is this thread's own, and initialised.
+                    unsafe { product(cpu.sums, x, weight, k, size, sum.as_mut_ptr(), cols) };
+                    let how = Finish::Add { bias, sum };
+                    cpu.arch().dispatch(FinishTile {
+                        dst,
+                        rows,
+                        cols: cols_at,
+                        how,
+                    });
                 }),
             }
         })
@@ -299,37 +414,25 @@ pub(super) fn gated(cpu: &Cpu, x: &Matrix, w: &Linear, out: &mut Matrix) {
     cpu.install(|| {
         work.par_iter()
             .with_max_len(1)
-            .for_each(|&((first, count), (col, cols))| {
-                with_tile(count * cols, |scratch| {
+            .for_each(|&(rows, (col, cols))| {
+                let (first, count) = rows;
+                with_tile(count * cols, |up_tile| {
                     let weights = col * k..(col + cols) * k;
                     let at = dst.at(first, col, count, cols);
                     let (x, size) = (&xs[first * k..], (count, cols));
-                    // SAFETY: tiles are disjoint rectangles, and the scratch is this thread's own.
+                    let (gate, up) = (&gate[weights.clone()], &up[weights]);
+                    // SAFETY: tiles are disjoint rectangles, and `up_tile` is this thread's own.
                     unsafe {
-                        product(
-                            x,
-                            &gate[weights.clone()],
-                            k,
-                            size,
-                            cpu.k_block,
-                            at,
-                            dst.stride(),
-                        );
-                        product(
-                            x,
-                            &up[weights],
-                            k,
-                            size,
-                            cpu.k_block,
-                            scratch.as_mut_ptr(),
-                            cols,
-                        );
+                        product(cpu.sums, x, gate, k, size, at, dst.stride());
+                        product(cpu.sums, x, up, k, size, up_tile.as_mut_ptr(), cols);
                     }
-                    for (r, up) in scratch.chunks_exact(cols).enumerate() {
-                        // SAFETY: as above.
-                        let row = unsafe { dst.row(first + r, col, cols) };
-                        cpu.arch().dispatch(Epilogue::Gate { row, up });
-                    }
+                    let how = Finish::Gate { up: up_tile };
+                    cpu.arch().dispatch(FinishTile {
+                        dst,
+                        rows,
+                        cols: (col, cols),
+                        how,
+                    });
                 })
             })
     });

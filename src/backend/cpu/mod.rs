@@ -20,8 +20,8 @@ pub struct Cpu {
     pool: rayon::ThreadPool,
     arch: pulp::Arch,
     rotary: attention::RotaryTable,
-    /// The longest chain of sums over K in the products of the current pass.
-    k_block: usize,
+    /// What the products of the current pass sum in.
+    sums: gemm::Sums,
 }
 
 impl Cpu {
@@ -36,7 +36,7 @@ impl Cpu {
             pool,
             arch: pulp::Arch::new(),
             rotary: Default::default(),
-            k_block: gemm::K_BLOCK,
+            sums: gemm::Sums::F32,
         })
     }
 
@@ -60,10 +60,10 @@ impl Backend for Cpu {
     }
 
     fn begin(&mut self, class: usize) {
-        self.k_block = if class == 0 {
-            gemm::K_BLOCK
+        self.sums = if class == 0 {
+            gemm::Sums::F32
         } else {
-            gemm::K_BLOCK_SHORT
+            gemm::Sums::F64
         };
     }
 
