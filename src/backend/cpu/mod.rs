@@ -208,3 +208,6 @@ impl Backend for Cpu {
         Ok(x.values().to_vec())
     }
 }
+
+#[cfg(test)]
+mod tests;
