@@ -185,7 +185,7 @@ impl Run<'_> {
         let panels = keys.div_ceil(PANEL);
         // An odd number of cache lines, so that the rows of a block do not all fall into the same
         // cache set.
-        let stride = (queries.next_multiple_of(PANEL) / 16 | 1) * 16;
+        let stride = ((queries.next_multiple_of(PANEL) / 16) | 1) * 16;
 
         let Scratch {
             q,
@@ -350,11 +350,7 @@ fn transpose(
             }
             for c in 0..B {
                 let at = (d + c) * to_stride + j;
-                let mut column = [0f32; B];
-                for r in 0..B {
-                    column[r] = block[r][c];
-                }
-                to[at..at + B].copy_from_slice(&column);
+                to[at..at + B].copy_from_slice(&block.map(|row| row[c]));
             }
         }
         j += B;

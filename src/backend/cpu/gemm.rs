@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use std::cell::RefCell;
 
 /// Longest chain over K that one call computes: the crate's own block is never shorter.
-const K_BLOCK: usize = 512;
+pub(super) const K_BLOCK: usize = 512;
 /// Tokens below which a sequence is computed with sums in f64 ([`Sums::F64`]).
 ///
 /// With fewer than 16 rows PyTorch's GEMM (MKL) sums in several short chains and is two to three

@@ -183,7 +183,7 @@ fn linear_layers() {
         let bias = r.values(outputs, 0.5);
         // Short sequences are summed in shorter chains.
         let class = n % 2;
-        let k_block = [gemm::K_BLOCK, gemm::K_BLOCK_SHORT][class];
+        let k_block = [gemm::K_BLOCK, 1][class];
         let want = product(&x, &weight, Some(&bias), k_block);
         let bare = product(&x, &weight, None, k_block);
         let residual = r.values(rows * outputs, 20.0);
@@ -260,7 +260,7 @@ fn gated_layers() {
         let scale = (k as f32).powf(-0.5);
         let (gate, up) = (r.values(width * k, scale), r.values(width * k, scale));
         let class = n / 2 % 2;
-        let k_block = [gemm::K_BLOCK, gemm::K_BLOCK_SHORT][class];
+        let k_block = [gemm::K_BLOCK, 1][class];
         let want: Vec<_> = product(&x, &gate, None, k_block)
             .into_iter()
             .map(gelu)
