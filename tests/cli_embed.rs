@@ -227,7 +227,7 @@ fn standard_output_is_data_and_standard_error_is_not_a_terminal() {
     assert!(output.stdout.is_empty());
     let text = stderr(&output);
     assert!(
-        text.contains("complete: 5 sequences in out; 1 shards computed"),
+        text.contains("complete: 5 sequences in out; 1 shard computed"),
         "{text}"
     );
     assert!(

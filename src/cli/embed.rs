@@ -267,10 +267,11 @@ fn say_summary(report: &Report, options: &EmbedOptions, console: &Console) {
             format!(" of share {}", options.share)
         };
         console.say(&format!(
-            "complete: {} sequences{whole} in {}; {} shards computed{}",
+            "complete: {} sequences{whole} in {}; {} shard{} computed{}",
             count(manifest.records),
             options.out.display(),
             count(p.shards),
+            if p.shards == 1 { "" } else { "s" },
             if p.reused > 0 {
                 format!(", {} sequences stood already", count(p.reused))
             } else {

@@ -51,6 +51,7 @@ pub(crate) fn pieces(content: usize, limit: Option<LengthLimit>) -> Option<Vec<R
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)] // one piece is a case like any other
 mod tests {
     use super::*;
     use proptest::prelude::*;

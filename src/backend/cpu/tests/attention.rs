@@ -38,9 +38,9 @@ fn head(qkv: &Matrix, range: Range<usize>, head: usize, spec: &AttentionSpec) ->
     if let Position::Rotary(inv_freq) = &spec.position {
         for (x, size) in [(&mut q, &mut q_size), (&mut k, &mut k_size)] {
             for t in 0..range.len() {
-                for i in 0..hd / 2 {
+                for (i, f) in inv_freq.iter().enumerate() {
                     let (low, high) = (t * hd + i, t * hd + hd / 2 + i);
-                    let (sin, cos) = (t as f64 * inv_freq[i] as f64).sin_cos();
+                    let (sin, cos) = (t as f64 * *f as f64).sin_cos();
                     let (a, b) = (x[low], x[high]);
                     (x[low], x[high]) = (a * cos - b * sin, b * cos + a * sin);
                     let both = size[low] + size[high];
