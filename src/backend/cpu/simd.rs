@@ -15,7 +15,7 @@ pub fn name() -> &'static str {
     }
 }
 
-/// 2^x for x <= 0; below -126 it stays 2^-126. NaN passes through on x86.
+/// 2^x for x <= 0; below -126 it stays 2^-126. NaN passes through.
 ///
 /// x = n + f with |f| <= 1/2; 2^f by a minimax polynomial (fit 2e-9), times 2^n by its exponent
 /// bits; about 1 ulp.
@@ -29,7 +29,13 @@ pub fn exp2_nonpositive<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
         2.402_264_8e-1,
         6.931_472e-1,
     ];
-    let x = simd.max_f32s(simd.splat_f32s(-126.0), x);
+    let low = simd.splat_f32s(-126.0);
+    // x86's maximum returns its second operand where one is NaN; others would hide it.
+    let x = if cfg!(target_arch = "x86_64") && S::F32_LANES > 1 {
+        simd.max_f32s(low, x)
+    } else {
+        simd.select_f32s(simd.less_than_f32s(x, low), low, x)
+    };
     // 1.5·2^23: adding it rounds to an integer, which then stands in the low mantissa bits.
     let magic = simd.splat_f32s(12_582_912.0);
     let shifted = simd.add_f32s(x, magic);

@@ -1,0 +1,140 @@
+//! How much of a 650M forward pass is its matrix products: `cargo bench --bench gemm_share`.
+//!
+//! Both run by turns on the same packed batch of ragged lengths: whole layers, through the model;
+//! and nothing but the linear layers of the same shapes on weights of the same size, without bias,
+//! GELU or residual. The model has 4 of the 33 layers (315 MB of weights, far over any cache, and
+//! all layers are alike). Prints both medians and their ratio, which is to be at least 80 %.
+
+#![allow(clippy::unwrap_used)]
+
+use seqstream::backend::cpu::{Cpu, Linear};
+use seqstream::backend::{Activation, Backend, LinearPart};
+use seqstream::batch::PackedBatch;
+use seqstream::model::config::{ModelConfig, ModelKind};
+use seqstream::model::{Embedder, Model, Parameters, Pool, Request};
+use seqstream::weights::{F32Data, WeightsError};
+use std::time::Instant;
+
+const D: usize = 1280;
+const LAYERS: usize = 4;
+const ROUNDS: usize = 5;
+/// Ragged, as proteins are; 4 053 tokens.
+const LENGTHS: [usize; 13] = [
+    120, 210, 290, 350, 88, 512, 402, 307, 640, 151, 263, 330, 390,
+];
+
+/// Random parameters of the right shapes, by name.
+struct Random;
+
+fn random(n: usize, scale: f32) -> Vec<f32> {
+    let mut x = 0x9e37_79b9_7f4a_7c15u64;
+    let mut next = || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        ((x >> 40) as f32 / (1u32 << 24) as f32 - 0.5) * scale
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+impl Parameters for Random {
+    fn get(&self, name: &str) -> Result<F32Data, WeightsError> {
+        let wide = name.contains("intermediate")
+            || name.ends_with("output.dense.weight") && !name.contains("attention");
+        let n = match (
+            name.ends_with("weight"),
+            name.to_lowercase().contains("norm"),
+        ) {
+            (true, true) => return Ok(F32Data::Owned(vec![1.0; D])),
+            (true, false) if name.contains("embeddings") => 33 * D,
+            (true, false) if wide => 4 * D * D,
+            (true, false) => D * D,
+            (false, _) if name.contains("intermediate") => 4 * D,
+            (false, _) => D,
+        };
+        Ok(F32Data::Owned(random(n, 0.05)))
+    }
+    fn find(&self, _: &str) -> Option<F32Data> {
+        None
+    }
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+fn main() {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let config = ModelConfig {
+        kind: ModelKind::Esm2,
+        layers: LAYERS,
+        hidden: D,
+        heads: 20,
+        intermediate: 4 * D,
+        vocab: 33,
+        layer_norm_eps: 1e-5,
+        token_dropout: true,
+        mask_token: 32,
+    };
+    let mut model = Model::load(Cpu::new(threads).unwrap(), &config, &Random).unwrap();
+    let mut batch = PackedBatch::new();
+    for n in LENGTHS {
+        let tokens: Vec<u32> = (0..n).map(|i| 4 + ((i * 7 + n) % 20) as u32).collect();
+        batch.push(&tokens);
+    }
+    let request = Request {
+        layers: vec![LAYERS],
+        pool: Some(Pool::Mean),
+        per_token: false,
+    };
+
+    let mut cpu = Cpu::new(threads).unwrap();
+    let linear = |cpu: &Cpu, n: usize, k: usize| -> Linear {
+        let part = || LinearPart {
+            weight: F32Data::Owned(random(n * k, 0.05)),
+            bias: None,
+        };
+        cpu.linear_weights(vec![part()], k).unwrap()
+    };
+    let layer =
+        |cpu: &Cpu| [(3 * D, D), (D, D), (4 * D, D), (D, 4 * D)].map(|(n, k)| linear(cpu, n, k));
+    let layers: Vec<[Linear; 4]> = (0..LAYERS).map(|_| layer(&cpu)).collect();
+    let rows = batch.total();
+    let (mut qkv, mut x, mut wide, mut y) =
+        (cpu.matrix(), cpu.matrix(), cpu.matrix(), cpu.matrix());
+    x.resize(rows, D);
+    x.values_mut().copy_from_slice(&random(rows * D, 1.0));
+    let mut products = || {
+        for [in_, out, fc1, fc2] in &layers {
+            cpu.linear(&x, in_, Activation::None, &mut qkv).unwrap();
+            cpu.linear(&x, out, Activation::None, &mut y).unwrap();
+            cpu.linear(&x, fc1, Activation::None, &mut wide).unwrap();
+            cpu.linear(&wide, fc2, Activation::None, &mut y).unwrap();
+        }
+    };
+
+    let (mut whole, mut only) = (Vec::new(), Vec::new());
+    for round in 0..=ROUNDS {
+        let start = Instant::now();
+        model.embed(&batch, &request).unwrap();
+        let middle = Instant::now();
+        products();
+        if round > 0 {
+            whole.push((middle - start).as_secs_f64());
+            only.push(middle.elapsed().as_secs_f64());
+        }
+    }
+    let (whole, only) = (median(whole), median(only));
+    let flop = (2 * rows * 12 * D * D * LAYERS) as f64;
+    println!("650M shapes, {rows} tokens, {LAYERS} layers, {threads} threads, medians of {ROUNDS}");
+    println!(
+        "products alone: {only:.3} s, {:.0} GFLOP/s",
+        flop / only / 1e9
+    );
+    println!(
+        "whole layers:   {whole:.3} s, {:.0} tokens/s at 33 layers",
+        rows as f64 / whole * LAYERS as f64 / 33.0
+    );
+    println!("share of the products: {:.1} %", 100.0 * only / whole);
+}
