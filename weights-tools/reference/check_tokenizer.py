@@ -1,10 +1,11 @@
 """Compares seqstream's token ids with Hugging Face's, on any DNABERT-style tokenizer.json and any FASTA file.
 
     pip install tokenizers==0.23.3
-    python weights-tools/reference/check_tokenizer.py TOKENIZER_JSON FASTA [--seqstream BIN] [--model DIR]
+    weights-tools random --arch dnabert-s --out DNABERT
+    python weights-tools/reference/check_tokenizer.py TOKENIZER_JSON FASTA --model DNABERT [--seqstream BIN]
 
-Runs `seqstream tokenize --model DIR --case keep FASTA`, DIR being a temporary folder with the tokenizer.json (and the
-config.json beside it) unless --model names one. Exits 1 at the first sequence whose ids differ.
+Runs `seqstream tokenize --model DIR --case keep FASTA`, DIR being a temporary folder that links to the files of
+--model, any DNABERT, with TOKENIZER_JSON as its tokenizer. Exits 1 at the first sequence whose ids differ.
 """
 
 import argparse
@@ -38,19 +39,18 @@ def main():
     parser.add_argument("tokenizer_json", type=Path)
     parser.add_argument("fasta", type=Path)
     parser.add_argument("--seqstream", default="seqstream")
-    parser.add_argument("--model", type=Path)
+    parser.add_argument("--model", type=Path, required=True)
     args = parser.parse_args()
 
     tokenizer = Tokenizer.from_file(str(args.tokenizer_json))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     with tempfile.TemporaryDirectory() as folder:
-        model = args.model or Path(folder)
-        if args.model is None:
-            shutil.copyfile(args.tokenizer_json, model / "tokenizer.json")
-            config = args.tokenizer_json.with_name("config.json")
-            if config.exists():
-                shutil.copyfile(config, model / "config.json")
+        model = Path(folder)
+        for file in args.model.iterdir():
+            if file.name != "tokenizer.json":
+                (model / file.name).symlink_to(file.resolve())
+        shutil.copyfile(args.tokenizer_json, model / "tokenizer.json")
         command = [args.seqstream, "tokenize", "--model", str(model), "--case", "keep", str(args.fasta)]
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
     ours = [json.loads(line) for line in output.splitlines()]
