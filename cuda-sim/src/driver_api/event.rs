@@ -1,0 +1,107 @@
+//! Events.
+
+use std::ffi::c_uint;
+
+use crate::abi::{Out, api};
+use crate::code::Code;
+use crate::run::Work;
+use crate::sim::{Event, Sim};
+
+const BLOCKING_SYNC: c_uint = 1;
+const DISABLE_TIMING: c_uint = 2;
+const INTERPROCESS: c_uint = 4;
+
+fn record(sim: &mut Sim, event: u64, stream: u64) -> Result<(), Code> {
+    let id = sim.stream_of(stream)?;
+    let of_event = sim.event_of(event)?.context;
+    if sim
+        .streams
+        .get(&id)
+        .is_none_or(|stream| stream.context != of_event)
+    {
+        sim.find("cuEventRecord: event and stream are of different contexts".to_owned());
+        return Err(Code::INVALID_HANDLE);
+    }
+    sim.counters.event_records += 1;
+    sim.note(format_args!("stream={id:#x} event={event:#x}"));
+    let op = sim.submit(id, None, Work::Record { event })?;
+    if let Some(event) = sim.events.get_mut(&event) {
+        event.record = Some(op);
+        event.reached = None;
+    }
+    Ok(())
+}
+
+fn time(sim: &Sim, event: u64) -> Result<f64, Code> {
+    let event = sim.event_of(event)?;
+    match event {
+        Event { timing: false, .. } | Event { record: None, .. } => Err(Code::INVALID_HANDLE),
+        Event {
+            reached: Some(time),
+            ..
+        } => Ok(*time),
+        Event { .. } => Err(Code::NOT_READY),
+    }
+}
+
+api! {
+    fn cuEventCreate(event: Out<u64>, flags: c_uint) |sim| {
+        let context = sim.current()?;
+        // Events of several processes must not have times; they are not simulated beyond that.
+        let interprocess_with_times = flags & INTERPROCESS != 0 && flags & DISABLE_TIMING == 0;
+        if flags & !(BLOCKING_SYNC | DISABLE_TIMING | INTERPROCESS) != 0 || interprocess_with_times {
+            return Err(Code::INVALID_VALUE);
+        }
+        let handle = sim.new_handle();
+        event.set(handle)?;
+        let timing = flags & DISABLE_TIMING == 0;
+        sim.events.insert(handle, Event { context, timing, record: None, reached: None });
+        Ok(())
+    }
+
+    fn cuEventRecord(event: u64, stream: u64) |sim| { record(sim, event, stream) }
+
+    fn cuEventRecordWithFlags(event: u64, stream: u64, flags: c_uint) |sim| {
+        if flags != 0 {
+            return Err(Code(801));
+        }
+        record(sim, event, stream)
+    }
+
+    fn cuEventQuery(event: u64) |sim| {
+        let record = sim.event_of(event)?.record;
+        let done = sim.query(record.as_slice());
+        sim.event_of(event)?;
+        if done { Ok(()) } else { Err(Code::NOT_READY) }
+    }
+
+    fn cuEventSynchronize(event: u64) |sim| {
+        let record = sim.event_of(event)?.record;
+        sim.counters.event_synchronizes += 1;
+        sim.wait(record);
+        sim.event_of(event).map(|_| ())
+    }
+
+    fn cuEventElapsedTime(milliseconds: Out<f32>, start: u64, end: u64) |sim| {
+        if sim.event_of(start)?.context != sim.event_of(end)?.context {
+            return Err(Code::INVALID_HANDLE);
+        }
+        let (from, to) = (time(sim, start)?, time(sim, end)?);
+        milliseconds.set(((to - from) / 1000.0) as f32)
+    }
+
+    fn cuEventElapsedTime_v2(milliseconds: Out<f32>, start: u64, end: u64) |sim| {
+        if sim.event_of(start)?.context != sim.event_of(end)?.context {
+            return Err(Code::INVALID_HANDLE);
+        }
+        let (from, to) = (time(sim, start)?, time(sim, end)?);
+        milliseconds.set(((to - from) / 1000.0) as f32)
+    }
+
+    /// Whoever waits for its record waits still.
+    fn cuEventDestroy_v2(event: u64) |sim| {
+        sim.ready()?;
+        let gone = sim.events.remove(&event).ok_or(Code::INVALID_HANDLE)?;
+        sim.usable(gone.context)
+    }
+}

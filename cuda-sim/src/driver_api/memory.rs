@@ -1,0 +1,379 @@
+//! Device memory, pinned memory, copies and fills. How a copy behaves towards the host follows the driver's "API
+//! synchronization behavior"; where that leaves a choice, the stricter reading for the program is taken.
+
+use std::ffi::{c_int, c_uint, c_void};
+
+use crate::abi::{Out, api};
+use crate::code::Code;
+use crate::memory::{Place, pages};
+use crate::run::{Direction, Source, Work};
+use crate::sim::Sim;
+
+const NULL_STREAM: u64 = 0;
+
+/// The host waits inside a call that is not named for it. `stream` is an id, a NULL stream's too.
+fn wait_inside(sim: &mut Sim, stream: u64) -> Result<(), Code> {
+    sim.counters.implicit_synchronizes += 1;
+    sim.wait(sim.tails(stream));
+    sim.stream_of(stream).map(|_| ())
+}
+
+/// A pinned source is read when the copy runs. A pageable one is staged: after the stream is idle, before the call
+/// returns; the rest of the way to the device is then still to go.
+fn to_device(
+    sim: &mut Sim,
+    target: u64,
+    source: usize,
+    bytes: usize,
+    stream: u64,
+    blocks: bool,
+) -> Result<(), Code> {
+    let stream = sim.stream_of(stream)?;
+    if bytes == 0 {
+        return Ok(());
+    }
+    let target = target as usize;
+    sim.device_with(target, bytes)?;
+    let pinned = sim.is_pinned(source, bytes)?;
+    sim.counters.copies_to_device += 1;
+    sim.counters.bytes_to_device += bytes as u64;
+    sim.note(format_args!(
+        "stream={stream:#x} bytes={bytes} pinned={pinned}"
+    ));
+    let source = if pinned {
+        Source::Address(source)
+    } else {
+        if source == 0 {
+            return Err(Code::INVALID_VALUE);
+        }
+        sim.counters.pageable_copies += 1;
+        sim.counters.pageable_bytes += bytes as u64;
+        wait_inside(sim, stream)?;
+        // SAFETY: by the API's contract the caller's source is readable for as many bytes.
+        Source::Staged(unsafe { pages::read(source, bytes) })
+    };
+    sim.submit(
+        stream,
+        None,
+        Work::Copy {
+            direction: Direction::ToDevice,
+            source,
+            target,
+            bytes,
+        },
+    )?;
+    if blocks && pinned {
+        wait_inside(sim, stream)
+    } else {
+        Ok(())
+    }
+}
+
+/// To pinned memory it is asynchronous, if it may be; to pageable memory never.
+fn to_host(
+    sim: &mut Sim,
+    target: usize,
+    source: u64,
+    bytes: usize,
+    stream: u64,
+    blocks: bool,
+) -> Result<(), Code> {
+    let stream = sim.stream_of(stream)?;
+    if bytes == 0 {
+        return Ok(());
+    }
+    let source = source as usize;
+    sim.device_with(source, bytes)?;
+    let pinned = sim.is_pinned(target, bytes)?;
+    sim.counters.copies_to_host += 1;
+    sim.counters.bytes_to_host += bytes as u64;
+    sim.note(format_args!(
+        "stream={stream:#x} bytes={bytes} pinned={pinned}"
+    ));
+    if !pinned {
+        if target == 0 {
+            return Err(Code::INVALID_VALUE);
+        }
+        sim.counters.pageable_copies += 1;
+        sim.counters.pageable_bytes += bytes as u64;
+    }
+    let source = Source::Address(source);
+    sim.submit(
+        stream,
+        None,
+        Work::Copy {
+            direction: Direction::ToHost,
+            source,
+            target,
+            bytes,
+        },
+    )?;
+    if blocks || !pinned {
+        wait_inside(sim, stream)
+    } else {
+        Ok(())
+    }
+}
+
+/// Never waits for the host's sake, whatever it is called by.
+fn on_device(
+    sim: &mut Sim,
+    target: u64,
+    source: u64,
+    bytes: usize,
+    stream: u64,
+) -> Result<(), Code> {
+    let stream = sim.stream_of(stream)?;
+    if bytes == 0 {
+        return Ok(());
+    }
+    let (target, source) = (target as usize, source as usize);
+    sim.device_with(target, bytes)?;
+    sim.device_with(source, bytes)?;
+    sim.counters.copies_on_device += 1;
+    sim.counters.bytes_on_device += bytes as u64;
+    sim.note(format_args!("stream={stream:#x} bytes={bytes}"));
+    let source = Source::Address(source);
+    sim.submit(
+        stream,
+        None,
+        Work::Copy {
+            direction: Direction::OnDevice,
+            source,
+            target,
+            bytes,
+        },
+    )?;
+    Ok(())
+}
+
+fn fill(sim: &mut Sim, target: u64, pattern: &[u8], count: usize, stream: u64) -> Result<(), Code> {
+    let stream = sim.stream_of(stream)?;
+    let bytes = count
+        .checked_mul(pattern.len())
+        .ok_or(Code::INVALID_VALUE)?;
+    if !target.is_multiple_of(pattern.len() as u64) {
+        return Err(Code::INVALID_VALUE);
+    }
+    if bytes == 0 {
+        return Ok(());
+    }
+    sim.device_with(target as usize, bytes)?;
+    sim.counters.memsets += 1;
+    sim.note(format_args!("stream={stream:#x} bytes={bytes}"));
+    sim.submit(
+        stream,
+        None,
+        Work::Fill {
+            target: target as usize,
+            pattern: pattern.to_vec(),
+            bytes,
+        },
+    )?;
+    Ok(())
+}
+
+fn allocate_host(sim: &mut Sim, out: &Out<*mut c_void>, bytes: usize) -> Result<(), Code> {
+    sim.current()?;
+    if out.address().is_null() {
+        return Err(Code::INVALID_VALUE);
+    }
+    let address = sim.host.allocate(bytes)?;
+    sim.counters.host_allocations += 1;
+    sim.note(format_args!("bytes={bytes} at={address:#x}"));
+    out.set(address as *mut c_void)
+}
+
+/// Waits for all work of all contexts that may use the memory.
+fn wait_for_all(sim: &mut Sim) {
+    let pending: Vec<_> = sim.queue.pending().map(|op| op.id).collect();
+    if !pending.is_empty() {
+        sim.counters.implicit_synchronizes += 1;
+        sim.wait(pending);
+    }
+}
+
+api! {
+    fn cuMemGetInfo_v2(free: Out<usize>, total: Out<usize>) |sim| {
+        let context = sim.current()?;
+        let space = &sim.devices[sim.device_of(context)?].space;
+        free.set(space.capacity() - space.used())?;
+        total.set(space.capacity())
+    }
+
+    fn cuMemAlloc_v2(out: Out<u64>, bytes: usize) |sim| {
+        let context = sim.current()?;
+        let device = sim.device_of(context)?;
+        if out.address().is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        let address = sim.devices[device].space.allocate(bytes)?;
+        sim.counters.allocations += 1;
+        let used = sim.devices.iter().map(|device| device.space.used() as u64).sum();
+        sim.counters.peak_device_bytes = sim.counters.peak_device_bytes.max(used);
+        sim.note(format_args!("device={device} bytes={bytes} at={address:#x}"));
+        out.set(address as u64)
+    }
+
+    /// Waits for the device. On a lost context the memory is gone as well, and the context's error is returned.
+    fn cuMemFree_v2(address: u64) |sim| {
+        sim.ready()?;
+        if address == 0 {
+            return Ok(());
+        }
+        let found = sim.devices.iter().position(|d| d.space.live().any(|(start, _)| start as u64 == address));
+        let Some(device) = found else {
+            sim.find(format!("cuMemFree: {address:#x} is no allocation, or freed already"));
+            return Err(Code::INVALID_VALUE);
+        };
+        // An allocation stands only as long as its device's context.
+        let context = sim.devices[device].primary.ok_or(Code::INVALID_CONTEXT)?;
+        let pending = sim.pending_of(context);
+        if !pending.is_empty() {
+            sim.counters.frees_while_busy += 1;
+            sim.counters.implicit_synchronizes += 1;
+            sim.wait(pending);
+        }
+        let (bytes, damage) = sim.devices[device].space.free(address as usize)?;
+        sim.counters.frees += 1;
+        sim.note(format_args!("device={device} bytes={bytes} at={address:#x}"));
+        if let Some(damage) = damage {
+            sim.find(format!("cuMemFree: something {damage}"));
+        }
+        sim.usable(context)
+    }
+
+    fn cuMemHostAlloc(out: Out<*mut c_void>, bytes: usize, flags: c_uint) |sim| {
+        const PORTABLE_MAPPED_WRITE_COMBINED: c_uint = 7;
+        if flags & !PORTABLE_MAPPED_WRITE_COMBINED != 0 {
+            return Err(Code::INVALID_VALUE);
+        }
+        allocate_host(sim, &out, bytes)
+    }
+
+    fn cuMemAllocHost_v2(out: Out<*mut c_void>, bytes: usize) |sim| { allocate_host(sim, &out, bytes) }
+
+    fn cuMemFreeHost(address: usize) |sim| {
+        sim.ready()?;
+        if !sim.host.live().any(|(start, _)| start == address) {
+            sim.find(format!("cuMemFreeHost: {address:#x} is no pinned memory, or freed already"));
+            return Err(Code::INVALID_VALUE);
+        }
+        wait_for_all(sim);
+        let (_, damage) = sim.host.free(address)?;
+        sim.counters.host_frees += 1;
+        if let Some(damage) = damage {
+            sim.find(format!("cuMemFreeHost: something {damage}"));
+        }
+        sim.current().map(|_| ())
+    }
+
+    fn cuMemHostRegister_v2(address: usize, bytes: usize, _flags: c_uint) |sim| {
+        sim.current()?;
+        if address == 0 || bytes == 0 {
+            return Err(Code::INVALID_VALUE);
+        }
+        let below = sim.registered.range(..address + bytes).next_back();
+        if below.is_some_and(|(start, length)| start + length > address) {
+            return Err(Code::HOST_MEMORY_ALREADY_REGISTERED);
+        }
+        sim.registered.insert(address, bytes);
+        Ok(())
+    }
+
+    fn cuMemHostUnregister(address: usize) |sim| {
+        sim.ready()?;
+        if !sim.registered.contains_key(&address) {
+            return Err(Code::HOST_MEMORY_NOT_REGISTERED);
+        }
+        wait_for_all(sim);
+        sim.registered.remove(&address);
+        sim.current().map(|_| ())
+    }
+
+    fn cuMemHostGetDevicePointer_v2(out: Out<u64>, address: usize, _flags: c_uint) |sim| {
+        sim.current()?;
+        if !sim.is_pinned(address, 1)? {
+            return Err(Code::INVALID_VALUE);
+        }
+        out.set(address as u64)
+    }
+
+    fn cuMemHostGetFlags(flags: Out<c_uint>, address: usize) |sim| {
+        sim.current()?;
+        if !sim.is_pinned(address, 1)? {
+            return Err(Code::INVALID_VALUE);
+        }
+        flags.set(0)
+    }
+
+    /// CU_POINTER_ATTRIBUTE_MEMORY_TYPE, DEVICE_POINTER, HOST_POINTER and DEVICE_ORDINAL.
+    fn cuPointerGetAttribute(data: *mut c_void, attribute: c_int, address: u64) |sim| {
+        sim.ready()?;
+        let place = address as usize;
+        let device = sim.devices.iter().position(|device| device.space.place(place, 1) == Place::Inside);
+        let pinned = device.is_none() && sim.is_pinned(place, 1)?;
+        if data.is_null() || (device.is_none() && !pinned) {
+            return Err(Code::INVALID_VALUE);
+        }
+        const HOST: c_uint = 1;
+        const DEVICE: c_uint = 2;
+        // SAFETY: by the API's contract `data` has room for the attribute's type, which is that written here.
+        unsafe {
+            match attribute {
+                2 => data.cast::<c_uint>().write(if pinned { HOST } else { DEVICE }),
+                3 => data.cast::<u64>().write(address),
+                4 if pinned => data.cast::<u64>().write(address),
+                9 => data.cast::<c_int>().write(device.unwrap_or(0) as c_int),
+                _ => return Err(Code::INVALID_VALUE),
+            }
+        }
+        Ok(())
+    }
+
+    fn cuMemcpyHtoDAsync_v2(target: u64, source: usize, bytes: usize, stream: u64) |sim| {
+        to_device(sim, target, source, bytes, stream, false)
+    }
+
+    fn cuMemcpyHtoD_v2(target: u64, source: usize, bytes: usize) |sim| {
+        to_device(sim, target, source, bytes, NULL_STREAM, true)
+    }
+
+    fn cuMemcpyDtoHAsync_v2(target: usize, source: u64, bytes: usize, stream: u64) |sim| {
+        to_host(sim, target, source, bytes, stream, false)
+    }
+
+    fn cuMemcpyDtoH_v2(target: usize, source: u64, bytes: usize) |sim| {
+        to_host(sim, target, source, bytes, NULL_STREAM, true)
+    }
+
+    fn cuMemcpyDtoDAsync_v2(target: u64, source: u64, bytes: usize, stream: u64) |sim| {
+        on_device(sim, target, source, bytes, stream)
+    }
+
+    fn cuMemcpyDtoD_v2(target: u64, source: u64, bytes: usize) |sim| {
+        on_device(sim, target, source, bytes, NULL_STREAM)
+    }
+
+    fn cuMemsetD8_v2(target: u64, value: u8, count: usize) |sim| { fill(sim, target, &[value], count, NULL_STREAM) }
+
+    fn cuMemsetD8Async(target: u64, value: u8, count: usize, stream: u64) |sim| {
+        fill(sim, target, &[value], count, stream)
+    }
+
+    fn cuMemsetD16_v2(target: u64, value: u16, count: usize) |sim| {
+        fill(sim, target, &value.to_le_bytes(), count, NULL_STREAM)
+    }
+
+    fn cuMemsetD16Async(target: u64, value: u16, count: usize, stream: u64) |sim| {
+        fill(sim, target, &value.to_le_bytes(), count, stream)
+    }
+
+    fn cuMemsetD32_v2(target: u64, value: u32, count: usize) |sim| {
+        fill(sim, target, &value.to_le_bytes(), count, NULL_STREAM)
+    }
+
+    fn cuMemsetD32Async(target: u64, value: u32, count: usize, stream: u64) |sim| {
+        fill(sim, target, &value.to_le_bytes(), count, stream)
+    }
+}

@@ -1,0 +1,17 @@
+//! The `cu*` symbols. Each checks its arguments as the driver does and leaves the work to `sim`.
+// The names are CUDA's.
+#![allow(non_snake_case)]
+
+mod context;
+mod device;
+mod event;
+mod launch;
+mod memory;
+mod stream;
+
+pub use context::*;
+pub use device::*;
+pub use event::*;
+pub use launch::*;
+pub use memory::*;
+pub use stream::*;

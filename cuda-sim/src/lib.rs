@@ -1,0 +1,39 @@
+//! A simulated CUDA driver and cuBLASLt: a shared library that exports `cu*` and `cublasLt*` symbols, so that an
+//! engine runs unchanged where there is no GPU. README.md says what it promises; here is the map.
+//!
+//! ```text
+//! driver_api/   cu* symbols             \
+//! cublaslt_api  cublasLt* symbols        |  the C ABI; each call enters through `call`
+//! control       seqstream_sim_* symbols /
+//! call          one call: lock, count, fault on demand, lost context, log
+//! sim           the state behind the lock: devices, contexts, streams, events, handles
+//! queue         operations and what each waits for, as a graph; safe and without CUDA
+//! schedule      which of the ready operations runs next: as late as is legal, in a seeded order
+//! run           what an operation does when it runs
+//! memory/       device and pinned memory on guarded pages; the handler of page faults
+//! kernel        emulated kernels: the registry, and a launch block by block
+//! matmul        cuBLASLt's product, in f32
+//! ```
+#![cfg(target_os = "linux")]
+
+mod abi;
+mod call;
+mod code;
+mod config;
+pub mod control;
+mod counters;
+pub mod cublaslt_api;
+pub mod driver_api;
+mod fault;
+mod kernel;
+mod log;
+mod matmul;
+mod memory;
+mod queue;
+mod random;
+mod run;
+mod schedule;
+mod sim;
+
+pub use counters::Counters;
+pub use kernel::EmuKernel;

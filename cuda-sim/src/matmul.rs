@@ -1,0 +1,223 @@
+//! cuBLASLt's product: D = alpha · op(A) · op(B) + beta · C + bias, column-major, sums in f32 over k in order.
+
+use std::fmt;
+
+use half::{bf16, f16};
+
+use crate::memory::pages::{self, POISON};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Element {
+    /// From CUDA's `cudaDataType`.
+    pub fn from_cuda(code: i32) -> Option<Self> {
+        match code {
+            0 => Some(Self::F32),
+            2 => Some(Self::F16),
+            14 => Some(Self::Bf16),
+            _ => None,
+        }
+    }
+
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
+    fn decode(self, data: &[u8]) -> Vec<f32> {
+        let pairs = || {
+            data.chunks_exact(2)
+                .map(|b| u16::from_le_bytes([b[0], b[1]]))
+        };
+        match self {
+            Self::F32 => data
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect(),
+            Self::F16 => pairs().map(|bits| f16::from_bits(bits).to_f32()).collect(),
+            Self::Bf16 => pairs().map(|bits| bf16::from_bits(bits).to_f32()).collect(),
+        }
+    }
+
+    fn encode(self, values: &[f32]) -> Vec<u8> {
+        match self {
+            Self::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Self::F16 => values
+                .iter()
+                .flat_map(|v| f16::from_f32(*v).to_bits().to_le_bytes())
+                .collect(),
+            Self::Bf16 => values
+                .iter()
+                .flat_map(|v| bf16::from_f32(*v).to_bits().to_le_bytes())
+                .collect(),
+        }
+    }
+}
+
+/// A matrix on the device, as it is stored: columns of `rows` elements, `stride` elements from one to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub address: usize,
+    pub element: Element,
+    pub rows: usize,
+    pub columns: usize,
+    pub stride: usize,
+}
+
+impl Stored {
+    /// From the first element to the last.
+    fn bytes(&self) -> usize {
+        match self.columns {
+            0 => 0,
+            columns => ((columns - 1) * self.stride + self.rows) * self.element.bytes(),
+        }
+    }
+
+    fn column_address(&self, column: usize) -> usize {
+        self.address + column * self.stride * self.element.bytes()
+    }
+
+    /// # Safety
+    /// The matrix is live memory.
+    unsafe fn column(&self, column: usize) -> Vec<f32> {
+        // SAFETY: the caller's promise.
+        self.element.decode(&unsafe {
+            pages::read(
+                self.column_address(column),
+                self.rows * self.element.bytes(),
+            )
+        })
+    }
+
+    /// All elements, as columns of a matrix of `rows`, or of its transpose.
+    ///
+    /// # Safety
+    /// The matrix is live memory.
+    unsafe fn dense(&self, transpose: bool) -> Vec<f32> {
+        let mut dense = vec![0.0; self.rows * self.columns];
+        for c in 0..self.columns {
+            // SAFETY: the caller's promise.
+            let column = unsafe { self.column(c) };
+            if transpose {
+                column
+                    .iter()
+                    .enumerate()
+                    .for_each(|(r, value)| dense[r * self.columns + c] = *value);
+            } else {
+                dense[c * self.rows..][..self.rows].copy_from_slice(&column);
+            }
+        }
+        dense
+    }
+}
+
+pub struct Product {
+    pub a: Stored,
+    pub b: Stored,
+    /// Read only if beta is not 0.
+    pub c: Stored,
+    pub d: Stored,
+    pub transpose_a: bool,
+    pub transpose_b: bool,
+    pub alpha: f32,
+    pub beta: f32,
+    /// One value a row of D.
+    pub bias: Option<(usize, Element)>,
+    /// Address and bytes of the workspace that the algorithm uses.
+    pub workspace: (usize, usize),
+}
+
+impl fmt::Display for Product {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(
+            f,
+            "m={} n={} k={} to {:#x}",
+            self.d.rows,
+            self.d.columns,
+            self.depth(),
+            self.d.address
+        )
+    }
+}
+
+impl Product {
+    fn depth(&self) -> usize {
+        if self.transpose_a {
+            self.a.rows
+        } else {
+            self.a.columns
+        }
+    }
+
+    pub fn multiplications(&self) -> u64 {
+        (self.d.rows * self.d.columns * self.depth()) as u64
+    }
+
+    /// All memory that it touches: name, address, bytes.
+    pub fn ranges(&self) -> Vec<(&'static str, usize, usize)> {
+        let mut ranges = vec![
+            ("A", self.a.address, self.a.bytes()),
+            ("B", self.b.address, self.b.bytes()),
+            ("D", self.d.address, self.d.bytes()),
+        ];
+        if self.beta != 0.0 {
+            ranges.push(("C", self.c.address, self.c.bytes()));
+        }
+        if let Some((address, element)) = self.bias {
+            ranges.push(("bias", address, self.d.rows * element.bytes()));
+        }
+        if self.workspace.1 > 0 {
+            ranges.push(("workspace", self.workspace.0, self.workspace.1));
+        }
+        ranges
+    }
+
+    /// # Safety
+    /// All of `ranges` is live memory.
+    pub unsafe fn run(&self) {
+        let (m, n, k) = (self.d.rows, self.d.columns, self.depth());
+        // SAFETY: the caller's promise, here and below.
+        let (a, b) = unsafe {
+            (
+                self.a.dense(self.transpose_a),
+                self.b.dense(self.transpose_b),
+            )
+        };
+        let bias = self.bias.map(|(address, element)| {
+            // SAFETY: as above.
+            element.decode(&unsafe { pages::read(address, m * element.bytes()) })
+        });
+        // A workspace holds nothing before and nothing after.
+        // SAFETY: as above.
+        unsafe { pages::write(self.workspace.0, &vec![POISON; self.workspace.1]) };
+        let mut sums = vec![0.0f32; m];
+        for column in 0..n {
+            sums.fill(0.0);
+            for (a, b) in a.chunks_exact(m.max(1)).zip(&b[column * k..][..k]) {
+                sums.iter_mut().zip(a).for_each(|(sum, a)| *sum += a * b);
+            }
+            sums.iter_mut().for_each(|sum| *sum *= self.alpha);
+            if self.beta != 0.0 {
+                // SAFETY: as above.
+                let c = unsafe { self.c.column(column) };
+                sums.iter_mut()
+                    .zip(c)
+                    .for_each(|(sum, c)| *sum += self.beta * c);
+            }
+            if let Some(bias) = &bias {
+                sums.iter_mut()
+                    .zip(bias)
+                    .for_each(|(sum, bias)| *sum += bias);
+            }
+            // SAFETY: as above.
+            unsafe { pages::write(self.d.column_address(column), &self.d.element.encode(&sums)) };
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Pages of the address space, and raw bytes in them: all of this crate's `mmap` and all of its raw copies.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::ptr;
+use std::sync::LazyLock;
+
+pub const PAGE: usize = 4096;
+pub const POISON: u8 = 0xFF;
+/// Fresh memory is made of private mappings of one file of this size, so that a large allocation costs no memory
+/// until it is written.
+const POISON_FILE: usize = 16 << 20;
+
+static POISON_PAGES: LazyLock<io::Result<OwnedFd>> = LazyLock::new(|| {
+    use std::io::Write as _;
+    // SAFETY: the name is a C string; the flag is one of memfd_create's.
+    let raw = unsafe { libc::memfd_create(c"cuda-sim-poison".as_ptr(), libc::MFD_CLOEXEC) };
+    if raw < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: memfd_create has just handed this descriptor to us alone.
+    let mut file = std::fs::File::from(unsafe { OwnedFd::from_raw_fd(raw) });
+    file.write_all(&vec![POISON; POISON_FILE])?;
+    Ok(file.into())
+});
+
+/// A stretch of addresses that is ours; closed at first. It is never given back, so that a stale pointer never
+/// points into something else.
+pub struct Region {
+    pub start: usize,
+    pub bytes: usize,
+}
+
+impl Region {
+    pub fn reserve(bytes: usize) -> io::Result<Self> {
+        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice; it overlaps nothing.
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                bytes,
+                libc::PROT_NONE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self {
+            start: start as usize,
+            bytes,
+        })
+    }
+
+    /// Makes pages readable and writable, with poison in them.
+    pub fn open(&self, start: usize, bytes: usize) -> io::Result<()> {
+        self.assert_mine(start, bytes);
+        let file = POISON_PAGES
+            .as_ref()
+            .map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
+        let mut done = 0;
+        while done < bytes {
+            let part = (bytes - done).min(POISON_FILE);
+            // SAFETY: the range is page-aligned and inside this region (asserted), which only `Space` hands out.
+            let mapped = unsafe {
+                libc::mmap(
+                    (start + done) as *mut libc::c_void,
+                    part,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
+                    file.as_raw_fd(),
+                    0,
+                )
+            };
+            if mapped == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
+            }
+            done += part;
+        }
+        Ok(())
+    }
+
+    /// Makes pages inaccessible and gives their memory back.
+    pub fn close(&self, start: usize, bytes: usize) {
+        self.assert_mine(start, bytes);
+        if bytes == 0 {
+            return;
+        }
+        // SAFETY: the range is page-aligned and inside this region (asserted); nothing of Rust's own lives there.
+        let mapped = unsafe {
+            libc::mmap(
+                start as *mut libc::c_void,
+                bytes,
+                libc::PROT_NONE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED,
+                -1,
+                0,
+            )
+        };
+        assert!(
+            mapped != libc::MAP_FAILED,
+            "mmap over our own pages: {}",
+            io::Error::last_os_error()
+        );
+    }
+
+    fn assert_mine(&self, start: usize, bytes: usize) {
+        assert!(start.is_multiple_of(PAGE) && bytes.is_multiple_of(PAGE));
+        assert!(self.start <= start && start + bytes <= self.start + self.bytes);
+    }
+}
+
+/// Copies between any two places, which may overlap.
+///
+/// # Safety
+/// `source` must be readable and `target` writable for `bytes`: live simulated memory, or host memory that a caller
+/// of the C ABI named, who answers for it until the copy is over.
+pub unsafe fn copy(source: usize, target: usize, bytes: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { ptr::copy(source as *const u8, target as *mut u8, bytes) }
+}
+
+/// # Safety
+/// As `copy`'s source.
+pub unsafe fn read(source: usize, bytes: usize) -> Vec<u8> {
+    let mut out = vec![0; bytes];
+    // SAFETY: the caller's promise; the target is the vector.
+    unsafe { copy(source, out.as_mut_ptr() as usize, bytes) };
+    out
+}
+
+/// # Safety
+/// As `copy`'s target.
+pub unsafe fn write(target: usize, data: &[u8]) {
+    // SAFETY: the caller's promise; the source is the slice.
+    unsafe { copy(data.as_ptr() as usize, target, data.len()) }
+}
+
+/// True if all of these bytes are poison.
+///
+/// # Safety
+/// As `copy`'s source.
+pub unsafe fn is_poison(start: usize, bytes: usize) -> bool {
+    // SAFETY: the caller's promise; nothing writes there while we look.
+    unsafe { std::slice::from_raw_parts(start as *const u8, bytes) }
+        .iter()
+        .all(|byte| *byte == POISON)
+}

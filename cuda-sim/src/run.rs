@@ -1,0 +1,178 @@
+//! What an operation does when its turn comes.
+
+use std::fmt;
+
+use crate::code::Code;
+use crate::kernel::Launch;
+use crate::matmul::Product;
+use crate::memory::{Place, pages};
+use crate::sim::Sim;
+
+/// Where the bytes of a copy come from.
+pub enum Source {
+    /// Read when the copy runs.
+    Address(usize),
+    /// Pageable memory, read when the copy was submitted.
+    Staged(Vec<u8>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    ToDevice,
+    ToHost,
+    OnDevice,
+}
+
+pub enum Work {
+    Copy {
+        direction: Direction,
+        source: Source,
+        target: usize,
+        bytes: usize,
+    },
+    Fill {
+        target: usize,
+        pattern: Vec<u8>,
+        bytes: usize,
+    },
+    Kernel(Box<Launch>),
+    Matmul(Box<Product>),
+    Record {
+        event: u64,
+    },
+    Wait,
+}
+
+impl Work {
+    /// A duration for events to measure. Plausible in size, and no more than that.
+    pub fn microseconds(&self) -> f64 {
+        match self {
+            Self::Copy {
+                direction: Direction::OnDevice,
+                bytes,
+                ..
+            } => 3.0 + *bytes as f64 / 1_000_000.0,
+            Self::Copy { bytes, .. } => 8.0 + *bytes as f64 / 25_000.0,
+            Self::Fill { bytes, .. } => 3.0 + *bytes as f64 / 2_000_000.0,
+            Self::Kernel(launch) => 4.0 + launch.blocks() as f64 / 100.0,
+            Self::Matmul(product) => 5.0 + product.multiplications() as f64 / 200e6,
+            Self::Record { .. } | Self::Wait => 0.0,
+        }
+    }
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Copy {
+                direction,
+                target,
+                bytes,
+                ..
+            } => write!(f, "copy {direction:?} {bytes} bytes to {target:#x}"),
+            Self::Fill { target, bytes, .. } => write!(f, "fill {bytes} bytes at {target:#x}"),
+            Self::Kernel(launch) => write!(f, "kernel {}", launch.kernel.name()),
+            Self::Matmul(product) => write!(f, "matmul {product}"),
+            Self::Record { event } => write!(f, "record event {event:#x}"),
+            Self::Wait => f.write_str("wait"),
+        }
+    }
+}
+
+/// What an operation can end with: the code that its context is lost with, and the reason.
+pub type Outcome = Result<(), (Code, String)>;
+
+impl Sim {
+    pub fn perform(&mut self, work: &Work, id: u64, device: usize) -> Outcome {
+        match work {
+            Work::Record { .. } | Work::Wait => Ok(()),
+            Work::Copy {
+                direction,
+                source,
+                target,
+                bytes,
+            } => {
+                if *direction != Direction::ToHost {
+                    self.still_live(*target, *bytes)?;
+                }
+                match source {
+                    Source::Staged(data) => {
+                        // SAFETY: the target was just found live, and its size checked.
+                        unsafe { pages::write(*target, data) };
+                    }
+                    Source::Address(source) => {
+                        if *direction != Direction::ToDevice {
+                            self.still_live(*source, *bytes)?;
+                        }
+                        // SAFETY: the device side was just found live; the host side is pinned memory, which
+                        // cannot be freed under a pending copy (cuMemFreeHost waits), or memory of a caller who is
+                        // waiting for this copy.
+                        unsafe { pages::copy(*source, *target, *bytes) };
+                    }
+                }
+                Ok(())
+            }
+            Work::Fill {
+                target,
+                pattern,
+                bytes,
+            } => {
+                self.still_live(*target, *bytes)?;
+                let data: Vec<u8> = pattern.iter().copied().cycle().take(*bytes).collect();
+                // SAFETY: the target was just found live for as many bytes.
+                unsafe { pages::write(*target, &data) };
+                Ok(())
+            }
+            Work::Kernel(launch) => {
+                let shuffle = self
+                    .scheduler
+                    .shuffles()
+                    .then(|| self.scheduler.rng().next());
+                let seed = self.config.seed ^ (id << 32);
+                let outcome = launch.run(
+                    seed,
+                    shuffle,
+                    &self.devices[device].space,
+                    &self.host,
+                    &mut self.counters,
+                );
+                self.undamaged(device, &launch.kernel.name(), outcome)
+            }
+            Work::Matmul(product) => {
+                for (what, address, bytes) in product.ranges() {
+                    if self.devices[device].space.place(address, bytes) != Place::Inside {
+                        let place = self.devices[device].space.place(address, bytes);
+                        let text =
+                            format!("matmul's {what}, {bytes} bytes at {address:#x}: {place:?}");
+                        return Err((Code::ILLEGAL_ADDRESS, text));
+                    }
+                }
+                // SAFETY: all ranges were just found live on this device.
+                unsafe { product.run() };
+                self.undamaged(device, "matmul", Ok(()))
+            }
+        }
+    }
+
+    /// A range that was checked at submission may have been freed since.
+    fn still_live(&mut self, address: usize, bytes: usize) -> Outcome {
+        let found = self.findings.len();
+        self.device_with(address, bytes).map(|_| ()).map_err(|_| {
+            let text = self.findings.get(found).cloned().unwrap_or_default();
+            (Code::ILLEGAL_ADDRESS, text)
+        })
+    }
+
+    /// Beside what the operation says of itself: has it written beside an allocation?
+    fn undamaged(&mut self, device: usize, name: &str, outcome: Outcome) -> Outcome {
+        outcome?;
+        match self.devices[device]
+            .space
+            .damage()
+            .or_else(|| self.host.damage())
+        {
+            Some(text) => Err((Code::ILLEGAL_ADDRESS, format!("{name} {text}"))),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,666 @@
+//! The state behind the lock, and how operations enter the queue and leave it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::call::with_contexts;
+use crate::code::Code;
+use crate::config::Config;
+use crate::counters::Counters;
+use crate::cublaslt_api::LtObject;
+use crate::fault::Fault;
+use crate::kernel::Kernel;
+use crate::log::Log;
+use crate::memory::{Place, Space};
+use crate::queue::{OpId, Queue};
+use crate::run::Work;
+use crate::schedule::Scheduler;
+
+/// More operations than this are not kept waiting, as the driver's own queues are bounded.
+const MAX_PENDING: usize = 4096;
+/// Pinned memory; much more than a test asks for.
+const HOST_CAPACITY: usize = 64 << 30;
+
+pub struct Device {
+    pub space: Space,
+    /// The primary context and how many times it is retained.
+    pub primary: Option<u64>,
+    pub retained: usize,
+}
+
+pub struct Context {
+    pub device: usize,
+    pub null_stream: u64,
+    /// The error that made it unusable.
+    pub lost: Option<Code>,
+    /// Last operations of blocking streams that were destroyed: the NULL stream waits for them still.
+    orphans: Vec<OpId>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum StreamKind {
+    Null,
+    Blocking,
+    NonBlocking,
+}
+
+pub struct Stream {
+    pub context: u64,
+    pub kind: StreamKind,
+    pub priority: i32,
+    /// For the log: small and in order of creation.
+    pub number: u64,
+    /// The last operation submitted; it may have run.
+    pub tail: Option<OpId>,
+}
+
+pub struct Event {
+    pub context: u64,
+    pub timing: bool,
+    /// The most recent record.
+    pub record: Option<OpId>,
+    /// When that record was reached, in simulated microseconds.
+    pub reached: Option<f64>,
+}
+
+pub struct Function {
+    pub module: u64,
+    pub kernel: Kernel,
+    /// MAX_DYNAMIC_SHARED_SIZE_BYTES
+    pub max_dynamic_shared: i32,
+}
+
+/// An operation in the queue, with what its error message needs.
+pub struct Task {
+    pub work: Work,
+    /// The call that submitted it, and its number.
+    pub function: &'static str,
+    pub call: u64,
+    /// It fails with this when it runs: a fault that was ordered.
+    pub planned: Option<Code>,
+}
+
+pub struct Sim {
+    pub config: Config,
+    pub counters: Counters,
+    pub log: Log,
+    pub scheduler: Scheduler,
+    pub queue: Queue<Task>,
+    pub initialized: bool,
+    pub devices: Vec<Device>,
+    pub contexts: BTreeMap<u64, Context>,
+    pub streams: BTreeMap<u64, Stream>,
+    pub events: BTreeMap<u64, Event>,
+    /// Context of each module.
+    pub modules: BTreeMap<u64, u64>,
+    pub functions: BTreeMap<u64, Function>,
+    pub lt: BTreeMap<u64, LtObject>,
+    pub host: Space,
+    /// Host memory that was pinned where it was: start, bytes.
+    pub registered: BTreeMap<usize, usize>,
+    /// Kernels that a test brings along.
+    pub extra_kernels: Vec<Kernel>,
+    /// What the simulator has found wrong, in words.
+    pub findings: Vec<String>,
+    handles: u64,
+    fault: Option<Fault>,
+    /// Calls that the fault counts.
+    fault_calls: u64,
+    planned: Option<Code>,
+    function: &'static str,
+    note: String,
+    /// Up to when the host has waited, in simulated microseconds.
+    pub clock: f64,
+}
+
+impl Sim {
+    pub fn new(config: Config) -> Self {
+        let devices = (0..config.devices)
+            .map(|device| Self::device(device, config.memory))
+            .collect();
+        let host = Self::space("pinned host memory", HOST_CAPACITY);
+        Self {
+            counters: Counters::default(),
+            log: Log::new(config.log.as_deref()),
+            scheduler: Scheduler::new(config.seed),
+            queue: Queue::new(),
+            initialized: false,
+            devices,
+            contexts: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            events: BTreeMap::new(),
+            modules: BTreeMap::new(),
+            functions: BTreeMap::new(),
+            lt: BTreeMap::new(),
+            host,
+            registered: BTreeMap::new(),
+            extra_kernels: Vec::new(),
+            findings: Vec::new(),
+            handles: 0,
+            fault: config.fault.clone(),
+            fault_calls: 0,
+            planned: None,
+            function: "",
+            note: String::new(),
+            clock: 0.0,
+            config,
+        }
+    }
+
+    fn space(name: &str, capacity: usize) -> Space {
+        Space::new(name, capacity)
+            .unwrap_or_else(|error| panic!("cuda-sim: no addresses for {name}: {error}"))
+    }
+
+    fn device(index: usize, memory: usize) -> Device {
+        Device {
+            space: Self::space(&format!("device {index}"), memory),
+            primary: None,
+            retained: 0,
+        }
+    }
+
+    /// A new process, as it were. Address space, extra kernels and the numbering of handles go on: what was handed
+    /// out before stays invalid.
+    pub fn reset(&mut self, config: Config) {
+        self.host.reset(HOST_CAPACITY);
+        for (index, device) in self.devices.iter_mut().enumerate() {
+            (device.primary, device.retained) = (None, 0);
+            if !device.space.reset(config.memory) {
+                *device = Self::device(index, config.memory);
+            }
+        }
+        while self.devices.len() < config.devices {
+            self.devices
+                .push(Self::device(self.devices.len(), config.memory));
+        }
+        self.counters = Counters::default();
+        self.log = Log::new(config.log.as_deref());
+        self.scheduler = Scheduler::new(config.seed);
+        self.queue = Queue::new();
+        self.initialized = false;
+        self.contexts.clear();
+        self.streams.clear();
+        self.events.clear();
+        self.modules.clear();
+        self.functions.clear();
+        self.lt.clear();
+        self.registered.clear();
+        self.findings.clear();
+        self.set_fault(config.fault.clone());
+        self.clock = 0.0;
+        self.config = config;
+    }
+
+    // ---- calls
+
+    pub fn begin_call(&mut self, function: &'static str) {
+        self.counters.calls += 1;
+        self.function = function;
+        self.note.clear();
+    }
+
+    /// Adds to the line of this call in the log.
+    pub fn note(&mut self, text: std::fmt::Arguments) {
+        // Writing to a String does not fail.
+        let _ = self.note.write_fmt(format_args!(" {text}"));
+    }
+
+    pub fn end_call(&mut self, function: &str, code: Code) {
+        if self.planned.take().is_some() {
+            self.find(format!(
+                "the fault ordered for {function} found no operation to fail"
+            ));
+        }
+        while let Some(id) = self.scheduler.next_unasked(&self.queue) {
+            self.run(id);
+        }
+        if code != Code::SUCCESS && code != Code::NOT_READY {
+            self.counters.failed_calls += 1;
+        }
+        let line = format!(
+            "call {} {function}{} = {}",
+            self.counters.calls, self.note, code.0
+        );
+        self.log.line(line);
+    }
+
+    /// Something wrong with the program above, or worth knowing.
+    pub fn find(&mut self, text: String) {
+        self.log.line(format!("finding: {text}"));
+        self.findings.push(text);
+    }
+
+    // ---- faults
+
+    pub fn set_fault(&mut self, fault: Option<Fault>) {
+        self.fault = fault;
+        self.fault_calls = 0;
+        self.planned = None;
+    }
+
+    /// The code that this call has to return, if a fault was ordered for it.
+    pub fn planned_fault(&mut self, function: &str) -> Option<Code> {
+        let fault = self.fault.as_ref()?;
+        if fault
+            .function
+            .as_deref()
+            .is_some_and(|only| only != function)
+        {
+            return None;
+        }
+        self.fault_calls += 1;
+        if self.fault_calls != fault.nth {
+            return None;
+        }
+        let fault = self.fault.take()?;
+        self.counters.faults += 1;
+        if fault.asynchronous {
+            self.planned = Some(fault.code);
+            return None;
+        }
+        self.note(format_args!("[fault]"));
+        if fault.sticky
+            && let Ok(context) = self.current()
+        {
+            self.lose(
+                context,
+                fault.code,
+                &format!("fault ordered for {function}"),
+            );
+        }
+        Some(fault.code)
+    }
+
+    // ---- handles
+
+    /// Never the same one twice; of no use as a pointer.
+    pub fn new_handle(&mut self) -> u64 {
+        self.handles += 1;
+        0x00C0_DE00_0000_0000 | (self.handles << 4)
+    }
+
+    pub fn ready(&self) -> Result<(), Code> {
+        if self.initialized {
+            Ok(())
+        } else {
+            Err(Code::NOT_INITIALIZED)
+        }
+    }
+
+    /// The thread's context, if it is usable.
+    pub fn current(&self) -> Result<u64, Code> {
+        self.ready()?;
+        let context = with_contexts(|stack| stack.last().copied()).unwrap_or(0);
+        self.usable(context)?;
+        Ok(context)
+    }
+
+    pub fn usable(&self, context: u64) -> Result<(), Code> {
+        match self.contexts.get(&context) {
+            None => Err(Code::INVALID_CONTEXT),
+            Some(Context {
+                lost: Some(code), ..
+            }) => Err(*code),
+            Some(_) => Ok(()),
+        }
+    }
+
+    pub fn device_of(&self, context: u64) -> Result<usize, Code> {
+        self.contexts
+            .get(&context)
+            .map(|context| context.device)
+            .ok_or(Code::INVALID_CONTEXT)
+    }
+
+    /// The stream of a handle: 0 and 1 are the legacy NULL stream of the thread's context.
+    pub fn stream_of(&mut self, handle: u64) -> Result<u64, Code> {
+        const NULL: u64 = 0;
+        const LEGACY: u64 = 1;
+        const PER_THREAD: u64 = 2;
+        if handle == PER_THREAD {
+            self.find("the per-thread default stream is not simulated".to_owned());
+            return Err(Code(801));
+        }
+        if handle == NULL || handle == LEGACY {
+            let context = self.current()?;
+            return self
+                .contexts
+                .get(&context)
+                .map(|context| context.null_stream)
+                .ok_or(Code::INVALID_CONTEXT);
+        }
+        self.ready()?;
+        let context = self
+            .streams
+            .get(&handle)
+            .ok_or(Code::INVALID_HANDLE)?
+            .context;
+        self.usable(context)?;
+        Ok(handle)
+    }
+
+    pub fn new_stream(&mut self, context: u64, kind: StreamKind, priority: i32) -> u64 {
+        let handle = self.new_handle();
+        let number = handle >> 4 & 0xFFFF_FFFF;
+        self.streams.insert(
+            handle,
+            Stream {
+                context,
+                kind,
+                priority,
+                number,
+                tail: None,
+            },
+        );
+        handle
+    }
+
+    pub fn event_of(&self, handle: u64) -> Result<&Event, Code> {
+        self.ready()?;
+        let event = self.events.get(&handle).ok_or(Code::INVALID_HANDLE)?;
+        self.usable(event.context)?;
+        Ok(event)
+    }
+
+    // ---- operations
+
+    /// Puts work on a stream; `also` is what it waits for beside the stream's own order.
+    pub fn submit(&mut self, stream: u64, also: Option<OpId>, work: Work) -> Result<OpId, Code> {
+        let Stream {
+            context,
+            kind,
+            tail,
+            ..
+        } = *self.streams.get(&stream).ok_or(Code::INVALID_HANDLE)?;
+        let mut after: Vec<OpId> = tail.into_iter().chain(also).collect();
+        match kind {
+            StreamKind::NonBlocking => {}
+            StreamKind::Blocking => after.extend(self.null_tail(context)),
+            StreamKind::Null => {
+                self.counters.null_stream_operations += 1;
+                after.extend(self.blocking_tails(context));
+            }
+        }
+        let task = Task {
+            work,
+            function: self.function,
+            call: self.counters.calls,
+            planned: self.planned.take(),
+        };
+        let id = self.queue.submit(context, stream, after, self.clock, task);
+        if let Some(stream) = self.streams.get_mut(&stream) {
+            stream.tail = Some(id);
+        }
+        self.note(format_args!("op={id}"));
+        if self.queue.len() > MAX_PENDING
+            && let Some(oldest) = self.queue.oldest()
+        {
+            self.run(oldest);
+        }
+        Ok(id)
+    }
+
+    fn null_tail(&self, context: u64) -> Option<OpId> {
+        self.streams
+            .get(&self.contexts.get(&context)?.null_stream)?
+            .tail
+    }
+
+    fn blocking_tails(&self, context: u64) -> Vec<OpId> {
+        let streams = self
+            .streams
+            .values()
+            .filter(|s| s.context == context && s.kind == StreamKind::Blocking);
+        let orphans = self
+            .contexts
+            .get(&context)
+            .map(|context| context.orphans.clone())
+            .unwrap_or_default();
+        streams
+            .filter_map(|stream| stream.tail)
+            .chain(orphans)
+            .filter(|id| self.queue.is_pending(*id))
+            .collect()
+    }
+
+    /// What must have run for a stream to be idle.
+    pub fn tails(&self, stream: u64) -> Vec<OpId> {
+        let Some(Stream {
+            context,
+            kind,
+            tail,
+            ..
+        }) = self.streams.get(&stream)
+        else {
+            return Vec::new();
+        };
+        let mut tails: Vec<OpId> = tail
+            .iter()
+            .copied()
+            .filter(|id| self.queue.is_pending(*id))
+            .collect();
+        if *kind == StreamKind::Null {
+            tails.extend(self.blocking_tails(*context));
+        }
+        tails
+    }
+
+    pub fn pending_of(&self, context: u64) -> Vec<OpId> {
+        self.queue
+            .pending()
+            .filter(|op| op.context == context)
+            .map(|op| op.id)
+            .collect()
+    }
+
+    pub fn forget_stream(&mut self, handle: u64) -> Result<(), Code> {
+        let stream = self.streams.remove(&handle).ok_or(Code::INVALID_HANDLE)?;
+        let pending = stream.tail.filter(|id| self.queue.is_pending(*id));
+        if stream.kind == StreamKind::Blocking
+            && let Some(context) = self.contexts.get_mut(&stream.context)
+        {
+            context.orphans.extend(pending);
+        }
+        Ok(())
+    }
+
+    /// The host waits for these operations. Whether a context was lost meanwhile is for the caller to look.
+    pub fn wait(&mut self, targets: impl IntoIterator<Item = OpId>) {
+        let needed = self.queue.needed(targets);
+        if needed.is_empty() {
+            return;
+        }
+        self.scheduler.begin_wait(&self.queue);
+        while let Some(id) = self.scheduler.next_needed(&self.queue, &needed) {
+            let over = self.run(id);
+            if needed.contains(&id) {
+                self.clock = self.clock.max(over);
+            }
+        }
+    }
+
+    /// The host asks without waiting; some of it may run. True if nothing is left.
+    pub fn query(&mut self, targets: &[OpId]) -> bool {
+        self.counters.queries += 1;
+        for _ in 0..self.scheduler.progress() {
+            let needed = self.queue.needed(targets.iter().copied());
+            match self.scheduler.next_needed(&self.queue, &needed) {
+                Some(id) => self.run(id),
+                None => break,
+            };
+        }
+        targets.iter().all(|id| !self.queue.is_pending(*id))
+    }
+
+    /// Runs one ready operation; returns when it was over, in simulated microseconds.
+    pub fn run(&mut self, id: OpId) -> f64 {
+        let Some(op) = self.queue.take(id) else {
+            return self.clock;
+        };
+        let stream = self
+            .streams
+            .get(&op.stream)
+            .map_or(0, |stream| stream.number);
+        let device = self.device_of(op.context).unwrap_or(0);
+        let Task {
+            function,
+            call,
+            planned,
+            ..
+        } = op.work;
+        self.log.line(format!(
+            "run op={id} device={device} stream={stream} {}",
+            op.work.work
+        ));
+        let outcome = match planned {
+            Some(code) => Err((code, "fault ordered for this operation".to_owned())),
+            None => self.perform(&op.work.work, id, device),
+        };
+        let over = op.start + op.work.work.microseconds();
+        self.queue.finish(&op, over);
+        if let Work::Record { event } = op.work.work
+            && let Some(event) = self.events.get_mut(&event)
+            && event.record == Some(id)
+        {
+            event.reached = Some(over);
+        }
+        if let Err((code, message)) = outcome {
+            let text = format!(
+                "op {id} ({function}, call {call}) on device {device}, stream {stream}: {message}"
+            );
+            self.lose(op.context, code, &text);
+        }
+        over
+    }
+
+    /// An error that the context does not survive.
+    pub fn lose(&mut self, context: u64, code: Code, message: &str) {
+        let Some(lost) = self.contexts.get_mut(&context) else {
+            return;
+        };
+        if lost.lost.is_some() {
+            return;
+        }
+        lost.lost = Some(code);
+        let discarded = self.queue.discard(context);
+        self.counters.lost_contexts += 1;
+        self.counters.discarded_operations += discarded as u64;
+        self.find(format!(
+            "{message}: the context is lost with code {}",
+            code.0
+        ));
+    }
+
+    // ---- memory
+
+    /// The device on which a range is live memory.
+    pub fn device_with(&mut self, address: usize, bytes: usize) -> Result<usize, Code> {
+        for index in 0..self.devices.len() {
+            match self.devices[index].space.place(address, bytes) {
+                Place::Elsewhere => {}
+                Place::Inside => return Ok(index),
+                Place::Outside(text) => {
+                    let function = self.function;
+                    self.find(format!(
+                        "{function}: {bytes} bytes at {address:#x} are {text}"
+                    ));
+                    return Err(Code::INVALID_VALUE);
+                }
+            }
+        }
+        let function = self.function;
+        self.find(format!(
+            "{function}: {bytes} bytes at {address:#x} are no device memory"
+        ));
+        Err(Code::INVALID_VALUE)
+    }
+
+    /// True if a range of host memory is pinned. Memory that was pinned and is not any more is an error.
+    pub fn is_pinned(&mut self, address: usize, bytes: usize) -> Result<bool, Code> {
+        let spaces =
+            std::iter::once(&self.host).chain(self.devices.iter().map(|device| &device.space));
+        let places: Vec<Place> = spaces.map(|space| space.place(address, bytes)).collect();
+        for (index, place) in places.into_iter().enumerate() {
+            match place {
+                Place::Elsewhere => {}
+                Place::Inside if index == 0 => return Ok(true),
+                Place::Inside | Place::Outside(_) => {
+                    let function = self.function;
+                    self.find(format!(
+                        "{function}: {bytes} bytes at {address:#x} are no host memory: {place:?}"
+                    ));
+                    return Err(Code::INVALID_VALUE);
+                }
+            }
+        }
+        let below = self.registered.range(..=address).next_back();
+        Ok(below.is_some_and(|(start, length)| address + bytes <= start + length))
+    }
+
+    // ---- contexts
+
+    pub fn new_context(&mut self, device: usize) -> u64 {
+        let handle = self.new_handle();
+        let null_stream = self.new_stream(handle, StreamKind::Null, 0);
+        self.contexts.insert(
+            handle,
+            Context {
+                device,
+                null_stream,
+                lost: None,
+                orphans: Vec::new(),
+            },
+        );
+        handle
+    }
+
+    /// Ends a context with all that belongs to it.
+    pub fn destroy_context(&mut self, handle: u64) {
+        self.wait(self.pending_of(handle));
+        let Some(context) = self.contexts.remove(&handle) else {
+            return;
+        };
+        self.queue.discard(handle);
+        let leaked = self.devices[context.device].space.free_all();
+        if leaked > 0 {
+            self.counters.leaked_allocations += leaked as u64;
+            self.find(format!(
+                "{leaked} allocations stood when the context of device {} went",
+                context.device
+            ));
+        }
+        self.streams.retain(|_, stream| stream.context != handle);
+        self.events.retain(|_, event| event.context != handle);
+        self.modules.retain(|_, context| *context != handle);
+        let modules = &self.modules;
+        self.functions
+            .retain(|_, function| modules.contains_key(&function.module));
+    }
+
+    /// The counters, with the gauges read off.
+    pub fn read_counters(&self) -> Counters {
+        let nulls = self.contexts.len();
+        Counters {
+            live_allocations: self
+                .devices
+                .iter()
+                .map(|device| device.space.len() as u64)
+                .sum(),
+            live_device_bytes: self
+                .devices
+                .iter()
+                .map(|device| device.space.used() as u64)
+                .sum(),
+            live_host_allocations: self.host.len() as u64,
+            live_host_bytes: self.host.used() as u64,
+            live_contexts: self.contexts.len() as u64,
+            live_streams: (self.streams.len() - nulls) as u64,
+            live_events: self.events.len() as u64,
+            live_modules: self.modules.len() as u64,
+            live_cublaslt: self.lt.len() as u64,
+            pending_operations: self.queue.len() as u64,
+            ..self.counters
+        }
+    }
+}
