@@ -1,0 +1,67 @@
+//! Weights are computed with where the file is mapped: what the job holds in memory of its own is
+//! activations, and weights only where their dtype is not the one computed in.
+//!
+//! One test, alone in its process: it reads the process's own anonymous memory (pages that no file
+//! stands behind) before and after.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+
+use seqstream::backend::cpu::Cpu;
+use seqstream::batch::PackedBatch;
+use seqstream::model::config::ModelConfig;
+use seqstream::model::{Embedder, Model, Pool, Request};
+use seqstream::weights::random::write_random;
+use seqstream::weights::{Checkpoint, DType};
+
+/// Bytes of the process that no file stands behind.
+fn anonymous() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|l| l.starts_with("RssAnon:")).unwrap();
+    let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kilobytes * 1024
+}
+
+/// Bytes of the weights as f32, and by how much anonymous memory grew from before the file was
+/// opened to after a batch was computed with all of them.
+fn growth(dtype: DType) -> (u64, u64) {
+    let dir = tempfile::tempdir().unwrap();
+    write_random(&ModelConfig::esm2(4, 512, 8).into(), 3, dtype, dir.path()).unwrap();
+    let before = anonymous();
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let width = if dtype == DType::F32 { 1 } else { 2 };
+    let weights = checkpoint.total_bytes() * width;
+    let cpu = Cpu::new(1).unwrap();
+    let mut model = Model::load(cpu, checkpoint.config(), &checkpoint).unwrap();
+    let mut batch = PackedBatch::new();
+    batch.push(&[0, 5, 6, 7, 8, 9, 2]);
+    let request = Request {
+        layers: vec![4],
+        pool: Some(Pool::Mean),
+        per_token: false,
+    };
+    let outputs = model.embed(&batch, &request).unwrap();
+    assert!(outputs[0].pooled.iter().all(|x| x.is_finite()));
+    let grown = anonymous().saturating_sub(before);
+    drop(model);
+    (weights, grown)
+}
+
+#[test]
+fn f32_weights_stay_in_the_mapping_and_others_are_held_once() {
+    // Activations, packed blocks of the products and the pool's stacks: a third of the weights.
+    const SLACK: u64 = 16 << 20;
+    let (weights, grown) = growth(DType::F32);
+    assert!(weights > 48 << 20, "{weights}");
+    assert!(
+        grown < SLACK,
+        "{weights} bytes of f32 weights, and {grown} bytes of memory for them"
+    );
+    for dtype in [DType::F16, DType::Bf16] {
+        let (weights, grown) = growth(dtype);
+        assert!(
+            grown < weights + SLACK,
+            "{dtype:?}: {weights} bytes as f32, and {grown} bytes of memory for them"
+        );
+    }
+}
