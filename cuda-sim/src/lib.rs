@@ -7,6 +7,7 @@
 //! control       seqstream_sim_* symbols /
 //! call          one call: lock, count, fault on demand, lost context, log
 //! sim           the state behind the lock: devices, contexts, streams, events, handles
+//! operations    into the queue, and out of it: submit, wait, query, run; losing a context
 //! queue         operations and what each waits for, as a graph; safe and without CUDA
 //! schedule      which of the ready operations runs next: as late as is legal, in a seeded order
 //! run           what an operation does when it runs
@@ -29,6 +30,7 @@ mod kernel;
 mod log;
 mod matmul;
 mod memory;
+mod operations;
 mod queue;
 mod random;
 mod run;

@@ -32,16 +32,16 @@ fn record(sim: &mut Sim, event: u64, stream: u64) -> Result<(), Code> {
     Ok(())
 }
 
-fn time(sim: &Sim, event: u64) -> Result<f64, Code> {
-    let event = sim.event_of(event)?;
-    match event {
-        Event { timing: false, .. } | Event { record: None, .. } => Err(Code::INVALID_HANDLE),
-        Event {
-            reached: Some(time),
-            ..
-        } => Ok(*time),
-        Event { .. } => Err(Code::NOT_READY),
+fn elapsed(sim: &Sim, start: u64, end: u64) -> Result<f32, Code> {
+    let (start, end) = (sim.event_of(start)?, sim.event_of(end)?);
+    let measures = |event: &Event| event.timing && event.record.is_some();
+    if start.context != end.context || !measures(start) || !measures(end) {
+        return Err(Code::INVALID_HANDLE);
     }
+    let (Some(from), Some(to)) = (start.reached, end.reached) else {
+        return Err(Code::NOT_READY);
+    };
+    Ok(((to - from) / 1000.0) as f32)
 }
 
 api! {
@@ -83,19 +83,11 @@ api! {
     }
 
     fn cuEventElapsedTime(milliseconds: Out<f32>, start: u64, end: u64) |sim| {
-        if sim.event_of(start)?.context != sim.event_of(end)?.context {
-            return Err(Code::INVALID_HANDLE);
-        }
-        let (from, to) = (time(sim, start)?, time(sim, end)?);
-        milliseconds.set(((to - from) / 1000.0) as f32)
+        milliseconds.set(elapsed(sim, start, end)?)
     }
 
     fn cuEventElapsedTime_v2(milliseconds: Out<f32>, start: u64, end: u64) |sim| {
-        if sim.event_of(start)?.context != sim.event_of(end)?.context {
-            return Err(Code::INVALID_HANDLE);
-        }
-        let (from, to) = (time(sim, start)?, time(sim, end)?);
-        milliseconds.set(((to - from) / 1000.0) as f32)
+        milliseconds.set(elapsed(sim, start, end)?)
     }
 
     /// Whoever waits for its record waits still.
