@@ -163,7 +163,7 @@ impl Sim {
                 .ok_or(Status::INVALID_VALUE)
         };
         let (rows, columns) = (size(layout.rows)?, size(layout.columns)?);
-        let stride = usize::try_from(layout.stride).map_err(|_| Status::INVALID_VALUE)?;
+        let stride = size(u64::try_from(layout.stride).map_err(|_| Status::INVALID_VALUE)?)?;
         if stride < rows {
             return Err(Status::INVALID_VALUE);
         }

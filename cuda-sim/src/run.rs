@@ -118,9 +118,18 @@ impl Sim {
                 bytes,
             } => {
                 self.still_live(*target, *bytes)?;
-                let data: Vec<u8> = pattern.iter().copied().cycle().take(*bytes).collect();
-                // SAFETY: the target was just found live for as many bytes.
-                unsafe { pages::write(*target, &data) };
+                // A multiple of every pattern's size.
+                const PART: usize = 64 << 10;
+                let data: Vec<u8> = pattern
+                    .iter()
+                    .copied()
+                    .cycle()
+                    .take(PART.min(*bytes))
+                    .collect();
+                for from in (0..*bytes).step_by(PART) {
+                    // SAFETY: the target was just found live for as many bytes.
+                    unsafe { pages::write(*target + from, &data[..PART.min(bytes - from)]) };
+                }
                 Ok(())
             }
             Work::Kernel(launch) => {

@@ -406,7 +406,7 @@ impl Sim {
             }
         }
         let below = self.registered.range(..=address).next_back();
-        Ok(below.is_some_and(|(start, length)| address + bytes <= start + length))
+        Ok(below.is_some_and(|(start, length)| address.saturating_add(bytes) <= start + length))
     }
 
     // ---- contexts

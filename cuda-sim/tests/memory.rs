@@ -215,3 +215,19 @@ fn a_free_waits_for_the_device_and_says_so() {
     pinned.slice().fill(0.0);
     assert_eq!(read(a, 8), [3.0; 8]);
 }
+
+#[test]
+fn sizes_beyond_all_measure_are_refused() {
+    let _sim = Sim::start(1, 0);
+    let at = alloc(400);
+    let mut out = 0;
+    let null = std::ptr::dangling_mut::<u64>().cast();
+    // SAFETY: nothing of these sizes is touched.
+    unsafe {
+        assert_eq!(cuMemAlloc_v2(&mut out, usize::MAX), 2);
+        assert_eq!(cuMemcpyHtoD_v2(at, null, usize::MAX), 1);
+        assert_eq!(cuMemcpyDtoH_v2(null, at, usize::MAX), 1);
+        assert_eq!(cuMemsetD8Async(at, 0, usize::MAX, 0), 1);
+        assert_eq!(cuMemcpyDtoDAsync_v2(at, u64::MAX, 16, 0), 1);
+    }
+}

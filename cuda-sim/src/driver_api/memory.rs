@@ -270,10 +270,11 @@ api! {
 
     fn cuMemHostRegister_v2(address: usize, bytes: usize, _flags: c_uint) |sim| {
         sim.current()?;
+        let end = address.checked_add(bytes).ok_or(Code::INVALID_VALUE)?;
         if address == 0 || bytes == 0 {
             return Err(Code::INVALID_VALUE);
         }
-        let below = sim.registered.range(..address + bytes).next_back();
+        let below = sim.registered.range(..end).next_back();
         if below.is_some_and(|(start, length)| start + length > address) {
             return Err(Code::HOST_MEMORY_ALREADY_REGISTERED);
         }

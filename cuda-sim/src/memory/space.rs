@@ -214,7 +214,7 @@ impl Space {
         if let Some((start, allocation)) = below
             && address < start + allocation.bytes
         {
-            let over = address + bytes - (start + allocation.bytes);
+            let over = address.saturating_add(bytes) - (start + allocation.bytes);
             return format!("{over} bytes over the end of {}", of(*start, allocation));
         }
         let after = below
