@@ -61,9 +61,16 @@ struct Reference {
     peer_error: Vec<f64>,
 }
 
+/// The committed files, or those of other seeds in `$SEQSTREAM_GOLDEN`.
+fn golden_folder() -> PathBuf {
+    match std::env::var_os("SEQSTREAM_GOLDEN") {
+        Some(folder) => folder.into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models"),
+    }
+}
+
 fn golden_files() -> Vec<PathBuf> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models");
-    let entries = std::fs::read_dir(dir).expect("the golden files are committed");
+    let entries = std::fs::read_dir(golden_folder()).expect("the golden files are committed");
     let paths = entries.map(|e| e.expect("a readable folder").path());
     let mut found: Vec<_> = paths
         .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
@@ -207,7 +214,7 @@ fn check(path: &Path) {
 macro_rules! golden {
     ($($name:ident: $file:literal,)*) => {
         $(#[test] fn $name() {
-            check(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join($file));
+            check(&golden_folder().join($file));
         })*
 
         #[test]

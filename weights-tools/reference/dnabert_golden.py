@@ -13,7 +13,7 @@ import tempfile
 import torch
 from tokenizers import Tokenizer
 
-from common import Golden, chosen_layers, load_weights, make_model, random_text, settle
+from common import FRESH, Golden, chosen_layers, load_weights, make_model, random_text, settle
 from dnabert_reference import states
 
 MODELS = {
@@ -49,6 +49,7 @@ def main():
     settle()
     with tempfile.TemporaryDirectory() as scratch:
         for name, spec in MODELS.items():
+            spec = {**spec, "seed": spec["seed"] + FRESH}
             if options.only not in (None, name):
                 continue
             print(name, json.dumps(spec))

@@ -18,7 +18,7 @@ import esm.multihead_attention
 import torch
 from transformers import EsmConfig, EsmModel, EsmTokenizer
 
-from common import Golden, chosen_layers, load_weights, make_model, random_text, relative_error, settle
+from common import FRESH, Golden, chosen_layers, load_weights, make_model, random_text, relative_error, settle
 
 # The head dims of the six published sizes, 8M to 15B; 64 stands at 650M and at 3B.
 MODELS = {
@@ -145,6 +145,7 @@ def main():
         (scratch / "vocab.txt").write_text("\n".join(VOCABULARY))
         tokenizer = EsmTokenizer(str(scratch / "vocab.txt"))
         for name, spec in MODELS.items():
+            spec = {**spec, "seed": spec["seed"] + FRESH}
             if options.only not in (None, name):
                 continue
             print(name, json.dumps(spec))

@@ -7,6 +7,7 @@
 //! at most n·u·Σ|t_i|, and by more than λ·√n·u·Σ|t_i| only with probability 2·exp(-λ²/2)
 //! (Higham and Mary 2019); with λ = 8 that is 2.5e-14. [`chain`] is the smaller of the two.
 
+use super::gemm::K_BLOCK;
 use super::*;
 use crate::backend::Position;
 
@@ -121,12 +122,12 @@ fn gelu((x, bound): (f64, f64)) -> (f64, f64) {
 }
 
 /// Value and error bound of x·Wᵀ + b. In class 0, every sum over K is in f32, in chains of at most
-/// 512, with one sum for each chain and one for the bias; in class 1 (short sequences) the sum over
+/// [`K_BLOCK`], with one sum for each chain and one for the bias; in class 1 (short sequences) the sum over
 /// K is in f64 and rounded once.
 fn product(x: &Matrix, weight: &[f32], bias: Option<&[f32]>, class: usize) -> Vec<(f64, f64)> {
     let k = x.cols();
     let error = match class {
-        0 => chain(k.min(512) + k.div_ceil(512) + 1),
+        0 => chain(k.min(K_BLOCK) + k.div_ceil(K_BLOCK) + 1),
         _ => 2.01 * U,
     };
     let mut out = Vec::new();
@@ -153,7 +154,7 @@ fn part(weight: &[f32], bias: Option<&[f32]>) -> LinearPart {
 }
 
 /// (rows, inputs, outputs): all the row counts, and widths around the tiles' 64 and 192 columns.
-const PRODUCTS: [(usize, usize, usize); 22] = [
+const PRODUCTS: [(usize, usize, usize); 23] = [
     (1, 16, 16),
     (1, 1280, 320),
     (2, 24, 65),
@@ -163,6 +164,7 @@ const PRODUCTS: [(usize, usize, usize); 22] = [
     (13, 17, 1),
     (15, 33, 129),
     (16, 513, 64),
+    (17, 161, 64),
     (31, 320, 480),
     (32, 1280, 48),
     (33, 512, 63),
