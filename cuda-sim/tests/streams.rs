@@ -228,3 +228,16 @@ fn an_illegal_launch_is_refused() {
         findings()
     );
 }
+
+#[test]
+fn seed_0_runs_nothing_early_and_others_do() {
+    let pending = |seed| {
+        let _sim = Sim::start(1, seed);
+        let (stream, at) = (stream(NON_BLOCKING), alloc(16));
+        copy(stream, at, &Pinned::of(&[1.0; 4]));
+        counters().pending_operations
+    };
+    assert_eq!(pending(0), 1);
+    let early = (1..41).filter(|seed| pending(*seed) == 0).count();
+    assert!((5..35).contains(&early), "early under {early} of 40 seeds");
+}
