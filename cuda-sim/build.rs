@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 fn main() {
     println!("cargo:rustc-check-cfg=cfg(emulated_kernels)");
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-env-changed=SEQSTREAM_SIM_SANITIZE");
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("linux") {
         return;
     }
@@ -40,6 +41,16 @@ fn main() {
         .include(kernels)
         // Kernels register themselves in constructors that nothing refers to.
         .link_lib_modifier("+whole-archive");
+    // The kernels alone are instrumented. (Not for races: to ThreadSanitizer the uninstrumented Rust around them is
+    // full of those.)
+    if sanitizes_addresses() {
+        build
+            .flag("-fsanitize=address")
+            .flag("-g")
+            .flag("-fno-omit-frame-pointer");
+        // rustc keeps the compiler from adding its own libraries.
+        println!("cargo:rustc-link-arg=-lasan");
+    }
     // A `.cu` is C++ here.
     build.flag("-xc++");
     build
@@ -47,6 +58,15 @@ fn main() {
         .files(files(kernels, &["cu"]));
     build.compile("seqstream_emulated_kernels");
     println!("cargo:rustc-cfg=emulated_kernels");
+}
+
+fn sanitizes_addresses() -> bool {
+    let wanted = std::env::var("SEQSTREAM_SIM_SANITIZE").unwrap_or_default();
+    assert!(
+        ["", "address"].contains(&wanted.as_str()),
+        "SEQSTREAM_SIM_SANITIZE is address, or not set"
+    );
+    !wanted.is_empty()
 }
 
 fn files(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {

@@ -140,3 +140,20 @@ fn devices_say_what_they_are() {
         }
     }
 }
+
+#[test]
+fn memory_is_freed_by_a_thread_that_has_a_context() {
+    let sim = Sim::start(1, 0);
+    let (at, context) = (alloc(16), sim.contexts[0]);
+    std::thread::spawn(move || {
+        // SAFETY: as declared.
+        unsafe {
+            assert_eq!(cuMemFree_v2(at), 201);
+            assert_eq!(counters().live_allocations, 1);
+            ok(cuCtxSetCurrent(context));
+            ok(cuMemFree_v2(at));
+        }
+    })
+    .join()
+    .unwrap();
+}

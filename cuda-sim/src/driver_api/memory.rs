@@ -184,6 +184,14 @@ fn allocate_host(sim: &mut Sim, out: &Out<*mut c_void>, bytes: usize) -> Result<
     out.set(address as *mut c_void)
 }
 
+/// Usable or not: what gives memory back goes on for a lost one.
+fn a_context_is_current(sim: &Sim) -> Result<(), Code> {
+    match sim.current() {
+        Err(Code::INVALID_CONTEXT) => Err(Code::INVALID_CONTEXT),
+        _ => Ok(()),
+    }
+}
+
 /// Waits for all work of all contexts that may use the memory.
 fn wait_for_all(sim: &mut Sim) {
     let pending: Vec<_> = sim.queue.pending().map(|op| op.id).collect();
@@ -221,6 +229,7 @@ api! {
         if address == 0 {
             return Ok(());
         }
+        a_context_is_current(sim)?;
         let found = sim.devices.iter().position(|d| d.space.live().any(|(start, _)| start as u64 == address));
         let Some(device) = found else {
             sim.find(format!("cuMemFree: {address:#x} is no allocation, or freed already"));
@@ -255,6 +264,7 @@ api! {
 
     fn cuMemFreeHost(address: usize) |sim| {
         sim.ready()?;
+        a_context_is_current(sim)?;
         if !sim.host.live().any(|(start, _)| start == address) {
             sim.find(format!("cuMemFreeHost: {address:#x} is no pinned memory, or freed already"));
             return Err(Code::INVALID_VALUE);
