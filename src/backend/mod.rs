@@ -6,6 +6,7 @@
 //! nor on where in the batch the sequence stands.
 
 pub mod cpu;
+pub mod cuda;
 
 use crate::weights::F32Data;
 use std::ops::Range;
