@@ -115,6 +115,22 @@ pub unsafe extern "C" fn seqstream_sim_counters(out: *mut Counters) {
     unsafe { out.write(lock().read_counters()) }
 }
 
+/// One counter by its field's name; `u64::MAX` if there is none of that name.
+///
+/// # Safety
+/// `name` is a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn seqstream_sim_counter(name: *const c_char) -> u64 {
+    // SAFETY: the caller's promise.
+    let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+    let found = lock()
+        .read_counters()
+        .named()
+        .into_iter()
+        .find(|(known, _)| *known == name);
+    found.map_or(u64::MAX, |(_, count)| count)
+}
+
 /// The size of `Counters`, so that a test of another build notices.
 #[unsafe(no_mangle)]
 pub extern "C" fn seqstream_sim_counters_size() -> usize {

@@ -1,65 +1,82 @@
-//! What has happened since the last reset. Tests read it whole.
+//! What has happened since the last reset. Tests read it whole, or by name.
 
-/// Everything is a `u64`, in this order, in C too. `live_*` and `pending_operations` are gauges, the rest only grows.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+/// Defines the structure and the list of its fields' names in one.
+macro_rules! counters {
+    ($($(#[$attribute:meta])* $name:ident,)*) => {
+        /// Everything is a `u64`, in this order, in C too. `live_*` and `pending_operations` are gauges, the rest only
+        /// grows.
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[$attribute])* pub $name: u64,)*
+        }
+
+        impl Counters {
+            /// Each counter by its field's name.
+            pub fn named(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name)),*]
+            }
+        }
+    };
+}
+
+counters! {
     /// Calls of `cu*` and `cublasLt*` functions, failed ones too. The n of a fault counts these.
-    pub calls: u64,
+    calls,
     /// Calls that did not return 0 (and not 600, not ready).
-    pub failed_calls: u64,
+    failed_calls,
     /// Faults that were asked for and came.
-    pub faults: u64,
+    faults,
 
-    pub launches: u64,
+    launches,
     /// Blocks of emulated kernels that have run.
-    pub blocks: u64,
-    pub matmuls: u64,
-    pub memsets: u64,
-    pub copies_to_device: u64,
-    pub bytes_to_device: u64,
-    pub copies_to_host: u64,
-    pub bytes_to_host: u64,
-    pub copies_on_device: u64,
-    pub bytes_on_device: u64,
+    blocks,
+    matmuls,
+    memsets,
+    copies_to_device,
+    bytes_to_device,
+    copies_to_host,
+    bytes_to_host,
+    copies_on_device,
+    bytes_on_device,
     /// Copies from or to host memory that is not pinned; each made the host wait.
-    pub pageable_copies: u64,
-    pub pageable_bytes: u64,
+    pageable_copies,
+    pageable_bytes,
 
-    pub stream_synchronizes: u64,
-    pub event_synchronizes: u64,
-    pub context_synchronizes: u64,
+    stream_synchronizes,
+    event_synchronizes,
+    context_synchronizes,
     /// Waits of the host inside other calls: pageable and blocking copies, cuMemFree, cuMemFreeHost, cuModuleUnload.
-    pub implicit_synchronizes: u64,
+    implicit_synchronizes,
     /// cuStreamQuery and cuEventQuery.
-    pub queries: u64,
-    pub event_records: u64,
-    pub event_waits: u64,
+    queries,
+    event_records,
+    event_waits,
 
-    pub allocations: u64,
-    pub frees: u64,
+    allocations,
+    frees,
     /// cuMemFree while operations of the device were pending.
-    pub frees_while_busy: u64,
-    pub host_allocations: u64,
-    pub host_frees: u64,
-    pub peak_device_bytes: u64,
+    frees_while_busy,
+    host_allocations,
+    host_frees,
+    peak_device_bytes,
 
-    pub live_allocations: u64,
-    pub live_device_bytes: u64,
-    pub live_host_allocations: u64,
-    pub live_host_bytes: u64,
-    pub live_contexts: u64,
-    pub live_streams: u64,
-    pub live_events: u64,
-    pub live_modules: u64,
-    pub live_cublaslt: u64,
-    pub pending_operations: u64,
+    live_allocations,
+    live_device_bytes,
+    live_host_allocations,
+    live_host_bytes,
+    live_contexts,
+    live_streams,
+    live_events,
+    live_modules,
+    live_cublaslt,
+    pending_operations,
     /// Allocations that stood when their context went.
-    pub leaked_allocations: u64,
+    leaked_allocations,
     /// Contexts that an error made unusable.
-    pub lost_contexts: u64,
+    lost_contexts,
     /// Operations that a lost context took with it.
-    pub discarded_operations: u64,
+    discarded_operations,
     /// Legal, and mostly not meant: operations on the legacy NULL stream, which fences every blocking stream.
-    pub null_stream_operations: u64,
+    null_stream_operations,
 }

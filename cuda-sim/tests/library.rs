@@ -20,7 +20,8 @@ const SYMBOLS: &str = "cuInit cuDriverGetVersion cuDeviceGetCount cuDeviceGet cu
     cublasLtMatmulAlgoConfigGetAttribute cublasLtGetStatusString \
     seqstream_sim_reset seqstream_sim_reset_from_environment seqstream_sim_set_memory seqstream_sim_set_seed \
     seqstream_sim_set_architecture seqstream_sim_set_fault seqstream_sim_lose_device seqstream_sim_counters \
-    seqstream_sim_counters_size seqstream_sim_log seqstream_sim_findings seqstream_sim_live_allocations \
+    seqstream_sim_counters_size seqstream_sim_counter seqstream_sim_log seqstream_sim_findings \
+    seqstream_sim_live_allocations \
     seqstream_sim_set_log seqstream_sim_register_kernel";
 
 struct Library(*mut libc::c_void);
@@ -164,5 +165,20 @@ fn names_of_errors_are_static_text() {
         assert_eq!(name(719, &mut out), 0);
         assert_eq!(CStr::from_ptr(out), c"CUDA_ERROR_LAUNCH_FAILED");
         assert_eq!(CStr::from_ptr(status(15)), c"CUBLAS_STATUS_NOT_SUPPORTED");
+    }
+}
+
+#[test]
+fn a_counter_has_a_name() {
+    let library = Library::open();
+    // SAFETY: both symbols have these types.
+    unsafe {
+        let counter: extern "C" fn(*const libc::c_char) -> u64 =
+            std::mem::transmute(library.symbol("seqstream_sim_counter"));
+        let size: extern "C" fn() -> usize =
+            std::mem::transmute(library.symbol("seqstream_sim_counters_size"));
+        assert_eq!(counter(c"live_modules".as_ptr()), 0);
+        assert_eq!(counter(c"no_such".as_ptr()), u64::MAX);
+        assert_eq!(size() % 8, 0);
     }
 }
