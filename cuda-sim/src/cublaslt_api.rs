@@ -10,7 +10,7 @@ use crate::call::call_lt;
 use crate::code::Code;
 use crate::matmul::{Element, Product, Stored};
 use crate::run::Work;
-use crate::sim::Sim;
+use crate::sim::{Sim, number};
 
 /// `cublasStatus_t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -441,7 +441,7 @@ lt_api! {
             }
         }
         sim.counters.matmuls += 1;
-        sim.note(format_args!("stream={stream:#x} {product}"));
+        sim.note(format_args!("stream={} {product}", number(stream)));
         sim.submit(stream, None, Work::Matmul(Box::new(product)))?;
         Ok(())
     }

@@ -3,7 +3,7 @@
 use crate::code::Code;
 use crate::queue::OpId;
 use crate::run::Work;
-use crate::sim::{Sim, Stream, StreamKind, Task};
+use crate::sim::{Sim, Stream, StreamKind, Task, number};
 
 /// More operations than this are not kept waiting, as the driver's own queues are bounded.
 const MAX_PENDING: usize = 4096;
@@ -142,10 +142,7 @@ impl Sim {
         let Some(op) = self.queue.take(id) else {
             return self.clock;
         };
-        let stream = self
-            .streams
-            .get(&op.stream)
-            .map_or(0, |stream| stream.number);
+        let stream = number(op.stream);
         let device = self.device_of(op.context).unwrap_or(0);
         let Task {
             function,

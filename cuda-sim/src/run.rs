@@ -6,7 +6,7 @@ use crate::code::Code;
 use crate::kernel::Launch;
 use crate::matmul::Product;
 use crate::memory::{Place, pages};
-use crate::sim::Sim;
+use crate::sim::{Sim, number};
 
 /// Where the bytes of a copy come from.
 pub enum Source {
@@ -73,7 +73,7 @@ impl fmt::Display for Work {
             Self::Fill { target, bytes, .. } => write!(f, "fill {bytes} bytes at {target:#x}"),
             Self::Kernel(launch) => write!(f, "kernel {}", launch.kernel.name()),
             Self::Matmul(product) => write!(f, "matmul {product}"),
-            Self::Record { event } => write!(f, "record event {event:#x}"),
+            Self::Record { event } => write!(f, "record event={}", number(*event)),
             Self::Wait => f.write_str("wait"),
         }
     }

@@ -46,8 +46,6 @@ pub struct Stream {
     pub context: u64,
     pub kind: StreamKind,
     pub priority: i32,
-    /// For the log: small and in order of creation.
-    pub number: u64,
     /// The last operation submitted; it may have run.
     pub tail: Option<OpId>,
 }
@@ -76,6 +74,11 @@ pub struct Task {
     pub call: u64,
     /// It fails with this when it runs: a fault that was ordered.
     pub planned: Option<Code>,
+}
+
+/// What a handle is called in the log: small, and in the order of creation.
+pub fn number(handle: u64) -> u64 {
+    handle >> 4 & 0xFFFF_FFFF
 }
 
 pub struct Sim {
@@ -342,14 +345,12 @@ impl Sim {
 
     pub fn new_stream(&mut self, context: u64, kind: StreamKind, priority: i32) -> u64 {
         let handle = self.new_handle();
-        let number = handle >> 4 & 0xFFFF_FFFF;
         self.streams.insert(
             handle,
             Stream {
                 context,
                 kind,
                 priority,
-                number,
                 tail: None,
             },
         );

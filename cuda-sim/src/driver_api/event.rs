@@ -5,7 +5,7 @@ use std::ffi::c_uint;
 use crate::abi::{Out, api};
 use crate::code::Code;
 use crate::run::Work;
-use crate::sim::{Event, Sim};
+use crate::sim::{Event, Sim, number};
 
 const BLOCKING_SYNC: c_uint = 1;
 const DISABLE_TIMING: c_uint = 2;
@@ -23,7 +23,11 @@ fn record(sim: &mut Sim, event: u64, stream: u64) -> Result<(), Code> {
         return Err(Code::INVALID_HANDLE);
     }
     sim.counters.event_records += 1;
-    sim.note(format_args!("stream={id:#x} event={event:#x}"));
+    sim.note(format_args!(
+        "stream={} event={}",
+        number(id),
+        number(event)
+    ));
     let op = sim.submit(id, None, Work::Record { event })?;
     if let Some(event) = sim.events.get_mut(&event) {
         event.record = Some(op);

@@ -6,7 +6,7 @@ use crate::abi::{In, Out, Text, api};
 use crate::code::Code;
 use crate::kernel::{Kernel, Launch, Params};
 use crate::run::Work;
-use crate::sim::{Function, Sim};
+use crate::sim::{Function, Sim, number};
 
 const MAX_DYNAMIC_SHARED_SIZE_BYTES: c_int = 8;
 const DEFAULT_SHARED_LIMIT: c_int = 48 << 10;
@@ -195,7 +195,8 @@ api! {
         // SAFETY: by the API's contract the pointers are as this function wants them.
         let params = unsafe { read_params(kernel, &params, &extra) }?;
         sim.counters.launches += 1;
-        sim.note(format_args!("{} stream={stream:#x} grid={grid:?} block={block:?}", kernel.name()));
+        let (name, on) = (kernel.name(), number(stream));
+        sim.note(format_args!("{name} stream={on} grid={grid:?} block={block:?}"));
         let launch = Launch { kernel, params, grid, block, dynamic_shared: shared };
         sim.submit(stream, None, Work::Kernel(Box::new(launch)))?;
         Ok(())

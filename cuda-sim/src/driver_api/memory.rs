@@ -7,7 +7,7 @@ use crate::abi::{Out, api};
 use crate::code::Code;
 use crate::memory::{Place, pages};
 use crate::run::{Direction, Source, Work};
-use crate::sim::Sim;
+use crate::sim::{Sim, number};
 
 const NULL_STREAM: u64 = 0;
 
@@ -38,7 +38,8 @@ fn to_device(
     sim.counters.copies_to_device += 1;
     sim.counters.bytes_to_device += bytes as u64;
     sim.note(format_args!(
-        "stream={stream:#x} bytes={bytes} pinned={pinned}"
+        "stream={} bytes={bytes} pinned={pinned}",
+        number(stream)
     ));
     let source = if pinned {
         Source::Address(source)
@@ -88,7 +89,8 @@ fn to_host(
     sim.counters.copies_to_host += 1;
     sim.counters.bytes_to_host += bytes as u64;
     sim.note(format_args!(
-        "stream={stream:#x} bytes={bytes} pinned={pinned}"
+        "stream={} bytes={bytes} pinned={pinned}",
+        number(stream)
     ));
     if !pinned {
         if target == 0 {
@@ -132,7 +134,7 @@ fn on_device(
     sim.device_with(source, bytes)?;
     sim.counters.copies_on_device += 1;
     sim.counters.bytes_on_device += bytes as u64;
-    sim.note(format_args!("stream={stream:#x} bytes={bytes}"));
+    sim.note(format_args!("stream={} bytes={bytes}", number(stream)));
     let source = Source::Address(source);
     sim.submit(
         stream,
@@ -160,7 +162,7 @@ fn fill(sim: &mut Sim, target: u64, pattern: &[u8], count: usize, stream: u64) -
     }
     sim.device_with(target as usize, bytes)?;
     sim.counters.memsets += 1;
-    sim.note(format_args!("stream={stream:#x} bytes={bytes}"));
+    sim.note(format_args!("stream={} bytes={bytes}", number(stream)));
     sim.submit(
         stream,
         None,

@@ -5,7 +5,7 @@ use std::ffi::{c_int, c_uint};
 use crate::abi::{Out, api};
 use crate::code::Code;
 use crate::run::Work;
-use crate::sim::{Sim, StreamKind};
+use crate::sim::{Sim, StreamKind, number};
 
 pub(super) const GREATEST_PRIORITY: c_int = -5;
 const NON_BLOCKING: c_uint = 1;
@@ -22,10 +22,7 @@ fn create(sim: &mut Sim, out: &Out<u64>, flags: c_uint, priority: c_int) -> Resu
     };
     // Other priorities are clamped, as the driver does.
     let handle = sim.new_stream(context, kind, priority.clamp(GREATEST_PRIORITY, 0));
-    sim.note(format_args!(
-        "stream={} flags={flags}",
-        handle >> 4 & 0xFFFF_FFFF
-    ));
+    sim.note(format_args!("stream={} flags={flags}", number(handle)));
     out.set(handle)
 }
 
@@ -67,7 +64,7 @@ api! {
         let id = sim.stream_of(stream)?;
         let record = sim.event_of(event)?.record;
         sim.counters.event_waits += 1;
-        sim.note(format_args!("stream={id:#x} event={event:#x}"));
+        sim.note(format_args!("stream={} event={}", number(id), number(event)));
         if let Some(record) = record {
             sim.submit(id, Some(record), Work::Wait)?;
         }
