@@ -157,3 +157,41 @@ fn memory_is_freed_by_a_thread_that_has_a_context() {
     .join()
     .unwrap();
 }
+
+#[test]
+fn a_thread_a_device() {
+    for seed in 0..5 {
+        let sim = Sim::start(4, seed);
+        let threads: Vec<_> = (0u8..4)
+            .map(|device| {
+                let context = sim.contexts[usize::from(device)];
+                std::thread::spawn(move || {
+                    let base = f32::from(device) * 100.0;
+                    // SAFETY: as declared.
+                    unsafe {
+                        ok(cuCtxSetCurrent(context));
+                        let mut module = 0;
+                        ok(cuModuleLoadData(&mut module, c"image".as_ptr().cast()));
+                        let (add, stream) = (function(module, "add"), stream(NON_BLOCKING));
+                        let (mut host, at) = (Pinned::new(64), alloc(256));
+                        for round in 0..20u8 {
+                            let value = base + f32::from(round);
+                            host.slice().fill(value);
+                            ok(cuMemcpyHtoDAsync_v2(at, host.at.cast(), 256, stream));
+                            ok(launch_add(add, stream, at, at, 64, 0.5));
+                            ok(cuMemcpyDtoHAsync_v2(host.at.cast(), at, 256, stream));
+                            ok(cuStreamSynchronize(stream));
+                            assert_eq!(host.slice(), [value + 0.5; 64]);
+                        }
+                        ok(cuMemFree_v2(at));
+                        host.free();
+                    }
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
+        assert_eq!(counters().launches, 80);
+    }
+}

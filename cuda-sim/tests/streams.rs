@@ -241,3 +241,14 @@ fn seed_0_runs_nothing_early_and_others_do() {
     let early = (1..41).filter(|seed| pending(*seed) == 0).count();
     assert!((5..35).contains(&early), "early under {early} of 40 seeds");
 }
+
+#[test]
+fn the_queue_is_bounded() {
+    let _sim = Sim::start(1, 0);
+    let (stream, at) = (stream(NON_BLOCKING), alloc(16));
+    let source = Pinned::of(&[1.0; 4]);
+    (0..5000).for_each(|_| copy(stream, at, &source));
+    assert_eq!(counters().pending_operations, 4096);
+    // SAFETY: as declared.
+    ok(unsafe { cuStreamSynchronize(stream) });
+}
