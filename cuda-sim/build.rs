@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 fn main() {
-    println!("cargo:rustc-check-cfg=cfg(emulated_kernels)");
+    println!("cargo:rustc-check-cfg=cfg(emulated_kernels, sanitized_kernels)");
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=SEQSTREAM_SIM_SANITIZE");
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("linux") {
@@ -50,6 +50,7 @@ fn main() {
             .flag("-fno-omit-frame-pointer");
         // rustc keeps the compiler from adding its own libraries.
         println!("cargo:rustc-link-arg=-lasan");
+        println!("cargo:rustc-cfg=sanitized_kernels");
     }
     // A `.cu` is C++ here.
     build.flag("-xc++");

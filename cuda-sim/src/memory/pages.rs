@@ -147,3 +147,20 @@ pub unsafe fn is_poison(start: usize, bytes: usize) -> bool {
         .iter()
         .all(|byte| *byte == POISON)
 }
+
+/// Tells AddressSanitizer, where kernels are built with it, that of these pages only one range may be touched.
+#[cfg(sanitized_kernels)]
+pub fn forbid(start: usize, length: usize, allowed: usize, bytes: usize) {
+    unsafe extern "C" {
+        fn __asan_poison_memory_region(start: *const libc::c_void, bytes: usize);
+        fn __asan_unpoison_memory_region(start: *const libc::c_void, bytes: usize);
+    }
+    // SAFETY: pages of ours; Rust's own accesses are not instrumented.
+    unsafe {
+        __asan_poison_memory_region(start as *const libc::c_void, length);
+        __asan_unpoison_memory_region(allowed as *const libc::c_void, bytes);
+    }
+}
+
+#[cfg(not(sanitized_kernels))]
+pub fn forbid(_start: usize, _length: usize, _allowed: usize, _bytes: usize) {}

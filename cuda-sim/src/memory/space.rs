@@ -108,6 +108,7 @@ impl Space {
         self.used += padded;
         self.count += 1;
         let address = start + length - padded;
+        pages::forbid(start, length, address, bytes);
         self.live.insert(
             address,
             Allocation {
