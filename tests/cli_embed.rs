@@ -146,7 +146,8 @@ fn resume_refuses_what_is_not_the_same_job() {
 fn what_is_wrong_has_its_code_and_its_place() {
     let place = Place::new(5);
     place.embed_fails("out", "--layers 3", 2, &["no layer 3", "from 0 to 2"]);
-    place.embed_fails("out", "--device cuda", 7, &["no CUDA kernels"]);
+    // Why, depends on the build and the machine: `cuda_program.rs`.
+    place.embed_fails("out", "--device cuda", 7, &["--device cuda: ", "hint: "]);
     place.embed_fails("out", "--dtype f16", 2, &["computes in f32"]);
     place.embed_fails(
         "out",
@@ -305,7 +306,7 @@ fn inspect_doctor_completions_and_help() {
     let value: serde_json::Value =
         serde_json::from_str(&said(&["inspect", "model", "--json"])).unwrap();
     assert_eq!(value["model"]["hidden"], 32);
-    assert!(said(&["doctor"]).contains("this build has no CUDA kernels"));
+    assert!(said(&["doctor"]).contains("--device cuda"));
     let value: serde_json::Value = serde_json::from_str(&said(&["doctor", "--json"])).unwrap();
     assert_eq!(value["devices"][0]["device"], "cpu");
     for shell in ["bash", "zsh", "fish"] {

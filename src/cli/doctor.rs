@@ -5,9 +5,53 @@ use serde_json::json;
 use super::args::DoctorArgs;
 use super::progress::bytes;
 use super::{Console, Failure, machine, options};
-use crate::backend;
+use crate::backend::{self, cuda};
 
-const CUDA: &str = "no: this build has no CUDA kernels";
+/// The kernels of this build, in words.
+fn kernels() -> String {
+    match cuda::kernels::NVCC {
+        Some(nvcc) => format!(
+            "{}, for {} (nvcc {nvcc})",
+            cuda::kernels::FATBINS.len(),
+            cuda::kernels::ARCHITECTURES.join(", ")
+        ),
+        None => format!("none: {}", cuda::Unavailable::NoKernels.hint()),
+    }
+}
+
+/// The driver and its devices, in words.
+fn driver() -> String {
+    let (library, devices) = match cuda::devices() {
+        Ok(found) => found,
+        Err(missing) => return missing.to_string(),
+    };
+    let version = cuda::driver::driver_version();
+    let version = version.map_or_else(
+        |e| e.to_string(),
+        |(major, minor)| format!("{major}.{minor}"),
+    );
+    let devices = devices.iter().map(|d| {
+        let (major, minor) = d.capability;
+        format!(
+            "{}: {}, sm_{major}{minor}, {}",
+            d.ordinal,
+            d.name,
+            bytes(d.memory)
+        )
+    });
+    format!(
+        "{library}, CUDA {version}; {}",
+        devices.collect::<Vec<_>>().join("; ")
+    )
+}
+
+/// What `--device cuda` would answer.
+fn cuda_answer() -> String {
+    match cuda::require() {
+        Ok(_) => "no: this version does not run models on it yet".into(),
+        Err(missing) => format!("no: {missing}"),
+    }
+}
 
 pub fn run(args: &DoctorArgs, console: &Console) -> Result<(), Failure> {
     let cores = options::cores();
@@ -25,6 +69,14 @@ pub fn run(args: &DoctorArgs, console: &Console) -> Result<(), Failure> {
                 "caches": caches.iter().map(|(n, s)| (n.clone(), json!(s))).collect::<serde_json::Map<_, _>>(),
             }],
             "cuda": false,
+            "cuda_kernels": {"nvcc": cuda::kernels::NVCC, "architectures": cuda::kernels::ARCHITECTURES},
+            "cuda_devices": cuda::devices().map(|(_, d)| d).unwrap_or_default().iter().map(|d| json!({
+                "device": d.ordinal,
+                "name": d.name,
+                "capability": [d.capability.0, d.capability.1],
+                "multiprocessors": d.multiprocessors,
+                "memory": d.memory,
+            })).collect::<Vec<_>>(),
             "memory": machine::total_memory(),
         });
         return console.print(|out| writeln!(out, "{value}").map_err(Failure::Stdout));
@@ -66,7 +118,9 @@ pub fn run(args: &DoctorArgs, console: &Console) -> Result<(), Failure> {
             "--device cpu",
             "yes, in f32, from weights stored in f32, f16 or bf16".to_owned(),
         ),
-        ("--device cuda", CUDA.to_owned()),
+        ("--device cuda", cuda_answer()),
+        ("CUDA kernels", kernels()),
+        ("CUDA driver", driver()),
         (
             "models",
             "ESM-2 of any size, DNABERT-S, DNABERT-2".to_owned(),

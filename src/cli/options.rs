@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::Failure;
 use super::args::{CaseArg, DeviceArg, DtypeArg, EmbedArgs, LongArg, OutputDtypeArg, PoolArg};
+use crate::backend::cuda;
 use crate::model::config::ModelConfig;
 use crate::model::{Pool, Request};
 use crate::output::OutputDtype;
@@ -39,15 +40,28 @@ fn usage(message: impl Into<String>, hint: impl Into<String>) -> Failure {
     }
 }
 
+/// What is missing for `--device cuda`. The models do not run on it yet, whatever the machine has.
+fn cuda_failure() -> Failure {
+    match cuda::require() {
+        Err(missing) => Failure::Device {
+            message: format!("--device cuda: {missing}"),
+            hint: missing.hint(),
+        },
+        Ok(_) => Failure::Device {
+            message:
+                "--device cuda: this version finds the device, but does not run models on it yet"
+                    .into(),
+            hint: "use --device cpu".into(),
+        },
+    }
+}
+
 impl TryFrom<EmbedArgs> for EmbedOptions {
     type Error = Failure;
 
     fn try_from(args: EmbedArgs) -> Result<Self, Failure> {
         if args.device == DeviceArg::Cuda {
-            return Err(Failure::Device {
-                message: "--device cuda: this build has no CUDA kernels".into(),
-                hint: "use --device cpu".into(),
-            });
+            return Err(cuda_failure());
         }
         if args.dtype != DtypeArg::F32 {
             return Err(usage(

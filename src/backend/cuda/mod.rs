@@ -1,5 +1,65 @@
-//! CUDA: the driver behind one seam.
+//! CUDA: the driver behind one seam, and the kernels.
 //!
-//! [`driver`] alone touches cust and the driver's calls.
+//! [`driver`] alone touches cust and the driver's calls; [`kernels`] has what nvcc made of `kernels/`.
+//! The backend itself, the models' operations on this, is not there yet: [`devices`] is how the
+//! program knows what a machine has and says what is missing.
 
 pub mod driver;
+pub mod kernels;
+
+use driver::{DeviceInfo, DriverError, Library};
+
+/// Why CUDA cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unavailable {
+    /// Built without nvcc.
+    #[error("this build has no CUDA kernels")]
+    NoKernels,
+    /// No driver on this machine.
+    #[error("there is no CUDA driver: {0}")]
+    NoDriver(String),
+    /// There is a driver, and it fails or has no device.
+    #[error("the CUDA driver has no usable device: {0}")]
+    Driver(#[from] DriverError),
+}
+
+impl Unavailable {
+    /// The remedy.
+    pub fn hint(&self) -> String {
+        match self {
+            Unavailable::NoKernels => {
+                "in its source folder run scripts/fetch-nvcc (or install the CUDA toolkit) and build it again; or use --device cpu".into()
+            }
+            Unavailable::NoDriver(_) => {
+                "install NVIDIA's driver, or set SEQSTREAM_LIBCUDA to its libcuda.so.1; or use --device cpu".into()
+            }
+            Unavailable::Driver(error) => error
+                .hint()
+                .unwrap_or("see that nvidia-smi lists a device; or use --device cpu")
+                .into(),
+        }
+    }
+}
+
+/// The driver's library and its devices, at least one, whether or not this build has kernels.
+///
+/// # Errors
+/// [`Unavailable`]
+pub fn devices() -> Result<(String, Vec<DeviceInfo>), Unavailable> {
+    let name = match driver::library() {
+        Library::Open(name) => name,
+        Library::Missing(reason) => return Err(Unavailable::NoDriver(reason)),
+    };
+    Ok((name, driver::devices()?))
+}
+
+/// What a job on CUDA needs: kernels in this build, a driver and a device.
+///
+/// # Errors
+/// [`Unavailable`], the first that is missing.
+pub fn require() -> Result<Vec<DeviceInfo>, Unavailable> {
+    if kernels::FATBINS.is_empty() {
+        return Err(Unavailable::NoKernels);
+    }
+    Ok(devices()?.1)
+}

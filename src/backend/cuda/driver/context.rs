@@ -157,8 +157,7 @@ impl Context {
         self.bind()?;
         let (mut free, mut total) = (0usize, 0usize);
         // SAFETY: both are writable, and a context is current.
-        unsafe { call!(cuMemGetInfo_v2(&mut free, &mut total)) }
-            .map_err(|e| e.at(&self.at()))?;
+        unsafe { call!(cuMemGetInfo_v2(&mut free, &mut total)) }.map_err(|e| e.at(&self.at()))?;
         Ok((free as u64, total as u64))
     }
 

@@ -76,8 +76,12 @@ impl DriverError {
             3 | 4 => "the driver is shutting down: nothing was lost, run again with --resume",
             35 | 803 => "the driver is older than this program's kernels: update it",
             100 => "no CUDA device or driver: see `seqstream doctor`, or use --device cpu",
-            200 | 209 => "the kernels in this build are not for this device: build for its architecture",
-            214 | 215 => "the device's memory reported an uncorrectable error: restart it, then --resume",
+            200 | 209 => {
+                "the kernels in this build are not for this device: build for its architecture"
+            }
+            214 | 215 => {
+                "the device's memory reported an uncorrectable error: restart it, then --resume"
+            }
             700 | 714 | 715 | 716 | 717 | 718 | 719 => {
                 "a kernel failed, and this process can no longer use the device: finished shards are kept; run again with --resume, and report it with this message"
             }

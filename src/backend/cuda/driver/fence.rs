@@ -84,8 +84,14 @@ impl Fence {
         self.context.bind()?;
         let mut milliseconds = 0f32;
         // SAFETY: two live events, and `milliseconds` is writable.
-        unsafe { call!(cuEventElapsedTime(&mut milliseconds, start.event, self.event)) }
-            .map_err(|e| e.at(&self.at()))?;
+        unsafe {
+            call!(cuEventElapsedTime(
+                &mut milliseconds,
+                start.event,
+                self.event
+            ))
+        }
+        .map_err(|e| e.at(&self.at()))?;
         Ok(Some(milliseconds))
     }
 

@@ -51,12 +51,7 @@ unsafe extern "C" {
         bytes: usize,
         stream: CUstream,
     ) -> i32;
-    pub fn cuMemsetD8Async(
-        address: CUdeviceptr,
-        value: u8,
-        bytes: usize,
-        stream: CUstream,
-    ) -> i32;
+    pub fn cuMemsetD8Async(address: CUdeviceptr, value: u8, bytes: usize, stream: CUstream) -> i32;
 
     pub fn cuStreamCreate(stream: *mut CUstream, flags: c_uint) -> i32;
     pub fn cuStreamDestroy_v2(stream: CUstream) -> i32;

@@ -134,7 +134,10 @@ impl Arena {
     pub fn take(&mut self, what: &str, bytes: usize) -> Result<Region, DriverError> {
         if bytes > self.left() {
             let at = At {
-                operation: Some(format!("placing {what}, {bytes} bytes of {} left", self.left())),
+                operation: Some(format!(
+                    "placing {what}, {bytes} bytes of {} left",
+                    self.left()
+                )),
                 ..self.block.context.at()
             };
             return Err(DriverError {
@@ -150,7 +153,9 @@ impl Arena {
             offset: self.used,
             bytes,
         };
-        self.used = (self.used + bytes).next_multiple_of(ALIGN).min(self.block.bytes);
+        self.used = (self.used + bytes)
+            .next_multiple_of(ALIGN)
+            .min(self.block.bytes);
         Ok(region)
     }
 }

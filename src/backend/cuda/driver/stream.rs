@@ -100,7 +100,12 @@ impl Stream {
         // SAFETY: both ranges are inside live memory by the assertion; the rest the caller promises.
         self.located(unsafe {
             let from = from.as_ptr().add(range.start).cast::<c_void>();
-            call!(cuMemcpyHtoDAsync_v2(to.address(), from, range.len(), self.stream))
+            call!(cuMemcpyHtoDAsync_v2(
+                to.address(),
+                from,
+                range.len(),
+                self.stream
+            ))
         })
     }
 
@@ -126,7 +131,12 @@ impl Stream {
         // SAFETY: both ranges are inside live memory by the assertion; the rest the caller promises.
         self.located(unsafe {
             let to = to.as_ptr().add(range.start).cast::<c_void>();
-            call!(cuMemcpyDtoHAsync_v2(to, from.address(), range.len(), self.stream))
+            call!(cuMemcpyDtoHAsync_v2(
+                to,
+                from.address(),
+                range.len(),
+                self.stream
+            ))
         })
     }
 
@@ -142,7 +152,12 @@ impl Stream {
         self.context.bind()?;
         // SAFETY: live memory of this device; the rest the caller promises.
         self.located(unsafe {
-            call!(cuMemsetD8Async(region.address(), value, region.bytes(), self.stream))
+            call!(cuMemsetD8Async(
+                region.address(),
+                value,
+                region.bytes(),
+                self.stream
+            ))
         })
     }
 

@@ -1,0 +1,100 @@
+//! Compiles the kernels side by side, and only those that changed.
+
+use crate::nvcc::Nvcc;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::{fs, thread};
+
+/// The name and the fatbin of every `.cu` of a folder, by name.
+///
+/// # Panics
+/// With nvcc's messages, where a kernel does not compile.
+pub fn all(nvcc: &Nvcc, kernels: &Path, out: &Path) -> Vec<(String, PathBuf)> {
+    let mut sources: Vec<PathBuf> = fs::read_dir(kernels)
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "cu"))
+        .collect();
+    sources.sort();
+    let queue = Mutex::new(sources.iter());
+    let failures = Mutex::new(Vec::new());
+    let workers = thread::available_parallelism().map_or(2, |n| n.get());
+    thread::scope(|scope| {
+        for _ in 0..workers.min(sources.len()) {
+            scope.spawn(|| {
+                loop {
+                    let Some(source) = queue.lock().unwrap().next() else {
+                        return;
+                    };
+                    if let Err(message) = one(nvcc, source, out) {
+                        failures.lock().unwrap().push(message);
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+    let name = |source: &Path| source.file_stem().unwrap().to_string_lossy().into_owned();
+    sources
+        .iter()
+        .map(|source| (name(source), fatbin(source, out)))
+        .collect()
+}
+
+fn fatbin(source: &Path, out: &Path) -> PathBuf {
+    out.join(source.file_name().unwrap())
+        .with_extension("fatbin")
+}
+
+fn one(nvcc: &Nvcc, source: &Path, out: &Path) -> Result<(), String> {
+    let fatbin = fatbin(source, out);
+    let (dependencies, stamp) = (fatbin.with_extension("d"), fatbin.with_extension("stamp"));
+    if fatbin.is_file() && fs::read_to_string(&stamp).ok() == state(nvcc, &dependencies) {
+        return Ok(());
+    }
+    let output = Command::new(&nvcc.program)
+        .args([
+            "-fatbin",
+            "-O3",
+            "-std=c++17",
+            "-Werror",
+            "all-warnings",
+            "-lineinfo",
+            "-MD",
+            "-MF",
+        ])
+        .arg(&dependencies)
+        .args(nvcc.targets())
+        .arg("-o")
+        .arg(&fatbin)
+        .arg(source)
+        .output()
+        .map_err(|e| format!("{}: {e}", nvcc.program.display()))?;
+    if !output.status.success() {
+        let _ = fs::remove_file(&stamp);
+        let said = [output.stdout, output.stderr].concat();
+        return Err(format!(
+            "nvcc could not compile {}:\n{}",
+            source.display(),
+            String::from_utf8_lossy(&said)
+        ));
+    }
+    fs::write(&stamp, state(nvcc, &dependencies).unwrap_or_default()).map_err(|e| e.to_string())
+}
+
+/// A hash of all that a fatbin was made from: the compiler, its options and every file that the
+/// dependency list names. `None` where one is gone.
+fn state(nvcc: &Nvcc, dependencies: &Path) -> Option<String> {
+    let list = fs::read_to_string(dependencies).ok()?;
+    let (_, files) = list.split_once(':')?;
+    let mut hasher = DefaultHasher::new();
+    (&nvcc.program, &nvcc.version, nvcc.targets()).hash(&mut hasher);
+    for file in files.split_whitespace().filter(|word| *word != "\\") {
+        fs::read(file).ok()?.hash(&mut hasher);
+    }
+    Some(format!("{:016x}", hasher.finish()))
+}

@@ -1,0 +1,131 @@
+//! Finds nvcc, and what it can compile for.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+/// Real code for these; an nvcc that does not know one leaves it out.
+const REAL: [&str; 4] = ["80", "89", "90a", "100"];
+/// And PTX, which the driver compiles for later chips. Not from 90a, whose PTX runs on 9.0 alone.
+const PTX: &str = "90";
+
+/// A working nvcc.
+pub struct Nvcc {
+    pub program: PathBuf,
+    /// `13.0, V13.0.88`
+    pub version: String,
+    /// Those of [`REAL`] that it knows.
+    real: Vec<&'static str>,
+}
+
+impl Nvcc {
+    /// `-gencode` options. `-arch=sm_90a` would also compile for plain compute_90, which has no wgmma.
+    pub fn targets(&self) -> Vec<String> {
+        let real = self.real.iter().flat_map(|a| {
+            [
+                "-gencode".to_owned(),
+                format!("arch=compute_{a},code=sm_{a}"),
+            ]
+        });
+        let ptx = [
+            "-gencode".to_owned(),
+            format!("arch=compute_{PTX},code=compute_{PTX}"),
+        ];
+        real.chain(ptx).collect()
+    }
+
+    /// `sm_80`, ..., and `compute_90` for the PTX.
+    pub fn architectures(&self) -> Vec<String> {
+        let real = self.real.iter().map(|a| format!("sm_{a}"));
+        real.chain([format!("compute_{PTX}")]).collect()
+    }
+}
+
+/// Where nvcc is looked for, in this order: `$NVCC` (`none` for a build without kernels), `PATH`,
+/// `CUDA_HOME`, `CUDA_PATH`, what `scripts/fetch-nvcc` makes inside the project, the usual folders,
+/// and the Python environment in use, where NVIDIA's packages put it.
+pub fn find(root: &Path) -> Result<Nvcc, String> {
+    // Not PATH: it differs between a shell and an editor, and each would rebuild what the other built.
+    for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV"] {
+        println!("cargo:rerun-if-env-changed={variable}");
+    }
+    // A path that is not there would rebuild everything every time; the script touches itself instead.
+    println!("cargo:rerun-if-changed=scripts/fetch-nvcc");
+    let fetched = root.join("third_party/cuda");
+    if let Some(chosen) = env::var_os("NVCC") {
+        if chosen == "none" {
+            return Err("NVCC=none asked for it".into());
+        }
+        return probe(Path::new(&chosen)).map_err(|e| format!("$NVCC does not work: {e}"));
+    }
+    let mut candidates: Vec<PathBuf> = Vec::new();
+    let path = env::var_os("PATH").unwrap_or_default();
+    candidates.extend(env::split_paths(&path).map(|folder| folder.join("nvcc")));
+    for variable in ["CUDA_HOME", "CUDA_PATH"] {
+        candidates.extend(env::var_os(variable).map(|home| Path::new(&home).join("bin/nvcc")));
+    }
+    candidates.extend(wheels(&fetched));
+    candidates.extend(subfolders(Path::new("/usr/local"), "cuda").map(|f| f.join("bin/nvcc")));
+    candidates.push("/opt/cuda/bin/nvcc".into());
+    if let Some(venv) = env::var_os("VIRTUAL_ENV") {
+        for python in subfolders(&Path::new(&venv).join("lib"), "python") {
+            candidates.extend(wheels(&python.join("site-packages")));
+        }
+    }
+    let mut broken = String::new();
+    for candidate in candidates.iter().filter(|c| c.is_file()) {
+        match probe(candidate) {
+            Ok(nvcc) => return Ok(nvcc),
+            Err(reason) => broken = format!(" ({reason})"),
+        }
+    }
+    Err(format!(
+        "no nvcc found{broken}; scripts/fetch-nvcc fetches one into this folder, or set NVCC or CUDA_HOME"
+    ))
+}
+
+/// nvcc as NVIDIA's wheels lay it out below a site-packages folder: `nvidia/cu13/bin/nvcc`.
+fn wheels(site_packages: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    subfolders(&site_packages.join("nvidia"), "cu").map(|f| f.join("bin/nvcc"))
+}
+
+/// Folders whose names start so, the last in the alphabet first: the newest.
+fn subfolders(folder: &Path, start: &str) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let named = entries.filter(|e| e.file_name().to_string_lossy().starts_with(start));
+    let mut found: Vec<_> = named.map(|e| e.path()).collect();
+    found.sort();
+    found.into_iter().rev()
+}
+
+fn run(program: &Path, option: &str) -> Result<String, String> {
+    let failed = |e: &dyn std::fmt::Display| format!("{} {option}: {e}", program.display());
+    let output = Command::new(program)
+        .arg(option)
+        .output()
+        .map_err(|e| failed(&e))?;
+    if !output.status.success() {
+        return Err(failed(&String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn probe(program: &Path) -> Result<Nvcc, String> {
+    let said = run(program, "--version")?;
+    // "Cuda compilation tools, release 13.0, V13.0.88"
+    let version = said
+        .lines()
+        .find_map(|line| line.split_once("release "))
+        .map(|(_, version)| version.trim().to_owned())
+        .ok_or_else(|| format!("{} --version says no release", program.display()))?;
+    let known = run(program, "--list-gpu-code")?;
+    let real = REAL
+        .into_iter()
+        .filter(|a| known.lines().any(|line| line.trim() == format!("sm_{a}")))
+        .collect();
+    Ok(Nvcc {
+        program: program.to_owned(),
+        version,
+        real,
+    })
+}

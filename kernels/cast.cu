@@ -1,0 +1,25 @@
+// Weight cast: to[i] = from[i], between f32, f16 and bf16, rounding to nearest even.
+//
+// Shapes: [count] to [count]; any count, addresses aligned to an element. Grid: any number of blocks
+// of any size; a thread takes every (threads of the grid)-th element.
+// Bound by bytes: reads and writes each element once.
+#include "number.cuh"
+#include "params.h"
+
+template <typename From, typename To> __device__ void cast(const CastParams &p) {
+    const From *from = reinterpret_cast<const From *>(p.from);
+    To *to = reinterpret_cast<To *>(p.to);
+    const uint64_t threads = uint64_t(gridDim.x) * blockDim.x;
+    for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < p.count; i += threads)
+        to[i] = from_f32<To>(to_f32(from[i]));
+}
+
+#define CAST(from, From, to, To) \
+    extern "C" __global__ void cast_##from##_##to(const __grid_constant__ CastParams p) { cast<From, To>(p); }
+
+CAST(f32, float, f16, __half)
+CAST(f32, float, bf16, __nv_bfloat16)
+CAST(f16, __half, f32, float)
+CAST(f16, __half, bf16, __nv_bfloat16)
+CAST(bf16, __nv_bfloat16, f32, float)
+CAST(bf16, __nv_bfloat16, f16, __half)

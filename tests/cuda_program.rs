@@ -1,0 +1,95 @@
+//! The program where there is a driver and where there is none: what it says, and that it starts.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+
+mod cli_support;
+mod cuda_support;
+
+use cli_support::{Place, seqstream};
+use seqstream::backend::cuda::kernels;
+
+/// What the program says on standard output.
+fn said(driver: &str, devices: &str, arguments: &[&str]) -> String {
+    let output = seqstream()
+        .args(arguments)
+        .env("SEQSTREAM_LIBCUDA", driver)
+        .env("SEQSTREAM_SIM_DEVICES", devices)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What `embed --device cuda` answers: exit code 7, and a reason.
+fn refused(driver: &str, devices: &str) -> String {
+    let place = Place::new(1);
+    let mut command = place.embed("out", "--device cuda");
+    command
+        .env("SEQSTREAM_LIBCUDA", driver)
+        .env("SEQSTREAM_SIM_DEVICES", devices);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    assert!(!place.path("out").exists());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn without_a_driver_it_starts_and_says_so() {
+    let nowhere = "/nowhere/libcuda.so.1";
+    assert!(said(nowhere, "1", &["--version"]).contains("seqstream"));
+    let doctor = said(nowhere, "1", &["doctor"]);
+    assert!(
+        doctor.contains("there is no CUDA driver: /nowhere/libcuda.so.1"),
+        "{doctor}"
+    );
+    let reason = if kernels::NVCC.is_some() {
+        "there is no CUDA driver"
+    } else {
+        "this build has no CUDA kernels"
+    };
+    let error = refused(nowhere, "1");
+    assert!(
+        error.contains(reason) && error.contains("hint: "),
+        "{error}"
+    );
+}
+
+#[test]
+fn devices_are_listed_and_not_passed_over() {
+    let simulator = cuda_support::library();
+    let simulator = simulator.to_str().unwrap();
+    let doctor = said(simulator, "4", &["doctor"]);
+    for device in ["0: ", "1: ", "2: ", "3: "] {
+        assert!(doctor.contains(device), "{doctor}");
+    }
+    assert!(doctor.contains("sm_90"), "{doctor}");
+    let json: serde_json::Value =
+        serde_json::from_str(&said(simulator, "4", &["doctor", "--json"])).unwrap();
+    assert_eq!(json["cuda_devices"].as_array().unwrap().len(), 4);
+    assert_eq!(
+        json["cuda_devices"][3]["capability"],
+        serde_json::json!([9, 0])
+    );
+    assert_eq!(
+        json["cuda_kernels"]["nvcc"].is_string(),
+        kernels::NVCC.is_some()
+    );
+    // A device, and with kernels too: the models do not run on it yet, and nothing falls back.
+    let reason = if kernels::NVCC.is_some() {
+        "does not run models on it yet"
+    } else {
+        "this build has no CUDA kernels"
+    };
+    let error = refused(simulator, "4");
+    assert!(error.contains(reason), "{error}");
+}
+
+#[test]
+fn a_driver_without_devices_is_named_with_its_code() {
+    let simulator = cuda_support::library();
+    let doctor = said(simulator.to_str().unwrap(), "0", &["doctor"]);
+    assert!(
+        doctor.contains("cuInit failed with 100 (CUDA_ERROR_NO_DEVICE"),
+        "{doctor}"
+    );
+}

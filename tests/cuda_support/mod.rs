@@ -1,0 +1,60 @@
+//! The simulated driver, for tests of the CUDA path.
+#![allow(dead_code)]
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, OnceLock};
+
+use libloading::Library;
+
+/// The simulator's library, beside the test programs.
+///
+/// # Panics
+/// Where it is not: a test of the CUDA path never passes without a driver.
+pub fn library() -> PathBuf {
+    let here = std::env::current_exe().unwrap();
+    let path = here.parent().unwrap().join("libseqstream_cuda_sim.so");
+    assert!(
+        path.is_file(),
+        "{} is not there: run `cargo test --workspace`",
+        path.display()
+    );
+    path
+}
+
+/// The simulator under this process's driver calls. Held by one test at a time.
+pub struct Simulator {
+    library: &'static Library,
+    _alone: MutexGuard<'static, ()>,
+}
+
+/// A fresh simulator with so many devices and this seed.
+pub fn simulator(devices: u32, seed: u64) -> Simulator {
+    static ALONE: Mutex<()> = Mutex::new(());
+    static LIBRARY: OnceLock<Library> = OnceLock::new();
+    // A test that failed leaves the simulator as it is: it is reset below.
+    let alone = ALONE
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let library = LIBRARY.get_or_init(|| {
+        let path = library();
+        // SAFETY: tests take the simulator before any driver call, one at a time, and nothing else
+        // in these programs reads or writes the environment meanwhile.
+        unsafe { std::env::set_var("SEQSTREAM_LIBCUDA", &path) };
+        // SAFETY: the library's constructors do nothing.
+        unsafe { Library::new(path).unwrap() }
+    });
+    let simulator = Simulator {
+        library,
+        _alone: alone,
+    };
+    simulator.call::<extern "C" fn(u32, u64) -> i32>("seqstream_sim_reset")(devices, seed);
+    simulator
+}
+
+impl Simulator {
+    /// One of its `seqstream_sim_*` functions; `F` is its type.
+    pub fn call<F: Copy>(&self, name: &str) -> F {
+        // SAFETY: the callers name functions with the types that cuda-sim/src/control.rs gives them.
+        unsafe { *self.library.get::<F>(name.as_bytes()).unwrap() }
+    }
+}
