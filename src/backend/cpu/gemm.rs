@@ -12,6 +12,7 @@ use super::Cpu;
 use super::matrix::{Matrix, Tiles};
 use super::simd;
 use crate::backend::{Activation, LinearPart};
+use crate::weights::F32Data;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -49,13 +50,26 @@ const COL_BLOCK: usize = 192;
 
 /// The weights of a linear layer, [outputs, inputs], in one or several parts along the outputs.
 pub struct Linear {
-    parts: Vec<LinearPart>,
+    parts: Vec<Part>,
     inputs: usize,
     outputs: usize,
 }
 
+/// A [`LinearPart`] in f32.
+struct Part {
+    weight: F32Data,
+    bias: Option<F32Data>,
+}
+
 impl Linear {
     pub(super) fn new(parts: Vec<LinearPart>, inputs: usize) -> Self {
+        let parts: Vec<Part> = parts
+            .into_iter()
+            .map(|p| Part {
+                weight: p.weight.to_f32(),
+                bias: p.bias.map(|b| b.to_f32()),
+            })
+            .collect();
         let outputs = parts.iter().map(|p| p.weight.len() / inputs).sum();
         Self {
             parts,
