@@ -78,7 +78,8 @@ fn params() -> Builder {
         .derive_default(true)
         .raw_line("//! The arguments of every kernel: `kernels/params.h` in Rust.")
         .raw_line("")
-        .raw_line("#![allow(missing_docs, non_upper_case_globals)] // the header's names")
+        .raw_line("#![allow(missing_docs, non_camel_case_types, non_upper_case_globals)] // the header's names")
+        .raw_line("#![allow(clippy::undocumented_unsafe_blocks)] // bindgen zeroes arrays so, which are of numbers here")
         .raw_line(
             "#![allow(rustdoc::broken_intra_doc_links)] // its comments have shapes in brackets",
         )
