@@ -4,8 +4,10 @@
 pub mod config;
 mod dnabert;
 mod esm2;
+mod fleet;
 mod passes;
 
+pub use fleet::Fleet;
 pub use passes::Model;
 
 use crate::backend::{Backend, BackendError, Norm, Wanted};
