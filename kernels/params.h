@@ -1,8 +1,8 @@
 // The arguments of every kernel: one struct each, the same file for device and host.
 //
 // Plain C with fixed-width types. Addresses on the device are uint64_t, so that the layout is the
-// same wherever it is compiled; padding is written out, and the sizes are checked on both sides
-// (`src/backend/cuda/params.rs`).
+// same wherever it is compiled; padding is written out, and the sizes are checked on both sides.
+// The Rust side, `src/backend/cuda/params.rs`, is written by `scripts/bindings`: run it after a change.
 #ifndef SEQSTREAM_PARAMS_H
 #define SEQSTREAM_PARAMS_H
 

@@ -6,6 +6,7 @@
 
 pub mod driver;
 pub mod kernels;
+pub mod params;
 
 use driver::{DeviceInfo, DriverError, Library};
 
