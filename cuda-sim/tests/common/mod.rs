@@ -208,9 +208,7 @@ pub fn launch<P>(function: u64, grid: [u32; 3], block: [u32; 3], shared: u32, pa
         let (params, extra) = (list.as_mut_ptr(), std::ptr::null_mut());
         let [x, y, z] = grid;
         let [bx, by, bz] = block;
-        let code = cuLaunchKernel(
-            function, x, y, z, bx, by, bz, shared, 0, params, extra,
-        );
+        let code = cuLaunchKernel(function, x, y, z, bx, by, bz, shared, 0, params, extra);
         if code == 0 { cuCtxSynchronize() } else { code }
     }
 }
