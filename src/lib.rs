@@ -24,4 +24,5 @@ pub mod model;
 pub mod output;
 pub mod pipeline;
 pub mod sequence;
+pub mod stream;
 pub mod weights;

@@ -16,6 +16,7 @@ Exit codes:
   5  the output could not be written
   6  resume or merge refused
   7  the device is not available
+  8  the device failed, or has too little memory; finished shards are kept
   130, 143  stopped by SIGINT or SIGTERM, after finishing the shard in hand";
 
 const EMBED_EXAMPLES: &str = "\
@@ -163,17 +164,31 @@ pub struct EmbedArgs {
     #[arg(long, help_heading = "Sequences")]
     pub strict: bool,
 
-    /// Where to compute
-    #[arg(long, default_value = "cpu", help_heading = "Running")]
-    pub device: DeviceArg,
-    /// What to compute in; the CPU knows f32 alone, whatever the weights are stored in
-    #[arg(long, default_value = "f32", help_heading = "Running")]
-    pub dtype: DtypeArg,
+    /// Where to compute: cpu, cuda (every CUDA device), or some of them: cuda:0,2
+    #[arg(
+        long,
+        value_name = "DEVICE",
+        default_value = "cpu",
+        help_heading = "Running"
+    )]
+    pub device: String,
+    /// What to compute in; the CPU knows f32 alone, whatever the weights are stored in [default: f32
+    /// on the CPU, f16 on CUDA]
+    #[arg(long, value_name = "DTYPE", help_heading = "Running")]
+    pub dtype: Option<DtypeArg>,
+    /// Whether loading, computing and storing overlap on a CUDA device; the bits are the same
+    #[arg(
+        long,
+        value_name = "ON|OFF",
+        default_value = "on",
+        help_heading = "Running"
+    )]
+    pub streams: SwitchArg,
     /// Threads that compute [default: all cores]
     #[arg(long, value_name = "N", value_parser = positive(), help_heading = "Running")]
     pub threads: Option<usize>,
     /// Tokens computed at once; decides speed and memory, never a result [default: by threads, from
-    /// 4096]
+    /// 4096; on CUDA by the device and its free memory]
     #[arg(long, value_name = "N", value_parser = positive(), help_heading = "Running")]
     pub token_budget: Option<usize>,
     /// Compute share i of n only, from 1/n to n/n; `merge` joins them
@@ -271,12 +286,12 @@ pub enum CaseArg {
     Keep,
 }
 
-/// `--device`.
+/// `--streams`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs)]
-pub enum DeviceArg {
-    Cpu,
-    Cuda,
+pub enum SwitchArg {
+    On,
+    Off,
 }
 
 /// `--dtype`.

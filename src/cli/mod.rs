@@ -5,6 +5,7 @@ mod completions;
 mod console;
 mod doctor;
 mod embed;
+mod engine;
 mod failure;
 mod inspect;
 mod machine;
