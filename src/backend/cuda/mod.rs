@@ -5,6 +5,7 @@
 //! program knows what a machine has and says what is missing.
 
 pub mod driver;
+pub mod gemm;
 pub mod kernels;
 pub mod params;
 
