@@ -3,6 +3,7 @@
 // Shapes: [count] to [count]; any count, addresses aligned to an element. Grid: any number of blocks
 // of any size; a thread takes every (threads of the grid)-th element.
 // Bound by bytes: reads and writes each element once.
+#include "kernel.cuh"
 #include "number.cuh"
 #include "params.h"
 
@@ -14,8 +15,7 @@ template <typename From, typename To> __device__ void cast(const CastParams &p) 
         to[i] = from_f32<To>(to_f32(from[i]));
 }
 
-#define CAST(from, From, to, To) \
-    extern "C" __global__ void cast_##from##_##to(const __grid_constant__ CastParams p) { cast<From, To>(p); }
+#define CAST(from, From, to, To) KERNEL(cast_##from##_##to, CastParams, 1024, cast<From, To>)
 
 CAST(f32, float, f16, __half)
 CAST(f32, float, bf16, __nv_bfloat16)

@@ -7,6 +7,7 @@
 // Shapes: table [vocabulary, width] in f32, f16 or bf16; to f32 [tokens, width]. Grid: a block of any
 // size a token. Bound by bytes: writes the residual stream; the table stays in L2.
 // A token past the vocabulary, which the host never sends, gives NaN and not another's row.
+#include "kernel.cuh"
 #include "number.cuh"
 #include "params.h"
 
@@ -25,8 +26,7 @@ template <typename From> __device__ void embed(const EmbedParams &p) {
     }
 }
 
-#define EMBED(from, From) \
-    extern "C" __global__ void embed_##from(const __grid_constant__ EmbedParams p) { embed<From>(p); }
+#define EMBED(from, From) KERNEL(embed_##from, EmbedParams, 1024, embed<From>)
 
 EMBED(f32, float)
 EMBED(f16, __half)

@@ -9,6 +9,7 @@
 // Two passes, not sums of x and x²: ESM-2's outlier channels are hundreds of deviations wide, and
 // the difference of two large sums would cancel. The order of the sums follows from the width and
 // the block alone, so a row's bits do not depend on the rows beside it.
+#include "kernel.cuh"
 #include "number.cuh"
 #include "params.h"
 
@@ -63,12 +64,8 @@ template <typename To> __device__ void layer_norm_reference(const LayerNormParam
 }
 
 #define LAYER_NORM(to, To)                                                                             \
-    extern "C" __global__ void layer_norm_##to(const __grid_constant__ LayerNormParams p) {            \
-        layer_norm<To>(p);                                                                             \
-    }                                                                                                  \
-    extern "C" __global__ void layer_norm_##to##_reference(const __grid_constant__ LayerNormParams p) { \
-        layer_norm_reference<To>(p);                                                                   \
-    }
+    KERNEL(layer_norm_##to, LayerNormParams, 1024, layer_norm<To>)                                     \
+    KERNEL(layer_norm_##to##_reference, LayerNormParams, 1024, layer_norm_reference<To>)
 
 LAYER_NORM(f32, float)
 LAYER_NORM(f16, __half)
