@@ -4,6 +4,7 @@ use super::context::Context;
 use super::error::{At, DriverError, call};
 use super::ffi;
 use std::ffi::c_void;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What regions start at multiples of: enough for every vector load and TMA.
@@ -169,6 +170,19 @@ impl Region {
     /// Its size.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// A part of it.
+    ///
+    /// # Panics
+    /// Where the range is not inside the region.
+    pub fn part(&self, range: Range<usize>) -> Region {
+        assert!(range.start <= range.end && range.end <= self.bytes);
+        Region {
+            block: Arc::clone(&self.block),
+            offset: self.offset + range.start,
+            bytes: range.len(),
+        }
     }
 }
 
