@@ -7,12 +7,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use seqstream::backend::cpu::{Cpu, Linear};
-use seqstream::backend::{Activation, Backend, LinearPart};
+use seqstream::backend::cpu::{Cpu, Linear, Matrix};
+use seqstream::backend::{Activation, Backend, LinearPart, Product};
 use seqstream::batch::PackedBatch;
 use seqstream::model::config::{ModelConfig, ModelKind};
 use seqstream::model::{Embedder, Model, Parameters, Pool, Request};
-use seqstream::weights::{F32Data, WeightsError};
+use seqstream::weights::{F32Data, Weight, WeightsError};
 use std::time::Instant;
 
 const D: usize = 1280;
@@ -38,24 +38,30 @@ fn random(n: usize, scale: f32) -> Vec<f32> {
 }
 
 impl Parameters for Random {
-    fn get(&self, name: &str) -> Result<F32Data, WeightsError> {
+    fn get(&self, name: &str) -> Result<Weight, WeightsError> {
+        Ok(Weight::F32(F32Data::Owned(self.values(name))))
+    }
+    fn find(&self, _: &str) -> Option<Weight> {
+        None
+    }
+}
+
+impl Random {
+    fn values(&self, name: &str) -> Vec<f32> {
         let wide = name.contains("intermediate")
             || name.ends_with("output.dense.weight") && !name.contains("attention");
         let n = match (
             name.ends_with("weight"),
             name.to_lowercase().contains("norm"),
         ) {
-            (true, true) => return Ok(F32Data::Owned(vec![1.0; D])),
+            (true, true) => return vec![1.0; D],
             (true, false) if name.contains("embeddings") => 33 * D,
             (true, false) if wide => 4 * D * D,
             (true, false) => D * D,
             (false, _) if name.contains("intermediate") => 4 * D,
             (false, _) => D,
         };
-        Ok(F32Data::Owned(random(n, 0.05)))
-    }
-    fn find(&self, _: &str) -> Option<F32Data> {
-        None
+        random(n, 0.05)
     }
 }
 
@@ -90,19 +96,24 @@ fn main() {
     };
 
     let mut cpu = Cpu::new(threads).unwrap();
-    let linear = |cpu: &Cpu, n: usize, k: usize| -> Linear {
+    let linear = |cpu: &mut Cpu, n: usize, k: usize| -> Linear {
         let part = || LinearPart {
-            weight: F32Data::Owned(random(n * k, 0.05)),
+            weight: Weight::F32(F32Data::Owned(random(n * k, 0.05))),
             bias: None,
         };
-        cpu.linear_weights(vec![part()], k).unwrap()
+        cpu.linear_weights(vec![part()], k, Product::Store).unwrap()
     };
-    let layer =
-        |cpu: &Cpu| [(3 * D, D), (D, D), (4 * D, D), (D, 4 * D)].map(|(n, k)| linear(cpu, n, k));
-    let layers: Vec<[Linear; 4]> = (0..LAYERS).map(|_| layer(&cpu)).collect();
+    let layer = |cpu: &mut Cpu| {
+        [(3 * D, D), (D, D), (4 * D, D), (D, 4 * D)].map(|(n, k)| linear(cpu, n, k))
+    };
+    let layers: Vec<[Linear; 4]> = (0..LAYERS).map(|_| layer(&mut cpu)).collect();
     let rows = batch.total();
-    let (mut qkv, mut x, mut wide, mut y) =
-        (cpu.matrix(), cpu.matrix(), cpu.matrix(), cpu.matrix());
+    let (mut qkv, mut x, mut wide, mut y) = (
+        Matrix::default(),
+        Matrix::default(),
+        Matrix::default(),
+        Matrix::default(),
+    );
     x.resize(rows, D);
     x.values_mut().copy_from_slice(&random(rows * D, 1.0));
     let mut products = || {

@@ -7,8 +7,9 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use seqstream::backend::cpu::{Cpu, Matrix};
-use seqstream::backend::{Activation, AttentionSpec, Backend, LinearPart, Position};
-use seqstream::weights::F32Data;
+use seqstream::backend::{Activation, AttentionSpec, Backend, LinearPart, Norm, Position, Product};
+use seqstream::batch::PackedBatch;
+use seqstream::weights::{F32Data, Weight};
 use std::time::Duration;
 
 const TOKENS: usize = 2048;
@@ -23,6 +24,10 @@ fn random(n: usize) -> Vec<f32> {
         (x >> 40) as f32 / (1u32 << 24) as f32 - 0.5
     };
     (0..n).map(|_| next()).collect()
+}
+
+fn values(n: usize) -> Weight {
+    Weight::F32(F32Data::Owned(random(n)))
 }
 
 fn threads() -> usize {
@@ -43,12 +48,12 @@ fn linear(c: &mut Criterion) {
     for (d, ffn) in widths {
         for (k, n) in [(d, 3 * d), (d, ffn), (ffn, d)] {
             let part = LinearPart {
-                weight: F32Data::Owned(random(n * k)),
-                bias: Some(F32Data::Owned(random(n))),
+                weight: values(n * k),
+                bias: Some(values(n)),
             };
-            let w = cpu.linear_weights(vec![part], k).unwrap();
+            let w = cpu.linear_weights(vec![part], k, Product::Store).unwrap();
             let x = Matrix::from_rows(&random(TOKENS * k), TOKENS, k);
-            let mut out = cpu.matrix();
+            let mut out = Matrix::default();
             group.throughput(Throughput::Elements((2 * TOKENS * n * k) as u64));
             for (name, act) in [("", Activation::None), ("+gelu", Activation::Gelu)] {
                 group.bench_function(format!("{k}x{n}{name}"), |b| {
@@ -65,11 +70,14 @@ fn attention(c: &mut Criterion) {
     let mut group = c.benchmark_group("attention");
     for (head_dim, heads) in [(16, 20), (24, 20), (32, 20), (64, 20), (128, 10)] {
         let d = head_dim * heads;
-        let qkv = Matrix::from_rows(&random(TOKENS * 3 * d), TOKENS, 3 * d);
-        let mut out = cpu.matrix();
+        let values = random(TOKENS * 3 * d);
+        let mut out = Matrix::default();
         for length in [64, 320, 1022] {
             let count = TOKENS / length;
-            let starts: Vec<usize> = (0..=count).map(|i| i * length).collect();
+            let rows = count * length;
+            let qkv = Matrix::from_rows(&values[..rows * 3 * d], rows, 3 * d);
+            let mut batch = PackedBatch::new();
+            (0..count).for_each(|_| batch.push(&vec![0; length]));
             let rotary = Position::Rotary(vec![0.1; head_dim / 2]);
             let alibi = Position::Alibi(vec![0.1; heads]);
             for (name, position) in [("rotary", rotary), ("alibi", alibi)] {
@@ -82,7 +90,7 @@ fn attention(c: &mut Criterion) {
                     (4 * d * length * length * count) as u64,
                 ));
                 group.bench_function(format!("{name}/{head_dim}/{length}"), |b| {
-                    b.iter(|| cpu.attention(&qkv, &starts, &spec, &mut out).unwrap())
+                    b.iter(|| cpu.attention(&qkv, &batch, &spec, &mut out).unwrap())
                 });
             }
         }
@@ -95,11 +103,15 @@ fn layer_norm(c: &mut Criterion) {
     let mut group = c.benchmark_group("layer_norm");
     for d in [320, 480, 640, 768, 1280] {
         let x = Matrix::from_rows(&random(TOKENS * d), TOKENS, d);
-        let (gain, bias) = (F32Data::Owned(random(d)), F32Data::Owned(random(d)));
-        let mut out = cpu.matrix();
+        let norm = Norm {
+            gain: F32Data::Owned(random(d)),
+            bias: F32Data::Owned(random(d)),
+            eps: 1e-5,
+        };
+        let mut out = Matrix::default();
         group.throughput(Throughput::Elements((TOKENS * d) as u64));
         group.bench_function(format!("{d}"), |b| {
-            b.iter(|| cpu.layer_norm(&x, &gain, &bias, 1e-5, &mut out).unwrap())
+            b.iter(|| cpu.layer_norm(&x, &norm, &mut out).unwrap())
         });
     }
     group.finish();

@@ -1,14 +1,18 @@
 //! The operations the models are made of, and where they run.
 //!
 //! A backend knows no model: it holds matrices and does arithmetic on them. All matrices are
-//! row-major f32, a row a token of a packed batch ([`crate::batch::PackedBatch`]). Every row of
-//! every result depends on the row's own sequence alone, bit for bit: not on the number of rows,
-//! nor on where in the batch the sequence stands.
+//! row-major, a row a token of a packed batch ([`PackedBatch`]). Every row of every result depends
+//! on the row's own sequence alone, bit for bit: not on the number of rows, nor on where in the
+//! batch the sequence stands.
+//!
+//! Operations may be asynchronous: they are put in order and return at once. What a pass is to give
+//! ([`Backend::represent`]) is a promise, and [`Backend::fetch`] waits for it.
 
 pub mod cpu;
 pub mod cuda;
 
-use crate::weights::F32Data;
+use crate::batch::PackedBatch;
+use crate::weights::Weight;
 use std::ops::Range;
 
 /// What an operation on a backend can fail with.
@@ -22,6 +26,15 @@ pub enum BackendError {
         /// Why not.
         source: rayon::ThreadPoolBuildError,
     },
+}
+
+impl BackendError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Threads { .. } => Some("give fewer --threads".into()),
+        }
+    }
 }
 
 /// How a linear layer's output leaves it.
@@ -59,12 +72,80 @@ pub struct AttentionSpec {
 /// stored weights need no copy on a host that computes straight from the mapping.
 pub struct LinearPart {
     /// [out, in], row-major.
-    pub weight: F32Data,
+    pub weight: Weight,
     /// [out].
-    pub bias: Option<F32Data>,
+    pub bias: Option<Weight>,
 }
 
-/// The operations. Matrices named `out` are resized to fit; what they held is lost.
+/// Which operation a linear layer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Product {
+    /// [`Backend::linear`]
+    Store,
+    /// [`Backend::linear_add`]
+    Add,
+    /// [`Backend::linear_gated`]: one part, gate over up, [2·out, in], without bias.
+    Gated,
+}
+
+/// What a matrix is for: a backend whose products take fewer bits than its sums keeps either, or
+/// both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The residual stream: embeddings are written to it, linear layers added onto it, LayerNorm
+    /// reads it.
+    Residual,
+    /// What products and attention read and write, and LayerNorm writes.
+    Activation,
+    /// Both, for models that put LayerNorm on the stream itself: what LayerNorm wrote is read by
+    /// products as well as added to.
+    Both,
+}
+
+/// A LayerNorm.
+pub struct Norm<V> {
+    /// [width]
+    pub gain: V,
+    /// [width]
+    pub bias: V,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+/// What of a representation is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// The mean over each pooled range of the pass.
+    pub pooled: bool,
+    /// Every row.
+    pub states: bool,
+}
+
+/// A representation, on the host.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Represented {
+    /// [pooled ranges, width]; empty unless wanted. An empty range gives NaN.
+    pub pooled: Vec<f32>,
+    /// [rows, width]; empty unless wanted.
+    pub states: Vec<f32>,
+}
+
+/// How much fits in one pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Most tokens.
+    pub tokens: usize,
+    /// Most sequences.
+    pub sequences: usize,
+    /// Most passes begun and not yet fetched.
+    pub passes: usize,
+}
+
+/// The operations. Matrices named `out` get the batch's rows; what they held is lost.
+///
+/// Parameters are made resident first, in groups that [`Backend::group`] opens, in the order in
+/// which a pass needs them; [`Backend::sealed`] ends that. A pass is [`Backend::begin`], operations,
+/// and [`Backend::end`].
 pub trait Backend {
     /// Activations, [rows, cols].
     type Matrix;
@@ -72,6 +153,10 @@ pub trait Backend {
     type Vector;
     /// The weights of a linear layer.
     type Linear;
+    /// What attention needs besides q, k and v: its sizes, and where tokens stand.
+    type Attention;
+    /// A representation that a pass will have made.
+    type Pending;
 
     /// How a sequence of so many tokens is computed: sequences of different classes never share a
     /// pass. A class may depend on nothing else, or a sequence's bits would depend on its batch.
@@ -79,30 +164,54 @@ pub trait Backend {
         let _ = tokens;
         0
     }
-    /// What follows, up to the next call, computes sequences of this class.
-    fn begin(&mut self, class: usize) {
-        let _ = class;
-    }
+    /// What one pass may hold.
+    fn limits(&self) -> Limits;
 
-    /// An empty matrix; operations that write to it give it its size.
-    fn matrix(&self) -> Self::Matrix;
+    /// An empty matrix of this width; operations that write to it give it its rows.
+    fn matrix(&mut self, role: Role, width: usize) -> Result<Self::Matrix, BackendError>;
+    /// Parameters that are made resident from here on belong to the next group.
+    fn group(&mut self) {}
     /// Makes parameters resident.
-    fn vector(&self, data: F32Data) -> Result<Self::Vector, BackendError>;
+    fn vector(&mut self, data: Weight) -> Result<Self::Vector, BackendError>;
     /// Makes a linear layer resident; every part has `inputs` columns.
     fn linear_weights(
-        &self,
+        &mut self,
         parts: Vec<LinearPart>,
         inputs: usize,
+        product: Product,
     ) -> Result<Self::Linear, BackendError>;
+    /// Makes what attention needs resident.
+    fn attention_weights(&mut self, spec: AttentionSpec) -> Result<Self::Attention, BackendError>;
+    /// All parameters have been named; they may still be on their way.
+    fn sealed(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// Begins a pass over sequences of one class, within the limits; `pooled` is a range of rows a
+    /// sequence.
+    fn begin(
+        &mut self,
+        class: usize,
+        batch: &PackedBatch,
+        pooled: &[Range<usize>],
+    ) -> Result<(), BackendError>;
+    /// What follows uses the parameters of this group, counted from 0.
+    fn need(&mut self, group: usize) -> Result<(), BackendError> {
+        let _ = group;
+        Ok(())
+    }
+    /// Ends a pass.
+    fn end(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
 
     /// `out[t] = (table[tokens[t]] + shift) * scale[t]`; table is [vocab, width], shift [width].
     fn embed(
         &mut self,
-        tokens: &[u32],
+        batch: &PackedBatch,
         scale: &[f32],
         table: &Self::Vector,
         shift: Option<&Self::Vector>,
-        width: usize,
         out: &mut Self::Matrix,
     ) -> Result<(), BackendError>;
 
@@ -110,9 +219,7 @@ pub trait Backend {
     fn layer_norm(
         &mut self,
         x: &Self::Matrix,
-        gain: &Self::Vector,
-        bias: &Self::Vector,
-        eps: f32,
+        norm: &Norm<Self::Vector>,
         out: &mut Self::Matrix,
     ) -> Result<(), BackendError>;
 
@@ -142,21 +249,25 @@ pub trait Backend {
     ) -> Result<(), BackendError>;
 
     /// Softmax attention within each sequence; `qkv` is [rows, 3·heads·head_dim], q then k then v.
-    /// `starts` is the batch's ([`crate::batch::PackedBatch::starts`]).
     fn attention(
         &mut self,
         qkv: &Self::Matrix,
-        starts: &[usize],
-        spec: &AttentionSpec,
+        batch: &PackedBatch,
+        attention: &Self::Attention,
         out: &mut Self::Matrix,
     ) -> Result<(), BackendError>;
 
-    /// The mean over each range of rows, on the host: [ranges, cols]. An empty range gives NaN.
-    fn mean(&mut self, x: &Self::Matrix, ranges: &[Range<usize>])
-    -> Result<Vec<f32>, BackendError>;
+    /// Takes what is wanted of the rows of `x`, after `norm` if there is one.
+    fn represent(
+        &mut self,
+        x: &Self::Matrix,
+        norm: Option<&Norm<Self::Vector>>,
+        wanted: Wanted,
+    ) -> Result<Self::Pending, BackendError>;
 
-    /// The whole matrix, on the host: [rows, cols].
-    fn download(&mut self, x: &Self::Matrix) -> Result<Vec<f32>, BackendError>;
+    /// Waits for a representation. Those of an ended pass are fetched in the order in which they
+    /// were taken, pass by pass.
+    fn fetch(&mut self, pending: Self::Pending) -> Result<Represented, BackendError>;
 }
 
 /// The SIMD level the CPU backend computes with: part of a result's identity, since the width

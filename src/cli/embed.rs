@@ -72,6 +72,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
             case: options.case,
             strict: options.strict,
             limit: options.limit,
+            room: usize::MAX,
             token_budget: options.token_budget,
             shard_size: options.shard_size,
             share: options.share,

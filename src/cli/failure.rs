@@ -99,6 +99,7 @@ impl Failure {
                 JobError::Internal(_) => 1,
                 JobError::Sequence(_)
                 | JobError::TooLong { .. }
+                | JobError::NoRoom { .. }
                 | JobError::InputChanged { .. } => 3,
                 JobError::Model(ModelError::Backend(_)) => 1,
                 JobError::Model(_) | JobError::NonFinite { .. } => 4,

@@ -1,84 +1,105 @@
 //! DNABERT-S and DNABERT-2 (Zhou et al. 2023, 2024): MosaicBERT's encoder, in its plain path.
 
-use super::{ModelError, Parameters, Taps, Workspace};
-use crate::backend::{Activation, AttentionSpec, Backend, LinearPart, Position};
+use super::{ModelError, Parameters, Taps, Workspace, norm};
+use crate::backend::{
+    Activation, AttentionSpec, Backend, BackendError, LinearPart, Norm, Position, Product, Role,
+};
 use crate::batch::PackedBatch;
 use crate::model::config::ModelConfig;
-use crate::weights::F32Data;
+use crate::weights::{F32Data, Weight};
 
 pub(super) struct Dnabert<B: Backend> {
-    config: ModelConfig,
     /// [vocab, hidden]
     words: B::Vector,
     /// The embedding of token type 0, [hidden].
     token_type: B::Vector,
-    norm: Norm<B>,
-    attention: AttentionSpec,
+    norm: Norm<B::Vector>,
+    attention: B::Attention,
     layers: Vec<Layer<B>>,
-}
-
-/// A LayerNorm's gain and bias, [hidden] each.
-struct Norm<B: Backend> {
-    gain: B::Vector,
-    bias: B::Vector,
 }
 
 struct Layer<B: Backend> {
     qkv: B::Linear,
     out: B::Linear,
-    attention_norm: Norm<B>,
+    attention_norm: Norm<B::Vector>,
     /// Gate over up, [2·intermediate, hidden], no bias.
     gated: B::Linear,
     down: B::Linear,
-    mlp_norm: Norm<B>,
+    mlp_norm: Norm<B::Vector>,
 }
 
 impl<B: Backend> Dnabert<B> {
     pub(super) fn load(
-        b: &B,
+        b: &mut B,
         config: &ModelConfig,
         p: &impl Parameters,
     ) -> Result<Self, ModelError> {
         let (d, ffn) = (config.hidden, config.intermediate);
-        let linear = |name: String, inputs: usize, bias: bool| -> Result<B::Linear, ModelError> {
+        let eps = config.layer_norm_eps as f32;
+        let part = |name: String, bias: bool| -> Result<LinearPart, ModelError> {
             let weight = p.get(&format!("{name}.weight"))?;
-            let bias = if bias {
-                Some(p.get(&format!("{name}.bias"))?)
-            } else {
-                None
+            let bias = match bias {
+                true => Some(p.get(&format!("{name}.bias"))?),
+                false => None,
             };
-            Ok(b.linear_weights(vec![LinearPart { weight, bias }], inputs)?)
+            Ok(LinearPart { weight, bias })
         };
-        let norm = |name: String| -> Result<Norm<B>, ModelError> {
-            let gain = b.vector(p.get(&format!("{name}.weight"))?)?;
-            let bias = b.vector(p.get(&format!("{name}.bias"))?)?;
-            Ok(Norm { gain, bias })
-        };
+        let attention = b.attention_weights(AttentionSpec {
+            heads: config.heads,
+            head_dim: config.head_dim(),
+            position: Position::Alibi(alibi_slopes(config.heads)),
+        })?;
+        let words = b.vector(p.get("embeddings.word_embeddings.weight")?)?;
+        let types = p.get("embeddings.token_type_embeddings.weight")?.to_f32();
+        let token_type = b.vector(Weight::F32(F32Data::Owned(types[..d].to_vec())))?;
+        let embedding_norm = norm(b, p, "embeddings.LayerNorm", eps)?;
         let layers = (0..config.layers)
             .map(|i| {
+                b.group();
                 let at = format!("encoder.layer.{i}");
+                let after_attention = format!("{at}.attention.output.LayerNorm");
                 Ok(Layer {
-                    qkv: linear(format!("{at}.attention.self.Wqkv"), d, true)?,
-                    out: linear(format!("{at}.attention.output.dense"), d, true)?,
-                    attention_norm: norm(format!("{at}.attention.output.LayerNorm"))?,
-                    gated: linear(format!("{at}.mlp.gated_layers"), d, false)?,
-                    down: linear(format!("{at}.mlp.wo"), ffn, true)?,
-                    mlp_norm: norm(format!("{at}.mlp.layernorm"))?,
+                    qkv: b.linear_weights(
+                        vec![part(format!("{at}.attention.self.Wqkv"), true)?],
+                        d,
+                        Product::Store,
+                    )?,
+                    out: b.linear_weights(
+                        vec![part(format!("{at}.attention.output.dense"), true)?],
+                        d,
+                        Product::Add,
+                    )?,
+                    attention_norm: norm(b, p, &after_attention, eps)?,
+                    gated: b.linear_weights(
+                        vec![part(format!("{at}.mlp.gated_layers"), false)?],
+                        d,
+                        Product::Gated,
+                    )?,
+                    down: b.linear_weights(
+                        vec![part(format!("{at}.mlp.wo"), true)?],
+                        ffn,
+                        Product::Add,
+                    )?,
+                    mlp_norm: norm(b, p, &format!("{at}.mlp.layernorm"), eps)?,
                 })
             })
             .collect::<Result<_, ModelError>>()?;
-        let types = p.get("embeddings.token_type_embeddings.weight")?;
         Ok(Self {
-            words: b.vector(p.get("embeddings.word_embeddings.weight")?)?,
-            token_type: b.vector(F32Data::Owned(types[..d].to_vec()))?,
-            norm: norm("embeddings.LayerNorm".into())?,
-            attention: AttentionSpec {
-                heads: config.heads,
-                head_dim: config.head_dim(),
-                position: Position::Alibi(alibi_slopes(config.heads)),
-            },
+            words,
+            token_type,
+            norm: embedding_norm,
+            attention,
             layers,
-            config: config.clone(),
+        })
+    }
+
+    pub(super) fn workspace(b: &mut B, config: &ModelConfig) -> Result<Workspace<B>, BackendError> {
+        let d = config.hidden;
+        Ok(Workspace {
+            x: b.matrix(Role::Both, d)?,
+            h: b.matrix(Role::Both, d)?,
+            qkv: b.matrix(Role::Activation, 3 * d)?,
+            wide: b.matrix(Role::Activation, config.intermediate)?,
         })
     }
 
@@ -87,7 +108,7 @@ impl<B: Backend> Dnabert<B> {
         b: &mut B,
         ws: &mut Workspace<B>,
         batch: &PackedBatch,
-        taps: &mut Taps<'_>,
+        taps: &mut Taps<'_, B>,
     ) -> Result<(), ModelError> {
         // `sum` holds what a LayerNorm is to make the stream of.
         let Workspace {
@@ -96,34 +117,22 @@ impl<B: Backend> Dnabert<B> {
             qkv,
             wide,
         } = ws;
-        let eps = self.config.layer_norm_eps as f32;
         let ones = vec![1.0; batch.total()];
-        b.embed(
-            batch.tokens(),
-            &ones,
-            &self.words,
-            Some(&self.token_type),
-            self.config.hidden,
-            h,
-        )?;
-        b.layer_norm(h, &self.norm.gain, &self.norm.bias, eps, sum)?;
-        taps.take(b, 0, sum)?;
+        b.need(0)?;
+        b.embed(batch, &ones, &self.words, Some(&self.token_type), h)?;
+        b.layer_norm(h, &self.norm, sum)?;
+        taps.take(b, 0, sum, None)?;
         for (i, layer) in self.layers.iter().enumerate().take(taps.last()) {
+            b.need(i + 1)?;
             b.linear(sum, &layer.qkv, Activation::None, qkv)?;
-            b.attention(qkv, batch.starts(), &self.attention, h)?;
+            b.attention(qkv, batch, &self.attention, h)?;
             b.linear_add(h, &layer.out, sum)?;
-            b.layer_norm(
-                sum,
-                &layer.attention_norm.gain,
-                &layer.attention_norm.bias,
-                eps,
-                h,
-            )?;
+            b.layer_norm(sum, &layer.attention_norm, h)?;
 
             b.linear_gated(h, &layer.gated, wide)?;
             b.linear_add(wide, &layer.down, h)?;
-            b.layer_norm(h, &layer.mlp_norm.gain, &layer.mlp_norm.bias, eps, sum)?;
-            taps.take(b, i + 1, sum)?;
+            b.layer_norm(h, &layer.mlp_norm, sum)?;
+            taps.take(b, i + 1, sum, None)?;
         }
         Ok(())
     }

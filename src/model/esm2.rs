@@ -1,10 +1,11 @@
 //! ESM-2 (Lin et al. 2023), as fair-esm and Hugging Face compute it.
 
-use super::{ModelError, Parameters, Taps, Workspace};
-use crate::backend::{Activation, AttentionSpec, Backend, LinearPart, Position};
+use super::{ModelError, Parameters, Taps, Workspace, norm};
+use crate::backend::{
+    Activation, AttentionSpec, Backend, BackendError, LinearPart, Norm, Position, Product, Role,
+};
 use crate::batch::PackedBatch;
 use crate::model::config::ModelConfig;
-use crate::weights::F32Data;
 
 /// The share of tokens that training masked (15 %) times the share of those written as `<mask>`
 /// (80 %): token dropout scales the embedding by 1 minus it, at inference too.
@@ -14,77 +15,96 @@ pub(super) struct Esm2<B: Backend> {
     config: ModelConfig,
     /// [vocab, hidden]
     embedding: B::Vector,
-    attention: AttentionSpec,
+    attention: B::Attention,
     layers: Vec<Layer<B>>,
-    norm: Norm<B>,
-}
-
-/// A LayerNorm's gain and bias, [hidden] each.
-struct Norm<B: Backend> {
-    gain: B::Vector,
-    bias: B::Vector,
+    norm: Norm<B::Vector>,
 }
 
 struct Layer<B: Backend> {
-    attention_norm: Norm<B>,
+    attention_norm: Norm<B::Vector>,
     qkv: B::Linear,
     out: B::Linear,
-    mlp_norm: Norm<B>,
+    mlp_norm: Norm<B::Vector>,
     fc1: B::Linear,
     fc2: B::Linear,
 }
 
 impl<B: Backend> Esm2<B> {
     pub(super) fn load(
-        b: &B,
+        b: &mut B,
         config: &ModelConfig,
         p: &impl Parameters,
     ) -> Result<Self, ModelError> {
         let (d, ffn) = (config.hidden, config.intermediate);
+        let eps = config.layer_norm_eps as f32;
         let part = |name: String| -> Result<LinearPart, ModelError> {
             let weight = p.get(&format!("{name}.weight"))?;
             let bias = Some(p.get(&format!("{name}.bias"))?);
             Ok(LinearPart { weight, bias })
         };
-        let norm = |name: String| -> Result<Norm<B>, ModelError> {
-            let gain = b.vector(p.get(&format!("{name}.weight"))?)?;
-            let bias = b.vector(p.get(&format!("{name}.bias"))?)?;
-            Ok(Norm { gain, bias })
-        };
-        let layers = (0..config.layers)
-            .map(|i| {
-                let at = format!("encoder.layer.{i}");
-                let heads = ["query", "key", "value"];
-                let heads = heads.map(|n| part(format!("{at}.attention.self.{n}")));
-                Ok(Layer {
-                    attention_norm: norm(format!("{at}.attention.LayerNorm"))?,
-                    qkv: b.linear_weights(heads.into_iter().collect::<Result<_, _>>()?, d)?,
-                    out: b
-                        .linear_weights(vec![part(format!("{at}.attention.output.dense"))?], d)?,
-                    mlp_norm: norm(format!("{at}.LayerNorm"))?,
-                    fc1: b.linear_weights(vec![part(format!("{at}.intermediate.dense"))?], d)?,
-                    fc2: b.linear_weights(vec![part(format!("{at}.output.dense"))?], ffn)?,
-                })
-            })
-            .collect::<Result<_, ModelError>>()?;
         // In effect a weight: published checkpoints hold values that went through fp16. It is
         // the same in every layer.
         let inv_freq = p
             .find("encoder.layer.0.attention.self.rotary_embeddings.inv_freq")
             .map_or_else(
                 || computed_inv_freq(config.head_dim()),
-                |f: F32Data| f.to_vec(),
+                |f| f.to_f32().to_vec(),
             );
+        let attention = b.attention_weights(AttentionSpec {
+            heads: config.heads,
+            head_dim: config.head_dim(),
+            position: Position::Rotary(inv_freq),
+        })?;
+        let embedding = b.vector(p.get("embeddings.word_embeddings.weight")?)?;
+        let layers = (0..config.layers)
+            .map(|i| {
+                b.group();
+                let at = format!("encoder.layer.{i}");
+                let heads = ["query", "key", "value"];
+                let heads = heads.map(|n| part(format!("{at}.attention.self.{n}")));
+                Ok(Layer {
+                    attention_norm: norm(b, p, &format!("{at}.attention.LayerNorm"), eps)?,
+                    qkv: b.linear_weights(
+                        heads.into_iter().collect::<Result<_, _>>()?,
+                        d,
+                        Product::Store,
+                    )?,
+                    out: b.linear_weights(
+                        vec![part(format!("{at}.attention.output.dense"))?],
+                        d,
+                        Product::Add,
+                    )?,
+                    mlp_norm: norm(b, p, &format!("{at}.LayerNorm"), eps)?,
+                    fc1: b.linear_weights(
+                        vec![part(format!("{at}.intermediate.dense"))?],
+                        d,
+                        Product::Store,
+                    )?,
+                    fc2: b.linear_weights(
+                        vec![part(format!("{at}.output.dense"))?],
+                        ffn,
+                        Product::Add,
+                    )?,
+                })
+            })
+            .collect::<Result<_, ModelError>>()?;
+        b.group();
         Ok(Self {
-            embedding: b.vector(p.get("embeddings.word_embeddings.weight")?)?,
-            attention: AttentionSpec {
-                heads: config.heads,
-                head_dim: config.head_dim(),
-                position: Position::Rotary(inv_freq),
-            },
+            embedding,
+            attention,
             layers,
-            norm: norm("encoder.emb_layer_norm_after".into())?,
+            norm: norm(b, p, "encoder.emb_layer_norm_after", eps)?,
             config: config.clone(),
+        })
+    }
+
+    pub(super) fn workspace(b: &mut B, config: &ModelConfig) -> Result<Workspace<B>, BackendError> {
+        let d = config.hidden;
+        Ok(Workspace {
+            x: b.matrix(Role::Residual, d)?,
+            h: b.matrix(Role::Activation, d)?,
+            qkv: b.matrix(Role::Activation, 3 * d)?,
+            wide: b.matrix(Role::Activation, config.intermediate)?,
         })
     }
 
@@ -93,46 +113,33 @@ impl<B: Backend> Esm2<B> {
         b: &mut B,
         ws: &mut Workspace<B>,
         batch: &PackedBatch,
-        taps: &mut Taps<'_>,
+        taps: &mut Taps<'_, B>,
     ) -> Result<(), ModelError> {
         let Workspace { x, h, qkv, wide } = ws;
-        let eps = self.config.layer_norm_eps as f32;
         let scale = self.embedding_scale(batch);
-        b.embed(
-            batch.tokens(),
-            &scale,
-            &self.embedding,
-            None,
-            self.config.hidden,
-            x,
-        )?;
+        b.need(0)?;
+        b.embed(batch, &scale, &self.embedding, None, x)?;
         if self.layers.is_empty() {
-            b.layer_norm(x, &self.norm.gain, &self.norm.bias, eps, h)?;
-            return Ok(taps.take(b, 0, h)?);
+            b.need(1)?;
+            return Ok(taps.take(b, 0, x, Some(&self.norm))?);
         }
-        taps.take(b, 0, x)?;
+        taps.take(b, 0, x, None)?;
         for (i, layer) in self.layers.iter().enumerate().take(taps.last()) {
-            b.layer_norm(
-                x,
-                &layer.attention_norm.gain,
-                &layer.attention_norm.bias,
-                eps,
-                h,
-            )?;
+            b.need(i + 1)?;
+            b.layer_norm(x, &layer.attention_norm, h)?;
             b.linear(h, &layer.qkv, Activation::None, qkv)?;
-            b.attention(qkv, batch.starts(), &self.attention, h)?;
+            b.attention(qkv, batch, &self.attention, h)?;
             b.linear_add(h, &layer.out, x)?;
 
-            b.layer_norm(x, &layer.mlp_norm.gain, &layer.mlp_norm.bias, eps, h)?;
+            b.layer_norm(x, &layer.mlp_norm, h)?;
             b.linear(h, &layer.fc1, Activation::Gelu, wide)?;
             b.linear_add(wide, &layer.fc2, x)?;
 
-            if i + 1 == self.layers.len() {
-                b.layer_norm(x, &self.norm.gain, &self.norm.bias, eps, h)?;
-                taps.take(b, i + 1, h)?;
-            } else {
-                taps.take(b, i + 1, x)?;
+            let last = i + 1 == self.layers.len();
+            if last {
+                b.need(i + 2)?;
             }
+            taps.take(b, i + 1, x, last.then_some(&self.norm))?;
         }
         Ok(())
     }

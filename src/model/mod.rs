@@ -1,13 +1,18 @@
 //! The models: architecture ([`config`]) and, each written once as operations on a
-//! [`crate::backend`], [`esm2`] and [`dnabert`].
+//! [`crate::backend`], `esm2` and `dnabert`; `passes` has what runs them batch after batch.
 
 pub mod config;
 mod dnabert;
 mod esm2;
+mod fleet;
+mod passes;
 
-use crate::backend::{Backend, BackendError};
+pub use fleet::Fleet;
+pub use passes::Model;
+
+use crate::backend::{Backend, BackendError, Norm, Wanted};
 use crate::batch::PackedBatch;
-use crate::weights::{Checkpoint, F32Data, WeightsError};
+use crate::weights::{Checkpoint, Weight, WeightsError};
 use config::{ModelConfig, ModelKind};
 use std::ops::Range;
 
@@ -28,6 +33,14 @@ pub enum ModelError {
         /// Rows of the table.
         vocab: usize,
     },
+    /// A sequence that the backend has no room for, even alone.
+    #[error("a sequence of {tokens} tokens does not fit: the device has room for {most} at once")]
+    TooLong {
+        /// Its tokens.
+        tokens: usize,
+        /// The backend's limit.
+        most: usize,
+    },
 }
 
 impl ModelError {
@@ -35,8 +48,11 @@ impl ModelError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Weights(e) => e.hint(),
-            Self::Backend(_) => None,
+            Self::Backend(e) => e.hint(),
             Self::Token { .. } => Some("the tokenizer.json belongs to another model".into()),
+            Self::TooLong { .. } => Some(
+                "embed it in windows (--max-length N --long window), or use a device with more free memory, or --device cpu".into(),
+            ),
         }
     }
 }
@@ -74,16 +90,39 @@ pub struct LayerOutput {
 }
 
 /// Something that turns batches into representations.
+///
+/// Batches are submitted and collected in the same order. What is between the two may be under way
+/// on a device, so that reading, packing and writing go on beside it.
 pub trait Embedder {
-    /// Computes `request` for every sequence of `batch`; the outputs stand in the order of
-    /// `request.layers`.
+    /// Begins to compute `request` for every sequence of `batch`. It may be submitted whether or not
+    /// there is [room](Embedder::room): without, this waits.
+    ///
+    /// # Errors
+    /// [`ModelError`]; of a batch submitted before, too. After an error nothing can be collected.
+    fn submit(&mut self, batch: &PackedBatch, request: &Request) -> Result<(), ModelError>;
+    /// The outputs of the oldest batch that was submitted and not yet collected, in the order of
+    /// its `request.layers`; waits for them. `None` if there is no such batch.
+    ///
+    /// # Errors
+    /// [`ModelError`]
+    fn collect(&mut self) -> Result<Option<Vec<LayerOutput>>, ModelError>;
+    /// How many batches may be submitted now without waiting for an earlier one.
+    fn room(&self) -> usize;
+    /// The model's sizes.
+    fn config(&self) -> &ModelConfig;
+
+    /// Submits one batch and waits for it. Nothing else may be under way.
+    ///
+    /// # Errors
+    /// [`ModelError`]
     fn embed(
         &mut self,
         batch: &PackedBatch,
         request: &Request,
-    ) -> Result<Vec<LayerOutput>, ModelError>;
-    /// The model's sizes.
-    fn config(&self) -> &ModelConfig;
+    ) -> Result<Vec<LayerOutput>, ModelError> {
+        self.submit(batch, request)?;
+        Ok(self.collect()?.unwrap_or_default())
+    }
 }
 
 impl ModelKind {
@@ -94,19 +133,6 @@ impl ModelKind {
             Self::Dnabert => range,
         }
     }
-}
-
-/// A loaded model on a backend.
-pub struct Model<B: Backend> {
-    config: ModelConfig,
-    backend: B,
-    net: Net<B>,
-    workspace: Workspace<B>,
-}
-
-enum Net<B: Backend> {
-    Esm2(esm2::Esm2<B>),
-    Dnabert(dnabert::Dnabert<B>),
 }
 
 /// The activations of a forward pass, kept between batches.
@@ -123,165 +149,50 @@ struct Workspace<B: Backend> {
 
 /// Where parameters come from, by canonical name.
 pub trait Parameters {
-    /// The tensor as f32.
-    fn get(&self, name: &str) -> Result<F32Data, WeightsError>;
+    /// The tensor.
+    ///
+    /// # Errors
+    /// [`WeightsError`] if it is not there.
+    fn get(&self, name: &str) -> Result<Weight, WeightsError>;
     /// The tensor, if it is there.
-    fn find(&self, name: &str) -> Option<F32Data>;
+    fn find(&self, name: &str) -> Option<Weight>;
 }
 
 impl Parameters for Checkpoint {
-    fn get(&self, name: &str) -> Result<F32Data, WeightsError> {
-        Ok(self.tensor(name)?.to_f32())
+    fn get(&self, name: &str) -> Result<Weight, WeightsError> {
+        Ok(Weight::Stored(self.tensor(name)?.clone()))
     }
-    fn find(&self, name: &str) -> Option<F32Data> {
-        self.optional(name).map(|t| t.to_f32())
-    }
-}
-
-impl<B: Backend> Model<B> {
-    /// Makes the parameters resident on the backend.
-    pub fn load(
-        backend: B,
-        config: &ModelConfig,
-        parameters: &impl Parameters,
-    ) -> Result<Self, ModelError> {
-        let net = match config.kind {
-            ModelKind::Esm2 => Net::Esm2(esm2::Esm2::load(&backend, config, parameters)?),
-            ModelKind::Dnabert => {
-                Net::Dnabert(dnabert::Dnabert::load(&backend, config, parameters)?)
-            }
-        };
-        let workspace = Workspace {
-            x: backend.matrix(),
-            h: backend.matrix(),
-            qkv: backend.matrix(),
-            wide: backend.matrix(),
-        };
-        Ok(Self {
-            config: config.clone(),
-            backend,
-            net,
-            workspace,
-        })
+    fn find(&self, name: &str) -> Option<Weight> {
+        self.optional(name).map(|t| Weight::Stored(t.clone()))
     }
 }
 
-impl<B: Backend> Model<B> {
-    /// One forward pass over sequences of one class ([`Backend::class`]).
-    fn pass(
-        &mut self,
-        class: usize,
-        batch: &PackedBatch,
-        request: &Request,
-    ) -> Result<Vec<LayerOutput>, ModelError> {
-        self.backend.begin(class);
-        let mut taps = Taps::new(self.config.kind, batch, request);
-        let ws = &mut self.workspace;
-        match &self.net {
-            Net::Esm2(net) => net.forward(&mut self.backend, ws, batch, &mut taps)?,
-            Net::Dnabert(net) => net.forward(&mut self.backend, ws, batch, &mut taps)?,
-        }
-        Ok(taps.finish())
-    }
-}
-
-impl<B: Backend> Embedder for Model<B> {
-    fn embed(
-        &mut self,
-        batch: &PackedBatch,
-        request: &Request,
-    ) -> Result<Vec<LayerOutput>, ModelError> {
-        let vocab = self.config.vocab;
-        if let Some(&token) = batch.tokens().iter().find(|t| **t as usize >= vocab) {
-            return Err(ModelError::Token { token, vocab });
-        }
-        let class = |i: usize| self.backend.class(batch.range(i).len());
-        let mut classes: Vec<usize> = (0..batch.len()).map(class).collect();
-        let of_class = classes.clone();
-        classes.sort_unstable();
-        classes.dedup();
-        if let [class] = classes[..] {
-            return self.pass(class, batch, request);
-        }
-        // A pass a class, and the results back in the batch's order.
-        let d = self.config.hidden;
-        let mut outputs: Vec<LayerOutput> = request
-            .layers
-            .iter()
-            .map(|&layer| LayerOutput {
-                layer,
-                pooled: vec![
-                    0.0;
-                    if request.pool.is_some() {
-                        batch.len() * d
-                    } else {
-                        0
-                    }
-                ],
-                states: vec![
-                    0.0;
-                    if request.per_token {
-                        batch.total() * d
-                    } else {
-                        0
-                    }
-                ],
-            })
-            .collect();
-        for class in classes {
-            let members: Vec<usize> = (0..batch.len()).filter(|i| of_class[*i] == class).collect();
-            let mut part = PackedBatch::new();
-            for &i in &members {
-                part.push(&batch.tokens()[batch.range(i)]);
-            }
-            for (whole, some) in outputs.iter_mut().zip(self.pass(class, &part, request)?) {
-                for (from, &to) in members.iter().enumerate() {
-                    if request.pool.is_some() {
-                        whole.pooled[to * d..(to + 1) * d]
-                            .copy_from_slice(&some.pooled[from * d..(from + 1) * d]);
-                    }
-                    if request.per_token {
-                        let (to, from) = (batch.range(to), part.range(from));
-                        whole.states[to.start * d..to.end * d]
-                            .copy_from_slice(&some.states[from.start * d..from.end * d]);
-                    }
-                }
-            }
-        }
-        Ok(outputs)
-    }
-
-    fn config(&self) -> &ModelConfig {
-        &self.config
-    }
+/// A LayerNorm's parameters, made resident.
+fn norm<B: Backend>(
+    backend: &mut B,
+    parameters: &impl Parameters,
+    name: &str,
+    eps: f32,
+) -> Result<Norm<B::Vector>, ModelError> {
+    Ok(Norm {
+        gain: backend.vector(parameters.get(&format!("{name}.weight"))?)?,
+        bias: backend.vector(parameters.get(&format!("{name}.bias"))?)?,
+        eps,
+    })
 }
 
 /// Collects the representations that were asked for, as a forward pass reaches them.
-struct Taps<'a> {
+struct Taps<'a, B: Backend> {
     request: &'a Request,
-    /// The rows that are averaged, a range a sequence.
-    ranges: Vec<Range<usize>>,
-    done: Vec<LayerOutput>,
+    taken: Vec<(usize, B::Pending)>,
 }
 
-impl<'a> Taps<'a> {
-    fn new(kind: ModelKind, batch: &PackedBatch, request: &'a Request) -> Self {
-        let ranges = (0..batch.len())
-            .map(|i| match request.pool {
-                Some(Pool::Cls) => batch.range(i).start..batch.range(i).start + 1,
-                _ => kind.pooled_tokens(batch.range(i)),
-            })
-            .collect();
+impl<'a, B: Backend> Taps<'a, B> {
+    fn new(request: &'a Request) -> Self {
         Self {
             request,
-            ranges,
-            done: Vec::new(),
+            taken: Vec::new(),
         }
-    }
-
-    /// Whether representation `layer` is wanted.
-    fn wants(&self, layer: usize) -> bool {
-        self.request.layers.contains(&layer)
     }
 
     /// The deepest representation that is wanted: layers after it need not run.
@@ -289,35 +200,22 @@ impl<'a> Taps<'a> {
         self.request.layers.iter().copied().max().unwrap_or(0)
     }
 
-    /// Takes representation `layer` from `x`, if it is wanted.
-    fn take<B: Backend>(
+    /// Takes representation `layer` from `x`, after `norm` if there is one, if it is wanted.
+    fn take(
         &mut self,
         backend: &mut B,
         layer: usize,
         x: &B::Matrix,
+        norm: Option<&Norm<B::Vector>>,
     ) -> Result<(), BackendError> {
-        if self.wants(layer) {
-            let pooled = match self.request.pool {
-                Some(_) => backend.mean(x, &self.ranges)?,
-                None => Vec::new(),
+        if self.request.layers.contains(&layer) {
+            let wanted = Wanted {
+                pooled: self.request.pool.is_some(),
+                states: self.request.per_token,
             };
-            let states = if self.request.per_token {
-                backend.download(x)?
-            } else {
-                Vec::new()
-            };
-            self.done.push(LayerOutput {
-                layer,
-                pooled,
-                states,
-            });
+            self.taken
+                .push((layer, backend.represent(x, norm, wanted)?));
         }
         Ok(())
-    }
-
-    /// In the order of the request.
-    fn finish(self) -> Vec<LayerOutput> {
-        let find = |l: &usize| self.done.iter().find(|o| o.layer == *l).cloned();
-        self.request.layers.iter().filter_map(find).collect()
     }
 }

@@ -21,6 +21,18 @@ pub enum JobError {
         /// The limit.
         max: usize,
     },
+    /// A record longer than the device has room for, even alone.
+    #[error(
+        "{place}: the sequence has {tokens} tokens, and the device has room for {most} at once"
+    )]
+    NoRoom {
+        /// Where.
+        place: Place,
+        /// Its tokens, special ones included.
+        tokens: usize,
+        /// The device's limit.
+        most: usize,
+    },
     /// The second reading of an input gave other bytes than the first.
     #[error(
         "{name} changed while the job was running: what was written does not belong to one version of it"
@@ -47,6 +59,8 @@ pub enum JobError {
         dimension: usize,
         /// NaN or an infinity.
         value: f32,
+        /// Whether it was computed in f16, which ends at 65504.
+        f16: bool,
     },
     /// The output could not be written, or not there.
     #[error(transparent)]
@@ -118,6 +132,17 @@ impl JobError {
                 Some("--long truncate keeps the first tokens, --long window averages over windows".into())
             }
             Self::InputChanged { .. } => Some("start again, with another --out".into()),
+            Self::NoRoom { tokens, most, .. } => Some(
+                ModelError::TooLong {
+                    tokens: *tokens,
+                    most: *most,
+                }
+                .hint()
+                .unwrap_or_default(),
+            ),
+            Self::NonFinite { f16: true, .. } => {
+                Some("values have probably overflowed in f16: use --dtype bf16 or f32; if that gives the same, `weights-tools verify MODEL` looks for values that are not finite".into())
+            }
             Self::NonFinite { .. } => {
                 Some("check the weights: `weights-tools verify MODEL` looks for values that are not finite".into())
             }

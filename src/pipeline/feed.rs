@@ -81,6 +81,8 @@ pub struct FeedOptions {
     pub strict: bool,
     /// The most content tokens of a sequence, if limited.
     pub limit: Option<LengthLimit>,
+    /// The most tokens of a sequence, special tokens included, that the model has room for.
+    pub room: usize,
     /// The most tokens of a batch, special tokens included; a longer sequence is a batch alone.
     pub token_budget: usize,
     /// Records a block.
@@ -312,6 +314,14 @@ impl<R: Records> Feed<R> {
         let last = parts.len() - 1;
         for (i, part) in parts.into_iter().enumerate() {
             let length = part.len() + 2;
+            if length > options.room {
+                return Err(JobError::NoRoom {
+                    place: record.place(),
+                    tokens: length,
+                    most: options.room,
+                }
+                .into());
+            }
             if !batch.packed.is_empty() && batch.packed.total() + length > options.token_budget {
                 send(to, Work::Batch(std::mem::take(batch)))?;
             }

@@ -27,6 +27,8 @@ pub(crate) struct Writer<'a> {
     pub layout: &'a ShardLayout,
     pub kind: ModelKind,
     pub shard_size: u64,
+    /// Whether the model computes in f16.
+    pub f16: bool,
     pub counts: &'a WriteCounts,
 }
 
@@ -104,7 +106,7 @@ impl Writer<'_> {
             *row += 1;
             for values in [&pooled, &states] {
                 for (values, layer) in values.iter().zip(&self.layout.layers) {
-                    check_finite(values, d, id, *row, *layer)?;
+                    check_finite(values, d, id, *row, *layer, self.f16)?;
                 }
             }
             shard.push(id, &pooled, &states)?;
@@ -153,6 +155,7 @@ fn check_finite(
     id: &str,
     record: u64,
     layer: usize,
+    f16: bool,
 ) -> Result<(), JobError> {
     match values.iter().position(|v| !v.is_finite()) {
         None => Ok(()),
@@ -162,6 +165,7 @@ fn check_finite(
             layer,
             dimension: at % d.max(1),
             value: values[at],
+            f16,
         }),
     }
 }

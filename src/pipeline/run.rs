@@ -1,15 +1,16 @@
 //! Running a job: three threads, two channels, and what is said about it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use super::feed::{Feed, FeedCounts, Work};
+use super::feed::{Batch, Feed, FeedCounts, Work};
 use super::rows::{Done, WriteCounts, Writer, layout_of};
 use super::{FeedOptions, JobError, OpenJob, Records, Stop};
 use crate::model::{Embedder, Request};
-use crate::output::{ManifestHead, write_manifest};
+use crate::output::{BlockFacts, ManifestHead, write_manifest};
 use crate::sequence::{InputDigest, Tokenizer};
 
 /// Batches read ahead of the computing one.
@@ -141,6 +142,7 @@ pub fn run<E: Embedder, R: Records>(
         layout: &layout,
         kind: embedder.config().kind,
         shard_size: options.feed.shard_size,
+        f16: job.spec.dtype == "f16",
         counts: &write_counts,
     };
     let mut compute = Compute {
@@ -217,6 +219,12 @@ struct Compute<'a, E> {
     progress: Progress,
 }
 
+/// What has been submitted, and waits for its turn to be written.
+enum Submitted {
+    Batch(Batch),
+    BlockEnd { block: u64, facts: BlockFacts },
+}
+
 impl<E: Embedder> Compute<'_, E> {
     fn run(
         &mut self,
@@ -224,36 +232,55 @@ impl<E: Embedder> Compute<'_, E> {
         done: SyncSender<Done>,
     ) -> Result<Ended, JobError> {
         let mut in_shard = false;
+        // In the order of the input. Batches in it are under way.
+        let mut submitted = VecDeque::new();
         loop {
             self.observe();
-            let next = work.recv_timeout(TICK);
+            // While batches are under way, an empty channel is no reason to leave them lying.
+            let next = match submitted.is_empty() {
+                true => work.recv_timeout(TICK),
+                false => work.recv_timeout(Duration::ZERO),
+            };
             let stop = self.stop.requested();
             if let Some(signal) = stop {
                 if !in_shard && !matches!(next, Ok(Ok(Work::InputEnd { .. }))) {
-                    return Ok(Ended::Stopped(signal));
+                    return self.stopped(signal, &mut submitted, &done);
                 }
                 if !std::mem::replace(&mut self.announced, true) {
                     self.observer.stopping(signal);
                 }
             }
-            let forward = match next {
-                Err(RecvTimeoutError::Timeout) => continue,
+            match next {
+                Err(RecvTimeoutError::Timeout) => {
+                    if !self.forward(&mut submitted, &done)? {
+                        return Ok(Ended::WriterGone);
+                    }
+                }
                 // A reader that is asked to stop while it reads past finished shards just ends.
                 Err(RecvTimeoutError::Disconnected) => {
                     return match stop {
-                        Some(signal) => Ok(Ended::Stopped(signal)),
+                        Some(signal) => self.stopped(signal, &mut submitted, &done),
                         None => Err(JobError::Internal("the reader thread ended early".into())),
                     };
                 }
-                Ok(work) => match work? {
+                Ok(Err(error)) => {
+                    // Shards that were read whole before it are finished.
+                    self.drain(&mut submitted, &done)?;
+                    return Err(error);
+                }
+                Ok(Ok(work)) => match work {
                     Work::Batch(batch) => {
                         in_shard = true;
+                        while self.embedder.room() == 0 && !submitted.is_empty() {
+                            if !self.forward(&mut submitted, &done)? {
+                                return Ok(Ended::WriterGone);
+                            }
+                        }
+                        let (request, packed) = (&self.options.request, &batch.packed);
                         let start = Instant::now();
-                        let outputs = self.embedder.embed(&batch.packed, &self.options.request)?;
+                        self.embedder.submit(packed, request)?;
                         self.progress.compute += start.elapsed();
-                        self.progress.records += batch.ids.len() as u64;
-                        self.progress.tokens += batch.packed.total() as u64;
-                        Done::Batch(batch, outputs)
+                        submitted.push_back(Submitted::Batch(batch));
                     }
                     Work::BlockEnd {
                         block,
@@ -263,23 +290,73 @@ impl<E: Embedder> Compute<'_, E> {
                         // The same Ctrl-C may have ended the program that feeds the pipe, so this
                         // end of the input cannot be trusted.
                         if let Some(signal) = stop.filter(|_| short && self.options.piped) {
-                            return Ok(Ended::Stopped(signal));
+                            return self.stopped(signal, &mut submitted, &done);
                         }
                         in_shard = false;
-                        Done::BlockEnd { block, facts }
+                        submitted.push_back(Submitted::BlockEnd { block, facts });
                     }
                     Work::InputEnd { records, digests } => {
+                        if !self.drain(&mut submitted, &done)? {
+                            return Ok(Ended::WriterGone);
+                        }
                         return Ok(match stop.filter(|_| self.options.piped) {
                             Some(signal) => Ended::Stopped(signal),
                             None => Ended::Complete { records, digests },
                         });
                     }
                 },
-            };
-            if done.send(forward).is_err() {
-                return Ok(Ended::WriterGone);
             }
         }
+    }
+
+    /// Sends the oldest that was submitted on to the writer, after waiting for it; `false` if the
+    /// writer is gone.
+    fn forward(
+        &mut self,
+        submitted: &mut VecDeque<Submitted>,
+        done: &SyncSender<Done>,
+    ) -> Result<bool, JobError> {
+        let forward = match submitted.pop_front() {
+            None => return Ok(true),
+            Some(Submitted::Batch(batch)) => {
+                let start = Instant::now();
+                let outputs = self.embedder.collect()?;
+                self.progress.compute += start.elapsed();
+                self.progress.records += batch.ids.len() as u64;
+                self.progress.tokens += batch.packed.total() as u64;
+                let lost = || JobError::Internal("the model has lost a batch".into());
+                Done::Batch(batch, outputs.ok_or_else(lost)?)
+            }
+            Some(Submitted::BlockEnd { block, facts }) => Done::BlockEnd { block, facts },
+        };
+        Ok(done.send(forward).is_ok())
+    }
+
+    /// The end after a signal: what was submitted is sent on, and of that whole shards stay.
+    fn stopped(
+        &mut self,
+        signal: i32,
+        submitted: &mut VecDeque<Submitted>,
+        done: &SyncSender<Done>,
+    ) -> Result<Ended, JobError> {
+        Ok(match self.drain(submitted, done)? {
+            true => Ended::Stopped(signal),
+            false => Ended::WriterGone,
+        })
+    }
+
+    /// Sends on all that was submitted; `false` if the writer is gone.
+    fn drain(
+        &mut self,
+        submitted: &mut VecDeque<Submitted>,
+        done: &SyncSender<Done>,
+    ) -> Result<bool, JobError> {
+        while !submitted.is_empty() {
+            if !self.forward(submitted, done)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn observe(&mut self) {

@@ -38,5 +38,5 @@ pub use mapped::Mapped;
 pub use safetensors::read_header as read_safetensors_header;
 pub use stored::{Malformed, StoredDType, StoredTensor};
 pub use summary::Summary;
-pub use tensor::{F32Data, Tensor};
+pub use tensor::{F32Data, Tensor, Weight};
 pub use torch::{FairEsmSettings, TorchFile, check_pickle, read_index as read_torch_index};

@@ -129,3 +129,35 @@ impl Deref for F32Data {
         }
     }
 }
+
+/// Values that a model is made of: in the format they are stored in, or made in f32.
+#[derive(Debug, Clone)]
+pub enum Weight {
+    /// A tensor of a checkpoint.
+    Stored(Tensor),
+    /// Values in f32.
+    F32(F32Data),
+}
+
+impl Weight {
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        match self {
+            Weight::Stored(tensor) => tensor.len(),
+            Weight::F32(values) => values.len(),
+        }
+    }
+
+    /// Whether there are no values.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Its values in f32, without a copy where they are that.
+    pub fn to_f32(&self) -> F32Data {
+        match self {
+            Weight::Stored(tensor) => tensor.to_f32(),
+            Weight::F32(values) => values.clone(),
+        }
+    }
+}

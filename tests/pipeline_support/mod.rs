@@ -1,7 +1,7 @@
 //! A model that hashes, a list of records, and a job made of the two.
 #![allow(dead_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -35,7 +35,12 @@ pub struct Hashing {
     pub before: Box<dyn FnMut(u64)>,
     /// Gives NaN for the sequence of this number.
     pub nan_at: Option<u64>,
+    /// Submitted and not yet collected.
+    submitted: VecDeque<Vec<LayerOutput>>,
 }
+
+/// Batches that may be under way at once, as on a device.
+const IN_FLIGHT: usize = 3;
 
 impl Hashing {
     pub fn new() -> Self {
@@ -55,20 +60,17 @@ impl Hashing {
             sequences: 0,
             before: Box::new(|_| {}),
             nan_at: None,
+            submitted: VecDeque::new(),
         }
     }
 }
 
 impl Embedder for Hashing {
-    fn embed(
-        &mut self,
-        batch: &PackedBatch,
-        request: &Request,
-    ) -> Result<Vec<LayerOutput>, ModelError> {
+    fn submit(&mut self, batch: &PackedBatch, request: &Request) -> Result<(), ModelError> {
         (self.before)(self.sequences);
         let first = self.sequences;
         self.sequences += batch.len() as u64;
-        Ok(request
+        let outputs = request
             .layers
             .iter()
             .map(|&layer| {
@@ -106,7 +108,17 @@ impl Embedder for Hashing {
                 }
                 output
             })
-            .collect())
+            .collect();
+        self.submitted.push_back(outputs);
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<Option<Vec<LayerOutput>>, ModelError> {
+        Ok(self.submitted.pop_front())
+    }
+
+    fn room(&self) -> usize {
+        IN_FLIGHT - self.submitted.len().min(IN_FLIGHT)
     }
 
     fn config(&self) -> &ModelConfig {
@@ -177,6 +189,7 @@ impl Job {
                 case: Case::Upper,
                 strict: false,
                 limit: None,
+                room: usize::MAX,
                 token_budget: 100,
                 shard_size: 8,
                 share: Share::ALL,

@@ -10,8 +10,12 @@ pub mod simd;
 pub use gemm::Linear;
 pub use matrix::Matrix;
 
-use super::{Activation, AttentionSpec, Backend, BackendError, LinearPart};
-use crate::weights::F32Data;
+use super::{
+    Activation, AttentionSpec, Backend, BackendError, Limits, LinearPart, Norm, Product,
+    Represented, Role, Wanted,
+};
+use crate::batch::PackedBatch;
+use crate::weights::{F32Data, Weight};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -22,6 +26,10 @@ pub struct Cpu {
     rotary: attention::RotaryTable,
     /// What the products of the current pass sum in.
     sums: gemm::Sums,
+    /// The rows of each sequence of the current pass that are pooled.
+    pooled: Vec<Range<usize>>,
+    /// What a representation's own LayerNorm makes.
+    normed: Matrix,
 }
 
 impl Cpu {
@@ -37,6 +45,8 @@ impl Cpu {
             arch: pulp::Arch::new(),
             rotary: Default::default(),
             sums: gemm::Sums::F32,
+            pooled: Vec::new(),
+            normed: Matrix::default(),
         })
     }
 
@@ -54,49 +64,75 @@ impl Backend for Cpu {
     type Matrix = Matrix;
     type Vector = F32Data;
     type Linear = Linear;
+    type Attention = AttentionSpec;
+    type Pending = Represented;
 
     fn class(&self, tokens: usize) -> usize {
         usize::from(tokens < gemm::SHORT_TOKENS)
     }
 
-    fn begin(&mut self, class: usize) {
+    fn limits(&self) -> Limits {
+        // Everything is computed when it is asked for, in memory that grows.
+        Limits {
+            tokens: usize::MAX,
+            sequences: usize::MAX,
+            passes: 1,
+        }
+    }
+
+    fn matrix(&mut self, _: Role, width: usize) -> Result<Matrix, BackendError> {
+        let mut matrix = Matrix::default();
+        matrix.resize(0, width);
+        Ok(matrix)
+    }
+
+    fn vector(&mut self, data: Weight) -> Result<F32Data, BackendError> {
+        Ok(data.to_f32())
+    }
+
+    fn linear_weights(
+        &mut self,
+        parts: Vec<LinearPart>,
+        inputs: usize,
+        _: Product,
+    ) -> Result<Linear, BackendError> {
+        Ok(Linear::new(parts, inputs))
+    }
+
+    fn attention_weights(&mut self, spec: AttentionSpec) -> Result<AttentionSpec, BackendError> {
+        Ok(spec)
+    }
+
+    fn begin(
+        &mut self,
+        class: usize,
+        _: &PackedBatch,
+        pooled: &[Range<usize>],
+    ) -> Result<(), BackendError> {
         self.sums = if class == 0 {
             gemm::Sums::F32
         } else {
             gemm::Sums::F64
         };
-    }
-
-    fn matrix(&self) -> Matrix {
-        Matrix::default()
-    }
-
-    fn vector(&self, data: F32Data) -> Result<F32Data, BackendError> {
-        Ok(data)
-    }
-
-    fn linear_weights(
-        &self,
-        parts: Vec<LinearPart>,
-        inputs: usize,
-    ) -> Result<Linear, BackendError> {
-        Ok(Linear::new(parts, inputs))
+        self.pooled.clear();
+        self.pooled.extend_from_slice(pooled);
+        Ok(())
     }
 
     fn embed(
         &mut self,
-        tokens: &[u32],
+        batch: &PackedBatch,
         scale: &[f32],
         table: &F32Data,
         shift: Option<&F32Data>,
-        width: usize,
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
-        out.resize(tokens.len(), width);
+        let width = out.cols();
+        out.resize(batch.total(), width);
         for ((to, token), scale) in out
             .values_mut()
             .chunks_exact_mut(width)
-            .zip(tokens)
+            .zip(batch.tokens())
             .zip(scale)
         {
             let from = &table[*token as usize * width..(*token as usize + 1) * width];
@@ -119,18 +155,11 @@ impl Backend for Cpu {
     fn layer_norm(
         &mut self,
         x: &Matrix,
-        gain: &F32Data,
-        bias: &F32Data,
-        eps: f32,
+        norm: &Norm<F32Data>,
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
         out.resize(x.rows(), x.cols());
-        norm::layer_norm(
-            self,
-            x.values(),
-            norm::Norm { gain, bias, eps },
-            out.values_mut(),
-        );
+        norm::layer_norm(self, x.values(), norm::Norm::from(norm), out.values_mut());
         Ok(())
     }
 
@@ -170,19 +199,54 @@ impl Backend for Cpu {
     fn attention(
         &mut self,
         qkv: &Matrix,
-        starts: &[usize],
+        batch: &PackedBatch,
         spec: &AttentionSpec,
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
         out.resize(qkv.rows(), spec.heads * spec.head_dim);
         // The table is lent out so that the pool can be borrowed beside it.
         let mut rotary = std::mem::take(&mut self.rotary);
-        attention::attention(self, &mut rotary, qkv, starts, spec, out);
+        attention::attention(self, &mut rotary, qkv, batch.starts(), spec, out);
         self.rotary = rotary;
         Ok(())
     }
 
-    fn mean(&mut self, x: &Matrix, ranges: &[Range<usize>]) -> Result<Vec<f32>, BackendError> {
+    fn represent(
+        &mut self,
+        x: &Matrix,
+        norm: Option<&Norm<F32Data>>,
+        wanted: Wanted,
+    ) -> Result<Represented, BackendError> {
+        let mut normed = std::mem::take(&mut self.normed);
+        let x = match norm {
+            Some(norm) => {
+                self.layer_norm(x, norm, &mut normed)?;
+                &normed
+            }
+            None => x,
+        };
+        let made = Represented {
+            pooled: match wanted.pooled {
+                true => self.mean(x, &self.pooled),
+                false => Vec::new(),
+            },
+            states: match wanted.states {
+                true => x.values().to_vec(),
+                false => Vec::new(),
+            },
+        };
+        self.normed = normed;
+        Ok(made)
+    }
+
+    fn fetch(&mut self, made: Represented) -> Result<Represented, BackendError> {
+        Ok(made)
+    }
+}
+
+impl Cpu {
+    /// The mean over each range of rows, [ranges, cols].
+    fn mean(&self, x: &Matrix, ranges: &[Range<usize>]) -> Vec<f32> {
         let cols = x.cols();
         let mut out = vec![0f32; ranges.len() * cols];
         self.install(|| {
@@ -201,11 +265,7 @@ impl Backend for Cpu {
                     }
                 })
         });
-        Ok(out)
-    }
-
-    fn download(&mut self, x: &Matrix) -> Result<Vec<f32>, BackendError> {
-        Ok(x.values().to_vec())
+        out
     }
 }
 

@@ -1,6 +1,7 @@
 //! LayerNorm over the columns of each row: mean and variance in two passes, in f32 vectors.
 
 use super::Cpu;
+use crate::weights::F32Data;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -13,6 +14,16 @@ pub(super) struct Norm<'a> {
     pub gain: &'a [f32],
     pub bias: &'a [f32],
     pub eps: f32,
+}
+
+impl<'a> From<&'a crate::backend::Norm<F32Data>> for Norm<'a> {
+    fn from(norm: &'a crate::backend::Norm<F32Data>) -> Self {
+        Self {
+            gain: &norm.gain,
+            bias: &norm.bias,
+            eps: norm.eps,
+        }
+    }
 }
 
 /// `out = LayerNorm(x)`, both [rows, cols].

@@ -148,8 +148,8 @@ fn product(x: &Matrix, weight: &[f32], bias: Option<&[f32]>, class: usize) -> Ve
 
 fn part(weight: &[f32], bias: Option<&[f32]>) -> LinearPart {
     LinearPart {
-        weight: F32Data::Owned(weight.to_vec()),
-        bias: bias.map(|b| F32Data::Owned(b.to_vec())),
+        weight: Weight::F32(F32Data::Owned(weight.to_vec())),
+        bias: bias.map(|b| Weight::F32(F32Data::Owned(b.to_vec()))),
     }
 }
 
@@ -195,11 +195,13 @@ fn linear_layers() {
         let residual = r.values(rows * outputs, 20.0);
         for (level, cpu) in &mut cpus {
             let what = format!("SEED={} {level} {rows}x{k}x{outputs} class {class}", r.seed);
-            cpu.begin(class);
+            cpu.begin(class, &PackedBatch::new(), &[]).unwrap();
             let w = cpu
-                .linear_weights(vec![part(&weight, Some(&bias))], k)
+                .linear_weights(vec![part(&weight, Some(&bias))], k, Product::Store)
                 .unwrap();
-            let without = cpu.linear_weights(vec![part(&weight, None)], k).unwrap();
+            let without = cpu
+                .linear_weights(vec![part(&weight, None)], k, Product::Store)
+                .unwrap();
             let mut out = dirty();
             cpu.linear(&x, &w, Activation::None, &mut out).unwrap();
             assert_eq!((out.rows(), out.cols()), (rows, outputs));
@@ -239,7 +241,9 @@ fn parts_stand_side_by_side() {
         let bias = |i: usize| (i != 1).then(|| biases[i].as_slice());
         for (level, mut cpu) in levels(3) {
             let parts = (0..sizes.len()).map(|i| part(&weights[i], bias(i)));
-            let w = cpu.linear_weights(parts.collect(), k).unwrap();
+            let w = cpu
+                .linear_weights(parts.collect(), k, Product::Store)
+                .unwrap();
             assert_eq!(w.outputs(), sizes.iter().sum::<usize>());
             let mut out = dirty();
             cpu.linear(&x, &w, Activation::None, &mut out).unwrap();
@@ -276,9 +280,11 @@ fn gated_layers() {
             })
             .collect();
         for (level, cpu) in &mut cpus {
-            cpu.begin(class);
+            cpu.begin(class, &PackedBatch::new(), &[]).unwrap();
             let both = [gate.as_slice(), &up].concat();
-            let w = cpu.linear_weights(vec![part(&both, None)], k).unwrap();
+            let w = cpu
+                .linear_weights(vec![part(&both, None)], k, Product::Store)
+                .unwrap();
             let mut out = dirty();
             cpu.linear_gated(&x, &w, &mut out).unwrap();
             let what = format!("SEED={} {level} {rows}x{k}x{width}", r.seed);
@@ -300,7 +306,9 @@ fn a_row_of_a_product_has_the_same_bits_among_any_others() {
             2100, 1, 2, 5, 12, 13, 31, 32, 33, 63, 64, 65, 1023, 1024, 1025,
         ] {
             let mut cpu = Cpu::new(1 + rows % 3).unwrap();
-            let w = cpu.linear_weights(vec![part(&weight, None)], k).unwrap();
+            let w = cpu
+                .linear_weights(vec![part(&weight, None)], k, Product::Store)
+                .unwrap();
             // Rows from somewhere else, so that none keeps its place.
             let first = if rows == 2100 {
                 0
@@ -336,12 +344,14 @@ fn embeddings_are_looked_up_shifted_and_scaled() {
         let table = F32Data::Owned(r.values(33 * width, 1.0));
         let shift = F32Data::Owned(r.values(width, 1.0));
         let tokens: Vec<u32> = (0..rows).map(|_| r.below(33) as u32).collect();
+        let mut batch = PackedBatch::new();
+        batch.push(&tokens);
         let scale: Vec<f32> = (0..rows).map(|i| [0.0, 1.0, 0.88][i % 3]).collect();
         let mut cpu = Cpu::new(2).unwrap();
         for shift in [None, Some(&shift)] {
             let mut out = dirty();
-            cpu.embed(&tokens, &scale, &table, shift, width, &mut out)
-                .unwrap();
+            out.resize(0, width);
+            cpu.embed(&batch, &scale, &table, shift, &mut out).unwrap();
             let want: Vec<_> = (0..rows * width)
                 .map(|i| {
                     let x = table[tokens[i / width] as usize * width + i % width] as f64;
@@ -411,10 +421,11 @@ fn layer_norms() {
             }
         }
         let (gain, bias) = (F32Data::Owned(gain), F32Data::Owned(bias));
+        let norm = crate::backend::Norm { gain, bias, eps };
         for (level, cpu) in &mut cpus {
             let mut out = dirty();
             let x = Matrix::from_rows(&x, rows, cols);
-            cpu.layer_norm(&x, &gain, &bias, eps, &mut out).unwrap();
+            cpu.layer_norm(&x, &norm, &mut out).unwrap();
             close(
                 &format!("SEED={} {level} {rows}x{cols}", r.seed),
                 out.values(),
@@ -427,11 +438,11 @@ fn layer_norms() {
 #[test]
 fn means() {
     let mut r = Random::new();
-    let mut cpu = Cpu::new(2).unwrap();
+    let cpu = Cpu::new(2).unwrap();
     for (rows, cols) in [(1, 16), (13, 24), (513, 320), (2100, 48)] {
         let x = r.matrix(rows, cols, 10.0);
         let ranges = [0..rows, rows / 2..rows, 0..1, rows / 3..rows / 3];
-        let got = cpu.mean(&x, &ranges).unwrap();
+        let got = cpu.mean(&x, &ranges);
         for (range, got) in ranges.iter().zip(got.chunks_exact(cols)) {
             if range.is_empty() {
                 assert!(got.iter().all(|x| x.is_nan()));
@@ -461,14 +472,17 @@ fn a_nan_stays_in_its_row_and_is_not_hidden() {
         let (row, col) = (r.below(rows), r.below(k));
         broken.values_mut()[row * k + col] = f32::NAN;
         let gated = part(&r.values(2 * 40 * k, 0.2), None);
-        let gated = cpu.linear_weights(vec![gated], k).unwrap();
+        let gated = cpu.linear_weights(vec![gated], k, Product::Store).unwrap();
         let (gain, bias) = (r.values(k, 1.0), r.values(k, 1.0));
-        let norm = (F32Data::Owned(gain), F32Data::Owned(bias));
+        let norm = crate::backend::Norm {
+            gain: F32Data::Owned(gain),
+            bias: F32Data::Owned(bias),
+            eps: 1e-5,
+        };
         let mut all = |x: &Matrix| {
             let mut outs = vec![Matrix::default(); 5];
             outs[3] = Matrix::from_rows(&vec![1.0; rows * 80], rows, 80);
-            cpu.layer_norm(x, &norm.0, &norm.1, 1e-5, &mut outs[0])
-                .unwrap();
+            cpu.layer_norm(x, &norm, &mut outs[0]).unwrap();
             cpu.linear(x, &gated, Activation::Gelu, &mut outs[1])
                 .unwrap();
             cpu.linear(x, &gated, Activation::None, &mut outs[2])

@@ -1,0 +1,241 @@
+//! A loaded model, and how batches become passes on its backend.
+//!
+//! A batch is one pass, unless its sequences are of several classes ([`Backend::class`]) or it is
+//! more than the backend holds at once ([`Backend::limits`]). Passes are begun as batches are
+//! submitted and fetched as they are collected, so that several can be under way.
+
+use super::{Embedder, LayerOutput, ModelError, Parameters, Pool, Request, Taps, Workspace};
+use super::{dnabert, esm2};
+use crate::backend::Backend;
+use crate::batch::PackedBatch;
+use crate::model::config::{ModelConfig, ModelKind};
+use std::collections::VecDeque;
+
+/// A loaded model on a backend.
+pub struct Model<B: Backend> {
+    config: ModelConfig,
+    backend: B,
+    net: Net<B>,
+    workspace: Workspace<B>,
+    /// Submitted and not collected, oldest first.
+    batches: VecDeque<InFlight>,
+    /// Begun and not fetched, oldest first.
+    passes: VecDeque<Pass<B>>,
+}
+
+enum Net<B: Backend> {
+    Esm2(esm2::Esm2<B>),
+    Dnabert(dnabert::Dnabert<B>),
+}
+
+struct InFlight {
+    /// Of the whole batch.
+    starts: Vec<usize>,
+    /// In the order of the request; filled in as passes are fetched.
+    outputs: Vec<LayerOutput>,
+    /// Passes that are not fetched yet.
+    left: usize,
+}
+
+/// One pass: some sequences of the oldest batch that still has passes left.
+struct Pass<B: Backend> {
+    /// Which sequences of the batch, ascending.
+    members: Vec<usize>,
+    taken: Vec<(usize, B::Pending)>,
+}
+
+impl<B: Backend> Model<B> {
+    /// Makes the parameters resident on the backend.
+    ///
+    /// # Errors
+    /// [`ModelError`]
+    pub fn load(
+        mut backend: B,
+        config: &ModelConfig,
+        parameters: &impl Parameters,
+    ) -> Result<Self, ModelError> {
+        let b = &mut backend;
+        let (workspace, net) = match config.kind {
+            ModelKind::Esm2 => (
+                esm2::Esm2::workspace(b, config)?,
+                Net::Esm2(esm2::Esm2::load(b, config, parameters)?),
+            ),
+            ModelKind::Dnabert => (
+                dnabert::Dnabert::workspace(b, config)?,
+                Net::Dnabert(dnabert::Dnabert::load(b, config, parameters)?),
+            ),
+        };
+        backend.sealed()?;
+        Ok(Self {
+            config: config.clone(),
+            backend,
+            net,
+            workspace,
+            batches: VecDeque::new(),
+            passes: VecDeque::new(),
+        })
+    }
+
+    /// What it runs on.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Which sequences share a pass: of one class each, and within the backend's limits.
+    fn divide(&self, batch: &PackedBatch) -> Result<Vec<(usize, Vec<usize>)>, ModelError> {
+        let limits = self.backend.limits();
+        let mut classes: Vec<(usize, Vec<usize>)> = Vec::new();
+        for i in 0..batch.len() {
+            let tokens = batch.range(i).len();
+            if tokens > limits.tokens {
+                return Err(ModelError::TooLong {
+                    tokens,
+                    most: limits.tokens,
+                });
+            }
+            let class = self.backend.class(tokens);
+            match classes.iter_mut().find(|(c, _)| *c == class) {
+                Some((_, members)) => members.push(i),
+                None => classes.push((class, vec![i])),
+            }
+        }
+        let mut passes = Vec::new();
+        for (class, members) in classes {
+            let (mut pass, mut tokens) = (Vec::new(), 0);
+            for i in members {
+                let more = batch.range(i).len();
+                let full = tokens + more > limits.tokens || pass.len() == limits.sequences;
+                if full && !pass.is_empty() {
+                    passes.push((class, std::mem::take(&mut pass)));
+                    tokens = 0;
+                }
+                tokens += more;
+                pass.push(i);
+            }
+            passes.push((class, pass));
+        }
+        Ok(passes)
+    }
+
+    /// Begins one pass.
+    fn pass(
+        &mut self,
+        class: usize,
+        members: Vec<usize>,
+        batch: &PackedBatch,
+        request: &Request,
+    ) -> Result<(), ModelError> {
+        while self.passes.len() >= self.backend.limits().passes.max(1) {
+            self.fetch()?;
+        }
+        let kind = self.config.kind;
+        let pooled: Vec<_> = (0..batch.len())
+            .map(|i| match request.pool {
+                Some(Pool::Cls) => batch.range(i).start..batch.range(i).start + 1,
+                _ => kind.pooled_tokens(batch.range(i)),
+            })
+            .collect();
+        let mut taps = Taps::new(request);
+        self.backend.begin(class, batch, &pooled)?;
+        let ws = &mut self.workspace;
+        match &self.net {
+            Net::Esm2(net) => net.forward(&mut self.backend, ws, batch, &mut taps)?,
+            Net::Dnabert(net) => net.forward(&mut self.backend, ws, batch, &mut taps)?,
+        }
+        self.backend.end()?;
+        let taken = taps.taken;
+        self.passes.push_back(Pass { members, taken });
+        Ok(())
+    }
+
+    /// Waits for the oldest pass, and puts what it made where it belongs.
+    fn fetch(&mut self) -> Result<(), ModelError> {
+        let Some(Pass { members, taken }) = self.passes.pop_front() else {
+            return Ok(());
+        };
+        let Some(batch) = self.batches.iter_mut().find(|b| b.left > 0) else {
+            return Ok(());
+        };
+        batch.left -= 1;
+        let d = self.config.hidden;
+        let whole = members.len() + 1 == batch.starts.len();
+        for (layer, pending) in taken {
+            let made = self.backend.fetch(pending)?;
+            let Some(to) = batch.outputs.iter_mut().find(|o| o.layer == layer) else {
+                continue;
+            };
+            if whole {
+                (to.pooled, to.states) = (made.pooled, made.states);
+                continue;
+            }
+            let sequences = batch.starts.len() - 1;
+            if !made.pooled.is_empty() {
+                to.pooled.resize(sequences * d, 0.0);
+            }
+            if !made.states.is_empty() {
+                to.states.resize(batch.starts[sequences] * d, 0.0);
+            }
+            let mut row = 0;
+            for (from, &i) in members.iter().enumerate() {
+                if !made.pooled.is_empty() {
+                    to.pooled[i * d..(i + 1) * d]
+                        .copy_from_slice(&made.pooled[from * d..(from + 1) * d]);
+                }
+                let range = batch.starts[i]..batch.starts[i + 1];
+                if !made.states.is_empty() {
+                    to.states[range.start * d..range.end * d]
+                        .copy_from_slice(&made.states[row * d..(row + range.len()) * d]);
+                }
+                row += range.len();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<B: Backend> Embedder for Model<B> {
+    fn submit(&mut self, batch: &PackedBatch, request: &Request) -> Result<(), ModelError> {
+        let vocab = self.config.vocab;
+        if let Some(&token) = batch.tokens().iter().find(|t| **t as usize >= vocab) {
+            return Err(ModelError::Token { token, vocab });
+        }
+        let passes = self.divide(batch)?;
+        let outputs = request.layers.iter().map(|&layer| LayerOutput {
+            layer,
+            pooled: Vec::new(),
+            states: Vec::new(),
+        });
+        self.batches.push_back(InFlight {
+            starts: batch.starts().to_vec(),
+            outputs: outputs.collect(),
+            left: passes.len(),
+        });
+        if let [(class, members)] = &passes[..] {
+            return self.pass(*class, members.clone(), batch, request);
+        }
+        for (class, members) in passes {
+            let mut part = PackedBatch::new();
+            for &i in &members {
+                part.push(&batch.tokens()[batch.range(i)]);
+            }
+            self.pass(class, members, &part, request)?;
+        }
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<Option<Vec<LayerOutput>>, ModelError> {
+        while self.batches.front().is_some_and(|b| b.left > 0) {
+            self.fetch()?;
+        }
+        Ok(self.batches.pop_front().map(|b| b.outputs))
+    }
+
+    fn room(&self) -> usize {
+        let most = self.backend.limits().passes.max(1);
+        most.saturating_sub(self.passes.len())
+    }
+
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+}
