@@ -160,16 +160,22 @@ fn fleet(models: Vec<Model<Cuda>>, dtype: DType, job: &Job) -> Result<Engine, Fa
     );
     let room = models.iter().map(|m| m.limits().tokens).min().unwrap_or(0);
     let multiprocessors = first.backend().device().multiprocessors as usize;
-    let wanted = job.token_budget;
-    let wanted = wanted.unwrap_or_else(|| cuda::default_tokens(multiprocessors));
     let fleet = Fleet::new(models).ok_or_else(|| Failure::Other("no device".into()))?;
     Ok(Engine {
         embedder: Box::new(fleet),
         identity,
-        token_budget: wanted.min(room),
+        token_budget: budget(job, multiprocessors, room),
         room,
         place,
     })
+}
+
+/// Tokens of a batch on CUDA: what was asked for, or what fills the device well, if there is room.
+pub fn budget(job: &Job, multiprocessors: usize, room: usize) -> usize {
+    let wanted = job.token_budget;
+    wanted
+        .unwrap_or_else(|| cuda::default_tokens(multiprocessors))
+        .min(room)
 }
 
 /// What decides bits about a device.
