@@ -23,4 +23,4 @@ pub use fence::Fence;
 pub use library::{Library, library};
 pub use memory::{Arena, PinnedBuffer, Region};
 pub use module::{Function, Module};
-pub use stream::{Busy, Stream};
+pub use stream::{Busy, Observe, Operation, Stream};
