@@ -142,8 +142,9 @@ impl Measure<'_> {
     ) -> Result<Measured, Failure> {
         // The first warms up: memory, caches, clocks.
         self.round(model, batches)?;
-        let seconds: Result<Vec<f64>, Failure> =
-            (0..self.rounds).map(|_| self.round(model, batches)).collect();
+        let seconds: Result<Vec<f64>, Failure> = (0..self.rounds)
+            .map(|_| self.round(model, batches))
+            .collect();
         Ok(Measured {
             tokens: batches.iter().map(PackedBatch::total).sum(),
             batches: batches.len(),
@@ -329,7 +330,11 @@ fn from_file(
     let again = wanted.div_ceil(once).max(1);
     let all = (0..again).flat_map(|_| sequences.iter().cloned());
     Ok(Workload {
-        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        name: path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
         sequences: all.collect(),
     })
 }
@@ -388,7 +393,12 @@ fn report(
 fn table(out: &mut dyn std::io::Write, report: &Value) -> std::io::Result<()> {
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
     let number = |v: &Value| v.as_f64().unwrap_or(f64::NAN);
-    writeln!(out, "{}, {}", text(&report["model"]), text(&report["place"]))?;
+    writeln!(
+        out,
+        "{}, {}",
+        text(&report["model"]),
+        text(&report["place"])
+    )?;
     for w in report["workloads"].as_array().into_iter().flatten() {
         write!(
             out,

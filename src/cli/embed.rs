@@ -55,7 +55,14 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     };
     let mut engine = engine::load(&options.device, &checkpoint, &job)?;
     engine::describe(&engine, &checkpoint, console);
-    let spec = spec(&options, &config, &engine.identity, hash, &request, &summary);
+    let spec = spec(
+        &options,
+        &config,
+        &engine.identity,
+        hash,
+        &request,
+        &summary,
+    );
     let job = pipeline::open_job(&options.out, spec, options.resume)?;
     if job.resumed {
         console.say(&format!(

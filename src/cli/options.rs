@@ -58,11 +58,7 @@ pub enum Device {
 }
 
 /// `--device`, with the devices that are there; what is missing is an error with its remedy.
-pub fn device(
-    name: &str,
-    dtype: Option<DtypeArg>,
-    streams: SwitchArg,
-) -> Result<Device, Failure> {
+pub fn device(name: &str, dtype: Option<DtypeArg>, streams: SwitchArg) -> Result<Device, Failure> {
     if name == "cpu" {
         if dtype.is_some_and(|d| d != DtypeArg::F32) {
             return Err(usage(

@@ -126,11 +126,7 @@ pub trait Embedder {
 }
 
 impl<E: Embedder + ?Sized> Embedder for Box<E> {
-    fn submit(
-        &mut self,
-        batch: &PackedBatch,
-        request: &Request,
-    ) -> Result<(), ModelError> {
+    fn submit(&mut self, batch: &PackedBatch, request: &Request) -> Result<(), ModelError> {
         (**self).submit(batch, request)
     }
     fn collect(&mut self) -> Result<Option<Vec<LayerOutput>>, ModelError> {

@@ -4,10 +4,9 @@
 //! is free, takes the device's memory once, and starts the thread that brings the weights up. From there on `running`
 //! has it: a pass puts everything on streams and returns; the host waits in [`Backend::fetch`] alone.
 
-use super::attention::AttentionKernels;
 use super::driver::{Arena, Context, DeviceInfo, devices};
 use super::error::CudaError;
-use super::functions::{Casts, Functions};
+use super::functions::{AttentionFunctions, Casts, Functions};
 use super::gemm::{Algorithms, Gemm, Kind, Product, ProductSpec, Tuning, WORKSPACE};
 use super::plan::{self, Capacity, Needs};
 use super::resident::{ParameterId, Piece, Resident};
@@ -81,7 +80,7 @@ pub struct Cuda {
     specs: Vec<ProductSpec>,
     layers: Vec<Layer>,
     matrices: Vec<(Role, usize)>,
-    attention: Vec<AttentionKernels>,
+    attention: Vec<AttentionFunctions>,
     /// Rotations by what they are made of, and how many values a position.
     tables: Vec<(ParameterId, usize)>,
     /// The widest gated layer before its gate.
@@ -259,11 +258,8 @@ impl Cuda {
         // First, since choosing an algorithm borrows memory of the device.
         let products = self.specs.iter().map(|spec| self.gemm.product(spec));
         let products: Vec<Product> = products.collect::<Result<_, _>>()?;
-        let functions = Functions::load(
-            &self.context,
-            self.options.dtype,
-            self.info.multiprocessors,
-        )?;
+        let functions =
+            Functions::load(&self.context, self.options.dtype, self.info.multiprocessors)?;
         let casts = Casts::load(&self.context)?;
         let upload = UploadOptions {
             slot_bytes: UPLOAD_SLOT,
@@ -414,8 +410,7 @@ impl Backend for Cuda {
     }
 
     fn attention_weights(&mut self, spec: AttentionSpec) -> Result<Attention, BackendError> {
-        let (t, capability) = (self.options.dtype, self.info.capability);
-        let kernels = AttentionKernels::load(&self.context, t, spec.head_dim, capability)?;
+        let kernels = AttentionFunctions::load(&self.context, self.options.dtype, spec.head_dim)?;
         self.attention.push(kernels);
         let (rotary, slopes) = match spec.position {
             Position::Rotary(inv_freq) => {

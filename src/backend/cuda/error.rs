@@ -23,7 +23,9 @@ pub enum CudaError {
         name: String,
     },
     /// The model does not fit.
-    #[error("device {device} has {free} bytes free, and the model needs {needed} for a pass of {tokens} tokens")]
+    #[error(
+        "device {device} has {free} bytes free, and the model needs {needed} for a pass of {tokens} tokens"
+    )]
     Memory {
         /// The device's ordinal.
         device: u32,

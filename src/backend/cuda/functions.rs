@@ -1,11 +1,12 @@
 //! The kernels of one device, loaded, and how each is launched.
 
+use super::attention::{AttentionKernel, AttentionKernels, Dtype, WorkList};
 use super::driver::{Context, DriverError, Function, Module, Stream};
 use super::error::CudaError;
 use super::kernels;
 use super::params::{
-    CastParams, EmbedParams, GatedGeluParams, GeluParams, LayerNormParams, RepresentParams,
-    RotaryTableParams,
+    AttentionParams, CastParams, EmbedParams, GatedGeluParams, GeluParams, LayerNormParams,
+    RepresentParams, RotaryTableParams,
 };
 use crate::weights::DType;
 
@@ -158,5 +159,70 @@ impl Casts {
         let grid = [blocks.clamp(1, 1 << 16) as u32, 1, 1];
         // SAFETY: the caller's.
         unsafe { stream.launch(function, grid, [THREADS, 1, 1], 0, p) }
+    }
+}
+
+/// The attention kernels of a model's heads.
+pub(super) struct AttentionFunctions {
+    kernels: AttentionKernels,
+    long: (Function, AttentionKernel),
+    short: Option<(Function, AttentionKernel)>,
+}
+
+impl AttentionFunctions {
+    pub fn load(context: &Context, dtype: DType, head_dim: usize) -> Result<Self, CudaError> {
+        let t = match dtype {
+            DType::F32 => Dtype::F32,
+            DType::F16 => Dtype::F16,
+            DType::Bf16 => Dtype::Bf16,
+        };
+        let kernels = AttentionKernels::new(head_dim, t).ok_or(CudaError::HeadDim { head_dim })?;
+        let load = |k: &AttentionKernel| -> Result<_, CudaError> {
+            Ok((function(context, &k.source, &k.name, k.shared)?, k.clone()))
+        };
+        Ok(Self {
+            long: load(&kernels.long)?,
+            short: kernels.short.as_ref().map(load).transpose()?,
+            kernels,
+        })
+    }
+
+    /// The work of a batch of these sequences.
+    pub fn work(&self, starts: &[usize]) -> WorkList {
+        self.kernels.work(starts)
+    }
+
+    /// `lists`: where the items and slots of the work lie; `count`: how many items of each.
+    ///
+    /// # Safety
+    /// As [`Functions::embed`].
+    pub unsafe fn run(
+        &self,
+        stream: &Stream,
+        params: &AttentionParams,
+        lists: (u64, u64),
+        count: (usize, usize),
+    ) -> Result<(), CudaError> {
+        let short = self.short.iter().map(|short| (short, lists.1, count.1));
+        for ((function, kernel), items, count) in
+            std::iter::once((&self.long, lists.0, count.0)).chain(short)
+        {
+            if count == 0 {
+                continue;
+            }
+            let params = AttentionParams { items, ..*params };
+            let grid = [params.heads * count as u32, 1, 1];
+            // SAFETY: the caller's.
+            unsafe {
+                stream.launch(
+                    function,
+                    grid,
+                    [kernel.threads, 1, 1],
+                    kernel.shared,
+                    &params,
+                )?;
+            }
+        }
+        Ok(())
     }
 }

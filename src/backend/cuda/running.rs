@@ -3,11 +3,11 @@
 //! All of a pass goes on one compute stream, in order; tokens come before it and results leave after it by the ring of
 //! slots ([`StreamProcessor`]). So the activations, which that stream alone touches, serve all passes.
 
-use super::attention::{self, AttentionKernels};
+use super::attention::WorkList;
 use super::backend::Attention;
 use super::driver::{Fence, Region, Stream};
 use super::error::CudaError;
-use super::functions::Functions;
+use super::functions::{AttentionFunctions, Functions};
 use super::gemm::{Kind, Operands, Product};
 use super::params::{
     AttentionParams, EmbedParams, GatedGeluParams, GeluParams, LayerNormParams, RepresentParams,
@@ -89,7 +89,7 @@ pub(super) struct Running {
     pub capacity: Capacity,
     pub addresses: Addresses,
     pub functions: Functions,
-    pub attention: Vec<AttentionKernels>,
+    pub attention: Vec<AttentionFunctions>,
     pub products: Vec<Product>,
     pub workspace: Region,
     pub places: Vec<Place>,
@@ -151,7 +151,8 @@ impl Running {
     }
 
     pub fn begin(&mut self, batch: &PackedBatch, pooled: &[Range<usize>]) -> Result<(), CudaError> {
-        let work = attention::work(batch.starts());
+        let heads = self.attention.first();
+        let work = heads.map_or_else(WorkList::default, |heads| heads.work(batch.starts()));
         let input = InputLayout::new(batch, &work);
         let number = self.passes;
         input.write(self.processor.stage(number)?, batch, pooled, &work);
@@ -161,7 +162,7 @@ impl Running {
             rows: batch.total(),
             sequences: batch.len(),
             input,
-            items: (work.items.len(), work.short_tasks()),
+            items: (work.items.len(), work.short_items()),
             output: 0,
             taken: 0,
         });
@@ -234,7 +235,9 @@ impl Running {
         };
         // SAFETY: the matrix has room for the capacity's rows, and no pass has more; the input was just sent, and the
         // table's group waited for. The compute stream alone touches them.
-        self.operation("embed", |r| unsafe { r.functions.embed(r.compute(), &params) })
+        self.operation("embed", |r| unsafe {
+            r.functions.embed(r.compute(), &params)
+        })
     }
 
     pub fn layer_norm(
@@ -298,7 +301,9 @@ impl Running {
             count: (rows * self.places[out].width) as u64,
         };
         // SAFETY: as in `embed`.
-        self.operation("gelu", |r| unsafe { r.functions.gelu(r.compute(), &params) })
+        self.operation("gelu", |r| unsafe {
+            r.functions.gelu(r.compute(), &params)
+        })
     }
 
     pub fn linear_add(&mut self, x: usize, w: Layer, onto: usize) -> Result<(), CudaError> {
@@ -454,7 +459,11 @@ impl Running {
             let activation = |width: usize, not: u64| {
                 let fits = |p: &&Place| p.width >= width && p.activation() != not;
                 let wide = |p: &Place| p.activation();
-                let found = self.places.iter().filter(|p| p.activation() != 0).find(fits);
+                let found = self
+                    .places
+                    .iter()
+                    .filter(|p| p.activation() != 0)
+                    .find(fits);
                 let scratch = self.gated.as_ref().map_or(0, Region::address);
                 found.map_or(scratch, wide)
             };
@@ -463,7 +472,10 @@ impl Running {
                 Kind::Store => activation(spec.outputs, x),
                 Kind::Accumulate => {
                     let streams = self.places.iter().map(Place::stream);
-                    streams.into_iter().find(|s| *s != 0 && *s != x).unwrap_or(0)
+                    streams
+                        .into_iter()
+                        .find(|s| *s != 0 && *s != x)
+                        .unwrap_or(0)
                 }
             };
             self.product(*layer, x, out, rows)?;

@@ -1,7 +1,6 @@
 //! What lies where in a slot: a pass's input and output.
 
-use super::attention::Work;
-use super::params::{AttentionItem, AttentionSlot};
+use super::attention::WorkList;
 use super::plan::ALIGN;
 use crate::batch::PackedBatch;
 use std::ops::Range;
@@ -26,7 +25,7 @@ pub(super) struct InputLayout {
 }
 
 impl InputLayout {
-    pub fn new(batch: &PackedBatch, work: &Work) -> Self {
+    pub fn new(batch: &PackedBatch, work: &WorkList) -> Self {
         let mut end = 0usize;
         let mut part = |bytes: usize| {
             let start = end.next_multiple_of(ALIGN);
@@ -52,36 +51,24 @@ impl InputLayout {
         to: &mut [u8],
         batch: &PackedBatch,
         pooled: &[Range<usize>],
-        work: &Work,
+        work: &WorkList,
     ) {
         put(&mut to[self.tokens.clone()], batch.tokens().iter().copied());
         let starts = batch.starts().iter().map(|s| *s as u32);
         put(&mut to[self.starts.clone()], starts);
         let ends = pooled.iter().flat_map(|r| [r.start as u32, r.end as u32]);
         put(&mut to[self.pooled.clone()], ends);
-        let items = work.items.iter().flat_map(words_of_item);
-        put(&mut to[self.items.clone()], items);
-        let slots = work.slots.iter().flat_map(words_of_slot);
-        put(&mut to[self.slots.clone()], slots);
+        to[self.items.clone()].copy_from_slice(&work.item_bytes());
+        to[self.slots.clone()].copy_from_slice(&work.slot_bytes());
     }
 
     /// Writes the scale, one value a token.
     pub fn write_scale(&self, to: &mut [u8], scale: &[f32]) {
-        put(&mut to[self.scale.clone()], scale.iter().map(|s| s.to_bits()));
+        put(
+            &mut to[self.scale.clone()],
+            scale.iter().map(|s| s.to_bits()),
+        );
     }
-}
-
-/// As `params.h` lays it out.
-fn words_of_item(item: &AttentionItem) -> [u32; 4] {
-    [item.first, item.length, item.row, item.rows]
-}
-
-/// As `params.h` lays it out, on a little-endian host.
-fn words_of_slot(slot: &AttentionSlot) -> [u32; 2] {
-    [
-        slot.first,
-        u32::from(slot.length) | u32::from(slot.piece) << 16,
-    ]
 }
 
 fn put(to: &mut [u8], words: impl Iterator<Item = u32>) {
