@@ -82,7 +82,7 @@ fn open_one(path: &OsStr, tried: &mut Vec<String>) -> Result<Option<&'static Lib
         Ok(file) => file,
         Err(error) => {
             let there = Path::new(path).is_file();
-            tried.push(if there { error.to_string() } else { name });
+            tried.push(if there { said(&error) } else { name });
             return Ok(None);
         }
     };
@@ -91,8 +91,12 @@ fn open_one(path: &OsStr, tried: &mut Vec<String>) -> Result<Option<&'static Lib
         reason,
     };
     // SAFETY: the symbols have the types of cuBLASLt's header, from which the bindings are made.
-    let lt = unsafe { CublasLt::from_library(file) }
-        .map_err(|e| refused(format!("it is not a cuBLASLt that is known here: {e}")))?;
+    let lt = unsafe { CublasLt::from_library(file) }.map_err(|e| {
+        refused(format!(
+            "it is not a cuBLASLt that is known here: {}",
+            said(&e)
+        ))
+    })?;
     // SAFETY: no preconditions.
     let version = unsafe { lt.cublasLtGetVersion() };
     if version < OLDEST {
@@ -106,6 +110,14 @@ fn open_one(path: &OsStr, tried: &mut Vec<String>) -> Result<Option<&'static Lib
     }));
     open.push(library);
     Ok(Some(library))
+}
+
+/// What the dynamic linker said.
+fn said(error: &libloading::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => cause.to_string(),
+        None => error.to_string(),
+    }
 }
 
 /// Where it lies on machines whose dynamic linker does not know it: toolkits, and the wheels of NVIDIA below each

@@ -257,9 +257,9 @@ impl Product {
                 ));
             }
         }
-        let (has, needs) = (workspace.bytes(), self.algorithm.workspace());
-        if has < needs {
-            return wrong(format!("a workspace of {has} bytes, {needs} are needed"));
+        if workspace.bytes() < WORKSPACE {
+            let has = workspace.bytes();
+            return wrong(format!("a workspace of {has} bytes, not of {WORKSPACE}"));
         }
         Ok(())
     }
