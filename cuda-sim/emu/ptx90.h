@@ -1,0 +1,2 @@
+// (empty until Hopper lands)
+#pragma once
