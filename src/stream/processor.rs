@@ -467,9 +467,9 @@ fn not_staged(call: &'static str) -> StreamError {
 
 impl Drop for StreamProcessor {
     fn drop(&mut self) {
-        // Nothing may touch the slots when they go.
-        let busy = self.open.is_some() || self.in_flight.iter().any(|batch| !batch.stored);
-        if busy && !self.drained {
+        // Nothing may touch the slots when they go: what was not collected, and kernels that came
+        // after.
+        if !self.drained {
             self.drain();
         }
     }

@@ -169,7 +169,7 @@ impl Uploader {
     /// [`StreamError::TooLarge`], [`StreamError::Stopped`], or a failure.
     pub fn upload(&mut self, source: &[u8], to: &Region, offset: usize) -> Result<(), StreamError> {
         let room = to.bytes().saturating_sub(offset);
-        if source.len() > room {
+        if source.len() > room || offset > to.bytes() {
             return Err(StreamError::TooLarge {
                 what: "a region of weights",
                 bytes: source.len(),
@@ -299,7 +299,7 @@ fn copy(from: &[u8], to: &mut [u8], threads: usize) {
     };
     thread::scope(|scope| {
         for _ in 1..threads.min(count) {
-            if thread::Builder::new().spawn_scoped(scope, &work).is_err() {
+            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
                 break;
             }
         }
@@ -321,7 +321,7 @@ mod tests {
     #[test]
     fn any_number_of_threads_copies_all_and_no_more() {
         for length in [0, 1, PART - 1, PART, 5 * PART + 3] {
-            let from: Vec<u8> = (0..length).map(|i| (i * 7 >> 3) as u8).collect();
+            let from: Vec<u8> = (0..length).map(|i| ((i * 7) >> 3) as u8).collect();
             for threads in [1, 2, 4] {
                 let mut to = vec![0xee; length + 5];
                 copy(&from, &mut to, threads);

@@ -38,9 +38,18 @@ impl Simulator {
         String::from_utf8(text).unwrap()
     }
 
-    /// Nothing of the driver's is held, and no wait was hidden in a free.
+    /// Nothing of the driver's is held, and no wait was hidden in a free: all was drained before.
     #[track_caller]
     pub fn assert_nothing_left(&self, what: &str) {
+        self.assert_nothing_held(what);
+        for name in ["implicit_synchronizes", "frees_while_busy"] {
+            assert_eq!(self.counter(name), 0, "{name}, {what}");
+        }
+    }
+
+    /// Nothing of the driver's is held.
+    #[track_caller]
+    pub fn assert_nothing_held(&self, what: &str) {
         for name in [
             "live_allocations",
             "live_host_allocations",
@@ -49,8 +58,6 @@ impl Simulator {
             "live_contexts",
             "pending_operations",
             "leaked_allocations",
-            "implicit_synchronizes",
-            "frees_while_busy",
         ] {
             assert_eq!(self.counter(name), 0, "{name}, {what}");
         }
@@ -232,8 +239,9 @@ impl Unit {
         let bytes = plan.ring().device_bytes()
             + Arena::footprint(plan.weights)
             + plan.upload().device_bytes();
-        let mut arena = Arena::new(context, bytes)?;
-        let weights = arena.take("weights", plan.weights)?;
+        let failed = |e: DriverError| manager.fail(e.into());
+        let mut arena = Arena::new(context, bytes).map_err(failed)?;
+        let weights = arena.take("weights", plan.weights).map_err(failed)?;
         let batches = manager.streams(device, 0)?;
         Ok(Self {
             device,
@@ -285,7 +293,8 @@ pub fn units(
     })?;
     let contexts: Vec<Context> = (0..plan.devices)
         .map(Context::new)
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<_, _>>()
+        .map_err(|e: DriverError| manager.fail(e.into()))?;
     manager.create_streams(&contexts)?;
     let units = contexts
         .iter()
@@ -313,4 +322,12 @@ pub fn run(plan: Plan, units: &mut [Unit], outcomes: &mut Vec<Outcome>) -> Resul
         }
     }
     Ok(())
+}
+
+/// A whole job; what it collected, and its end.
+pub fn job(plan: Plan, options: StreamOptions) -> (Vec<Outcome>, Result<(), StreamError>) {
+    let mut outcomes = Vec::new();
+    let result =
+        units(plan, options).and_then(|(_manager, mut units)| run(plan, &mut units, &mut outcomes));
+    (outcomes, result)
 }
