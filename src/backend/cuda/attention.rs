@@ -5,6 +5,7 @@
 //! how sequences share blocks, and in which order blocks run, changes no bit.
 
 use super::params::{AttentionItem, AttentionSlot};
+use crate::weights::DType;
 
 /// `kernels/tiles.h`, where the reasons stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,33 +47,12 @@ const F32_THREADS: u32 = 256;
 /// The widest head.
 const WIDEST: usize = 128;
 
-/// What a matrix of activations is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Dtype {
-    /// IEEE half precision.
-    F16,
-    /// bfloat16.
-    Bf16,
-    /// Single precision.
-    F32,
-}
-
-impl Dtype {
-    /// As kernels are named.
-    pub fn name(self) -> &'static str {
-        match self {
-            Dtype::F16 => "f16",
-            Dtype::Bf16 => "bf16",
-            Dtype::F32 => "f32",
-        }
-    }
-
-    /// Bytes of a number.
-    pub fn bytes(self) -> usize {
-        match self {
-            Dtype::F16 | Dtype::Bf16 => 2,
-            Dtype::F32 => 4,
-        }
+/// A dtype as kernels are named.
+pub fn suffix(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F16 => "f16",
+        DType::Bf16 => "bf16",
+        DType::F32 => "f32",
     }
 }
 
@@ -105,13 +85,14 @@ pub struct AttentionKernels {
 impl AttentionKernels {
     /// `None` where no kernel takes such heads: f16 and bf16 want a multiple of 8 up to 128, f32 an
     /// even number up to 128.
-    pub fn new(head_dim: usize, dtype: Dtype) -> Option<Self> {
+    pub fn new(head_dim: usize, dtype: DType) -> Option<Self> {
         if head_dim == 0 || head_dim > WIDEST {
             return None;
         }
-        if dtype == Dtype::F32 {
+        if dtype == DType::F32 {
             // Queries, keys and weights with rows of 64 and a vector more, and values.
-            let floats = (2 * head_dim + F32_KEYS) * (F32_ROWS + 4) + F32_KEYS * head_dim;
+            let floats =
+                (2 * head_dim + F32_KEYS) * (F32_ROWS + 4) + F32_KEYS * head_dim;
             return (head_dim % 2 == 0).then(|| Self {
                 long: AttentionKernel {
                     source: "attention_f32".into(),
@@ -128,15 +109,15 @@ impl AttentionKernels {
             return None;
         }
         let exact = TILES.iter().find(|tile| tile.head_dim == head_dim);
-        let (tile, suffix) = match exact {
+        let (tile, width) = match exact {
             Some(tile) => (tile, head_dim.to_string()),
             None => (&TILES[TILES.len() - 1], "any".into()),
         };
         let pass = 16 * tile.row_tiles * tile.warps;
-        let shared = |rows: usize| (rows * tile.head_dim * dtype.bytes()) as u32;
+        let shared = |rows: usize| (rows * tile.head_dim * dtype.size()) as u32;
         let kernel = |end: &str, threads: usize, rows: usize| AttentionKernel {
-            source: format!("attention_{suffix}"),
-            name: format!("attention_{}_{suffix}{end}", dtype.name()),
+            source: format!("attention_{width}"),
+            name: format!("attention_{}_{width}{end}", suffix(dtype)),
             threads: threads as u32,
             shared: shared(rows),
         };
@@ -295,9 +276,9 @@ mod tests {
     #[test]
     fn every_published_width_has_its_kernel_and_others_the_padded_one() {
         for head_dim in 0..=136 {
-            for dtype in [Dtype::F16, Dtype::Bf16, Dtype::F32] {
+            for dtype in [DType::F16, DType::Bf16, DType::F32] {
                 let found = AttentionKernels::new(head_dim, dtype);
-                let step = if dtype == Dtype::F32 { 2 } else { 8 };
+                let step = if dtype == DType::F32 { 2 } else { 8 };
                 let taken = (1..=128).contains(&head_dim) && head_dim % step == 0;
                 assert_eq!(found.is_some(), taken, "{head_dim} {dtype:?}");
                 let Some(found) = found else { continue };
@@ -308,11 +289,11 @@ mod tests {
                 }
             }
         }
-        let wide = AttentionKernels::new(64, Dtype::F16).unwrap();
+        let wide = AttentionKernels::new(64, DType::F16).unwrap();
         assert_eq!(wide.long.name, "attention_f16_64");
         assert_eq!(wide.long.shared, (128 + 3 * 2 * 64) * 64 * 2);
         assert_eq!(wide.short.unwrap().name, "attention_f16_64_short");
-        let odd = AttentionKernels::new(40, Dtype::Bf16).unwrap();
+        let odd = AttentionKernels::new(40, DType::Bf16).unwrap();
         assert_eq!(odd.long.name, "attention_bf16_any");
         assert_eq!(odd.short, None);
     }
@@ -336,10 +317,10 @@ mod tests {
             }));
             let tokens = starts[lengths.len()];
             for (head_dim, dtype) in [
-                (16, Dtype::F16),
-                (64, Dtype::F16),
-                (40, Dtype::F16),
-                (6, Dtype::F32),
+                (16, DType::F16),
+                (64, DType::F16),
+                (40, DType::F16),
+                (6, DType::F32),
             ] {
                 let kernels = AttentionKernels::new(head_dim, dtype).unwrap();
                 let work = kernels.work(&starts);
@@ -382,7 +363,7 @@ mod tests {
 
     #[test]
     fn short_sequences_share_items() {
-        let kernels = AttentionKernels::new(64, Dtype::F16).unwrap();
+        let kernels = AttentionKernels::new(64, DType::F16).unwrap();
         // 3 + 1, 2 + 2, and a 1 left over.
         let starts = [0, 48, 64, 96, 120, 121];
         assert_eq!(kernels.work(&starts).short_items(), 3);
