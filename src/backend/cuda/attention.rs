@@ -91,8 +91,7 @@ impl AttentionKernels {
         }
         if dtype == DType::F32 {
             // Queries, keys and weights with rows of 64 and a vector more, and values.
-            let floats =
-                (2 * head_dim + F32_KEYS) * (F32_ROWS + 4) + F32_KEYS * head_dim;
+            let floats = (2 * head_dim + F32_KEYS) * (F32_ROWS + 4) + F32_KEYS * head_dim;
             return (head_dim % 2 == 0).then(|| Self {
                 long: AttentionKernel {
                     source: "attention_f32".into(),
