@@ -134,7 +134,11 @@ fn probe(program: &Path) -> Result<Nvcc, String> {
     let real = REAL
         .into_iter()
         .filter(wanted)
-        .filter(|a| known.lines().any(|line| line.trim() == format!("sm_{a}")))
+        // nvcc does not list the code that is for one chip alone: it has 90a where it has 90.
+        .filter(|a| {
+            let listed = format!("sm_{}", a.trim_end_matches('a'));
+            known.lines().any(|line| line.trim() == listed)
+        })
         .collect();
     Ok(Nvcc {
         program: program.to_owned(),
