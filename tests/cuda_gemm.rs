@@ -11,7 +11,7 @@ use std::sync::Arc;
 use cuda_support::{Simulator, simulator};
 use seqstream::backend::cuda::driver::{Arena, Context, PinnedBuffer, Region, Stream, StreamName};
 use seqstream::backend::cuda::gemm::{
-    Algorithms, Gemm, GemmError, Kind, Operands, Product, ProductSpec, Tuning, WORKSPACE,
+    Algorithms, Gemm, GemmError, Kind, Operands, Product, ProductSpec, Tuning, WORKSPACE, cublaslt,
 };
 use seqstream::weights::DType;
 
@@ -501,7 +501,11 @@ fn the_library_is_found_below_the_python_in_use() {
         let gemm = Gemm::load(&context, Arc::new(Algorithms::new(None)), TUNING);
         // SAFETY: as in `start`.
         unsafe { std::env::set_var("PATH", &path) };
-        assert_eq!(gemm.unwrap().library(), library.to_str().unwrap());
+        let file = library.to_str().unwrap();
+        assert_eq!(gemm.unwrap().library(), file);
+        // SAFETY: as in `start`.
+        unsafe { std::env::set_var("SEQSTREAM_LIBCUBLASLT", file) };
+        assert_eq!(cublaslt().unwrap(), (file, "13.0.2".to_owned()));
         fs::remove_dir_all(packages).unwrap();
     }
 }
