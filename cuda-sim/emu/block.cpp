@@ -4,7 +4,9 @@
 #include <cstdio>
 #include <cstring>
 
+#include "mbarrier.h"
 #include "shared.h"
+#include "wgmma.h"
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
@@ -64,6 +66,12 @@ void fail_block(Error error, const char *format, ...) {
     abandon();
 }
 
+static bool same_wait(int one, int other) {
+    const MBarrierWait a = waited_mbarrier(one), b = waited_mbarrier(other);
+    return block.thread[one].waits_in == block.thread[other].waits_in && a.barrier == b.barrier &&
+           a.parity == b.parity;
+}
+
 // Who waits for what, as far as the message has room.
 [[noreturn]] static void report_deadlock() {
     char text[400];
@@ -76,10 +84,14 @@ void fail_block(Error error, const char *format, ...) {
         }
         int last = first;
         while (last + 1 < block.threads && (block.warp[(last + 1) / LANES].alive >> (last + 1) % LANES & 1) &&
-               block.thread[last + 1].waits_in == thread.waits_in)
+               same_wait(first, last + 1))
             last++;
         used += size_t(snprintf(text + used, sizeof text - used, "%s threads %d to %d wait in %s", used ? "," : "",
                                 first, last, thread.waits_in));
+        const MBarrierWait wait = waited_mbarrier(first);
+        if (wait.barrier && used < sizeof text)
+            used += size_t(snprintf(text + used, sizeof text - used, " at 0x%x for parity %d",
+                                    shared_address("mbar_wait", wait.barrier, 8, 8), wait.parity));
         first = last + 1;
     }
     fail_block(LAUNCH_TIMEOUT, "deadlock (threads counted through the block):%s", text);
@@ -202,6 +214,8 @@ static void forget_last_block() {
     for (Asynchronous *one : block.asynchronous) delete one;
     block.asynchronous.clear();
     for (Barrier &barrier : block.barrier) barrier = Barrier();
+    forget_mbarriers();
+    forget_products();
 }
 
 static void set_threads() {
@@ -254,6 +268,10 @@ int run_block(const Body &body, const void *params, const uint32_t *grid, const 
     released(&block);
     go_to_some_warp();
     acquired(&block);
+    if (!block.error && !block.asynchronous.empty()) {
+        block.error = LAUNCH_FAILED;
+        snprintf(message, message_size, "the block ended while a tensor copy to its shared memory was under way");
+    }
     if (!block.error) end_shared();
     return block.error;
 }
