@@ -134,7 +134,11 @@ fn probe(program: &Path) -> Result<Nvcc, String> {
     let real = REAL
         .into_iter()
         .filter(wanted)
-        .filter(|a| known.lines().any(|line| line.trim() == format!("sm_{a}")))
+        // The list has no variants: an nvcc that knows sm_90 compiles for sm_90a.
+        .filter(|a| {
+            let plain = format!("sm_{}", a.trim_end_matches('a'));
+            known.lines().any(|line| line.trim() == plain)
+        })
         .collect();
     Ok(Nvcc {
         program: program.to_owned(),
