@@ -6,6 +6,8 @@ use std::ffi::{c_char, c_int, c_uint, c_void};
 
 /// `CU_STREAM_NON_BLOCKING`: not ordered with the legacy NULL stream.
 pub const STREAM_NON_BLOCKING: c_uint = 1;
+/// `CU_EVENT_BLOCKING_SYNC`: a host thread that waits for it sleeps.
+pub const EVENT_BLOCKING_SYNC: c_uint = 1;
 /// `CU_EVENT_DISABLE_TIMING`
 pub const EVENT_DISABLE_TIMING: c_uint = 2;
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR`, and minor.
@@ -51,6 +53,12 @@ unsafe extern "C" {
         bytes: usize,
         stream: CUstream,
     ) -> i32;
+    pub fn cuMemcpyDtoDAsync_v2(
+        to: CUdeviceptr,
+        from: CUdeviceptr,
+        bytes: usize,
+        stream: CUstream,
+    ) -> i32;
     pub fn cuMemsetD8Async(address: CUdeviceptr, value: u8, bytes: usize, stream: CUstream) -> i32;
 
     pub fn cuStreamCreate(stream: *mut CUstream, flags: c_uint) -> i32;
@@ -86,6 +94,22 @@ unsafe extern "C" {
         stream: CUstream,
         params: *mut *mut c_void,
         extra: *mut *mut c_void,
+    ) -> i32;
+
+    #[allow(clippy::too_many_arguments)] // CUDA's
+    pub fn cuTensorMapEncodeTiled(
+        map: *mut super::tensor_map::TensorMap,
+        data_type: i32,
+        rank: c_uint,
+        address: *mut c_void,
+        dims: *const u64,
+        strides: *const u64,
+        boxes: *const c_uint,
+        element_strides: *const c_uint,
+        interleave: i32,
+        swizzle: i32,
+        promotion: i32,
+        fill: i32,
     ) -> i32;
 
     /// Of `cuda-shim/trampolines.c`: the library that calls go to (1), or why there is none (0).

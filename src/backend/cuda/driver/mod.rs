@@ -16,6 +16,7 @@ mod library;
 mod memory;
 mod module;
 mod stream;
+mod tensor_map;
 
 pub use context::{Context, DeviceInfo, devices, driver_version, init};
 pub use error::{At, DriverError, StreamName};
@@ -23,4 +24,5 @@ pub use fence::Fence;
 pub use library::{Library, library};
 pub use memory::{Arena, PinnedBuffer, Region};
 pub use module::{Function, Module};
-pub use stream::{Busy, Stream};
+pub use stream::{Busy, Observe, Operation, Stream};
+pub use tensor_map::{Element, Swizzle, Tensor, TensorMap};
