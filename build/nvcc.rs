@@ -131,11 +131,12 @@ fn probe(program: &Path) -> Result<Nvcc, String> {
         let list = chosen.as_deref();
         list.is_none_or(|list| list.split(',').any(|c| c.trim() == *a))
     };
-    let real = REAL
-        .into_iter()
-        .filter(wanted)
-        .filter(|a| known.lines().any(|line| line.trim() == format!("sm_{a}")))
-        .collect();
+    // The list has no letters: whoever knows sm_90 knows sm_90a.
+    let listed = |a: &&str| {
+        let plain = format!("sm_{}", a.trim_end_matches(char::is_alphabetic));
+        known.lines().any(|line| line.trim() == plain)
+    };
+    let real = REAL.into_iter().filter(wanted).filter(listed).collect();
     Ok(Nvcc {
         program: program.to_owned(),
         version,
