@@ -19,7 +19,7 @@ use std::ops::Range;
 /// Keys of one softmax block: its scores take 16 KiB of L1.
 const KEY_BLOCK: usize = 128;
 /// Keys of one chain of sums, which bounds its rounding as in `gemm.rs`.
-const CHAIN: usize = 32;
+const CHAIN: usize = 64;
 /// Values are padded to a multiple of this many head columns: of every register tile's in p·v.
 const HEAD_TILE: usize = 8;
 /// Keys that are packed together, a multiple of every key tile.
