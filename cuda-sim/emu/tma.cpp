@@ -63,20 +63,17 @@ void TensorCopy::put(int row, int byte, const unsigned char *from, int count) {
 }
 
 void TensorCopy::finish() {
-    {
-        const Unwatched unwatched;
-        const int size = map.element_bytes;
-        for (int row = 0; row < rows(); row++) {
-            const Part inside = part(row);
-            for (int byte = 0; byte < row_bytes();) {
-                const bool copied = byte >= inside.first && byte < inside.last;
-                // By units of 16 bytes, and by elements where an edge cuts one.
-                const bool whole = byte % 16 == 0 && (inside.last <= byte || inside.first >= byte + 16 ||
-                                                      (inside.first <= byte && inside.last >= byte + 16));
-                const int count = whole ? 16 : size;
-                put(row, byte, copied ? inside.row + byte : nullptr, count);
-                byte += count;
-            }
+    const int size = map.element_bytes;
+    for (int row = 0; row < rows(); row++) {
+        const Part inside = part(row);
+        for (int byte = 0; byte < row_bytes();) {
+            const bool copied = byte >= inside.first && byte < inside.last;
+            // By units of 16 bytes, and by elements where an edge cuts one.
+            const bool whole = byte % 16 == 0 && (inside.last <= byte || inside.first >= byte + 16 ||
+                                                  (inside.first <= byte && inside.last >= byte + 16));
+            const int count = whole ? 16 : size;
+            put(row, byte, copied ? inside.row + byte : nullptr, count);
+            byte += count;
         }
     }
     mbarrier_bytes_came(barrier, bytes());
@@ -120,10 +117,7 @@ void tma_load(void *to, const void *map, const int *coordinates, int rank, uint6
     }
     writes(to, size_t(copy->bytes()));
     released(barrier);
-    {
-        const Unwatched unwatched;
-        memset(to, 0xff, size_t(copy->bytes()));
-    }
+    memset(to, 0xff, size_t(copy->bytes()));
     block.asynchronous.push_back(copy);
     maybe_yield();
 }

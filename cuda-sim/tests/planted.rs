@@ -158,6 +158,23 @@ fn wrong(case: &Case, bug: u32, expected: impl Fn(usize) -> u32) {
     );
 }
 
+/// With the mistake: wrong numbers or an error, as the schedule has it, under most of them.
+fn caught(case: &Case, bug: u32, expected: impl Fn(usize) -> u32) {
+    let is_caught = |seed: &u64| match run(case, bug, *seed) {
+        Outcome::Done(output) => output
+            .iter()
+            .enumerate()
+            .any(|(i, value)| *value != expected(i)),
+        Outcome::Failed(..) => true,
+    };
+    let found = (0..20).filter(is_caught).count();
+    assert!(
+        found >= 15,
+        "{} with mistake {bug}: caught in {found} of 20",
+        case.kernel
+    );
+}
+
 fn reversed(i: usize) -> u32 {
     let (block, thread) = (i / 256, i % 256);
     (block * 256 + 255 - thread) as u32 + 1
@@ -227,7 +244,7 @@ fn barriers_that_are_misused() {
     );
     refused(&BARRIERS, 2, 719, &["__shfl_xor_sync", "have ended"]);
     refused(&BARRIERS, 3, 719, &["__syncwarp", "__shfl_xor_sync"]);
-    refused(&BARRIERS, 4, 719, &["named barrier 1"]);
+    caught(&BARRIERS, 4, |i| (i + (i ^ 1)) as u32);
 }
 
 #[test]
@@ -237,7 +254,7 @@ fn tensor_copies() {
     right(&TENSOR, expected);
     wrong(&TENSOR, 1, expected);
     wrong(&TENSOR, 5, expected);
-    wrong(&TENSOR, 6, expected);
+    caught(&TENSOR, 6, expected);
     refused(
         &TENSOR,
         2,
