@@ -4,6 +4,7 @@
 //! The backend itself, the models' operations on this, is not there yet: [`devices`] is how the
 //! program knows what a machine has and says what is missing.
 
+pub mod attention;
 pub mod driver;
 pub mod kernels;
 pub mod params;
