@@ -11,6 +11,7 @@
 //! | [`weights`] | mapped files to named tensors |
 //! | [`model`] | ESM-2 and DNABERT-S, each written once as operations on a backend |
 //! | [`backend`] | the operations: the trait, and the CPU |
+//! | [`stream`] | the streams of the devices, a ring of batches, weights on their way |
 //! | [`output`] | npy, safetensors, shards, the manifest |
 //! | [`pipeline`] | one job: read, pack, run, write; resume, merge |
 //! | [`cli`] | a file a subcommand |
@@ -24,4 +25,5 @@ pub mod model;
 pub mod output;
 pub mod pipeline;
 pub mod sequence;
+pub mod stream;
 pub mod weights;

@@ -26,12 +26,22 @@ pub enum BackendError {
         /// Why not.
         source: rayon::ThreadPoolBuildError,
     },
+    /// A CUDA device could not be used, or failed.
+    #[error(transparent)]
+    Cuda(Box<cuda::CudaError>),
+}
+
+impl From<cuda::CudaError> for BackendError {
+    fn from(error: cuda::CudaError) -> Self {
+        Self::Cuda(Box::new(error))
+    }
 }
 
 impl BackendError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Cuda(error) => error.hint(),
             Self::Threads { .. } => Some("give fewer --threads".into()),
         }
     }

@@ -125,6 +125,21 @@ pub trait Embedder {
     }
 }
 
+impl<E: Embedder + ?Sized> Embedder for Box<E> {
+    fn submit(&mut self, batch: &PackedBatch, request: &Request) -> Result<(), ModelError> {
+        (**self).submit(batch, request)
+    }
+    fn collect(&mut self) -> Result<Option<Vec<LayerOutput>>, ModelError> {
+        (**self).collect()
+    }
+    fn room(&self) -> usize {
+        (**self).room()
+    }
+    fn config(&self) -> &ModelConfig {
+        (**self).config()
+    }
+}
+
 impl ModelKind {
     /// The tokens of a sequence (given as its range in the batch) that the mean is over.
     pub fn pooled_tokens(self, range: Range<usize>) -> Range<usize> {

@@ -3,6 +3,7 @@
 use super::context::Context;
 use super::error::{At, DriverError, call};
 use super::ffi;
+use std::fmt;
 
 /// A point in a stream's work. Never recorded, it counts as passed, as the driver has it.
 #[derive(Debug)]
@@ -10,6 +11,7 @@ pub struct Fence {
     pub(super) event: ffi::CUevent,
     context: Context,
     timed: bool,
+    label: (&'static str, usize),
 }
 
 // SAFETY: events may be used from any thread; the handle is only passed to the driver.
@@ -23,7 +25,19 @@ impl Fence {
     /// # Errors
     /// [`DriverError`]
     pub fn new(context: &Context) -> Result<Self, DriverError> {
-        Self::make(context, false)
+        Self::make(context, ffi::EVENT_DISABLE_TIMING)
+    }
+
+    /// A fence that the host will wait for: its thread sleeps meanwhile, where it would spin on
+    /// [`Fence::new`]'s, and leaves the core to those who have work.
+    ///
+    /// # Errors
+    /// [`DriverError`]
+    pub fn for_host(context: &Context) -> Result<Self, DriverError> {
+        Self::make(
+            context,
+            ffi::EVENT_DISABLE_TIMING | ffi::EVENT_BLOCKING_SYNC,
+        )
     }
 
     /// A fence that also knows when it was passed, for [`Fence::milliseconds_since`].
@@ -31,20 +45,27 @@ impl Fence {
     /// # Errors
     /// [`DriverError`]
     pub fn timed(context: &Context) -> Result<Self, DriverError> {
-        Self::make(context, true)
+        Self::make(context, 0)
     }
 
-    fn make(context: &Context, timed: bool) -> Result<Self, DriverError> {
+    fn make(context: &Context, flags: std::ffi::c_uint) -> Result<Self, DriverError> {
         context.bind()?;
-        let flags = if timed { 0 } else { ffi::EVENT_DISABLE_TIMING };
         let mut event = std::ptr::null_mut();
         // SAFETY: `event` is writable and a context is current.
         unsafe { call!(cuEventCreate(&mut event, flags)) }.map_err(|e| e.at(&context.at()))?;
         Ok(Self {
             event,
             context: context.clone(),
-            timed,
+            timed: flags & ffi::EVENT_DISABLE_TIMING == 0,
+            label: ("fence", 0),
         })
+    }
+
+    /// Gives it a name and a number, for logs: `loaded 2`.
+    #[must_use]
+    pub fn called(mut self, name: &'static str, number: usize) -> Self {
+        self.label = (name, number);
+        self
     }
 
     /// Whether the work before the last record is done; never blocks.
@@ -70,7 +91,12 @@ impl Fence {
     pub fn wait(&self) -> Result<(), DriverError> {
         self.context.bind()?;
         // SAFETY: an event that this value holds.
-        unsafe { call!(cuEventSynchronize(self.event)) }.map_err(|e| e.at(&self.at()))
+        unsafe { call!(cuEventSynchronize(self.event)) }.map_err(|e| {
+            e.at(&At {
+                operation: Some(format!("the host's wait for {self}")),
+                ..self.at()
+            })
+        })
     }
 
     /// Milliseconds from when `start` was passed to when this one was. `None` unless both are timed.
@@ -97,6 +123,13 @@ impl Fence {
 
     fn at(&self) -> At {
         self.context.at()
+    }
+}
+
+impl fmt::Display for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, number) = self.label;
+        write!(f, "{name} {number}")
     }
 }
 

@@ -6,6 +6,8 @@ use std::ffi::{c_char, c_int, c_uint, c_void};
 
 /// `CU_STREAM_NON_BLOCKING`: not ordered with the legacy NULL stream.
 pub const STREAM_NON_BLOCKING: c_uint = 1;
+/// `CU_EVENT_BLOCKING_SYNC`: a host thread that waits for it sleeps.
+pub const EVENT_BLOCKING_SYNC: c_uint = 1;
 /// `CU_EVENT_DISABLE_TIMING`
 pub const EVENT_DISABLE_TIMING: c_uint = 2;
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR`, and minor.
@@ -47,6 +49,12 @@ unsafe extern "C" {
     ) -> i32;
     pub fn cuMemcpyDtoHAsync_v2(
         to: *mut c_void,
+        from: CUdeviceptr,
+        bytes: usize,
+        stream: CUstream,
+    ) -> i32;
+    pub fn cuMemcpyDtoDAsync_v2(
+        to: CUdeviceptr,
         from: CUdeviceptr,
         bytes: usize,
         stream: CUstream,

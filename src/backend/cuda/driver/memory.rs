@@ -4,6 +4,7 @@ use super::context::Context;
 use super::error::{At, DriverError, call};
 use super::ffi;
 use std::ffi::c_void;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What regions start at multiples of: enough for every vector load and TMA.
@@ -122,6 +123,29 @@ impl Arena {
         })
     }
 
+    /// All that a device has free but `keep` bytes, which are left to others: to cuBLASLt, to
+    /// modules, to the driver itself.
+    ///
+    /// # Errors
+    /// [`DriverError`]: code 2 where no more than `keep` is free.
+    pub fn of_free(context: &Context, keep: usize) -> Result<Self, DriverError> {
+        let (free, _) = context.memory()?;
+        let free = usize::try_from(free).unwrap_or(usize::MAX);
+        match free.checked_sub(keep) {
+            Some(bytes) if bytes >= ALIGN => Self::new(context, bytes / ALIGN * ALIGN),
+            _ => Err(out_of_memory(
+                context,
+                "Arena::of_free",
+                format!("keeping {keep} bytes of {free} free ones"),
+            )),
+        }
+    }
+
+    /// What a region of so many bytes takes of an arena: for its sum before there is one.
+    pub fn footprint(bytes: usize) -> usize {
+        bytes.next_multiple_of(ALIGN)
+    }
+
     /// Bytes that are left.
     pub fn left(&self) -> usize {
         self.block.bytes - self.used
@@ -133,20 +157,11 @@ impl Arena {
     /// [`DriverError`] with code 2, out of memory, that names `what`.
     pub fn take(&mut self, what: &str, bytes: usize) -> Result<Region, DriverError> {
         if bytes > self.left() {
-            let at = At {
-                operation: Some(format!(
-                    "placing {what}, {bytes} bytes of {} left",
-                    self.left()
-                )),
-                ..self.block.context.at()
-            };
-            return Err(DriverError {
-                call: "Arena::take",
-                code: 2,
-                name: "CUDA_ERROR_OUT_OF_MEMORY".into(),
-                meaning: "out of memory".into(),
-                at: Box::new(at),
-            });
+            return Err(out_of_memory(
+                &self.block.context,
+                "Arena::take",
+                format!("placing {what}, {bytes} bytes of {} left", self.left()),
+            ));
         }
         let region = Region {
             block: Arc::clone(&self.block),
@@ -160,7 +175,35 @@ impl Arena {
     }
 }
 
+/// The driver's own error, of a call that did not have to be made.
+fn out_of_memory(context: &Context, call: &'static str, operation: String) -> DriverError {
+    DriverError {
+        call,
+        code: 2,
+        name: "CUDA_ERROR_OUT_OF_MEMORY".into(),
+        meaning: "out of memory".into(),
+        at: Box::new(At {
+            operation: Some(operation),
+            ..context.at()
+        }),
+    }
+}
+
 impl Region {
+    /// A part of it, which keeps the arena alive as well.
+    ///
+    /// # Panics
+    /// Where the range is not inside the region.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Region {
+        assert!(range.start <= range.end && range.end <= self.bytes);
+        Region {
+            block: Arc::clone(&self.block),
+            offset: self.offset + range.start,
+            bytes: range.len(),
+        }
+    }
+
     /// Its address on the device.
     pub fn address(&self) -> u64 {
         self.block.address + self.offset as u64
@@ -169,6 +212,19 @@ impl Region {
     /// Its size.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// A part of it.
+    ///
+    /// # Panics
+    /// Where the range is not inside the region.
+    pub fn part(&self, range: Range<usize>) -> Region {
+        assert!(range.start <= range.end && range.end <= self.bytes);
+        Region {
+            block: Arc::clone(&self.block),
+            offset: self.offset + range.start,
+            bytes: range.len(),
+        }
     }
 }
 

@@ -24,5 +24,5 @@ pub use fence::Fence;
 pub use library::{Library, library};
 pub use memory::{Arena, PinnedBuffer, Region};
 pub use module::{Function, Module};
-pub use stream::{Busy, Stream};
+pub use stream::{Busy, Observe, Operation, Stream};
 pub use tensor_map::{Element, Swizzle, Tensor, TensorMap};
