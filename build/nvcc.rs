@@ -134,7 +134,11 @@ fn probe(program: &Path) -> Result<Nvcc, String> {
     let real = REAL
         .into_iter()
         .filter(wanted)
-        .filter(|a| known.lines().any(|line| line.trim() == format!("sm_{a}")))
+        .filter(|a| {
+            // sm_90a is sm_90 with what that chip alone has, and not listed apart.
+            let listed = format!("sm_{}", a.trim_end_matches('a'));
+            known.lines().any(|line| line.trim() == listed)
+        })
         .collect();
     Ok(Nvcc {
         program: program.to_owned(),
