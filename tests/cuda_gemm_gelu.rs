@@ -43,7 +43,13 @@ fn suffix(dtype: DType) -> &'static str {
 
 impl Case {
     /// Arguments of GELU of deviation 2: its tail, and both of its halves.
-    fn new(dtype: DType, gated: bool, [rows, width, depth]: [usize; 3], bias: bool, seed: u64) -> Self {
+    fn new(
+        dtype: DType,
+        gated: bool,
+        [rows, width, depth]: [usize; 3],
+        bias: bool,
+        seed: u64,
+    ) -> Self {
         let mut random = Random(seed);
         let out = width * (1 + usize::from(gated));
         let deviation = 2.0 / (depth as f64).sqrt();
@@ -90,7 +96,10 @@ impl Case {
     fn run(&self, gpu: &Gpu, launch: Launch) -> Vec<u8> {
         let from = gpu.upload(&bytes(&self.from, self.dtype));
         let weight = gpu.upload(&bytes(&self.weight, self.dtype));
-        let bias = self.bias.as_ref().map(|b| gpu.upload(&bytes(b, self.dtype)));
+        let bias = self
+            .bias
+            .as_ref()
+            .map(|b| gpu.upload(&bytes(b, self.dtype)));
         // Room for the rest of the last tile: rows that are not the kernel's to write.
         let size = self.rows() * self.width * 2;
         let to = gpu.poisoned(size + 128 * self.width * 2);
@@ -106,21 +115,31 @@ impl Case {
             band: launch.band,
             ..GemmGeluParams::default()
         };
-        let form = if self.gated { "gemm_gelu_gated" } else { "gemm_gelu" };
+        let form = if self.gated {
+            "gemm_gelu_gated"
+        } else {
+            "gemm_gelu"
+        };
         let name = format!("{form}_{}", suffix(self.dtype));
         let function = gpu.function("gemm_gelu", &name, SHARED);
         gpu.launch(&function, launch.blocks, 384, SHARED, &params);
         let mut got = gpu.download(&to);
         assert_eq!(gpu.findings(), "");
         let behind = got.split_off(size);
-        assert!(behind.iter().all(|b| *b == 0xff), "{name} wrote behind the last row");
+        assert!(
+            behind.iter().all(|b| *b == 0xff),
+            "{name} wrote behind the last row"
+        );
         got
     }
 
     fn reference(&self, gpu: &Gpu) -> Vec<u8> {
         let from = gpu.upload(&bytes(&self.from, self.dtype));
         let weight = gpu.upload(&bytes(&self.weight, self.dtype));
-        let bias = self.bias.as_ref().map(|b| gpu.upload(&bytes(b, self.dtype)));
+        let bias = self
+            .bias
+            .as_ref()
+            .map(|b| gpu.upload(&bytes(b, self.dtype)));
         let outputs = self.rows() * self.width;
         let to = gpu.poisoned(outputs * 2);
         let params = GemmGeluReferenceParams {
@@ -141,7 +160,10 @@ impl Case {
 
     fn expected(&self) -> Vec<f64> {
         let product = |row: usize, out: usize| {
-            let (x, w) = (&self.from[row * self.depth..], &self.weight[out * self.depth..]);
+            let (x, w) = (
+                &self.from[row * self.depth..],
+                &self.weight[out * self.depth..],
+            );
             let terms = x.iter().zip(w).take(self.depth);
             let sum: f64 = terms.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
             sum + self.bias.as_ref().map_or(0.0, |b| f64::from(b[out]))
@@ -149,7 +171,11 @@ impl Case {
         let mut all = Vec::new();
         for row in 0..self.rows() {
             for column in 0..self.width {
-                let up = if self.gated { product(row, self.width + column) } else { 1.0 };
+                let up = if self.gated {
+                    product(row, self.width + column)
+                } else {
+                    1.0
+                };
                 all.push(gelu(product(row, column)) * up);
             }
         }
@@ -196,7 +222,10 @@ fn results_are_those_of_f64() {
                         let off = error(&values(&got, dtype), &expected);
                         println!("{what} {dtype:?} {shape:?} gated {gated}: {off:.1e}");
                         // Rounding loses half a unit at most: on average over many numbers, 0.42 of that.
-                        assert!(off < bound * epsilon(dtype), "{what} {dtype:?} {shape:?} gated {gated}: {off:e}");
+                        assert!(
+                            off < bound * epsilon(dtype),
+                            "{what} {dtype:?} {shape:?} gated {gated}: {off:e}"
+                        );
                     };
                     check("kernel", case.run(&gpu, LAUNCH));
                     if seed == 0 {
@@ -221,7 +250,10 @@ fn a_row_has_the_same_bits_in_every_batch() {
                 (199..200, Launch { blocks: 1, band: 7 }),
             ] {
                 let some = case.of_rows(rows.clone()).run(&gpu, launch);
-                assert!(some == all[rows.start * row..rows.end * row], "rows {rows:?}, gated {gated}");
+                assert!(
+                    some == all[rows.start * row..rows.end * row],
+                    "rows {rows:?}, gated {gated}"
+                );
             }
         }
     }
@@ -239,7 +271,11 @@ fn what_is_not_finite_stays_so_and_in_its_row() {
         let got = values(&case.run(&gpu, LAUNCH), dtype);
         for (n, row) in got.chunks(case.width).enumerate() {
             let finite = row.iter().filter(|v| v.is_finite()).count();
-            let expected = if bad.iter().any(|(row, _)| *row == n) { 0 } else { case.width };
+            let expected = if bad.iter().any(|(row, _)| *row == n) {
+                0
+            } else {
+                case.width
+            };
             assert_eq!(finite, expected, "{dtype:?}, row {n}");
         }
     }
