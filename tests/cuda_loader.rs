@@ -85,9 +85,10 @@ fn read(ring: &mut StreamProcessor, batch: u64, layer: &Region) -> Result<(), St
 
 #[test]
 fn a_layer_is_there_before_it_is_used_however_late_it_is_loaded() {
-    let _watchdog = watchdog("resident layers");
+    let watchdog = watchdog("resident layers");
     const LAYERS: u64 = 6;
     for seed in 0..24 {
+        watchdog.alive();
         let simulator = simulator(1, seed);
         let reports = Reports::default();
         let Rig {
@@ -135,10 +136,11 @@ fn a_layer_is_there_before_it_is_used_however_late_it_is_loaded() {
 
 #[test]
 fn a_ring_of_two_buffers_serves_layers_pass_after_pass() {
-    let _watchdog = watchdog("a ring of layers");
+    let watchdog = watchdog("a ring of layers");
     const BUFFERS: u64 = 2;
     const UPLOADS: u64 = 15;
     for seed in 0..40 {
+        watchdog.alive();
         let simulator = simulator(1, seed);
         let reports = Reports::default();
         let Rig {
@@ -377,10 +379,11 @@ fn a_loader_that_is_dropped_stops_wherever_it_is() {
 
 #[test]
 fn a_fault_at_every_call_with_a_loader_ends_without_a_hang_or_a_leak() {
-    let _watchdog = watchdog("faults with a loader");
+    let watchdog = watchdog("faults with a loader");
     let mut errors = 0;
     for (code, variant) in [(2, ""), (700, ""), (719, ":async"), (54321, ":sticky")] {
         for n in 1..=150 {
+            watchdog.alive();
             let simulator = simulator(1, n % 5);
             let reports = Reports::default();
             let Rig {

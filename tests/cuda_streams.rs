@@ -14,9 +14,10 @@ use stream_support::{Plan, Reports, job, noise, right, run, units, watchdog};
 
 #[test]
 fn results_are_right_and_in_order_under_every_schedule() {
-    let _watchdog = watchdog("schedules");
+    let watchdog = watchdog("schedules");
     for devices in [1, 4] {
         for seed in 0..60 {
+            watchdog.alive();
             let simulator = simulator(devices, seed);
             let plan = Plan {
                 devices,
