@@ -8,7 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 use seqstream::backend::cpu::{Cpu, Linear, Matrix};
-use seqstream::backend::{Activation, Backend, LinearPart};
+use seqstream::backend::{Activation, Backend, LinearPart, Product};
 use seqstream::batch::PackedBatch;
 use seqstream::model::config::{ModelConfig, ModelKind};
 use seqstream::model::{Embedder, Model, Parameters, Pool, Request};
@@ -101,7 +101,7 @@ fn main() {
             weight: Weight::F32(F32Data::Owned(random(n * k, 0.05))),
             bias: None,
         };
-        cpu.linear_weights(vec![part()], k).unwrap()
+        cpu.linear_weights(vec![part()], k, Product::Store).unwrap()
     };
     let layer = |cpu: &mut Cpu| {
         [(3 * D, D), (D, D), (4 * D, D), (D, 4 * D)].map(|(n, k)| linear(cpu, n, k))

@@ -7,7 +7,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use seqstream::backend::cpu::{Cpu, Matrix};
-use seqstream::backend::{Activation, AttentionSpec, Backend, LinearPart, Norm, Position};
+use seqstream::backend::{Activation, AttentionSpec, Backend, LinearPart, Norm, Position, Product};
 use seqstream::batch::PackedBatch;
 use seqstream::weights::{F32Data, Weight};
 use std::time::Duration;
@@ -51,7 +51,7 @@ fn linear(c: &mut Criterion) {
                 weight: values(n * k),
                 bias: Some(values(n)),
             };
-            let w = cpu.linear_weights(vec![part], k).unwrap();
+            let w = cpu.linear_weights(vec![part], k, Product::Store).unwrap();
             let x = Matrix::from_rows(&random(TOKENS * k), TOKENS, k);
             let mut out = Matrix::default();
             group.throughput(Throughput::Elements((2 * TOKENS * n * k) as u64));

@@ -6,6 +6,9 @@ use std::{env, fs};
 
 /// Real code for these; an nvcc that does not know one leaves it out.
 const REAL: [&str; 4] = ["80", "89", "90a", "100"];
+/// Names some of [`REAL`] instead, with commas: compiling for one is several times faster, for whoever
+/// works on kernels. The program then runs on those chips alone.
+const CHOICE: &str = "SEQSTREAM_CUDA_ARCHITECTURES";
 /// And PTX, which the driver compiles for later chips. Not from 90a, whose PTX runs on 9.0 alone.
 const PTX: &str = "90";
 
@@ -16,6 +19,8 @@ pub struct Nvcc {
     pub version: String,
     /// Those of [`REAL`] that it knows.
     real: Vec<&'static str>,
+    /// Whether there is PTX beside them.
+    ptx: bool,
 }
 
 impl Nvcc {
@@ -31,13 +36,15 @@ impl Nvcc {
             "-gencode".to_owned(),
             format!("arch=compute_{PTX},code=compute_{PTX}"),
         ];
+        let ptx = ptx.into_iter().take(if self.ptx { 2 } else { 0 });
         real.chain(ptx).collect()
     }
 
     /// `sm_80`, ..., and `compute_90` for the PTX.
     pub fn architectures(&self) -> Vec<String> {
         let real = self.real.iter().map(|a| format!("sm_{a}"));
-        real.chain([format!("compute_{PTX}")]).collect()
+        let ptx = self.ptx.then(|| format!("compute_{PTX}"));
+        real.chain(ptx).collect()
     }
 }
 
@@ -46,7 +53,7 @@ impl Nvcc {
 /// and the Python environment in use, where NVIDIA's packages put it.
 pub fn find(root: &Path) -> Result<Nvcc, String> {
     // Not PATH: it differs between a shell and an editor, and each would rebuild what the other built.
-    for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV"] {
+    for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV", CHOICE] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     // A path that is not there would rebuild everything every time; the script touches itself instead.
@@ -119,13 +126,24 @@ fn probe(program: &Path) -> Result<Nvcc, String> {
         .map(|(_, version)| version.trim().to_owned())
         .ok_or_else(|| format!("{} --version says no release", program.display()))?;
     let known = run(program, "--list-gpu-code")?;
+    let chosen = env::var(CHOICE).ok().filter(|list| !list.is_empty());
+    let wanted = |a: &&str| {
+        let list = chosen.as_deref();
+        list.is_none_or(|list| list.split(',').any(|c| c.trim() == *a))
+    };
     let real = REAL
         .into_iter()
-        .filter(|a| known.lines().any(|line| line.trim() == format!("sm_{a}")))
+        .filter(wanted)
+        .filter(|a| {
+            // sm_90a is sm_90 with what that chip alone has, and not listed apart.
+            let listed = format!("sm_{}", a.trim_end_matches('a'));
+            known.lines().any(|line| line.trim() == listed)
+        })
         .collect();
     Ok(Nvcc {
         program: program.to_owned(),
         version,
         real,
+        ptx: chosen.is_none(),
     })
 }

@@ -1,25 +1,23 @@
 // Weight cast: to[i] = from[i], between f32, f16 and bf16, rounding to nearest even.
 //
 // Shapes: [count] to [count]; any count, addresses aligned to an element. Grid: any number of blocks
-// of any size; a thread takes every (threads of the grid)-th element.
-// Bound by bytes: reads and writes each element once.
-#include "number.cuh"
+// of 256; a thread takes every (threads of the grid)-th element.
+// Bound by bytes: reads and writes each element once. Its own reference.
+#include "kernel.cuh"
 #include "params.h"
+#include "vector.cuh"
 
 template <typename From, typename To> __device__ void cast(const CastParams &p) {
-    const From *from = reinterpret_cast<const From *>(p.from);
-    To *to = reinterpret_cast<To *>(p.to);
+    const From *from = at<From>(p.from);
+    To *to = at<To>(p.to);
     const uint64_t threads = uint64_t(gridDim.x) * blockDim.x;
     for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < p.count; i += threads)
         to[i] = from_f32<To>(to_f32(from[i]));
 }
 
-#define CAST(from, From, to, To) \
-    extern "C" __global__ void cast_##from##_##to(const __grid_constant__ CastParams p) { cast<From, To>(p); }
-
-CAST(f32, float, f16, __half)
-CAST(f32, float, bf16, __nv_bfloat16)
-CAST(f16, __half, f32, float)
-CAST(f16, __half, bf16, __nv_bfloat16)
-CAST(bf16, __nv_bfloat16, f32, float)
-CAST(bf16, __nv_bfloat16, f16, __half)
+KERNEL(cast_f32_f16, CastParams, 256, (cast<float, __half>))
+KERNEL(cast_f32_bf16, CastParams, 256, (cast<float, __nv_bfloat16>))
+KERNEL(cast_f16_f32, CastParams, 256, (cast<__half, float>))
+KERNEL(cast_f16_bf16, CastParams, 256, (cast<__half, __nv_bfloat16>))
+KERNEL(cast_bf16_f32, CastParams, 256, (cast<__nv_bfloat16, float>))
+KERNEL(cast_bf16_f16, CastParams, 256, (cast<__nv_bfloat16, __half>))

@@ -1,75 +1,144 @@
 // LayerNorm of the f32 residual stream: (x - mean) / sqrt(variance + epsilon) * gain + bias, the
 // variance over `width` and not width - 1.
 //
-// Shapes: x f32 [rows, width], gain and bias f32 [width], out [rows, width] in f32, f16 or bf16.
-// Grid: a block of 32 to 1024 threads, whole warps, a row. Rows of any width.
-// Bound by bytes: a row is read from memory once; the second and third pass find it in L1 (20 KB at
-// the widest, 5120).
+// Shapes: x f32 [rows, width], gain and bias f32 [width]; out [rows, width] in f32, f16 or bf16, and the
+// same in f32, either or both, the latter onto x itself if wanted. Any width. Blocks of 256 threads;
+// any number of them: a group of warps takes every (groups of the grid)-th row.
+// Bound by bytes: a row is read from memory once, as float4, and kept in registers.
 //
-// Two passes, not sums of x and x²: ESM-2's outlier channels are hundreds of deviations wide, and
-// the difference of two large sums would cancel. The order of the sums follows from the width and
-// the block alone, so a row's bits do not depend on the rows beside it.
-#include "number.cuh"
+// Two passes over the registers, not sums of x and x^2: ESM-2's outlier channels are hundreds of
+// deviations wide, and the difference of two large sums would cancel. How many warps share a row, and so
+// the order of its sums, follows from the width alone.
+#include "kernel.cuh"
 #include "params.h"
+#include "vector.cuh"
 
-// The sum over a block, in every thread: lanes by butterfly, then warps in order.
-__device__ float block_sum(float x, float *partial) {
-    for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
-    const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
+constexpr int WARPS = 8;
+// float4 a lane: 40 registers of a row. With more a block would not fit an SM three times.
+constexpr int HELD = 10;
+
+// Four values to both places.
+template <typename To> __device__ __forceinline__ void put(const LayerNormParams &p, uint64_t i, const float (&y)[4]) {
+    if (p.to) store(at<To>(p.to) + i, y);
+    if (p.stream) store(at<float>(p.stream) + i, y);
+}
+
+// The sum over the warps of a group, in every thread: lanes by butterfly, then warps in order.
+__device__ __forceinline__ float group_sum(float x, float *partial, int group, int warps) {
+    x = warp_sum(x);
+    if (warps == 1) return x;
     __syncthreads(); // the last sum has been read
-    if (threadIdx.x % 32 == 0) partial[warp] = x;
+    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = x;
     __syncthreads();
     float sum = 0;
-    for (int w = 0; w < warps; w++) sum += partial[w];
+    for (int w = 0; w < warps; w++) sum += partial[group * warps + w];
     return sum;
 }
 
-template <typename To> __device__ void layer_norm(const LayerNormParams &p) {
-    __shared__ float partial[32];
-    const uint64_t row = uint64_t(blockIdx.x) * p.width;
-    const float *x = reinterpret_cast<const float *>(p.from) + row;
-    const float *gain = reinterpret_cast<const float *>(p.gain);
-    const float *bias = reinterpret_cast<const float *>(p.bias);
-    To *to = reinterpret_cast<To *>(p.to) + row;
-
-    float sum = 0;
-    for (uint32_t i = threadIdx.x; i < p.width; i += blockDim.x) sum += x[i];
-    const float mean = block_sum(sum, partial) / p.width;
-    float squares = 0;
-    for (uint32_t i = threadIdx.x; i < p.width; i += blockDim.x) {
-        const float d = x[i] - mean;
-        squares = fmaf(d, d, squares);
+// Rows by groups of `warps` warps that hold N float4 a lane: width <= 128 * N * warps, a multiple of 4.
+template <int N, typename To> __device__ __forceinline__ void rows_in_registers(const LayerNormParams &p, int warps) {
+    __shared__ float partial[WARPS];
+    const int groups = WARPS / warps;
+    const int group = threadIdx.x / (32 * warps), member = threadIdx.x % (32 * warps);
+    const float n = float(p.width);
+    // Every group of a block goes round equally often: they share the barriers of group_sum.
+    for (uint64_t first = uint64_t(blockIdx.x) * groups; first < p.rows; first += uint64_t(gridDim.x) * groups) {
+        const bool present = first + group < p.rows;
+        const uint64_t row = (first + group) * p.width;
+        float x[N][4];
+        float sum = 0;
+#pragma unroll
+        for (int k = 0; k < N; k++) {
+            const uint32_t i = (k * 32 * warps + member) * 4;
+            if (present && i < p.width) {
+                load(x[k], at<float>(p.from) + row + i);
+                sum += (x[k][0] + x[k][1]) + (x[k][2] + x[k][3]);
+            }
+        }
+        const float mean = group_sum(sum, partial, group, warps) / n;
+        float squares = 0;
+#pragma unroll
+        for (int k = 0; k < N; k++) {
+            const uint32_t i = (k * 32 * warps + member) * 4;
+            if (present && i < p.width) {
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    x[k][j] -= mean;
+                    squares = fmaf(x[k][j], x[k][j], squares);
+                }
+            }
+        }
+        const float scale = 1.0f / sqrtf(group_sum(squares, partial, group, warps) / n + p.epsilon);
+#pragma unroll
+        for (int k = 0; k < N; k++) {
+            const uint32_t i = (k * 32 * warps + member) * 4;
+            if (present && i < p.width) {
+                float gain[4], bias[4];
+                load(gain, at<float>(p.gain) + i);
+                load(bias, at<float>(p.bias) + i);
+#pragma unroll
+                for (int j = 0; j < 4; j++) x[k][j] = fmaf(x[k][j] * scale, gain[j], bias[j]);
+                put<To>(p, row + i, x[k]);
+            }
+        }
     }
-    const float scale = 1.0f / sqrtf(block_sum(squares, partial) / p.width + p.epsilon);
-    for (uint32_t i = threadIdx.x; i < p.width; i += blockDim.x)
-        to[i] = from_f32<To>(fmaf((x[i] - mean) * scale, gain[i], bias[i]));
 }
 
-// What it computes, plainly: a thread a row, in f64.
+// Any width: a block a row, which is read three times, from L1 or L2 after the first.
+template <typename To> __device__ __forceinline__ void rows_in_memory(const LayerNormParams &p) {
+    __shared__ float partial[WARPS];
+    const float n = float(p.width);
+    for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
+        const float *x = at<float>(p.from) + row * p.width;
+        float sum = 0;
+        for (uint32_t i = threadIdx.x; i < p.width; i += 32 * WARPS) sum += x[i];
+        const float mean = group_sum(sum, partial, 0, WARPS) / n;
+        float squares = 0;
+        for (uint32_t i = threadIdx.x; i < p.width; i += 32 * WARPS) {
+            const float d = x[i] - mean;
+            squares = fmaf(d, d, squares);
+        }
+        const float scale = 1.0f / sqrtf(group_sum(squares, partial, 0, WARPS) / n + p.epsilon);
+        for (uint32_t i = threadIdx.x; i < p.width; i += 32 * WARPS) {
+            const float y = fmaf((x[i] - mean) * scale, at<float>(p.gain)[i], at<float>(p.bias)[i]);
+            if (p.to) at<To>(p.to)[row * p.width + i] = from_f32<To>(y);
+            if (p.stream) at<float>(p.stream)[row * p.width + i] = y;
+        }
+    }
+}
+
+template <typename To> __device__ void layer_norm(const LayerNormParams &p) {
+    const uint32_t vectors = (p.width + 127) / 128; // float4 a lane, were a row one warp's
+    if (p.width % 4 != 0 || vectors > WARPS * HELD)
+        rows_in_memory<To>(p);
+    else if (vectors <= 4)
+        rows_in_registers<4, To>(p, 1);
+    else if (vectors <= 6)
+        rows_in_registers<6, To>(p, 1);
+    else // a power of two of warps: 1 up to a width of 1280, 2 up to 2560, 4 up to 5120, else 8
+        rows_in_registers<HELD, To>(p, vectors <= HELD ? 1 : vectors <= 2 * HELD ? 2 : vectors <= 4 * HELD ? 4 : 8);
+}
+
+// What it computes, plainly: a thread a row, in f64. Not for `stream` onto `from` where `to` is wanted too.
 template <typename To> __device__ void layer_norm_reference(const LayerNormParams &p) {
     const uint64_t row = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (row >= p.rows) return;
-    const float *x = reinterpret_cast<const float *>(p.from) + row * p.width;
-    const float *gain = reinterpret_cast<const float *>(p.gain);
-    const float *bias = reinterpret_cast<const float *>(p.bias);
-    To *to = reinterpret_cast<To *>(p.to) + row * p.width;
+    const float *x = at<float>(p.from) + row * p.width;
     double mean = 0, variance = 0;
     for (uint32_t i = 0; i < p.width; i++) mean += x[i];
     mean /= p.width;
     for (uint32_t i = 0; i < p.width; i++) variance += (x[i] - mean) * (x[i] - mean);
     const double scale = 1.0 / sqrt(variance / p.width + p.epsilon);
-    for (uint32_t i = 0; i < p.width; i++)
-        to[i] = from_f32<To>(float((x[i] - mean) * scale * gain[i] + bias[i]));
+    for (uint32_t i = 0; i < p.width; i++) {
+        const float y = float((x[i] - mean) * scale * at<float>(p.gain)[i] + at<float>(p.bias)[i]);
+        if (p.to) at<To>(p.to)[row * p.width + i] = from_f32<To>(y);
+        if (p.stream) at<float>(p.stream)[row * p.width + i] = y;
+    }
 }
 
-#define LAYER_NORM(to, To)                                                                             \
-    extern "C" __global__ void layer_norm_##to(const __grid_constant__ LayerNormParams p) {            \
-        layer_norm<To>(p);                                                                             \
-    }                                                                                                  \
-    extern "C" __global__ void layer_norm_##to##_reference(const __grid_constant__ LayerNormParams p) { \
-        layer_norm_reference<To>(p);                                                                   \
-    }
-
-LAYER_NORM(f32, float)
-LAYER_NORM(f16, __half)
-LAYER_NORM(bf16, __nv_bfloat16)
+KERNEL(layer_norm_f32, LayerNormParams, 256, layer_norm<float>)
+KERNEL(layer_norm_f16, LayerNormParams, 256, layer_norm<__half>)
+KERNEL(layer_norm_bf16, LayerNormParams, 256, layer_norm<__nv_bfloat16>)
+KERNEL(layer_norm_f32_reference, LayerNormParams, 256, layer_norm_reference<float>)
+KERNEL(layer_norm_f16_reference, LayerNormParams, 256, layer_norm_reference<__half>)
+KERNEL(layer_norm_bf16_reference, LayerNormParams, 256, layer_norm_reference<__nv_bfloat16>)

@@ -22,32 +22,109 @@ typedef struct CastParams {
 } CastParams;
 PARAMS_SIZE(CastParams, 24);
 
-// Kernels `layer_norm_TO`: rows of f32 [rows, width] to [rows, width].
+// Kernels `layer_norm_TO`: rows of f32 [rows, width] to [rows, width], in one pass to two places.
 typedef struct LayerNormParams {
-    uint64_t from;
+    uint64_t from;   // f32 [rows, width]
     uint64_t gain;   // f32 [width]
     uint64_t bias;   // f32 [width]
-    uint64_t to;
+    uint64_t to;     // TO [rows, width]; 0: not written
+    uint64_t stream; // f32 [rows, width], may be `from` itself; 0: not written
     uint32_t rows;
     uint32_t width;
     float epsilon;
     uint32_t padding;
 } LayerNormParams;
-PARAMS_SIZE(LayerNormParams, 48);
+PARAMS_SIZE(LayerNormParams, 56);
 
-// Kernels `embed_FROM`: rows of a table [vocabulary, width] to the f32 residual stream
-// [tokens, width], each times the scale of its sequence.
+// Kernels `embed_FROM`: to[t] = (table[tokens[t]] + shift) * scale[t], the f32 residual stream
+// [tokens, width].
 typedef struct EmbedParams {
-    uint64_t table;
-    uint64_t tokens;     // u32 [tokens], each below `vocabulary`
-    uint64_t sequences;  // u32 [tokens]: the sequence a token belongs to
-    uint64_t scales;     // f32 [sequences]
+    uint64_t table;  // FROM [vocabulary, width]
+    uint64_t tokens; // u32 [tokens], each below `vocabulary`
+    uint64_t scale;  // f32 [tokens]; 0 for ESM-2's masks
+    uint64_t shift;  // f32 [width]: what is added to every row; 0: nothing
     uint64_t to;
-    uint32_t count;      // tokens
+    uint32_t count;  // tokens
     uint32_t width;
     uint32_t vocabulary;
-    uint32_t mask_token; // embeds as zero where below `vocabulary`: ESM-2's token dropout
+    uint32_t padding;
 } EmbedParams;
 PARAMS_SIZE(EmbedParams, 56);
+
+// Kernels `gelu_T`: values[i] = gelu(values[i]) for i < count, in place.
+typedef struct GeluParams {
+    uint64_t values; // T [count], aligned to 16 bytes
+    uint64_t count;
+} GeluParams;
+PARAMS_SIZE(GeluParams, 16);
+
+// Kernels `gated_gelu_T`: to[r, i] = gelu(from[r, i]) * from[r, width + i].
+typedef struct GatedGeluParams {
+    uint64_t from; // T [rows, 2 * width]
+    uint64_t to;   // T [rows, width]
+    uint32_t rows;
+    uint32_t width;
+} GatedGeluParams;
+PARAMS_SIZE(GatedGeluParams, 24);
+
+// Kernel `rotary_table`: table[p, i] = (cos, sin) of p * inv_freq[i].
+typedef struct RotaryTableParams {
+    uint64_t inv_freq; // f32 [half]
+    uint64_t table;    // f32 [positions, half, 2]
+    uint32_t positions;
+    uint32_t half;     // head_dim / 2
+} RotaryTableParams;
+PARAMS_SIZE(RotaryTableParams, 24);
+
+// A task of the kernels `attention_*`, for every head: queries `row` to `row + rows` of a sequence,
+// which meet all its keys.
+typedef struct AttentionItem {
+    uint32_t first;  // the sequence's first token in the batch
+    uint32_t length; // its tokens
+    uint32_t row;    // first query, counted from the sequence's first token; a multiple of 64
+    uint32_t rows;   // queries, at least 1; row + rows <= length
+} AttentionItem;
+PARAMS_SIZE(AttentionItem, 16);
+
+// A quarter of a task of the kernels `attention_*_short`, which take 4 of these: 16 queries of a
+// sequence of at most 64 tokens. The slots of a sequence stand together, in order, in one task.
+typedef struct AttentionSlot {
+    uint32_t first;  // the sequence's first token in the batch
+    uint16_t length; // its tokens; 0: the slot is empty
+    uint16_t piece;  // these are its queries 16 * piece to 16 * piece + 15
+} AttentionSlot;
+PARAMS_SIZE(AttentionSlot, 8);
+
+// Kernels `attention_*`: softmax(q k^T * head_dim^-0.5 + position) v within each sequence.
+typedef struct AttentionParams {
+    uint64_t qkv;    // T [tokens, 3 * heads * head_dim]: q, k, v; aligned to 16 bytes
+    uint64_t out;    // T [tokens, heads * head_dim], aligned to 16 bytes
+    uint64_t items;  // AttentionItem [items], or AttentionSlot [items, 4]
+    uint64_t rotary; // f32 [positions, head_dim / 2, 2], `rotary_table`'s; 0: q and k are not rotated
+    uint64_t slopes; // f32 [heads]: -slope * |i - j| is added to the scores; 0: nothing is
+    uint32_t heads;
+    uint32_t head_dim;
+    float scale;     // of the scores: head_dim^-0.5
+    uint32_t padding;
+} AttentionParams;
+PARAMS_SIZE(AttentionParams, 56);
+
+// Kernel `represent`: the stream through the final LayerNorm, and the mean over a range of rows of
+// each sequence.
+typedef struct RepresentParams {
+    uint64_t from;    // f32 [rows, width]
+    uint64_t gain;    // f32 [width]; 0: no LayerNorm, and `bias` is not read
+    uint64_t bias;    // f32 [width]
+    uint64_t starts;  // u32 [sequences + 1]: the rows of each sequence
+    uint64_t ranges;  // u32 [sequences, 2]: first row and end row in the batch, inside the sequence
+    uint64_t pooled;  // f32 [sequences, width]: means, NaN of an empty range; 0: not wanted
+    uint64_t states;  // f32 [rows, width]: every row, pooled or not; 0: not wanted
+    uint64_t bad;     // u32 [sequences]: 1 where a state of the range is not finite, else 0
+    uint32_t sequences;
+    uint32_t width;
+    float epsilon;
+    uint32_t padding;
+} RepresentParams;
+PARAMS_SIZE(RepresentParams, 80);
 
 #endif

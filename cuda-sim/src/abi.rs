@@ -28,6 +28,16 @@ impl<T> Out<T> {
         true
     }
 
+    /// The `index`-th of an array that the caller has room for.
+    pub fn set_at(&self, index: usize, value: T) -> Result<(), Code> {
+        if self.0.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        // SAFETY: as above; the contract makes the array longer than `index`.
+        unsafe { self.0.add(index).write_unaligned(value) };
+        Ok(())
+    }
+
     pub fn address(&self) -> *mut T {
         self.0
     }

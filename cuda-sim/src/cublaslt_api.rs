@@ -8,7 +8,8 @@ use std::ffi::{c_char, c_int, c_void};
 use crate::abi::{In, Out};
 use crate::call::call_lt;
 use crate::code::Code;
-use crate::matmul::{Element, Product, Stored};
+use crate::cublaslt_algorithms::Algorithm;
+use crate::matmul::{Element, Order, Product, Stored};
 use crate::run::Work;
 use crate::sim::{Sim, number};
 
@@ -80,19 +81,12 @@ pub enum LtObject {
     Handle,
     Description(Description),
     Layout(Layout),
-    Preference { max_workspace: u64 },
+    /// The workspace allowed, and a mask of reduction schemes.
+    Preference {
+        max_workspace: u64,
+        schemes: u32,
+    },
 }
-
-/// `cublasLtMatmulAlgo_t`, opaque to callers: a mark, then the workspace.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Algorithm {
-    data: [u64; 8],
-}
-
-const ALGORITHM_MARK: u64 = u64::from_le_bytes(*b"cuda-sim");
-/// The algorithm wants this much, if it may, and scribbles on it.
-const WORKSPACE: u64 = 16 << 10;
 
 /// `cublasLtMatmulHeuristicResult_t`.
 #[repr(C)]
@@ -103,6 +97,18 @@ pub struct HeuristicResult {
     state: c_int,
     waves: f32,
     reserved: [c_int; 4],
+}
+
+impl HeuristicResult {
+    fn of(algorithm: Algorithm) -> Self {
+        Self {
+            algorithm,
+            workspace: algorithm.workspace(),
+            state: 0,
+            waves: 1.0,
+            reserved: [0; 4],
+        }
+    }
 }
 
 impl Sim {
@@ -246,6 +252,8 @@ impl Sim {
             beta: 0.0,
             bias,
             workspace: (0, 0),
+            order: Order::Whole,
+            slowness: 1.0,
         })
     }
 }
@@ -340,7 +348,7 @@ lt_api! {
     }
 
     fn cublasLtMatmulPreferenceCreate(out: Out<u64>) |sim| {
-        sim.new_lt(&out, LtObject::Preference { max_workspace: 0 })
+        sim.new_lt(&out, LtObject::Preference { max_workspace: 0, schemes: 7 })
     }
 
     fn cublasLtMatmulPreferenceDestroy(handle: u64) |sim| {
@@ -348,19 +356,19 @@ lt_api! {
     }
 
     fn cublasLtMatmulPreferenceSetAttribute(handle: u64, name: c_int, value: *const c_void, size: usize) |sim| {
-        const MAX_WORKSPACE_BYTES: c_int = 1;
-        if !matches!(sim.lt.get(&handle), Some(LtObject::Preference { .. })) {
+        let Some(LtObject::Preference { mut max_workspace, mut schemes }) = sim.lt.get(&handle).copied() else {
             return Err(Status::INVALID_VALUE);
+        };
+        match name {
+            1 => max_workspace = attribute(value, size)?,
+            3 => schemes = attribute(value, size)?,
+            // The others narrow the choice no further here.
+            _ => {}
         }
-        if name == MAX_WORKSPACE_BYTES {
-            let max_workspace = attribute(value, size)?;
-            sim.lt.insert(handle, LtObject::Preference { max_workspace });
-        }
-        // The others narrow a choice that is of one algorithm here.
+        sim.lt.insert(handle, LtObject::Preference { max_workspace, schemes });
         Ok(())
     }
 
-    /// There is one algorithm.
     fn cublasLtMatmulAlgoGetHeuristic(
         handle: u64,
         description: u64,
@@ -375,19 +383,42 @@ lt_api! {
     ) |sim| {
         sim.lt_handle(handle)?;
         found.set(0)?;
-        let Some(LtObject::Preference { max_workspace }) = sim.lt.get(&preference).copied() else {
+        let Some(LtObject::Preference { max_workspace, schemes }) = sim.lt.get(&preference).copied() else {
             return Err(Status::INVALID_VALUE);
         };
-        if wanted < 1 {
-            return Err(Status::INVALID_VALUE);
-        }
+        let wanted = usize::try_from(wanted).ok().filter(|n| *n > 0).ok_or(Status::INVALID_VALUE)?;
         // Addresses play no part in the choice.
-        sim.product(description, [a, b, c, d], [0; 4])?;
-        let workspace = WORKSPACE.min(max_workspace);
-        let algorithm = Algorithm { data: [ALGORITHM_MARK, workspace, 0, 0, 0, 0, 0, 0] };
-        let workspace = workspace as usize;
-        results.set(HeuristicResult { algorithm, workspace, state: 0, waves: 1.0, reserved: [0; 4] })?;
-        found.set(1)?;
+        let product = sim.product(description, [a, b, c, d], [0; 4])?;
+        let serves = |algorithm: &Algorithm| {
+            algorithm.offer().is_some_and(|offer| product.d.columns as u64 >= offer.fewest_columns)
+        };
+        let mut count = 0;
+        for algorithm in Algorithm::offered(max_workspace, schemes).into_iter().filter(serves).take(wanted) {
+            results.set_at(count, HeuristicResult::of(algorithm))?;
+            count += 1;
+        }
+        found.set(count as c_int)?;
+        Ok(())
+    }
+
+    fn cublasLtMatmulAlgoCheck(
+        handle: u64,
+        description: u64,
+        a: u64,
+        b: u64,
+        c: u64,
+        d: u64,
+        algorithm: In<Algorithm>,
+        result: Out<HeuristicResult>,
+    ) |sim| {
+        sim.lt_handle(handle)?;
+        let product = sim.product(description, [a, b, c, d], [0; 4])?;
+        let algorithm = algorithm.get()?;
+        let offer = algorithm.offer().ok_or(Status::INVALID_VALUE)?;
+        if (product.d.columns as u64) < offer.fewest_columns {
+            return Err(Status::NOT_SUPPORTED);
+        }
+        result.set(HeuristicResult::of(algorithm))?;
         Ok(())
     }
 
@@ -419,16 +450,18 @@ lt_api! {
         let mut product =
             sim.product(description, [layout_a, layout_b, layout_c, layout_d], [a, b, c, d])?;
         (product.alpha, product.beta) = (alpha.get()?, beta.get()?);
-        // Without an algorithm the library takes the one that its heuristic would.
-        let used = if algorithm.is_null() {
-            WORKSPACE.min(workspace_bytes as u64)
+        // Without an algorithm the library takes one by itself.
+        let algorithm = if algorithm.is_null() {
+            Algorithm::default_for(workspace_bytes as u64)
         } else {
-            let [mark, workspace, ..] = algorithm.get()?.data;
-            if mark != ALGORITHM_MARK {
-                return Err(Status::INVALID_VALUE);
-            }
-            workspace
-        } as usize;
+            algorithm.get()?
+        };
+        let offer = algorithm.offer().ok_or(Status::INVALID_VALUE)?;
+        if (product.d.columns as u64) < offer.fewest_columns {
+            return Err(Status::NOT_SUPPORTED);
+        }
+        (product.order, product.slowness) = (offer.order, offer.slowness);
+        let used = algorithm.workspace();
         if used > workspace_bytes || (used > 0 && !workspace.is_multiple_of(16)) {
             return Err(Status::INVALID_VALUE);
         }
@@ -453,23 +486,16 @@ lt_api! {
         size: usize,
         written: Out<usize>,
     ) |_sim| {
-        if algorithm.get()?.data[0] != ALGORITHM_MARK || value.is_null() {
+        let (number, bytes) = algorithm.get()?.config(name).ok_or(Status::INVALID_VALUE)?;
+        if size == 0 && written.set_if_wanted(bytes) {
+            return Ok(());
+        }
+        if value.is_null() || size != bytes {
             return Err(Status::INVALID_VALUE);
         }
-        const SPLITK_NUM: c_int = 2;
-        // ID, TILE_ID, SPLITK_NUM, REDUCTION_SCHEME, CTA_SWIZZLING, CUSTOM_OPTION, STAGES_ID are of 4 bytes;
-        // INNER_SHAPE_ID and CLUSTER_SHAPE_ID of 2.
-        let bytes = match name {
-            0..=6 => 4,
-            7 | 8 => 2,
-            _ => return Err(Status::INVALID_VALUE),
-        };
         written.set_if_wanted(bytes);
-        if size < bytes {
-            return Err(Status::INVALID_VALUE);
-        }
-        let number = u32::from(name == SPLITK_NUM).to_le_bytes();
-        // SAFETY: by the API's contract the buffer has `size` bytes, which is no less than is written.
+        let number = number.to_le_bytes();
+        // SAFETY: by the API's contract the buffer has `size` bytes, as many as are written.
         unsafe { std::ptr::copy_nonoverlapping(number.as_ptr(), value.cast::<u8>(), bytes) };
         Ok(())
     }

@@ -13,7 +13,7 @@
 //! run           what an operation does when it runs
 //! memory/       device and pinned memory on guarded pages; the handler of page faults
 //! kernel        emulated kernels: the registry, and a launch block by block
-//! matmul        cuBLASLt's product, in f32
+//! matmul        cuBLASLt's product, in f32; cublaslt_algorithms: what it offers to compute it
 //! ```
 #![cfg(target_os = "linux")]
 
@@ -23,6 +23,7 @@ mod code;
 mod config;
 pub mod control;
 mod counters;
+mod cublaslt_algorithms;
 pub mod cublaslt_api;
 pub mod driver_api;
 mod fault;

@@ -1,4 +1,4 @@
-//! cuBLASLt's product: D = alpha · op(A) · op(B) + beta · C + bias, column-major, sums in f32 over k in order.
+//! cuBLASLt's product: D = alpha · op(A) · op(B) + beta · C + bias, column-major, sums in f32.
 
 use std::fmt;
 
@@ -136,6 +136,25 @@ fn add_columns(sums: &mut [f32], a: &[f32], factors: &[f32]) {
     }
 }
 
+/// How an algorithm sums over K: in order, or in parts that are added after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    Whole,
+    Parts(usize),
+    /// In two parts where D has many columns: a column's bits depend on how many there are.
+    PartsIfMany,
+}
+
+impl Order {
+    fn parts(self, columns: usize) -> usize {
+        match self {
+            Self::Whole => 1,
+            Self::Parts(parts) => parts,
+            Self::PartsIfMany => 1 + usize::from(columns > 32),
+        }
+    }
+}
+
 pub struct Product {
     pub a: Stored,
     pub b: Stored,
@@ -150,6 +169,9 @@ pub struct Product {
     pub bias: Option<(usize, Element)>,
     /// Address and bytes of the workspace that the algorithm uses.
     pub workspace: (usize, usize),
+    pub order: Order,
+    /// Its time is this times that of a plain algorithm.
+    pub slowness: f64,
 }
 
 impl fmt::Display for Product {
@@ -215,10 +237,17 @@ impl Product {
         // A workspace holds nothing before and nothing after.
         // SAFETY: as above.
         unsafe { pages::write(self.workspace.0, &vec![POISON; self.workspace.1]) };
-        let mut sums = vec![0.0f32; m];
+        let (mut sums, mut part) = (vec![0.0f32; m], vec![0.0f32; m]);
+        let depth = k.div_ceil(self.order.parts(n));
         for column in 0..n {
             sums.fill(0.0);
-            add_columns(&mut sums, &a, &b[column * k..][..k]);
+            for (a, b) in a.chunks(depth * m).zip(b[column * k..][..k].chunks(depth)) {
+                part.fill(0.0);
+                add_columns(&mut part, a, b);
+                sums.iter_mut()
+                    .zip(&part)
+                    .for_each(|(sum, part)| *sum += part);
+            }
             sums.iter_mut().for_each(|sum| *sum *= self.alpha);
             if self.beta != 0.0 {
                 // SAFETY: as above.

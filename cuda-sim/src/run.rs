@@ -55,7 +55,9 @@ impl Work {
             Self::Copy { bytes, .. } => 8.0 + *bytes as f64 / 25_000.0,
             Self::Fill { bytes, .. } => 3.0 + *bytes as f64 / 2_000_000.0,
             Self::Kernel(launch) => 4.0 + launch.blocks() as f64 / 100.0,
-            Self::Matmul(product) => 5.0 + product.multiplications() as f64 / 200e6,
+            Self::Matmul(product) => {
+                (5.0 + product.multiplications() as f64 / 200e6) * product.slowness
+            }
             Self::Record { .. } | Self::Wait => 0.0,
         }
     }

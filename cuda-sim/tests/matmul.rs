@@ -48,6 +48,23 @@ unsafe extern "C" {
         results: *mut Heuristic,
         found: *mut c_int,
     ) -> c_int;
+    fn cublasLtMatmulAlgoCheck(
+        handle: u64,
+        description: u64,
+        a: u64,
+        b: u64,
+        c: u64,
+        d: u64,
+        algorithm: *const [u64; 8],
+        result: *mut Heuristic,
+    ) -> c_int;
+    fn cublasLtMatmulAlgoConfigGetAttribute(
+        algorithm: *const [u64; 8],
+        name: c_int,
+        value: *mut c_void,
+        size: usize,
+        written: *mut usize,
+    ) -> c_int;
     fn cublasLtMatmul(
         handle: u64,
         description: u64,
@@ -70,7 +87,7 @@ unsafe extern "C" {
 
 /// As the library's header has it.
 #[repr(C)]
-#[derive(Default)]
+#[derive(Default, Clone, Copy)]
 struct Heuristic {
     algorithm: [u64; 8],
     workspace: usize,
@@ -416,4 +433,156 @@ fn what_does_not_fit_is_refused() {
         );
     }
     drop(sim);
+}
+
+/// A product of 16 x `columns` over 64, for which algorithms are asked.
+struct Asked {
+    handle: u64,
+    description: u64,
+    a: Matrix,
+    b: Matrix,
+    d: Matrix,
+}
+
+impl Asked {
+    fn new(columns: usize) -> Self {
+        let (mut handle, mut description) = (0, 0);
+        // SAFETY: as declared.
+        unsafe {
+            ok(cublasLtCreate(&mut handle));
+            ok(cublasLtMatmulDescCreate(&mut description, 68, 0));
+        }
+        set(description, 3, 1 as c_int);
+        Self {
+            handle,
+            description,
+            a: Matrix::new(Type::F32, 64, 16, 1),
+            b: Matrix::new(Type::F32, 64, columns, 2),
+            d: Matrix::new(Type::F32, 16, columns, 3),
+        }
+    }
+
+    fn offers(&self, room: u64, schemes: u32) -> Vec<Heuristic> {
+        let (mut preference, mut found) = (0, 0);
+        let mut results = vec![Heuristic::default(); 20];
+        let layouts = [&self.a, &self.b, &self.d].map(|m| m.layout);
+        // SAFETY: as declared; 20 results fit.
+        unsafe {
+            ok(cublasLtMatmulPreferenceCreate(&mut preference));
+            let set = cublasLtMatmulPreferenceSetAttribute;
+            ok(set(preference, 1, (&raw const room).cast(), 8));
+            ok(set(preference, 3, (&raw const schemes).cast(), 4));
+            ok(cublasLtMatmulAlgoGetHeuristic(
+                self.handle,
+                self.description,
+                layouts[0],
+                layouts[1],
+                layouts[2],
+                layouts[2],
+                preference,
+                20,
+                results.as_mut_ptr(),
+                &mut found,
+            ));
+            ok(cublasLtMatmulPreferenceDestroy(preference));
+        }
+        results.truncate(found as usize);
+        results
+    }
+
+    fn serves(&self, offer: &Heuristic) -> c_int {
+        let mut result = Heuristic::default();
+        // SAFETY: as declared.
+        let status = unsafe {
+            cublasLtMatmulAlgoCheck(
+                self.handle,
+                self.description,
+                self.a.layout,
+                self.b.layout,
+                self.d.layout,
+                self.d.layout,
+                &offer.algorithm,
+                &mut result,
+            )
+        };
+        if status == 0 {
+            assert_eq!(result.workspace, offer.workspace);
+        }
+        status
+    }
+
+    /// The first column that an algorithm gives.
+    fn first_column(&self, offer: &Heuristic) -> [u8; 64] {
+        let workspace = alloc(offer.workspace.max(1));
+        let mut first = [0u8; 64];
+        // SAFETY: as declared.
+        unsafe {
+            ok(cublasLtMatmul(
+                self.handle,
+                self.description,
+                &1.0,
+                self.a.at,
+                self.a.layout,
+                self.b.at,
+                self.b.layout,
+                &0.0,
+                self.d.at,
+                self.d.layout,
+                self.d.at,
+                self.d.layout,
+                &offer.algorithm,
+                workspace,
+                offer.workspace,
+                0,
+            ));
+            ok(cuMemcpyDtoH_v2(first.as_mut_ptr().cast(), self.d.at, 64));
+        }
+        first
+    }
+}
+
+fn config(offer: &Heuristic, name: c_int) -> i32 {
+    let (mut value, mut written) = (-1i32, 0);
+    // SAFETY: as declared.
+    ok(unsafe {
+        let value = (&raw mut value).cast();
+        cublasLtMatmulAlgoConfigGetAttribute(&offer.algorithm, name, value, 4, &mut written)
+    });
+    assert_eq!(written, 4);
+    value
+}
+
+#[test]
+fn several_algorithms_are_offered_and_some_are_traps() {
+    let _sim = Sim::start(1, 0);
+    let (few, many) = (Asked::new(1), Asked::new(40));
+    let all = many.offers(1 << 30, 7);
+    let small = many.offers(32 << 20, 7);
+    let whole = many.offers(32 << 20, 0);
+    assert_eq!((all.len(), small.len(), whole.len()), (8, 7, 6));
+    assert!(whole.iter().all(|offer| config(offer, 3) == 0));
+    assert!(small.iter().any(|offer| config(offer, 3) == 2));
+    // What each does, against what it says: the splits among them give other bits to a lone column or to all.
+    let plain = whole.last().unwrap();
+    let (mut splits, mut unsaid, mut refused) = (0, 0, 0);
+    for offer in &whole {
+        if few.serves(offer) != 0 {
+            assert_eq!((few.serves(offer), many.serves(offer)), (15, 0));
+            refused += 1;
+            continue;
+        }
+        let same = few.first_column(offer) == many.first_column(offer);
+        let as_plain = many.first_column(offer) == many.first_column(plain);
+        match (config(offer, 2), same, as_plain) {
+            (1, true, true) => {}
+            (2, true, false) => splits += 1,
+            (1, false, false) => unsaid += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((splits, unsaid, refused), (1, 1, 1));
+    // Bytes that are none of the library's.
+    let mut broken = whole[0];
+    broken.algorithm[1] = 99;
+    assert_eq!(many.serves(&broken), 7);
 }

@@ -26,12 +26,22 @@ pub enum BackendError {
         /// Why not.
         source: rayon::ThreadPoolBuildError,
     },
+    /// A CUDA device could not be used, or failed.
+    #[error(transparent)]
+    Cuda(Box<cuda::CudaError>),
+}
+
+impl From<cuda::CudaError> for BackendError {
+    fn from(error: cuda::CudaError) -> Self {
+        Self::Cuda(Box::new(error))
+    }
 }
 
 impl BackendError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Cuda(error) => error.hint(),
             Self::Threads { .. } => Some("give fewer --threads".into()),
         }
     }
@@ -75,6 +85,17 @@ pub struct LinearPart {
     pub weight: Weight,
     /// [out].
     pub bias: Option<Weight>,
+}
+
+/// Which operation a linear layer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Product {
+    /// [`Backend::linear`]
+    Store,
+    /// [`Backend::linear_add`]
+    Add,
+    /// [`Backend::linear_gated`]: one part, gate over up, [2·out, in], without bias.
+    Gated,
 }
 
 /// What a matrix is for: a backend whose products take fewer bits than its sums keeps either, or
@@ -142,6 +163,8 @@ pub trait Backend {
     type Vector;
     /// The weights of a linear layer.
     type Linear;
+    /// What attention needs besides q, k and v: its sizes, and where tokens stand.
+    type Attention;
     /// A representation that a pass will have made.
     type Pending;
 
@@ -165,7 +188,10 @@ pub trait Backend {
         &mut self,
         parts: Vec<LinearPart>,
         inputs: usize,
+        product: Product,
     ) -> Result<Self::Linear, BackendError>;
+    /// Makes what attention needs resident.
+    fn attention_weights(&mut self, spec: AttentionSpec) -> Result<Self::Attention, BackendError>;
     /// All parameters have been named; they may still be on their way.
     fn sealed(&mut self) -> Result<(), BackendError> {
         Ok(())
@@ -237,7 +263,7 @@ pub trait Backend {
         &mut self,
         qkv: &Self::Matrix,
         batch: &PackedBatch,
-        spec: &AttentionSpec,
+        attention: &Self::Attention,
         out: &mut Self::Matrix,
     ) -> Result<(), BackendError>;
 

@@ -16,6 +16,7 @@ Exit codes:
   5  the output could not be written
   6  resume or merge refused
   7  the device is not available
+  8  the device failed, or has too little memory; finished shards are kept
   130, 143  stopped by SIGINT or SIGTERM, after finishing the shard in hand";
 
 const EMBED_EXAMPLES: &str = "\
@@ -79,6 +80,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Show token ids, one JSON object a sequence
     Tokenize(TokenizeArgs),
+    /// Measure how fast a model runs on a device, against its matrix products alone
+    Bench(BenchArgs),
     /// Show this machine's devices and what this build can do
     Doctor(DoctorArgs),
     /// Print completions for a shell
@@ -163,17 +166,31 @@ pub struct EmbedArgs {
     #[arg(long, help_heading = "Sequences")]
     pub strict: bool,
 
-    /// Where to compute
-    #[arg(long, default_value = "cpu", help_heading = "Running")]
-    pub device: DeviceArg,
-    /// What to compute in; the CPU knows f32 alone, whatever the weights are stored in
-    #[arg(long, default_value = "f32", help_heading = "Running")]
-    pub dtype: DtypeArg,
+    /// Where to compute: cpu, cuda (every CUDA device), or some of them: cuda:0,2
+    #[arg(
+        long,
+        value_name = "DEVICE",
+        default_value = "cpu",
+        help_heading = "Running"
+    )]
+    pub device: String,
+    /// What to compute in; the CPU knows f32 alone, whatever the weights are stored in [default: f32
+    /// on the CPU, f16 on CUDA]
+    #[arg(long, value_name = "DTYPE", help_heading = "Running")]
+    pub dtype: Option<DtypeArg>,
+    /// Whether loading, computing and storing overlap on a CUDA device; the bits are the same
+    #[arg(
+        long,
+        value_name = "ON|OFF",
+        default_value = "on",
+        help_heading = "Running"
+    )]
+    pub streams: SwitchArg,
     /// Threads that compute [default: all cores]
     #[arg(long, value_name = "N", value_parser = positive(), help_heading = "Running")]
     pub threads: Option<usize>,
     /// Tokens computed at once; decides speed and memory, never a result [default: by threads, from
-    /// 4096]
+    /// 4096; on CUDA by the device and its free memory]
     #[arg(long, value_name = "N", value_parser = positive(), help_heading = "Running")]
     pub token_budget: Option<usize>,
     /// Compute share i of n only, from 1/n to n/n; `merge` joins them
@@ -230,6 +247,53 @@ pub struct TokenizeArgs {
     pub strict: bool,
 }
 
+/// `seqstream bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Model folder or file; speed does not depend on its values
+    #[arg(long, short, value_name = "MODEL")]
+    pub model: PathBuf,
+    /// Where to compute: cpu, cuda, or some devices: cuda:0,2
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: String,
+    /// What to compute in [default: f32 on the CPU, f16 on CUDA]
+    #[arg(long, value_name = "DTYPE")]
+    pub dtype: Option<DtypeArg>,
+    /// Whether loading, computing and storing overlap on a CUDA device
+    #[arg(long, value_name = "ON|OFF", default_value = "on")]
+    pub streams: SwitchArg,
+    /// Sequences of these lengths, in tokens, of random content
+    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = bench_length())]
+    pub lengths: Vec<usize>,
+    /// The sequences of these files, tokenised before the clock starts
+    #[arg(long, value_name = "FILE")]
+    pub fasta: Vec<PathBuf>,
+    /// Tokens of a round, at least [default: 405504]
+    #[arg(long, value_name = "N", value_parser = positive())]
+    pub tokens: Option<usize>,
+    /// Rounds that are timed, after one that is not; the median counts
+    #[arg(long, value_name = "N", default_value = "5", value_parser = positive())]
+    pub rounds: usize,
+    /// Keep the states of every token too, as `embed --per-token` does
+    #[arg(long)]
+    pub per_token: bool,
+    /// Time by kind of operation, in a round of its own (one CUDA device)
+    #[arg(long)]
+    pub breakdown: bool,
+    /// How much of the loading of weights hides behind computing, from cold starts (one CUDA device)
+    #[arg(long)]
+    pub cold: bool,
+    /// Tokens computed at once
+    #[arg(long, value_name = "N", value_parser = positive())]
+    pub token_budget: Option<usize>,
+    /// Threads of the CPU [default: all cores]
+    #[arg(long, value_name = "N", value_parser = positive())]
+    pub threads: Option<usize>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `seqstream doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
@@ -271,12 +335,12 @@ pub enum CaseArg {
     Keep,
 }
 
-/// `--device`.
+/// `--streams`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs)]
-pub enum DeviceArg {
-    Cpu,
-    Cuda,
+pub enum SwitchArg {
+    On,
+    Off,
 }
 
 /// `--dtype`.
@@ -294,6 +358,12 @@ pub enum DtypeArg {
 pub enum OutputDtypeArg {
     F32,
     F16,
+}
+
+fn bench_length() -> impl TypedValueParser<Value = usize> {
+    clap::value_parser!(u64)
+        .range(3..=1 << 20)
+        .map(|n| n as usize)
 }
 
 fn positive() -> impl TypedValueParser<Value = usize> {

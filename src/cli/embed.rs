@@ -8,12 +8,12 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::args::EmbedArgs;
+use super::engine::{self, Identity};
 use super::options::{self, EmbedOptions};
 use super::progress::{Display, bytes, count, duration, signal_name};
 use super::{Console, Failure, machine, model};
-use crate::backend::{self, cpu::Cpu};
 use crate::model::config::ModelConfig;
-use crate::model::{Model, Pool, Request};
+use crate::model::{Pool, Request};
 use crate::output::{FORMAT, InputSpec, JOB_FILE, JobSpec, ModelSpec};
 use crate::pipeline::{self, FeedOptions, JobError, LengthLimit, Long, Report, RunOptions, Stop};
 use crate::sequence::{
@@ -39,16 +39,6 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
             model: config.vocab,
         });
     }
-    console.detail(&format!(
-        "model: {} of {} layers, width {}, {} heads; {} threads, {} tokens a batch, SIMD {}",
-        config.kind,
-        config.layers,
-        config.hidden,
-        config.heads,
-        options.threads,
-        options.token_budget,
-        backend::simd_name()
-    ));
     let alphabet = model::alphabet(config.kind);
     let summary = check_inputs(&options, alphabet, console)?;
     let start = Instant::now();
@@ -57,7 +47,22 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         "hashed the model in {}: {hash}",
         duration(start.elapsed())
     ));
-    let spec = spec(&options, &config, hash, &request, &summary);
+    let job = engine::Job {
+        request: request.clone(),
+        token_budget: options.token_budget,
+        threads: options.threads,
+        longest: longest(&options, &summary),
+    };
+    let mut engine = engine::load(&options.device, &checkpoint, &job)?;
+    engine::describe(&engine, &checkpoint, console);
+    let spec = spec(
+        &options,
+        &config,
+        &engine.identity,
+        hash,
+        &request,
+        &summary,
+    );
     let job = pipeline::open_job(&options.out, spec, options.resume)?;
     if job.resumed {
         console.say(&format!(
@@ -65,15 +70,14 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
             count(job.finished.len() as u64)
         ));
     }
-    let mut embedder = Model::load(Cpu::new(options.threads)?, &config, &checkpoint)?;
     let run_options = RunOptions {
         feed: FeedOptions {
             alphabet,
             case: options.case,
             strict: options.strict,
             limit: options.limit,
-            room: usize::MAX,
-            token_budget: options.token_budget,
+            room: engine.room,
+            token_budget: engine.token_budget,
             shard_size: options.shard_size,
             share: options.share,
         },
@@ -91,7 +95,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     let report = pipeline::run(
         &job,
         &run_options,
-        &mut embedder,
+        &mut engine.embedder,
         Arc::new(tokenizer),
         records,
         &mut display,
@@ -149,10 +153,18 @@ fn check_inputs(
     Ok(summary)
 }
 
+/// Tokens of the longest sequence that the model will see, at most; `None` where the input was not read before.
+fn longest(options: &EmbedOptions, summary: &InputSummary) -> Option<usize> {
+    // A token is a residue, or one base or more.
+    let content = summary.complete.then_some(summary.longest as usize)?;
+    Some(options.limit.map_or(content, |l| content.min(l.max)) + 2)
+}
+
 /// Everything that decides the bytes.
 fn spec(
     options: &EmbedOptions,
     config: &ModelConfig,
+    identity: &Identity,
     hash: String,
     request: &Request,
     summary: &InputSummary,
@@ -182,9 +194,10 @@ fn spec(
             blake3: hash,
             config: config.clone(),
         },
-        device: "cpu".into(),
-        simd: backend::simd_name().into(),
-        dtype: "f32".into(),
+        device: identity.device.into(),
+        simd: identity.simd.clone(),
+        gemm: identity.gemm.clone(),
+        dtype: identity.dtype.into(),
         pool: match request.pool {
             Some(Pool::Mean) => "mean",
             Some(Pool::Cls) => "cls",

@@ -1,10 +1,12 @@
 //! The program: one file a subcommand, and what they share.
 
 mod args;
+mod bench;
 mod completions;
 mod console;
 mod doctor;
 mod embed;
+mod engine;
 mod failure;
 mod inspect;
 mod machine;
@@ -25,6 +27,7 @@ pub fn run(command: Command, console: &Console) -> Result<(), Failure> {
         Command::Merge(args) => merge::run(&args, console),
         Command::Inspect(args) => inspect::run(&args, console),
         Command::Tokenize(args) => tokenize::run(&args, console),
+        Command::Bench(args) => bench::run(&args, console),
         Command::Doctor(args) => doctor::run(&args, console),
         Command::Completions(args) => completions::run(&args, console),
     }

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use super::Failure;
-use super::args::{CaseArg, DeviceArg, DtypeArg, EmbedArgs, LongArg, OutputDtypeArg, PoolArg};
+use super::args::{CaseArg, DtypeArg, EmbedArgs, LongArg, OutputDtypeArg, PoolArg, SwitchArg};
 use crate::backend::cuda;
 use crate::model::config::ModelConfig;
 use crate::model::{Pool, Request};
 use crate::output::OutputDtype;
 use crate::pipeline::{LengthLimit, Long, Share};
 use crate::sequence::{Case, Input};
+use crate::weights::DType;
 
 /// What `embed` is to do.
 #[derive(Debug)]
@@ -26,8 +27,10 @@ pub struct EmbedOptions {
     pub limit: Option<LengthLimit>,
     pub case: Case,
     pub strict: bool,
+    pub device: Device,
     pub threads: usize,
-    pub token_budget: usize,
+    /// As typed: the default depends on the device.
+    pub token_budget: Option<usize>,
     pub share: Share,
     pub shard_size: u64,
     pub json: bool,
@@ -40,35 +43,86 @@ fn usage(message: impl Into<String>, hint: impl Into<String>) -> Failure {
     }
 }
 
-/// What is missing for `--device cuda`. The models do not run on it yet, whatever the machine has.
-fn cuda_failure() -> Failure {
-    match cuda::require() {
-        Err(missing) => Failure::Device {
-            message: format!("--device cuda: {missing}"),
-            hint: missing.hint(),
-        },
-        Ok(_) => Failure::Device {
-            message:
-                "--device cuda: this version finds the device, but does not run models on it yet"
-                    .into(),
-            hint: "use --device cpu".into(),
-        },
+/// Where to compute, and in what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Device {
+    /// The host, in f32.
+    Cpu,
+    /// CUDA devices, by their numbers, at least one.
+    Cuda {
+        devices: Vec<u32>,
+        dtype: DType,
+        /// Whether streams overlap.
+        overlap: bool,
+    },
+}
+
+/// `--device`, with the devices that are there; what is missing is an error with its remedy.
+pub fn device(name: &str, dtype: Option<DtypeArg>, streams: SwitchArg) -> Result<Device, Failure> {
+    if name == "cpu" {
+        if dtype.is_some_and(|d| d != DtypeArg::F32) {
+            return Err(usage(
+                "--dtype: the CPU computes in f32, whatever the weights are stored in; f16 and bf16 are for GPUs",
+                "leave --dtype out; --output-dtype f16 halves the size of the output",
+            ));
+        }
+        return Ok(Device::Cpu);
     }
+    let listed = match name.split_once(':') {
+        None if name == "cuda" => None,
+        Some(("cuda", list)) => {
+            let numbers: Result<Vec<u32>, _> = list.split(',').map(str::parse).collect();
+            match numbers {
+                Ok(numbers) => Some(numbers),
+                Err(_) => return Err(no_device(name)),
+            }
+        }
+        _ => return Err(no_device(name)),
+    };
+    let there = cuda::require().map_err(|missing| Failure::Device {
+        message: format!("--device {name}: {missing}"),
+        hint: missing.hint(),
+    })?;
+    let there: Vec<u32> = there.iter().map(|d| d.ordinal).collect();
+    let devices = listed.unwrap_or_else(|| there.clone());
+    if let Some(missing) = devices.iter().find(|d| !there.contains(d)) {
+        return Err(Failure::Device {
+            message: format!(
+                "--device {name}: there is no device {missing}, but 0 to {}",
+                there.len().saturating_sub(1)
+            ),
+            hint: "seqstream doctor lists the devices".into(),
+        });
+    }
+    if (1..devices.len()).any(|i| devices[..i].contains(&devices[i])) {
+        return Err(usage(
+            format!("--device {name}: a device is named twice"),
+            "name each once",
+        ));
+    }
+    Ok(Device::Cuda {
+        devices,
+        dtype: match dtype {
+            None | Some(DtypeArg::F16) => DType::F16,
+            Some(DtypeArg::Bf16) => DType::Bf16,
+            Some(DtypeArg::F32) => DType::F32,
+        },
+        overlap: streams == SwitchArg::On,
+    })
+}
+
+fn no_device(name: &str) -> Failure {
+    usage(
+        format!("--device {name} is no device"),
+        "give cpu, cuda, or cuda:0,1 with the numbers of devices",
+    )
 }
 
 impl TryFrom<EmbedArgs> for EmbedOptions {
     type Error = Failure;
 
     fn try_from(args: EmbedArgs) -> Result<Self, Failure> {
-        if args.device == DeviceArg::Cuda {
-            return Err(cuda_failure());
-        }
-        if args.dtype != DtypeArg::F32 {
-            return Err(usage(
-                "--dtype: the CPU computes in f32, whatever the weights are stored in; f16 and bf16 are for GPUs",
-                "leave --dtype out; --output-dtype f16 halves the size of the output",
-            ));
-        }
+        let device = device(&args.device, args.dtype, args.streams)?;
         let pool = match args.pool {
             PoolArg::Mean => Some(Pool::Mean),
             PoolArg::Cls => Some(Pool::Cls),
@@ -118,8 +172,9 @@ impl TryFrom<EmbedArgs> for EmbedOptions {
             limit,
             case: case(args.case),
             strict: args.strict,
+            device,
             threads,
-            token_budget: args.token_budget.unwrap_or_else(|| default_budget(threads)),
+            token_budget: args.token_budget,
             share: share(&args.shard)?,
             shard_size: args.shard_size as u64,
             json: args.json,
@@ -133,7 +188,7 @@ pub fn cores() -> usize {
 }
 
 /// Enough rows that every thread has whole tiles of a GEMM, and no more activations than that takes.
-fn default_budget(threads: usize) -> usize {
+pub fn default_budget(threads: usize) -> usize {
     (threads * 512).clamp(4096, 32768)
 }
 
@@ -292,7 +347,10 @@ mod tests {
             assert_eq!(failure.code(), 2, "{wrong}: {failure}");
             assert!(failure.hint().is_some());
         }
-        assert_eq!(parse("--device cuda").unwrap_err().code(), 7);
+        for wrong in ["gpu", "cuda:", "cuda:x", "cuda:0,"] {
+            let failure = parse(&format!("--device {wrong}")).unwrap_err();
+            assert_eq!(failure.code(), 2, "{wrong}: {failure}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{ModelError, Parameters, Taps, Workspace, norm};
 use crate::backend::{
-    Activation, AttentionSpec, Backend, BackendError, LinearPart, Norm, Position, Role,
+    Activation, AttentionSpec, Backend, BackendError, LinearPart, Norm, Position, Product, Role,
 };
 use crate::batch::PackedBatch;
 use crate::model::config::ModelConfig;
@@ -14,7 +14,7 @@ pub(super) struct Dnabert<B: Backend> {
     /// The embedding of token type 0, [hidden].
     token_type: B::Vector,
     norm: Norm<B::Vector>,
-    attention: AttentionSpec,
+    attention: B::Attention,
     layers: Vec<Layer<B>>,
 }
 
@@ -36,14 +36,19 @@ impl<B: Backend> Dnabert<B> {
     ) -> Result<Self, ModelError> {
         let (d, ffn) = (config.hidden, config.intermediate);
         let eps = config.layer_norm_eps as f32;
-        let part = |name: String, bias: bool| -> Result<Vec<LinearPart>, ModelError> {
+        let part = |name: String, bias: bool| -> Result<LinearPart, ModelError> {
             let weight = p.get(&format!("{name}.weight"))?;
             let bias = match bias {
                 true => Some(p.get(&format!("{name}.bias"))?),
                 false => None,
             };
-            Ok(vec![LinearPart { weight, bias }])
+            Ok(LinearPart { weight, bias })
         };
+        let attention = b.attention_weights(AttentionSpec {
+            heads: config.heads,
+            head_dim: config.head_dim(),
+            position: Position::Alibi(alibi_slopes(config.heads)),
+        })?;
         let words = b.vector(p.get("embeddings.word_embeddings.weight")?)?;
         let types = p.get("embeddings.token_type_embeddings.weight")?.to_f32();
         let token_type = b.vector(Weight::F32(F32Data::Owned(types[..d].to_vec())))?;
@@ -54,12 +59,27 @@ impl<B: Backend> Dnabert<B> {
                 let at = format!("encoder.layer.{i}");
                 let after_attention = format!("{at}.attention.output.LayerNorm");
                 Ok(Layer {
-                    qkv: b.linear_weights(part(format!("{at}.attention.self.Wqkv"), true)?, d)?,
-                    out: b
-                        .linear_weights(part(format!("{at}.attention.output.dense"), true)?, d)?,
+                    qkv: b.linear_weights(
+                        vec![part(format!("{at}.attention.self.Wqkv"), true)?],
+                        d,
+                        Product::Store,
+                    )?,
+                    out: b.linear_weights(
+                        vec![part(format!("{at}.attention.output.dense"), true)?],
+                        d,
+                        Product::Add,
+                    )?,
                     attention_norm: norm(b, p, &after_attention, eps)?,
-                    gated: b.linear_weights(part(format!("{at}.mlp.gated_layers"), false)?, d)?,
-                    down: b.linear_weights(part(format!("{at}.mlp.wo"), true)?, ffn)?,
+                    gated: b.linear_weights(
+                        vec![part(format!("{at}.mlp.gated_layers"), false)?],
+                        d,
+                        Product::Gated,
+                    )?,
+                    down: b.linear_weights(
+                        vec![part(format!("{at}.mlp.wo"), true)?],
+                        ffn,
+                        Product::Add,
+                    )?,
                     mlp_norm: norm(b, p, &format!("{at}.mlp.layernorm"), eps)?,
                 })
             })
@@ -68,11 +88,7 @@ impl<B: Backend> Dnabert<B> {
             words,
             token_type,
             norm: embedding_norm,
-            attention: AttentionSpec {
-                heads: config.heads,
-                head_dim: config.head_dim(),
-                position: Position::Alibi(alibi_slopes(config.heads)),
-            },
+            attention,
             layers,
         })
     }

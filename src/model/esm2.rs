@@ -2,7 +2,7 @@
 
 use super::{ModelError, Parameters, Taps, Workspace, norm};
 use crate::backend::{
-    Activation, AttentionSpec, Backend, BackendError, LinearPart, Norm, Position, Role,
+    Activation, AttentionSpec, Backend, BackendError, LinearPart, Norm, Position, Product, Role,
 };
 use crate::batch::PackedBatch;
 use crate::model::config::ModelConfig;
@@ -15,7 +15,7 @@ pub(super) struct Esm2<B: Backend> {
     config: ModelConfig,
     /// [vocab, hidden]
     embedding: B::Vector,
-    attention: AttentionSpec,
+    attention: B::Attention,
     layers: Vec<Layer<B>>,
     norm: Norm<B::Vector>,
 }
@@ -50,6 +50,11 @@ impl<B: Backend> Esm2<B> {
                 || computed_inv_freq(config.head_dim()),
                 |f| f.to_f32().to_vec(),
             );
+        let attention = b.attention_weights(AttentionSpec {
+            heads: config.heads,
+            head_dim: config.head_dim(),
+            position: Position::Rotary(inv_freq),
+        })?;
         let embedding = b.vector(p.get("embeddings.word_embeddings.weight")?)?;
         let layers = (0..config.layers)
             .map(|i| {
@@ -59,23 +64,34 @@ impl<B: Backend> Esm2<B> {
                 let heads = heads.map(|n| part(format!("{at}.attention.self.{n}")));
                 Ok(Layer {
                     attention_norm: norm(b, p, &format!("{at}.attention.LayerNorm"), eps)?,
-                    qkv: b.linear_weights(heads.into_iter().collect::<Result<_, _>>()?, d)?,
-                    out: b
-                        .linear_weights(vec![part(format!("{at}.attention.output.dense"))?], d)?,
+                    qkv: b.linear_weights(
+                        heads.into_iter().collect::<Result<_, _>>()?,
+                        d,
+                        Product::Store,
+                    )?,
+                    out: b.linear_weights(
+                        vec![part(format!("{at}.attention.output.dense"))?],
+                        d,
+                        Product::Add,
+                    )?,
                     mlp_norm: norm(b, p, &format!("{at}.LayerNorm"), eps)?,
-                    fc1: b.linear_weights(vec![part(format!("{at}.intermediate.dense"))?], d)?,
-                    fc2: b.linear_weights(vec![part(format!("{at}.output.dense"))?], ffn)?,
+                    fc1: b.linear_weights(
+                        vec![part(format!("{at}.intermediate.dense"))?],
+                        d,
+                        Product::Store,
+                    )?,
+                    fc2: b.linear_weights(
+                        vec![part(format!("{at}.output.dense"))?],
+                        ffn,
+                        Product::Add,
+                    )?,
                 })
             })
             .collect::<Result<_, ModelError>>()?;
         b.group();
         Ok(Self {
             embedding,
-            attention: AttentionSpec {
-                heads: config.heads,
-                head_dim: config.head_dim(),
-                position: Position::Rotary(inv_freq),
-            },
+            attention,
             layers,
             norm: norm(b, p, "encoder.emb_layer_norm_after", eps)?,
             config: config.clone(),

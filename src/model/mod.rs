@@ -4,8 +4,10 @@
 pub mod config;
 mod dnabert;
 mod esm2;
+mod fleet;
 mod passes;
 
+pub use fleet::Fleet;
 pub use passes::Model;
 
 use crate::backend::{Backend, BackendError, Norm, Wanted};
@@ -120,6 +122,21 @@ pub trait Embedder {
     ) -> Result<Vec<LayerOutput>, ModelError> {
         self.submit(batch, request)?;
         Ok(self.collect()?.unwrap_or_default())
+    }
+}
+
+impl<E: Embedder + ?Sized> Embedder for Box<E> {
+    fn submit(&mut self, batch: &PackedBatch, request: &Request) -> Result<(), ModelError> {
+        (**self).submit(batch, request)
+    }
+    fn collect(&mut self) -> Result<Option<Vec<LayerOutput>>, ModelError> {
+        (**self).collect()
+    }
+    fn room(&self) -> usize {
+        (**self).room()
+    }
+    fn config(&self) -> &ModelConfig {
+        (**self).config()
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::{Embedder, LayerOutput, ModelError, Parameters, Pool, Request, Taps, Workspace};
 use super::{dnabert, esm2};
-use crate::backend::Backend;
+use crate::backend::{Backend, Limits};
 use crate::batch::PackedBatch;
 use crate::model::config::{ModelConfig, ModelKind};
 use std::collections::VecDeque;
@@ -79,6 +79,16 @@ impl<B: Backend> Model<B> {
     /// What it runs on.
     pub fn backend(&self) -> &B {
         &self.backend
+    }
+
+    /// What one of its passes may hold.
+    pub fn limits(&self) -> Limits {
+        self.backend.limits()
+    }
+
+    /// What it runs on, to measure it.
+    pub fn backend_mut(&mut self) -> &mut B {
+        &mut self.backend
     }
 
     /// Which sequences share a pass: of one class each, and within the backend's limits.

@@ -21,11 +21,14 @@ pub struct JobSpec {
     pub seqstream: String,
     /// The model.
     pub model: ModelSpec,
-    /// Where it computes: "cpu".
+    /// Where it computes: "cpu", "cuda".
     pub device: String,
-    /// With which instructions, since the order of additions depends on it.
+    /// With which instructions (CPU) or on which chip (CUDA), since the order of additions depends on it.
     pub simd: String,
-    /// In what it computes: "f32".
+    /// The algorithms of the matrix products, on CUDA: they decide bits too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gemm: Option<String>,
+    /// In what it computes: "f32", "f16", "bf16".
     pub dtype: String,
     /// "mean", "cls" or "none".
     pub pool: String,
@@ -170,6 +173,7 @@ pub(crate) mod tests {
             },
             device: "cpu".into(),
             simd: "none".into(),
+            gemm: None,
             dtype: "f32".into(),
             pool: "mean".into(),
             per_token: false,

@@ -244,10 +244,7 @@ impl<E: Embedder> Compute<'_, E> {
             let stop = self.stop.requested();
             if let Some(signal) = stop {
                 if !in_shard && !matches!(next, Ok(Ok(Work::InputEnd { .. }))) {
-                    return match self.drain(&mut submitted, &done)? {
-                        true => Ok(Ended::Stopped(signal)),
-                        false => Ok(Ended::WriterGone),
-                    };
+                    return self.stopped(signal, &mut submitted, &done);
                 }
                 if !std::mem::replace(&mut self.announced, true) {
                     self.observer.stopping(signal);
@@ -262,7 +259,7 @@ impl<E: Embedder> Compute<'_, E> {
                 // A reader that is asked to stop while it reads past finished shards just ends.
                 Err(RecvTimeoutError::Disconnected) => {
                     return match stop {
-                        Some(signal) => Ok(Ended::Stopped(signal)),
+                        Some(signal) => self.stopped(signal, &mut submitted, &done),
                         None => Err(JobError::Internal("the reader thread ended early".into())),
                     };
                 }
@@ -293,7 +290,7 @@ impl<E: Embedder> Compute<'_, E> {
                         // The same Ctrl-C may have ended the program that feeds the pipe, so this
                         // end of the input cannot be trusted.
                         if let Some(signal) = stop.filter(|_| short && self.options.piped) {
-                            return Ok(Ended::Stopped(signal));
+                            return self.stopped(signal, &mut submitted, &done);
                         }
                         in_shard = false;
                         submitted.push_back(Submitted::BlockEnd { block, facts });
@@ -333,6 +330,19 @@ impl<E: Embedder> Compute<'_, E> {
             Some(Submitted::BlockEnd { block, facts }) => Done::BlockEnd { block, facts },
         };
         Ok(done.send(forward).is_ok())
+    }
+
+    /// The end after a signal: what was submitted is sent on, and of that whole shards stay.
+    fn stopped(
+        &mut self,
+        signal: i32,
+        submitted: &mut VecDeque<Submitted>,
+        done: &SyncSender<Done>,
+    ) -> Result<Ended, JobError> {
+        Ok(match self.drain(submitted, done)? {
+            true => Ended::Stopped(signal),
+            false => Ended::WriterGone,
+        })
     }
 
     /// Sends on all that was submitted; `false` if the writer is gone.

@@ -23,6 +23,15 @@ impl DType {
         }
     }
 
+    /// What `--dtype` and the manifest call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            DType::F32 => "f32",
+            DType::F16 => "f16",
+            DType::Bf16 => "bf16",
+        }
+    }
+
     /// What safetensors calls it.
     pub fn safetensors_name(self) -> &'static str {
         match self {
@@ -88,11 +97,7 @@ impl DType {
 
 impl std::fmt::Display for DType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            DType::F32 => "f32",
-            DType::F16 => "f16",
-            DType::Bf16 => "bf16",
-        })
+        f.write_str(self.name())
     }
 }
 

@@ -1,5 +1,9 @@
-//! The simulated driver, for tests of the CUDA path.
+//! Devices for tests of the CUDA path: the simulated driver, or a real one ([`gpu`]).
 #![allow(dead_code)]
+
+pub mod gpu;
+pub mod model;
+pub mod numbers;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, OnceLock};

@@ -212,6 +212,7 @@ impl Job {
             },
             device: "cpu".into(),
             simd: "none".into(),
+            gemm: None,
             dtype: "f32".into(),
             pool: "mean".into(),
             per_token: self.request.per_token,

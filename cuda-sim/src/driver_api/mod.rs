@@ -8,6 +8,7 @@ mod event;
 mod launch;
 mod memory;
 mod stream;
+mod tensor_map;
 
 pub use context::*;
 pub use device::*;
@@ -15,3 +16,4 @@ pub use event::*;
 pub use launch::*;
 pub use memory::*;
 pub use stream::*;
+pub use tensor_map::*;

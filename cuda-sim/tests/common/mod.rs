@@ -199,3 +199,37 @@ pub fn timeless_event() -> u64 {
     const DISABLE_TIMING: u32 = 2;
     get!(cuEventCreate(; DISABLE_TIMING))
 }
+
+/// Launches a kernel with its one struct of parameters on the NULL stream and waits for it.
+pub fn launch<P>(function: u64, grid: [u32; 3], block: [u32; 3], shared: u32, params: &P) -> c_int {
+    let mut list = [std::ptr::from_ref(params).cast_mut().cast::<c_void>()];
+    // SAFETY: the kernel's one parameter, which the caller made for it.
+    unsafe {
+        let (params, extra) = (list.as_mut_ptr(), std::ptr::null_mut());
+        let [x, y, z] = grid;
+        let [bx, by, bz] = block;
+        let code = cuLaunchKernel(function, x, y, z, bx, by, bz, shared, 0, params, extra);
+        if code == 0 { cuCtxSynchronize() } else { code }
+    }
+}
+
+/// Device memory with these values.
+pub fn device<T: Copy>(values: &[T]) -> u64 {
+    let address = alloc(size_of_val(values));
+    // SAFETY: as many bytes on both sides.
+    ok(unsafe { cuMemcpyHtoD_v2(address, values.as_ptr().cast(), size_of_val(values)) });
+    address
+}
+
+pub fn read<T: Copy + Default>(address: u64, count: usize) -> Vec<T> {
+    let mut values = vec![T::default(); count];
+    // SAFETY: as many bytes on both sides.
+    ok(unsafe {
+        cuMemcpyDtoH_v2(
+            values.as_mut_ptr().cast(),
+            address,
+            size_of_val(&values[..]),
+        )
+    });
+    values
+}

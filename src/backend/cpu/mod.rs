@@ -11,8 +11,8 @@ pub use gemm::Linear;
 pub use matrix::Matrix;
 
 use super::{
-    Activation, AttentionSpec, Backend, BackendError, Limits, LinearPart, Norm, Represented, Role,
-    Wanted,
+    Activation, AttentionSpec, Backend, BackendError, Limits, LinearPart, Norm, Product,
+    Represented, Role, Wanted,
 };
 use crate::batch::PackedBatch;
 use crate::weights::{F32Data, Weight};
@@ -64,6 +64,7 @@ impl Backend for Cpu {
     type Matrix = Matrix;
     type Vector = F32Data;
     type Linear = Linear;
+    type Attention = AttentionSpec;
     type Pending = Represented;
 
     fn class(&self, tokens: usize) -> usize {
@@ -93,8 +94,13 @@ impl Backend for Cpu {
         &mut self,
         parts: Vec<LinearPart>,
         inputs: usize,
+        _: Product,
     ) -> Result<Linear, BackendError> {
         Ok(Linear::new(parts, inputs))
+    }
+
+    fn attention_weights(&mut self, spec: AttentionSpec) -> Result<AttentionSpec, BackendError> {
+        Ok(spec)
     }
 
     fn begin(

@@ -1,11 +1,34 @@
 //! CUDA: the driver behind one seam, and the kernels.
 //!
-//! [`driver`] alone touches cust and the driver's calls; [`kernels`] has what nvcc made of `kernels/`.
-//! The backend itself, the models' operations on this, is not there yet: [`devices`] is how the
-//! program knows what a machine has and says what is missing.
+//! | | |
+//! |---|---|
+//! | [`driver`] | alone touches cust and the driver's calls |
+//! | [`gemm`] | alone touches cuBLASLt |
+//! | [`kernels`], `params` | what nvcc made of `kernels/`, and their arguments |
+//! | `functions`, [`attention`] | how each kernel is launched |
+//! | `resident`, `weights`, `plan` | parameters and their way to the device; how its memory is divided |
+//! | `backend`, `running`, `slot` | [`Cuda`], the operations of a model; a pass and what goes in and out |
+//! | `profile` | how long operations take |
+//!
+//! [`devices`] is how the program knows what a machine has, and [`require`] says what is missing.
 
+pub mod attention;
+mod backend;
 pub mod driver;
+mod error;
+mod functions;
+pub mod gemm;
 pub mod kernels;
+mod plan;
+mod profile;
+mod resident;
+mod running;
+mod slot;
+mod weights;
+
+pub use backend::{Cuda, CudaOptions, LOAD_STREAMS};
+pub use error::CudaError;
+pub use plan::default_tokens;
 pub mod params;
 
 use driver::{DeviceInfo, DriverError, Library};

@@ -21,16 +21,20 @@ const _: () = {
     ["Offset of field: CastParams::to"][::std::mem::offset_of!(CastParams, to) - 8usize];
     ["Offset of field: CastParams::count"][::std::mem::offset_of!(CastParams, count) - 16usize];
 };
-#[doc = " Kernels `layer_norm_TO`: rows of f32 [rows, width] to [rows, width]."]
+#[doc = " Kernels `layer_norm_TO`: rows of f32 [rows, width] to [rows, width], in one pass to two places."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct LayerNormParams {
+    #[doc = " f32 [rows, width]"]
     pub from: u64,
     #[doc = " f32 [width]"]
     pub gain: u64,
     #[doc = " f32 [width]"]
     pub bias: u64,
+    #[doc = " TO [rows, width]; 0: not written"]
     pub to: u64,
+    #[doc = " f32 [rows, width], may be `from` itself; 0: not written"]
+    pub stream: u64,
     pub rows: u32,
     pub width: u32,
     pub epsilon: f32,
@@ -38,7 +42,7 @@ pub struct LayerNormParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LayerNormParams"][::std::mem::size_of::<LayerNormParams>() - 48usize];
+    ["Size of LayerNormParams"][::std::mem::size_of::<LayerNormParams>() - 56usize];
     ["Alignment of LayerNormParams"][::std::mem::align_of::<LayerNormParams>() - 8usize];
     ["Offset of field: LayerNormParams::from"]
         [::std::mem::offset_of!(LayerNormParams, from) - 0usize];
@@ -47,33 +51,35 @@ const _: () = {
     ["Offset of field: LayerNormParams::bias"]
         [::std::mem::offset_of!(LayerNormParams, bias) - 16usize];
     ["Offset of field: LayerNormParams::to"][::std::mem::offset_of!(LayerNormParams, to) - 24usize];
+    ["Offset of field: LayerNormParams::stream"]
+        [::std::mem::offset_of!(LayerNormParams, stream) - 32usize];
     ["Offset of field: LayerNormParams::rows"]
-        [::std::mem::offset_of!(LayerNormParams, rows) - 32usize];
+        [::std::mem::offset_of!(LayerNormParams, rows) - 40usize];
     ["Offset of field: LayerNormParams::width"]
-        [::std::mem::offset_of!(LayerNormParams, width) - 36usize];
+        [::std::mem::offset_of!(LayerNormParams, width) - 44usize];
     ["Offset of field: LayerNormParams::epsilon"]
-        [::std::mem::offset_of!(LayerNormParams, epsilon) - 40usize];
+        [::std::mem::offset_of!(LayerNormParams, epsilon) - 48usize];
     ["Offset of field: LayerNormParams::padding"]
-        [::std::mem::offset_of!(LayerNormParams, padding) - 44usize];
+        [::std::mem::offset_of!(LayerNormParams, padding) - 52usize];
 };
-#[doc = " Kernels `embed_FROM`: rows of a table [vocabulary, width] to the f32 residual stream\n [tokens, width], each times the scale of its sequence."]
+#[doc = " Kernels `embed_FROM`: to[t] = (table[tokens[t]] + shift) * scale[t], the f32 residual stream\n [tokens, width]."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct EmbedParams {
+    #[doc = " FROM [vocabulary, width]"]
     pub table: u64,
     #[doc = " u32 [tokens], each below `vocabulary`"]
     pub tokens: u64,
-    #[doc = " u32 [tokens]: the sequence a token belongs to"]
-    pub sequences: u64,
-    #[doc = " f32 [sequences]"]
-    pub scales: u64,
+    #[doc = " f32 [tokens]; 0 for ESM-2's masks"]
+    pub scale: u64,
+    #[doc = " f32 [width]: what is added to every row; 0: nothing"]
+    pub shift: u64,
     pub to: u64,
     #[doc = " tokens"]
     pub count: u32,
     pub width: u32,
     pub vocabulary: u32,
-    #[doc = " embeds as zero where below `vocabulary`: ESM-2's token dropout"]
-    pub mask_token: u32,
+    pub padding: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -81,14 +87,219 @@ const _: () = {
     ["Alignment of EmbedParams"][::std::mem::align_of::<EmbedParams>() - 8usize];
     ["Offset of field: EmbedParams::table"][::std::mem::offset_of!(EmbedParams, table) - 0usize];
     ["Offset of field: EmbedParams::tokens"][::std::mem::offset_of!(EmbedParams, tokens) - 8usize];
-    ["Offset of field: EmbedParams::sequences"]
-        [::std::mem::offset_of!(EmbedParams, sequences) - 16usize];
-    ["Offset of field: EmbedParams::scales"][::std::mem::offset_of!(EmbedParams, scales) - 24usize];
+    ["Offset of field: EmbedParams::scale"][::std::mem::offset_of!(EmbedParams, scale) - 16usize];
+    ["Offset of field: EmbedParams::shift"][::std::mem::offset_of!(EmbedParams, shift) - 24usize];
     ["Offset of field: EmbedParams::to"][::std::mem::offset_of!(EmbedParams, to) - 32usize];
     ["Offset of field: EmbedParams::count"][::std::mem::offset_of!(EmbedParams, count) - 40usize];
     ["Offset of field: EmbedParams::width"][::std::mem::offset_of!(EmbedParams, width) - 44usize];
     ["Offset of field: EmbedParams::vocabulary"]
         [::std::mem::offset_of!(EmbedParams, vocabulary) - 48usize];
-    ["Offset of field: EmbedParams::mask_token"]
-        [::std::mem::offset_of!(EmbedParams, mask_token) - 52usize];
+    ["Offset of field: EmbedParams::padding"]
+        [::std::mem::offset_of!(EmbedParams, padding) - 52usize];
+};
+#[doc = " Kernels `gelu_T`: values[i] = gelu(values[i]) for i < count, in place."]
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct GeluParams {
+    #[doc = " T [count], aligned to 16 bytes"]
+    pub values: u64,
+    pub count: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GeluParams"][::std::mem::size_of::<GeluParams>() - 16usize];
+    ["Alignment of GeluParams"][::std::mem::align_of::<GeluParams>() - 8usize];
+    ["Offset of field: GeluParams::values"][::std::mem::offset_of!(GeluParams, values) - 0usize];
+    ["Offset of field: GeluParams::count"][::std::mem::offset_of!(GeluParams, count) - 8usize];
+};
+#[doc = " Kernels `gated_gelu_T`: to[r, i] = gelu(from[r, i]) * from[r, width + i]."]
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct GatedGeluParams {
+    #[doc = " T [rows, 2 * width]"]
+    pub from: u64,
+    #[doc = " T [rows, width]"]
+    pub to: u64,
+    pub rows: u32,
+    pub width: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GatedGeluParams"][::std::mem::size_of::<GatedGeluParams>() - 24usize];
+    ["Alignment of GatedGeluParams"][::std::mem::align_of::<GatedGeluParams>() - 8usize];
+    ["Offset of field: GatedGeluParams::from"]
+        [::std::mem::offset_of!(GatedGeluParams, from) - 0usize];
+    ["Offset of field: GatedGeluParams::to"][::std::mem::offset_of!(GatedGeluParams, to) - 8usize];
+    ["Offset of field: GatedGeluParams::rows"]
+        [::std::mem::offset_of!(GatedGeluParams, rows) - 16usize];
+    ["Offset of field: GatedGeluParams::width"]
+        [::std::mem::offset_of!(GatedGeluParams, width) - 20usize];
+};
+#[doc = " Kernel `rotary_table`: table[p, i] = (cos, sin) of p * inv_freq[i]."]
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct RotaryTableParams {
+    #[doc = " f32 [half]"]
+    pub inv_freq: u64,
+    #[doc = " f32 [positions, half, 2]"]
+    pub table: u64,
+    pub positions: u32,
+    #[doc = " head_dim / 2"]
+    pub half: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RotaryTableParams"][::std::mem::size_of::<RotaryTableParams>() - 24usize];
+    ["Alignment of RotaryTableParams"][::std::mem::align_of::<RotaryTableParams>() - 8usize];
+    ["Offset of field: RotaryTableParams::inv_freq"]
+        [::std::mem::offset_of!(RotaryTableParams, inv_freq) - 0usize];
+    ["Offset of field: RotaryTableParams::table"]
+        [::std::mem::offset_of!(RotaryTableParams, table) - 8usize];
+    ["Offset of field: RotaryTableParams::positions"]
+        [::std::mem::offset_of!(RotaryTableParams, positions) - 16usize];
+    ["Offset of field: RotaryTableParams::half"]
+        [::std::mem::offset_of!(RotaryTableParams, half) - 20usize];
+};
+#[doc = " A task of the kernels `attention_*`, for every head: queries `row` to `row + rows` of a sequence,\n which meet all its keys."]
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct AttentionItem {
+    #[doc = " the sequence's first token in the batch"]
+    pub first: u32,
+    #[doc = " its tokens"]
+    pub length: u32,
+    #[doc = " first query, counted from the sequence's first token; a multiple of 64"]
+    pub row: u32,
+    #[doc = " queries, at least 1; row + rows <= length"]
+    pub rows: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionItem"][::std::mem::size_of::<AttentionItem>() - 16usize];
+    ["Alignment of AttentionItem"][::std::mem::align_of::<AttentionItem>() - 4usize];
+    ["Offset of field: AttentionItem::first"]
+        [::std::mem::offset_of!(AttentionItem, first) - 0usize];
+    ["Offset of field: AttentionItem::length"]
+        [::std::mem::offset_of!(AttentionItem, length) - 4usize];
+    ["Offset of field: AttentionItem::row"][::std::mem::offset_of!(AttentionItem, row) - 8usize];
+    ["Offset of field: AttentionItem::rows"][::std::mem::offset_of!(AttentionItem, rows) - 12usize];
+};
+#[doc = " A quarter of a task of the kernels `attention_*_short`, which take 4 of these: 16 queries of a\n sequence of at most 64 tokens. The slots of a sequence stand together, in order, in one task."]
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct AttentionSlot {
+    #[doc = " the sequence's first token in the batch"]
+    pub first: u32,
+    #[doc = " its tokens; 0: the slot is empty"]
+    pub length: u16,
+    #[doc = " these are its queries 16 * piece to 16 * piece + 15"]
+    pub piece: u16,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionSlot"][::std::mem::size_of::<AttentionSlot>() - 8usize];
+    ["Alignment of AttentionSlot"][::std::mem::align_of::<AttentionSlot>() - 4usize];
+    ["Offset of field: AttentionSlot::first"]
+        [::std::mem::offset_of!(AttentionSlot, first) - 0usize];
+    ["Offset of field: AttentionSlot::length"]
+        [::std::mem::offset_of!(AttentionSlot, length) - 4usize];
+    ["Offset of field: AttentionSlot::piece"]
+        [::std::mem::offset_of!(AttentionSlot, piece) - 6usize];
+};
+#[doc = " Kernels `attention_*`: softmax(q k^T * head_dim^-0.5 + position) v within each sequence."]
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct AttentionParams {
+    #[doc = " T [tokens, 3 * heads * head_dim]: q, k, v; aligned to 16 bytes"]
+    pub qkv: u64,
+    #[doc = " T [tokens, heads * head_dim], aligned to 16 bytes"]
+    pub out: u64,
+    #[doc = " AttentionItem [items], or AttentionSlot [items, 4]"]
+    pub items: u64,
+    #[doc = " f32 [positions, head_dim / 2, 2], `rotary_table`'s; 0: q and k are not rotated"]
+    pub rotary: u64,
+    #[doc = " f32 [heads]: -slope * |i - j| is added to the scores; 0: nothing is"]
+    pub slopes: u64,
+    pub heads: u32,
+    pub head_dim: u32,
+    #[doc = " of the scores: head_dim^-0.5"]
+    pub scale: f32,
+    pub padding: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionParams"][::std::mem::size_of::<AttentionParams>() - 56usize];
+    ["Alignment of AttentionParams"][::std::mem::align_of::<AttentionParams>() - 8usize];
+    ["Offset of field: AttentionParams::qkv"]
+        [::std::mem::offset_of!(AttentionParams, qkv) - 0usize];
+    ["Offset of field: AttentionParams::out"]
+        [::std::mem::offset_of!(AttentionParams, out) - 8usize];
+    ["Offset of field: AttentionParams::items"]
+        [::std::mem::offset_of!(AttentionParams, items) - 16usize];
+    ["Offset of field: AttentionParams::rotary"]
+        [::std::mem::offset_of!(AttentionParams, rotary) - 24usize];
+    ["Offset of field: AttentionParams::slopes"]
+        [::std::mem::offset_of!(AttentionParams, slopes) - 32usize];
+    ["Offset of field: AttentionParams::heads"]
+        [::std::mem::offset_of!(AttentionParams, heads) - 40usize];
+    ["Offset of field: AttentionParams::head_dim"]
+        [::std::mem::offset_of!(AttentionParams, head_dim) - 44usize];
+    ["Offset of field: AttentionParams::scale"]
+        [::std::mem::offset_of!(AttentionParams, scale) - 48usize];
+    ["Offset of field: AttentionParams::padding"]
+        [::std::mem::offset_of!(AttentionParams, padding) - 52usize];
+};
+#[doc = " Kernel `represent`: the stream through the final LayerNorm, and the mean over a range of rows of\n each sequence."]
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct RepresentParams {
+    #[doc = " f32 [rows, width]"]
+    pub from: u64,
+    #[doc = " f32 [width]; 0: no LayerNorm, and `bias` is not read"]
+    pub gain: u64,
+    #[doc = " f32 [width]"]
+    pub bias: u64,
+    #[doc = " u32 [sequences + 1]: the rows of each sequence"]
+    pub starts: u64,
+    #[doc = " u32 [sequences, 2]: first row and end row in the batch, inside the sequence"]
+    pub ranges: u64,
+    #[doc = " f32 [sequences, width]: means, NaN of an empty range; 0: not wanted"]
+    pub pooled: u64,
+    #[doc = " f32 [rows, width]: every row, pooled or not; 0: not wanted"]
+    pub states: u64,
+    #[doc = " u32 [sequences]: 1 where a state of the range is not finite, else 0"]
+    pub bad: u64,
+    pub sequences: u32,
+    pub width: u32,
+    pub epsilon: f32,
+    pub padding: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RepresentParams"][::std::mem::size_of::<RepresentParams>() - 80usize];
+    ["Alignment of RepresentParams"][::std::mem::align_of::<RepresentParams>() - 8usize];
+    ["Offset of field: RepresentParams::from"]
+        [::std::mem::offset_of!(RepresentParams, from) - 0usize];
+    ["Offset of field: RepresentParams::gain"]
+        [::std::mem::offset_of!(RepresentParams, gain) - 8usize];
+    ["Offset of field: RepresentParams::bias"]
+        [::std::mem::offset_of!(RepresentParams, bias) - 16usize];
+    ["Offset of field: RepresentParams::starts"]
+        [::std::mem::offset_of!(RepresentParams, starts) - 24usize];
+    ["Offset of field: RepresentParams::ranges"]
+        [::std::mem::offset_of!(RepresentParams, ranges) - 32usize];
+    ["Offset of field: RepresentParams::pooled"]
+        [::std::mem::offset_of!(RepresentParams, pooled) - 40usize];
+    ["Offset of field: RepresentParams::states"]
+        [::std::mem::offset_of!(RepresentParams, states) - 48usize];
+    ["Offset of field: RepresentParams::bad"]
+        [::std::mem::offset_of!(RepresentParams, bad) - 56usize];
+    ["Offset of field: RepresentParams::sequences"]
+        [::std::mem::offset_of!(RepresentParams, sequences) - 64usize];
+    ["Offset of field: RepresentParams::width"]
+        [::std::mem::offset_of!(RepresentParams, width) - 68usize];
+    ["Offset of field: RepresentParams::epsilon"]
+        [::std::mem::offset_of!(RepresentParams, epsilon) - 72usize];
+    ["Offset of field: RepresentParams::padding"]
+        [::std::mem::offset_of!(RepresentParams, padding) - 76usize];
 };

@@ -144,7 +144,7 @@ impl Context {
     }
 
     /// Makes it this thread's current context, as every call that follows wants it.
-    pub(super) fn bind(&self) -> Result<(), DriverError> {
+    pub(in crate::backend::cuda) fn bind(&self) -> Result<(), DriverError> {
         // SAFETY: a context that this value holds.
         unsafe { call!(cuCtxSetCurrent(self.0.context)) }.map_err(|e| e.at(&self.at()))
     }

@@ -96,6 +96,22 @@ unsafe extern "C" {
         extra: *mut *mut c_void,
     ) -> i32;
 
+    #[allow(clippy::too_many_arguments)] // CUDA's
+    pub fn cuTensorMapEncodeTiled(
+        map: *mut super::tensor_map::TensorMap,
+        data_type: i32,
+        rank: c_uint,
+        address: *mut c_void,
+        dims: *const u64,
+        strides: *const u64,
+        boxes: *const c_uint,
+        element_strides: *const c_uint,
+        interleave: i32,
+        swizzle: i32,
+        promotion: i32,
+        fill: i32,
+    ) -> i32;
+
     /// Of `cuda-shim/trampolines.c`: the library that calls go to (1), or why there is none (0).
     pub fn cuda_trampoline_library(text: *mut *const c_char) -> c_int;
 }

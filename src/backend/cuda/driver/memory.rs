@@ -213,6 +213,19 @@ impl Region {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// A part of it.
+    ///
+    /// # Panics
+    /// Where the range is not inside the region.
+    pub fn part(&self, range: Range<usize>) -> Region {
+        assert!(range.start <= range.end && range.end <= self.bytes);
+        Region {
+            block: Arc::clone(&self.block),
+            offset: self.offset + range.start,
+            bytes: range.len(),
+        }
+    }
 }
 
 impl Drop for Block {

@@ -16,6 +16,7 @@ mod library;
 mod memory;
 mod module;
 mod stream;
+mod tensor_map;
 
 pub use context::{Context, DeviceInfo, devices, driver_version, init};
 pub use error::{At, DriverError, StreamName};
@@ -24,3 +25,4 @@ pub use library::{Library, library};
 pub use memory::{Arena, PinnedBuffer, Region};
 pub use module::{Function, Module};
 pub use stream::{Busy, Observe, Operation, Stream};
+pub use tensor_map::{Element, Swizzle, Tensor, TensorMap};

@@ -156,6 +156,11 @@ impl Stream {
         &self.context
     }
 
+    /// The driver's handle, for a library that enqueues by itself.
+    pub(in crate::backend::cuda) fn handle(&self) -> ffi::CUstream {
+        self.stream
+    }
+
     /// Marks this point of the stream: `fence` is passed when all before it is done.
     ///
     /// # Errors

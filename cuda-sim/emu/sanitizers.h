@@ -1,0 +1,76 @@
+// What AddressSanitizer and ThreadSanitizer must be told; nothing without them.
+//
+// The emulator itself is never instrumented for races: it says which accesses a CUDA thread makes through it, and
+// which of its operations order one thread after another.
+#pragma once
+
+#include <cstddef>
+
+#if defined(EMU_ADDRESS_SANITIZER)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#if defined(EMU_THREAD_SANITIZER)
+extern "C" {
+void *__tsan_get_current_fiber();
+void *__tsan_create_fiber(unsigned flags);
+void __tsan_switch_to_fiber(void *fiber, unsigned flags);
+void __tsan_acquire(void *address);
+void __tsan_release(void *address);
+void __tsan_read_range_pc(void *address, size_t bytes, void *caller);
+void __tsan_write_range_pc(void *address, size_t bytes, void *caller);
+void __tsan_read_range(void *address, size_t bytes);
+void __tsan_write_range(void *address, size_t bytes);
+void AnnotateIgnoreReadsBegin(const char *file, int line);
+void AnnotateIgnoreReadsEnd(const char *file, int line);
+void AnnotateIgnoreWritesBegin(const char *file, int line);
+void AnnotateIgnoreWritesEnd(const char *file, int line);
+}
+#endif
+
+namespace emu {
+
+// What this thread did so far comes before what follows the next `acquired` of this address.
+inline void released([[maybe_unused]] const void *address) {
+#if defined(EMU_THREAD_SANITIZER)
+    __tsan_release(const_cast<void *>(address));
+#endif
+}
+inline void acquired([[maybe_unused]] const void *address) {
+#if defined(EMU_THREAD_SANITIZER)
+    __tsan_acquire(const_cast<void *>(address));
+#endif
+}
+
+// The CUDA thread that runs reads or writes memory by the emulator's hand.
+inline void reads([[maybe_unused]] const void *address, [[maybe_unused]] size_t bytes) {
+#if defined(EMU_THREAD_SANITIZER)
+    __tsan_read_range(const_cast<void *>(address), bytes);
+#endif
+}
+inline void writes([[maybe_unused]] const void *address, [[maybe_unused]] size_t bytes) {
+#if defined(EMU_THREAD_SANITIZER)
+    __tsan_write_range(const_cast<void *>(address), bytes);
+#endif
+}
+
+// While one lives, the functions of the C library that ThreadSanitizer watches (memcpy) are not counted.
+struct Unwatched {
+#if defined(EMU_THREAD_SANITIZER)
+    Unwatched() {
+        AnnotateIgnoreReadsBegin("", 0);
+        AnnotateIgnoreWritesBegin("", 0);
+    }
+    ~Unwatched() {
+        AnnotateIgnoreWritesEnd("", 0);
+        AnnotateIgnoreReadsEnd("", 0);
+    }
+#else
+    Unwatched() {}
+    ~Unwatched() {}
+#endif
+    Unwatched(const Unwatched &) = delete;
+};
+
+} // namespace emu

@@ -1,0 +1,54 @@
+// Gated GELU: to[r, i] = gelu(from[r, i]) * from[r, width + i], DNABERT-S's MLP between its products.
+//
+// Shapes: from [rows, 2 * width], to [rows, width], in f32, f16 or bf16; any width. Grid: any number
+// of blocks of 256; a thread takes every (threads of the grid)-th 16 bytes of `to`, or elements
+// where the width is not a multiple of 16 bytes.
+// Bound by bytes: reads two elements for each that it writes.
+#include "gelu.cuh"
+#include "kernel.cuh"
+#include "params.h"
+#include "vector.cuh"
+
+template <int N, typename T> __device__ __forceinline__ void gated_gelu_by(const GatedGeluParams &p) {
+    const T *from = at<T>(p.from);
+    T *to = at<T>(p.to);
+    const uint32_t columns = p.width / N;
+    const uint64_t count = uint64_t(p.rows) * columns;
+    const uint64_t threads = uint64_t(gridDim.x) * blockDim.x;
+    for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += threads) {
+        const uint64_t row = i / columns;
+        const uint32_t column = uint32_t(i - row * columns) * N;
+        const T *gate = from + row * 2 * p.width + column;
+        float x[N], times[N];
+        load(x, gate);
+        load(times, gate + p.width);
+#pragma unroll
+        for (int k = 0; k < N; k++) x[k] = gelu<T>(x[k]) * times[k];
+        store(to + row * p.width + column, x);
+    }
+}
+
+template <typename T> __device__ void gated_gelu(const GatedGeluParams &p) {
+    if (p.width % VECTOR<T> == 0)
+        gated_gelu_by<VECTOR<T>, T>(p);
+    else
+        gated_gelu_by<1, T>(p);
+}
+
+// What it computes, plainly, in f64.
+template <typename T> __device__ void gated_gelu_reference(const GatedGeluParams &p) {
+    const uint64_t count = uint64_t(p.rows) * p.width;
+    const uint64_t threads = uint64_t(gridDim.x) * blockDim.x;
+    for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += threads) {
+        const T *gate = at<T>(p.from) + i / p.width * 2 * p.width + i % p.width;
+        const double x = to_f32(gate[0]), times = to_f32(gate[p.width]);
+        at<T>(p.to)[i] = from_f32<T>(float(0.5 * x * erfc(-x * 0.70710678118654752440) * times));
+    }
+}
+
+KERNEL(gated_gelu_f32, GatedGeluParams, 256, gated_gelu<float>)
+KERNEL(gated_gelu_f16, GatedGeluParams, 256, gated_gelu<__half>)
+KERNEL(gated_gelu_bf16, GatedGeluParams, 256, gated_gelu<__nv_bfloat16>)
+KERNEL(gated_gelu_f32_reference, GatedGeluParams, 256, gated_gelu_reference<float>)
+KERNEL(gated_gelu_f16_reference, GatedGeluParams, 256, gated_gelu_reference<__half>)
+KERNEL(gated_gelu_bf16_reference, GatedGeluParams, 256, gated_gelu_reference<__nv_bfloat16>)

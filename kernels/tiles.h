@@ -1,0 +1,50 @@
+// The tiles of the attention kernels: every choice in one table, with its reason.
+//
+// Plain constants, for device and host; `src/backend/cuda/attention.rs` has the same numbers, and a
+// test compares them.
+#ifndef SEQSTREAM_TILES_H
+#define SEQSTREAM_TILES_H
+
+struct AttentionTile {
+    int head_dim;  // columns in shared memory and in registers
+    int row_tiles; // of 16 queries, a warp: with 2, what is read of a key or a value serves two products
+    int warps;
+    int keys;      // a tile of keys, and of values
+    int stages;    // tiles in shared memory at once; a sequence of no more than that stays there
+    bool held;     // the queries stay in registers
+};
+
+// Shared memory of an SM is 227 KiB at the most (sm_90; 163 on sm_80, 99 on sm_89), its registers 64 Ki.
+constexpr AttentionTile ATTENTION_TILES[] = {
+    // 2 x 16 queries a warp halve the traffic of ldmatrix, which bounds a warp of 16: 16 KiB of a tile of
+    // keys and values at 128 bytes a cycle take longer than its products.
+    {16, 2, 4, 64, 4, true},
+    {24, 2, 4, 64, 4, true},
+    {32, 2, 4, 64, 4, true},
+    // 64 KiB, about 200 registers: two blocks an SM, three of whose stages hold 192 tokens.
+    {64, 2, 4, 64, 3, true},
+    // O alone takes 96 or 128 registers of 255: half as many keys at a time, and the queries are read
+    // again from shared memory.
+    {96, 2, 4, 32, 3, false},
+    {128, 2, 4, 32, 3, false},
+};
+
+constexpr AttentionTile attention_tile(int head_dim) {
+    for (const AttentionTile &tile : ATTENTION_TILES)
+        if (tile.head_dim == head_dim) return tile;
+    return {0, 0, 0, 0, 0, false};
+}
+// The tile of a head_dim, for device code.
+template <int D> constexpr AttentionTile ATTENTION_TILE = attention_tile(D);
+
+// Sequences of at most SHORT_TOKENS share blocks of SHORT_SLOTS warps, with a slot of 16 queries a warp:
+// a tile of 128 rows would be half empty.
+constexpr int SHORT_SLOTS = 4;
+constexpr int SHORT_TOKENS = 16 * SHORT_SLOTS;
+
+// The f32 kernel: 64 queries by 64 keys, a thread 4 by 4 of the scores.
+constexpr int F32_ROWS = 64;
+constexpr int F32_KEYS = 64;
+constexpr int F32_THREADS = 256;
+
+#endif

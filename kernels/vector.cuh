@@ -1,0 +1,37 @@
+// Four or eight values at once: loads and stores of 8 or 16 bytes, with the numbers as f32 between.
+#pragma once
+
+#include <cstdint>
+
+#include "number.cuh"
+
+// An address of params.h as a pointer.
+template <typename T> __device__ __forceinline__ T *at(uint64_t address) { return reinterpret_cast<T *>(address); }
+
+// N values of T, moved together.
+template <typename T, int N> struct alignas(sizeof(T) * N) Packed {
+    T values[N];
+};
+
+template <int N, typename T> __device__ __forceinline__ void load(float (&to)[N], const T *from) {
+    const Packed<T, N> packed = *reinterpret_cast<const Packed<T, N> *>(from);
+#pragma unroll
+    for (int i = 0; i < N; i++) to[i] = to_f32(packed.values[i]);
+}
+
+template <int N, typename T> __device__ __forceinline__ void store(T *to, const float (&from)[N]) {
+    Packed<T, N> packed;
+#pragma unroll
+    for (int i = 0; i < N; i++) packed.values[i] = from_f32<T>(from[i]);
+    *reinterpret_cast<Packed<T, N> *>(to) = packed;
+}
+
+// Values of T in 16 bytes.
+template <typename T> constexpr int VECTOR = 16 / sizeof(T);
+
+// The sum over a warp, in every lane, by butterfly: an order that nothing but the lanes decides.
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
+    return x;
+}

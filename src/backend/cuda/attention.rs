@@ -1,0 +1,373 @@
+//! Which attention kernel computes what, and their work lists: from the batch's `starts` to items,
+//! longest first, instead of a padded grid.
+//!
+//! A sequence's kernel, tiles and sums follow from its own length and the width of its heads;
+//! how sequences share blocks, and in which order blocks run, changes no bit.
+
+use super::params::{AttentionItem, AttentionSlot};
+use crate::weights::DType;
+
+/// `kernels/tiles.h`, where the reasons stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tile {
+    head_dim: usize,
+    row_tiles: usize,
+    warps: usize,
+    keys: usize,
+    stages: usize,
+    held: bool,
+}
+
+const fn tile(head_dim: usize, row_tiles: usize, keys: usize, stages: usize, held: bool) -> Tile {
+    Tile {
+        head_dim,
+        row_tiles,
+        warps: 4,
+        keys,
+        stages,
+        held,
+    }
+}
+
+const TILES: [Tile; 6] = [
+    tile(16, 2, 64, 4, true),
+    tile(24, 2, 64, 4, true),
+    tile(32, 2, 64, 4, true),
+    tile(64, 2, 64, 3, true),
+    tile(96, 2, 32, 3, false),
+    tile(128, 2, 32, 3, false),
+];
+/// Warps, and slots of 16 queries, of a block of the short kernels.
+const SHORT_SLOTS: usize = 4;
+/// The longest sequence of the short kernels.
+const SHORT_TOKENS: usize = 16 * SHORT_SLOTS;
+const F32_ROWS: usize = 64;
+const F32_KEYS: usize = 64;
+const F32_THREADS: u32 = 256;
+/// The widest head.
+const WIDEST: usize = 128;
+
+/// A dtype as kernels are named.
+pub fn suffix(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F16 => "f16",
+        DType::Bf16 => "bf16",
+        DType::F32 => "f32",
+    }
+}
+
+/// A kernel and how it is launched: with `heads` times the items of its list as blocks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttentionKernel {
+    /// Its fatbin ([`super::kernels::fatbin`]).
+    pub source: String,
+    /// Its name in there.
+    pub name: String,
+    /// Threads a block.
+    pub threads: u32,
+    /// Bytes of dynamic shared memory a block.
+    pub shared: u32,
+}
+
+/// The kernels for heads of one width and dtype.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttentionKernels {
+    /// Takes [`WorkList::items`].
+    pub long: AttentionKernel,
+    /// Takes [`WorkList::slots`]; where there is none, nothing is short.
+    pub short: Option<AttentionKernel>,
+    /// Queries of an item, at most.
+    rows: usize,
+    /// A sequence of at most so many tokens is one item: its keys stay in shared memory.
+    whole: usize,
+}
+
+impl AttentionKernels {
+    /// `None` where no kernel takes such heads: f16 and bf16 want a multiple of 8 up to 128, f32 an
+    /// even number up to 128.
+    pub fn new(head_dim: usize, dtype: DType) -> Option<Self> {
+        if head_dim == 0 || head_dim > WIDEST {
+            return None;
+        }
+        if dtype == DType::F32 {
+            // Queries, keys and weights with rows of 64 and a vector more, and values.
+            let floats = (2 * head_dim + F32_KEYS) * (F32_ROWS + 4) + F32_KEYS * head_dim;
+            return head_dim.is_multiple_of(2).then(|| Self {
+                long: AttentionKernel {
+                    source: "attention_f32".into(),
+                    name: "attention_f32".into(),
+                    threads: F32_THREADS,
+                    shared: 4 * floats as u32,
+                },
+                short: None,
+                rows: F32_ROWS,
+                whole: 0,
+            });
+        }
+        if !head_dim.is_multiple_of(8) {
+            return None;
+        }
+        let exact = TILES.iter().find(|tile| tile.head_dim == head_dim);
+        let (tile, width) = match exact {
+            Some(tile) => (tile, head_dim.to_string()),
+            None => (&TILES[TILES.len() - 1], "any".into()),
+        };
+        let pass = 16 * tile.row_tiles * tile.warps;
+        let shared = |rows: usize| (rows * tile.head_dim * dtype.size()) as u32;
+        let kernel = |end: &str, threads: usize, rows: usize| AttentionKernel {
+            source: format!("attention_{width}"),
+            name: format!("attention_{}_{width}{end}", suffix(dtype)),
+            threads: threads as u32,
+            shared: shared(rows),
+        };
+        Some(Self {
+            long: kernel("", 32 * tile.warps, pass + tile.stages * 2 * tile.keys),
+            short: exact.map(|_| kernel("_short", 32 * SHORT_SLOTS, 3 * SHORT_TOKENS)),
+            rows: pass,
+            whole: tile.stages * tile.keys,
+        })
+    }
+
+    /// The work of a batch. `starts` has the first token of each sequence and, last, the number of
+    /// tokens, which fits 32 bits. Empty sequences have no work.
+    pub fn work(&self, starts: &[usize]) -> WorkList {
+        let mut work = WorkList::default();
+        // Short sequences by the slots they take, 1 to 4.
+        let mut short: [Vec<(u32, u16)>; SHORT_SLOTS + 1] = Default::default();
+        for pair in starts.windows(2) {
+            let (first, length) = (pair[0], pair[1] - pair[0]);
+            if self.short.is_some() && length <= SHORT_TOKENS {
+                short[length.div_ceil(16)].push((first as u32, length as u16));
+                continue;
+            }
+            let rows = if length <= self.whole {
+                length
+            } else {
+                self.rows
+            };
+            for row in (0..length).step_by(rows.max(1)) {
+                work.items.push(AttentionItem {
+                    first: first as u32,
+                    length: length as u32,
+                    row: row as u32,
+                    rows: rows.min(length - row) as u32,
+                });
+            }
+        }
+        // Longest first: the short ones fill the gaps at the end.
+        let cost = |item: &AttentionItem| u64::from(item.rows) * u64::from(item.length);
+        work.items.sort_by_key(|item| std::cmp::Reverse(cost(item)));
+        work.fill_slots(short);
+        work
+    }
+}
+
+/// The work of one batch, for every head alike.
+#[derive(Debug, Clone, Default)]
+pub struct WorkList {
+    /// For the long kernel, the most work first.
+    pub items: Vec<AttentionItem>,
+    /// For the short kernel, [`WorkList::SLOTS`] of them an item.
+    pub slots: Vec<AttentionSlot>,
+}
+
+impl WorkList {
+    /// Slots that make an item.
+    pub const SLOTS: usize = SHORT_SLOTS;
+
+    /// The most bytes that either list takes in a batch of so many tokens.
+    pub fn most_bytes(tokens: usize) -> usize {
+        // An item a token, or all slots of one item for a single token.
+        (tokens * size_of::<AttentionItem>()).max(Self::SLOTS * size_of::<AttentionSlot>())
+    }
+
+    /// Items of the short kernel.
+    pub fn short_items(&self) -> usize {
+        self.slots.len() / Self::SLOTS
+    }
+
+    /// [`WorkList::items`] as the device reads them.
+    pub fn item_bytes(&self) -> Vec<u8> {
+        let words = |item: &AttentionItem| [item.first, item.length, item.row, item.rows];
+        let words = self.items.iter().flat_map(words);
+        words.flat_map(u32::to_ne_bytes).collect()
+    }
+
+    /// [`WorkList::slots`] as the device reads them.
+    pub fn slot_bytes(&self) -> Vec<u8> {
+        let bytes = |slot: &AttentionSlot| {
+            let [a, b, c, d] = slot.first.to_ne_bytes();
+            let ([e, f], [g, h]) = (slot.length.to_ne_bytes(), slot.piece.to_ne_bytes());
+            [a, b, c, d, e, f, g, h]
+        };
+        self.slots.iter().flat_map(bytes).collect()
+    }
+
+    /// Sequences into items of four slots: 4, 3 + 1, 2 + 2, 2 + 1 + 1, 1 + 1 + 1 + 1.
+    fn fill_slots(&mut self, sequences: [Vec<(u32, u16)>; SHORT_SLOTS + 1]) {
+        // From the front, so that the order of the batch is kept.
+        let mut waiting = sequences.map(Vec::into_iter);
+        for wide in (1..=SHORT_SLOTS).rev() {
+            while let Some(sequence) = waiting[wide].next() {
+                self.push(sequence);
+                let mut left = SHORT_SLOTS - wide;
+                while left > 0 {
+                    let next = (1..=left).rev().find_map(|w| Some((w, waiting[w].next()?)));
+                    match next {
+                        Some((w, sequence)) => {
+                            self.push(sequence);
+                            left -= w;
+                        }
+                        None => {
+                            let empty = AttentionSlot::default();
+                            self.slots.extend(std::iter::repeat_n(empty, left));
+                            left = 0;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn push(&mut self, (first, length): (u32, u16)) {
+        self.slots
+            .extend((0..length.div_ceil(16)).map(|piece| AttentionSlot {
+                first,
+                length,
+                piece,
+            }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_are_those_of_the_header() {
+        let header = include_str!("../../../kernels/tiles.h");
+        let rows = header
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix('{')?.strip_suffix("},"));
+        let expected = TILES.map(|t| {
+            let Tile {
+                head_dim,
+                row_tiles,
+                warps,
+                keys,
+                stages,
+                held,
+            } = t;
+            format!("{head_dim}, {row_tiles}, {warps}, {keys}, {stages}, {held}")
+        });
+        assert_eq!(rows.collect::<Vec<_>>(), expected);
+        for line in [
+            format!("SHORT_SLOTS = {SHORT_SLOTS};"),
+            "SHORT_TOKENS = 16 * SHORT_SLOTS;".into(),
+            format!("F32_ROWS = {F32_ROWS};"),
+            format!("F32_KEYS = {F32_KEYS};"),
+            format!("F32_THREADS = {F32_THREADS};"),
+        ] {
+            assert!(header.contains(&line), "{line}");
+        }
+    }
+
+    #[test]
+    fn every_published_width_has_its_kernel_and_others_the_padded_one() {
+        for head_dim in 0..=136 {
+            for dtype in [DType::F16, DType::Bf16, DType::F32] {
+                let found = AttentionKernels::new(head_dim, dtype);
+                let step = if dtype == DType::F32 { 2 } else { 8 };
+                let taken = (1..=128).contains(&head_dim) && head_dim % step == 0;
+                assert_eq!(found.is_some(), taken, "{head_dim} {dtype:?}");
+                let Some(found) = found else { continue };
+                // What an SM of sm_90 gives a block; on sm_89, 99 KiB, widths up to 96 fit.
+                assert!(found.long.shared <= 227 * 1024);
+                if head_dim <= 96 {
+                    assert!(found.long.shared <= 99 * 1024, "{head_dim} {dtype:?}");
+                }
+            }
+        }
+        let wide = AttentionKernels::new(64, DType::F16).unwrap();
+        assert_eq!(wide.long.name, "attention_f16_64");
+        assert_eq!(wide.long.shared, (128 + 3 * 2 * 64) * 64 * 2);
+        assert_eq!(wide.short.unwrap().name, "attention_f16_64_short");
+        let odd = AttentionKernels::new(40, DType::Bf16).unwrap();
+        assert_eq!(odd.long.name, "attention_bf16_any");
+        assert_eq!(odd.short, None);
+    }
+
+    /// Each query of each sequence is in exactly one item or slot, and slots of a sequence stand
+    /// together within one item.
+    #[test]
+    fn every_query_is_computed_once() {
+        let mut state = 7u64;
+        for round in 0..200 {
+            let mut lengths = Vec::new();
+            for _ in 0..round {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
+                let most = [5, 64, 70, 1500][(state >> 60) as usize % 4];
+                lengths.push((state >> 33) as usize % most);
+            }
+            let mut starts = vec![0];
+            starts.extend(lengths.iter().scan(0, |sum, length| {
+                *sum += length;
+                Some(*sum)
+            }));
+            let tokens = starts[lengths.len()];
+            for (head_dim, dtype) in [
+                (16, DType::F16),
+                (64, DType::F16),
+                (40, DType::F16),
+                (6, DType::F32),
+            ] {
+                let kernels = AttentionKernels::new(head_dim, dtype).unwrap();
+                let work = kernels.work(&starts);
+                assert!(work.item_bytes().len() <= WorkList::most_bytes(tokens));
+                assert!(work.slot_bytes().len() <= WorkList::most_bytes(tokens));
+                let mut times = vec![0; tokens];
+                let mut cost = u64::MAX;
+                for item in &work.items {
+                    let next = u64::from(item.rows) * u64::from(item.length);
+                    assert!(next <= cost && next > 0);
+                    cost = next;
+                    let sequence = starts.iter().rposition(|s| *s == item.first as usize);
+                    assert_eq!(item.length as usize, lengths[sequence.unwrap()]);
+                    assert_eq!(item.row % 64, 0);
+                    for row in item.row..item.row + item.rows {
+                        times[(item.first + row) as usize] += 1;
+                    }
+                }
+                assert_eq!(work.slots.len(), work.short_items() * 4);
+                for item in work.slots.chunks(4) {
+                    assert_ne!(item[0].length, 0);
+                    for (i, slot) in item.iter().enumerate() {
+                        if slot.length == 0 {
+                            continue;
+                        }
+                        let base = i - usize::from(slot.piece);
+                        assert_eq!((item[base].first, item[base].piece), (slot.first, 0));
+                        assert!(base + usize::from(slot.length.div_ceil(16)) <= 4);
+                        let rows = slot.piece * 16..slot.length.min(slot.piece * 16 + 16);
+                        assert!(!rows.is_empty());
+                        for row in rows {
+                            times[slot.first as usize + usize::from(row)] += 1;
+                        }
+                    }
+                }
+                assert!(times.iter().all(|n| *n == 1), "{head_dim} {starts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn short_sequences_share_items() {
+        let kernels = AttentionKernels::new(64, DType::F16).unwrap();
+        // 3 + 1, 2 + 2, and a 1 left over.
+        let starts = [0, 48, 64, 96, 120, 121];
+        assert_eq!(kernels.work(&starts).short_items(), 3);
+        assert!(kernels.work(&starts).items.is_empty());
+        assert_eq!(kernels.work(&[0]).short_items(), 0);
+        assert_eq!(kernels.work(&[0, 0, 65]).items.len(), 1);
+    }
+}

@@ -1,0 +1,525 @@
+//! The operations of a model on one CUDA device: what is named, placed and sealed.
+//!
+//! Parameters and matrices are named first. [`Backend::sealed`] then chooses the products' algorithms, measures what
+//! is free, takes the device's memory once, and starts the thread that brings the weights up. From there on `running`
+//! has it: a pass puts everything on streams and returns; the host waits in [`Backend::fetch`] alone.
+
+use super::driver::{Arena, Context, DeviceInfo, devices};
+use super::error::CudaError;
+use super::functions::{AttentionFunctions, Casts, Functions};
+use super::gemm::{Algorithms, Gemm, Kind, Product, ProductSpec, Tuning, WORKSPACE};
+use super::plan::{self, Capacity, Needs};
+use super::resident::{ParameterId, Piece, Resident};
+use super::running::{Layer, Pending, Place, Running, Table};
+use super::weights;
+use crate::backend::{
+    Activation, AttentionSpec, Backend, BackendError, Limits, LinearPart, Norm, Position,
+    Product as Use, Represented, Role, Wanted,
+};
+use crate::batch::PackedBatch;
+use crate::stream::{
+    LayerFences, Loader, ProcessorOptions, StreamManager, StreamProcessor, UploadOptions, Uploader,
+};
+use crate::weights::{DType, Weight};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Passes that are under way at once: one is computed while the host writes the next and reads the last.
+const SLOTS: usize = 3;
+/// Bytes of a pinned slot through which weights come.
+const UPLOAD_SLOT: usize = 16 << 20;
+/// Load streams of a device: weights have one of their own, or batches would queue behind them.
+pub const LOAD_STREAMS: usize = 2;
+
+/// How a model is to run on a device.
+#[derive(Debug, Clone, Copy)]
+pub struct CudaOptions {
+    /// Of weights and activations; sums and the residual stream are f32.
+    pub dtype: DType,
+    /// The most tokens of a pass; by default what fills the device well.
+    pub tokens: Option<usize>,
+    /// The longest sequence to come, where it is known: a pass has room for it, if the device has.
+    pub longest: Option<usize>,
+    /// Representations that a pass gives, at most.
+    pub representations: usize,
+    /// Whether means are wanted of them.
+    pub pooled: bool,
+    /// Whether the states of all tokens are.
+    pub states: bool,
+    /// Off: one stream does everything in order. The bits are the same.
+    pub overlap: bool,
+}
+
+/// A matrix by its number.
+#[derive(Debug)]
+pub struct Matrix(usize);
+
+/// A linear layer.
+#[derive(Debug)]
+pub struct Linear(Layer);
+
+/// What attention needs.
+#[derive(Debug)]
+pub struct Attention {
+    pub(super) kernels: usize,
+    pub(super) heads: usize,
+    pub(super) head_dim: usize,
+    /// The table of rotations, by number.
+    pub(super) rotary: Option<usize>,
+    pub(super) slopes: Option<ParameterId>,
+}
+
+/// The CUDA backend, on one device.
+pub struct Cuda {
+    context: Context,
+    info: DeviceInfo,
+    options: CudaOptions,
+    manager: Arc<StreamManager>,
+    gemm: Gemm,
+    resident: Resident,
+    specs: Vec<ProductSpec>,
+    layers: Vec<Layer>,
+    matrices: Vec<(Role, usize)>,
+    attention: Vec<AttentionFunctions>,
+    /// Rotations by what they are made of, and how many values a position.
+    tables: Vec<(ParameterId, usize)>,
+    /// The widest gated layer before its gate.
+    gated: usize,
+    running: Option<Running>,
+}
+
+impl Cuda {
+    /// Takes hold of a device of `manager`, which has created its streams, [`LOAD_STREAMS`] of them to load.
+    /// `algorithms` is shared by the devices of a job.
+    ///
+    /// # Errors
+    /// [`CudaError`]
+    pub fn new(
+        manager: Arc<StreamManager>,
+        context: &Context,
+        algorithms: Arc<Algorithms>,
+        options: CudaOptions,
+    ) -> Result<Self, CudaError> {
+        let ordinal = context.ordinal();
+        let info = devices()?.into_iter().find(|d| d.ordinal == ordinal);
+        let info = info.ok_or(CudaError::OutOfOrder {
+            call: "a context",
+            missing: "its device",
+        })?;
+        let tuning = Tuning::timed(wanted_tokens(&options, &info));
+        Ok(Self {
+            gemm: Gemm::load(context, algorithms, tuning)?,
+            context: context.clone(),
+            info,
+            options,
+            manager,
+            resident: Resident::default(),
+            specs: Vec::new(),
+            layers: Vec::new(),
+            matrices: Vec::new(),
+            attention: Vec::new(),
+            tables: Vec::new(),
+            gated: 0,
+            running: None,
+        })
+    }
+
+    /// The device.
+    pub fn device(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    /// Tells the algorithms of the products, which decide bits, from others.
+    pub fn fingerprint(&self) -> String {
+        self.gemm.fingerprint()
+    }
+
+    /// The cuBLASLt that is used, by its file.
+    pub fn library(&self) -> &'static str {
+        self.gemm.library()
+    }
+
+    /// For measuring: waits until all weights have arrived, and all else.
+    ///
+    /// # Errors
+    /// [`CudaError`]
+    pub fn settle(&mut self) -> Result<(), CudaError> {
+        let running = self.running("settle")?;
+        running.settle()
+    }
+
+    /// For measuring: milliseconds that the linear layers' products alone take for so many rows, in the order of
+    /// a pass, on whatever the last pass left in the matrices.
+    ///
+    /// # Errors
+    /// [`CudaError`]
+    pub fn products_alone(&mut self, rows: usize) -> Result<f32, CudaError> {
+        let layers = std::mem::take(&mut self.layers);
+        let time = self
+            .running("products_alone")
+            .and_then(|r| r.products_alone(&layers, rows));
+        self.layers = layers;
+        time
+    }
+
+    /// For measuring: from the next pass on, how long each operation takes. It slows passes down.
+    ///
+    /// # Errors
+    /// [`CudaError`]
+    pub fn profile(&mut self, on: bool) -> Result<Vec<(String, f64, usize)>, CudaError> {
+        self.running("profile")?.profile(on)
+    }
+
+    fn running(&mut self, call: &'static str) -> Result<&mut Running, CudaError> {
+        let missing = "having sealed the parameters";
+        self.running
+            .as_mut()
+            .ok_or(CudaError::OutOfOrder { call, missing })
+    }
+
+    /// Does something of a pass. What fails on the compute stream ends the job: its streams are drained.
+    fn with<R>(
+        &mut self,
+        call: &'static str,
+        run: impl FnOnce(&mut Running) -> Result<R, CudaError>,
+    ) -> Result<R, BackendError> {
+        let running = self.running(call)?;
+        run(running).map_err(|error| running.fail(error).into())
+    }
+
+    /// What a token takes of the device: its rows of all matrices, of scratch and of tables.
+    fn bytes_a_token(&self) -> usize {
+        let t = self.options.dtype.size();
+        let matrix = |(role, width): &(Role, usize)| match (role, self.options.dtype) {
+            (_, DType::F32) | (Role::Residual, _) => 4 * width,
+            (Role::Activation, _) => t * width,
+            (Role::Both, _) => (4 + t) * width,
+        };
+        let tables: usize = self.tables.iter().map(|(_, half)| 8 * half).sum();
+        self.matrices.iter().map(matrix).sum::<usize>() + t * self.gated + tables
+    }
+
+    fn needs(&self, upload: &UploadOptions) -> Needs {
+        let stream = self.matrices.iter().find(|(r, _)| *r != Role::Activation);
+        // Each matrix, table and scratch starts at a multiple of the alignment.
+        let parts = 2 * self.matrices.len() + self.tables.len() + 2;
+        Needs {
+            fixed: self.resident.footprint()
+                + Arena::footprint(WORKSPACE)
+                + Arena::footprint(upload.device_bytes())
+                + parts * plan::ALIGN,
+            a_token: self.bytes_a_token(),
+            slots: SLOTS,
+            width: stream.map_or(0, |(_, width)| *width),
+            representations: self.options.representations,
+            pooled: self.options.pooled,
+            states: self.options.states,
+        }
+    }
+
+    fn capacity(&self, needs: &Needs) -> Result<Capacity, CudaError> {
+        let wanted = wanted_tokens(&self.options, &self.info);
+        let (free, _) = self.context.memory()?;
+        let usable = (free as usize).saturating_sub(plan::RESERVE);
+        plan::capacity(needs, wanted, usable).ok_or_else(|| {
+            let tokens = plan::smallest(wanted);
+            CudaError::Memory {
+                device: self.context.ordinal(),
+                free,
+                needed: (Capacity::of_tokens(tokens).bytes(needs) + plan::RESERVE) as u64,
+                tokens,
+            }
+        })
+    }
+
+    fn place(&self, arena: &mut Arena, capacity: Capacity) -> Result<Vec<Place>, CudaError> {
+        let t = self.options.dtype;
+        let place = |&(role, width): &(Role, usize)| {
+            let mut take = |size| arena.take("activations", capacity.tokens * width * size);
+            let (stream, activation) = match role {
+                _ if t == DType::F32 => {
+                    let both = take(4)?;
+                    (Some(both.clone()), Some(both))
+                }
+                Role::Residual => (Some(take(4)?), None),
+                Role::Activation => (None, Some(take(t.size())?)),
+                Role::Both => (Some(take(4)?), Some(take(t.size())?)),
+            };
+            Ok(Place {
+                stream,
+                activation,
+                width,
+            })
+        };
+        self.matrices.iter().map(place).collect()
+    }
+
+    fn seal(&mut self) -> Result<Running, CudaError> {
+        // First, since choosing an algorithm borrows memory of the device.
+        let products = self.specs.iter().map(|spec| self.gemm.product(spec));
+        let products: Vec<Product> = products.collect::<Result<_, _>>()?;
+        let functions =
+            Functions::load(&self.context, self.options.dtype, self.info.multiprocessors)?;
+        let casts = Casts::load(&self.context)?;
+        let upload = UploadOptions {
+            slot_bytes: UPLOAD_SLOT,
+            through: true,
+            ..UploadOptions::default()
+        };
+        let needs = self.needs(&upload);
+        let capacity = self.capacity(&needs)?;
+        let mut arena = Arena::new(&self.context, capacity.bytes(&needs))?;
+        let groups = self.resident.groups();
+        let placed = std::mem::take(&mut self.resident).place(&mut arena)?;
+        let addresses = placed.addresses();
+        let workspace = arena.take("the products' workspace", WORKSPACE)?;
+        let places = self.place(&mut arena, capacity)?;
+        let table = |&(inv_freq, half): &(ParameterId, usize)| -> Result<Table, CudaError> {
+            Ok(Table {
+                inv_freq,
+                half,
+                region: arena.take("the table of rotations", capacity.tokens * half * 8)?,
+            })
+        };
+        let tables = self.tables.iter().map(table).collect::<Result<_, _>>()?;
+        let gated = match self.gated * self.options.dtype.size() {
+            0 => None,
+            bytes => Some(arena.take("activations", capacity.tokens * bytes)?),
+        };
+        let ordinal = self.context.ordinal();
+        let streams = self.manager.streams(ordinal, 0)?;
+        let ring = ProcessorOptions {
+            slots: SLOTS,
+            input_bytes: capacity.input(),
+            output_bytes: capacity.output(&needs),
+            overlap: self.options.overlap,
+        };
+        let processor = StreamProcessor::new(&streams, &mut arena, ring)?;
+        let loading = self.manager.streams(ordinal, LOAD_STREAMS - 1)?;
+        let uploader = Uploader::new(&loading, &mut arena, upload)?;
+        let fences = Arc::new(LayerFences::new(&loading, "group", groups)?);
+        let loader = Loader::start(uploader, Arc::clone(&fences), None, move |up, fences| {
+            weights::load(&placed, groups, &casts, up, fences)
+        })?;
+        Ok(Running {
+            dtype: self.options.dtype,
+            capacity,
+            addresses,
+            functions,
+            attention: std::mem::take(&mut self.attention),
+            products,
+            workspace,
+            places,
+            tables,
+            gated,
+            processor,
+            fences,
+            groups,
+            arrived: 0,
+            passes: 0,
+            pass: None,
+            ended: Default::default(),
+            profile: None,
+            _loader: loader,
+        })
+    }
+}
+
+/// Tokens of a pass, if the memory is there.
+fn wanted_tokens(options: &CudaOptions, info: &DeviceInfo) -> usize {
+    options
+        .tokens
+        .unwrap_or_else(|| plan::default_tokens(info.multiprocessors as usize))
+        .max(options.longest.unwrap_or(0))
+}
+
+impl Backend for Cuda {
+    type Matrix = Matrix;
+    type Vector = ParameterId;
+    type Linear = Linear;
+    type Attention = Attention;
+    type Pending = Pending;
+
+    fn limits(&self) -> Limits {
+        let capacity = self.running.as_ref().map(|r| r.capacity);
+        let capacity = capacity.unwrap_or(Capacity::of_tokens(0));
+        Limits {
+            tokens: capacity.tokens,
+            sequences: capacity.sequences,
+            passes: SLOTS,
+        }
+    }
+
+    fn matrix(&mut self, role: Role, width: usize) -> Result<Matrix, BackendError> {
+        self.matrices.push((role, width));
+        Ok(Matrix(self.matrices.len() - 1))
+    }
+
+    fn group(&mut self) {
+        self.resident.next_group();
+    }
+
+    /// In f32 whatever the job's dtype: gains, biases and the embedding table are small.
+    fn vector(&mut self, data: Weight) -> Result<ParameterId, BackendError> {
+        Ok(self.resident.name(vec![Piece::Weight(data)], DType::F32))
+    }
+
+    fn linear_weights(
+        &mut self,
+        parts: Vec<LinearPart>,
+        inputs: usize,
+        product: Use,
+    ) -> Result<Linear, BackendError> {
+        let rows = |part: &LinearPart| part.weight.len() / inputs.max(1);
+        let outputs = parts.iter().map(rows).sum();
+        let spec = ProductSpec {
+            outputs,
+            inputs,
+            dtype: self.options.dtype,
+            kind: match product {
+                Use::Store | Use::Gated => Kind::Store,
+                Use::Add => Kind::Accumulate,
+            },
+            bias: parts.iter().any(|part| part.bias.is_some()),
+        };
+        if product == Use::Gated {
+            self.gated = self.gated.max(outputs);
+        }
+        let known = self.specs.iter().position(|known| *known == spec);
+        let number = known.unwrap_or(self.specs.len());
+        if known.is_none() {
+            self.specs.push(spec);
+        }
+        let (mut weights, mut biases) = (Vec::new(), Vec::new());
+        for part in parts {
+            let outputs = rows(&part);
+            weights.push(Piece::Weight(part.weight));
+            biases.push(part.bias.map_or(Piece::Zeros(outputs), Piece::Weight));
+        }
+        let weight = self.resident.name(weights, spec.dtype);
+        let bias = spec
+            .bias
+            .then(|| self.resident.name(biases, spec.bias_dtype()));
+        let layer = Layer {
+            weight,
+            bias,
+            product: number,
+        };
+        self.layers.push(layer);
+        Ok(Linear(layer))
+    }
+
+    fn attention_weights(&mut self, spec: AttentionSpec) -> Result<Attention, BackendError> {
+        let kernels = AttentionFunctions::load(&self.context, self.options.dtype, spec.head_dim)?;
+        self.attention.push(kernels);
+        let (rotary, slopes) = match spec.position {
+            Position::Rotary(inv_freq) => {
+                let half = inv_freq.len();
+                let inv_freq = self.resident.name_values(inv_freq);
+                self.tables.push((inv_freq, half));
+                (Some(self.tables.len() - 1), None)
+            }
+            Position::Alibi(slopes) => (None, Some(self.resident.name_values(slopes))),
+        };
+        Ok(Attention {
+            kernels: self.attention.len() - 1,
+            heads: spec.heads,
+            head_dim: spec.head_dim,
+            rotary,
+            slopes,
+        })
+    }
+
+    fn sealed(&mut self) -> Result<(), BackendError> {
+        self.running = Some(self.seal()?);
+        Ok(())
+    }
+
+    fn begin(
+        &mut self,
+        _: usize,
+        batch: &PackedBatch,
+        pooled: &[Range<usize>],
+    ) -> Result<(), BackendError> {
+        self.with("begin", |r| r.begin(batch, pooled))
+    }
+
+    fn need(&mut self, group: usize) -> Result<(), BackendError> {
+        self.with("need", |r| r.need(group))
+    }
+
+    fn end(&mut self) -> Result<(), BackendError> {
+        self.with("end", Running::end)
+    }
+
+    fn embed(
+        &mut self,
+        _: &PackedBatch,
+        scale: &[f32],
+        table: &ParameterId,
+        shift: Option<&ParameterId>,
+        out: &mut Matrix,
+    ) -> Result<(), BackendError> {
+        self.with("embed", |r| r.embed(scale, *table, shift.copied(), out.0))
+    }
+
+    fn layer_norm(
+        &mut self,
+        x: &Matrix,
+        norm: &Norm<ParameterId>,
+        out: &mut Matrix,
+    ) -> Result<(), BackendError> {
+        self.with("layer_norm", |r| r.layer_norm(x.0, norm, out.0))
+    }
+
+    fn linear(
+        &mut self,
+        x: &Matrix,
+        w: &Linear,
+        act: Activation,
+        out: &mut Matrix,
+    ) -> Result<(), BackendError> {
+        self.with("linear", |r| r.linear(x.0, w.0, act, out.0))
+    }
+
+    fn linear_add(
+        &mut self,
+        x: &Matrix,
+        w: &Linear,
+        onto: &mut Matrix,
+    ) -> Result<(), BackendError> {
+        self.with("linear_add", |r| r.linear_add(x.0, w.0, onto.0))
+    }
+
+    fn linear_gated(
+        &mut self,
+        x: &Matrix,
+        w: &Linear,
+        out: &mut Matrix,
+    ) -> Result<(), BackendError> {
+        self.with("linear_gated", |r| r.linear_gated(x.0, w.0, out.0))
+    }
+
+    fn attention(
+        &mut self,
+        qkv: &Matrix,
+        _: &PackedBatch,
+        attention: &Attention,
+        out: &mut Matrix,
+    ) -> Result<(), BackendError> {
+        self.with("attention", |r| r.attention(qkv.0, attention, out.0))
+    }
+
+    fn represent(
+        &mut self,
+        x: &Matrix,
+        norm: Option<&Norm<ParameterId>>,
+        wanted: Wanted,
+    ) -> Result<Pending, BackendError> {
+        self.with("represent", |r| r.represent(x.0, norm, wanted))
+    }
+
+    fn fetch(&mut self, pending: Pending) -> Result<Represented, BackendError> {
+        self.with("fetch", |r| r.fetch(&pending))
+    }
+}

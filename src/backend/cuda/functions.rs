@@ -1,0 +1,224 @@
+//! The kernels of one device, loaded, and how each is launched.
+
+use super::attention::{AttentionKernel, AttentionKernels, WorkList};
+use super::driver::{Context, DriverError, Function, Module, Stream};
+use super::error::CudaError;
+use super::kernels;
+use super::params::{
+    AttentionParams, CastParams, EmbedParams, GatedGeluParams, GeluParams, LayerNormParams,
+    RepresentParams, RotaryTableParams,
+};
+use crate::weights::DType;
+
+/// Threads of a block of the kernels that go over elements or rows.
+const THREADS: u32 = 256;
+/// Threads of a block of `represent`, a block a sequence.
+const REPRESENT_THREADS: u32 = 512;
+/// Most blocks, a multiprocessor, of kernels that take any number: enough to fill it.
+const BLOCKS_A_MULTIPROCESSOR: u32 = 16;
+
+/// One kernel of a fatbin.
+pub(super) fn function(
+    context: &Context,
+    source: &str,
+    name: &str,
+    shared: u32,
+) -> Result<Function, CudaError> {
+    let image = kernels::fatbin(source).ok_or_else(|| CudaError::NoKernel { name: name.into() })?;
+    Ok(Module::load(context, image)?.function(name, shared)?)
+}
+
+/// What a kernel's name says of a dtype.
+pub(super) fn name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "f32",
+        DType::F16 => "f16",
+        DType::Bf16 => "bf16",
+    }
+}
+
+/// The kernels between the products, for one dtype of activations.
+pub(super) struct Functions {
+    dtype: DType,
+    most_blocks: u32,
+    embed: Function,
+    layer_norm: Function,
+    gelu: Function,
+    gated_gelu: Function,
+    represent: Function,
+    rotary_table: Function,
+}
+
+impl Functions {
+    pub fn load(context: &Context, dtype: DType, multiprocessors: u32) -> Result<Self, CudaError> {
+        let t = name(dtype);
+        let load = |source: &str, name: String| function(context, source, &name, 0);
+        Ok(Self {
+            dtype,
+            most_blocks: multiprocessors.max(1) * BLOCKS_A_MULTIPROCESSOR,
+            embed: load("embed", "embed_f32".into())?,
+            layer_norm: load("layer_norm", format!("layer_norm_{t}"))?,
+            gelu: load("gelu", format!("gelu_{t}"))?,
+            gated_gelu: load("gated_gelu", format!("gated_gelu_{t}"))?,
+            represent: load("represent", "represent".into())?,
+            rotary_table: load("rotary_table", "rotary_table".into())?,
+        })
+    }
+
+    /// Blocks for so many pieces of work, one a thread.
+    fn blocks(&self, pieces: usize) -> [u32; 3] {
+        let blocks = pieces.div_ceil(THREADS as usize).max(1);
+        [blocks.min(self.most_blocks as usize) as u32, 1, 1]
+    }
+
+    /// # Safety
+    /// The addresses are of live device memory of the sizes that `params.h` says, which nothing but this stream
+    /// touches until a fence recorded after it is passed. So for all that follow.
+    pub unsafe fn embed(&self, stream: &Stream, p: &EmbedParams) -> Result<(), CudaError> {
+        // A warp a token.
+        let grid = self.blocks(p.count as usize * 32);
+        // SAFETY: the caller's.
+        Ok(unsafe { stream.launch(&self.embed, grid, [THREADS, 1, 1], 0, p)? })
+    }
+
+    /// # Safety
+    /// As [`Self::embed`].
+    pub unsafe fn layer_norm(&self, stream: &Stream, p: &LayerNormParams) -> Result<(), CudaError> {
+        // At least a warp a row.
+        let grid = self.blocks(p.rows as usize * 32);
+        // SAFETY: the caller's.
+        Ok(unsafe { stream.launch(&self.layer_norm, grid, [THREADS, 1, 1], 0, p)? })
+    }
+
+    /// # Safety
+    /// As [`Self::embed`].
+    pub unsafe fn gelu(&self, stream: &Stream, p: &GeluParams) -> Result<(), CudaError> {
+        let grid = self.blocks((p.count as usize * self.dtype.size()).div_ceil(16));
+        // SAFETY: the caller's.
+        Ok(unsafe { stream.launch(&self.gelu, grid, [THREADS, 1, 1], 0, p)? })
+    }
+
+    /// # Safety
+    /// As [`Self::embed`].
+    pub unsafe fn gated_gelu(&self, stream: &Stream, p: &GatedGeluParams) -> Result<(), CudaError> {
+        let bytes = p.rows as usize * p.width as usize * self.dtype.size();
+        let grid = self.blocks(bytes.div_ceil(16));
+        // SAFETY: the caller's.
+        Ok(unsafe { stream.launch(&self.gated_gelu, grid, [THREADS, 1, 1], 0, p)? })
+    }
+
+    /// # Safety
+    /// As [`Self::embed`].
+    pub unsafe fn represent(&self, stream: &Stream, p: &RepresentParams) -> Result<(), CudaError> {
+        let grid = [p.sequences, 1, 1];
+        // SAFETY: the caller's.
+        Ok(unsafe { stream.launch(&self.represent, grid, [REPRESENT_THREADS, 1, 1], 0, p)? })
+    }
+
+    /// # Safety
+    /// As [`Self::embed`].
+    pub unsafe fn rotary_table(
+        &self,
+        stream: &Stream,
+        p: &RotaryTableParams,
+    ) -> Result<(), CudaError> {
+        let grid = self.blocks(p.positions as usize * p.half as usize);
+        // SAFETY: the caller's.
+        Ok(unsafe { stream.launch(&self.rotary_table, grid, [THREADS, 1, 1], 0, p)? })
+    }
+}
+
+/// The kernels that bring weights from the format they are stored in to another.
+pub(super) struct Casts(Vec<((DType, DType), Function)>);
+
+impl Casts {
+    pub fn load(context: &Context) -> Result<Self, CudaError> {
+        let all = [DType::F32, DType::F16, DType::Bf16];
+        let pairs = all.into_iter().flat_map(|from| all.map(|to| (from, to)));
+        let functions = pairs.filter(|(from, to)| from != to).map(|(from, to)| {
+            let called = format!("cast_{}_{}", name(from), name(to));
+            Ok(((from, to), function(context, "cast", &called, 0)?))
+        });
+        Ok(Self(functions.collect::<Result<_, CudaError>>()?))
+    }
+
+    /// Two different formats.
+    ///
+    /// # Safety
+    /// As [`Functions::embed`].
+    pub unsafe fn run(
+        &self,
+        stream: &Stream,
+        formats: (DType, DType),
+        p: &CastParams,
+    ) -> Result<(), DriverError> {
+        let Some((_, function)) = self.0.iter().find(|(f, _)| *f == formats) else {
+            return Ok(());
+        };
+        let blocks = (p.count as usize).div_ceil(4 * THREADS as usize);
+        let grid = [blocks.clamp(1, 1 << 16) as u32, 1, 1];
+        // SAFETY: the caller's.
+        unsafe { stream.launch(function, grid, [THREADS, 1, 1], 0, p) }
+    }
+}
+
+/// The attention kernels of a model's heads.
+pub(super) struct AttentionFunctions {
+    kernels: AttentionKernels,
+    long: (Function, AttentionKernel),
+    short: Option<(Function, AttentionKernel)>,
+}
+
+impl AttentionFunctions {
+    pub fn load(context: &Context, dtype: DType, head_dim: usize) -> Result<Self, CudaError> {
+        let kernels =
+            AttentionKernels::new(head_dim, dtype).ok_or(CudaError::HeadDim { head_dim })?;
+        let load = |k: &AttentionKernel| -> Result<_, CudaError> {
+            Ok((function(context, &k.source, &k.name, k.shared)?, k.clone()))
+        };
+        Ok(Self {
+            long: load(&kernels.long)?,
+            short: kernels.short.as_ref().map(load).transpose()?,
+            kernels,
+        })
+    }
+
+    /// The work of a batch of these sequences.
+    pub fn work(&self, starts: &[usize]) -> WorkList {
+        self.kernels.work(starts)
+    }
+
+    /// `lists`: where the items and slots of the work lie; `count`: how many items of each.
+    ///
+    /// # Safety
+    /// As [`Functions::embed`].
+    pub unsafe fn run(
+        &self,
+        stream: &Stream,
+        params: &AttentionParams,
+        lists: (u64, u64),
+        count: (usize, usize),
+    ) -> Result<(), CudaError> {
+        let short = self.short.iter().map(|short| (short, lists.1, count.1));
+        for ((function, kernel), items, count) in
+            std::iter::once((&self.long, lists.0, count.0)).chain(short)
+        {
+            if count == 0 {
+                continue;
+            }
+            let params = AttentionParams { items, ..*params };
+            let grid = [params.heads * count as u32, 1, 1];
+            // SAFETY: the caller's.
+            unsafe {
+                stream.launch(
+                    function,
+                    grid,
+                    [kernel.threads, 1, 1],
+                    kernel.shared,
+                    &params,
+                )?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,183 @@
+//! Which cuBLASLt is used, and opening it.
+
+use super::bindings::CublasLt;
+use super::error::GemmError;
+use std::env;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// Its names, by preference. The last is that of a toolkit's development files.
+const NAMES: [&str; 3] = ["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"];
+/// 12.0: the oldest whose behaviour this was written for.
+const OLDEST: usize = 12_00_00;
+
+/// An opened library; never closed, since what it keeps of the driver outlives every handle.
+pub(super) struct Library {
+    pub lt: CublasLt,
+    /// Where from.
+    pub path: String,
+    /// As `cublasLtGetVersion` has it: 130002 for 13.0.2.
+    pub version: usize,
+}
+
+/// 130002 as 13.0.2.
+pub(super) fn version_text(version: usize) -> String {
+    format!(
+        "{}.{}.{}",
+        version / 10_000,
+        version / 100 % 100,
+        version % 100
+    )
+}
+
+/// Opens cuBLASLt, or finds it open. `$SEQSTREAM_LIBCUBLASLT`, where it is set, is the only place that is looked at.
+///
+/// # Errors
+/// [`GemmError::Missing`] and [`GemmError::Library`].
+pub(super) fn open() -> Result<&'static Library, GemmError> {
+    let mut tried = Vec::new();
+    if let Some(path) = env::var_os("SEQSTREAM_LIBCUBLASLT").filter(|v| !v.is_empty()) {
+        return match open_one(&path, &mut tried)? {
+            Some(library) => Ok(library),
+            None => {
+                tried.push("and no other, since SEQSTREAM_LIBCUBLASLT names it".into());
+                Err(GemmError::Missing { tried })
+            }
+        };
+    }
+    let folders = folders();
+    for name in NAMES {
+        if let Some(library) = open_one(OsStr::new(name), &mut tried)? {
+            return Ok(library);
+        }
+        for file in folders.iter().map(|folder| folder.join(name)) {
+            if file.is_file()
+                && let Some(library) = open_one(file.as_os_str(), &mut tried)?
+            {
+                return Ok(library);
+            }
+        }
+    }
+    let folders = folders.iter().map(|folder| folder.display().to_string());
+    let folders: Vec<String> = folders.collect();
+    tried.push(match folders.is_empty() {
+        true => "and no folder of a CUDA toolkit or of NVIDIA's Python packages is there".into(),
+        false => format!("in {}", folders.join(", ")),
+    });
+    Err(GemmError::Missing { tried })
+}
+
+/// `None` where there is none, or none that can be loaded, which `tried` then says.
+fn open_one(path: &OsStr, tried: &mut Vec<String>) -> Result<Option<&'static Library>, GemmError> {
+    static OPEN: Mutex<Vec<&'static Library>> = Mutex::new(Vec::new());
+    // A list of finished entries: a panic elsewhere leaves it whole.
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let name = path.to_string_lossy().into_owned();
+    if let Some(library) = open.iter().find(|library| library.path == name) {
+        return Ok(Some(library));
+    }
+    // SAFETY: a library's constructors run. It is cuBLASLt by its name, or what the user said is.
+    let file = match unsafe { libloading::Library::new(path) } {
+        Ok(file) => file,
+        Err(error) => {
+            let there = Path::new(path).is_file();
+            tried.push(if there { said(&error) } else { name });
+            return Ok(None);
+        }
+    };
+    let refused = |reason: String| GemmError::Library {
+        path: name.clone(),
+        reason,
+    };
+    // SAFETY: the symbols have the types of cuBLASLt's header, from which the bindings are made.
+    let lt = unsafe { CublasLt::from_library(file) }.map_err(|e| {
+        refused(format!(
+            "it is not a cuBLASLt that is known here: {}",
+            said(&e)
+        ))
+    })?;
+    // SAFETY: no preconditions.
+    let version = unsafe { lt.cublasLtGetVersion() };
+    if version < OLDEST {
+        let (has, wants) = (version_text(version), version_text(OLDEST));
+        return Err(refused(format!("it is {has}, and {wants} is the oldest")));
+    }
+    let library = Box::leak(Box::new(Library {
+        lt,
+        path: name,
+        version,
+    }));
+    open.push(library);
+    Ok(Some(library))
+}
+
+/// What the dynamic linker said.
+fn said(error: &libloading::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => cause.to_string(),
+        None => error.to_string(),
+    }
+}
+
+/// Where it lies on machines whose dynamic linker does not know it: toolkits, and the wheels of NVIDIA below each
+/// Python that is in use.
+fn folders() -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    for variable in ["CUDA_HOME", "CUDA_PATH"] {
+        let Some(root) = env::var_os(variable).filter(|v| !v.is_empty()) else {
+            continue;
+        };
+        folders.push(PathBuf::from(root).join("lib64"));
+    }
+    folders.push("/usr/local/cuda/lib64".into());
+    for toolkit in below(Path::new("/usr/local"), "cuda-").into_iter().rev() {
+        folders.push(toolkit.join("lib64"));
+    }
+    folders.push("/opt/cuda/lib64".into());
+    let mut roots: Vec<PathBuf> = ["VIRTUAL_ENV", "CONDA_PREFIX"]
+        .iter()
+        .filter_map(env::var_os)
+        .filter(|v| !v.is_empty())
+        .map(PathBuf::from)
+        .collect();
+    folders.extend(roots.iter().map(|root| root.join("lib")));
+    if let Some(path) = env::var_os("PATH") {
+        // <root>/bin/python3
+        roots.extend(
+            env::split_paths(&path)
+                .filter(|bin| bin.join("python3").is_file())
+                .filter_map(|bin| Some(bin.parent()?.to_owned())),
+        );
+    }
+    roots.push("/usr/local".into());
+    roots.extend(env::var_os("HOME").map(|home| PathBuf::from(home).join(".local")));
+    for root in roots {
+        for python in below(&root.join("lib"), "python3") {
+            for packages in ["site-packages", "dist-packages"] {
+                for wheel in ["nvidia/cu13/lib", "nvidia/cublas/lib"] {
+                    folders.push(python.join(packages).join(wheel));
+                }
+            }
+        }
+    }
+    folders.retain(|folder| folder.is_dir());
+    let mut once = Vec::new();
+    for folder in folders {
+        if !once.contains(&folder) {
+            once.push(folder);
+        }
+    }
+    once
+}
+
+/// What lies in a folder and begins so, in order.
+fn below(folder: &Path, begin: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(begin))
+        .map(|entry| entry.path())
+        .collect();
+    found.sort();
+    found
+}

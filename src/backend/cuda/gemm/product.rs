@@ -1,0 +1,278 @@
+//! One product, described once and run for any number of rows.
+
+use super::algorithm::Algorithm;
+use super::bindings as sys;
+use super::error::GemmError;
+use super::handle::{Addresses, Description, Layout, Lt, Matmul};
+use crate::backend::cuda::driver::{Region, Stream};
+use crate::weights::DType;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What becomes of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// `out = x·Wᵀ + bias`, in the dtype of x and W.
+    Store,
+    /// `out += x·Wᵀ + bias`, in place on an f32 matrix: the residual stream.
+    Accumulate,
+}
+
+/// A product of x [rows, inputs] and W [outputs, inputs], both row-major, whatever the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ProductSpec {
+    /// N: rows of W, columns of `out`.
+    pub outputs: usize,
+    /// K: columns of x and W.
+    pub inputs: usize,
+    /// Of x and W. Sums are in f32, and f32 operands are never rounded to TF32.
+    pub dtype: DType,
+    /// Stored, or added onto f32.
+    pub kind: Kind,
+    /// Whether there is a bias [outputs].
+    pub bias: bool,
+}
+
+impl ProductSpec {
+    /// Of `out`: x's dtype if stored, f32 if accumulated.
+    pub fn out_dtype(&self) -> DType {
+        match self.kind {
+            Kind::Store => self.dtype,
+            Kind::Accumulate => DType::F32,
+        }
+    }
+
+    /// Of the bias: that of `out`, which is the only one that cuBLASLt takes for these types. So an f16 layer's bias
+    /// is f16 where it is stored, and f32 where it goes onto the residual stream.
+    pub fn bias_dtype(&self) -> DType {
+        self.out_dtype()
+    }
+}
+
+/// `f16 3840x1280 store bias`: outputs x inputs. The name under which its algorithm is kept.
+impl fmt::Display for ProductSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Store => "store",
+            Kind::Accumulate => "accumulate",
+        };
+        let bias = if self.bias { " bias" } else { "" };
+        write!(
+            f,
+            "{} {}x{} {kind}{bias}",
+            self.dtype, self.outputs, self.inputs
+        )
+    }
+}
+
+/// Where a product's operands lie on the device: addresses, multiples of [`ALIGNMENT`].
+#[derive(Debug, Clone, Copy)]
+pub struct Operands {
+    /// [rows, inputs], row-major, in the product's dtype.
+    pub x: u64,
+    /// [outputs, inputs], row-major, in the product's dtype.
+    pub w: u64,
+    /// [outputs], in [`ProductSpec::bias_dtype`]; 0 if the product has none.
+    pub bias: u64,
+    /// [rows, outputs], row-major, in [`ProductSpec::out_dtype`].
+    pub out: u64,
+}
+
+/// Bytes that operands are aligned to: what TMA wants. Algorithms are chosen for no more than that.
+pub const ALIGNMENT: u64 = 16;
+/// Bytes of workspace that an algorithm may use: what NVIDIA recommends for Hopper.
+pub const WORKSPACE: usize = 32 << 20;
+
+/// The library's description of a product, and what it was last set to.
+pub(super) struct Described {
+    pub matmul: Matmul,
+    rows: usize,
+    bias: u64,
+}
+
+impl Described {
+    pub fn new(lt: &Arc<Lt>, spec: &ProductSpec, rows: usize) -> Result<Self, GemmError> {
+        let (outputs, inputs) = (spec.outputs as u64, spec.inputs as u64);
+        let (from, to) = (cuda_type(spec.dtype), cuda_type(spec.out_dtype()));
+        let mut description = Description::new(lt)?;
+        // SAFETY: the header's types: 32 bits each.
+        unsafe {
+            description.set(sys::CUBLASLT_MATMUL_DESC_TRANSA, sys::CUBLAS_OP_T)?;
+            if spec.bias {
+                let epilogue = sys::CUBLASLT_EPILOGUE_BIAS;
+                description.set(sys::CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue)?;
+                let of = cuda_type(spec.bias_dtype());
+                description.set(sys::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, of)?;
+            }
+        }
+        Ok(Self {
+            matmul: Matmul {
+                description,
+                // Row-major [n, k] is column-major [k, n].
+                a: Layout::new(lt, from, inputs, outputs)?,
+                b: Layout::new(lt, from, inputs, rows as u64)?,
+                d: Layout::new(lt, to, outputs, rows as u64)?,
+            },
+            rows,
+            bias: 0,
+        })
+    }
+
+    pub fn set_rows(&mut self, rows: usize) -> Result<(), GemmError> {
+        if self.rows == rows {
+            return Ok(());
+        }
+        // Unknown until both are set.
+        self.rows = 0;
+        let columns = sys::CUBLASLT_MATRIX_LAYOUT_COLS;
+        // SAFETY: the header's type: 64 bits.
+        unsafe {
+            self.matmul.b.set(columns, rows as u64)?;
+            self.matmul.d.set(columns, rows as u64)?;
+        }
+        self.rows = rows;
+        Ok(())
+    }
+
+    fn set_bias(&mut self, bias: u64) -> Result<(), GemmError> {
+        if self.bias == bias {
+            return Ok(());
+        }
+        self.bias = 0;
+        // SAFETY: the header's type: a pointer, of 64 bits here.
+        unsafe {
+            let pointer = sys::CUBLASLT_MATMUL_DESC_BIAS_POINTER;
+            self.matmul.description.set(pointer, bias)?;
+        }
+        self.bias = bias;
+        Ok(())
+    }
+}
+
+fn cuda_type(dtype: DType) -> sys::cudaDataType {
+    match dtype {
+        DType::F32 => sys::CUDA_R_32F,
+        DType::F16 => sys::CUDA_R_16F,
+        DType::Bf16 => sys::CUDA_R_16BF,
+    }
+}
+
+/// A product with the one algorithm that computes it, for any number of rows: a row's bits do not depend on how many
+/// there are, nor on its place.
+pub struct Product {
+    spec: ProductSpec,
+    algorithm: Algorithm,
+    described: Mutex<Described>,
+}
+
+impl Product {
+    pub(super) fn new(spec: ProductSpec, algorithm: Algorithm, described: Described) -> Self {
+        Self {
+            spec,
+            algorithm,
+            described: Mutex::new(described),
+        }
+    }
+
+    /// What it computes.
+    pub fn spec(&self) -> &ProductSpec {
+        &self.spec
+    }
+
+    /// What computes it.
+    pub fn algorithm(&self) -> &Algorithm {
+        &self.algorithm
+    }
+
+    /// Enqueues it. Nothing is allocated, and the host does not wait. `workspace` has [`WORKSPACE`] bytes at a multiple
+    /// of 256, and each stream one of its own.
+    ///
+    /// # Safety
+    /// The operands are live memory of the stream's device of the sizes and types that [`Operands`] says. They and
+    /// the workspace are touched by nothing but this stream until a fence that is recorded after is passed.
+    ///
+    /// # Errors
+    /// [`GemmError`]
+    pub unsafe fn run(
+        &self,
+        stream: &Stream,
+        workspace: &Region,
+        operands: Operands,
+        rows: usize,
+    ) -> Result<(), GemmError> {
+        if rows == 0 {
+            return Ok(());
+        }
+        self.check(workspace, operands)?;
+        let Operands { x, w, bias, out } = operands;
+        // What a panic could leave half done, the setters notice.
+        let mut described = self
+            .described
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let named = |e: GemmError| e.during(|| self.with_rows(rows));
+        described.set_rows(rows).map_err(named)?;
+        if self.spec.bias {
+            described.set_bias(bias).map_err(named)?;
+        }
+        let beta = match self.spec.kind {
+            Kind::Store => 0.0,
+            Kind::Accumulate => 1.0,
+        };
+        let at = Addresses { a: w, b: x, d: out };
+        let workspace = (workspace.address(), workspace.bytes());
+        let named = || self.with_rows(rows);
+        // SAFETY: the caller's promise; the layouts are of these sizes.
+        unsafe {
+            described.matmul.enqueue(
+                &self.algorithm.library(),
+                beta,
+                &at,
+                workspace,
+                stream,
+                named,
+            )
+        }
+    }
+
+    fn with_rows(&self, rows: usize) -> String {
+        format!("{} of {rows} rows", self.spec)
+    }
+
+    fn check(&self, workspace: &Region, operands: Operands) -> Result<(), GemmError> {
+        let wrong = |reason: String| {
+            Err(GemmError::Operand {
+                spec: self.spec.to_string(),
+                reason,
+            })
+        };
+        let Operands { x, w, bias, out } = operands;
+        for (name, address) in [("x", x), ("w", w), ("bias", bias), ("out", out)] {
+            if name == "bias" && !self.spec.bias {
+                continue;
+            }
+            if address == 0 || !address.is_multiple_of(ALIGNMENT) {
+                return wrong(format!(
+                    "{name} at {address:#x} is not at a multiple of {ALIGNMENT}"
+                ));
+            }
+        }
+        if workspace.bytes() < WORKSPACE {
+            let has = workspace.bytes();
+            return wrong(format!("a workspace of {has} bytes, not of {WORKSPACE}"));
+        }
+        if !workspace.address().is_multiple_of(256) {
+            return wrong("a workspace that is not at a multiple of 256".into());
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Product {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Product")
+            .field("spec", &self.spec)
+            .field("algorithm", &self.algorithm)
+            .finish_non_exhaustive()
+    }
+}

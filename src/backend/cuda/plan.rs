@@ -1,0 +1,168 @@
+//! How a device's memory is divided: how many tokens a pass may hold.
+
+use super::driver::Arena;
+use super::params::{AttentionItem, AttentionSlot};
+
+/// Rows of a whole wave of a GEMM's tiles, one on each multiprocessor.
+const TILE_ROWS: usize = 128;
+/// Waves of a pass, unless memory or the user sets another number: with four, launching is hidden, the last wave
+/// costs little, and a batch is still read, computed and written in a fraction of a second.
+const WAVES: usize = 2;
+/// Bytes of the device that are left to the driver, to cuBLASLt and to modules.
+pub(super) const RESERVE: usize = 512 << 20;
+/// A sequence has at least cls and eos; that many to four tokens is more than any real input has.
+const TOKENS_A_SEQUENCE: usize = 4;
+/// What parts of a slot start at multiples of: vector loads and copies.
+pub(super) const ALIGN: usize = 256;
+
+/// What decides how much a pass takes, besides its tokens.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Needs {
+    /// Bytes of parameters, products' workspace and all else that does not grow with tokens.
+    pub fixed: usize,
+    /// Bytes of activations and tables a token.
+    pub a_token: usize,
+    /// Slots of the ring.
+    pub slots: usize,
+    /// Width of a representation.
+    pub width: usize,
+    /// Representations of a pass.
+    pub representations: usize,
+    /// Whether each has a mean for every sequence.
+    pub pooled: bool,
+    /// Whether each has a state for every token.
+    pub states: bool,
+}
+
+/// What a pass may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Capacity {
+    pub tokens: usize,
+    pub sequences: usize,
+}
+
+impl Capacity {
+    pub fn of_tokens(tokens: usize) -> Self {
+        Self {
+            tokens,
+            sequences: tokens.div_ceil(TOKENS_A_SEQUENCE).max(64),
+        }
+    }
+
+    /// Bytes of the input of the largest pass.
+    pub fn input(&self) -> usize {
+        let Self { tokens, sequences } = *self;
+        let items = tokens.div_ceil(16) + sequences;
+        [
+            tokens * 4,
+            tokens * 4,
+            (sequences + 1) * 4,
+            sequences * 8,
+            items * size_of::<AttentionItem>(),
+            items * 4 * size_of::<AttentionSlot>(),
+        ]
+        .iter()
+        .map(|part| part.next_multiple_of(ALIGN))
+        .sum()
+    }
+
+    /// Bytes of the output of the largest pass.
+    pub fn output(&self, needs: &Needs) -> usize {
+        let pooled = if needs.pooled {
+            self.sequences * needs.width * 4
+        } else {
+            0
+        };
+        let states = if needs.states {
+            self.tokens * needs.width * 4
+        } else {
+            0
+        };
+        let bad = self.sequences * 4;
+        let one = [pooled, states, bad].map(|part| part.next_multiple_of(ALIGN));
+        needs.representations * one.iter().sum::<usize>()
+    }
+
+    /// Bytes of everything.
+    pub fn bytes(&self, needs: &Needs) -> usize {
+        let slot = Arena::footprint(self.input()) + Arena::footprint(self.output(needs));
+        needs.fixed + self.tokens * needs.a_token + needs.slots * slot
+    }
+}
+
+/// Tokens of a pass on a device with so many multiprocessors, where nothing else decides.
+pub fn default_tokens(multiprocessors: usize) -> usize {
+    WAVES * multiprocessors.max(1) * TILE_ROWS
+}
+
+/// Tokens of the smallest pass that is worth having, if so many are wanted.
+pub(super) fn smallest(wanted: usize) -> usize {
+    TILE_ROWS.min(wanted.max(1))
+}
+
+/// The largest capacity of at most `wanted` tokens that fits into `free` bytes. `None` if not even one tile does.
+pub(super) fn capacity(needs: &Needs, wanted: usize, free: usize) -> Option<Capacity> {
+    let fits = |tokens: usize| Capacity::of_tokens(tokens).bytes(needs) <= free;
+    let smallest = smallest(wanted);
+    if !fits(smallest) {
+        return None;
+    }
+    // Bytes grow with tokens: the last that fits, by halves.
+    let (mut fitting, mut not) = (smallest, wanted.max(1) + 1);
+    while not - fitting > 1 {
+        let middle = fitting + (not - fitting) / 2;
+        if fits(middle) {
+            fitting = middle;
+        } else {
+            not = middle;
+        }
+    }
+    // Whole tiles, where it is not exactly what was wanted.
+    let tokens = match fitting == wanted.max(1) || fitting < TILE_ROWS {
+        true => fitting,
+        false => fitting / TILE_ROWS * TILE_ROWS,
+    };
+    Some(Capacity::of_tokens(tokens))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEEDS: Needs = Needs {
+        fixed: 1 << 30,
+        a_token: 40_000,
+        slots: 3,
+        width: 1280,
+        representations: 1,
+        pooled: true,
+        states: false,
+    };
+
+    #[test]
+    fn what_is_wanted_is_had_where_it_fits() {
+        let wanted = 33_792;
+        let needs = Capacity::of_tokens(wanted).bytes(&NEEDS);
+        assert_eq!(capacity(&NEEDS, wanted, needs).unwrap().tokens, wanted);
+        let less = capacity(&NEEDS, wanted, needs - 1).unwrap();
+        assert_eq!(less.tokens, wanted - TILE_ROWS);
+        assert!(less.bytes(&NEEDS) < needs);
+        assert_eq!(capacity(&NEEDS, 7, usize::MAX / 2).unwrap().tokens, 7);
+    }
+
+    #[test]
+    fn memory_that_holds_no_tile_holds_nothing() {
+        assert_eq!(capacity(&NEEDS, 1000, 1 << 30), None);
+        let states = Needs {
+            states: true,
+            ..NEEDS
+        };
+        let free = Capacity::of_tokens(10_000).bytes(&NEEDS);
+        assert!(capacity(&states, 10_000, free).unwrap().tokens < 10_000);
+    }
+
+    #[test]
+    fn default_is_whole_waves() {
+        assert_eq!(default_tokens(132) % (132 * TILE_ROWS), 0);
+    }
+}

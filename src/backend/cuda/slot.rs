@@ -1,0 +1,86 @@
+//! What lies where in a slot: a pass's input and output.
+
+use super::attention::WorkList;
+use super::plan::ALIGN;
+use crate::batch::PackedBatch;
+use std::ops::Range;
+
+/// Where the parts of a pass's input lie, in bytes from its start.
+#[derive(Debug, Clone, Default)]
+pub(super) struct InputLayout {
+    /// u32 [tokens]
+    pub tokens: Range<usize>,
+    /// f32 [tokens]
+    pub scale: Range<usize>,
+    /// u32 [sequences + 1]
+    pub starts: Range<usize>,
+    /// u32 [sequences, 2]
+    pub pooled: Range<usize>,
+    /// AttentionItem [items]
+    pub items: Range<usize>,
+    /// AttentionSlot [blocks, 4]
+    pub slots: Range<usize>,
+    /// All of it.
+    pub bytes: usize,
+}
+
+impl InputLayout {
+    pub fn new(batch: &PackedBatch, work: &WorkList) -> Self {
+        let mut end = 0usize;
+        let mut part = |bytes: usize| {
+            let start = end.next_multiple_of(ALIGN);
+            end = start + bytes;
+            start..end
+        };
+        let mut layout = Self {
+            tokens: part(batch.total() * 4),
+            scale: part(batch.total() * 4),
+            starts: part((batch.len() + 1) * 4),
+            pooled: part(batch.len() * 8),
+            items: part(size_of_val(&work.items[..])),
+            slots: part(size_of_val(&work.slots[..])),
+            bytes: 0,
+        };
+        layout.bytes = end;
+        layout
+    }
+
+    /// Writes everything but the scale.
+    pub fn write(
+        &self,
+        to: &mut [u8],
+        batch: &PackedBatch,
+        pooled: &[Range<usize>],
+        work: &WorkList,
+    ) {
+        put(&mut to[self.tokens.clone()], batch.tokens().iter().copied());
+        let starts = batch.starts().iter().map(|s| *s as u32);
+        put(&mut to[self.starts.clone()], starts);
+        let ends = pooled.iter().flat_map(|r| [r.start as u32, r.end as u32]);
+        put(&mut to[self.pooled.clone()], ends);
+        to[self.items.clone()].copy_from_slice(&work.item_bytes());
+        to[self.slots.clone()].copy_from_slice(&work.slot_bytes());
+    }
+
+    /// Writes the scale, one value a token.
+    pub fn write_scale(&self, to: &mut [u8], scale: &[f32]) {
+        put(
+            &mut to[self.scale.clone()],
+            scale.iter().map(|s| s.to_bits()),
+        );
+    }
+}
+
+fn put(to: &mut [u8], words: impl Iterator<Item = u32>) {
+    for (to, word) in to.chunks_exact_mut(4).zip(words) {
+        to.copy_from_slice(&word.to_le_bytes());
+    }
+}
+
+/// Values that the device wrote.
+pub(super) fn floats(bytes: &[u8]) -> Vec<f32> {
+    let words = bytes.chunks_exact(4);
+    words
+        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+        .collect()
+}

@@ -1,0 +1,441 @@
+//! `seqstream bench`: how fast a model runs here, against its matrix products alone.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::args::BenchArgs;
+use super::engine::{self, Job};
+use super::options::{self, Device};
+use super::progress::count;
+use super::{Console, Failure, model};
+use crate::backend::cuda::Cuda;
+use crate::backend::{self, BackendError};
+use crate::batch::PackedBatch;
+use crate::model::config::{ModelConfig, ModelKind};
+use crate::model::{Embedder, Model, Pool, Request};
+use crate::sequence::{Case, Input, SequenceReader, clean};
+use crate::weights::{Checkpoint, DType};
+
+/// Batches of a round of a fixed length: enough that filling and emptying the pipeline shows little.
+const BATCHES: usize = 12;
+
+/// Sequences to measure on.
+struct Workload {
+    name: String,
+    sequences: Vec<Vec<u32>>,
+}
+
+/// What was measured on one workload.
+struct Measured {
+    tokens: usize,
+    batches: usize,
+    /// Of each round, alike in all.
+    seconds: Vec<f64>,
+    /// Tokens a second of the products alone, on CUDA.
+    products: Vec<f64>,
+    /// Operation, milliseconds, calls: of a round with fences around each, on CUDA.
+    operations: Vec<(String, f64, usize)>,
+}
+
+pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
+    let device = options::device(&args.device, args.dtype, args.streams)?;
+    let checkpoint = model::open(&args.model, console)?;
+    let config = checkpoint.config().clone();
+    let workloads = workloads(args, &checkpoint, console)?;
+    let threads = args.threads.unwrap_or_else(options::cores);
+    let request = Request {
+        layers: vec![config.layers],
+        pool: Some(Pool::Mean),
+        per_token: args.per_token,
+    };
+    let longest = workloads.iter().flat_map(|w| &w.sequences).map(Vec::len);
+    let job = Job {
+        request: request.clone(),
+        token_budget: args.token_budget,
+        threads,
+        longest: longest.max(),
+    };
+    let measure = Measure {
+        request,
+        rounds: args.rounds,
+        breakdown: args.breakdown,
+        console,
+    };
+    let mut results = Vec::new();
+    let (identity, budget, loading) = match &device {
+        Device::Cuda {
+            devices,
+            dtype,
+            overlap,
+        } if devices.len() == 1 => {
+            let on = (devices.as_slice(), *dtype, *overlap);
+            let loading = match args.cold {
+                true => Some(cold(on, &checkpoint, &job, &workloads, &measure)?),
+                false => None,
+            };
+            let mut model = one(on, &checkpoint, &job)?;
+            let info = model.backend().device();
+            let budget = engine::budget(&job, info.multiprocessors as usize, model.limits().tokens);
+            let name = format!("{} {}", info.name, dtype.name());
+            for workload in &workloads {
+                results.push(measure.on_cuda(&mut model, workload, budget)?);
+            }
+            (name, budget, loading)
+        }
+        _ => {
+            let mut engine = engine::load(&device, &checkpoint, &job)?;
+            engine::describe(&engine, &checkpoint, console);
+            let name = format!("{} {}", engine.place, engine.identity.dtype);
+            for workload in &workloads {
+                let batches = pack(&workload.sequences, engine.token_budget);
+                results.push(measure.rounds(&mut *engine.embedder, &batches)?);
+            }
+            (name, engine.token_budget, None)
+        }
+    };
+    let report = report(&config, &identity, budget, &workloads, &results, loading);
+    if args.json {
+        return console.print(|out| writeln!(out, "{report}").map_err(Failure::Stdout));
+    }
+    console.print(|out| table(out, &report).map_err(Failure::Stdout))
+}
+
+fn one(
+    (devices, dtype, overlap): (&[u32], DType, bool),
+    checkpoint: &Checkpoint,
+    job: &Job,
+) -> Result<Model<Cuda>, Failure> {
+    let models = engine::on_cuda(devices, dtype, overlap, checkpoint, job)?;
+    let model = models.into_iter().next();
+    model.ok_or_else(|| Failure::Other("no device".into()))
+}
+
+struct Measure<'a> {
+    request: Request,
+    rounds: usize,
+    breakdown: bool,
+    console: &'a Console,
+}
+
+impl Measure<'_> {
+    /// One round: all batches through, several under way at once.
+    fn round(&self, model: &mut dyn Embedder, batches: &[PackedBatch]) -> Result<f64, Failure> {
+        let start = Instant::now();
+        let mut left = batches.len();
+        for batch in batches {
+            while model.room() == 0 && left > 0 {
+                model.collect()?;
+                left -= 1;
+            }
+            model.submit(batch, &self.request)?;
+        }
+        while model.collect()?.is_some() {}
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    fn rounds(
+        &self,
+        model: &mut dyn Embedder,
+        batches: &[PackedBatch],
+    ) -> Result<Measured, Failure> {
+        // The first warms up: memory, caches, clocks.
+        self.round(model, batches)?;
+        let seconds: Result<Vec<f64>, Failure> = (0..self.rounds)
+            .map(|_| self.round(model, batches))
+            .collect();
+        Ok(Measured {
+            tokens: batches.iter().map(PackedBatch::total).sum(),
+            batches: batches.len(),
+            seconds: seconds?,
+            products: Vec::new(),
+            operations: Vec::new(),
+        })
+    }
+
+    fn on_cuda(
+        &self,
+        model: &mut Model<Cuda>,
+        workload: &Workload,
+        budget: usize,
+    ) -> Result<Measured, Failure> {
+        let failed = |e| Failure::from(BackendError::from(e));
+        let batches = pack(&workload.sequences, budget);
+        self.console.detail(&format!(
+            "{}: {} batches of up to {budget} tokens",
+            workload.name,
+            batches.len()
+        ));
+        let mut measured = self.rounds(model, &batches)?;
+        for _ in 0..self.rounds {
+            let mut milliseconds = 0.0;
+            for batch in &batches {
+                let time = model.backend_mut().products_alone(batch.total());
+                milliseconds += f64::from(time.map_err(failed)?);
+            }
+            let seconds = milliseconds / 1e3;
+            measured.products.push(measured.tokens as f64 / seconds);
+        }
+        if self.breakdown {
+            model.backend_mut().profile(true).map_err(failed)?;
+            self.round(model, &batches)?;
+            let operations = model.backend_mut().profile(false);
+            measured.operations = operations.map_err(failed)?;
+        }
+        Ok(measured)
+    }
+}
+
+/// How much of the loading of weights hides behind computing: medians of cold starts, seconds.
+fn cold(
+    on: (&[u32], DType, bool),
+    checkpoint: &Checkpoint,
+    job: &Job,
+    workloads: &[Workload],
+    measure: &Measure<'_>,
+) -> Result<Value, Failure> {
+    let failed = |e| Failure::from(BackendError::from(e));
+    let Some(workload) = workloads.first() else {
+        return Ok(Value::Null);
+    };
+    let (mut load, mut compute, mut both) = (Vec::new(), Vec::new(), Vec::new());
+    // The first reads the file into the system's cache, and chooses algorithms.
+    for round in 0..=measure.rounds {
+        // Loading alone, then computing alone.
+        let mut model = one(on, checkpoint, job)?;
+        let start = Instant::now();
+        model.backend_mut().settle().map_err(failed)?;
+        let loading = start.elapsed().as_secs_f64();
+        let batches = pack(&workload.sequences, model.limits().tokens);
+        measure.round(&mut model, &batches)?;
+        let computing = measure.round(&mut model, &batches)?;
+        drop(model);
+        // Both at once: from when the weights are on their way to the last result.
+        let mut model = one(on, checkpoint, job)?;
+        let together = measure.round(&mut model, &batches)?;
+        if round > 0 {
+            load.push(loading);
+            compute.push(computing);
+            both.push(together);
+        }
+    }
+    let (load, compute, both) = (median(&load), median(&compute), median(&both));
+    Ok(json!({
+        "workload": workload.name,
+        "load_seconds": load,
+        "compute_seconds": compute,
+        "overlapped_seconds": both,
+        "hidden_of_load": 1.0 - (both - compute) / load,
+        "hidden_of_what_could_be": (load + compute - both) / load.min(compute),
+    }))
+}
+
+/// Consecutive sequences, up to the budget a batch, as the pipeline packs them.
+fn pack(sequences: &[Vec<u32>], budget: usize) -> Vec<PackedBatch> {
+    let mut batches = vec![PackedBatch::new()];
+    for sequence in sequences {
+        let full = |b: &PackedBatch| !b.is_empty() && b.total() + sequence.len() > budget;
+        if batches.last().is_some_and(full) {
+            batches.push(PackedBatch::new());
+        }
+        if let Some(batch) = batches.last_mut() {
+            batch.push(sequence);
+        }
+    }
+    batches
+}
+
+fn workloads(
+    args: &BenchArgs,
+    checkpoint: &Checkpoint,
+    console: &Console,
+) -> Result<Vec<Workload>, Failure> {
+    let config = checkpoint.config();
+    let mut found = Vec::new();
+    for &length in &args.lengths {
+        let tokens = args.tokens.unwrap_or(BATCHES * 33_792);
+        let count = tokens.div_ceil(length);
+        let sequences = (0..count).map(|i| random(config, length, i as u64));
+        found.push(Workload {
+            name: format!("length {length}"),
+            sequences: sequences.collect(),
+        });
+    }
+    for path in &args.fasta {
+        found.push(from_file(path, args, checkpoint, console)?);
+    }
+    Ok(found)
+}
+
+/// A sequence of so many tokens, special ones included.
+fn random(config: &ModelConfig, length: usize, seed: u64) -> Vec<u32> {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2545_f491_4f6c_dd1d;
+    let (first, last, from, to) = match config.kind {
+        // The twenty amino acids.
+        ModelKind::Esm2 => (0, 2, 4, 24),
+        // Everything but the special tokens.
+        ModelKind::Dnabert => (1, 2, 5, config.vocab as u64),
+    };
+    (0..length)
+        .map(|i| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            match i {
+                0 => first,
+                _ if i + 1 == length => last,
+                _ => (from + (x >> 11) % (to - from).max(1)) as u32,
+            }
+        })
+        .collect()
+}
+
+/// The sequences of a file, again and again until there are enough tokens.
+fn from_file(
+    path: &PathBuf,
+    args: &BenchArgs,
+    checkpoint: &Checkpoint,
+    console: &Console,
+) -> Result<Workload, Failure> {
+    let alphabet = model::alphabet(checkpoint.config().kind);
+    let tokenizer = model::tokenizer(&args.model, checkpoint)?;
+    let mut sequences = Vec::new();
+    let (start, mut bases) = (Instant::now(), 0);
+    let mut spent = Duration::ZERO;
+    for record in SequenceReader::new(vec![Input::from(path)]) {
+        let mut record = record?;
+        clean(alphabet, Case::Upper, false, &mut record)?;
+        let mut ids = Vec::new();
+        let before = start.elapsed();
+        tokenizer.encode(&record.sequence, &mut ids);
+        spent += start.elapsed() - before;
+        bases += record.sequence.len();
+        sequences.push(ids);
+    }
+    console.detail(&format!(
+        "{}: {} sequences, tokenised at {:.1} MB/s by one thread",
+        path.display(),
+        count(sequences.len() as u64),
+        bases as f64 / 1e6 / spent.as_secs_f64().max(1e-9),
+    ));
+    let once: usize = sequences.iter().map(Vec::len).sum();
+    if once == 0 {
+        return Err(Failure::Usage {
+            message: format!("{} holds no sequences", path.display()),
+            hint: None,
+        });
+    }
+    let wanted = args.tokens.unwrap_or(BATCHES * 33_792);
+    let again = wanted.div_ceil(once).max(1);
+    let all = (0..again).flat_map(|_| sequences.iter().cloned());
+    Ok(Workload {
+        name: path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
+        sequences: all.collect(),
+    })
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn report(
+    config: &ModelConfig,
+    place: &str,
+    budget: usize,
+    workloads: &[Workload],
+    results: &[Measured],
+    loading: Option<Value>,
+) -> Value {
+    let one = |(workload, m): (&Workload, &Measured)| {
+        let rates: Vec<f64> = m.seconds.iter().map(|s| m.tokens as f64 / s).collect();
+        let rate = median(&rates);
+        let mut value = json!({
+            "workload": workload.name,
+            "tokens": m.tokens,
+            "batches": m.batches,
+            "tokens_per_second": rate,
+            "rounds": rates,
+        });
+        if !m.products.is_empty() {
+            let products = median(&m.products);
+            value["products_alone_tokens_per_second"] = json!(products);
+            value["of_products_alone"] = json!(rate / products);
+        }
+        if !m.operations.is_empty() {
+            let total: f64 = m.operations.iter().map(|(_, ms, _)| ms).sum();
+            let rows = m.operations.iter().map(|(name, ms, calls)| {
+                json!({"operation": name, "milliseconds": ms, "calls": calls, "share": ms / total})
+            });
+            value["operations"] = rows.collect();
+        }
+        value
+    };
+    let mut report = json!({
+        "model": format!("{} {}x{}", config.kind, config.layers, config.hidden),
+        "place": place,
+        "simd": backend::simd_name(),
+        "token_budget": budget,
+        "workloads": workloads.iter().zip(results).map(one).collect::<Vec<_>>(),
+    });
+    if let Some(loading) = loading {
+        report["cold_start"] = loading;
+    }
+    report
+}
+
+fn table(out: &mut dyn std::io::Write, report: &Value) -> std::io::Result<()> {
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    let number = |v: &Value| v.as_f64().unwrap_or(f64::NAN);
+    writeln!(
+        out,
+        "{}, {}",
+        text(&report["model"]),
+        text(&report["place"])
+    )?;
+    for w in report["workloads"].as_array().into_iter().flatten() {
+        write!(
+            out,
+            "{:<24} {:>12} tokens/s",
+            text(&w["workload"]),
+            count(number(&w["tokens_per_second"]) as u64)
+        )?;
+        if w["of_products_alone"].is_number() {
+            write!(
+                out,
+                ", {:.1} % of the products alone ({})",
+                100.0 * number(&w["of_products_alone"]),
+                count(number(&w["products_alone_tokens_per_second"]) as u64)
+            )?;
+        }
+        writeln!(out)?;
+        for o in w["operations"].as_array().into_iter().flatten() {
+            writeln!(
+                out,
+                "  {:<22} {:>10.2} ms {:>6.1} %, {} calls",
+                text(&o["operation"]),
+                number(&o["milliseconds"]),
+                100.0 * number(&o["share"]),
+                o["calls"]
+            )?;
+        }
+    }
+    let cold = &report["cold_start"];
+    if cold.is_object() {
+        writeln!(
+            out,
+            "cold start: {:.3} s to load, {:.3} s to compute, {:.3} s overlapped: {:.1} % of what could be hidden is",
+            number(&cold["load_seconds"]),
+            number(&cold["compute_seconds"]),
+            number(&cold["overlapped_seconds"]),
+            100.0 * number(&cold["hidden_of_what_could_be"])
+        )?;
+    }
+    Ok(())
+}

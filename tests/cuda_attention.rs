@@ -1,0 +1,367 @@
+//! The attention kernels against f64: every head width, awkward lengths, and the bits of a sequence
+//! alone and in every batch. `-- --nocapture` prints the errors.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+
+mod cuda_support;
+
+use cuda_support::gpu::{Gpu, gpu, seeds};
+use cuda_support::numbers::{DTYPES, Random, bytes, epsilon, error, rounded, values};
+use seqstream::backend::cuda::attention::{AttentionKernels, suffix};
+use seqstream::backend::cuda::params::{AttentionParams, RotaryTableParams};
+use seqstream::weights::DType;
+
+const HEADS: usize = 2;
+/// The widths of the published models, and one that goes through the padded kernel.
+const HEAD_DIMS: [usize; 7] = [16, 24, 32, 64, 96, 128, 40];
+
+/// A packed batch of one attention.
+#[derive(Clone)]
+struct Case {
+    head_dim: usize,
+    dtype: DType,
+    rotary: bool,
+    lengths: Vec<usize>,
+    /// [tokens, 3·heads·head_dim], as `dtype` holds it.
+    qkv: Vec<f32>,
+}
+
+fn starts(lengths: &[usize]) -> Vec<usize> {
+    let ends = lengths.iter().scan(0, |sum, length| {
+        *sum += length;
+        Some(*sum)
+    });
+    std::iter::once(0).chain(ends).collect()
+}
+
+impl Case {
+    /// Scores of deviation about 2: attention that prefers some keys.
+    fn new(head_dim: usize, dtype: DType, rotary: bool, lengths: &[usize], seed: u64) -> Self {
+        let tokens: usize = lengths.iter().sum();
+        let qkv = Random(seed).normal(tokens * 3 * HEADS * head_dim, 1.4);
+        Self {
+            head_dim,
+            dtype,
+            rotary,
+            lengths: lengths.to_vec(),
+            qkv: rounded(&qkv, dtype),
+        }
+    }
+
+    fn width(&self) -> usize {
+        HEADS * self.head_dim
+    }
+
+    fn inv_freq(&self) -> Vec<f32> {
+        let half = self.head_dim / 2;
+        (0..half)
+            .map(|i| 10000f64.powf(-(i as f64) / half as f64) as f32)
+            .collect()
+    }
+
+    /// Steep and flat.
+    fn slopes(&self) -> Vec<f32> {
+        (0..HEADS).map(|h| 0.5f32.powi(5 * h as i32 + 1)).collect()
+    }
+
+    /// The batch of some of these sequences, in any order.
+    fn of(&self, sequences: &[usize]) -> Self {
+        let at = starts(&self.lengths);
+        let row = 3 * self.width();
+        let rows = |s: &usize| self.qkv[at[*s] * row..at[*s + 1] * row].to_vec();
+        Self {
+            lengths: sequences.iter().map(|s| self.lengths[*s]).collect(),
+            qkv: sequences.iter().flat_map(rows).collect(),
+            ..self.clone()
+        }
+    }
+
+    /// The bytes of `out`, sequence by sequence.
+    fn run(&self, gpu: &Gpu, reference: bool) -> Vec<Vec<u8>> {
+        let kernels = AttentionKernels::new(self.head_dim, self.dtype).unwrap();
+        let starts = starts(&self.lengths);
+        let tokens = starts[self.lengths.len()];
+        let qkv = gpu.upload(&bytes(&self.qkv, self.dtype));
+        let out = gpu.poisoned(tokens * self.width() * self.dtype.size());
+        let table = self.rotary.then(|| self.table(gpu));
+        let slopes = gpu.upload(&bytes(&self.slopes(), DType::F32));
+        let mut params = AttentionParams {
+            qkv: qkv.address(),
+            out: out.address(),
+            rotary: table.as_ref().map_or(0, |t| t.address()),
+            slopes: if self.rotary { 0 } else { slopes.address() },
+            heads: HEADS as u32,
+            head_dim: self.head_dim as u32,
+            scale: (self.head_dim as f64).powf(-0.5) as f32,
+            ..AttentionParams::default()
+        };
+        if reference {
+            // Whole sequences: the reference takes any number of rows.
+            let item = |s: &usize| [starts[*s], self.lengths[*s], 0, self.lengths[*s]];
+            let some: Vec<usize> = (0..self.lengths.len())
+                .filter(|s| self.lengths[*s] > 0)
+                .collect();
+            let list: Vec<u8> = some
+                .iter()
+                .flat_map(item)
+                .flat_map(|n| (n as u32).to_ne_bytes())
+                .collect();
+            let items = gpu.upload(&list);
+            params.items = items.address();
+            let name = format!("attention_{}_reference", suffix(self.dtype));
+            let function = gpu.function("attention_reference", &name, 0);
+            gpu.launch(&function, HEADS * some.len(), 128, 0, &params);
+            gpu.stream.synchronize().unwrap();
+        } else {
+            let work = kernels.work(&starts);
+            let (items, slots) = (
+                gpu.upload(&work.item_bytes()),
+                gpu.upload(&work.slot_bytes()),
+            );
+            let lists = [
+                (Some(&kernels.long), work.items.len(), items.address()),
+                (kernels.short.as_ref(), work.short_items(), slots.address()),
+            ];
+            for (kernel, count, address) in lists {
+                let Some(kernel) = kernel.filter(|_| count > 0) else {
+                    continue;
+                };
+                params.items = address;
+                let function = gpu.function(&kernel.source, &kernel.name, kernel.shared);
+                let blocks = HEADS * count;
+                gpu.launch(&function, blocks, kernel.threads, kernel.shared, &params);
+            }
+            gpu.stream.synchronize().unwrap();
+        }
+        let all = gpu.download(&out);
+        let row = self.width() * self.dtype.size();
+        let sequence = |pair: &[usize]| all[pair[0] * row..pair[1] * row].to_vec();
+        starts.windows(2).map(sequence).collect()
+    }
+
+    fn table(&self, gpu: &Gpu) -> seqstream::backend::cuda::driver::Region {
+        let inv_freq = gpu.upload(&bytes(&self.inv_freq(), DType::F32));
+        let positions = self.lengths.iter().copied().max().unwrap_or(0).max(1);
+        let table = gpu.poisoned(positions * self.head_dim / 2 * 8);
+        let params = RotaryTableParams {
+            inv_freq: inv_freq.address(),
+            table: table.address(),
+            positions: positions as u32,
+            half: self.head_dim as u32 / 2,
+        };
+        let function = gpu.function("rotary_table", "rotary_table", 0);
+        gpu.launch(&function, 3, 256, 0, &params);
+        gpu.stream.synchronize().unwrap();
+        table
+    }
+
+    /// In f64, a sequence of it: [length, heads·head_dim].
+    fn wanted(&self, s: usize) -> Vec<f64> {
+        let (hd, width) = (self.head_dim, self.width());
+        let (first, length) = (starts(&self.lengths)[s], self.lengths[s]);
+        let (inv_freq, slopes) = (self.inv_freq(), self.slopes());
+        let row = |t: usize, part: usize, head: usize| {
+            let at = (first + t) * 3 * width + part * width + head * hd;
+            let mut row: Vec<f64> = self.qkv[at..at + hd]
+                .iter()
+                .map(|x| f64::from(*x))
+                .collect();
+            if self.rotary && part < 2 {
+                for i in 0..hd / 2 {
+                    let (sin, cos) = (t as f64 * f64::from(inv_freq[i])).sin_cos();
+                    let (a, b) = (row[i], row[i + hd / 2]);
+                    row[i] = a * cos - b * sin;
+                    row[i + hd / 2] = b * cos + a * sin;
+                }
+            }
+            row
+        };
+        let mut out = vec![0.0; length * width];
+        for head in 0..HEADS {
+            let part = |part| (0..length).map(|t| row(t, part, head)).collect::<Vec<_>>();
+            let (q, k, v) = (part(0), part(1), part(2));
+            for i in 0..length {
+                let score = |j: usize| {
+                    let dot: f64 = q[i].iter().zip(&k[j]).map(|(a, b)| a * b).sum();
+                    let slope = if self.rotary {
+                        0.0
+                    } else {
+                        f64::from(slopes[head])
+                    };
+                    dot / (hd as f64).sqrt() - slope * i.abs_diff(j) as f64
+                };
+                let scores: Vec<f64> = (0..length).map(score).collect();
+                let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+                let sum: f64 = weights.iter().sum();
+                for (weight, v) in weights.iter().zip(&v) {
+                    for d in 0..hd {
+                        out[i * width + head * hd + d] += weight / sum * v[d];
+                    }
+                }
+            }
+        }
+        out
+    }
+}
+
+/// Rounding q, k, weights and the result costs about one epsilon, weighted by what scores of
+/// deviation 2 make of an error; f32 adds up some hundred terms.
+fn tolerance(dtype: DType) -> f64 {
+    epsilon(dtype) * if dtype == DType::F32 { 16.0 } else { 2.0 }
+}
+
+fn batches(gpu: &Gpu) -> Vec<Vec<usize>> {
+    let mut batches = vec![
+        vec![1, 2, 15, 16, 17, 63, 64, 0, 33, 16, 1],
+        vec![65, 100, 3, 129],
+    ];
+    if gpu.real {
+        batches.push(vec![350, 51, 170, 512, 1022, 64, 200, 193]);
+        batches.push(vec![4096, 2]);
+    }
+    batches
+}
+
+#[test]
+fn every_width_and_length_agrees_with_f64() {
+    for seed in seeds() {
+        let Some(gpu) = gpu(seed) else { return };
+        for head_dim in HEAD_DIMS {
+            for dtype in DTYPES {
+                for rotary in [true, false] {
+                    // The f64 of all schedules is the same: the first has all shapes, others some.
+                    if seed > 0 && !matches!(head_dim, 24 | 64) {
+                        continue;
+                    }
+                    for lengths in batches(&gpu) {
+                        let case = Case::new(head_dim, dtype, rotary, &lengths, 11 + seed);
+                        let outs = case.run(&gpu, false);
+                        assert_eq!(gpu.findings(), "", "{head_dim} {dtype:?}");
+                        for (s, out) in outs.iter().enumerate() {
+                            if out.is_empty() {
+                                continue;
+                            }
+                            let off = error(&values(out, dtype), &case.wanted(s));
+                            let position = if rotary { "rotary" } else { "alibi" };
+                            let length = lengths[s];
+                            println!(
+                                "{:>4} head_dim {head_dim:>3} {position:>6} length {length:>4}: {off:.1e}, {:.2} eps",
+                                suffix(dtype),
+                                off / epsilon(dtype)
+                            );
+                            assert!(
+                                off <= tolerance(dtype),
+                                "{dtype:?} head_dim {head_dim} {position} length {length}: {off:e}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_reference_agrees_with_f64() {
+    let Some(gpu) = gpu(0) else { return };
+    for dtype in DTYPES {
+        for rotary in [true, false] {
+            let case = Case::new(24, dtype, rotary, &[1, 17, 70], 5);
+            for (s, out) in case.run(&gpu, true).iter().enumerate() {
+                let off = error(&values(out, dtype), &case.wanted(s));
+                // The table of angles is f32.
+                assert!(off <= 2.0 * epsilon(dtype), "{dtype:?}: {off:e}");
+            }
+        }
+    }
+}
+
+/// Several passes, tiles that stay in shared memory and tiles that do not.
+#[test]
+fn long_sequences_go_round_the_ring() {
+    let Some(gpu) = gpu(3) else { return };
+    for (head_dim, lengths) in [(16, [257, 350]), (64, [192, 300]), (128, [97, 140])] {
+        for rotary in [true, false] {
+            let case = Case::new(head_dim, DType::F16, rotary, &lengths, 8);
+            for (s, out) in case.run(&gpu, false).iter().enumerate() {
+                let off = error(&values(out, DType::F16), &case.wanted(s));
+                assert!(
+                    off <= tolerance(DType::F16),
+                    "{head_dim} {}: {off:e}",
+                    lengths[s]
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_bits_of_a_sequence_are_its_own() {
+    let lengths = [40, 1, 16, 130, 17, 64, 31, 100, 9, 65];
+    let orders: [&[usize]; 4] = [
+        &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
+        &[9, 8, 7, 6, 5, 4, 3, 2, 1, 0],
+        &[2, 2, 2, 2, 1, 3, 0, 8, 8],
+        &[6, 4, 1, 7, 9, 9, 5],
+    ];
+    for seed in seeds() {
+        let Some(gpu) = gpu(seed) else { return };
+        for (head_dim, dtype, rotary) in [
+            (64, DType::F16, true),
+            (64, DType::Bf16, false),
+            (24, DType::F16, true),
+            (8, DType::Bf16, true),
+            (16, DType::F32, false),
+        ] {
+            let case = Case::new(head_dim, dtype, rotary, &lengths, 3);
+            let alone: Vec<Vec<u8>> = (0..lengths.len())
+                .map(|s| case.of(&[s]).run(&gpu, false).remove(0))
+                .collect();
+            for order in orders {
+                for (out, s) in case.of(order).run(&gpu, false).iter().zip(order) {
+                    let length = lengths[*s];
+                    assert!(
+                        *out == alone[*s],
+                        "head_dim {head_dim}, length {length} in {order:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// A number that is not finite spoils its own sequence and no other.
+#[test]
+fn what_is_not_finite_stays_with_its_sequence_and_is_seen() {
+    let Some(gpu) = gpu(0) else { return };
+    for dtype in DTYPES {
+        for lengths in [vec![20, 20, 20], vec![70, 80, 90]] {
+            let clean = Case::new(64, dtype, true, &lengths, 4);
+            let before = clean.run(&gpu, false);
+            for value in [f32::NAN, f32::INFINITY] {
+                // In a key, and in a value, of the middle sequence.
+                for part in [1, 2] {
+                    let mut case = clean.clone();
+                    let width = case.width();
+                    case.qkv[((lengths[0] + 3) * 3 + part) * width + 5] = value;
+                    let after = case.run(&gpu, false);
+                    assert!(before[0] == after[0] && before[2] == after[2]);
+                    let out = values(&after[1], dtype);
+                    let bad = |t: usize| out[t * width..][..64].iter().any(|x| !x.is_finite());
+                    let rows = (0..lengths[1]).filter(|t| bad(*t)).count();
+                    // A key of infinity scores minus infinity with half the queries, and weighs nothing there.
+                    let least = if part == 1 && value.is_infinite() {
+                        1
+                    } else {
+                        lengths[1]
+                    };
+                    assert!(
+                        rows >= least,
+                        "{dtype:?} {value} in part {part}: {rows} rows"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! A device for tests of kernels: simulated by default, a real one where SEQSTREAM_TEST_GPU=1.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard};
+
+use seqstream::backend::cuda::driver::{
+    Arena, Context, Function, Module, PinnedBuffer, Region, Stream, StreamName,
+};
+use seqstream::backend::cuda::kernels;
+
+use super::{Simulator, simulator};
+
+/// A device with a stream. Held by one test at a time.
+pub struct Gpu {
+    pub context: Context,
+    pub stream: Stream,
+    /// Whether it is a real one: shapes may be larger.
+    pub real: bool,
+    modules: Mutex<HashMap<String, Module>>,
+    simulator: Option<Simulator>,
+    _alone: Option<MutexGuard<'static, ()>>,
+}
+
+/// Whether tests are to run on a real device.
+pub fn wants_real() -> bool {
+    std::env::var("SEQSTREAM_TEST_GPU").is_ok_and(|v| v == "1")
+}
+
+/// The device, simulated with this seed or real. `None`, and a line that says so, where a real one is
+/// wanted and there is none, or where this build has no kernels.
+///
+/// # Panics
+/// Where REQUIRE_GPU=1 and there is no real device.
+pub fn gpu(seed: u64) -> Option<Gpu> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    if kernels::FATBINS.is_empty() {
+        assert!(!required(), "REQUIRE_GPU=1, and this build has no kernels");
+        eprintln!("not run: this build has no kernels (no nvcc)");
+        return None;
+    }
+    if !wants_real() {
+        assert!(!required(), "REQUIRE_GPU=1 wants SEQSTREAM_TEST_GPU=1 too");
+        let simulator = simulator(1, seed);
+        return Some(Gpu::new(Context::new(0).unwrap(), Some(simulator), None));
+    }
+    let alone = ALONE
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    match Context::new(0) {
+        Ok(context) => Some(Gpu::new(context, None, Some(alone))),
+        Err(error) => {
+            assert!(!required(), "REQUIRE_GPU=1, and there is no GPU: {error}");
+            eprintln!("not run: there is no GPU here: {error}");
+            None
+        }
+    }
+}
+
+fn required() -> bool {
+    std::env::var("REQUIRE_GPU").is_ok_and(|v| v == "1")
+}
+
+/// The schedules to try: several simulated ones, or the one that a real device has.
+pub fn seeds() -> Vec<u64> {
+    if wants_real() { vec![0] } else { vec![0, 1, 2] }
+}
+
+impl Gpu {
+    fn new(
+        context: Context,
+        simulator: Option<Simulator>,
+        alone: Option<MutexGuard<'static, ()>>,
+    ) -> Self {
+        Self {
+            stream: Stream::new(&context, StreamName::Compute, 0).unwrap(),
+            context,
+            real: simulator.is_none(),
+            modules: Mutex::default(),
+            simulator,
+            _alone: alone,
+        }
+    }
+
+    /// A kernel of the fatbin `source`.
+    pub fn function(&self, source: &str, name: &str, shared: u32) -> Function {
+        let mut modules = self.modules.lock().unwrap();
+        let module = modules.entry(source.to_owned()).or_insert_with(|| {
+            let image = kernels::fatbin(source).unwrap_or_else(|| panic!("no fatbin {source}"));
+            Module::load(&self.context, image).unwrap()
+        });
+        module.function(name, shared).unwrap()
+    }
+
+    /// A region of its own allocation, all bytes 0xff: NaN in every number format.
+    pub fn poisoned(&self, bytes: usize) -> Region {
+        let region = Arena::new(&self.context, bytes)
+            .unwrap()
+            .take("a test", bytes)
+            .unwrap();
+        // SAFETY: nobody else knows the region.
+        unsafe { self.stream.fill(&region, 0xff).unwrap() };
+        region
+    }
+
+    /// These bytes on the device.
+    pub fn upload(&self, bytes: &[u8]) -> Region {
+        let region = self.poisoned(bytes.len());
+        let mut pinned = PinnedBuffer::new(&self.context, bytes.len()).unwrap();
+        // SAFETY: the stream is idle when this returns, and nobody else knows the two.
+        unsafe {
+            pinned.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+            self.stream.load(&pinned, 0..bytes.len(), &region).unwrap();
+        }
+        self.stream.synchronize().unwrap();
+        region
+    }
+
+    /// What a region holds when all work is done.
+    pub fn download(&self, region: &Region) -> Vec<u8> {
+        let pinned = PinnedBuffer::new(&self.context, region.bytes()).unwrap();
+        // SAFETY: as in `upload`.
+        unsafe {
+            self.stream
+                .store(region, &pinned, 0..region.bytes())
+                .unwrap();
+            self.stream.synchronize().unwrap();
+            pinned.bytes().to_vec()
+        }
+    }
+
+    /// Launches a kernel on one row of blocks.
+    pub fn launch<P: Copy>(
+        &self,
+        function: &Function,
+        blocks: usize,
+        threads: u32,
+        shared: u32,
+        params: &P,
+    ) {
+        // SAFETY: tests name kernels with their own params, whose regions they hold until the stream is idle.
+        unsafe {
+            self.stream
+                .launch(
+                    function,
+                    [blocks as u32, 1, 1],
+                    [threads, 1, 1],
+                    shared,
+                    params,
+                )
+                .unwrap();
+        }
+    }
+
+    /// What the simulator found wrong so far; nothing on a real device.
+    pub fn findings(&self) -> String {
+        let Some(simulator) = &self.simulator else {
+            return String::new();
+        };
+        let list = simulator
+            .call::<extern "C" fn(*mut std::ffi::c_char, usize) -> usize>("seqstream_sim_findings");
+        let mut text = vec![0u8; 1 << 16];
+        list(text.as_mut_ptr().cast(), text.len());
+        let end = text.iter().position(|c| *c == 0).unwrap_or(0);
+        String::from_utf8_lossy(&text[..end]).into_owned()
+    }
+}
