@@ -1,6 +1,8 @@
 //! A small job on streams, whose results the host can say in advance.
 #![allow(dead_code)]
 
+pub mod loading;
+
 use crate::cuda_support::Simulator;
 use seqstream::backend::cuda::driver::{Arena, Context, DriverError, Region, Stream};
 use seqstream::stream::{
