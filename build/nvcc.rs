@@ -134,10 +134,10 @@ fn probe(program: &Path) -> Result<Nvcc, String> {
     let real = REAL
         .into_iter()
         .filter(wanted)
-        // The list has no variants: an nvcc that knows sm_90 compiles for sm_90a.
         .filter(|a| {
-            let plain = format!("sm_{}", a.trim_end_matches('a'));
-            known.lines().any(|line| line.trim() == plain)
+            // sm_90a is sm_90 with what that chip alone has, and not listed apart.
+            let listed = format!("sm_{}", a.trim_end_matches('a'));
+            known.lines().any(|line| line.trim() == listed)
         })
         .collect();
     Ok(Nvcc {
