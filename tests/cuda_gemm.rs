@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex};
 
 use cuda_support::gpu::{Gpu, gpu, wants_real};
 use cuda_support::{Simulator, simulator};
-use seqstream::backend::cuda::driver::{Arena, Context, Observe, Operation, PinnedBuffer, Region, Stream, StreamName};
+use seqstream::backend::cuda::driver::{
+    Arena, Context, Observe, Operation, PinnedBuffer, Region, Stream, StreamName,
+};
 use seqstream::backend::cuda::gemm::{
     Algorithms, Gemm, GemmError, Kind, Operands, Product, ProductSpec, Tuning, WORKSPACE, cublaslt,
 };
