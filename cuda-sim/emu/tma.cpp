@@ -95,17 +95,14 @@ struct TensorCopy : Box {
 };
 
 void TensorCopy::finish() {
-    {
-        const Unwatched unwatched;
-        for (int row = 0; row < rows(); row++) {
-            const Part inside = part(row);
-            for (int byte = 0, count; byte < row_bytes(); byte += count) {
-                count = whole(inside, byte);
-                if (byte >= inside.first && byte < inside.last)
-                    memcpy(place(row, byte), inside.row + byte, size_t(count));
-                else
-                    memset(place(row, byte), 0, size_t(count));
-            }
+    for (int row = 0; row < rows(); row++) {
+        const Part inside = part(row);
+        for (int byte = 0, count; byte < row_bytes(); byte += count) {
+            count = whole(inside, byte);
+            if (byte >= inside.first && byte < inside.last)
+                memcpy(place(row, byte), inside.row + byte, size_t(count));
+            else
+                memset(place(row, byte), 0, size_t(count));
         }
     }
     mbarrier_bytes_came(barrier, bytes());
@@ -137,7 +134,6 @@ void forget_stores() {
 }
 
 void TensorStore::finish() {
-    const Unwatched unwatched;
     for (int row = 0; row < rows(); row++) {
         const Part inside = part(row);
         for (int byte = 0, count; byte < row_bytes(); byte += count) {
@@ -171,10 +167,7 @@ void tma_load(void *to, const void *map, const int *coordinates, int rank, uint6
     copy->barrier = barrier;
     writes(to, size_t(copy->bytes()));
     released(barrier);
-    {
-        const Unwatched unwatched;
-        memset(to, 0xff, size_t(copy->bytes()));
-    }
+    memset(to, 0xff, size_t(copy->bytes()));
     block.asynchronous.push_back(copy);
     maybe_yield();
 }
