@@ -131,12 +131,15 @@ fn probe(program: &Path) -> Result<Nvcc, String> {
         let list = chosen.as_deref();
         list.is_none_or(|list| list.split(',').any(|c| c.trim() == *a))
     };
-    // The list has no letters: whoever knows sm_90 knows sm_90a.
-    let listed = |a: &&str| {
-        let plain = format!("sm_{}", a.trim_end_matches(char::is_alphabetic));
-        known.lines().any(|line| line.trim() == plain)
-    };
-    let real = REAL.into_iter().filter(wanted).filter(listed).collect();
+    let real = REAL
+        .into_iter()
+        .filter(wanted)
+        .filter(|a| {
+            // sm_90a is sm_90 with what that chip alone has, and not listed apart.
+            let listed = format!("sm_{}", a.trim_end_matches('a'));
+            known.lines().any(|line| line.trim() == listed)
+        })
+        .collect();
     Ok(Nvcc {
         program: program.to_owned(),
         version,

@@ -162,7 +162,10 @@ impl Case {
         let (inv_freq, slopes) = (self.inv_freq(), self.slopes());
         let row = |t: usize, part: usize, head: usize| {
             let at = (first + t) * 3 * width + part * width + head * hd;
-            let mut row: Vec<f64> = self.qkv[at..at + hd].iter().map(|x| f64::from(*x)).collect();
+            let mut row: Vec<f64> = self.qkv[at..at + hd]
+                .iter()
+                .map(|x| f64::from(*x))
+                .collect();
             if self.rotary && part < 2 {
                 for i in 0..hd / 2 {
                     let (sin, cos) = (t as f64 * f64::from(inv_freq[i])).sin_cos();
@@ -180,7 +183,11 @@ impl Case {
             for i in 0..length {
                 let score = |j: usize| {
                     let dot: f64 = q[i].iter().zip(&k[j]).map(|(a, b)| a * b).sum();
-                    let slope = if self.rotary { 0.0 } else { f64::from(slopes[head]) };
+                    let slope = if self.rotary {
+                        0.0
+                    } else {
+                        f64::from(slopes[head])
+                    };
                     dot / (hd as f64).sqrt() - slope * i.abs_diff(j) as f64
                 };
                 let scores: Vec<f64> = (0..length).map(score).collect();
@@ -279,7 +286,11 @@ fn long_sequences_go_round_the_ring() {
             let case = Case::new(head_dim, DType::F16, rotary, &lengths, 8);
             for (s, out) in case.run(&gpu, false).iter().enumerate() {
                 let off = error(&values(out, DType::F16), &case.wanted(s));
-                assert!(off <= tolerance(DType::F16), "{head_dim} {}: {off:e}", lengths[s]);
+                assert!(
+                    off <= tolerance(DType::F16),
+                    "{head_dim} {}: {off:e}",
+                    lengths[s]
+                );
             }
         }
     }
@@ -310,7 +321,10 @@ fn the_bits_of_a_sequence_are_its_own() {
             for order in orders {
                 for (out, s) in case.of(order).run(&gpu, false).iter().zip(order) {
                     let length = lengths[*s];
-                    assert!(*out == alone[*s], "head_dim {head_dim}, length {length} in {order:?}");
+                    assert!(
+                        *out == alone[*s],
+                        "head_dim {head_dim}, length {length} in {order:?}"
+                    );
                 }
             }
         }
@@ -337,8 +351,15 @@ fn what_is_not_finite_stays_with_its_sequence_and_is_seen() {
                     let bad = |t: usize| out[t * width..][..64].iter().any(|x| !x.is_finite());
                     let rows = (0..lengths[1]).filter(|t| bad(*t)).count();
                     // A key of infinity scores minus infinity with half the queries, and weighs nothing there.
-                    let least = if part == 1 && value.is_infinite() { 1 } else { lengths[1] };
-                    assert!(rows >= least, "{dtype:?} {value} in part {part}: {rows} rows");
+                    let least = if part == 1 && value.is_infinite() {
+                        1
+                    } else {
+                        lengths[1]
+                    };
+                    assert!(
+                        rows >= least,
+                        "{dtype:?} {value} in part {part}: {rows} rows"
+                    );
                 }
             }
         }

@@ -120,18 +120,33 @@ impl Gpu {
         let pinned = PinnedBuffer::new(&self.context, region.bytes()).unwrap();
         // SAFETY: as in `upload`.
         unsafe {
-            self.stream.store(region, &pinned, 0..region.bytes()).unwrap();
+            self.stream
+                .store(region, &pinned, 0..region.bytes())
+                .unwrap();
             self.stream.synchronize().unwrap();
             pinned.bytes().to_vec()
         }
     }
 
     /// Launches a kernel on one row of blocks.
-    pub fn launch<P: Copy>(&self, function: &Function, blocks: usize, threads: u32, shared: u32, params: &P) {
+    pub fn launch<P: Copy>(
+        &self,
+        function: &Function,
+        blocks: usize,
+        threads: u32,
+        shared: u32,
+        params: &P,
+    ) {
         // SAFETY: tests name kernels with their own params, whose regions they hold until the stream is idle.
         unsafe {
             self.stream
-                .launch(function, [blocks as u32, 1, 1], [threads, 1, 1], shared, params)
+                .launch(
+                    function,
+                    [blocks as u32, 1, 1],
+                    [threads, 1, 1],
+                    shared,
+                    params,
+                )
                 .unwrap();
         }
     }
@@ -141,9 +156,8 @@ impl Gpu {
         let Some(simulator) = &self.simulator else {
             return String::new();
         };
-        let list = simulator.call::<extern "C" fn(*mut std::ffi::c_char, usize) -> usize>(
-            "seqstream_sim_findings",
-        );
+        let list = simulator
+            .call::<extern "C" fn(*mut std::ffi::c_char, usize) -> usize>("seqstream_sim_findings");
         let mut text = vec![0u8; 1 << 16];
         list(text.as_mut_ptr().cast(), text.len());
         let end = text.iter().position(|c| *c == 0).unwrap_or(0);

@@ -91,9 +91,8 @@ impl AttentionKernels {
         }
         if dtype == DType::F32 {
             // Queries, keys and weights with rows of 64 and a vector more, and values.
-            let floats =
-                (2 * head_dim + F32_KEYS) * (F32_ROWS + 4) + F32_KEYS * head_dim;
-            return (head_dim % 2 == 0).then(|| Self {
+            let floats = (2 * head_dim + F32_KEYS) * (F32_ROWS + 4) + F32_KEYS * head_dim;
+            return head_dim.is_multiple_of(2).then(|| Self {
                 long: AttentionKernel {
                     source: "attention_f32".into(),
                     name: "attention_f32".into(),
@@ -105,7 +104,7 @@ impl AttentionKernels {
                 whole: 0,
             });
         }
-        if head_dim % 8 != 0 {
+        if !head_dim.is_multiple_of(8) {
             return None;
         }
         let exact = TILES.iter().find(|tile| tile.head_dim == head_dim);

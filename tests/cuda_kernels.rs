@@ -1,0 +1,575 @@
+//! The elementwise and row kernels against f64, at awkward shapes, and against their plain references.
+//! `-- --nocapture` prints the errors.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+
+mod cuda_support;
+
+use cuda_support::gpu::{Gpu, gpu, seeds};
+use cuda_support::numbers::{DTYPES, Random, bytes, epsilon, error, gelu, rounded, values, words};
+use seqstream::backend::cuda::attention::suffix;
+use seqstream::backend::cuda::driver::Region;
+use seqstream::backend::cuda::params::{
+    CastParams, EmbedParams, GatedGeluParams, GeluParams, LayerNormParams, RepresentParams,
+    RotaryTableParams,
+};
+use seqstream::weights::DType;
+
+const WIDTHS: [usize; 9] = [1, 4, 20, 33, 320, 768, 1280, 2560, 5120];
+
+fn floats(gpu: &Gpu, given: &[f32]) -> Region {
+    gpu.upload(&bytes(given, DType::F32))
+}
+
+fn read(gpu: &Gpu, region: &Region, dtype: DType) -> Vec<f32> {
+    values(&gpu.download(region), dtype)
+}
+
+fn launch<P: Copy>(gpu: &Gpu, source: &str, name: &str, blocks: usize, threads: u32, params: &P) {
+    gpu.launch(&gpu.function(source, name, 0), blocks, threads, 0, params);
+    gpu.stream.synchronize().unwrap();
+    assert_eq!(gpu.findings(), "", "{name}");
+}
+
+/// Fast and plain, by name.
+fn both(operation: &str, dtype: DType) -> [String; 2] {
+    let fast = format!("{operation}_{}", suffix(dtype));
+    [fast.clone(), fast + "_reference"]
+}
+
+fn agree(what: &str, got: &[f32], wanted: &[f64], tolerance: f64) {
+    let off = error(got, wanted);
+    println!("{what}: {off:.1e} of {tolerance:.1e}");
+    assert!(off <= tolerance, "{what}: {off:e}");
+}
+
+/// Rows around 0 to 4 with outliers, as ESM-2's stream has them.
+fn stream(rows: usize, width: usize, seed: u64) -> Vec<f32> {
+    let mut x = Random(seed).normal(rows * width, 2.0);
+    for (i, x) in x.iter_mut().enumerate() {
+        *x += (i / width % 5) as f32;
+        if i % 97 == 5 {
+            *x *= 100.0;
+        }
+    }
+    x
+}
+
+fn layer_normed(row: &[f32], gain: &[f32], bias: &[f32], epsilon: f64) -> Vec<f64> {
+    let n = row.len() as f64;
+    let mean = row.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
+    let variance = row
+        .iter()
+        .map(|x| (f64::from(*x) - mean).powi(2))
+        .sum::<f64>()
+        / n;
+    let scale = 1.0 / (variance + epsilon).sqrt();
+    let one =
+        |i: usize| (f64::from(row[i]) - mean) * scale * f64::from(gain[i]) + f64::from(bias[i]);
+    (0..row.len()).map(one).collect()
+}
+
+/// Roundings of a LayerNorm: of the result alone, but in f32, where that of the mean shows too, by as much as the
+/// mean is larger than the deviation.
+fn slack(dtype: DType) -> f64 {
+    if dtype == DType::F32 { 8.0 } else { 1.0 }
+}
+
+#[test]
+fn layer_norm() {
+    for seed in seeds() {
+        let Some(gpu) = gpu(seed) else { return };
+        // 10244: more than registers hold.
+        for width in WIDTHS.into_iter().chain([10244]) {
+            let rows = if gpu.real {
+                1000
+            } else if width > 1000 {
+                3
+            } else {
+                19
+            };
+            let x = stream(rows, width, 1);
+            let (gain, bias) = (Random(2).normal(width, 1.0), Random(3).normal(width, 0.5));
+            let small: f32 = if width == 768 { 1e-12 } else { 1e-5 };
+            let wanted: Vec<f64> = x
+                .chunks(width)
+                .flat_map(|row| layer_normed(row, &gain, &bias, f64::from(small)))
+                .collect();
+            let (gain_there, bias_there) = (floats(&gpu, &gain), floats(&gpu, &bias));
+            for dtype in DTYPES {
+                for name in both("layer_norm", dtype) {
+                    // To both places, to one, and onto itself.
+                    for (to_wanted, place) in [(true, "beside"), (true, "none"), (false, "itself")]
+                    {
+                        if place == "beside" && seed > 0 {
+                            continue;
+                        }
+                        let from = floats(&gpu, &x);
+                        let to = gpu.poisoned(rows * width * dtype.size());
+                        let beside = gpu.poisoned(rows * width * 4);
+                        let params = LayerNormParams {
+                            from: from.address(),
+                            gain: gain_there.address(),
+                            bias: bias_there.address(),
+                            to: if to_wanted { to.address() } else { 0 },
+                            stream: match place {
+                                "beside" => beside.address(),
+                                "itself" => from.address(),
+                                _ => 0,
+                            },
+                            rows: rows as u32,
+                            width: width as u32,
+                            epsilon: small,
+                            padding: 0,
+                        };
+                        // Fewer blocks than rows: groups go round.
+                        let blocks = if name.ends_with("reference") {
+                            rows.div_ceil(256)
+                        } else {
+                            2
+                        };
+                        launch(&gpu, "layer_norm", &name, blocks, 256, &params);
+                        let what = format!("{name} {rows}x{width}");
+                        if to_wanted {
+                            let got = read(&gpu, &to, dtype);
+                            agree(&what, &got, &wanted, slack(dtype) * epsilon(dtype));
+                        }
+                        if place != "none" {
+                            let region = if place == "itself" { &from } else { &beside };
+                            let got = read(&gpu, region, DType::F32);
+                            agree(
+                                &format!("{what} stream"),
+                                &got,
+                                &wanted,
+                                slack(DType::F32) * epsilon(DType::F32),
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A row's bits are the same wherever it stands.
+#[test]
+fn layer_norm_of_a_row_is_its_own() {
+    let Some(gpu) = gpu(1) else { return };
+    for width in [4, 33, 320, 1280, 2560] {
+        let x = stream(1, width, 7);
+        let gain = floats(&gpu, &Random(2).normal(width, 1.0));
+        let run = |rows: usize, blocks: usize| {
+            let from = floats(&gpu, &x.repeat(rows));
+            let to = gpu.poisoned(rows * width * 4);
+            let params = LayerNormParams {
+                from: from.address(),
+                gain: gain.address(),
+                bias: gain.address(),
+                to: to.address(),
+                rows: rows as u32,
+                width: width as u32,
+                epsilon: 1e-5,
+                ..LayerNormParams::default()
+            };
+            launch(&gpu, "layer_norm", "layer_norm_f32", blocks, 256, &params);
+            gpu.download(&to)
+        };
+        let alone = run(1, 1);
+        for row in run(13, 3).chunks(width * 4) {
+            assert!(row == alone, "width {width}");
+        }
+    }
+}
+
+#[test]
+fn gelu_and_gated_gelu() {
+    for seed in seeds() {
+        let Some(gpu) = gpu(seed) else { return };
+        for dtype in DTYPES {
+            // All magnitudes: a fine grid to beyond where the result is x or 0, and the smallest numbers.
+            let mut x: Vec<f32> = (-1500..=1500).map(|i| i as f32 * 0.01).collect();
+            x.extend(Random(1).normal(500, 1e-3));
+            x.extend([0.0, -0.0, 1e-20, -1e-20, 200.0, -200.0]);
+            let x = rounded(&x, dtype);
+            let wanted: Vec<f64> = x.iter().map(|x| gelu(f64::from(*x))).collect();
+            for name in both("gelu", dtype) {
+                let region = gpu.upload(&bytes(&x, dtype));
+                let params = GeluParams {
+                    values: region.address(),
+                    count: x.len() as u64,
+                };
+                launch(&gpu, "gelu", &name, 2, 256, &params);
+                let got = read(&gpu, &region, dtype);
+                let mut worst: f64 = 0.0;
+                for ((got, wanted), x) in got.iter().zip(&wanted).zip(&x) {
+                    let digits = if dtype == DType::F32 { 5.0 } else { 1.04 };
+                    // Half a unit in the last place of a format's numbers of this size.
+                    let least = match dtype {
+                        DType::F16 => 2f64.powi(-14),
+                        _ => 2f64.powi(-114), // 13 times the least normal number, below which 2^x is 0
+                    };
+                    let size = 2f64.powf(wanted.abs().max(least).log2().floor());
+                    let off = (f64::from(*got) - wanted).abs() / (size * epsilon(dtype));
+                    worst = worst.max(off);
+                    // NaN fails.
+                    assert!(
+                        off <= digits * if dtype == DType::F32 { 2.0 } else { 1.0 },
+                        "{name}({x}) = {got}, not {wanted:e}: {off}"
+                    );
+                }
+                println!("{name}: {worst:.2} half units in the last place");
+            }
+            for (rows, width) in [(1, 1), (3, 4), (2, 33), (5, 320), (3, 3072)] {
+                let from = rounded(&Random(5).normal(rows * 2 * width, 2.0), dtype);
+                let wanted: Vec<f64> = (0..rows * width)
+                    .map(|i| {
+                        let at = i / width * 2 * width + i % width;
+                        gelu(f64::from(from[at])) * f64::from(from[at + width])
+                    })
+                    .collect();
+                let from = gpu.upload(&bytes(&from, dtype));
+                for name in both("gated_gelu", dtype) {
+                    let to = gpu.poisoned(rows * width * dtype.size());
+                    let params = GatedGeluParams {
+                        from: from.address(),
+                        to: to.address(),
+                        rows: rows as u32,
+                        width: width as u32,
+                    };
+                    launch(&gpu, "gated_gelu", &name, 2, 256, &params);
+                    let got = read(&gpu, &to, dtype);
+                    agree(
+                        &format!("{name} {rows}x{width}"),
+                        &got,
+                        &wanted,
+                        4.0 * epsilon(dtype),
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn gelu_keeps_what_is_not_finite() {
+    let Some(gpu) = gpu(0) else { return };
+    for dtype in DTYPES {
+        let x = [f32::NAN, f32::NEG_INFINITY, f32::INFINITY, 1.0];
+        let region = gpu.upload(&bytes(&x.repeat(3), dtype));
+        let params = GeluParams {
+            values: region.address(),
+            count: 12,
+        };
+        launch(&gpu, "gelu", &both("gelu", dtype)[0], 1, 256, &params);
+        for (i, y) in read(&gpu, &region, dtype).iter().enumerate() {
+            assert_eq!(y.is_finite(), i % 4 == 3, "{dtype:?} {}: {y}", x[i % 4]);
+        }
+    }
+}
+
+#[test]
+fn embed() {
+    const VOCABULARY: usize = 37;
+    for seed in seeds() {
+        let Some(gpu) = gpu(seed) else { return };
+        for (width, tokens) in [(4, 70), (33, 20), (320, 9), (1280, 17)] {
+            for dtype in DTYPES {
+                let table = rounded(&Random(1).normal(VOCABULARY * width, 1.0), dtype);
+                let ids: Vec<u32> = (0..tokens).map(|t| (t * 31 % VOCABULARY) as u32).collect();
+                let mut scale: Vec<f32> = Random(2).normal(tokens, 1.0);
+                scale[3] = 0.0; // a mask
+                let shift = Random(3).normal(width, 1.0);
+                let on_device = gpu.upload(&bytes(&table, dtype));
+                let (ids_there, scales, shifts) = (
+                    gpu.upload(&words(&ids)),
+                    floats(&gpu, &scale),
+                    floats(&gpu, &shift),
+                );
+                for shifted in [false, true] {
+                    let wanted: Vec<f64> = (0..tokens * width)
+                        .map(|i| {
+                            let (t, column) = (i / width, i % width);
+                            let x = f64::from(table[ids[t] as usize * width + column]);
+                            let add = if shifted {
+                                f64::from(shift[column])
+                            } else {
+                                0.0
+                            };
+                            (x + add) * f64::from(scale[t])
+                        })
+                        .collect();
+                    for name in both("embed", dtype) {
+                        let to = gpu.poisoned(tokens * width * 4);
+                        let params = EmbedParams {
+                            table: on_device.address(),
+                            tokens: ids_there.address(),
+                            scale: scales.address(),
+                            shift: if shifted { shifts.address() } else { 0 },
+                            to: to.address(),
+                            count: tokens as u32,
+                            width: width as u32,
+                            vocabulary: VOCABULARY as u32,
+                            padding: 0,
+                        };
+                        launch(&gpu, "embed", &name, 1, 256, &params);
+                        let got = read(&gpu, &to, DType::F32);
+                        let what = format!("{name} {tokens}x{width}");
+                        agree(&what, &got, &wanted, 2.0 * epsilon(DType::F32));
+                        // Past the vocabulary: NaN, in that row alone.
+                        let params = EmbedParams {
+                            vocabulary: 36,
+                            ..params
+                        };
+                        launch(&gpu, "embed", &name, 3, 256, &params);
+                        let rows = read(&gpu, &to, DType::F32);
+                        for (row, id) in rows.chunks(width).zip(&ids) {
+                            assert_eq!(row.iter().all(|x| x.is_nan()), *id == 36);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rotary_table() {
+    let Some(gpu) = gpu(0) else { return };
+    let (positions, half) = (if gpu.real { 35000 } else { 1100 }, 12);
+    let inv_freq: Vec<f32> = (0..half)
+        .map(|i| 10000f32.powf(-(i as f32) / half as f32))
+        .collect();
+    let (from, table) = (floats(&gpu, &inv_freq), gpu.poisoned(positions * half * 8));
+    let params = RotaryTableParams {
+        inv_freq: from.address(),
+        table: table.address(),
+        positions: positions as u32,
+        half: half as u32,
+    };
+    launch(&gpu, "rotary_table", "rotary_table", 2, 256, &params);
+    for (i, pair) in read(&gpu, &table, DType::F32).chunks(2).enumerate() {
+        let angle = (i / half) as f64 * f64::from(inv_freq[i % half]);
+        // Rounded once: within half a unit, where f64's own cosine is right.
+        for (got, wanted) in [(pair[0], angle.cos()), (pair[1], angle.sin())] {
+            let off = (f64::from(got) - wanted).abs();
+            assert!(
+                off <= 0.5001 * 2f64.powi(-23) * wanted.abs() + 1e-15,
+                "{i}: {got} {wanted}"
+            );
+        }
+    }
+}
+
+#[test]
+fn cast() {
+    let Some(gpu) = gpu(0) else { return };
+    let mut x = Random(1).normal(1000, 10.0);
+    x.extend([0.0, -0.0, 65504.0, 1e-7, f32::INFINITY, f32::NEG_INFINITY]);
+    for from in DTYPES {
+        for to in DTYPES.into_iter().filter(|to| *to != from) {
+            let x = rounded(&x, from);
+            let (source, target) = (
+                gpu.upload(&bytes(&x, from)),
+                gpu.poisoned(x.len() * to.size()),
+            );
+            let params = CastParams {
+                from: source.address(),
+                to: target.address(),
+                count: x.len() as u64,
+            };
+            let name = format!("cast_{}_{}", suffix(from), suffix(to));
+            launch(&gpu, "cast", &name, 2, 256, &params);
+            assert_eq!(gpu.download(&target), bytes(&x, to), "{name}");
+        }
+    }
+}
+
+struct Represented {
+    pooled: Vec<f32>,
+    states: Vec<f32>,
+    bad: Vec<u8>,
+}
+
+/// What is asked of it, and of which of the two kernels.
+#[derive(Clone, Copy)]
+struct Asked {
+    norm: bool,
+    states: bool,
+    reference: bool,
+}
+
+const ALL: Asked = Asked {
+    norm: true,
+    states: true,
+    reference: false,
+};
+
+/// `represent` over these rows.
+fn represent(
+    gpu: &Gpu,
+    x: &[f32],
+    width: usize,
+    starts: &[u32],
+    ranges: &[u32],
+    asked: Asked,
+) -> Represented {
+    let sequences = starts.len() - 1;
+    let (gain, bias) = (Random(2).normal(width, 1.0), Random(3).normal(width, 0.5));
+    let (from, gain, bias) = (floats(gpu, x), floats(gpu, &gain), floats(gpu, &bias));
+    let (starts, ranges) = (gpu.upload(&words(starts)), gpu.upload(&words(ranges)));
+    let (pooled, states) = (
+        gpu.poisoned(sequences * width * 4),
+        gpu.poisoned(x.len() * 4),
+    );
+    let bad = gpu.poisoned(sequences * 4);
+    let params = RepresentParams {
+        from: from.address(),
+        gain: if asked.norm { gain.address() } else { 0 },
+        bias: bias.address(),
+        starts: starts.address(),
+        ranges: ranges.address(),
+        pooled: pooled.address(),
+        states: if asked.states { states.address() } else { 0 },
+        bad: bad.address(),
+        sequences: sequences as u32,
+        width: width as u32,
+        epsilon: 1e-5,
+        padding: 0,
+    };
+    let (name, threads) = if asked.reference {
+        ("represent_reference", 1)
+    } else {
+        ("represent", 512)
+    };
+    launch(gpu, "represent", name, sequences, threads, &params);
+    Represented {
+        pooled: read(gpu, &pooled, DType::F32),
+        states: read(gpu, &states, DType::F32),
+        bad: gpu.download(&bad),
+    }
+}
+
+#[test]
+fn represent_means_and_states() {
+    for seed in seeds() {
+        let Some(gpu) = gpu(seed) else { return };
+        for (width, lengths) in [
+            (4, vec![3, 200, 3, 65]),
+            (33, vec![70, 3]),
+            (1280, vec![5, 9]),
+            (5130, vec![3, 4]),
+        ] {
+            if seed > 0 && width > 100 {
+                continue;
+            }
+            let mut starts = vec![0u32];
+            for length in &lengths {
+                starts.push(starts[starts.len() - 1] + length);
+            }
+            // Without cls and eos; of the last sequence nothing.
+            let mut ranges: Vec<u32> = starts
+                .windows(2)
+                .flat_map(|w| [w[0] + 1, w[1] - 1])
+                .collect();
+            let empty = ranges.len() - 1;
+            ranges[empty] = ranges[empty - 1];
+            let rows = starts[lengths.len()] as usize;
+            let x = stream(rows, width, 4);
+            let (gain, bias) = (Random(2).normal(width, 1.0), Random(3).normal(width, 0.5));
+            for norm in [true, false] {
+                let state = |row: &[f32]| match norm {
+                    true => layer_normed(row, &gain, &bias, f64::from(1e-5f32)),
+                    false => row.iter().map(|x| f64::from(*x)).collect(),
+                };
+                let states: Vec<f64> = x.chunks(width).flat_map(state).collect();
+                for (states_wanted, reference) in [(true, false), (false, false), (true, true)] {
+                    let got = represent(
+                        &gpu,
+                        &x,
+                        width,
+                        &starts,
+                        &ranges,
+                        Asked {
+                            norm,
+                            states: states_wanted,
+                            reference,
+                        },
+                    );
+                    let what = format!("represent {rows}x{width} {norm} {reference}");
+                    if states_wanted {
+                        agree(&what, &got.states, &states, 8.0 * epsilon(DType::F32));
+                    } else {
+                        assert!(got.states.iter().all(|x| x.is_nan()));
+                    }
+                    assert_eq!(got.bad, words(&vec![0; lengths.len()]));
+                    for (s, range) in ranges.chunks(2).enumerate() {
+                        let pooled = &got.pooled[s * width..][..width];
+                        let count = range[1] - range[0];
+                        if count == 0 {
+                            assert!(reference || pooled.iter().all(|x| x.is_nan()));
+                            continue;
+                        }
+                        let mean = |i: usize| {
+                            let column =
+                                (range[0]..range[1]).map(|r| states[r as usize * width + i]);
+                            column.sum::<f64>() / f64::from(count)
+                        };
+                        let wanted: Vec<f64> = (0..width).map(mean).collect();
+                        // States' roundings partly leave with the mean; so does what is common to them.
+                        let slack = if reference { 32.0 } else { 16.0 };
+                        agree(
+                            &format!("{what} mean {s}"),
+                            pooled,
+                            &wanted,
+                            slack * epsilon(DType::F32),
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Its bits are those of its own rows, and a number that is not finite is told where it counts.
+#[test]
+fn represent_of_a_sequence_is_its_own() {
+    let Some(gpu) = gpu(2) else { return };
+    let width = 20;
+    let mut x = stream(100, width, 9);
+    let one = |x: &[f32], from: u32, to: u32| {
+        let rows = &x[from as usize * width..to as usize * width];
+        represent(&gpu, rows, width, &[0, to - from], &[1, to - from - 1], ALL)
+    };
+    let starts = [0, 7, 80, 100];
+    let ranges: Vec<u32> = starts
+        .windows(2)
+        .flat_map(|w| [w[0] + 1, w[1] - 1])
+        .collect();
+    let all = represent(&gpu, &x, width, &starts, &ranges, ALL);
+    for (s, w) in starts.windows(2).enumerate() {
+        let alone = one(&x, w[0], w[1]);
+        assert_eq!(alone.pooled, all.pooled[s * width..][..width]);
+        let rows = w[0] as usize * width..w[1] as usize * width;
+        assert_eq!(alone.states, all.states[rows]);
+    }
+    // Outside the range nobody minds; inside it is told.
+    for (row, bad) in [(7, 0), (8, 1), (78, 1), (79, 0)] {
+        for value in [f32::NAN, f32::INFINITY] {
+            let at = row * width + 3;
+            let before = std::mem::replace(&mut x[at], value);
+            for reference in [false, true] {
+                let got = represent(
+                    &gpu,
+                    &x,
+                    width,
+                    &starts,
+                    &ranges,
+                    Asked { reference, ..ALL },
+                );
+                assert_eq!(got.bad, words(&[0, bad, 0]), "row {row} {value}");
+                assert!(got.pooled[..width].iter().all(|x| x.is_finite()));
+            }
+            x[at] = before;
+        }
+    }
+}
