@@ -50,7 +50,7 @@ class Run:
         self.manifest = json.loads((self.pack / "manifest.json").read_text())
         self.work, self.logs = options.work, options.work / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
-        self.results = {"date": datetime.date.today().isoformat(), "pack": self.manifest, "machine": machine(), "steps": []}
+        self.results = {"date": datetime.date.today().isoformat(), "pack": self.manifest, "machine": machine(options.device), "steps": []}
         self.deadline = None
 
     def program(self, name):
@@ -119,9 +119,10 @@ class Run:
         self.at_build_paths()
         rows, failures = [], []
         self.results["tests"] = rows
+        environment = {"SEQSTREAM_TEST_GPU": "1", "REQUIRE_GPU": "1"} if self.options.device == "cuda" else {}
         for name in self.manifest["tests"]:
             code, text, seconds = self.command(name, [self.program(name), "--test-threads", 4],
-                                               SEQSTREAM_TEST_GPU="1", REQUIRE_GPU="1", RUST_BACKTRACE="1")
+                                               RUST_BACKTRACE="1", **environment)
             counts = re.search(r"test result: \w+\. (\d+) passed; (\d+) failed", text)
             passed, failed = map(int, counts.groups()) if counts else (0, 0)
             broken = re.findall(r"^test (\S+) \.\.\. FAILED", text, re.MULTILINE)
@@ -161,10 +162,12 @@ class Run:
     def check(self):
         failures = []
         self.results["checks"] = []
-        for name in self.options.models:
+        for i, name in enumerate(self.options.models):
             out = self.work / f"check-{name}.json"
-            code, text, _ = self.command(f"check-{name}", [sys.executable, PEERS / "gpu_check.py", "--model", self.work / "models" / name,
-                                                           "--seqstream", self.program("seqstream"), "--out", out])
+            out.unlink(missing_ok=True)
+            command = [sys.executable, PEERS / "gpu_check.py", "--model", self.work / "models" / name, "--out", out,
+                       "--seqstream", self.program("seqstream"), "--device", self.options.device, "--dtypes", ",".join(self.options.dtypes)]
+            code, text, _ = self.command(f"check-{name}", command, self.left() / (len(self.options.models) - i))
             print(text if code == 0 else text[-3000:], flush=True)
             if out.exists():
                 self.results["checks"].append(json.loads(out.read_text()))
@@ -173,7 +176,9 @@ class Run:
         return failures
 
     def sanitize(self):
-        sanitizer = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+        sanitizer = shutil.which("compute-sanitizer", path=f"{os.environ['PATH']}:/usr/local/cuda/bin")
+        if not sanitizer:
+            return ["no compute-sanitizer on PATH or in /usr/local/cuda/bin"]
         generator, rows, failures = random.Random(3), [], []
         self.results["sanitizer"] = rows
         for kind, letters, each in ("esm2", "LAGVSERTIDPKQNFYMHWC", 1), ("dnabert", "ACGT", 5):
@@ -188,7 +193,8 @@ class Run:
             shutil.rmtree(out, ignore_errors=True)
             command = [sanitizer, "--tool", tool, "--error-exitcode", 9, "--print-limit", 20, *SANITIZERS[tool],
                        self.program("seqstream"), "embed", self.work / f"{model.split('-')[0]}.fasta", "--quiet",
-                       "--model", self.work / "models" / model, "--out", out, "--device", "cuda", "--dtype", dtype]
+                       "--model", self.work / "models" / model, "--out", out,
+                       "--device", self.options.device, "--dtype", dtype]
             code, text, seconds = self.command(name, command)
             summary = re.findall(r"^=+ (.*SUMMARY.*)$", text, re.MULTILINE)
             rows.append({"tool": tool, "model": model, "dtype": dtype, "exit_code": code, "seconds": round(seconds, 1),
@@ -198,7 +204,7 @@ class Run:
                 failures.append(f"{name}: {'out of time' if code is None else f'exit code {code}'}; {rows[-1]['summary']}")
                 print("\n".join(text.splitlines()[:40]), flush=True)
 
-        jobs = [(tool, model, dtype) for tool in SANITIZERS for model in SMALL for dtype in ("f16", "bf16", "f32")]
+        jobs = [(tool, model, dtype) for tool in SANITIZERS for model in SMALL for dtype in self.options.dtypes]
         with concurrent.futures.ThreadPoolExecutor(6) as pool:
             list(pool.map(one, jobs))
         return failures
@@ -206,20 +212,24 @@ class Run:
     def bench(self):
         failures = []
         self.results["measurements"], self.results["torch"] = [], {}
-        # f16 with all peers first; then the other dtypes, of seqstream alone.
-        jobs = [(name, "f16", ["--rounds", 2]) for name in self.options.models]
-        jobs += [(name, dtype, ["--rounds", 1, "--peers", "seqstream"]) for dtype in ("bf16", "f32") for name in self.options.models]
-        for name, dtype, more in jobs:
+        # The first dtype with all peers; then the others, of seqstream alone.
+        first, *others = self.options.dtypes
+        jobs = [(name, first, ["--rounds", 2]) for name in self.options.models]
+        jobs += [(name, dtype, ["--rounds", 1, "--peers", "seqstream"]) for dtype in others for name in self.options.models]
+        for i, (name, dtype, more) in enumerate(jobs):
+            # None takes the others' time: those with all peers most of it, each its share and what is left over.
+            most = self.left() * (0.85 if i < len(self.options.models) else 1) / max(1, len(self.options.models) - i)
             out = self.work / f"bench-{name}-{dtype}.json"
             out.unlink(missing_ok=True)
             command = [sys.executable, PEERS / "gpu.py", "--models", self.work / "models", "--only", name, "--dtype", dtype,
-                       "--seqstream", self.program("seqstream"), "--out", out, *more]
+                       "--seqstream", self.program("seqstream"), "--device", self.options.device, "--out", out, *more]
+            command += self.options.bench_options.split()
             for option in ("proteins", "genomes"):
                 if getattr(self.options, option):
                     command += [f"--{option}", getattr(self.options, option).resolve()]
-            if name == self.options.models[0] and dtype == "f16":
+            if (name, dtype) == jobs[0][:2]:
                 command.append("--cold")
-            code, text, seconds = self.command(f"bench-{name}-{dtype}", command)
+            code, text, seconds = self.command(f"bench-{name}-{dtype}", command, most)
             print("\n".join(text.splitlines()[-60:]), f"\n{name} {dtype}: {seconds:.0f} s", flush=True)
             if out.exists():
                 found = json.loads(out.read_text())
@@ -237,7 +247,9 @@ class Run:
         return failures
 
 
-def machine():
+def machine(device):
+    if device == "cpu":
+        return {"device": "no GPU", "devices": 0, "driver": None, "memory": None, "cores": os.cpu_count()}
     said = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
                           capture_output=True, text=True).stdout.strip().splitlines()
     if not said:
@@ -258,6 +270,10 @@ def main():
     parser.add_argument("--models", type=comma, default=["650M", "3B", "dnabert-s"])
     parser.add_argument("--proteins", type=path, help="FASTA of proteins (default: random ones)")
     parser.add_argument("--genomes", type=path, help="FASTA of genomes (default: random bases)")
+    parser.add_argument("--dtypes", type=comma, default=["f16", "bf16", "f32"], help="the first is measured against all peers")
+    parser.add_argument("--bench-options", default="", help="more options for benches/peers/gpu.py, in one word")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda",
+                        help="cpu, with --dtypes f32: to try this command where there is no GPU")
     parser.add_argument("--limit", type=limits, default={}, help=f"seconds a step may take, such as check=60,bench=400 (default: {LIMITS})")
     parser.add_argument("--work", type=path, default=path("/tmp/seqstream-gpu"), help="models, logs, outputs")
     parser.add_argument("--results", type=path, default=ROOT / "benches" / "results")

@@ -5,7 +5,7 @@
 The peers: `hf`, Hugging Face transformers (sdpa, f16, sorted by length, token-budget batches; for DNABERT-S the plain
 `dnabert_torch.py`); `page`, the best PyTorch that fits a page (packed, compiled); `gemm`, the model's matrix products
 alone; `seqstream`, its own `bench`; `embed`, the whole way from a FASTA file to shards on disk. Each PyTorch peer tries its
-settings on a part of the input and keeps the best. Then all run by turns, backwards every second round. Outside a peer's
+settings on a part of the input and keeps the best. All run by turns, backwards every second round. Outside a peer's
 time stand loading, tokenising, batching and the copy of token ids to the card. A peer that fails is reported, and the
 others go on.
 """
@@ -169,13 +169,25 @@ class Measured:
                     self.failed("page", workload, ValueError(f"differs from hf by {difference:.1e}"))
 
     def round(self, number):
-        for peer in self.options.peers[:: 1 if number % 2 == 0 else -1]:
-            if peer == "seqstream":
-                self.guarded(self.bench, peer, next(iter(self.workloads)))
+        """All once: the programs, then PyTorch's; every second round the other way round. So seqstream is measured first,
+        on an empty card, and a run that is cut short has its numbers."""
+        for part in (self.programs, self.pytorch)[:: 1 if number % 2 == 0 else -1]:
+            part(number)
+
+    def programs(self, _):
+        if "seqstream" in self.options.peers:
+            self.guarded(self.bench, "seqstream", next(iter(self.workloads)))
+        for workload in self.workloads:
+            if "embed" in self.options.peers and not workload.isdigit():
+                self.guarded(self.embed, "embed", workload)
+
+    def pytorch(self, number):
+        if number == 0:
+            self.load()
+            self.tune()
+        for peer in list(self.peers)[:: 1 if number % 2 == 0 else -1]:
             for workload in self.workloads:
-                if peer == "embed" and workload in ("ragged", "fragments"):
-                    self.guarded(self.embed, peer, workload)
-                elif peer in self.peers and "error" not in self.row(peer, workload):
+                if "error" not in self.row(peer, workload):
                     self.guarded(self.torch, peer, workload)
 
     def guarded(self, measure, peer, workload):
@@ -221,6 +233,8 @@ class Measured:
                 names[f"{workload}.fasta"] = workload
         if self.device.type == "cuda":
             arguments += ["--breakdown"] + (["--cold"] if self.options.cold else [])
+        else:
+            arguments += ["--tokens", self.options.tokens or 100_000]
         report = self.program(*arguments)
         report["config"] = load_config(self.folder)
         self.row(peer, first).setdefault("reports", []).append(report)
@@ -334,8 +348,6 @@ def main():
         with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
             try:
                 measured = Measured(name, options, path(scratch), report["results"], written)
-                measured.load()
-                measured.tune()
                 for number in range(options.rounds):
                     measured.round(number)
             except Exception as error:
