@@ -218,7 +218,7 @@ class Run:
         jobs += [(name, dtype, ["--rounds", 1, "--peers", "seqstream"]) for dtype in others for name in self.options.models]
         for i, (name, dtype, more) in enumerate(jobs):
             # None takes the others' time: those with all peers most of it, each its share and what is left over.
-            most = self.left() * (0.85 if i < len(self.options.models) else 1) / max(1, len(self.options.models) - i)
+            most = self.left() * (0.85 if others and i < len(self.options.models) else 1) / max(1, len(self.options.models) - i)
             out = self.work / f"bench-{name}-{dtype}.json"
             out.unlink(missing_ok=True)
             command = [sys.executable, PEERS / "gpu.py", "--models", self.work / "models", "--only", name, "--dtype", dtype,
@@ -239,8 +239,11 @@ class Run:
                 failures.append(f"{name} {dtype}: {'out of time' if code is None else f'exit code {code}'}")
             self.write()
         for name in self.manifest["benches"]:
-            code, text, seconds = self.command(name, [self.program(name), "--bench"])
-            self.results.setdefault("benches", {})[name] = text[-20_000:]
+            out = self.work / f"{name}.json"
+            out.unlink(missing_ok=True)
+            code, text, seconds = self.command(name, [self.program(name), "--bench", out], REQUIRE_GPU="1")
+            found = json.loads(out.read_text()) if out.exists() else text[-20_000:]
+            self.results.setdefault("benches", {})[name] = found
             print(text[-6000:], f"\n{name}: {seconds:.0f} s", flush=True)
             if code != 0:
                 failures.append(f"{name}: {'out of time' if code is None else f'exit code {code}'}")
