@@ -23,7 +23,7 @@ import report
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PEERS = ROOT / "benches" / "peers"
-# Seconds; those of all four fit one lease of 10 minutes with room for making models.
+# Seconds; all of them together some 12 minutes; `--only` cuts it into parts.
 LIMITS = {"tests": 90, "models": 90, "check": 120, "sanitize": 120, "bench": 300}
 # Every head width, an odd number of heads among them; small, since a sanitizer slows everything some 50 times.
 SMALL = {
