@@ -108,7 +108,9 @@ fn encode(wanted: &Request) -> Result<TensorMap, String> {
     }
     let row = u32::from(map.boxes[0]) * u32::from(element_bytes);
     if !row.is_multiple_of(16) {
-        return Err(format!("a box whose rows have {row} bytes: a multiple of 16"));
+        return Err(format!(
+            "a box whose rows have {row} bytes: a multiple of 16"
+        ));
     }
     if swizzle != 0 && row > u32::from(swizzle) {
         return Err(format!(

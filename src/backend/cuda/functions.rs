@@ -1,6 +1,6 @@
 //! The kernels of one device, loaded, and how each is launched.
 
-use super::attention::{AttentionKernel, AttentionKernels, Dtype, WorkList};
+use super::attention::{AttentionKernel, AttentionKernels, WorkList};
 use super::driver::{Context, DriverError, Function, Module, Stream};
 use super::error::CudaError;
 use super::kernels;
@@ -171,12 +171,8 @@ pub(super) struct AttentionFunctions {
 
 impl AttentionFunctions {
     pub fn load(context: &Context, dtype: DType, head_dim: usize) -> Result<Self, CudaError> {
-        let t = match dtype {
-            DType::F32 => Dtype::F32,
-            DType::F16 => Dtype::F16,
-            DType::Bf16 => Dtype::Bf16,
-        };
-        let kernels = AttentionKernels::new(head_dim, t).ok_or(CudaError::HeadDim { head_dim })?;
+        let kernels =
+            AttentionKernels::new(head_dim, dtype).ok_or(CudaError::HeadDim { head_dim })?;
         let load = |k: &AttentionKernel| -> Result<_, CudaError> {
             Ok((function(context, &k.source, &k.name, k.shared)?, k.clone()))
         };
