@@ -134,8 +134,8 @@ fn probe(program: &Path) -> Result<Nvcc, String> {
     let real = REAL
         .into_iter()
         .filter(wanted)
-        // The list leaves out the architecture-specific kinds, such as 90a.
         .filter(|a| {
+            // sm_90a is sm_90 with what that chip alone has, and not listed apart.
             let listed = format!("sm_{}", a.trim_end_matches('a'));
             known.lines().any(|line| line.trim() == listed)
         })

@@ -1,6 +1,8 @@
 //! Compiles the kernels of `../kernels` for the host, as `emu/` emulates their machine, into this library. Where
 //! neither stands the simulator has no kernels but those that a test registers.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a build script fails by panicking
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -8,10 +8,11 @@ use std::ffi::{CString, c_char};
 use std::fs;
 use std::sync::Arc;
 
+use cuda_support::gpu::{Gpu, gpu, wants_real};
 use cuda_support::{Simulator, simulator};
 use seqstream::backend::cuda::driver::{Arena, Context, PinnedBuffer, Region, Stream, StreamName};
 use seqstream::backend::cuda::gemm::{
-    Algorithms, Gemm, GemmError, Kind, Operands, Product, ProductSpec, Tuning, WORKSPACE,
+    Algorithms, Gemm, GemmError, Kind, Operands, Product, ProductSpec, Tuning, WORKSPACE, cublaslt,
 };
 use seqstream::weights::DType;
 
@@ -22,11 +23,29 @@ const TUNING: Tuning = Tuning {
     flush: 1 << 10,
 };
 
-fn start(devices: u32) -> Simulator {
+/// The simulator; `None`, for a test that cannot do without it, where tests run on a real device.
+fn start(devices: u32) -> Option<Simulator> {
+    if wants_real() {
+        eprintln!("not run: this test is of the simulated driver");
+        return None;
+    }
     let simulator = simulator(devices, 3);
     // SAFETY: tests hold the simulator, one at a time, before they touch the environment.
     unsafe { std::env::set_var("SEQSTREAM_LIBCUBLASLT", cuda_support::library()) };
-    simulator
+    Some(simulator)
+}
+
+/// A device that one test holds, real where that is wanted.
+enum Held {
+    Real(#[expect(dead_code)] Gpu),
+    Simulated(#[expect(dead_code)] Simulator),
+}
+
+fn device() -> Option<Held> {
+    match wants_real() {
+        true => gpu(3).map(Held::Real),
+        false => start(1).map(Held::Simulated),
+    }
 }
 
 fn counter(simulator: &Simulator, name: &str) -> u64 {
@@ -103,13 +122,20 @@ struct Rig {
 impl Rig {
     fn new(device: u32) -> Self {
         let context = Context::new(device).unwrap();
-        let mut arena = Arena::new(&context, WORKSPACE + (16 << 20)).unwrap();
+        let mut arena = Arena::new(&context, WORKSPACE + (512 << 20)).unwrap();
         Self {
             stream: Stream::new(&context, StreamName::Compute, 0).unwrap(),
             workspace: arena.take("workspace", WORKSPACE).unwrap(),
             context,
             arena,
         }
+    }
+
+    /// Makes room: what was uploaded is freed with its last region.
+    fn empty(&mut self) {
+        let mut arena = Arena::new(&self.context, WORKSPACE + (512 << 20)).unwrap();
+        self.workspace = arena.take("workspace", WORKSPACE).unwrap();
+        self.arena = arena;
     }
 
     fn upload(&mut self, bytes: &[u8]) -> Region {
@@ -233,13 +259,18 @@ fn tolerance(spec: &ProductSpec) -> f64 {
 
 #[test]
 fn products_are_as_exact_as_their_dtype_for_any_number_of_rows() {
-    let _simulator = start(1);
+    let Some(_held) = device() else { return };
     let mut rig = Rig::new(0);
     let gemm = gemm(&rig.context);
-    for (outputs, inputs) in [(8, 8), (24, 40), (136, 64), (56, 200)] {
+    let mut shapes = vec![(8, 8), (24, 40), (136, 64), (56, 200)];
+    if wants_real() {
+        shapes.extend([(1280, 1280), (320, 1280), (3072, 768)]);
+    }
+    for (outputs, inputs) in shapes {
         for spec in every(outputs, inputs) {
             let product = gemm.product(&spec).unwrap();
             for rows in [1, 3, 17, 130] {
+                rig.empty();
                 let case = Case::new(&mut rig, &spec, rows);
                 let error = case.error(&case.run(&rig, &product));
                 let bound = tolerance(&spec);
@@ -254,18 +285,40 @@ fn products_are_as_exact_as_their_dtype_for_any_number_of_rows() {
 
 #[test]
 fn a_row_has_the_same_bits_alone_and_among_many() {
-    let _simulator = start(1);
+    let Some(_held) = device() else { return };
     let mut rig = Rig::new(0);
     let gemm = gemm(&rig.context);
-    for spec in every(40, 136) {
+    let (specs, most) = match wants_real() {
+        true => {
+            let shapes = [
+                (40, 136),
+                (3840, 1280),
+                (1280, 1280),
+                (1280, 5120),
+                (768, 3072),
+            ];
+            let specs = shapes.into_iter().flat_map(|(n, k)| every(n, k));
+            (specs.collect(), 2500)
+        }
+        false => (every(40, 136), 130),
+    };
+    for spec in specs {
         let product = gemm.product(&spec).unwrap();
-        let case = Case::new(&mut rig, &spec, 130);
+        rig.empty();
+        let case = Case::new(&mut rig, &spec, most);
         let all = case.run(&rig, &product);
         let (row_in, row_out) = (
             spec.inputs * spec.dtype.size(),
             spec.outputs * spec.out_dtype().size(),
         );
-        for (first, rows) in [(0, 1), (1, 1), (129, 1), (7, 3), (64, 66), (0, 129)] {
+        for (first, rows) in [
+            (0, 1),
+            (1, 1),
+            (most - 1, 1),
+            (7, 3),
+            (64, 66),
+            (0, most - 1),
+        ] {
             let from = first * row_out..(first + rows) * row_out;
             let out = rig.upload(&case.before[from.clone()]);
             let operands = Operands {
@@ -289,7 +342,7 @@ fn a_row_has_the_same_bits_alone_and_among_many() {
 
 #[test]
 fn the_fastest_that_sums_k_whole_is_chosen_and_runs_allocate_nothing() {
-    let simulator = start(1);
+    let Some(simulator) = start(1) else { return };
     let mut rig = Rig::new(0);
     let spec = spec(48, 96, DType::F16, Kind::Accumulate, true);
     let place = |tuning| {
@@ -332,7 +385,7 @@ fn the_fastest_that_sums_k_whole_is_chosen_and_runs_allocate_nothing() {
 
 #[test]
 fn a_choice_is_kept_on_disk_and_not_made_again() {
-    let simulator = start(1);
+    let Some(simulator) = start(1) else { return };
     let folder = tempfile::tempdir().unwrap();
     let rig = Rig::new(0);
     let spec = spec(16, 32, DType::Bf16, Kind::Store, true);
@@ -374,7 +427,7 @@ fn a_choice_is_kept_on_disk_and_not_made_again() {
 
 #[test]
 fn all_devices_of_a_job_use_one_table_and_so_does_its_resumption() {
-    let simulator = start(3);
+    let Some(simulator) = start(3) else { return };
     let spec = spec(40, 72, DType::F16, Kind::Store, true);
     let algorithms = Arc::new(Algorithms::new(None));
     let mut results = Vec::new();
@@ -429,7 +482,7 @@ fn all_devices_of_a_job_use_one_table_and_so_does_its_resumption() {
 
 #[test]
 fn two_streams_share_a_product() {
-    let _simulator = start(1);
+    let Some(_held) = device() else { return };
     let spec = spec(24, 40, DType::F16, Kind::Store, true);
     let mut rigs = [Rig::new(0), Rig::new(0)];
     let gemm = gemm(&rigs[0].context);
@@ -455,7 +508,7 @@ fn two_streams_share_a_product() {
 
 #[test]
 fn a_missing_library_is_an_error_that_names_the_remedy() {
-    let _simulator = start(1);
+    let Some(_simulator) = start(1) else { return };
     let context = Context::new(0).unwrap();
     let load = |path: &str| {
         // SAFETY: as in `start`.
@@ -481,7 +534,7 @@ fn a_missing_library_is_an_error_that_names_the_remedy() {
 
 #[test]
 fn the_library_is_found_below_the_python_in_use() {
-    let _simulator = start(1);
+    let Some(_simulator) = start(1) else { return };
     let context = Context::new(0).unwrap();
     let root = tempfile::tempdir().unwrap();
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -501,14 +554,18 @@ fn the_library_is_found_below_the_python_in_use() {
         let gemm = Gemm::load(&context, Arc::new(Algorithms::new(None)), TUNING);
         // SAFETY: as in `start`.
         unsafe { std::env::set_var("PATH", &path) };
-        assert_eq!(gemm.unwrap().library(), library.to_str().unwrap());
+        let file = library.to_str().unwrap();
+        assert_eq!(gemm.unwrap().library(), file);
+        // SAFETY: as in `start`.
+        unsafe { std::env::set_var("SEQSTREAM_LIBCUBLASLT", file) };
+        assert_eq!(cublaslt().unwrap(), (file, "13.0.2".to_owned()));
         fs::remove_dir_all(packages).unwrap();
     }
 }
 
 #[test]
 fn the_cache_is_where_the_environment_says() {
-    let _simulator = start(1);
+    let Some(_simulator) = start(1) else { return };
     let names = ["SEQSTREAM_CACHE", "XDG_CACHE_HOME", "HOME"];
     let kept = names.map(std::env::var_os);
     let set = |values: [Option<&str>; 3]| {
@@ -551,7 +608,7 @@ fn life(rig: &Rig, case: &Case) -> Result<(), GemmError> {
 
 #[test]
 fn a_fault_at_any_call_of_the_library_is_an_error_that_names_it() {
-    let simulator = start(1);
+    let Some(simulator) = start(1) else { return };
     let mut rig = Rig::new(0);
     let spec = spec(16, 24, DType::F16, Kind::Accumulate, true);
     let case = Case::new(&mut rig, &spec, 9);
@@ -608,7 +665,7 @@ fn a_fault_at_any_call_of_the_library_is_an_error_that_names_it() {
 
 #[test]
 fn a_fault_at_any_driver_call_leaks_nothing() {
-    let simulator = start(1);
+    let Some(simulator) = start(1) else { return };
     let mut rig = Rig::new(0);
     let spec = spec(16, 24, DType::F32, Kind::Store, false);
     let case = Case::new(&mut rig, &spec, 9);
@@ -636,7 +693,7 @@ fn a_fault_at_any_driver_call_leaks_nothing() {
 
 #[test]
 fn an_error_names_product_rows_and_the_drivers_own_reason() {
-    let simulator = start(2);
+    let Some(simulator) = start(2) else { return };
     let mut rig = Rig::new(1);
     let spec = spec(16, 24, DType::F16, Kind::Accumulate, true);
     let case = Case::new(&mut rig, &spec, 9);

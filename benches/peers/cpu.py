@@ -30,7 +30,6 @@ from dnabert_torch import Dnabert
 
 # name, as `weights-tools random --arch` knows it: default token limit, some 20 to 60 s a run on two cores
 MODELS = {"8M": 180_000, "35M": 90_000, "150M": 30_000, "650M": 8_000, "dnabert-s": 30_000}
-ESM2_IDS = {letter: i for i, letter in enumerate("LAGVSERTIDPKQNFYMHWCXBUZO.-", start=4)}
 
 
 def log(text):
@@ -55,7 +54,7 @@ class Esm2Peer:
         self.pad = 1
 
     def tokenise(self, sequences):
-        return [[0, *(ESM2_IDS[letter] for letter in sequence), 2] for sequence in sequences]
+        return [inputs.esm2_ids(sequence) for sequence in sequences]
 
     def pooled(self, ids, mask, lengths):
         states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state

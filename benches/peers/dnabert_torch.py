@@ -1,4 +1,4 @@
-"""DNABERT-S in plain, efficient PyTorch float32: the strongest fair peer on the CPU.
+"""DNABERT-S in plain, efficient PyTorch: the strongest fair peer on the CPU, in float32; in float64, a reference.
 
 The published modelling code runs a padded attention out of matmul, bias and softmax (its Triton path needs
 a GPU and drops to fp16). This computes the same with `F.scaled_dot_product_attention`, the ALiBi bias made
@@ -22,12 +22,14 @@ def alibi_slopes(heads):
 
 
 class Dnabert:
-    def __init__(self, folder):
+    def __init__(self, folder, device="cpu", dtype=torch.float32):
         folder = pathlib.Path(folder)
         self.config = json.loads((folder / "config.json").read_text())
-        self.weights = {name.removeprefix("bert."): tensor.float()
-                        for name, tensor in load_file(folder / "model.safetensors").items()}
-        self.slopes = torch.tensor(alibi_slopes(self.config["num_attention_heads"]))
+        self.device, self.dtype = device, dtype
+        self.weights = {name.removeprefix("bert."): tensor.to(dtype)
+                        for name, tensor in load_file(folder / "model.safetensors", str(device)).items()}
+        slopes = alibi_slopes(self.config["num_attention_heads"])
+        self.slopes = torch.tensor(slopes, dtype=torch.float64, device=device)
         self.biases = {}
 
     def bias(self, length):
@@ -35,9 +37,9 @@ class Dnabert:
         if length not in self.biases:
             if len(self.biases) >= 64:
                 self.biases.clear()
-            position = torch.arange(length)
-            distance = (position[:, None] - position[None, :]).abs().float()
-            self.biases[length] = (-self.slopes[:, None, None] * distance)[None]
+            position = torch.arange(length, device=self.device)
+            distance = (position[:, None] - position[None, :]).abs().double()
+            self.biases[length] = (-self.slopes[:, None, None] * distance)[None].to(self.dtype)
         return self.biases[length]
 
     def __call__(self, ids, lengths):
@@ -50,7 +52,7 @@ class Dnabert:
 
         mask = self.bias(longest)
         if min(lengths) < longest:
-            padding = torch.arange(longest)[None, :] >= torch.tensor(lengths)[:, None]
+            padding = (torch.arange(longest)[None, :] >= torch.tensor(lengths)[:, None]).to(self.device)
             mask = mask.masked_fill(padding[:, None, None, :], float("-inf"))
         else:
             mask = mask.expand(batch, -1, -1, -1)

@@ -90,7 +90,7 @@ impl Job {
     }
 
     /// Ends the job, if it has not ended yet: the diagnosis is told, and all streams of all devices
-    /// are drained. What other threads enqueue meanwhile they drain when they find the job failed.
+    /// are drained. What other threads enqueue meanwhile is drained when its memory is given back.
     /// The first failure.
     pub(super) fn fail(&self, error: StreamError) -> StreamError {
         let mut first = self.lock();

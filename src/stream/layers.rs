@@ -70,9 +70,8 @@ impl LayerFences {
     pub fn record(&self, stream: &Stream) -> Result<u64, StreamError> {
         self.job.check()?;
         let layer = self.recorded();
-        stream
-            .record(self.fence(layer))
-            .map_err(|e| self.job.fail(e.into()))?;
+        let enqueued = stream.record(self.fence(layer));
+        enqueued.map_err(|e| self.job.fail(e.into()))?;
         let held = self.job.lock();
         self.recorded.store(layer + 1, Ordering::Release);
         drop(held);
@@ -113,9 +112,8 @@ impl LayerFences {
     /// As [`wait_enqueued`](Self::wait_enqueued), or of the driver.
     pub fn wait(&self, layer: u64, stream: &Stream) -> Result<(), StreamError> {
         self.wait_enqueued(layer)?;
-        stream
-            .wait(self.fence(layer))
-            .map_err(|e| self.job.fail(e.into()))
+        let enqueued = stream.wait(self.fence(layer));
+        enqueued.map_err(|e| self.job.fail(e.into()))
     }
 
     /// No more layers will be recorded: whoever waits for one learns it.

@@ -95,9 +95,9 @@ struct InFlight {
 /// [`compute`](Self::compute), [`finish`](Self::finish), and later [`collect`](Self::collect), in the
 /// order of staging. Nothing of it but `collect` waits for the device.
 ///
-/// The first error, here or elsewhere in the job, ends the work: its diagnosis is told, this
-/// device's streams are drained, and every later call answers with it. What was collected before
-/// stays valid. Memory goes back when the ring is dropped, after its streams are drained.
+/// The first error, here or elsewhere in the job, ends the work: its diagnosis is told, all streams
+/// of the job are drained, and every later call answers with it. What was collected before stays
+/// valid. Memory goes back when the ring is dropped, after its streams are drained.
 #[derive(Debug)]
 pub struct StreamProcessor {
     slots: Vec<Slot>,
@@ -109,8 +109,6 @@ pub struct StreamProcessor {
     compute: Arc<Stream>,
     store: Arc<Stream>,
     job: Arc<Job>,
-    /// The streams were drained after a failure.
-    drained: bool,
 }
 
 impl StreamProcessor {
@@ -151,7 +149,6 @@ impl StreamProcessor {
             store: or_compute(&streams.store),
             compute,
             job,
-            drained: false,
         })
     }
 
@@ -394,7 +391,7 @@ impl StreamProcessor {
     }
 
     /// Ends the job with an error of work on the compute stream: a launch, a product. Tells the
-    /// diagnosis, drains the streams. The first failure, which may be an earlier one.
+    /// diagnosis, drains all streams. The first failure, which may be an earlier one.
     pub fn fail(&mut self, error: DriverError) -> StreamError {
         let at = At {
             device: Some(self.compute.context().ordinal()),
@@ -406,7 +403,7 @@ impl StreamProcessor {
         first
     }
 
-    /// The job's failure, if there is one; this device's streams are drained with it.
+    /// The job's failure, if there is one.
     fn check(&mut self) -> Result<(), StreamError> {
         let checked = self.job.check();
         if checked.is_err() {
@@ -417,10 +414,6 @@ impl StreamProcessor {
 
     /// Nothing of this ring goes on, but what the host has waited for stays.
     fn end(&mut self) {
-        if !self.drained {
-            self.drain();
-            self.drained = true;
-        }
         self.open = None;
         self.in_flight.retain(|batch| batch.stored);
     }
@@ -467,11 +460,9 @@ fn not_staged(call: &'static str) -> StreamError {
 
 impl Drop for StreamProcessor {
     fn drop(&mut self) {
-        // Nothing may touch the slots when they go: what was not collected, and kernels that came
-        // after.
-        if !self.drained {
-            self.drain();
-        }
+        // Nothing may touch the slots when they go: what was not collected, kernels that came after,
+        // what was enqueued while another thread failed.
+        self.drain();
     }
 }
 

@@ -82,8 +82,6 @@ pub struct Uploader {
     stream: Arc<Stream>,
     job: Arc<Job>,
     stop: Arc<AtomicBool>,
-    /// The stream may have work of ours.
-    busy: bool,
 }
 
 impl Uploader {
@@ -140,7 +138,6 @@ impl Uploader {
             stream,
             job,
             stop: Arc::default(),
-            busy: false,
         })
     }
 
@@ -150,10 +147,8 @@ impl Uploader {
     }
 
     /// Ends the job with an error of whoever uploads. The first failure.
-    pub(super) fn end_job(&mut self, error: StreamError) -> StreamError {
-        let first = self.job.fail(error);
-        self.drain();
-        first
+    pub(super) fn end_job(&self, error: StreamError) -> StreamError {
+        self.job.fail(error)
     }
 
     /// What makes `upload` return [`StreamError::Stopped`].
@@ -224,7 +219,6 @@ impl Uploader {
     /// A failure.
     pub fn mark(&mut self, layers: &LayerFences) -> Result<u64, StreamError> {
         self.check()?;
-        self.busy = true;
         layers.record(&self.stream)
     }
 
@@ -233,36 +227,25 @@ impl Uploader {
         self.check()?;
         let slot = &mut self.slots[self.next];
         let sent = slot.send(chunk, target, &self.stream, self.threads);
-        self.busy = true;
         self.next = (self.next + 1) % self.slots.len();
         sent.map_err(|e| self.fail(e))
     }
 
-    fn check(&mut self) -> Result<(), StreamError> {
-        if let Err(error) = self.job.check() {
-            self.drain();
-            return Err(error);
-        }
+    fn check(&self) -> Result<(), StreamError> {
+        self.job.check()?;
         if self.stop.load(Ordering::Acquire) {
             return Err(StreamError::Stopped);
         }
         Ok(())
     }
 
-    fn fail(&mut self, error: DriverError) -> StreamError {
+    fn fail(&self, error: DriverError) -> StreamError {
         let at = At {
             device: Some(self.stream.context().ordinal()),
             operation: Some("loading weights".into()),
             ..At::default()
         };
         self.end_job(error.at(&at).into())
-    }
-
-    fn drain(&mut self) {
-        if self.busy {
-            self.job.drain([&self.stream]);
-            self.busy = false;
-        }
     }
 }
 
@@ -310,7 +293,7 @@ fn copy(from: &[u8], to: &mut [u8], threads: usize) {
 impl Drop for Uploader {
     fn drop(&mut self) {
         // Nothing may read the slots when they go.
-        self.drain();
+        self.job.drain([&self.stream]);
     }
 }
 

@@ -70,7 +70,7 @@ pub struct Watchdog(#[allow(dead_code)] Sender<()>);
 pub fn watchdog(what: &'static str) -> Watchdog {
     let (alive, watched) = channel::<()>();
     std::thread::spawn(move || {
-        if let Err(RecvTimeoutError::Timeout) = watched.recv_timeout(Duration::from_secs(300)) {
+        if let Err(RecvTimeoutError::Timeout) = watched.recv_timeout(Duration::from_secs(120)) {
             eprintln!("{what}: hangs");
             std::process::abort();
         }

@@ -1,4 +1,5 @@
-//! LayerNorm over the columns of each row: mean and variance in two passes, in f32 vectors.
+//! LayerNorm over the columns of each row: mean and variance in two passes, in f32 vectors
+//! whose sums are added in f64.
 
 use super::Cpu;
 use crate::weights::F32Data;
@@ -7,6 +8,8 @@ use rayon::prelude::*;
 
 /// Rows of a task.
 const ROWS: usize = 32;
+/// Vectors that are summed in f32, in four chains of 16; their sums are added in f64.
+const RUN: usize = 64;
 
 /// The parameters of one LayerNorm.
 #[derive(Clone, Copy)]
@@ -64,31 +67,40 @@ impl WithSimd for Rows<'_> {
 fn row<S: Simd>(simd: S, x: &[f32], norm: Norm<'_>, out: &mut [f32]) {
     let (body, tail) = S::as_simd_f32s(x);
     let rest = simd.partial_load_f32s(tail);
-    // Four chains: shorter ones round less, and do not wait for each other.
-    let mut sum = [simd.splat_f32s(0.0); 4];
-    sum[0] = rest;
-    for (i, v) in body.iter().enumerate() {
-        sum[i % 4] = simd.add_f32s(sum[i % 4], *v);
+    let n = x.len() as f64;
+    let mut sum = simd.reduce_sum_f32s(rest) as f64;
+    for run in body.chunks(RUN) {
+        let mut chains = [simd.splat_f32s(0.0); 4];
+        for (i, v) in run.iter().enumerate() {
+            chains[i % 4] = simd.add_f32s(chains[i % 4], *v);
+        }
+        sum += total(simd, chains);
     }
-    let mean = (total(simd, sum) / x.len() as f64) as f32;
-    let at = simd.splat_f32s(mean);
-    let mut squares = [simd.splat_f32s(0.0); 4];
-    for (i, v) in body.iter().enumerate() {
-        let d = simd.sub_f32s(*v, at);
-        squares[i % 4] = simd.mul_add_e_f32s(d, d, squares[i % 4]);
+    // An error in the mean or in the scale is one of the whole row, which no average over tokens
+    // takes away: both are kept in two parts.
+    let mean = Split::new(simd, sum / n);
+    let centre = |v| simd.sub_f32s(simd.sub_f32s(v, mean.high), mean.low);
+    let mut squares = 0.0;
+    for run in body.chunks(RUN) {
+        let mut chains = [simd.splat_f32s(0.0); 4];
+        for (i, v) in run.iter().enumerate() {
+            let d = centre(*v);
+            chains[i % 4] = simd.mul_add_e_f32s(d, d, chains[i % 4]);
+        }
+        squares += total(simd, chains);
     }
-    let mut squares = total(simd, squares);
     for v in tail {
-        squares += ((v - mean) as f64).powi(2);
+        squares += (*v as f64 - sum / n).powi(2);
     }
-    // In f64, since an error here is one of the whole row.
-    let scale = 1.0 / (squares / x.len() as f64 + norm.eps as f64).sqrt();
-    let scale = simd.splat_f32s(scale as f32);
+    let scale = Split::new(simd, 1.0 / (squares / n + norm.eps as f64).sqrt());
     let (gain, gain_tail) = S::as_simd_f32s(norm.gain);
     let (bias, bias_tail) = S::as_simd_f32s(norm.bias);
     let (to, to_tail) = S::as_mut_simd_f32s(out);
-    let finish =
-        |x, gain, bias| simd.mul_add_e_f32s(simd.mul_f32s(simd.sub_f32s(x, at), scale), gain, bias);
+    let finish = |x, gain, bias| {
+        let d = centre(x);
+        let z = simd.mul_add_e_f32s(d, scale.high, simd.mul_f32s(d, scale.low));
+        simd.mul_add_e_f32s(z, gain, bias)
+    };
     for i in 0..body.len() {
         to[i] = finish(body[i], gain[i], bias[i]);
     }
@@ -99,6 +111,25 @@ fn row<S: Simd>(simd: S, x: &[f32], norm: Norm<'_>, out: &mut [f32]) {
             simd.partial_load_f32s(bias_tail),
         );
         simd.partial_store_f32s(to_tail, y);
+    }
+}
+
+/// A number as the sum of two f32.
+#[derive(Clone, Copy)]
+struct Split<S: Simd> {
+    high: S::f32s,
+    low: S::f32s,
+}
+
+impl<S: Simd> Split<S> {
+    #[inline(always)]
+    fn new(simd: S, x: f64) -> Self {
+        let high = x as f32;
+        let low = (x - high as f64) as f32;
+        Self {
+            high: simd.splat_f32s(high),
+            low: simd.splat_f32s(low),
+        }
     }
 }
 

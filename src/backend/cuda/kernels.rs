@@ -30,5 +30,8 @@ mod tests {
             assert!(image.is_none_or(|i| i.starts_with(&[0x50, 0xed, 0x55, 0xba])));
         }
         assert_eq!(ARCHITECTURES.is_empty(), NVCC.is_none());
+        // Every nvcc that this builds with knows Hopper, unless others were chosen.
+        let chosen = option_env!("SEQSTREAM_CUDA_ARCHITECTURES").is_some();
+        assert!(NVCC.is_none() || chosen || ARCHITECTURES.contains(&"sm_90a"));
     }
 }

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 /// How many algorithms are asked for. The library's first is the fastest in some nine of ten cases.
 const OFFERS: usize = 32;
-/// More rows than a batch has, at which an algorithm has to serve all the same: a long sequence is a batch alone.
-const MANY_ROWS: usize = 1 << 18;
+/// More rows than a batch has (the longest sequence is a batch alone), at which an algorithm has to serve all the same.
+/// Times the 20 480 columns of the widest model still below 2³¹, from where on some do not.
+const MANY_ROWS: usize = 70_000;
 /// After the first timed round only those go on that took at most so many times what the best took.
 const PROMISING: f32 = 1.2;
 /// No further round begins after this time; the slowest products of an H100 need a third of it.

@@ -44,12 +44,21 @@ pub use algorithm::{Algorithm, Algorithms, Machine};
 pub use choose::Tuning;
 pub use error::{CallError, GemmError};
 pub use product::{ALIGNMENT, Kind, Operands, Product, ProductSpec, WORKSPACE};
-pub use workbench::Workbench;
+pub use workbench::{Workbench, randomise};
 
 use super::driver::{Context, devices};
 use handle::Lt;
 use product::Described;
 use std::sync::Arc;
+
+/// The cuBLASLt that products use, whether or not there is a device: its file, and its version as text.
+///
+/// # Errors
+/// [`GemmError::Missing`] and [`GemmError::Library`].
+pub fn cublaslt() -> Result<(&'static str, String), GemmError> {
+    let library = library::open()?;
+    Ok((&library.path, library::version_text(library.version)))
+}
 
 /// cuBLASLt on one device.
 pub struct Gemm {

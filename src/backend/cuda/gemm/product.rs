@@ -184,8 +184,8 @@ impl Product {
         &self.algorithm
     }
 
-    /// Enqueues it. Nothing is allocated, and the host does not wait. `workspace` has [`WORKSPACE`] bytes, and each
-    /// stream one of its own.
+    /// Enqueues it. Nothing is allocated, and the host does not wait. `workspace` has [`WORKSPACE`] bytes at a multiple
+    /// of 256, and each stream one of its own.
     ///
     /// # Safety
     /// The operands are live memory of the stream's device of the sizes and types that [`Operands`] says. They and
@@ -260,6 +260,9 @@ impl Product {
         if workspace.bytes() < WORKSPACE {
             let has = workspace.bytes();
             return wrong(format!("a workspace of {has} bytes, not of {WORKSPACE}"));
+        }
+        if !workspace.address().is_multiple_of(256) {
+            return wrong("a workspace that is not at a multiple of 256".into());
         }
         Ok(())
     }

@@ -89,53 +89,18 @@ impl Workbench {
                 bytes => Some(take("room that flushes L2", bytes)?),
             },
         };
-        bench.randomise(context)?;
+        // SAFETY: the regions were made just now.
+        unsafe {
+            randomise(&bench.stream, &bench.x, spec.dtype)?;
+            randomise(&bench.stream, &bench.w, spec.dtype)?;
+            randomise(&bench.stream, &bench.bias, spec.bias_dtype())?;
+        }
         Ok(bench)
     }
 
     /// The rows that there is room for.
     pub fn rows(&self) -> usize {
         self.rows
-    }
-
-    /// x, W and bias: uniform in [-1, 1). Zeros would make a GPU faster than it is.
-    fn randomise(&self, context: &Context) -> Result<(), GemmError> {
-        let longest = [&self.x, &self.w].map(|r| r.bytes() / self.spec.dtype.size());
-        let longest = longest.into_iter().max().unwrap_or(0);
-        let values = random(BLOCK.min(longest.max(self.spec.outputs)));
-        let mut filled: Vec<(DType, PinnedBuffer)> = Vec::new();
-        for (region, dtype) in [
-            (&self.x, self.spec.dtype),
-            (&self.w, self.spec.dtype),
-            (&self.bias, self.spec.bias_dtype()),
-        ] {
-            if !filled.iter().any(|(of, _)| *of == dtype) {
-                let mut bytes = Vec::new();
-                dtype.encode(&values, &mut bytes);
-                let mut block = PinnedBuffer::new(context, bytes.len())?;
-                // SAFETY: nothing is copied from or to it yet.
-                unsafe { block.bytes_mut() }.copy_from_slice(&bytes);
-                filled.push((dtype, block));
-            }
-            let Some((_, block)) = filled.iter().find(|(of, _)| *of == dtype) else {
-                continue; // It was pushed just now.
-            };
-            let mut at = 0;
-            while at < region.bytes() {
-                let bytes = block.len().min(region.bytes() - at);
-                let part = region.part(at..at + bytes);
-                // SAFETY: the block is written no more, and lives until the stream is waited for; nothing else uses
-                // the region.
-                let copied = unsafe { self.stream.load(block, 0..bytes, &part) };
-                if copied.is_err() {
-                    // The block is about to be freed.
-                    let _ = self.stream.synchronize();
-                }
-                copied?;
-                at += bytes;
-            }
-        }
-        Ok(self.stream.synchronize()?)
     }
 
     fn run(
@@ -232,6 +197,34 @@ impl Workbench {
         }
         Ok(None)
     }
+}
+
+/// Fills a region with random values of a dtype, uniform in [-1, 1), and waits: for trials and benches. Zeros would
+/// make a GPU faster than it is.
+///
+/// # Safety
+/// Nothing else touches the region meanwhile.
+///
+/// # Errors
+/// [`GemmError::Driver`]
+pub unsafe fn randomise(stream: &Stream, region: &Region, dtype: DType) -> Result<(), GemmError> {
+    let values = random(BLOCK.min(region.bytes().div_ceil(dtype.size()).max(1)));
+    let mut bytes = Vec::new();
+    dtype.encode(&values, &mut bytes);
+    let mut block = PinnedBuffer::new(stream.context(), bytes.len())?;
+    // SAFETY: nothing is copied from or to it yet.
+    unsafe { block.bytes_mut() }.copy_from_slice(&bytes);
+    let copy = |from: usize| {
+        let bytes = block.len().min(region.bytes() - from);
+        let part = region.part(from..from + bytes);
+        // SAFETY: the block is written no more, and lives until the stream is waited for below, also where a copy
+        // fails; nothing else uses the region, says the caller.
+        unsafe { stream.load(&block, 0..bytes, &part) }
+    };
+    let copied = (0..region.bytes()).step_by(block.len()).try_for_each(copy);
+    let waited = stream.synchronize();
+    copied?;
+    Ok(waited?)
 }
 
 /// Uniform in [-1, 1), the same each time (SplitMix64).

@@ -1,0 +1,334 @@
+"""seqstream against PyTorch on one GPU: same weights, sequences and card, in one run.
+
+    python gpu.py --models /tmp/models --only 650M --peers hf,page,gemm --seqstream seqstream --out gpu.json
+
+The peers: `hf`, Hugging Face transformers (sdpa, f16, sorted by length, token-budget batches; for DNABERT-S the plain
+`dnabert_torch.py`); `page`, the best PyTorch that fits a page (packed, compiled); `gemm`, the model's matrix products
+alone; `seqstream`, its own `bench`; `embed`, the whole way from a FASTA file to shards on disk. Each PyTorch peer tries its
+settings on a part of the input and keeps the best. Then all run by turns, backwards every second round. Outside a peer's
+time stand loading, tokenising, batching and the copy of token ids to the card. A peer that fails is reported, and the
+others go on.
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import torch
+
+import inputs
+from gpu_packed import now
+from gpu_peers import DTYPES, PEERS
+
+# Tokens a run, some 3 to 10 s on a Hopper card.
+MODELS = {"8M": 8_000_000, "35M": 6_000_000, "150M": 3_000_000, "650M": 1_500_000, "3B": 400_000, "dnabert-s": 5_000_000}
+
+
+def log(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def records_of(workload, limit, options):
+    """(name, sequence) of a workload of about `limit` tokens, and where they come from."""
+    if workload == "fragments":
+        if not options.genomes:
+            return inputs.random_fragments(limit, options.seed), "random bases, 500 a fragment"
+        records = inputs.fragments(options.genomes, limit, options.seed)
+        return inputs.repeated(records, 100 * len(records), limit), f"{options.genomes.name}, 500 bases a fragment"
+    if workload != "ragged":
+        length = int(workload)
+        count = max(1, limit // (length + 2))
+        return inputs.random_proteins([length] * count, options.seed), f"random proteins of {length} residues"
+    if not options.proteins:
+        lengths = inputs.natural_lengths(limit, options.seed)
+        return inputs.random_proteins(lengths, options.seed), "random proteins, lengths log-normal like Swiss-Prot's"
+    records = inputs.proteins(options.proteins, limit, options.seed)
+    tokens = sum(len(sequence) + 2 for _, sequence in records)
+    return inputs.repeated(records, tokens, limit), options.proteins.name
+
+
+def tokenised(records, folder, dna):
+    if not dna:
+        return [inputs.esm2_ids(sequence) for _, sequence in records]
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return [encoding.ids for encoding in tokenizer.encode_batch([sequence for _, sequence in records])]
+
+
+def timed(peer, made, device):
+    start = now(device)
+    rows = peer.run(made)
+    return now(device) - start, rows
+
+
+def tune(peer, part, device, tried):
+    """The peer's best setting on `part`: one axis after the other, the rest held at the best so far."""
+    axes = peer.axes(part)
+    best, rate = None, 0.0
+    for axis, values in axes.items():
+        for value in values:
+            setting = {**(best or {name: choices[0] for name, choices in axes.items()}), axis: value}
+            if any(setting == t["setting"] for t in tried):
+                continue
+            try:
+                made = peer.prepare(part, setting)
+                peer.run(made)  # warms up, compiles
+                seconds = min(timed(peer, made, device)[0] for _ in range(2))
+                found = getattr(peer, "tokens", sum(map(len, part))) / seconds
+            except Exception as error:
+                log(f"    {setting}: {type(error).__name__}: {str(error)[:300]}")
+                tried.append({"setting": setting, "error": str(error)[:300]})
+                continue
+            log(f"    {setting}: {found:,.0f} tokens/s")
+            tried.append({"setting": setting, "tokens_per_s": found})
+            if found > rate:
+                best, rate = setting, found
+    if best is None:
+        raise RuntimeError("no setting worked")
+    return best
+
+
+class Measured:
+    """One model: its workloads, its peers, and the rows of results as they come."""
+
+    def __init__(self, name, options, scratch, results, written):
+        self.name, self.options, self.scratch, self.results, self.written = name, options, scratch, results, written
+        self.dna, self.folder, self.device = name.startswith("dnabert"), options.models / name, torch.device(options.device)
+        self.rows, self.peers, self.settings = {}, {}, {}
+        limit = options.tokens or MODELS.get(name, 1_000_000)
+        wanted = ["fragments"] if self.dna else [w for w in options.workloads if w != "fragments"]
+        self.workloads = {}
+        for workload in wanted:
+            records, source = records_of(workload, limit, options)
+            encoded = tokenised(records, self.folder, self.dna)
+            self.workloads[workload] = (encoded, sum(map(len, encoded)), source)
+            inputs.write_fasta(scratch / f"{workload}.fasta", records)
+            log(f"  {workload}: {len(encoded):,} sequences, {self.workloads[workload][1]:,} tokens; {source}")
+
+    def row(self, peer, workload):
+        if (peer, workload) not in self.rows:
+            tokens, source = self.workloads[workload][1:]
+            self.rows[peer, workload] = {"model": self.name, "dtype": self.options.dtype, "workload": workload,
+                                         "peer": peer, "tokens": tokens, "seconds": [], "source": source}
+            self.results.append(self.rows[peer, workload])
+        return self.rows[peer, workload]
+
+    def failed(self, peer, workload, error):
+        log(f"  {peer}, {workload}: {type(error).__name__}: {str(error)[:500]}")
+        self.row(peer, workload)["error"] = f"{type(error).__name__}: {str(error)[:500]}"
+        self.written()
+
+    def load(self):
+        for peer in self.options.peers:
+            if peer not in PEERS:
+                continue
+            try:
+                log(f"  loading {peer}")
+                self.peers[peer] = PEERS[peer](self.folder, self.device, DTYPES[self.options.dtype], self.dna, self.options)
+            except Exception as error:
+                for workload in self.workloads:
+                    self.failed(peer, workload, error)
+
+    def tune(self):
+        for workload, (encoded, tokens, _) in self.workloads.items():
+            step = max(1, tokens // self.options.tune_tokens)
+            part = sorted(encoded, key=len)[step // 2 :: step]
+            rows = {}
+            for peer, made_by in self.peers.items():
+                log(f"  {self.name} {workload}: {peer} tries its settings")
+                row = self.row(peer, workload)
+                row["tried"] = []
+                try:
+                    reused = self.settings.get((peer, next(iter(self.workloads))))
+                    # A page is compiled for seconds each time: it keeps what it found on the first workload.
+                    setting = reused if peer == "page" and reused else tune(made_by, part, self.device, row["tried"])
+                    self.settings[peer, workload] = setting
+                    row["setting"] = setting
+                    if peer != "gemm":
+                        made = made_by.prepare(part[:: max(1, len(part) // 64)], setting)
+                        order = torch.tensor(made_by.members(made), device=self.device)
+                        rows[peer] = torch.cat(made_by.run(made))[order.argsort()]
+                except Exception as error:
+                    self.failed(peer, workload, error)
+                self.written()
+            if len(rows) == 2:
+                difference = ((rows["page"] - rows["hf"]).norm(dim=1) / rows["hf"].norm(dim=1)).max().item()
+                self.row("page", workload)["difference_from_hf"] = difference
+                log(f"  {workload}: page and hf differ by {difference:.1e} at most")
+                if not difference < 2e-2:
+                    self.failed("page", workload, ValueError(f"differs from hf by {difference:.1e}"))
+
+    def round(self, number):
+        for peer in self.options.peers[:: 1 if number % 2 == 0 else -1]:
+            if peer == "seqstream":
+                self.guarded(self.bench, peer, next(iter(self.workloads)))
+            for workload in self.workloads:
+                if peer == "embed" and workload in ("ragged", "fragments"):
+                    self.guarded(self.embed, peer, workload)
+                elif peer in self.peers and "error" not in self.row(peer, workload):
+                    self.guarded(self.torch, peer, workload)
+
+    def guarded(self, measure, peer, workload):
+        try:
+            measure(peer, workload)
+        except Exception as error:
+            self.failed(peer, workload, error)
+        self.written()
+
+    def torch(self, peer, workload):
+        made_by, row = self.peers[peer], self.row(peer, workload)
+        made = made_by.prepare(self.workloads[workload][0], self.settings[peer, workload])
+        if peer != "gemm":  # both ends and the middle: every shape that could still need compiling or choosing
+            made_by.run(made[:: max(1, len(made) // 3)] + made[-1:]) if peer == "page" else made_by.run(made[-1:])
+        self.count(row, timed(made_by, made, self.device)[0], getattr(made_by, "tokens", row["tokens"]))
+
+    def count(self, row, seconds, tokens):
+        row["tokens"] = tokens
+        row["seconds"].append(seconds)
+        row["tokens_per_s"] = tokens / statistics.median(row["seconds"])
+        log(f"  {row['model']} {row['workload']} {row['peer']}: {tokens / seconds:,.0f} tokens/s")
+
+    def program(self, *arguments):
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # the program sizes its batches by the memory it finds free
+        command = [str(self.options.seqstream), *map(str, arguments), "--device", self.device.type,
+                   "--dtype", self.options.dtype, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=self.options.program_timeout)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-400:]}")
+        return json.loads(done.stdout.strip().splitlines()[-1] if "\n}" not in done.stdout else done.stdout)
+
+    def bench(self, peer, _):
+        """`seqstream bench`: all workloads in one go; its report is kept whole beside the rates."""
+        fixed = [w for w in self.workloads if w.isdigit()]
+        other = [w for w in self.workloads if not w.isdigit()]
+        arguments = ["bench", "--model", self.folder] + (["--lengths", ",".join(fixed)] if fixed else [])
+        if other:
+            arguments += ["--fasta", self.scratch / f"{other[0]}.fasta"]
+        start = time.perf_counter()
+        report = self.program(*arguments)
+        log(f"  seqstream bench took {time.perf_counter() - start:.1f} s")
+        for workload, found in bench_rates(report, other[0] if other else None).items():
+            for name, rate in found.items():
+                row = self.row(name, workload)
+                row.setdefault("rates", []).append(rate)
+                row["tokens_per_s"] = statistics.median(row["rates"])
+                log(f"  {self.name} {workload} {name}: {rate:,.0f} tokens/s")
+        self.row(peer, next(iter(self.workloads))).setdefault("reports", []).append(report)
+
+    def embed(self, peer, workload):
+        """From the FASTA file to shards on disk, the program's own clock (first batch to last) and the wall's."""
+        out, row = self.scratch / "embedded", self.row(peer, workload)
+        shutil.rmtree(out, ignore_errors=True)
+        start = time.perf_counter()
+        summary = self.program("embed", self.scratch / f"{workload}.fasta", "--model", self.folder, "--out", out)
+        row.setdefault("wall_seconds", []).append(time.perf_counter() - start)
+        row.setdefault("reports", []).append(summary)
+        if summary["tokens"] != row["tokens"]:
+            raise RuntimeError(f"seqstream counted {summary['tokens']} tokens, the tokeniser {row['tokens']}")
+        self.count(row, summary.get("seconds_running", summary["seconds"]), summary["tokens"])
+
+
+def bench_rates(report, ragged):
+    """{workload: {"seqstream": rate, "seqstream gemm": rate}} of a `seqstream bench --json` report: a list
+    `workloads` of objects with `length` (a number, or null for the FASTA file), `tokens_per_second` and, where measured,
+    `gemm_only_tokens_per_second`."""
+    rates = {}
+    for entry in report["workloads"]:
+        name = str(entry["length"]) if entry.get("length") else ragged
+        rates[name] = {"seqstream": entry["tokens_per_second"]}
+        if entry.get("gemm_only_tokens_per_second"):
+            rates[name]["seqstream gemm"] = entry["gemm_only_tokens_per_second"]
+    return rates
+
+
+def table(results):
+    """A row a model and workload, a column a peer."""
+    peers = list(dict.fromkeys(r["peer"] for r in results))
+    lines = ["| model | dtype | workload | " + " | ".join(f"{p}, tokens/s" for p in peers) + " |",
+             "|---" * (3 + len(peers)) + "|"]
+    cells = {(r["model"], r["dtype"], r["workload"], r["peer"]): r for r in results}
+    for key in dict.fromkeys(key[:3] for key in cells):
+        shown = []
+        for peer in peers:
+            r = cells.get((*key, peer), {})
+            shown.append("failed" if "error" in r else f"{r['tokens_per_s']:,.0f}" if "tokens_per_s" in r else "")
+        lines.append("| " + " | ".join([*key, *shown]) + " |")
+    return "\n".join(lines)
+
+
+def machine(device):
+    import transformers
+
+    found = {"torch": torch.__version__, "transformers": transformers.__version__, "cuda": torch.version.cuda}
+    if torch.device(device).type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        found |= {"device": properties.name, "multiprocessors": properties.multi_processor_count,
+                  "memory": properties.total_memory, "cudnn": torch.backends.cudnn.version()}
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    path, comma = pathlib.Path, lambda text: text.split(",")
+    parser.add_argument("--models", type=path, required=True, help="folder of model folders: 650M, 3B, dnabert-s, ...")
+    parser.add_argument("--only", type=comma, default=["650M", "3B", "dnabert-s"], help="models, by comma")
+    parser.add_argument("--peers", type=comma, default=["seqstream", "hf", "page", "gemm", "embed"])
+    parser.add_argument("--workloads", type=comma, default=["ragged", "350", "1022"],
+                        help="lengths in residues, or `ragged`; a DNABERT has fragments of 500 bases")
+    parser.add_argument("--seqstream", type=path, help="the program")
+    parser.add_argument("--proteins", type=path, help="FASTA of proteins (default: random ones)")
+    parser.add_argument("--genomes", type=path, help="FASTA of genomes (default: random bases)")
+    parser.add_argument("--tokens", type=int, help="tokens a run (default: by model)")
+    parser.add_argument("--tune-tokens", type=int, default=200_000, help="tokens that settings are tried on")
+    parser.add_argument("--budgets", type=lambda text: [int(b) for b in text.split(",")],
+                        help="token budgets to try (default: by peer)")
+    parser.add_argument("--modes", type=comma, default=["default"],
+                        help="torch.compile's modes that the page tries: default,max-autotune-no-cudagraphs")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--dtype", choices=DTYPES, default="f16")
+    parser.add_argument("--program-timeout", type=float, default=120, help="seconds for one run of the program")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=path, default=path("gpu.json"))
+    options = parser.parse_args()
+    options.log = log
+    for peer in options.peers:
+        if peer not in [*PEERS, "seqstream", "embed"]:
+            parser.error(f"no peer {peer}; there are {', '.join([*PEERS, 'seqstream', 'embed'])}")
+    if options.seqstream is None:
+        options.peers = [peer for peer in options.peers if peer in PEERS]
+    torch.set_float32_matmul_precision("highest")
+
+    report = {"machine": machine(options.device), "results": []}
+    written = lambda: options.out.write_text(json.dumps(report, indent=1) + "\n")  # after each: a run may be cut short
+    for name in options.only:
+        log(f"{name}, {options.dtype}")
+        with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
+            try:
+                measured = Measured(name, options, path(scratch), report["results"], written)
+                measured.load()
+                measured.tune()
+                for number in range(options.rounds):
+                    measured.round(number)
+            except Exception as error:
+                log(f"{name}: {type(error).__name__}: {error}")
+                report["results"].append({"model": name, "dtype": options.dtype, "workload": "", "peer": "all",
+                                          "error": str(error)})
+            measured = None
+        written()
+    print(table(report["results"]))
+    return 1 if any("error" in r for r in report["results"]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
