@@ -6,6 +6,7 @@
 
 #include "mbarrier.h"
 #include "shared.h"
+#include "tma.h"
 #include "wgmma.h"
 
 uint3 threadIdx, blockIdx;
@@ -216,6 +217,7 @@ static void forget_last_block() {
     for (Barrier &barrier : block.barrier) barrier = Barrier();
     forget_mbarriers();
     forget_products();
+    forget_stores();
 }
 
 static void set_threads() {

@@ -7,6 +7,7 @@
 use super::driver::{Arena, Context, DeviceInfo, devices};
 use super::error::CudaError;
 use super::functions::{AttentionFunctions, Casts, Functions};
+use super::fused::Fused;
 use super::gemm::{Algorithms, Gemm, Kind, Product, ProductSpec, Tuning, WORKSPACE};
 use super::plan::{self, Capacity, Needs};
 use super::resident::{ParameterId, Piece, Resident};
@@ -261,9 +262,11 @@ impl Cuda {
         let functions =
             Functions::load(&self.context, self.options.dtype, self.info.multiprocessors)?;
         let casts = Casts::load(&self.context)?;
+        let fused = Fused::load(&self.context, &self.info, self.options.dtype)?;
         let upload = UploadOptions {
             slot_bytes: UPLOAD_SLOT,
             through: true,
+            threads: upload_threads(),
             ..UploadOptions::default()
         };
         let needs = self.needs(&upload);
@@ -306,6 +309,7 @@ impl Cuda {
             capacity,
             addresses,
             functions,
+            fused,
             attention: std::mem::take(&mut self.attention),
             products,
             workspace,
@@ -323,6 +327,12 @@ impl Cuda {
             _loader: loader,
         })
     }
+}
+
+/// Threads that copy weights from their mapping: one does some 3.5 GB/s where pages have to be found, PCIe 5 takes 55,
+/// and half the cores are left to others.
+fn upload_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).clamp(1, 8))
 }
 
 /// Tokens of a pass, if the memory is there.
