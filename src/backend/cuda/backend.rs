@@ -465,7 +465,7 @@ impl Backend for Cuda {
     fn embed(
         &mut self,
         _: &PackedBatch,
-        scale: &[f32],
+        scale: &[f64],
         table: &ParameterId,
         shift: Option<&ParameterId>,
         out: &mut Matrix,
