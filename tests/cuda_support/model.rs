@@ -1,0 +1,165 @@
+//! Models on CUDA devices, for tests.
+
+use std::sync::Arc;
+
+use super::gpu::wants_real;
+use super::{Simulator, simulator};
+use seqstream::backend::cuda::driver::{Context, devices};
+use seqstream::backend::cuda::gemm::Algorithms;
+use seqstream::backend::cuda::{Cuda, CudaOptions, LOAD_STREAMS, kernels};
+use seqstream::model::config::{ModelConfig, ModelKind};
+use seqstream::model::{Fleet, Model};
+use seqstream::stream::{StreamManager, StreamOptions};
+use seqstream::weights::random::{RandomSpec, write_random};
+use seqstream::weights::{Checkpoint, DType};
+
+/// Devices: simulated, or all real ones. Held by one test at a time.
+pub struct Devices {
+    pub contexts: Vec<Context>,
+    pub simulator: Option<Simulator>,
+}
+
+impl Devices {
+    /// `count` simulated devices under this schedule, or the real ones. `None`, said aloud, where there are none.
+    ///
+    /// # Panics
+    /// Where REQUIRE_GPU=1 and there is no real device.
+    pub fn take(count: u32, seed: u64) -> Option<Self> {
+        let required = std::env::var("REQUIRE_GPU").is_ok_and(|v| v == "1");
+        if kernels::FATBINS.is_empty() {
+            assert!(!required, "REQUIRE_GPU=1, and this build has no kernels");
+            eprintln!("not run: this build has no kernels (no nvcc)");
+            return None;
+        }
+        if wants_real() {
+            return match devices() {
+                Ok(there) => Some(Self {
+                    contexts: there
+                        .iter()
+                        .map(|d| Context::new(d.ordinal).unwrap())
+                        .collect(),
+                    simulator: None,
+                }),
+                Err(error) => {
+                    assert!(!required, "REQUIRE_GPU=1, and there is no GPU: {error}");
+                    eprintln!("not run: there is no GPU here: {error}");
+                    None
+                }
+            };
+        }
+        assert!(!required, "REQUIRE_GPU=1 wants SEQSTREAM_TEST_GPU=1 too");
+        let simulator = simulator(count, seed);
+        // SAFETY: the simulator is held by this test alone, and nothing else here reads the environment meanwhile.
+        unsafe { std::env::set_var("SEQSTREAM_LIBCUBLASLT", super::library()) };
+        Some(Self {
+            contexts: (0..count).map(|d| Context::new(d).unwrap()).collect(),
+            simulator: Some(simulator),
+        })
+    }
+}
+
+/// A model on all the devices.
+pub struct Built {
+    pub model: Fleet<Model<Cuda>>,
+    pub manager: Arc<StreamManager>,
+}
+
+/// Means of one representation.
+pub fn options(dtype: DType) -> CudaOptions {
+    CudaOptions {
+        dtype,
+        tokens: Some(2048),
+        longest: None,
+        representations: 1,
+        pooled: true,
+        states: false,
+        overlap: true,
+    }
+}
+
+/// Puts a model on the devices; algorithms are chosen anew and not kept.
+pub fn build(devices: &Devices, checkpoint: &Checkpoint, options: CudaOptions) -> Built {
+    let mut manager = StreamManager::new(StreamOptions {
+        load: LOAD_STREAMS,
+        overlap: options.overlap,
+        ..StreamOptions::default()
+    })
+    .unwrap();
+    manager.create_streams(&devices.contexts).unwrap();
+    let manager = Arc::new(manager);
+    let algorithms = Arc::new(Algorithms::new(None));
+    let one = |context: &Context| {
+        let (manager, algorithms) = (Arc::clone(&manager), Arc::clone(&algorithms));
+        let cuda = Cuda::new(manager, context, algorithms, options).unwrap();
+        Model::load(cuda, checkpoint.config(), checkpoint).unwrap()
+    };
+    let models = devices.contexts.iter().map(one).collect();
+    Built {
+        model: Fleet::new(models).unwrap(),
+        manager,
+    }
+}
+
+/// A random ESM-2.
+pub fn random(layers: usize, hidden: usize, heads: usize, intermediate: usize) -> Checkpoint {
+    random_of(RandomSpec::from(config(
+        layers,
+        hidden,
+        heads,
+        intermediate,
+    )))
+}
+
+fn config(layers: usize, hidden: usize, heads: usize, intermediate: usize) -> ModelConfig {
+    ModelConfig {
+        kind: ModelKind::Esm2,
+        layers,
+        hidden,
+        heads,
+        intermediate,
+        vocab: 33,
+        layer_norm_eps: 1e-5,
+        token_dropout: true,
+        mask_token: 32,
+    }
+}
+
+fn random_of(spec: RandomSpec) -> Checkpoint {
+    let dir = tempfile::tempdir().unwrap();
+    write_random(&spec, 7, DType::F32, dir.path()).unwrap();
+    // It keeps its files mapped: the folder may go.
+    Checkpoint::open(dir.path()).unwrap()
+}
+
+/// A random ESM-2 whose first layer's `intermediate.dense` makes values past what f16 holds, and within what bf16
+/// and f32 do.
+pub fn overflowing() -> Checkpoint {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = RandomSpec::from(config(2, 48, 3, 96));
+    write_random(&spec, 7, DType::F32, dir.path()).unwrap();
+    let path = dir.path().join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let changed: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let factor = match name.ends_with("layer.0.intermediate.dense.weight") {
+                true => 1e6f32,
+                false => 1.0,
+            };
+            let values = view.data().chunks_exact(4);
+            let scaled = values
+                .flat_map(|b| (f32::from_le_bytes(b.try_into().unwrap()) * factor).to_le_bytes());
+            (name, view.shape().to_vec(), scaled.collect())
+        })
+        .collect();
+    let views = changed.iter().map(|(name, shape, data)| {
+        let dtype = safetensors::Dtype::F32;
+        let view = safetensors::tensor::TensorView::new(dtype, shape.clone(), data).unwrap();
+        (name.clone(), view)
+    });
+    let out = safetensors::serialize(views, None).unwrap();
+    std::fs::write(&path, out).unwrap();
+    Checkpoint::open(dir.path()).unwrap()
+}
