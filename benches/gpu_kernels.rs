@@ -356,7 +356,11 @@ fn attention(
     if !device.wants(&what) {
         return Ok(());
     }
-    let Some(kernels) = AttentionKernels::new(head_dim, dtype) else {
+    let (capability, multiprocessors) = (
+        device.context.info()?.capability,
+        device.multiprocessors as u32,
+    );
+    let Some(kernels) = AttentionKernels::new(head_dim, dtype, capability) else {
         return Ok(());
     };
     let mut starts = vec![0];
@@ -397,7 +401,7 @@ fn attention(
         scale: (head_dim as f32).powf(-0.5),
         ..AttentionParams::default()
     };
-    let mut launches: Vec<(Function, AttentionKernel, u64, usize)> = Vec::new();
+    let mut launches: Vec<(Function, AttentionKernel, u64, u32)> = Vec::new();
     let lists = [
         (Some(&kernels.long), items.address(), work.items.len()),
         (kernels.short.as_ref(), slots.address(), work.short_items()),
@@ -405,7 +409,7 @@ fn attention(
     for (kernel, address, count) in lists {
         if let Some(kernel) = kernel.filter(|_| count > 0) {
             let function = device.function(&kernel.source, &kernel.name, kernel.shared)?;
-            launches.push((function, kernel.clone(), address, heads * count));
+            launches.push((function, kernel.clone(), address, count as u32));
         }
     }
     let squares: f64 = lengths.iter().map(|l| (*l as f64).powi(2)).sum();
@@ -414,17 +418,18 @@ fn attention(
         Floor::Flops(4.0 * width as f64 * squares),
         |device| {
             let qkv = device.numbers(tokens * 3 * width * dtype.size());
-            for (function, kernel, items, blocks) in &launches {
+            for (function, kernel, items, count) in &launches {
                 let params = AttentionParams {
                     qkv,
                     items: *items,
+                    count: *count,
                     ..params
                 };
                 // SAFETY: as above.
                 unsafe {
                     device.launch(
                         function,
-                        *blocks as u32,
+                        kernel.blocks(params.heads, *count, multiprocessors),
                         kernel.threads,
                         kernel.shared,
                         &params,

@@ -117,7 +117,7 @@ typedef struct AttentionParams {
     uint32_t heads;
     uint32_t head_dim;
     float scale;     // of the scores: head_dim^-0.5
-    uint32_t padding;
+    uint32_t count;  // items: the blocks of `attention90_*` take one after the other until there is none
 } AttentionParams;
 PARAMS_SIZE(AttentionParams, 56);
 

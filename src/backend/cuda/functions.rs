@@ -167,12 +167,14 @@ pub(super) struct AttentionFunctions {
     kernels: AttentionKernels,
     long: (Function, AttentionKernel),
     short: Option<(Function, AttentionKernel)>,
+    multiprocessors: u32,
 }
 
 impl AttentionFunctions {
     pub fn load(context: &Context, dtype: DType, head_dim: usize) -> Result<Self, CudaError> {
-        let kernels =
-            AttentionKernels::new(head_dim, dtype).ok_or(CudaError::HeadDim { head_dim })?;
+        let device = context.info()?;
+        let kernels = AttentionKernels::new(head_dim, dtype, device.capability)
+            .ok_or(CudaError::HeadDim { head_dim })?;
         let load = |k: &AttentionKernel| -> Result<_, CudaError> {
             Ok((function(context, &k.source, &k.name, k.shared)?, k.clone()))
         };
@@ -180,6 +182,7 @@ impl AttentionFunctions {
             long: load(&kernels.long)?,
             short: kernels.short.as_ref().map(load).transpose()?,
             kernels,
+            multiprocessors: device.multiprocessors,
         })
     }
 
@@ -206,8 +209,17 @@ impl AttentionFunctions {
             if count == 0 {
                 continue;
             }
-            let params = AttentionParams { items, ..*params };
-            let grid = [params.heads * count as u32, 1, 1];
+            let count = count as u32;
+            let params = AttentionParams {
+                items,
+                count,
+                ..*params
+            };
+            let grid = [
+                kernel.blocks(params.heads, count, self.multiprocessors),
+                1,
+                1,
+            ];
             // SAFETY: the caller's.
             unsafe {
                 stream.launch(

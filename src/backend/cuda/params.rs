@@ -246,7 +246,8 @@ pub struct AttentionParams {
     pub head_dim: u32,
     #[doc = " of the scores: head_dim^-0.5"]
     pub scale: f32,
-    pub padding: u32,
+    #[doc = " items: the blocks of `attention90_*` take one after the other until there is none"]
+    pub count: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -268,8 +269,8 @@ const _: () = {
         [::std::mem::offset_of!(AttentionParams, head_dim) - 44usize];
     ["Offset of field: AttentionParams::scale"]
         [::std::mem::offset_of!(AttentionParams, scale) - 48usize];
-    ["Offset of field: AttentionParams::padding"]
-        [::std::mem::offset_of!(AttentionParams, padding) - 52usize];
+    ["Offset of field: AttentionParams::count"]
+        [::std::mem::offset_of!(AttentionParams, count) - 52usize];
 };
 #[doc = " Kernel `represent`: the stream through the final LayerNorm, and the mean over a range of rows of\n each sequence."]
 #[repr(C)]

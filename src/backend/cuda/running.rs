@@ -387,7 +387,7 @@ impl Running {
             heads: a.heads as u32,
             head_dim: a.head_dim as u32,
             scale: 1.0 / (a.head_dim as f32).sqrt(),
-            padding: 0,
+            count: 0,
         };
         // SAFETY: as in `embed`; the lists are of this pass's sequences, none longer than the table.
         self.operation("attention", |r| unsafe {
