@@ -14,6 +14,18 @@
 #define PARAMS_SIZE(type, bytes) _Static_assert(sizeof(type) == (bytes), #type " is not " #bytes " bytes")
 #endif
 
+#ifdef __cplusplus
+#define PARAMS_ALIGN(bytes) alignas(bytes)
+#else
+#define PARAMS_ALIGN(bytes) _Alignas(bytes)
+#endif
+
+// A CUtensorMap, opaque.
+typedef struct TensorMap {
+    PARAMS_ALIGN(64) uint64_t opaque[16];
+} TensorMap;
+PARAMS_SIZE(TensorMap, 128);
+
 // Kernels `cast_FROM_TO`: to[i] = from[i] for i < count.
 typedef struct CastParams {
     uint64_t from;
@@ -126,5 +138,32 @@ typedef struct RepresentParams {
     uint32_t padding;
 } RepresentParams;
 PARAMS_SIZE(RepresentParams, 80);
+
+// Kernels `gemm_gelu_T` and `gemm_gelu_gated_T`. The boxes of the maps, and the launch: `gemm_gelu.cu`.
+typedef struct GemmGeluParams {
+    TensorMap from;   // T [rows, depth]
+    TensorMap weight; // T [width, depth]; gated [2 width, depth], the gates first
+    TensorMap to;     // T [rows, width]
+    uint64_t bias;    // T, one a row of `weight`, aligned to 4; 0: none
+    uint32_t rows;
+    uint32_t width;   // a multiple of 8
+    uint32_t depth;   // a multiple of 8
+    uint32_t band;    // tiles one above the other that are worked on at a time, at least 1
+    uint64_t padding[5];
+} GemmGeluParams;
+PARAMS_SIZE(GemmGeluParams, 448);
+
+// Kernels `gemm_gelu_T_reference`, both forms.
+typedef struct GemmGeluReferenceParams {
+    uint64_t from;
+    uint64_t weight;
+    uint64_t bias;
+    uint64_t to;
+    uint32_t rows;
+    uint32_t width;
+    uint32_t depth;
+    uint32_t gated;   // 0 or 1
+} GemmGeluReferenceParams;
+PARAMS_SIZE(GemmGeluReferenceParams, 48);
 
 #endif

@@ -53,7 +53,7 @@ fn faulted(plan: Plan, n: u64, own: u64, code: i32, variant: &str) -> bool {
 
 #[test]
 fn a_fault_at_every_call_is_one_clean_error() {
-    let _watchdog = watchdog("faults");
+    let watchdog = watchdog("faults");
     for devices in [1, 2] {
         let plan = Plan {
             devices,
@@ -74,6 +74,7 @@ fn a_fault_at_every_call_is_one_clean_error() {
             for variant in ["", ":sticky", ":async"] {
                 let mut errors = 0;
                 for n in 1..=all {
+                    watchdog.alive();
                     let error = faulted(plan, n, own, code, variant);
                     errors += u64::from(error);
                     if variant.is_empty() || variant == ":sticky" {

@@ -7,6 +7,7 @@
 use super::driver::{Arena, Context, DeviceInfo, devices};
 use super::error::CudaError;
 use super::functions::{AttentionFunctions, Casts, Functions};
+use super::fused::Fused;
 use super::gemm::{Algorithms, Gemm, Kind, Product, ProductSpec, Tuning, WORKSPACE};
 use super::plan::{self, Capacity, Needs};
 use super::resident::{ParameterId, Piece, Resident};
@@ -261,6 +262,7 @@ impl Cuda {
         let functions =
             Functions::load(&self.context, self.options.dtype, self.info.multiprocessors)?;
         let casts = Casts::load(&self.context)?;
+        let fused = Fused::load(&self.context, &self.info, self.options.dtype)?;
         let upload = UploadOptions {
             slot_bytes: UPLOAD_SLOT,
             through: true,
@@ -306,6 +308,7 @@ impl Cuda {
             capacity,
             addresses,
             functions,
+            fused,
             attention: std::mem::take(&mut self.attention),
             products,
             workspace,

@@ -8,7 +8,8 @@ use super::backend::Attention;
 use super::driver::{Fence, Region, Stream};
 use super::error::CudaError;
 use super::functions::{AttentionFunctions, Functions};
-use super::gemm::{Kind, Operands, Product};
+use super::fused::{Fused, Operands};
+use super::gemm::{self, Kind, Product};
 use super::params::{
     AttentionParams, EmbedParams, GatedGeluParams, GeluParams, LayerNormParams, RepresentParams,
     RotaryTableParams,
@@ -89,6 +90,8 @@ pub(super) struct Running {
     pub capacity: Capacity,
     pub addresses: Addresses,
     pub functions: Functions,
+    /// Where the chip has it.
+    pub fused: Option<Fused>,
     pub attention: Vec<AttentionFunctions>,
     pub products: Vec<Product>,
     pub workspace: Region,
@@ -270,7 +273,7 @@ impl Running {
     }
 
     fn product(&self, w: Layer, x: u64, out: u64, rows: usize) -> Result<(), CudaError> {
-        let operands = Operands {
+        let operands = gemm::Operands {
             x,
             w: self.addresses.of(w.weight),
             bias: w.bias.map_or(0, |bias| self.addresses.of(bias)),
@@ -291,6 +294,9 @@ impl Running {
         out: usize,
     ) -> Result<(), CudaError> {
         let rows = self.pass("linear")?.rows;
+        if act == Activation::Gelu && self.fuses(w, 1) {
+            return self.operation("product_gelu", |r| r.fused(x, w, out, rows, false));
+        }
         let (from, to) = (self.places[x].activation(), self.places[out].activation());
         self.operation("product", |r| r.product(w, from, to, rows))?;
         if act == Activation::None {
@@ -306,6 +312,42 @@ impl Running {
         })
     }
 
+    /// Whether a layer's product and its GELU are one kernel; `halves` of its outputs make one.
+    fn fuses(&self, w: Layer, halves: usize) -> bool {
+        let spec = self.products[w.product].spec();
+        self.fused.is_some() && Fused::takes(spec.outputs / halves, spec.inputs)
+    }
+
+    fn fused(
+        &self,
+        x: usize,
+        w: Layer,
+        out: usize,
+        rows: usize,
+        gated: bool,
+    ) -> Result<(), CudaError> {
+        let spec = self.products[w.product].spec();
+        let regions = (&self.places[x].activation, &self.places[out].activation);
+        let (Some(fused), (Some(from), Some(to))) = (&self.fused, regions) else {
+            return Err(CudaError::OutOfOrder {
+                call: "a fused product",
+                missing: "matrices in the products' dtype",
+            });
+        };
+        let operands = Operands {
+            from,
+            weight: self.addresses.region(w.weight),
+            bias: w.bias.map_or(0, |bias| self.addresses.of(bias)),
+            to,
+            rows,
+            width: self.places[out].width,
+            depth: spec.inputs,
+            gated,
+        };
+        // SAFETY: as in `product`.
+        unsafe { fused.run(self.compute(), &operands) }
+    }
+
     pub fn linear_add(&mut self, x: usize, w: Layer, onto: usize) -> Result<(), CudaError> {
         let rows = self.pass("linear_add")?.rows;
         let (from, to) = (self.places[x].activation(), self.places[onto].stream());
@@ -314,6 +356,9 @@ impl Running {
 
     pub fn linear_gated(&mut self, x: usize, w: Layer, out: usize) -> Result<(), CudaError> {
         let rows = self.pass("linear_gated")?.rows;
+        if self.fuses(w, 2) {
+            return self.operation("product_gated_gelu", |r| r.fused(x, w, out, rows, true));
+        }
         let between = self.gated.as_ref().map_or(0, Region::address);
         let from = self.places[x].activation();
         self.operation("product", |r| r.product(w, from, between, rows))?;
