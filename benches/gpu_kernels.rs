@@ -149,11 +149,12 @@ fn run(multiprocessors: usize, only: Option<String>, extent: Extent) -> Result<(
         for width in [768, 1280, 2560] {
             embed(&mut device, tokens, width)?;
             gelu(&mut device, tokens, 4 * width, DType::F16)?;
-            represent(&mut device, tokens, width, false)?;
+            represent(&mut device, tokens, 352, width, false)?;
         }
         gelu(&mut device, tokens, 5120, DType::Bf16)?;
         gelu(&mut device, tokens, 5120, DType::F32)?;
-        represent(&mut device, tokens, 1280, true)?;
+        represent(&mut device, tokens, 352, 1280, true)?;
+        represent(&mut device, tokens, tokens, 1280, false)?;
         gated_gelu(&mut device, tokens, 3072, DType::F16)?;
     }
     Ok(())
@@ -551,23 +552,25 @@ fn gated_gelu(
     })
 }
 
-/// Of sequences of 352 tokens.
+/// Of sequences of so many tokens.
 fn represent(
     device: &mut Device,
     rows: usize,
+    length: usize,
     width: usize,
     states: bool,
 ) -> Result<(), DriverError> {
     let what = format!(
-        "represent {rows}x{width}{}",
+        "represent {rows}x{width} length {length}{}",
         if states { " with states" } else { "" }
     );
     if !device.wants(&what) {
         return Ok(());
     }
     let function = device.function("represent", "represent", 0)?;
-    let starts: Vec<u32> = (0..=rows.div_ceil(352) as u32)
-        .map(|s| (s * 352).min(rows as u32))
+    let means = device.function("represent", "represent_means", 0)?;
+    let starts: Vec<u32> = (0..=rows.div_ceil(length) as u32)
+        .map(|s| (s * length as u32).min(rows as u32))
         .collect();
     let sequences = starts.len() - 1;
     let words = |words: &mut dyn Iterator<Item = u32>| {
@@ -579,6 +582,7 @@ fn represent(
     let gain = device.upload(&vec![0x3f; width * 4])?;
     let pooled = device.memory(sequences * width * 4)?;
     let bad = device.memory(sequences * 4)?;
+    let sums = device.memory((rows / 32 + 1) * width * 8)?;
     let all = device.memory(rows * width * 4)?;
     let bytes = rows * width * if states { 8 } else { 4 };
     device.time(&what, Floor::Bytes(bytes), |device| {
@@ -591,12 +595,17 @@ fn represent(
             pooled: pooled.address(),
             states: if states { all.address() } else { 0 },
             bad: bad.address(),
+            sums: sums.address(),
             sequences: sequences as u32,
             width: width as u32,
             epsilon: 1e-5,
             padding: 0,
         };
+        let (chunks, columns) = (rows / 64 + sequences, sequences * width.div_ceil(128));
         // SAFETY: as in `attention`.
-        unsafe { device.launch(&function, sequences as u32, 512, 0, &params) }
+        unsafe {
+            device.launch(&function, chunks as u32, 256, 0, &params)?;
+            device.launch(&means, columns as u32, 128, 0, &params)
+        }
     })
 }

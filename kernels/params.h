@@ -121,23 +121,24 @@ typedef struct AttentionParams {
 } AttentionParams;
 PARAMS_SIZE(AttentionParams, 56);
 
-// Kernel `represent`: the stream through the final LayerNorm, and the mean over a range of rows of
-// each sequence.
+// Kernels `represent` and, after it, `represent_means`: the stream through the final LayerNorm, and the mean
+// over a range of rows of each sequence.
 typedef struct RepresentParams {
     uint64_t from;    // f32 [rows, width]
     uint64_t gain;    // f32 [width]; 0: no LayerNorm, and `bias` is not read
     uint64_t bias;    // f32 [width]
-    uint64_t starts;  // u32 [sequences + 1]: the rows of each sequence
+    uint64_t starts;  // u32 [sequences + 1]: the rows of each sequence, from 0 on
     uint64_t ranges;  // u32 [sequences, 2]: first row and end row in the batch, inside the sequence
     uint64_t pooled;  // f32 [sequences, width]: means, NaN of an empty range; 0: not wanted
     uint64_t states;  // f32 [rows, width]: every row, pooled or not; 0: not wanted
     uint64_t bad;     // u32 [sequences]: 1 where a state of the range is not finite, else 0
+    uint64_t sums;    // f64 [rows / 32 + 1, width]: what the first kernel leaves to the second
     uint32_t sequences;
     uint32_t width;
     float epsilon;
     uint32_t padding;
 } RepresentParams;
-PARAMS_SIZE(RepresentParams, 80);
+PARAMS_SIZE(RepresentParams, 88);
 
 // Kernels `gemm_gelu_T` and `gemm_gelu_gated_T`. The boxes of the maps, and the launch: `gemm_gelu.cu`.
 typedef struct GemmGeluParams {

@@ -203,7 +203,7 @@ impl Cuda {
     fn needs(&self, upload: &UploadOptions) -> Needs {
         let stream = self.matrices.iter().find(|(r, _)| *r != Role::Activation);
         // Each matrix, table and scratch starts at a multiple of the alignment.
-        let parts = 2 * self.matrices.len() + self.tables.len() + 2;
+        let parts = 2 * self.matrices.len() + self.tables.len() + 3;
         Needs {
             fixed: self.resident.footprint()
                 + Arena::footprint(WORKSPACE)
@@ -289,6 +289,7 @@ impl Cuda {
             0 => None,
             bytes => Some(arena.take("activations", capacity.tokens * bytes)?),
         };
+        let sums = arena.take("sums of rows", plan::sums(capacity.tokens, needs.width))?;
         let ordinal = self.context.ordinal();
         let streams = self.manager.streams(ordinal, 0)?;
         let ring = ProcessorOptions {
@@ -316,6 +317,7 @@ impl Cuda {
             places,
             tables,
             gated,
+            sums,
             processor,
             fences,
             groups,

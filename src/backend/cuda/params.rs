@@ -272,7 +272,7 @@ const _: () = {
     ["Offset of field: AttentionParams::count"]
         [::std::mem::offset_of!(AttentionParams, count) - 52usize];
 };
-#[doc = " Kernel `represent`: the stream through the final LayerNorm, and the mean over a range of rows of\n each sequence."]
+#[doc = " Kernels `represent` and, after it, `represent_means`: the stream through the final LayerNorm, and the mean\n over a range of rows of each sequence."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct RepresentParams {
@@ -282,7 +282,7 @@ pub struct RepresentParams {
     pub gain: u64,
     #[doc = " f32 [width]"]
     pub bias: u64,
-    #[doc = " u32 [sequences + 1]: the rows of each sequence"]
+    #[doc = " u32 [sequences + 1]: the rows of each sequence, from 0 on"]
     pub starts: u64,
     #[doc = " u32 [sequences, 2]: first row and end row in the batch, inside the sequence"]
     pub ranges: u64,
@@ -292,6 +292,8 @@ pub struct RepresentParams {
     pub states: u64,
     #[doc = " u32 [sequences]: 1 where a state of the range is not finite, else 0"]
     pub bad: u64,
+    #[doc = " f64 [rows / 32 + 1, width]: what the first kernel leaves to the second"]
+    pub sums: u64,
     pub sequences: u32,
     pub width: u32,
     pub epsilon: f32,
@@ -299,7 +301,7 @@ pub struct RepresentParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RepresentParams"][::std::mem::size_of::<RepresentParams>() - 80usize];
+    ["Size of RepresentParams"][::std::mem::size_of::<RepresentParams>() - 88usize];
     ["Alignment of RepresentParams"][::std::mem::align_of::<RepresentParams>() - 8usize];
     ["Offset of field: RepresentParams::from"]
         [::std::mem::offset_of!(RepresentParams, from) - 0usize];
@@ -317,14 +319,16 @@ const _: () = {
         [::std::mem::offset_of!(RepresentParams, states) - 48usize];
     ["Offset of field: RepresentParams::bad"]
         [::std::mem::offset_of!(RepresentParams, bad) - 56usize];
+    ["Offset of field: RepresentParams::sums"]
+        [::std::mem::offset_of!(RepresentParams, sums) - 64usize];
     ["Offset of field: RepresentParams::sequences"]
-        [::std::mem::offset_of!(RepresentParams, sequences) - 64usize];
+        [::std::mem::offset_of!(RepresentParams, sequences) - 72usize];
     ["Offset of field: RepresentParams::width"]
-        [::std::mem::offset_of!(RepresentParams, width) - 68usize];
+        [::std::mem::offset_of!(RepresentParams, width) - 76usize];
     ["Offset of field: RepresentParams::epsilon"]
-        [::std::mem::offset_of!(RepresentParams, epsilon) - 72usize];
+        [::std::mem::offset_of!(RepresentParams, epsilon) - 80usize];
     ["Offset of field: RepresentParams::padding"]
-        [::std::mem::offset_of!(RepresentParams, padding) - 76usize];
+        [::std::mem::offset_of!(RepresentParams, padding) - 84usize];
 };
 #[doc = " Kernels `gemm_gelu_T` and `gemm_gelu_gated_T`. The boxes of the maps, and the launch: `gemm_gelu.cu`."]
 #[repr(C)]

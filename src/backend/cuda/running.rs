@@ -99,6 +99,8 @@ pub(super) struct Running {
     pub tables: Vec<Table>,
     /// What a gated layer makes before its gate.
     pub gated: Option<Region>,
+    /// Sums of rows on their way to means: f64 [capacity's tokens / 32 + 1, width].
+    pub sums: Region,
     pub processor: StreamProcessor,
     pub fences: Arc<LayerFences>,
     /// Groups of parameters, at least one.
@@ -434,6 +436,7 @@ impl Running {
             pooled: address(&pooled),
             states: address(&states),
             bad: address(&bad),
+            sums: self.sums.address(),
             sequences: sequences as u32,
             width: width as u32,
             epsilon: norm.map_or(0.0, |n| n.eps),
@@ -446,7 +449,7 @@ impl Running {
         if sequences > 0 {
             // SAFETY: as in `embed`; the output holds these parts, as was just checked.
             self.operation("represent", |r| unsafe {
-                r.functions.represent(r.compute(), &params)
+                r.functions.represent(r.compute(), rows, &params)
             })?;
         }
         Ok(Pending {
