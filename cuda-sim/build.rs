@@ -29,6 +29,8 @@ fn main() {
         return;
     }
     let mut objects = compiler()
+        // Products of matrices take most of its time.
+        .opt_level(3)
         .files(files(emulator, &["cpp"]))
         .compile_intermediates();
     let sources: Vec<PathBuf> = kernels

@@ -222,7 +222,12 @@ fn a_write_into_the_rest_of_the_last_kilobyte() {
 fn misaligned_accesses() {
     right(&VECTORS, |i| i as u32 + 1);
     refused(&VECTORS, 1, 716, &["planted.cu:", "not aligned to 16"]);
-    refused(&COPY, 3, 716, &["cp_async16", "not aligned to 16", "thread [5, 0, 0]"]);
+    refused(
+        &COPY,
+        3,
+        716,
+        &["cp_async16", "not aligned to 16", "thread [5, 0, 0]"],
+    );
 }
 
 #[test]

@@ -146,7 +146,7 @@ impl<B: Backend> Esm2<B> {
 
     /// What each token's embedding is multiplied by: 0 for `<mask>`, else
     /// 0.88 / (1 - share of `<mask>` in its sequence, cls and eos counted).
-    fn embedding_scale(&self, batch: &PackedBatch) -> Vec<f32> {
+    fn embedding_scale(&self, batch: &PackedBatch) -> Vec<f64> {
         if !self.config.token_dropout {
             return vec![1.0; batch.total()];
         }
@@ -158,7 +158,7 @@ impl<B: Backend> Esm2<B> {
                 .filter(|t| **t == self.config.mask_token)
                 .count();
             let share = masks as f64 / tokens.len() as f64;
-            let kept = ((1.0 - TRAINED_MASK_RATIO) / (1.0 - share)) as f32;
+            let kept = (1.0 - TRAINED_MASK_RATIO) / (1.0 - share);
             scale.extend(tokens.iter().map(|t| {
                 if *t == self.config.mask_token {
                     0.0

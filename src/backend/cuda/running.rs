@@ -216,7 +216,7 @@ impl Running {
 
     pub fn embed(
         &mut self,
-        scale: &[f32],
+        scale: &[f64],
         table: ParameterId,
         shift: Option<ParameterId>,
         out: usize,
