@@ -3,16 +3,17 @@
 //
 // A block stays on its SM and takes one head of an item (params.h, AttentionItem) after the other, heads fastest. Its
 // first warpgroup produces: cp.async brings tiles of 64 keys and 64 values into a ring, in the 128-byte swizzle that
-// wgmma reads, and with them the angles that the keys are rotated by, in place, once for all queries of the item. The
-// others consume: they take turns at 64 queries, which meet all keys: s = q k^T by wgmma, q in registers; the online
-// softmax in registers; o += p v by wgmma, p in registers. Nothing keeps them in step: one has its softmax while
-// another has its products, or the next item's. A sequence that fits into the ring (HOPPER_WHOLE) is one item, and its
-// keys stay for all its queries; others have items of as many queries as one turn takes. Grid: an SM a block.
+// wgmma reads, and the keys are rotated there, once for all queries of the item. The others consume: they take turns at
+// 64 queries, which meet all keys: s = q k^T by wgmma, q in registers; the online softmax in registers; o += p v by
+// wgmma, p in registers. Nothing keeps them in step: one has its softmax while another has its products, or the next
+// item's. A sequence that fits into the ring (HOPPER_WHOLE) is one item, and its keys stay for all its queries; others
+// have items of as many queries as one turn takes. Grid: a block an SM.
 //
 // Bound, in 64 queries by 64 keys an SM: 256 cycles by the tensor cores, as many by the exponentials; below about 200
-// tokens by the bytes of q, k, v and out. A first version of this
-// kernel, slower in its producer, reached on an H100 at 20 heads 136 TFLOP/s at length 170, 232 at 350, 303 at 512, 275
-// at 1022 and 289 at 2048 (mma.sync: 88, 124, 155, 169, 177; FlashAttention-3 publishes 333 at 512 and 392 at 1024).
+// tokens by the bytes of q, k, v and out. On an H100, f16, 20 heads, in TFLOP/s: 231 at length 350, 303 at 512, 275 at
+// 1022, 289 at 2048; without rotation 261 at 350 and 370 at 1022. (mma.sync: 124, 155, 169, 177; 177 and 250.
+// FlashAttention-3 publishes 333 at 512 and 392 at 1024.) What rotation costs is the reading of angles: all SMs read the
+// same lines of the second-level cache at once. Asynchronous copies of them were slower (206 at 350).
 //
 // Everything is counted from the sequence's first token. Rows past the end are zeros in shared memory and never a
 // neighbour's.
@@ -31,7 +32,8 @@ template <typename T> struct Queries90 {
     float top[2], sum[2];
 
     // `row` is the thread's row g, counted from the item's first, `q0` the item's first row.
-    __device__ __forceinline__ void begin(const T *q0, uint64_t stride, const float2 *rotary, int row, int rows, int t) {
+    __device__ __forceinline__ void begin(const T *q0, uint64_t stride, const float2 *rotary, int row, int rows,
+                                          int t) {
         // All loads before the first use. Rows past the item's read another's, which nobody sees.
         const int at_row[2] = {row < rows ? row : 0, row + 8 < rows ? row + 8 : 0};
 #pragma unroll
@@ -63,7 +65,8 @@ template <typename T> struct Queries90 {
                         float a[2], b[2];
                         unpack(a, first);
                         unpack(b, second);
-                        first = pack2<T>(fmaf(a[0], angle.x, -(b[0] * angle.y)), fmaf(a[1], angle.z, -(b[1] * angle.w)));
+                        first = pack2<T>(fmaf(a[0], angle.x, -(b[0] * angle.y)),
+                                         fmaf(a[1], angle.z, -(b[1] * angle.w)));
                         second = pack2<T>(fmaf(b[0], angle.x, a[0] * angle.y), fmaf(b[1], angle.z, a[1] * angle.w));
                     }
         }
@@ -204,9 +207,7 @@ template <typename T> __device__ __forceinline__ void attention90(const Attentio
     static_assert(KEYS == 64, "a producing thread has two rows of a tile");
     DYN_SMEM(shared);
     T *ring = reinterpret_cast<T *>(shared); // stages of KEYS keys and KEYS values
-    // Angles of the tiles that are under way, by the thread that rotates with them: [AHEAD + 1][8][128].
-    float4 *angles = reinterpret_cast<float4 *>(shared + STAGES * 2 * TILE * sizeof(T));
-    uint64_t *full = reinterpret_cast<uint64_t *>(angles + (AHEAD + 1) * 8 * 128), *empty = full + STAGES;
+    uint64_t *full = reinterpret_cast<uint64_t *>(shared + STAGES * 2 * TILE * sizeof(T)), *empty = full + STAGES;
 
     const int group = threadIdx.x / 128, lane = threadIdx.x % 32;
     const uint32_t blocks = p.heads * p.count;
@@ -233,7 +234,7 @@ template <typename T> __device__ __forceinline__ void attention90(const Attentio
         Cursor90 fetched = {blockIdx.x, blocks}, ready = {blockIdx.x, blocks};
         fetched.open(p, KEYS);
         ready.open(p, KEYS);
-        int fetched_stage = 0, parity = 1, ready_stage = 0, ahead = 0, fetched_angles = 0, ready_angles = 0;
+        int fetched_stage = 0, parity = 1, ready_stage = 0, ahead = 0;
 #pragma unroll 1
         while (ready.block < blocks) {
             if (fetched.block < blocks) {
@@ -252,18 +253,6 @@ template <typename T> __device__ __forceinline__ void attention90(const Attentio
                     // The queries of these rows are wanted soon, too.
                     if (column == 0) prefetch_l2(source - row_stride);
                 }
-                if (rotary) {
-                    const float2 *of_row = rotary + uint64_t(fetched.tile * KEYS + row) * (D / 2) + column;
-                    float4 *place = angles + fetched_angles * 8 * 128 + threadIdx.x;
-#pragma unroll
-                    for (int i = 0; i < 2; i++) {
-                        const bool inside = left > i * HALF;
-                        const float2 *source = inside ? of_row + i * HALF * (D / 2) : rotary;
-#pragma unroll
-                        for (int c = 0; c < 4; c++) cp_async16(place + (4 * i + c) * 128, source + 2 * c, inside);
-                    }
-                    fetched_angles = fetched_angles < AHEAD ? fetched_angles + 1 : 0;
-                }
                 if (++fetched_stage == STAGES) {
                     fetched_stage = 0;
                     parity ^= 1;
@@ -277,29 +266,16 @@ template <typename T> __device__ __forceinline__ void attention90(const Attentio
             }
             cp_async_wait<AHEAD>();
             if (rotary) {
-                // Rows past the end are zeros, and so are their angles.
+                const int key = ready.tile * KEYS + row;
                 T *const keys = ring + ready_stage * 2 * TILE;
-                const float4 *place = angles + ready_angles * 8 * 128 + threadIdx.x;
+                const float2 *angles = rotary + uint64_t(key) * (D / 2) + column;
 #pragma unroll
                 for (int i = 0; i < 2; i++)
+                    if (key + i * HALF < ready.length)
 #pragma unroll
-                    for (int c = 0; c < 2; c++) {
-                        T *const first = keys + i * HALF * D + mine + 4 * c, *const second = keys + i * HALF * D + (mine ^ OTHER) + 4 * c;
-                        float a[4], b[4], x[4], y[4];
-                        load(a, first);
-                        load(b, second);
-#pragma unroll
-                        for (int j = 0; j < 2; j++) {
-                            const float4 angle = place[(4 * i + 2 * c + j) * 128];
-                            x[2 * j] = fmaf(a[2 * j], angle.x, -(b[2 * j] * angle.y));
-                            y[2 * j] = fmaf(b[2 * j], angle.x, a[2 * j] * angle.y);
-                            x[2 * j + 1] = fmaf(a[2 * j + 1], angle.z, -(b[2 * j + 1] * angle.w));
-                            y[2 * j + 1] = fmaf(b[2 * j + 1], angle.z, a[2 * j + 1] * angle.w);
-                        }
-                        store(first, x);
-                        store(second, y);
-                    }
-                ready_angles = ready_angles < AHEAD ? ready_angles + 1 : 0;
+                        for (int c = 0; c < 8; c += 4)
+                            rotate_pairs<4>(keys + i * HALF * D + mine + c, keys + i * HALF * D + (mine ^ OTHER) + c,
+                                            angles + i * HALF * (D / 2) + c);
             }
             fence_proxy_async();
             __syncwarp();
@@ -364,10 +340,11 @@ template <typename T> __device__ __forceinline__ void attention90(const Attentio
                 }
                 if (left > 0) {
                     mbar_wait(&full[stage], parity);
+                    const uint64_t values = keys() + TILE_STEP;
                     if (left > KEYS / 2)
-                        queries.template meet<true, KEYS>(keys(), keys() + TILE_STEP, left, apart, slope, scale2, t);
+                        queries.template meet<true, KEYS>(keys(), values, left, apart, slope, scale2, t);
                     else
-                        queries.template meet<true, KEYS / 2>(keys(), keys() + TILE_STEP, left, apart, slope, scale2, t);
+                        queries.template meet<true, KEYS / 2>(keys(), values, left, apart, slope, scale2, t);
                     release(stage);
                     next();
                 }
