@@ -128,9 +128,10 @@ template <typename T, class S> struct Consumer {
                     wgmma_ss<T, COLUMNS, 0>(sums[half], rows + half * (HALF / 16) + k * 2, weight + k * 2,
                                             step > 0 || k > 0);
             wg_commit();
-            if (step + 1 == steps) arrive(&shared.turn[which ^ 1]);
             if (step == 0) meanwhile();
             wg_wait<1>();
+            // The last step is still under way: the other's first follows it without a gap.
+            if (step + 1 == steps) arrive(&shared.turn[which ^ 1]);
             if (step > 0) arrive(last);
             last = &shared.empty[place.stage];
             place.next();

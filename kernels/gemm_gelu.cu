@@ -40,10 +40,10 @@ constexpr int SLAB_ROWS = 64, SLAB_COLUMNS = 64, SLAB_PITCH = SLAB_COLUMNS * 2, 
 constexpr int SLABS = 2;
 typedef Shared<SLABS * SLAB_BYTES> GemmGeluShared;
 
-// z becomes gelu(2 z) = (z + |z|) - |z| * 2 Phi(-2 |z|): gelu.cuh's way, with x / 2 because its sum with |x| / 2 is
-// max(x, 0), and keeps a NaN; an infinity becomes one. Fewer instructions than there, since all are in the tensor cores'
-// way: within 1/30 of a unit in the last place of f16 and bf16 down to x = -8, where gelu is -5e-15, and within 3e-13
-// beyond. Of several numbers, so that one's latency is hidden by the others.
+// z becomes gelu(2 z) = (z + |z|) - |z| * 2 Phi(-2 |z|): gelu.cuh's way, of x / 2 because its sum with |x| / 2 is
+// max(x, 0), and keeps a NaN; an infinity becomes one. Fewer instructions than there, since all are in the way of the
+// tensor cores: within 1/30 of a unit in the last place of f16 and bf16 down to x = -8, where gelu is -5e-15, and
+// within 3e-13 beyond. Of several numbers, so that one's latency is hidden by the others.
 template <int N> __device__ __forceinline__ void gelu_of_twice(float (&z)[N]) {
     // log2(2 Phi(-2 y)) as a polynomial, minimax on [0, 4]; falls ever faster behind.
     constexpr int DEGREE = 7;
