@@ -12,8 +12,8 @@
 // Bound, in 64 queries by 64 keys an SM: 256 cycles by the tensor cores, as many by the exponentials; below about 200
 // tokens by the bytes of q, k, v and out. On an H100, f16, 20 heads, in TFLOP/s: 231 at length 350, 303 at 512, 275 at
 // 1022, 289 at 2048; without rotation 261 at 350 and 370 at 1022. (mma.sync: 124, 155, 169, 177; 177 and 250.
-// FlashAttention-3 publishes 333 at 512 and 392 at 1024.) What rotation costs is the reading of angles: all SMs read the
-// same lines of the second-level cache at once. Asynchronous copies of them were slower (206 at 350).
+// FlashAttention-3 publishes 333 at 512 and 392 at 1024.) What rotation costs is the reading of angles: all SMs read
+// the same lines of the second-level cache at once. Asynchronous copies of them were slower (206 at 350).
 //
 // Everything is counted from the sequence's first token. Rows past the end are zeros in shared memory and never a
 // neighbour's.
