@@ -107,7 +107,8 @@ impl Cuda {
             call: "a context",
             missing: "its device",
         })?;
-        let tuning = Tuning::timed(wanted_tokens(&options, &info));
+        // Not the job's own tokens: a choice is kept for all jobs, and bits must not depend on who chose first.
+        let tuning = Tuning::timed(plan::default_tokens(info.multiprocessors as usize));
         Ok(Self {
             gemm: Gemm::load(context, algorithms, tuning)?,
             context: context.clone(),
