@@ -6,88 +6,22 @@ mod cuda_support;
 mod stream_support;
 
 use cuda_support::simulator;
-use seqstream::backend::cuda::driver::{Arena, Context, DriverError, Region};
-use seqstream::stream::{
-    LayerFences, Loader, ProcessorOptions, StreamError, StreamManager, StreamOptions,
-    StreamProcessor, StreamSet, UploadOptions, Uploader,
-};
+use seqstream::backend::cuda::driver::{Arena, DriverError};
+use seqstream::stream::{LayerFences, Loader, StreamError, UploadOptions, Uploader};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread::sleep;
-use std::time::Duration;
-use stream_support::{Reports, noise, watchdog};
-
-/// Long enough for the other thread to come to its wait. Tests pass however long that takes; a
-/// missing wait is found only if it came that far.
-const A_WHILE: Duration = Duration::from_millis(20);
-const LAYER: usize = 1200;
-const UPLOAD: UploadOptions = UploadOptions {
-    slots: 2,
-    slot_bytes: 512,
-    threads: 2,
-    through: true,
+use stream_support::loading::{
+    A_WHILE, LAYER, Rig, UPLOAD, fences, layers_through_two_buffers, read, rig,
 };
-
-/// One device: a ring for results of a layer each, buffers for layers, and an uploader.
-struct Rig {
-    manager: StreamManager,
-    streams: StreamSet,
-    ring: StreamProcessor,
-    buffers: Vec<Region>,
-    uploader: Uploader,
-}
-
-fn rig(buffers: usize, reports: &Reports, overlap: bool) -> Rig {
-    let context = Context::new(0).unwrap();
-    let mut manager = StreamManager::new(StreamOptions {
-        overlap,
-        ..reports.options()
-    })
-    .unwrap();
-    manager
-        .create_streams(std::slice::from_ref(&context))
-        .unwrap();
-    let ring = ProcessorOptions {
-        slots: 2,
-        input_bytes: 1,
-        output_bytes: LAYER,
-        overlap: true,
-    };
-    let bytes = ring.device_bytes() + UPLOAD.device_bytes() + buffers * Arena::footprint(LAYER);
-    let mut arena = Arena::new(&context, bytes).unwrap();
-    let streams = manager.streams(0, 0).unwrap();
-    Rig {
-        ring: StreamProcessor::new(&streams, &mut arena, ring).unwrap(),
-        uploader: Uploader::new(&manager.streams(0, 1).unwrap(), &mut arena, UPLOAD).unwrap(),
-        buffers: (0..buffers)
-            .map(|_| arena.take("a layer", LAYER).unwrap())
-            .collect(),
-        streams,
-        manager,
-    }
-}
-
-fn fences(streams: &StreamSet, name: &'static str, count: usize) -> Arc<LayerFences> {
-    Arc::new(LayerFences::new(streams, name, count).unwrap())
-}
-
-/// "Computes" with a layer: its bytes are the results of a batch.
-fn read(ring: &mut StreamProcessor, batch: u64, layer: &Region) -> Result<(), StreamError> {
-    ring.stage(batch)?;
-    let copied = {
-        let (stream, output) = (ring.compute(), ring.output()?);
-        // SAFETY: the slot's output while its batch is open; the layer has been waited for.
-        unsafe { stream.copy(layer, output) }
-    };
-    copied.map_err(|e| ring.fail(e))?;
-    ring.finish(LAYER).map(|_| ())
-}
+use stream_support::{Reports, noise, watchdog};
 
 #[test]
 fn a_layer_is_there_before_it_is_used_however_late_it_is_loaded() {
-    let _watchdog = watchdog("resident layers");
+    let watchdog = watchdog("resident layers");
     const LAYERS: u64 = 6;
     for seed in 0..24 {
+        watchdog.alive();
         let simulator = simulator(1, seed);
         let reports = Reports::default();
         let Rig {
@@ -135,55 +69,14 @@ fn a_layer_is_there_before_it_is_used_however_late_it_is_loaded() {
 
 #[test]
 fn a_ring_of_two_buffers_serves_layers_pass_after_pass() {
-    let _watchdog = watchdog("a ring of layers");
-    const BUFFERS: u64 = 2;
-    const UPLOADS: u64 = 15;
+    let watchdog = watchdog("a ring of layers");
     for seed in 0..40 {
+        watchdog.alive();
         let simulator = simulator(1, seed);
         let reports = Reports::default();
-        let Rig {
-            manager,
-            streams,
-            mut ring,
-            buffers,
-            uploader,
-        } = rig(BUFFERS as usize, &reports, true);
-        let loaded = fences(&streams, "layer", BUFFERS as usize);
-        let used = fences(&streams, "used", BUFFERS as usize);
-        let (targets, done) = (buffers.clone(), Arc::clone(&used));
-        let work = move |uploader: &mut Uploader, loaded: &LayerFences| {
-            for n in 0..UPLOADS {
-                if let Some(before) = n.checked_sub(BUFFERS) {
-                    done.wait(before, uploader.stream())?;
-                }
-                uploader.upload(&noise(n + 1, LAYER), &targets[(n % BUFFERS) as usize], 0)?;
-                uploader.mark(loaded)?;
-            }
-            Ok(())
-        };
-        let loader = Loader::start(uploader, loaded, Some(Arc::clone(&used)), work).unwrap();
-        let mut collected = 0;
-        for n in 0..UPLOADS {
-            if ring.room() == 0 {
-                assert!(ring.collect().unwrap()[..] == noise(collected + 1, LAYER));
-                collected += 1;
-            }
-            loader.loaded().wait(n, ring.compute()).unwrap();
-            read(&mut ring, n, &buffers[(n % BUFFERS) as usize]).unwrap();
-            used.record(ring.compute()).unwrap();
-        }
-        while collected < UPLOADS {
-            let results = ring.collect().unwrap();
-            assert!(
-                results[..] == noise(collected + 1, LAYER),
-                "seed {seed}, {collected}"
-            );
-            drop(results);
-            collected += 1;
-        }
-        drop(loader.finish().unwrap());
-        drop((ring, buffers, used, streams, manager));
+        layers_through_two_buffers(15, &reports);
         simulator.assert_nothing_held("a ring of layers");
+        assert_eq!(simulator.findings() + &reports.text(), "", "seed {seed}");
     }
 }
 
@@ -377,10 +270,11 @@ fn a_loader_that_is_dropped_stops_wherever_it_is() {
 
 #[test]
 fn a_fault_at_every_call_with_a_loader_ends_without_a_hang_or_a_leak() {
-    let _watchdog = watchdog("faults with a loader");
+    let watchdog = watchdog("faults with a loader");
     let mut errors = 0;
     for (code, variant) in [(2, ""), (700, ""), (719, ":async"), (54321, ":sticky")] {
         for n in 1..=150 {
+            watchdog.alive();
             let simulator = simulator(1, n % 5);
             let reports = Reports::default();
             let Rig {

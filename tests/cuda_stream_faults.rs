@@ -53,7 +53,7 @@ fn faulted(plan: Plan, n: u64, own: u64, code: i32, variant: &str) -> bool {
 
 #[test]
 fn a_fault_at_every_call_is_one_clean_error() {
-    let _watchdog = watchdog("faults");
+    let watchdog = watchdog("faults");
     for devices in [1, 2] {
         let plan = Plan {
             devices,
@@ -74,6 +74,7 @@ fn a_fault_at_every_call_is_one_clean_error() {
             for variant in ["", ":sticky", ":async"] {
                 let mut errors = 0;
                 for n in 1..=all {
+                    watchdog.alive();
                     let error = faulted(plan, n, own, code, variant);
                     errors += u64::from(error);
                     if variant.is_empty() || variant == ":sticky" {
@@ -204,6 +205,15 @@ fn a_scope_leaves_no_work_behind_on_any_way_out() {
         assert_eq!(told.matches("failed with 999").count(), 1, "{told}");
         assert!(told.contains("in draining"), "{told}");
         assert!(matches!(manager.check(), Err(StreamError::Driver(_))));
+        // So is what came after the failure, at a second try: the fourth stream is that of the work.
+        let scope = manager.scope(None);
+        work(&[0, 1]);
+        simulator.fault("cuStreamSynchronize#4:998");
+        drop(scope);
+        assert_eq!(pending(), 0);
+        let told = reports.text();
+        assert!(told.contains("while streams were drained: cuStreamSynchronize failed with 998"));
+        assert!(told.contains("stream store 0"), "{told}");
     }
 }
 

@@ -14,9 +14,10 @@ use stream_support::{Plan, Reports, job, noise, right, run, units, watchdog};
 
 #[test]
 fn results_are_right_and_in_order_under_every_schedule() {
-    let _watchdog = watchdog("schedules");
+    let watchdog = watchdog("schedules");
     for devices in [1, 4] {
         for seed in 0..60 {
+            watchdog.alive();
             let simulator = simulator(devices, seed);
             let plan = Plan {
                 devices,
@@ -164,7 +165,7 @@ fn an_upload_waits_only_for_a_slot_that_it_writes_again() {
 
 #[test]
 fn a_ring_refuses_what_it_cannot_do() {
-    let _simulator = simulator(1, 0);
+    let simulator = simulator(1, 0);
     let (_manager, mut units) = units(Plan::default(), Reports::default().options()).unwrap();
     let ring = &mut units[0].ring;
     assert_eq!(ring.room(), 2);
@@ -193,6 +194,10 @@ fn a_ring_refuses_what_it_cannot_do() {
         Err(StreamError::TooLarge { .. })
     ));
     ring.finish(10).unwrap();
+    assert!(
+        matches!(ring.results(), Err(StreamError::OutOfOrder { .. })),
+        "not waited for"
+    );
     ring.stage(1).unwrap();
     assert_eq!(ring.room(), 0);
     ring.finish(0).unwrap();
@@ -208,7 +213,10 @@ fn a_ring_refuses_what_it_cannot_do() {
     assert_eq!(ring.collect().unwrap().len(), 0);
     // None of this ended the job.
     ring.stage(3).unwrap();
+    ring.async_load(5).unwrap();
+    assert!(simulator.counter("pending_operations") > 0);
     ring.abandon().unwrap();
+    assert_eq!(simulator.counter("pending_operations"), 0);
     assert_eq!(ring.room(), 2);
 }
 

@@ -1,6 +1,8 @@
 //! A small job on streams, whose results the host can say in advance.
 #![allow(dead_code)]
 
+pub mod loading;
+
 use crate::cuda_support::Simulator;
 use seqstream::backend::cuda::driver::{Arena, Context, DriverError, Region, Stream};
 use seqstream::stream::{
@@ -8,6 +10,7 @@ use seqstream::stream::{
     UploadOptions, Uploader,
 };
 use std::ffi::{CString, c_char};
+use std::io::Write;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -65,15 +68,29 @@ impl Simulator {
 }
 
 /// Ends the process if a test hangs: a hang must be a failure, and not a test run that never ends.
-pub struct Watchdog(#[allow(dead_code)] Sender<()>);
+pub struct Watchdog(Sender<()>);
 
+impl Watchdog {
+    /// The test goes on: time is counted from here.
+    pub fn alive(&self) {
+        self.0.send(()).unwrap();
+    }
+}
+
+/// Bites when a test has not gone on for two minutes, of which it needs milliseconds.
 pub fn watchdog(what: &'static str) -> Watchdog {
-    let (alive, watched) = channel::<()>();
+    let (alive, watched) = channel();
     std::thread::spawn(move || {
-        if let Err(RecvTimeoutError::Timeout) = watched.recv_timeout(Duration::from_secs(120)) {
-            eprintln!("{what}: hangs");
-            std::process::abort();
+        loop {
+            match watched.recv_timeout(Duration::from_secs(120)) {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => break,
+            }
         }
+        // Not by eprintln, which is captured and would be lost.
+        let _ = writeln!(std::io::stderr(), "\n{what}: hangs");
+        std::process::abort();
     });
     Watchdog(alive)
 }

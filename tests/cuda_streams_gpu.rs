@@ -1,0 +1,68 @@
+//! The streams' jobs on the devices that there are: with SEQSTREAM_TEST_GPU=1 real ones, else simulated.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+
+mod cuda_support;
+mod stream_support;
+
+use cuda_support::gpu::wants_real;
+use cuda_support::{Simulator, simulator};
+use seqstream::backend::cuda::driver;
+use stream_support::loading::layers_through_two_buffers;
+use stream_support::{Plan, Reports, job, right};
+
+/// The devices: how many, and what simulates them. `None`, and a line that says so, where real ones
+/// are wanted and there are none.
+///
+/// # Panics
+/// Where REQUIRE_GPU=1 and there is no real device.
+fn devices() -> Option<(u32, Option<Simulator>)> {
+    let required = std::env::var("REQUIRE_GPU").is_ok_and(|v| v == "1");
+    if !wants_real() {
+        assert!(!required, "REQUIRE_GPU=1 wants SEQSTREAM_TEST_GPU=1 too");
+        return Some((2, Some(simulator(2, 7))));
+    }
+    match driver::devices() {
+        Ok(devices) => Some((devices.len() as u32, None)),
+        Err(error) => {
+            assert!(!required, "REQUIRE_GPU=1, and there is no GPU: {error}");
+            eprintln!("not run: there is no GPU here: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn a_job_is_right_with_the_streams_on_and_off() {
+    let Some((devices, simulated)) = devices() else {
+        return;
+    };
+    for slots in [1, 2, 4] {
+        for (streams, overlap) in [(true, true), (true, false), (false, true)] {
+            let plan = Plan {
+                devices,
+                slots,
+                streams,
+                overlap,
+                batches: if simulated.is_some() { 9 } else { 2000 },
+                ..Plan::default()
+            };
+            let reports = Reports::default();
+            let (outcomes, result) = job(plan, reports.options());
+            assert_eq!(result, Ok(()), "{plan:?}");
+            assert_eq!(outcomes.len() as u64, plan.batches * u64::from(devices));
+            assert!(outcomes.iter().all(|o| right(plan, o)), "{plan:?}");
+            assert_eq!(reports.text(), "");
+        }
+    }
+}
+
+#[test]
+fn layers_that_are_streamed_through_two_buffers_are_right() {
+    let Some((_, simulated)) = devices() else {
+        return;
+    };
+    let reports = Reports::default();
+    layers_through_two_buffers(if simulated.is_some() { 20 } else { 2000 }, &reports);
+    assert_eq!(reports.text(), "");
+}
