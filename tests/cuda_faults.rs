@@ -222,7 +222,7 @@ impl Sweep {
                 count,
             )
             .unwrap();
-            simulator.assert_nothing_left("without a fault");
+            simulator.assert_nothing_held("without a fault");
             assert_eq!(right.len(), batches().len());
             assert!(
                 right
