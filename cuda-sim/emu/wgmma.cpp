@@ -238,7 +238,12 @@ void wg_wait(int groups) {
     if (group.waiting && group.wait_for != groups)
         fail(ILLEGAL_INSTRUCTION, "wg_wait<%d>, but other threads of the warpgroup wait for %d", groups, group.wait_for);
     group.wait_for = groups;
-    if (++group.waiting < WARPGROUP) return wait_in("wg_wait");
+    if (++group.waiting < WARPGROUP) {
+        wait_in("wg_wait");
+        // The products, which the last thread made for all, are behind every one of them.
+        acquired(&group);
+        return;
+    }
     group.waiting = 0;
     check_agreement(group);
     const int first_thread = block.current - in_group();
@@ -252,6 +257,7 @@ void wg_wait(int groups) {
         group.groups_finished++;
     }
     give_back(group, first_thread);
+    released(&group);
     for (int t = 0; t < WARPGROUP; t++) make_runnable(first_thread + t);
     maybe_yield();
 }

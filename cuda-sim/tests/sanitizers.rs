@@ -7,14 +7,19 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The kernel files whose kernels have cases in `emu/race/cases.cpp`.
-const KERNELS: [&str; 3] = [
+const KERNELS: [&str; 8] = [
     "tests/kernels/planted.cu",
     "../kernels/conformance.cu",
     "../kernels/layer_norm.cu",
+    "../kernels/attention_64.cu",
+    "../kernels/attention_128.cu",
+    "../kernels/attention_f32.cu",
+    "../kernels/attention90_64.cu",
+    "../kernels/gemm_gelu.cu",
 ];
 
 /// Cases without a mistake.
-const CLEAN: [&str; 7] = [
+const CLEAN: [&str; 14] = [
     "reverse",
     "copy",
     "pipeline",
@@ -22,6 +27,13 @@ const CLEAN: [&str; 7] = [
     "layer_norm_narrow",
     "layer_norm_wide",
     "layer_norm_odd",
+    "attention_stays",
+    "attention_round",
+    "attention_wide",
+    "attention_short",
+    "attention_plain",
+    "attention_hopper",
+    "gemm_gelu",
 ];
 
 /// What a case ended with, and all that it said.

@@ -1,4 +1,5 @@
-// What a case of the runner is made of: inputs, a launch, and no look at the results, which other tests have.
+// What a case of the runner is made of: inputs, a launch, and of the results no more than that they are the same under
+// every schedule and no NaN; what they are, other tests look at.
 #pragma once
 
 #include <cstddef>
@@ -14,10 +15,19 @@ struct Memory {
     uint64_t f32(size_t count);
     uint64_t f16(size_t count);
     uint64_t u32(const std::vector<uint32_t> &values);
-    // NaN.
+    // NaN. What a launch makes of it must be the same under every schedule.
     uint64_t output(size_t count_of_bytes);
+    // And there must be no NaN left in it.
+    uint64_t output_f16(size_t count);
+    uint64_t output_f32(size_t count);
 
+    struct Output {
+        unsigned char *values;
+        size_t bytes, element; // element: 0 where NaN may be
+        std::vector<unsigned char> first;
+    };
     std::vector<void *> all;
+    std::vector<Output> outputs;
     uint32_t state = 1;
     Memory() = default;
     Memory(const Memory &) = delete;
@@ -33,9 +43,9 @@ struct Shape {
     uint32_t grid[3], block[3], shared;
 };
 
-// Runs all blocks under several schedules. False, and a line that says why, where there is no such kernel or one
-// fails.
-bool launch(const char *kernel, const Shape &shape, const void *params);
+// Runs all blocks under several schedules. False, and a line that says why, where there is no such kernel, one fails,
+// or the results are wrong in a way that can be seen here.
+bool launch(Memory &memory, const char *kernel, const Shape &shape, const void *params);
 
 struct Case {
     const char *name;

@@ -4,6 +4,7 @@
 #include "case.h"
 
 #include "params.h"
+#include "tiles.h"
 
 // As `../../tests/kernels/planted.cu` has it.
 struct PlantedParams {
@@ -18,7 +19,7 @@ static bool planted(Memory &memory, const char *kernel, uint32_t bug, const Shap
     p.to = memory.output(words * 4);
     p.bug = bug;
     p.count = uint32_t(words);
-    return launch(kernel, shape, &p);
+    return launch(memory, kernel, shape, &p);
 }
 static const Shape REVERSE = {{3, 1, 1}, {256, 1, 1}, 1024}, COPY = {{1, 1, 1}, {192, 1, 1}, 192 * 16};
 
@@ -44,33 +45,118 @@ static bool pipeline(Memory &memory) {
     encode(p.maps[1], memory.f16(K * 128), 128, K, 64, 64, 128);
     p.to = memory.output(64 * 128 * 4);
     p.n[0] = (K + 63) / 64;
-    return launch("conformance_pipeline", {{1, 1, 1}, {160, 1, 1}, 2 * 24 * 1024}, &p);
+    return launch(memory, "conformance_pipeline", {{1, 1, 1}, {160, 1, 1}, 2 * 24 * 1024}, &p);
 }
 
 static bool ring(Memory &memory) {
     ConformanceParams p = {};
     p.to = memory.output(64 * 4);
     p.n[0] = 20;
-    return launch("conformance_mbarrier", {{1, 1, 1}, {128, 1, 1}, 0}, &p);
+    return launch(memory, "conformance_mbarrier", {{1, 1, 1}, {128, 1, 1}, 0}, &p);
 }
 
-static bool layer_norm(Memory &memory, const char *kernel, uint32_t width, size_t bytes) {
+static bool layer_norm(Memory &memory, const char *kernel, uint32_t width, bool f32 = false) {
     constexpr uint32_t ROWS = 9;
     LayerNormParams p = {};
     p.from = memory.f32(ROWS * width);
     p.gain = memory.f32(width);
     p.bias = memory.f32(width);
-    p.to = memory.output(ROWS * width * bytes);
+    p.to = f32 ? memory.output_f32(ROWS * width) : memory.output_f16(ROWS * width);
     p.rows = ROWS;
     p.width = width;
     p.epsilon = 1e-5f;
-    return launch(kernel, {{3, 1, 1}, {256, 1, 1}, 0}, &p);
+    return launch(memory, kernel, {{3, 1, 1}, {256, 1, 1}, 0}, &p);
 }
-static bool layer_norm_narrow(Memory &memory) { return layer_norm(memory, "layer_norm_f16", 320, 2); }
-static bool layer_norm_wide(Memory &memory) { return layer_norm(memory, "layer_norm_f32", 5120, 4); }
-static bool layer_norm_odd(Memory &memory) { return layer_norm(memory, "layer_norm_bf16", 77, 2); }
+static bool layer_norm_narrow(Memory &memory) { return layer_norm(memory, "layer_norm_f16", 320); }
+static bool layer_norm_wide(Memory &memory) { return layer_norm(memory, "layer_norm_f32", 5120, true); }
+static bool layer_norm_odd(Memory &memory) { return layer_norm(memory, "layer_norm_f32", 77, true); }
+
+// One head of these sequences, whole or in slots of 16 queries.
+struct Attention {
+    const char *kernel;
+    uint32_t head_dim, threads, shared;
+    bool f32;
+};
+static bool attention(Memory &memory, const Attention &of, const std::vector<uint32_t> &lengths, uint32_t grid,
+                      bool slots = false) {
+    std::vector<uint32_t> items;
+    uint32_t first = 0, longest = 0;
+    for (uint32_t length : lengths) {
+        if (slots)
+            for (uint32_t piece = 0; piece * 16 < length; piece++) items.insert(items.end(), {first, length | piece << 16});
+        else
+            items.insert(items.end(), {first, length, 0, length});
+        first += length;
+        longest = longest > length ? longest : length;
+    }
+    const size_t values = size_t(first) * of.head_dim;
+    AttentionParams p = {};
+    p.qkv = of.f32 ? memory.f32(3 * values) : memory.f16(3 * values);
+    p.out = of.f32 ? memory.output_f32(values) : memory.output_f16(values);
+    p.items = memory.u32(items);
+    p.rotary = memory.f32(longest * of.head_dim);
+    p.heads = 1;
+    p.head_dim = of.head_dim;
+    p.scale = 0.125f;
+    p.count = uint32_t(lengths.size());
+    return launch(memory, of.kernel, {{grid, 1, 1}, {of.threads, 1, 1}, of.shared}, &p);
+}
+// The warps' queries, and the ring.
+constexpr uint32_t long_shared(const AttentionTile &tile) {
+    return uint32_t(16 * tile.row_tiles * tile.warps + 2 * tile.stages * tile.keys) * tile.head_dim * 2;
+}
+// Tiles that stay, and tiles that go round the ring for each of two passes.
+static bool attention_stays(Memory &memory) {
+    constexpr AttentionTile TILE = attention_tile(64);
+    return attention(memory, {"attention_f16_64", 64, 32 * TILE.warps, long_shared(TILE), false}, {150}, 1);
+}
+static bool attention_round(Memory &memory) {
+    constexpr AttentionTile TILE = attention_tile(64);
+    return attention(memory, {"attention_f16_64", 64, 32 * TILE.warps, long_shared(TILE), false}, {230}, 1);
+}
+// Queries that are read again and again.
+static bool attention_wide(Memory &memory) {
+    constexpr AttentionTile TILE = attention_tile(128);
+    return attention(memory, {"attention_f16_128", 128, 32 * TILE.warps, long_shared(TILE), false}, {140}, 1);
+}
+static bool attention_short(Memory &memory) {
+    constexpr uint32_t SHARED = 3 * SHORT_TOKENS * 64 * 2;
+    return attention(memory, {"attention_f16_64_short", 64, 32 * SHORT_SLOTS, SHARED, false}, {40, 9}, 1, true);
+}
+static bool attention_plain(Memory &memory) {
+    constexpr uint32_t D = 24, STRIDE = F32_ROWS + 4;
+    constexpr uint32_t SHARED = (2 * D * STRIDE + F32_KEYS * D + F32_KEYS * STRIDE) * 4;
+    return attention(memory, {"attention_f32", D, F32_THREADS, SHARED, true}, {130}, 1);
+}
+// More tiles than the ring has stages, of a block that has several items, one of them shorter than a turn.
+static bool attention_hopper(Memory &memory) {
+    constexpr uint32_t SHARED = HOPPER_STAGES * 2 * HOPPER_KEYS * 64 * 2 + (HOPPER_AHEAD + 1) * 8 * 128 * 16 + 2 * HOPPER_STAGES * 8;
+    return attention(memory, {"attention90_f16_64", 64, 128 * (1 + HOPPER_CONSUMERS), SHARED, false}, {300, 30, 450}, 1);
+}
+
+// More steps than the ring has, and tiles for both consumers.
+static bool gemm_gelu(Memory &memory) {
+    constexpr uint32_t ROWS = 140, WIDTH = 264, DEPTH = 456;
+    GemmGeluParams p = {};
+    encode(p.from.opaque, memory.f16(ROWS * DEPTH), DEPTH, ROWS, 64, 128, 128);
+    encode(p.weight.opaque, memory.f16(WIDTH * DEPTH), DEPTH, WIDTH, 64, 64, 128);
+    encode(p.to.opaque, memory.output_f16(ROWS * WIDTH), WIDTH, ROWS, 64, 64, 128);
+    p.bias = memory.f16(WIDTH);
+    p.rows = ROWS;
+    p.width = WIDTH;
+    p.depth = DEPTH;
+    p.band = 2;
+    return launch(memory, "gemm_gelu_f16", {{1, 1, 1}, {384, 1, 1}, 229488}, &p);
+}
 
 const Case CASES[] = {
+    {"attention_stays", attention_stays},
+    {"attention_round", attention_round},
+    {"attention_wide", attention_wide},
+    {"attention_short", attention_short},
+    {"attention_plain", attention_plain},
+    {"attention_hopper", attention_hopper},
+    {"gemm_gelu", gemm_gelu},
     {"reverse", reverse},
     {"reverse_without_barrier", reverse_without_barrier},
     {"reverse_too_much", reverse_too_much},

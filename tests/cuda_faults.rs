@@ -1,0 +1,370 @@
+//! Faults: whichever call of a small embedding job fails, and however, the job ends with one error that says which call
+//! failed, with what, on which device; nothing of it is left on the device, and what was collected before is right.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+
+mod cuda_support;
+mod stream_support;
+
+use cuda_support::gpu::wants_real;
+use cuda_support::{Simulator, library, simulator};
+use seqstream::backend::cuda::driver::Context;
+use seqstream::backend::cuda::gemm::{Algorithms, Gemm, Kind, ProductSpec, Tuning};
+use seqstream::backend::cuda::{Cuda, CudaOptions, LOAD_STREAMS, kernels};
+use seqstream::batch::PackedBatch;
+use seqstream::model::{Embedder, Model, Pool, Request};
+use seqstream::stream::{StreamManager, StreamOptions};
+use seqstream::weights::{Checkpoint, DType};
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::ffi::c_char;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use stream_support::{Reports, Watchdog, watchdog};
+
+/// Out of memory, illegal address, launch failure, unknown to the program, known to none.
+const CODES: [i32; 5] = [2, 700, 719, 999, 54321];
+/// Of these, those that take the context with them.
+const STICKY: [i32; 2] = [700, 719];
+/// Calls that leave work on a stream, which can fail later than the call.
+const ASYNCHRONOUS: [&str; 5] = [
+    "cuLaunchKernel",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemsetD8Async",
+    "cublasLtMatmul",
+];
+
+/// The simulator, where this test runs: it needs kernels, and a device that fails when it is told to.
+fn start(seed: u64) -> Option<Simulator> {
+    if wants_real() || kernels::FATBINS.is_empty() {
+        eprintln!("not run: it is of the simulated driver, and needs a build with kernels");
+        return None;
+    }
+    let simulator = simulator(1, seed);
+    // SAFETY: the simulator is held by this test alone, and nothing else here reads the environment meanwhile.
+    unsafe { std::env::set_var("SEQSTREAM_LIBCUBLASLT", library()) };
+    Some(simulator)
+}
+
+/// The function whose call was made to fail, by the simulator's log: `call 17 cuMemAlloc_v2 ... [fault] = 2`.
+fn failed_function(simulator: &Simulator) -> Option<String> {
+    let get = simulator.call::<extern "C" fn(*mut c_char, usize) -> usize>("seqstream_sim_log");
+    let mut text = vec![0u8; get(std::ptr::null_mut(), 0)];
+    get(text.as_mut_ptr().cast(), text.len());
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let line = text.lines().find(|line| line.contains(" [fault]"))?;
+    line.split(' ').nth(2).map(Into::into)
+}
+
+/// Gives something back, and has done so whatever it answers.
+fn gives_back(function: &str) -> bool {
+    ["Free", "Destroy", "Unload", "Release"]
+        .iter()
+        .any(|word| function.contains(word))
+}
+
+/// Short sequences, in more batches than there are slots.
+fn batches() -> Vec<PackedBatch> {
+    let lengths: [&[usize]; 4] = [&[3, 20], &[1], &[17, 2], &[9]];
+    let one = |lengths: &&[usize]| {
+        let mut batch = PackedBatch::new();
+        for n in *lengths {
+            let inside = (0..*n).map(|j| 4 + (j * j * 7 + j) as u32 % 20);
+            let tokens: Vec<u32> = std::iter::once(0).chain(inside).chain([2]).collect();
+            batch.push(&tokens);
+        }
+        batch
+    };
+    lengths.iter().map(one).collect()
+}
+
+/// The bits of a batch's means.
+type Bits = Vec<u32>;
+
+/// A job from nothing to its end; what it collected goes to `collected`, also where it fails. `done` is called before
+/// everything is given back.
+fn job(
+    checkpoint: &Checkpoint,
+    algorithms: &Arc<Algorithms>,
+    reports: &Reports,
+    collected: &mut Vec<Bits>,
+    done: impl FnOnce(),
+) -> Result<(), Box<dyn Error>> {
+    let context = Context::new(0)?;
+    let mut manager = StreamManager::new(StreamOptions {
+        load: LOAD_STREAMS,
+        ..reports.options()
+    })?;
+    manager.create_streams(std::slice::from_ref(&context))?;
+    let manager = Arc::new(manager);
+    let options = CudaOptions {
+        dtype: DType::F16,
+        tokens: Some(128),
+        longest: None,
+        representations: 2,
+        pooled: true,
+        states: false,
+        overlap: true,
+    };
+    let streams = Arc::clone(&manager);
+    let cuda = Cuda::new(streams, &context, Arc::clone(algorithms), options)?;
+    let mut model = Model::load(cuda, checkpoint.config(), checkpoint)?;
+    let request = Request {
+        layers: vec![0, 1],
+        pool: Some(Pool::Mean),
+        per_token: false,
+    };
+    let mut work = |model: &mut Model<Cuda>| -> Result<(), Box<dyn Error>> {
+        let mut batches = batches().into_iter();
+        loop {
+            let next = match model.room() {
+                0 => None,
+                _ => batches.next(),
+            };
+            match next {
+                Some(batch) => model.submit(&batch, &request)?,
+                None => match model.collect()? {
+                    Some(outputs) => {
+                        let values = outputs.iter().flat_map(|output| &output.pooled);
+                        collected.push(values.map(|value| value.to_bits()).collect());
+                    }
+                    None => return Ok(()),
+                },
+            }
+        }
+    };
+    let result = work(&mut model);
+    if let Err(error) = &result {
+        assert!(manager.check().is_err(), "the job goes on after: {error}");
+        let again = model.submit(&batches()[0], &request);
+        assert!(again.is_err(), "the model goes on after: {error}");
+    }
+    done();
+    result
+}
+
+/// What faults came to.
+#[derive(Default)]
+struct Tally {
+    faults: usize,
+    errors: usize,
+}
+
+/// By what is counted: by code, by function.
+type Table = BTreeMap<String, Tally>;
+
+fn count(table: &mut Table, name: &str, error: bool) {
+    let tally = table.entry(name.to_owned()).or_default();
+    tally.faults += 1;
+    tally.errors += usize::from(error);
+}
+
+fn print(title: &str, table: &Table) {
+    println!("\n| {title} | faults | errors | results all the same |\n|---|---|---|---|");
+    for (name, Tally { faults, errors }) in table {
+        println!("| {name} | {faults} | {errors} | {} |", faults - errors);
+    }
+}
+
+/// The error of a fault at a call of `function`; `None`: of work that failed after its call.
+fn check_error(what: &str, text: &str, code: i32, function: Option<&str>) {
+    let status = if code == 2 { 3 } else { 13 }; // CUBLAS_STATUS_ALLOC_FAILED, _EXECUTION_FAILED
+    let driver = format!("failed with {code} (");
+    let library = format!("failed with {status} (CUBLAS_STATUS_");
+    let mut codes = text.contains(&driver);
+    if function.is_none_or(|f| f.starts_with("cublasLt")) {
+        codes |= text.contains(&library);
+    }
+    assert!(codes, "{what}: which code? {text}");
+    // Another thread's next call may be the first to say that the context is lost.
+    let same = function.is_none_or(|f| text.contains(&format!("{f} failed")));
+    let named = same || STICKY.contains(&code);
+    assert!(named, "{what}: which call? {text}");
+    let of_no_device = ["cuInit", "cuDeviceGetCount"];
+    let device = text.contains("device 0") || function.is_some_and(|f| of_no_device.contains(&f));
+    assert!(device, "{what}: which device? {text}");
+}
+
+struct Sweep {
+    checkpoint: Checkpoint,
+    algorithms: Arc<Algorithms>,
+    right: Vec<Bits>,
+    /// Calls of a job, before it gives back what it holds.
+    own: u64,
+    by_code: Table,
+    by_function: Table,
+    watchdog: Watchdog,
+}
+
+impl Sweep {
+    /// A job without a fault first: its results are the right ones, and the products' algorithms are chosen.
+    fn new() -> Option<Self> {
+        let mut sweep = Self {
+            checkpoint: cuda_support::model::random(1, 32, 2, 64),
+            algorithms: Arc::new(Algorithms::new(None)),
+            right: Vec::new(),
+            own: 0,
+            by_code: Table::new(),
+            by_function: Table::new(),
+            watchdog: watchdog("faults"),
+        };
+        for _ in 0..2 {
+            let simulator = start(0)?;
+            let (mut right, mut own) = (Vec::new(), 0);
+            let reports = Reports::default();
+            let count = || own = simulator.counter("calls");
+            job(
+                &sweep.checkpoint,
+                &sweep.algorithms,
+                &reports,
+                &mut right,
+                count,
+            )
+            .unwrap();
+            simulator.assert_nothing_held("without a fault");
+            assert_eq!(right.len(), batches().len());
+            assert!(
+                right
+                    .iter()
+                    .flatten()
+                    .all(|v| f32::from_bits(*v).is_finite())
+            );
+            (sweep.right, sweep.own) = (right, own);
+        }
+        Some(sweep)
+    }
+
+    /// One job with a fault at `place`, the n-th call of any or of one function. False where it has no such call.
+    fn fault(&mut self, place: &str, n: u64, code: i32, later: bool) -> bool {
+        let simulator = start(n % 5).unwrap();
+        self.watchdog.alive();
+        let variant = if later { ":async" } else { "" };
+        let what = format!("{place}:{code}{variant}");
+        simulator.fault(&what);
+        let (reports, mut collected) = (Reports::default(), Vec::new());
+        let (checkpoint, algorithms) = (&self.checkpoint, &self.algorithms);
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            job(checkpoint, algorithms, &reports, &mut collected, || ())
+                .map_err(|error| error.to_string())
+        }));
+        let result = ended.unwrap_or_else(|_| panic!("{what}: it panics, see above"));
+        if simulator.counter("faults") == 0 {
+            assert_eq!(result, Ok(()), "{what}");
+            return false;
+        }
+        let hit = failed_function(&simulator);
+        let what = format!("{what} at {}", hit.as_deref().unwrap_or(place));
+        simulator.assert_nothing_held(&what);
+        assert_eq!(collected, self.right[..collected.len()], "{what}");
+        match &result {
+            Err(text) => check_error(&what, text, code, hit.as_deref()),
+            Ok(()) => {
+                assert_eq!(collected.len(), self.right.len(), "{what}");
+                let harmless = match &hit {
+                    Some(function) => gives_back(function) || n > self.own,
+                    None => simulator.findings().contains("found no operation to fail"),
+                };
+                let told = reports.text().contains(&format!("failed with {code} "));
+                assert!(harmless || told, "{what}: nobody was told");
+            }
+        }
+        let function = match &hit {
+            Some(function) => function.clone(),
+            None => format!("{}, later", place.split('#').next().unwrap()),
+        };
+        count(&mut self.by_function, &function, result.is_err());
+        count(
+            &mut self.by_code,
+            &format!("{code}{variant}"),
+            result.is_err(),
+        );
+        true
+    }
+}
+
+#[test]
+fn a_fault_at_every_call_of_a_job_is_one_clean_error() {
+    let Some(mut sweep) = Sweep::new() else {
+        return;
+    };
+    // Each call with one code, some with all.
+    let mut calls = 0;
+    'calls: for n in 1.. {
+        let i = n as usize % CODES.len();
+        let codes = match n % 41 {
+            0 => &CODES[..],
+            _ => &CODES[i..=i],
+        };
+        for code in codes {
+            if !sweep.fault(&n.to_string(), n, *code, false) {
+                break 'calls;
+            }
+        }
+        calls = n;
+    }
+    for function in ASYNCHRONOUS {
+        for n in 1.. {
+            let code = CODES[n as usize % CODES.len()];
+            if !sweep.fault(&format!("{function}#{n}"), n, code, true) {
+                assert!(n > 1, "{function} is not called");
+                break;
+            }
+        }
+    }
+    let own = sweep.own;
+    println!("\n{calls} calls, of which {own} before the job gives back what it holds");
+    print("code", &sweep.by_code);
+    print("function", &sweep.by_function);
+    let errors: usize = sweep.by_code.values().map(|tally| tally.errors).sum();
+    assert!(calls >= own && errors as u64 > own / 2, "{errors} of {own}");
+}
+
+#[test]
+fn a_fault_at_every_call_of_choosing_an_algorithm_is_one_clean_error() {
+    let watchdog = watchdog("faults while choosing");
+    let choose = || -> Result<(), Box<dyn Error>> {
+        let context = Context::new(0)?;
+        let tuning = Tuning {
+            rows: 64,
+            rounds: 1,
+            flush: 1 << 10,
+        };
+        let gemm = Gemm::load(&context, Arc::new(Algorithms::new(None)), tuning)?;
+        gemm.product(&ProductSpec {
+            outputs: 16,
+            inputs: 16,
+            dtype: DType::F16,
+            kind: Kind::Store,
+            bias: true,
+        })?;
+        Ok(())
+    };
+    let mut table = Table::new();
+    for n in 1.. {
+        watchdog.alive();
+        let Some(simulator) = start(0) else {
+            return;
+        };
+        let code = CODES[n as usize % CODES.len()];
+        simulator.fault(&format!("{n}:{code}"));
+        let ended = catch_unwind(|| choose().map_err(|error| error.to_string()));
+        let Some(hit) = failed_function(&simulator) else {
+            assert!(matches!(ended, Ok(Ok(()))));
+            break;
+        };
+        let what = format!("{n}:{code} at {hit}");
+        let result = ended.unwrap_or_else(|_| panic!("{what}: it panics, see above"));
+        simulator.assert_nothing_held(&what);
+        match &result {
+            Err(text) => check_error(&what, text, code, Some(&hit)),
+            // The call that makes the context current is made for every free, too.
+            Ok(()) => assert!(
+                gives_back(&hit) || hit == "cuCtxSetCurrent",
+                "{what}: nobody was told"
+            ),
+        }
+        count(&mut table, &hit, result.is_err());
+    }
+    print("function, while choosing", &table);
+}
