@@ -82,7 +82,8 @@ impl Functions {
         // A warp a token.
         let grid = self.blocks(p.count as usize * 32);
         // SAFETY: the caller's.
-        Ok(unsafe { stream.launch(&self.embed, grid, [THREADS, 1, 1], 0, p)? })
+        unsafe { stream.launch(&self.embed, grid, [THREADS, 1, 1], 0, p)? };
+        Ok(())
     }
 
     /// # Safety
@@ -91,7 +92,8 @@ impl Functions {
         // At least a warp a row.
         let grid = self.blocks(p.rows as usize * 32);
         // SAFETY: the caller's.
-        Ok(unsafe { stream.launch(&self.layer_norm, grid, [THREADS, 1, 1], 0, p)? })
+        unsafe { stream.launch(&self.layer_norm, grid, [THREADS, 1, 1], 0, p)? };
+        Ok(())
     }
 
     /// # Safety
@@ -99,7 +101,8 @@ impl Functions {
     pub unsafe fn gelu(&self, stream: &Stream, p: &GeluParams) -> Result<(), CudaError> {
         let grid = self.blocks((p.count as usize * self.dtype.size()).div_ceil(16));
         // SAFETY: the caller's.
-        Ok(unsafe { stream.launch(&self.gelu, grid, [THREADS, 1, 1], 0, p)? })
+        unsafe { stream.launch(&self.gelu, grid, [THREADS, 1, 1], 0, p)? };
+        Ok(())
     }
 
     /// # Safety
@@ -108,7 +111,8 @@ impl Functions {
         let bytes = p.rows as usize * p.width as usize * self.dtype.size();
         let grid = self.blocks(bytes.div_ceil(16));
         // SAFETY: the caller's.
-        Ok(unsafe { stream.launch(&self.gated_gelu, grid, [THREADS, 1, 1], 0, p)? })
+        unsafe { stream.launch(&self.gated_gelu, grid, [THREADS, 1, 1], 0, p)? };
+        Ok(())
     }
 
     /// # Safety
@@ -138,7 +142,8 @@ impl Functions {
     ) -> Result<(), CudaError> {
         let grid = self.blocks(p.positions as usize * p.half as usize);
         // SAFETY: the caller's.
-        Ok(unsafe { stream.launch(&self.rotary_table, grid, [THREADS, 1, 1], 0, p)? })
+        unsafe { stream.launch(&self.rotary_table, grid, [THREADS, 1, 1], 0, p)? };
+        Ok(())
     }
 }
 
