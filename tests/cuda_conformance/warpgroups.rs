@@ -65,6 +65,7 @@ impl Layout {
 }
 
 /// A product of K = 16 `steps`; checks all sums.
+#[allow(clippy::too_many_arguments)] // what a product is made of
 fn check(
     bench: &Bench,
     format: Half,
