@@ -72,7 +72,7 @@ __device__ void attention_plain(const AttentionParams &p) {
     for (int row = int(item.row); row < last; row += F32_ROWS) {
         float o[EACH][WIDEST] = {}, top[EACH], sum[EACH] = {};
         for (float &t : top) t = -INFINITY;
-        __syncthreads(); // the pass before has been read
+        // The queries of the pass before were last read ahead of a barrier.
         transpose(queries, q + row * stride, stride, last - row, width, rotary ? rotary + uint64_t(row) * (width / 2) : nullptr);
         for (int key = 0; key < length; key += F32_KEYS) {
             const int valid = min(F32_KEYS, length - key);

@@ -10,6 +10,14 @@ pub enum StreamError {
     /// A driver call failed, or work on a stream did.
     #[error(transparent)]
     Driver(#[from] DriverError),
+    /// A product could not be put on a stream.
+    #[error("{text}")]
+    Product {
+        /// Which, why not, and where.
+        text: String,
+        /// What may help.
+        hint: Option<&'static str>,
+    },
     /// No such stream was created.
     #[error("device {device} has no {kind} stream {index}")]
     NoStream {
@@ -80,6 +88,7 @@ impl StreamError {
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::Driver(error) => return error.hint(),
+            Self::Product { hint, .. } => return *hint,
             Self::NoStream { .. } => "create_streams with this device and more streams of the kind",
             Self::Full { .. } => "collect the oldest batch first",
             Self::TooLarge { .. } => "lower --token-budget",

@@ -398,7 +398,12 @@ impl StreamProcessor {
             batch: self.open.as_ref().map(|open| open.batch),
             ..At::default()
         };
-        let first = self.job.fail(error.at(&at).into());
+        self.end_job(error.at(&at).into())
+    }
+
+    /// The same, with an error that is not of a call of the driver's.
+    pub fn end_job(&mut self, error: StreamError) -> StreamError {
+        let first = self.job.fail(error);
         self.end();
         first
     }

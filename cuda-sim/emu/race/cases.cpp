@@ -71,7 +71,7 @@ static bool layer_norm_narrow(Memory &memory) { return layer_norm(memory, "layer
 static bool layer_norm_wide(Memory &memory) { return layer_norm(memory, "layer_norm_f32", 5120, true); }
 static bool layer_norm_odd(Memory &memory) { return layer_norm(memory, "layer_norm_f32", 77, true); }
 
-// One head of these sequences, whole or in slots of 16 queries.
+// One head of these sequences, in items of at most 256 queries or in slots of 16.
 struct Attention {
     const char *kernel;
     uint32_t head_dim, threads, shared;
@@ -85,7 +85,8 @@ static bool attention(Memory &memory, const Attention &of, const std::vector<uin
         if (slots)
             for (uint32_t piece = 0; piece * 16 < length; piece++) items.insert(items.end(), {first, length | piece << 16});
         else
-            items.insert(items.end(), {first, length, 0, length});
+            for (uint32_t row = 0; row < length; row += 256)
+                items.insert(items.end(), {first, length, row, length - row < 256 ? length - row : 256});
         first += length;
         longest = longest > length ? longest : length;
     }
@@ -98,7 +99,7 @@ static bool attention(Memory &memory, const Attention &of, const std::vector<uin
     p.heads = 1;
     p.head_dim = of.head_dim;
     p.scale = 0.125f;
-    p.count = uint32_t(lengths.size());
+    p.count = uint32_t(items.size() / (slots ? 8 : 4));
     return launch(memory, of.kernel, {{grid, 1, 1}, {of.threads, 1, 1}, of.shared}, &p);
 }
 // The warps' queries, and the ring.
@@ -128,10 +129,11 @@ static bool attention_plain(Memory &memory) {
     constexpr uint32_t SHARED = (2 * D * STRIDE + F32_KEYS * D + F32_KEYS * STRIDE) * 4;
     return attention(memory, {"attention_f32", D, F32_THREADS, SHARED, true}, {130}, 1);
 }
-// More tiles than the ring has stages, of a block that has several items, one of them shorter than a turn.
+// A block that has several items; more tiles than the ring has stages, also in an item of few queries, where three of
+// the four consumers have nothing to do.
 static bool attention_hopper(Memory &memory) {
     constexpr uint32_t SHARED = HOPPER_STAGES * 2 * HOPPER_KEYS * 64 * 2 + (HOPPER_AHEAD + 1) * 8 * 128 * 16 + 2 * HOPPER_STAGES * 8;
-    return attention(memory, {"attention90_f16_64", 64, 128 * (1 + HOPPER_CONSUMERS), SHARED, false}, {300, 30, 450}, 1);
+    return attention(memory, {"attention90_f16_64", 64, 128 * (1 + HOPPER_CONSUMERS), SHARED, false}, {30, 790}, 1);
 }
 
 // More steps than the ring has, and tiles for both consumers.

@@ -262,7 +262,7 @@ impl Cuda {
         let products: Vec<Product> = products.collect::<Result<_, _>>()?;
         let functions =
             Functions::load(&self.context, self.options.dtype, self.info.multiprocessors)?;
-        let casts = Casts::load(&self.context)?;
+        let casts = Arc::new(Casts::load(&self.context)?);
         let fused = Fused::load(&self.context, &self.info, self.options.dtype)?;
         let upload = UploadOptions {
             slot_bytes: UPLOAD_SLOT,
@@ -303,8 +303,9 @@ impl Cuda {
         let loading = self.manager.streams(ordinal, LOAD_STREAMS - 1)?;
         let uploader = Uploader::new(&loading, &mut arena, upload)?;
         let fences = Arc::new(LayerFences::new(&loading, "group", groups)?);
+        let of_loader = Arc::clone(&casts);
         let loader = Loader::start(uploader, Arc::clone(&fences), None, move |up, fences| {
-            weights::load(&placed, groups, &casts, up, fences)
+            weights::load(&placed, groups, &of_loader, up, fences)
         })?;
         Ok(Running {
             dtype: self.options.dtype,
@@ -328,6 +329,7 @@ impl Cuda {
             ended: Default::default(),
             profile: None,
             _loader: loader,
+            _casts: casts,
         })
     }
 }

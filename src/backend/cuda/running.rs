@@ -7,9 +7,9 @@ use super::attention::WorkList;
 use super::backend::Attention;
 use super::driver::{Fence, Region, Stream};
 use super::error::CudaError;
-use super::functions::{AttentionFunctions, Functions};
+use super::functions::{AttentionFunctions, Casts, Functions};
 use super::fused::{Fused, Operands};
-use super::gemm::{self, Kind, Product};
+use super::gemm::{self, GemmError, Kind, Product};
 use super::params::{
     AttentionParams, EmbedParams, GatedGeluParams, GeluParams, LayerNormParams, RepresentParams,
     RotaryTableParams,
@@ -20,7 +20,7 @@ use super::resident::{Addresses, ParameterId};
 use super::slot::{InputLayout, floats};
 use crate::backend::{Activation, Norm, Represented, Wanted};
 use crate::batch::PackedBatch;
-use crate::stream::{LayerFences, Loader, StreamProcessor};
+use crate::stream::{LayerFences, Loader, StreamError, StreamProcessor};
 use crate::weights::DType;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -114,15 +114,21 @@ pub(super) struct Running {
     pub profile: Option<Profile>,
     /// Its thread ends before the memory that it writes to goes.
     pub _loader: Loader,
+    /// The loader's kernels, kept until the end: to unload a module waits for the whole device.
+    pub _casts: Arc<Casts>,
 }
 
 impl Running {
     /// Ends the job with an error: its streams are drained, so that memory can go.
     pub fn fail(&mut self, error: CudaError) -> CudaError {
-        match error {
-            CudaError::Driver(e) => CudaError::Stream(self.processor.fail(e)),
-            error => error,
-        }
+        CudaError::Stream(match error {
+            CudaError::Driver(e) | CudaError::Gemm(GemmError::Driver(e)) => self.processor.fail(e),
+            CudaError::Gemm(e) => self.processor.end_job(StreamError::Product {
+                text: e.to_string(),
+                hint: e.hint(),
+            }),
+            error => return error,
+        })
     }
 
     fn pass(&self, call: &'static str) -> Result<&Pass, CudaError> {
