@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a build script fails by panicking
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 fn main() {
     println!("cargo:rustc-check-cfg=cfg(emulated_kernels, sanitized_kernels)");
@@ -27,11 +29,15 @@ fn main() {
         return;
     }
     let mut objects = compiler()
+        // Products of matrices take most of its time.
+        .opt_level(3)
         .files(files(emulator, &["cpp"]))
         .compile_intermediates();
-    for source in kernels.iter().flat_map(|folder| files(folder, &["cu"])) {
-        objects.push(kernel(&source));
-    }
+    let sources: Vec<PathBuf> = kernels
+        .iter()
+        .flat_map(|folder| files(folder, &["cu"]))
+        .collect();
+    objects.extend(compile_kernels(&sources, &common_state(emulator, &kernels)));
     let mut library = cc::Build::new();
     library
         .objects(objects)
@@ -60,6 +66,7 @@ fn compiler() -> cc::Build {
         .warnings(false)
         // Not Cargo's level: kernels make the same sums in every build.
         .opt_level(2)
+        .debug(false)
         .include("emu")
         .include("../kernels");
     // The kernels alone are instrumented. (Not for races: to ThreadSanitizer the uninstrumented Rust around them is
@@ -74,40 +81,89 @@ fn compiler() -> cc::Build {
     build
 }
 
+/// A hash of what every kernel's object is made from, beside its own source.
+fn common_state(emulator: &Path, kernels: &[&Path]) -> DefaultHasher {
+    let mut hasher = DefaultHasher::new();
+    let headers = [emulator].into_iter().chain(kernels.iter().copied());
+    for file in headers.flat_map(|folder| files(folder, &["h", "cuh", "in"])) {
+        std::fs::read(file).unwrap().hash(&mut hasher);
+    }
+    std::fs::read("build.rs").unwrap().hash(&mut hasher);
+    for variable in ["CXX", "CXXFLAGS", "TARGET", "SEQSTREAM_SIM_SANITIZE"] {
+        std::env::var_os(variable).hash(&mut hasher);
+    }
+    hasher
+}
+
+/// Side by side, and only those that changed.
+fn compile_kernels(sources: &[PathBuf], common: &DefaultHasher) -> Vec<PathBuf> {
+    let queue = Mutex::new(sources.iter());
+    let objects = Mutex::new(Vec::new());
+    let workers = std::thread::available_parallelism().map_or(2, |n| n.get());
+    std::thread::scope(|scope| {
+        for _ in 0..workers.min(sources.len()) {
+            scope.spawn(|| {
+                loop {
+                    let Some(source) = queue.lock().unwrap().next() else {
+                        return;
+                    };
+                    let object = kernel(source, common.clone());
+                    objects.lock().unwrap().push(object);
+                }
+            });
+        }
+    });
+    let mut objects = objects.into_inner().unwrap();
+    objects.sort();
+    objects
+}
+
 /// One kernel file, in an anonymous namespace, with its static shared memory in a section of the file's own.
-fn kernel(source: &Path) -> PathBuf {
+fn kernel(source: &Path, mut state: DefaultHasher) -> PathBuf {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("Cargo sets it"));
-    let name = source
-        .file_stem()
-        .expect("found by its extension")
-        .to_string_lossy();
-    let source = source.canonicalize().expect("found just now");
+    let name = source.file_stem().unwrap().to_string_lossy();
+    let source = source.canonicalize().unwrap();
     let section = format!("emu_shared_{name}");
-    let wrapper = out.join(format!("{name}.cpp"));
+    let object = out.join(format!("kernel_{name}.o"));
+    let stamp = object.with_extension("stamp");
+    std::fs::read(&source).unwrap().hash(&mut state);
+    let state = format!("{:016x}", state.finish());
+    if object.is_file() && std::fs::read_to_string(&stamp).is_ok_and(|made| made == state) {
+        return object;
+    }
+    let wrapper = out.join(format!("kernel_{name}.cpp"));
     let text = std::fs::read_to_string("emu/kernel_file.in")
-        .expect("part of the emulator")
+        .unwrap()
         .replace("@SECTION@", &section)
         .replace("@FILE@", &source.to_string_lossy());
-    std::fs::write(&wrapper, text).expect("Cargo's folder can be written");
+    std::fs::write(&wrapper, text).unwrap();
     let mut build = compiler();
-    let objects = build
+    let compiled = build
+        .cargo_output(false)
         .flag("-fno-data-sections")
+        .flags(checks())
         .file(&wrapper)
         .compile_intermediates();
-    let [object] = objects.as_slice() else {
-        panic!("one file gives one object");
-    };
     // A variable of a function template takes no section attribute (g++'s bug 70435).
     let renamed = Command::new("objcopy")
         .arg("--rename-section")
         .arg(format!(".bss={section}"))
-        .arg(object)
+        .args([&compiled[0], &object])
         .status();
     assert!(
         renamed.as_ref().is_ok_and(|status| status.success()),
         "objcopy, of the binutils: {renamed:?}"
     );
-    object.clone()
+    std::fs::write(&stamp, state).unwrap();
+    object
+}
+
+/// What g++ checks in a kernel; `emu/ubsan.cpp` makes errors of it.
+fn checks() -> &'static [&'static str] {
+    if sanitizes_addresses() {
+        return &[];
+    }
+    &["-fsanitize=alignment,bounds,null"]
 }
 
 fn sanitizes_addresses() -> bool {

@@ -14,6 +14,18 @@
 #define PARAMS_SIZE(type, bytes) _Static_assert(sizeof(type) == (bytes), #type " is not " #bytes " bytes")
 #endif
 
+#ifdef __cplusplus
+#define PARAMS_ALIGN(bytes) alignas(bytes)
+#else
+#define PARAMS_ALIGN(bytes) _Alignas(bytes)
+#endif
+
+// A CUtensorMap, opaque.
+typedef struct TensorMap {
+    PARAMS_ALIGN(64) uint64_t opaque[16];
+} TensorMap;
+PARAMS_SIZE(TensorMap, 128);
+
 // Kernels `cast_FROM_TO`: to[i] = from[i] for i < count.
 typedef struct CastParams {
     uint64_t from;
@@ -105,26 +117,54 @@ typedef struct AttentionParams {
     uint32_t heads;
     uint32_t head_dim;
     float scale;     // of the scores: head_dim^-0.5
-    uint32_t padding;
+    uint32_t count;  // items: the blocks of `attention90_*` take one after the other until there is none
 } AttentionParams;
 PARAMS_SIZE(AttentionParams, 56);
 
-// Kernel `represent`: the stream through the final LayerNorm, and the mean over a range of rows of
-// each sequence.
+// Kernels `represent` and, after it, `represent_means`: the stream through the final LayerNorm, and the mean
+// over a range of rows of each sequence.
 typedef struct RepresentParams {
     uint64_t from;    // f32 [rows, width]
     uint64_t gain;    // f32 [width]; 0: no LayerNorm, and `bias` is not read
     uint64_t bias;    // f32 [width]
-    uint64_t starts;  // u32 [sequences + 1]: the rows of each sequence
+    uint64_t starts;  // u32 [sequences + 1]: the rows of each sequence, from 0 on
     uint64_t ranges;  // u32 [sequences, 2]: first row and end row in the batch, inside the sequence
     uint64_t pooled;  // f32 [sequences, width]: means, NaN of an empty range; 0: not wanted
     uint64_t states;  // f32 [rows, width]: every row, pooled or not; 0: not wanted
     uint64_t bad;     // u32 [sequences]: 1 where a state of the range is not finite, else 0
+    uint64_t sums;    // f64 [rows / 32 + 1, width]: what the first kernel leaves to the second
     uint32_t sequences;
     uint32_t width;
     float epsilon;
     uint32_t padding;
 } RepresentParams;
-PARAMS_SIZE(RepresentParams, 80);
+PARAMS_SIZE(RepresentParams, 88);
+
+// Kernels `gemm_gelu_T` and `gemm_gelu_gated_T`. The boxes of the maps, and the launch: `gemm_gelu.cu`.
+typedef struct GemmGeluParams {
+    TensorMap from;   // T [rows, depth]
+    TensorMap weight; // T [width, depth]; gated [2 width, depth], the gates first
+    TensorMap to;     // T [rows, width]
+    uint64_t bias;    // T, one a row of `weight`, aligned to 4; 0: none
+    uint32_t rows;
+    uint32_t width;   // a multiple of 8
+    uint32_t depth;   // a multiple of 8
+    uint32_t band;    // tiles one above the other that are worked on at a time, at least 1
+    uint64_t padding[5];
+} GemmGeluParams;
+PARAMS_SIZE(GemmGeluParams, 448);
+
+// Kernels `gemm_gelu_T_reference`, both forms.
+typedef struct GemmGeluReferenceParams {
+    uint64_t from;
+    uint64_t weight;
+    uint64_t bias;
+    uint64_t to;
+    uint32_t rows;
+    uint32_t width;
+    uint32_t depth;
+    uint32_t gated;   // 0 or 1
+} GemmGeluReferenceParams;
+PARAMS_SIZE(GemmGeluReferenceParams, 48);
 
 #endif

@@ -32,6 +32,11 @@ template <int N> __device__ __forceinline__ void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
+// Brings the line of 128 bytes that holds this address to the L2 cache, some time.
+__device__ __forceinline__ void prefetch_l2(const void *global) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(global) : "memory");
+}
+
 // Loads four matrices of 8x8 16-bit elements. Lane l gives the address of row l % 8 of matrix l / 8, aligned to 16,
 // and gets in r[m] of each matrix the elements (group, 2 pair) and (group, 2 pair + 1).
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void *row) {

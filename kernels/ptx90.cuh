@@ -77,6 +77,25 @@ __device__ __forceinline__ void tma_load_3d(void *to, const void *map, int c0, i
                  : "memory");
 }
 
+// ---- Tensor copies from shared memory. The thread that begins them also closes the group and waits for it; what it
+// copies, other threads have written before `fence_proxy_async` and a barrier.
+
+// Begins to copy the map's box at coordinates (c0, c1) from `from`, aligned to 128, or to 8 spans of the swizzle. What
+// lies outside of the tensor is not written.
+__device__ __forceinline__ void tma_store_2d(const void *map, int c0, int c1, const void *from) {
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map), "r"(c0),
+                 "r"(c1), "r"(shared_address(from))
+                 : "memory");
+}
+
+// Closes the group of this thread's stores since the last one.
+__device__ __forceinline__ void tma_store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+
+// Waits until all but this thread's last N groups have read what they copy: it may be overwritten.
+template <int N> __device__ __forceinline__ void tma_store_wait_read() {
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory");
+}
+
 // ---- Barriers 1 to 15 among `threads` threads, whole warps.
 
 __device__ __forceinline__ void named_barrier_sync(int id, int threads) {

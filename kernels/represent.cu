@@ -1,91 +1,246 @@
 // What leaves the device: the stream through the final LayerNorm (or as it is), every row of it and the
-// mean over a range of rows of each sequence, in one kernel, with a flag where a state of the range
-// is not finite.
+// mean over a range of rows of each sequence, with a flag where a state of the range is not finite.
 //
-// Shapes: params.h, RepresentParams. Grid: a block of 512 a sequence; any width, any lengths.
-// Bound by bytes: the stream is read from memory once, and from L2 twice more; states are written once.
-// It runs once a batch, not once a layer.
+// Shapes: params.h, RepresentParams; any width, any lengths. Two kernels, one after the other:
+//   represent:       rows / 64 + sequences blocks of 256. A block takes 64 rows of a sequence, counted from
+//                    its first; it writes their states, and their sum in f64. A sequence of no more
+//                    rows is done with that.
+//   represent_means: sequences * ceil(width / 128) blocks of 128. A thread adds up the sums of a column
+//                    of a longer sequence, in order.
+// Bound by bytes: the stream is read once and states are written once; the sums are 1/16 of that.
 //
-// Rows go in groups. First a warp takes a row and finds its mean and deviation; then a thread takes
-// columns, and adds the group's rows to f64 sums in their order: so neither the group nor the batch
-// decides a bit. The statistics are as in layer_norm.cu: two passes, f32.
+// Rows are grouped from the sequence's start, and every sum has an order that the sequence and the width
+// decide: so nothing of the batch does. Statistics are as in layer_norm.cu: two passes, f32. A sum of
+// finite states is finite in f64, and any other is not: the flag costs nothing.
 #include "kernel.cuh"
 #include "params.h"
 #include "vector.cuh"
 
-constexpr int THREADS = 512;
+constexpr int WARPS = 8;
+constexpr int THREADS = 32 * WARPS;
 constexpr uint32_t ROWS = 64;
-// Columns a thread keeps sums of in one go; wider rows take several.
-constexpr int COLUMNS = 10;
+// float4 of a row a lane: 24 registers, and 48 of their sums.
+constexpr int HELD = 6;
+// The widest rows that several groups of warps share a block for.
+constexpr int SHARED_COLUMNS = 128 * HELD * WARPS / 2;
+constexpr int COLUMNS = 128; // of a block of represent_means
 
-__device__ void represent_sequence(const RepresentParams &p) {
-    __shared__ float means[ROWS], scales[ROWS];
-    __shared__ uint32_t found;
-    const uint32_t s = blockIdx.x;
-    const uint32_t pool_first = at<uint32_t>(p.ranges)[2 * s], pool_end = at<uint32_t>(p.ranges)[2 * s + 1];
-    // Without states the rows outside the range are nobody's.
-    const uint32_t first = p.states ? at<uint32_t>(p.starts)[s] : pool_first;
-    const uint32_t end = p.states ? at<uint32_t>(p.starts)[s + 1] : pool_end;
-    const float *from = at<float>(p.from);
+// What a block works on: rows `first` to `end` of the batch, of which `pool_first` to `pool_end` count.
+struct Chunk {
+    uint32_t sequence;
+    uint32_t number;           // of the sequence's chunks
+    uint32_t first, end;       // its rows; none where first >= end
+    bool exists;               // or is it a slot that no chunk has
+    bool alone;                // the sequence's only one
+    uint32_t pool_first, pool_end, pooled_rows;
+    uint32_t slot;             // of `sums`
+};
+
+// Chunks of the sequences lie in slots of their own: sequence s begins at starts[s] / 64 + s, which leaves room
+// for a chunk begun on either side. The sums of those with several begin at starts[s] / 32: 65 rows
+// or more have no more chunks than whole 32s.
+__device__ __forceinline__ Chunk find_chunk(const RepresentParams &p, uint32_t block) {
+    const uint32_t *starts = at<const uint32_t>(p.starts);
+    uint32_t low = 0, high = p.sequences; // the last sequence that begins at or before this block
+    while (high - low > 1) {
+        const uint32_t middle = low + (high - low) / 2;
+        if (starts[middle] / ROWS + middle <= block)
+            low = middle;
+        else
+            high = middle;
+    }
+    Chunk c;
+    const uint32_t start = starts[low], end = starts[low + 1];
+    c.sequence = low;
+    c.number = block - (start / ROWS + low);
+    c.first = min(start + c.number * ROWS, end);
+    c.end = min(c.first + ROWS, end);
+    c.exists = c.number == 0 || start + c.number * ROWS < end;
+    c.alone = end - start <= ROWS;
+    c.pool_first = at<const uint32_t>(p.ranges)[2 * low];
+    c.pool_end = at<const uint32_t>(p.ranges)[2 * low + 1];
+    c.pooled_rows = c.pool_end > c.pool_first ? c.pool_end - c.pool_first : 0;
+    c.slot = start / 32 + c.number;
+    if (!p.states) { // then rows outside the range are nobody's
+        c.first = max(c.first, min(c.pool_first, c.end));
+        c.end = max(c.first, min(c.end, c.pool_end));
+    }
+    return c;
+}
+
+// A finished sum of a column, or one of several.
+__device__ __forceinline__ void finish(const RepresentParams &p, uint32_t sequence, uint32_t column, double sum,
+                                       uint32_t rows) {
+    if (p.pooled) at<float>(p.pooled)[uint64_t(sequence) * p.width + column] = float(sum / double(rows)); // 0 / 0 is NaN
+    if (!isfinite(sum)) at<uint32_t>(p.bad)[sequence] = 1; // the same from every thread
+}
+__device__ __forceinline__ void leave(const RepresentParams &p, const Chunk &c, uint32_t column, double sum) {
+    if (c.alone)
+        finish(p, c.sequence, column, sum, c.pooled_rows);
+    else
+        at<double>(p.sums)[uint64_t(c.slot) * p.width + column] = sum;
+}
+
+// The sum over the warps of a group, in every thread: lanes by butterfly, then warps in order.
+__device__ __forceinline__ float group_sum(float x, float *partial, int group, int warps) {
+    x = warp_sum(x);
+    if (warps == 1) return x;
+    __syncthreads(); // the last sum has been read
+    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = x;
+    __syncthreads();
+    float sum = 0;
+    for (int w = 0; w < warps; w++) sum += partial[group * warps + w];
+    return sum;
+}
+
+// By groups of `warps` warps that hold N float4 a lane: width <= 128 * N * warps, a multiple of 4. A group takes every
+// (groups)-th row; the groups' sums are added in order.
+template <int N>
+__device__ __forceinline__ void chunk_in_registers(const RepresentParams &p, const Chunk &c, int warps, float *partial,
+                                                   double *columns) {
+    const int groups = WARPS / warps;
+    const int group = threadIdx.x / (32 * warps), member = threadIdx.x % (32 * warps);
     const float n = float(p.width);
-    bool bad = false;
-    if (threadIdx.x == 0) found = 0;
-
-    for (uint32_t column = threadIdx.x; column - threadIdx.x < p.width; column += THREADS * COLUMNS) {
-        double sums[COLUMNS] = {};
-        for (uint32_t group = first; group < end; group += ROWS) {
-            const uint32_t count = min(ROWS, end - group);
-            __syncthreads(); // the last group's statistics have been read
-            for (uint32_t r = threadIdx.x / 32; p.gain && r < count; r += THREADS / 32) {
-                const float *x = from + uint64_t(group + r) * p.width;
-                float sum = 0, squares = 0;
-                for (uint32_t i = threadIdx.x % 32; i < p.width; i += 32) sum += x[i];
-                const float mean = warp_sum(sum) / n;
-                for (uint32_t i = threadIdx.x % 32; i < p.width; i += 32) {
-                    const float d = x[i] - mean;
-                    squares = fmaf(d, d, squares);
-                }
-                const float scale = 1.0f / sqrtf(warp_sum(squares) / n + p.epsilon);
-                if (threadIdx.x % 32 == 0) {
-                    means[r] = mean;
-                    scales[r] = scale;
-                }
-            }
-            __syncthreads();
-            for (uint32_t r = 0; r < count; r++) {
-                const uint32_t row = group + r;
-                const bool pooled = row >= pool_first && row < pool_end;
+    double sums[N][4] = {};
+    for (uint32_t first = c.first; first < c.end; first += groups) {
+        const uint32_t row = first + group;
+        const bool present = row < c.end;
+        const uint64_t offset = uint64_t(row) * p.width;
+        float x[N][4];
+        float sum = 0, squares = 0;
 #pragma unroll
-                for (int k = 0; k < COLUMNS; k++) {
-                    const uint32_t i = column + k * THREADS;
-                    if (i >= p.width) break;
-                    float y = from[uint64_t(row) * p.width + i];
-                    if (p.gain)
-                        y = fmaf((y - means[r]) * scales[r], at<float>(p.gain)[i], at<float>(p.bias)[i]);
-                    if (p.states) at<float>(p.states)[uint64_t(row) * p.width + i] = y;
-                    if (pooled) {
-                        sums[k] += y;
-                        bad |= !isfinite(y);
+        for (int k = 0; k < N; k++) {
+            const uint32_t i = (k * 32 * warps + member) * 4;
+            if (present && i < p.width) {
+                load(x[k], at<const float>(p.from) + offset + i);
+                sum += (x[k][0] + x[k][1]) + (x[k][2] + x[k][3]);
+            }
+        }
+        float scale = 0;
+        if (p.gain) {
+            const float mean = group_sum(sum, partial, group, warps) / n;
+#pragma unroll
+            for (int k = 0; k < N; k++) {
+                const uint32_t i = (k * 32 * warps + member) * 4;
+                if (present && i < p.width) {
+#pragma unroll
+                    for (int j = 0; j < 4; j++) {
+                        x[k][j] -= mean;
+                        squares = fmaf(x[k][j], x[k][j], squares);
                     }
                 }
             }
+            scale = 1.0f / sqrtf(group_sum(squares, partial, group, warps) / n + p.epsilon);
         }
-        if (p.pooled) {
-            const double rows = pool_end > pool_first ? pool_end - pool_first : 0; // 0 / 0 is NaN
+        const bool pooled = present && row >= c.pool_first && row < c.pool_end;
 #pragma unroll
-            for (int k = 0; k < COLUMNS; k++) {
-                const uint32_t i = column + k * THREADS;
-                if (i < p.width) at<float>(p.pooled)[uint64_t(s) * p.width + i] = float(sums[k] / rows);
+        for (int k = 0; k < N; k++) {
+            const uint32_t i = (k * 32 * warps + member) * 4;
+            if (!present || i >= p.width) continue;
+            if (p.gain) {
+                float gain[4], bias[4];
+                load(gain, at<const float>(p.gain) + i);
+                load(bias, at<const float>(p.bias) + i);
+#pragma unroll
+                for (int j = 0; j < 4; j++) x[k][j] = fmaf(x[k][j] * scale, gain[j], bias[j]);
             }
+            if (p.states) store(at<float>(p.states) + offset + i, x[k]);
+            if (!pooled) continue;
+#pragma unroll
+            for (int j = 0; j < 4; j++) sums[k][j] += x[k][j];
+        }
+    }
+    for (int g = 0; g < groups; g++) {
+        if (g == group) {
+#pragma unroll
+            for (int k = 0; k < N; k++) {
+                const uint32_t i = (k * 32 * warps + member) * 4;
+                if (i >= p.width) continue;
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    const double before = g == 0 ? 0.0 : columns[i + j];
+                    if (g == groups - 1)
+                        leave(p, c, i + j, before + sums[k][j]);
+                    else
+                        columns[i + j] = before + sums[k][j];
+                }
+            }
+        }
+        __syncthreads();
+    }
+}
+
+// Any width: a warp a row for the statistics, then a thread a column, whose rows come from L1 or L2.
+__device__ __forceinline__ void chunk_in_memory(const RepresentParams &p, const Chunk &c) {
+    __shared__ float means[ROWS], scales[ROWS];
+    const float n = float(p.width);
+    const float *from = at<const float>(p.from);
+    for (uint32_t row = c.first + threadIdx.x / 32; p.gain && row < c.end; row += WARPS) {
+        const float *x = from + uint64_t(row) * p.width;
+        float sum = 0, squares = 0;
+        for (uint32_t i = threadIdx.x % 32; i < p.width; i += 32) sum += x[i];
+        const float mean = warp_sum(sum) / n;
+        for (uint32_t i = threadIdx.x % 32; i < p.width; i += 32) {
+            const float d = x[i] - mean;
+            squares = fmaf(d, d, squares);
+        }
+        const float scale = 1.0f / sqrtf(warp_sum(squares) / n + p.epsilon);
+        if (threadIdx.x % 32 == 0) {
+            means[row - c.first] = mean;
+            scales[row - c.first] = scale;
         }
     }
     __syncthreads();
-    if (bad) found = 1;
-    __syncthreads();
-    if (threadIdx.x == 0) at<uint32_t>(p.bad)[s] = found;
+    for (uint32_t i = threadIdx.x; i < p.width; i += THREADS) {
+        double sum = 0;
+        for (uint32_t row = c.first; row < c.end; row++) {
+            float y = from[uint64_t(row) * p.width + i];
+            if (p.gain) {
+                const float scaled = (y - means[row - c.first]) * scales[row - c.first];
+                y = fmaf(scaled, at<const float>(p.gain)[i], at<const float>(p.bias)[i]);
+            }
+            if (p.states) at<float>(p.states)[uint64_t(row) * p.width + i] = y;
+            if (row >= c.pool_first && row < c.pool_end) sum += y;
+        }
+        leave(p, c, i, sum);
+    }
 }
 
-// What it computes, plainly: a block of one thread a sequence, in f64.
+__device__ void represent_chunk(const RepresentParams &p) {
+    const Chunk c = find_chunk(p, blockIdx.x);
+    if (!c.exists) return;
+    if (c.number == 0) {
+        if (threadIdx.x == 0) at<uint32_t>(p.bad)[c.sequence] = 0;
+        __syncthreads(); // `finish` may set it
+    }
+    __shared__ float partial[WARPS];
+    __shared__ double columns[SHARED_COLUMNS];
+    const uint32_t vectors = (p.width + 127) / 128; // float4 a lane, were a row one warp's
+    if (p.width % 4 != 0 || vectors > WARPS * HELD)
+        chunk_in_memory(p, c);
+    else if (vectors <= 3)
+        chunk_in_registers<3>(p, c, 1, partial, columns);
+    else { // a power of two of warps: 1 up to a width of 768, 2 up to 1536, 4 up to 3072, else 8
+        const int warps = vectors <= HELD ? 1 : vectors <= 2 * HELD ? 2 : vectors <= 4 * HELD ? 4 : 8;
+        chunk_in_registers<HELD>(p, c, warps, partial, columns);
+    }
+}
+
+__device__ void add_chunks(const RepresentParams &p) {
+    const uint32_t blocks = (p.width + COLUMNS - 1) / COLUMNS;
+    const uint32_t sequence = blockIdx.x / blocks, column = blockIdx.x % blocks * COLUMNS + threadIdx.x;
+    const uint32_t start = at<const uint32_t>(p.starts)[sequence], end = at<const uint32_t>(p.starts)[sequence + 1];
+    if (column >= p.width || end - start <= ROWS) return;
+    const uint32_t chunks = (end - start + ROWS - 1) / ROWS;
+    const double *sums = at<const double>(p.sums) + uint64_t(start / 32) * p.width + column;
+    double sum = 0;
+#pragma unroll 8
+    for (uint32_t c = 0; c < chunks; c++) sum += sums[uint64_t(c) * p.width];
+    const uint32_t *range = at<const uint32_t>(p.ranges) + 2 * sequence;
+    finish(p, sequence, column, sum, range[1] > range[0] ? range[1] - range[0] : 0);
+}
+
+// What both compute, plainly: a block of one thread a sequence, in f64.
 __device__ void represent_plainly(const RepresentParams &p) {
     const uint32_t s = blockIdx.x;
     const uint32_t first = at<uint32_t>(p.starts)[s], end = at<uint32_t>(p.starts)[s + 1];
@@ -113,5 +268,7 @@ __device__ void represent_plainly(const RepresentParams &p) {
     at<uint32_t>(p.bad)[s] = bad;
 }
 
-KERNEL(represent, RepresentParams, THREADS, represent_sequence)
+// Two blocks an SM: 128 registers a thread.
+KERNEL_RESIDENT(represent, RepresentParams, THREADS, 2, represent_chunk)
+KERNEL(represent_means, RepresentParams, COLUMNS, add_chunks)
 KERNEL(represent_reference, RepresentParams, 1, represent_plainly)

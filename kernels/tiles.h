@@ -42,6 +42,20 @@ template <int D> constexpr AttentionTile ATTENTION_TILE = attention_tile(D);
 constexpr int SHORT_SLOTS = 4;
 constexpr int SHORT_TOKENS = 16 * SHORT_SLOTS;
 
+// The kernels for Hopper with heads of 64: one block an SM, of a producing warpgroup and consuming ones of 64 queries.
+// Two, three and four of those reached 188, 213 and 232 TFLOP/s at length 350 on an H100; for five, and for two blocks,
+// there are not the registers: of 96 a thread at the start, 640 times, the two kinds may have these.
+constexpr int HOPPER_CONSUMERS = 4;
+constexpr int HOPPER_PRODUCER_REGISTERS = 32;
+constexpr int HOPPER_CONSUMER_REGISTERS = 112;
+// Tiles of 64 keys and 64 values, 16 KiB a stage: 208 KiB.
+constexpr int HOPPER_KEYS = 64;
+constexpr int HOPPER_STAGES = 13;
+constexpr int HOPPER_AHEAD = 3; // tiles under way while one is rotated
+// A sequence of at most so many stays in the ring for all its queries. More would not do: the producer waits for the
+// stage of a next tile while HOPPER_AHEAD tiles are not yet rotated.
+constexpr int HOPPER_WHOLE = (HOPPER_STAGES - HOPPER_AHEAD) * HOPPER_KEYS;
+
 // The f32 kernel: 64 queries by 64 keys, a thread 4 by 4 of the scores.
 constexpr int F32_ROWS = 64;
 constexpr int F32_KEYS = 64;

@@ -6,11 +6,13 @@ mod cuda_support;
 
 use std::ffi::{CString, c_char};
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use cuda_support::gpu::{Gpu, gpu, wants_real};
 use cuda_support::{Simulator, simulator};
-use seqstream::backend::cuda::driver::{Arena, Context, PinnedBuffer, Region, Stream, StreamName};
+use seqstream::backend::cuda::driver::{
+    Arena, Context, Observe, Operation, PinnedBuffer, Region, Stream, StreamName,
+};
 use seqstream::backend::cuda::gemm::{
     Algorithms, Gemm, GemmError, Kind, Operands, Product, ProductSpec, Tuning, WORKSPACE, cublaslt,
 };
@@ -24,12 +26,12 @@ const TUNING: Tuning = Tuning {
 };
 
 /// The simulator; `None`, for a test that cannot do without it, where tests run on a real device.
-fn start(devices: u32) -> Option<Simulator> {
+fn start(devices: u32, seed: u64) -> Option<Simulator> {
     if wants_real() {
         eprintln!("not run: this test is of the simulated driver");
         return None;
     }
-    let simulator = simulator(devices, 3);
+    let simulator = simulator(devices, seed);
     // SAFETY: tests hold the simulator, one at a time, before they touch the environment.
     unsafe { std::env::set_var("SEQSTREAM_LIBCUBLASLT", cuda_support::library()) };
     Some(simulator)
@@ -44,7 +46,7 @@ enum Held {
 fn device() -> Option<Held> {
     match wants_real() {
         true => gpu(3).map(Held::Real),
-        false => start(1).map(Held::Simulated),
+        false => start(1, 3).map(Held::Simulated),
     }
 }
 
@@ -342,7 +344,8 @@ fn a_row_has_the_same_bits_alone_and_among_many() {
 
 #[test]
 fn the_fastest_that_sums_k_whole_is_chosen_and_runs_allocate_nothing() {
-    let Some(simulator) = start(1) else { return };
+    // The seed that runs nothing early: under the others what has run already takes no simulated time.
+    let Some(simulator) = start(1, 0) else { return };
     let mut rig = Rig::new(0);
     let spec = spec(48, 96, DType::F16, Kind::Accumulate, true);
     let place = |tuning| {
@@ -385,7 +388,7 @@ fn the_fastest_that_sums_k_whole_is_chosen_and_runs_allocate_nothing() {
 
 #[test]
 fn a_choice_is_kept_on_disk_and_not_made_again() {
-    let Some(simulator) = start(1) else { return };
+    let Some(simulator) = start(1, 3) else { return };
     let folder = tempfile::tempdir().unwrap();
     let rig = Rig::new(0);
     let spec = spec(16, 32, DType::Bf16, Kind::Store, true);
@@ -427,7 +430,7 @@ fn a_choice_is_kept_on_disk_and_not_made_again() {
 
 #[test]
 fn all_devices_of_a_job_use_one_table_and_so_does_its_resumption() {
-    let Some(simulator) = start(3) else { return };
+    let Some(simulator) = start(3, 3) else { return };
     let spec = spec(40, 72, DType::F16, Kind::Store, true);
     let algorithms = Arc::new(Algorithms::new(None));
     let mut results = Vec::new();
@@ -508,7 +511,9 @@ fn two_streams_share_a_product() {
 
 #[test]
 fn a_missing_library_is_an_error_that_names_the_remedy() {
-    let Some(_simulator) = start(1) else { return };
+    let Some(_simulator) = start(1, 3) else {
+        return;
+    };
     let context = Context::new(0).unwrap();
     let load = |path: &str| {
         // SAFETY: as in `start`.
@@ -534,7 +539,9 @@ fn a_missing_library_is_an_error_that_names_the_remedy() {
 
 #[test]
 fn the_library_is_found_below_the_python_in_use() {
-    let Some(_simulator) = start(1) else { return };
+    let Some(_simulator) = start(1, 3) else {
+        return;
+    };
     let context = Context::new(0).unwrap();
     let root = tempfile::tempdir().unwrap();
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -565,7 +572,9 @@ fn the_library_is_found_below_the_python_in_use() {
 
 #[test]
 fn the_cache_is_where_the_environment_says() {
-    let Some(_simulator) = start(1) else { return };
+    let Some(_simulator) = start(1, 3) else {
+        return;
+    };
     let names = ["SEQSTREAM_CACHE", "XDG_CACHE_HOME", "HOME"];
     let kept = names.map(std::env::var_os);
     let set = |values: [Option<&str>; 3]| {
@@ -594,6 +603,34 @@ fn the_cache_is_where_the_environment_says() {
     assert_eq!(found[3], None);
 }
 
+/// What streams were given.
+#[derive(Debug, Default)]
+struct Log(Mutex<Vec<String>>);
+
+impl Observe for Log {
+    fn enqueued(&self, _: &Stream, what: Operation<'_>) {
+        self.0.lock().unwrap().push(what.to_string());
+    }
+}
+
+#[test]
+fn an_observer_of_a_stream_is_told_of_products() {
+    let Some(_simulator) = start(1, 3) else {
+        return;
+    };
+    let mut rig = Rig::new(0);
+    let spec = spec(16, 24, DType::F16, Kind::Store, false);
+    let product = gemm(&rig.context).product(&spec).unwrap();
+    let case = Case::new(&mut rig, &spec, 9);
+    let log = Arc::new(Log::default());
+    let stream = Stream::new(&rig.context, StreamName::Compute, 1).unwrap();
+    let stream = stream.observed(log.clone());
+    // SAFETY: as in `Case::run`.
+    unsafe { product.run(&stream, &rig.workspace, case.operands(), 9) }.unwrap();
+    stream.synchronize().unwrap();
+    assert_eq!(*log.0.lock().unwrap(), ["kernel f16 16x24 store"]);
+}
+
 /// All of a product's life; what went wrong.
 fn life(rig: &Rig, case: &Case) -> Result<(), GemmError> {
     let gemm = Gemm::load(&rig.context, Arc::new(Algorithms::new(None)), TUNING)?;
@@ -608,7 +645,7 @@ fn life(rig: &Rig, case: &Case) -> Result<(), GemmError> {
 
 #[test]
 fn a_fault_at_any_call_of_the_library_is_an_error_that_names_it() {
-    let Some(simulator) = start(1) else { return };
+    let Some(simulator) = start(1, 3) else { return };
     let mut rig = Rig::new(0);
     let spec = spec(16, 24, DType::F16, Kind::Accumulate, true);
     let case = Case::new(&mut rig, &spec, 9);
@@ -665,7 +702,7 @@ fn a_fault_at_any_call_of_the_library_is_an_error_that_names_it() {
 
 #[test]
 fn a_fault_at_any_driver_call_leaks_nothing() {
-    let Some(simulator) = start(1) else { return };
+    let Some(simulator) = start(1, 3) else { return };
     let mut rig = Rig::new(0);
     let spec = spec(16, 24, DType::F32, Kind::Store, false);
     let case = Case::new(&mut rig, &spec, 9);
@@ -693,11 +730,12 @@ fn a_fault_at_any_driver_call_leaks_nothing() {
 
 #[test]
 fn an_error_names_product_rows_and_the_drivers_own_reason() {
-    let Some(simulator) = start(2) else { return };
+    let Some(simulator) = start(2, 3) else { return };
     let mut rig = Rig::new(1);
     let spec = spec(16, 24, DType::F16, Kind::Accumulate, true);
     let case = Case::new(&mut rig, &spec, 9);
     let product = gemm(&rig.context).product(&spec).unwrap();
+    rig.stream.set_batch(Some(7));
     // A code that the library has and the driver calls out of memory.
     fault(&simulator, "cublasLtMatmul#1:2");
     // SAFETY: as in `Case::run`, here and below.
@@ -705,7 +743,7 @@ fn an_error_names_product_rows_and_the_drivers_own_reason() {
     let text = run(case.operands(), 9).unwrap_err().to_string();
     assert_eq!(
         text,
-        "cublasLtMatmul failed with 3 (CUBLAS_STATUS_ALLOC_FAILED), in f16 16x24 accumulate bias of 9 rows, device 1"
+        "cublasLtMatmul failed with 3 (CUBLAS_STATUS_ALLOC_FAILED), device 1, stream compute 0, in f16 16x24 accumulate bias of 9 rows, batch 7"
     );
     // Operands that are not where they have to be are refused before the library sees them.
     let off = Operands {

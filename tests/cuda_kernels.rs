@@ -422,7 +422,10 @@ fn represent(
         gpu.poisoned(x.len() * 4),
     );
     let bad = gpu.poisoned(sequences * 4);
+    let rows = x.len() / width;
+    let sums = gpu.poisoned((rows / 32 + 1) * width * 8);
     let params = RepresentParams {
+        sums: sums.address(),
         from: from.address(),
         gain: if asked.norm { gain.address() } else { 0 },
         bias: bias.address(),
@@ -436,12 +439,14 @@ fn represent(
         epsilon: 1e-5,
         padding: 0,
     };
-    let (name, threads) = if asked.reference {
-        ("represent_reference", 1)
+    if asked.reference {
+        let name = "represent_reference";
+        launch(gpu, "represent", name, sequences, 1, &params);
     } else {
-        ("represent", 512)
-    };
-    launch(gpu, "represent", name, sequences, threads, &params);
+        let (chunks, columns) = (rows / 64 + sequences, sequences * width.div_ceil(128));
+        launch(gpu, "represent", "represent", chunks, 256, &params);
+        launch(gpu, "represent", "represent_means", columns, 128, &params);
+    }
     Represented {
         pooled: read(gpu, &pooled, DType::F32),
         states: read(gpu, &states, DType::F32),
@@ -455,6 +460,7 @@ fn represent_means_and_states() {
         let Some(gpu) = gpu(seed) else { return };
         for (width, lengths) in [
             (4, vec![3, 200, 3, 65]),
+            (320, vec![64, 65, 1, 129, 2, 63, 3]),
             (33, vec![70, 3]),
             (1280, vec![5, 9]),
             (5130, vec![3, 4]),
@@ -469,7 +475,7 @@ fn represent_means_and_states() {
             // Without cls and eos; of the last sequence nothing.
             let mut ranges: Vec<u32> = starts
                 .windows(2)
-                .flat_map(|w| [w[0] + 1, w[1] - 1])
+                .flat_map(|w| [w[0] + 1, (w[1] - 1).max(w[0] + 1)])
                 .collect();
             let empty = ranges.len() - 1;
             ranges[empty] = ranges[empty - 1];
@@ -543,7 +549,7 @@ fn represent_of_a_sequence_is_its_own() {
     let starts = [0, 7, 80, 100];
     let ranges: Vec<u32> = starts
         .windows(2)
-        .flat_map(|w| [w[0] + 1, w[1] - 1])
+        .flat_map(|w| [w[0] + 1, (w[1] - 1).max(w[0] + 1)])
         .collect();
     let all = represent(&gpu, &x, width, &starts, &ranges, ALL);
     for (s, w) in starts.windows(2).enumerate() {

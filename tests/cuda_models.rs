@@ -12,10 +12,15 @@ use golden_support::{checkpoint, errors, golden_files, read};
 use seqstream::backend::cuda::CudaOptions;
 use seqstream::batch::PackedBatch;
 use seqstream::model::{Embedder, LayerOutput, Pool, Request};
-use seqstream::weights::DType;
+use seqstream::weights::{Checkpoint, DType};
 
-/// No worse than 1.5 times the error of PyTorch's own f32 run on a CPU, as the CPU backend; and small in itself.
-const F32_PEER_FACTOR: f64 = 1.5;
+/// Of PyTorch's own f32 run on a CPU, 1.5 times as on our CPU backend, and what one chain of K sums is worse than its
+/// products: cuBLASLt's f32 sums each output in one chain, where PyTorch sums sequences below 16 tokens in several
+/// short ones, 3.2 times as exact (1.0e-7 against 3.2e-7 at K = 320, `backend/cpu/gemm.rs`), and longer ones in
+/// blocks of some K / 2, sqrt(2) times as exact.
+const F32_SHORT_FACTOR: f64 = 1.5 * 3.2;
+const F32_FACTOR: f64 = 1.5 * std::f64::consts::SQRT_2;
+/// Small in itself.
 const F32_CEILING: f64 = 1e-5;
 /// Activations are rounded some eight times a layer, to 2^-11 in f16 and 2^-8 in bf16; roundings add up as
 /// their root: sqrt(8 · 6 layers) · 2^-11 / sqrt(3) = 2e-3, and eight times that in bf16.
@@ -44,7 +49,8 @@ fn golden(dtype: DType) {
         {
             for ((what, ours), peer) in errors.iter().zip(&r.peer_error) {
                 let bar = match dtype {
-                    DType::F32 => (F32_PEER_FACTOR * peer).min(F32_CEILING),
+                    DType::F32 if r.ids.len() < 16 => (F32_SHORT_FACTOR * peer).min(F32_CEILING),
+                    DType::F32 => (F32_FACTOR * peer).min(F32_CEILING),
                     DType::F16 => F16_CEILING,
                     DType::Bf16 => BF16_CEILING,
                 };
@@ -127,56 +133,59 @@ fn together(built: &mut Built, all: &[Vec<u32>], order: &[usize]) -> Vec<Vec<u32
     found
 }
 
+/// All sequences in the batch's order, on two devices, in batches of one model that is dropped again.
+fn bits_of(
+    seed: u64,
+    checkpoint: &Checkpoint,
+    options: CudaOptions,
+    orders: &[Vec<usize>],
+) -> Option<Vec<Vec<Vec<u32>>>> {
+    let devices = Devices::take(2, seed)?;
+    let mut built = build(&devices, checkpoint, options);
+    if let Some(tokens) = options.tokens {
+        assert!(built.model.members().all(|m| m.limits().tokens == tokens));
+    }
+    let all = sequences();
+    let found = orders.iter().map(|o| together(&mut built, &all, o));
+    Some(found.collect())
+}
+
 #[test]
 fn bits_depend_on_the_sequence_alone() {
+    let forwards: Vec<usize> = (0..sequences().len()).collect();
+    let backwards: Vec<usize> = forwards.iter().rev().copied().collect();
+    let alone = forwards.iter().map(|i| vec![*i]);
+    let orders: Vec<Vec<usize>> = [forwards.clone(), backwards]
+        .into_iter()
+        .chain(alone)
+        .collect();
     for dtype in [DType::F16, DType::F32] {
-        let Some(devices) = Devices::take(2, 1) else {
-            return;
-        };
         let checkpoint = cuda_support::model::random(2, 48, 3, 96);
-        let all = sequences();
-        let forwards: Vec<usize> = (0..all.len()).collect();
-        let backwards: Vec<usize> = forwards.iter().rev().copied().collect();
         let wide = CudaOptions {
             representations: 2,
             states: true,
             ..options(dtype)
         };
-        let mut built = build(&devices, &checkpoint, wide);
-        let want = together(&mut built, &all, &forwards);
-        assert_eq!(want, together(&mut built, &all, &backwards), "order");
-        for (i, want) in want.iter().enumerate() {
-            let alone = together(&mut built, &all, &[i]);
-            assert_eq!(*want, alone[i], "sequence {i} alone, {dtype}");
+        let Some(found) = bits_of(1, &checkpoint, wide, &orders) else {
+            return;
+        };
+        let want = &found[0];
+        assert_eq!(*want, found[1], "{dtype}, in another order");
+        for (i, found) in found[2..].iter().enumerate() {
+            assert_eq!(want[i], found[i], "{dtype}, sequence {i} alone");
         }
-        // Passes of at most 230 tokens: the batch is divided.
+        // Passes of at most 230 tokens: the batch is divided. And one stream for everything; other schedules.
         let narrow = CudaOptions {
             tokens: Some(230),
             ..wide
         };
-        let mut built = build(&devices, &checkpoint, narrow);
-        assert!(built.model.members().all(|m| m.limits().tokens == 230));
-        assert_eq!(
-            want,
-            together(&mut built, &all, &forwards),
-            "several passes"
-        );
-        // One stream for everything.
         let off = CudaOptions {
             overlap: false,
             ..narrow
         };
-        let mut built = build(&devices, &checkpoint, off);
-        assert_eq!(want, together(&mut built, &all, &forwards), "streams off");
-        drop(built);
-        drop(devices);
-        // Other schedules of the simulator.
-        for seed in [2, 3, 4] {
-            let Some(devices) = Devices::take(2, seed) else {
-                return;
-            };
-            let mut built = build(&devices, &checkpoint, narrow);
-            assert_eq!(want, together(&mut built, &all, &forwards), "seed {seed}");
+        for (seed, options) in [(1, narrow), (1, off), (2, narrow), (3, narrow)] {
+            let found = bits_of(seed, &checkpoint, options, &orders[..1]).unwrap();
+            assert_eq!(*want, found[0], "{dtype}, seed {seed}, {options:?}");
         }
     }
 }

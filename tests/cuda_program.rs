@@ -74,14 +74,30 @@ fn devices_are_listed_and_not_passed_over() {
         json["cuda_kernels"]["nvcc"].is_string(),
         kernels::NVCC.is_some()
     );
-    // A device, and with kernels too: the models do not run on it yet, and nothing falls back.
-    let reason = if kernels::NVCC.is_some() {
-        "does not run models on it yet"
-    } else {
-        "this build has no CUDA kernels"
-    };
-    let error = refused(simulator, "4");
-    assert!(error.contains(reason), "{error}");
+    // With kernels `embed` takes it (`cuda_embed.rs`); without, nothing falls back.
+    if kernels::NVCC.is_none() {
+        let error = refused(simulator, "4");
+        assert!(error.contains("this build has no CUDA kernels"), "{error}");
+    }
+}
+
+#[test]
+fn a_driver_without_cublaslt_is_no_device() {
+    if kernels::NVCC.is_none() {
+        return;
+    }
+    let place = Place::new(1);
+    let mut command = place.embed("out", "--device cuda");
+    command
+        .env("SEQSTREAM_LIBCUDA", cuda_support::library())
+        .env("SEQSTREAM_LIBCUBLASLT", "/nowhere/libcublasLt.so");
+    let output = command.output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(7), "{error}");
+    assert!(
+        error.contains("/nowhere/libcublasLt.so") && error.contains("hint: "),
+        "{error}"
+    );
 }
 
 #[test]

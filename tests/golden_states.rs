@@ -2,7 +2,7 @@
 //!
 //! `tests/golden/models/README.md` has the layout. The bar, for each sequence and for its token
 //! states and its means alike: norm(out - ref) / norm(ref) no larger than 1.5 times what Hugging
-//! Face's own f32 run is off by, and never above 1e-5. `cargo test --test golden_states --
+//! Face's own f32 run is off by, and never above 1e-5, on every SIMD level this machine has. `cargo test --test golden_states --
 //! --nocapture` prints the table.
 
 #![allow(clippy::expect_used)] // the helpers of tests are tests
@@ -10,7 +10,7 @@
 mod golden_support;
 
 use golden_support::{checkpoint, errors, golden_files, golden_folder, read};
-use seqstream::backend::cpu::Cpu;
+use seqstream::backend::cpu::{Cpu, simd};
 use seqstream::model::Model;
 use seqstream::sequence::Tokenizer;
 use std::path::Path;
@@ -22,8 +22,6 @@ const CEILING: f64 = 1e-5;
 fn check(path: &Path) {
     let (golden, references) = read(path);
     let checkpoint = checkpoint(&golden);
-    let cpu = Cpu::new(2).expect("threads");
-    let mut model = Model::load(cpu, checkpoint.config(), &checkpoint).expect("model");
     if golden.model.kind == "esm2" {
         for r in &references {
             let mut ids = Vec::new();
@@ -32,23 +30,27 @@ fn check(path: &Path) {
         }
     }
     let mut failures = Vec::new();
-    for (r, errors) in references
-        .iter()
-        .zip(errors(&mut model, &golden, &references))
-    {
-        for ((what, ours), peer) in errors.iter().zip(&r.peer_error) {
-            let at = format!(
-                "{} {}: {what}",
-                path.file_stem().unwrap_or_default().display(),
-                r.name
-            );
-            println!(
-                "{at}: {ours:.2e}, peer {peer:.2e}, ratio {:.2}",
-                ours / peer
-            );
-            let bar = (PEER_FACTOR * peer).min(CEILING);
-            if ours.is_nan() || *ours > bar {
-                failures.push(format!("{at} is off by {ours:e}, the bar is {bar:e}"));
+    for (level, arch) in simd::levels() {
+        let cpu = Cpu::with_arch(2, arch).expect("threads");
+        let mut model = Model::load(cpu, checkpoint.config(), &checkpoint).expect("model");
+        for (r, errors) in references
+            .iter()
+            .zip(errors(&mut model, &golden, &references))
+        {
+            for ((what, ours), peer) in errors.iter().zip(&r.peer_error) {
+                let at = format!(
+                    "{} {level} {}: {what}",
+                    path.file_stem().unwrap_or_default().display(),
+                    r.name
+                );
+                println!(
+                    "{at}: {ours:.2e}, peer {peer:.2e}, ratio {:.2}",
+                    ours / peer
+                );
+                let bar = (PEER_FACTOR * peer).min(CEILING);
+                if ours.is_nan() || *ours > bar {
+                    failures.push(format!("{at} is off by {ours:e}, the bar is {bar:e}"));
+                }
             }
         }
     }

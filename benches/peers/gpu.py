@@ -5,7 +5,7 @@
 The peers: `hf`, Hugging Face transformers (sdpa, f16, sorted by length, token-budget batches; for DNABERT-S the plain
 `dnabert_torch.py`); `page`, the best PyTorch that fits a page (packed, compiled); `gemm`, the model's matrix products
 alone; `seqstream`, its own `bench`; `embed`, the whole way from a FASTA file to shards on disk. Each PyTorch peer tries its
-settings on a part of the input and keeps the best. Then all run by turns, backwards every second round. Outside a peer's
+settings on a part of the input and keeps the best. All run by turns, backwards every second round. Outside a peer's
 time stand loading, tokenising, batching and the copy of token ids to the card. A peer that fails is reported, and the
 others go on.
 """
@@ -25,9 +25,10 @@ import torch
 import inputs
 from gpu_packed import now
 from gpu_peers import DTYPES, PEERS
+from gpu_weights import load_config
 
 # Tokens a run, some 3 to 10 s on a Hopper card.
-MODELS = {"8M": 8_000_000, "35M": 6_000_000, "150M": 3_000_000, "650M": 1_500_000, "3B": 400_000, "dnabert-s": 5_000_000}
+MODELS = {"8M": 8_000_000, "35M": 6_000_000, "150M": 3_000_000, "650M": 1_000_000, "3B": 400_000, "dnabert-s": 5_000_000}
 
 
 def log(text):
@@ -43,8 +44,8 @@ def records_of(workload, limit, options):
         return inputs.repeated(records, 100 * len(records), limit), f"{options.genomes.name}, 500 bases a fragment"
     if workload != "ragged":
         length = int(workload)
-        count = max(1, limit // (length + 2))
-        return inputs.random_proteins([length] * count, options.seed), f"random proteins of {length} residues"
+        lengths = [length - 2] * max(1, limit // length)
+        return inputs.random_proteins(lengths, options.seed), f"random proteins of {length} tokens"
     if not options.proteins:
         lengths = inputs.natural_lengths(limit, options.seed)
         return inputs.random_proteins(lengths, options.seed), "random proteins, lengths log-normal like Swiss-Prot's"
@@ -168,13 +169,25 @@ class Measured:
                     self.failed("page", workload, ValueError(f"differs from hf by {difference:.1e}"))
 
     def round(self, number):
-        for peer in self.options.peers[:: 1 if number % 2 == 0 else -1]:
-            if peer == "seqstream":
-                self.guarded(self.bench, peer, next(iter(self.workloads)))
+        """All once: the programs, then PyTorch's; every second round the other way round. So seqstream is measured first,
+        on an empty card, and a run that is cut short has its numbers."""
+        for part in (self.programs, self.pytorch)[:: 1 if number % 2 == 0 else -1]:
+            part(number)
+
+    def programs(self, _):
+        if "seqstream" in self.options.peers:
+            self.guarded(self.bench, "seqstream", next(iter(self.workloads)))
+        for workload in self.workloads:
+            if "embed" in self.options.peers and not workload.isdigit():
+                self.guarded(self.embed, "embed", workload)
+
+    def pytorch(self, number):
+        if number == 0:
+            self.load()
+            self.tune()
+        for peer in list(self.peers)[:: 1 if number % 2 == 0 else -1]:
             for workload in self.workloads:
-                if peer == "embed" and workload in ("ragged", "fragments"):
-                    self.guarded(self.embed, peer, workload)
-                elif peer in self.peers and "error" not in self.row(peer, workload):
+                if "error" not in self.row(peer, workload):
                     self.guarded(self.torch, peer, workload)
 
     def guarded(self, measure, peer, workload):
@@ -205,25 +218,37 @@ class Measured:
         done = subprocess.run(command, capture_output=True, text=True, timeout=self.options.program_timeout)
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-400:]}")
-        return json.loads(done.stdout.strip().splitlines()[-1] if "\n}" not in done.stdout else done.stdout)
+        return json.loads(done.stdout)
 
-    def bench(self, peer, _):
+    def bench(self, peer, first):
         """`seqstream bench`: all workloads in one go; its report is kept whole beside the rates."""
-        fixed = [w for w in self.workloads if w.isdigit()]
-        other = [w for w in self.workloads if not w.isdigit()]
-        arguments = ["bench", "--model", self.folder] + (["--lengths", ",".join(fixed)] if fixed else [])
-        if other:
-            arguments += ["--fasta", self.scratch / f"{other[0]}.fasta"]
-        start = time.perf_counter()
+        arguments = ["bench", "--model", self.folder, "--rounds", 3]
+        names = {}  # as the report has them
+        for workload in self.workloads:
+            if workload.isdigit():
+                arguments += ["--lengths", workload]
+                names[f"length {workload}"] = workload
+            else:
+                arguments += ["--fasta", self.scratch / f"{workload}.fasta"]
+                names[f"{workload}.fasta"] = workload
+        if self.device.type == "cuda":
+            arguments += ["--breakdown"] + (["--cold"] if self.options.cold else [])
+        else:
+            arguments += ["--tokens", self.options.tokens or 100_000]
         report = self.program(*arguments)
-        log(f"  seqstream bench took {time.perf_counter() - start:.1f} s")
-        for workload, found in bench_rates(report, other[0] if other else None).items():
-            for name, rate in found.items():
-                row = self.row(name, workload)
-                row.setdefault("rates", []).append(rate)
-                row["tokens_per_s"] = statistics.median(row["rates"])
-                log(f"  {self.name} {workload} {name}: {rate:,.0f} tokens/s")
-        self.row(peer, next(iter(self.workloads))).setdefault("reports", []).append(report)
+        report["config"] = load_config(self.folder)
+        self.row(peer, first).setdefault("reports", []).append(report)
+        for entry in report["workloads"]:
+            lengths = [len(ids) for ids in self.workloads[names[entry["workload"]]][0]]
+            # How many keys a query meets, on average: what attention's arithmetic grows with.
+            entry["keys_per_query"] = sum(n * n for n in lengths) / sum(lengths)
+            rates = {"seqstream": entry["tokens_per_second"], "seqstream gemm": entry.get("products_alone_tokens_per_second")}
+            for name, rate in rates.items():
+                if rate:
+                    row = self.row(name, names[entry["workload"]])
+                    row.setdefault("rates", []).append(rate)
+                    row["tokens_per_s"] = statistics.median(row["rates"])
+                    log(f"  {self.name} {row['workload']} {name}: {rate:,.0f} tokens/s")
 
     def embed(self, peer, workload):
         """From the FASTA file to shards on disk, the program's own clock (first batch to last) and the wall's."""
@@ -236,19 +261,6 @@ class Measured:
         if summary["tokens"] != row["tokens"]:
             raise RuntimeError(f"seqstream counted {summary['tokens']} tokens, the tokeniser {row['tokens']}")
         self.count(row, summary.get("seconds_running", summary["seconds"]), summary["tokens"])
-
-
-def bench_rates(report, ragged):
-    """{workload: {"seqstream": rate, "seqstream gemm": rate}} of a `seqstream bench --json` report: a list
-    `workloads` of objects with `length` (a number, or null for the FASTA file), `tokens_per_second` and, where measured,
-    `gemm_only_tokens_per_second`."""
-    rates = {}
-    for entry in report["workloads"]:
-        name = str(entry["length"]) if entry.get("length") else ragged
-        rates[name] = {"seqstream": entry["tokens_per_second"]}
-        if entry.get("gemm_only_tokens_per_second"):
-            rates[name]["seqstream gemm"] = entry["gemm_only_tokens_per_second"]
-    return rates
 
 
 def table(results):
@@ -273,8 +285,27 @@ def machine(device):
     if torch.device(device).type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         found |= {"device": properties.name, "multiprocessors": properties.multi_processor_count,
-                  "memory": properties.total_memory, "cudnn": torch.backends.cudnn.version()}
+                  "memory": properties.total_memory, "cudnn": torch.backends.cudnn.version(), **ceilings(device)}
     return found
+
+
+def ceilings(device):
+    """What this card does at best, measured: bytes a second of a copy, read and written; FLOP/s of a large f16 product
+    of random numbers."""
+    a, b = torch.randn(2, 8192, 8192, device=device).half()
+    source = torch.empty(1 << 31, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+
+    def best(run):
+        times = []
+        for _ in range(13):
+            start = now(device)
+            run()
+            times.append(now(device) - start)
+        return statistics.median(times[3:])
+
+    return {"copy_bytes_per_s": 2 * len(source) / best(lambda: target.copy_(source)),
+            "product_flop_per_s": 2 * 8192**3 / best(lambda: a @ b)}
 
 
 def main():
@@ -284,7 +315,7 @@ def main():
     parser.add_argument("--only", type=comma, default=["650M", "3B", "dnabert-s"], help="models, by comma")
     parser.add_argument("--peers", type=comma, default=["seqstream", "hf", "page", "gemm", "embed"])
     parser.add_argument("--workloads", type=comma, default=["ragged", "350", "1022"],
-                        help="lengths in residues, or `ragged`; a DNABERT has fragments of 500 bases")
+                        help="lengths in tokens, <cls> and <eos> included, or `ragged`; a DNABERT has fragments of 500 bases")
     parser.add_argument("--seqstream", type=path, help="the program")
     parser.add_argument("--proteins", type=path, help="FASTA of proteins (default: random ones)")
     parser.add_argument("--genomes", type=path, help="FASTA of genomes (default: random bases)")
@@ -294,10 +325,11 @@ def main():
                         help="token budgets to try (default: by peer)")
     parser.add_argument("--modes", type=comma, default=["default"],
                         help="torch.compile's modes that the page tries: default,max-autotune-no-cudagraphs")
+    parser.add_argument("--cold", action="store_true", help="have `seqstream bench` measure cold starts too")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", choices=DTYPES, default="f16")
-    parser.add_argument("--program-timeout", type=float, default=120, help="seconds for one run of the program")
+    parser.add_argument("--program-timeout", type=float, default=150, help="seconds for one run of the program")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=path, default=path("gpu.json"))
     options = parser.parse_args()
@@ -316,8 +348,6 @@ def main():
         with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
             try:
                 measured = Measured(name, options, path(scratch), report["results"], written)
-                measured.load()
-                measured.tune()
                 for number in range(options.rounds):
                     measured.round(number)
             except Exception as error:

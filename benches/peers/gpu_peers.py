@@ -12,7 +12,7 @@ from gpu_packed import best_attention, pack
 from gpu_weights import hugging_face, load_config
 
 DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
-# Multiples of 132 multiprocessors x 128 rows, that 352 tokens (350 residues) divide: whole waves, no tail.
+# Multiples of 132 multiprocessors x 128 rows: whole waves of tiles.
 PACKED_BUDGETS = [33_792, 67_584, 16_896]
 PADDED_BUDGETS = [32_768, 65_536, 16_384, 131_072]
 

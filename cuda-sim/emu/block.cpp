@@ -6,6 +6,7 @@
 
 #include "mbarrier.h"
 #include "shared.h"
+#include "tma.h"
 #include "wgmma.h"
 
 uint3 threadIdx, blockIdx;
@@ -190,9 +191,9 @@ void meet(const char *name, uint32_t mask, void *given, MeetingWork all) {
 static void fiber_main() {
     arrived();
     for (;;) {
-        acquired(&block);
+        acquired(&block.begin);
         block.body.run(block.params);
-        released(&block);
+        released(&block.end);
         Warp &warp = block.warp[current_warp()];
         warp.alive &= ~(1u << current_lane());
         warp.runnable &= warp.alive;
@@ -216,6 +217,7 @@ static void forget_last_block() {
     for (Barrier &barrier : block.barrier) barrier = Barrier();
     forget_mbarriers();
     forget_products();
+    forget_stores();
 }
 
 static void set_threads() {
@@ -265,9 +267,9 @@ int run_block(const Body &body, const void *params, const uint32_t *grid, const 
         snprintf(message, message_size, "%u bytes of dynamic shared memory cannot be had", dynamic_shared);
         return LAUNCH_OUT_OF_RESOURCES;
     }
-    released(&block);
+    released(&block.begin);
     go_to_some_warp();
-    acquired(&block);
+    acquired(&block.end);
     if (!block.error && !block.asynchronous.empty()) {
         block.error = LAUNCH_FAILED;
         snprintf(message, message_size, "the block ended while a tensor copy to its shared memory was under way");

@@ -84,6 +84,7 @@ struct Block {
     int error = 0;
     char *message = nullptr;
     size_t message_size = 0;
+    char begin, end; // addresses for `released` and `acquired`
 };
 extern Block block;
 

@@ -24,7 +24,6 @@ void shuffle(const char *name, uint32_t mask, void *value, int bytes, int source
     Exchange mine = {value, bytes, source};
     meet(name, mask, &mine, [](void *const *given, uint32_t lanes) {
         unsigned char values[LANES][16];
-        const Unwatched unwatched;
         for (int l = 0; l < LANES; l++)
             if (lanes >> l & 1) {
                 const auto &one = *static_cast<Exchange *>(given[l]);

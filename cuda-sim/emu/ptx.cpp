@@ -18,7 +18,6 @@ void cp_async16(void *shared, const void *global, bool valid) {
     if (valid) check_global(NAME, global, 16, 16, false);
     writes(shared, 16);
     if (valid) reads(global, 16);
-    const Unwatched unwatched;
     memset(shared, 0xff, 16);
     current_thread().copies.push_back({shared, valid ? global : nullptr});
 }
@@ -34,7 +33,6 @@ void cp_async_wait(int groups) {
     for (; pending.size() > size_t(groups); pending.pop_front())
         for (const Copy &copy : pending.front()) {
             writes(copy.to, 16);
-            const Unwatched unwatched;
             if (copy.from)
                 memcpy(copy.to, copy.from, 16);
             else
@@ -53,7 +51,6 @@ struct Matrices {
 };
 
 static void move_matrices(void *const *given, bool load) {
-    const Unwatched unwatched;
     const Matrices &first = *static_cast<Matrices *>(given[0]);
     for (int m = 0; m < first.count; m++)
         for (int l = 0; l < LANES; l++) {

@@ -14,6 +14,9 @@ void mbar_wait(uint64_t *barrier, int parity);
 void fence_proxy_async();
 
 void tma_prefetch(const void *map);
+void tma_store(const void *map, const int *coordinates, const void *from);
+void tma_store_commit();
+void tma_store_wait_read(int groups);
 void tma_load(void *to, const void *map, const int *coordinates, int rank, uint64_t *barrier);
 
 void named_barrier(int id, int threads, bool wait);
@@ -50,6 +53,13 @@ static inline void tma_load_3d(void *to, const void *map, int c0, int c1, int c2
     const int coordinates[3] = {c0, c1, c2};
     emu::tma_load(to, map, coordinates, 3, barrier);
 }
+
+static inline void tma_store_2d(const void *map, int c0, int c1, const void *from) {
+    const int coordinates[2] = {c0, c1};
+    emu::tma_store(map, coordinates, from);
+}
+static inline void tma_store_commit() { emu::tma_store_commit(); }
+template <int N> inline void tma_store_wait_read() { emu::tma_store_wait_read(N); }
 
 static inline void named_barrier_sync(int id, int threads) { emu::named_barrier(id, threads, true); }
 static inline void named_barrier_arrive(int id, int threads) { emu::named_barrier(id, threads, false); }

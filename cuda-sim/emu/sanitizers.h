@@ -18,14 +18,8 @@ void *__tsan_create_fiber(unsigned flags);
 void __tsan_switch_to_fiber(void *fiber, unsigned flags);
 void __tsan_acquire(void *address);
 void __tsan_release(void *address);
-void __tsan_read_range_pc(void *address, size_t bytes, void *caller);
-void __tsan_write_range_pc(void *address, size_t bytes, void *caller);
 void __tsan_read_range(void *address, size_t bytes);
 void __tsan_write_range(void *address, size_t bytes);
-void AnnotateIgnoreReadsBegin(const char *file, int line);
-void AnnotateIgnoreReadsEnd(const char *file, int line);
-void AnnotateIgnoreWritesBegin(const char *file, int line);
-void AnnotateIgnoreWritesEnd(const char *file, int line);
 }
 #endif
 
@@ -54,23 +48,5 @@ inline void writes([[maybe_unused]] const void *address, [[maybe_unused]] size_t
     __tsan_write_range(const_cast<void *>(address), bytes);
 #endif
 }
-
-// While one lives, the functions of the C library that ThreadSanitizer watches (memcpy) are not counted.
-struct Unwatched {
-#if defined(EMU_THREAD_SANITIZER)
-    Unwatched() {
-        AnnotateIgnoreReadsBegin("", 0);
-        AnnotateIgnoreWritesBegin("", 0);
-    }
-    ~Unwatched() {
-        AnnotateIgnoreWritesEnd("", 0);
-        AnnotateIgnoreReadsEnd("", 0);
-    }
-#else
-    Unwatched() {}
-    ~Unwatched() {}
-#endif
-    Unwatched(const Unwatched &) = delete;
-};
 
 } // namespace emu

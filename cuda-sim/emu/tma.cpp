@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
+#include <utility>
+#include <vector>
 
 #include "block.h"
 #include "mbarrier.h"
@@ -10,15 +13,16 @@
 #include "shared.h"
 #include "swizzle.h"
 #include "tensor_map.h"
+#include "tma.h"
 
 namespace emu {
 
-struct TensorCopy : Asynchronous {
+// A box of a tensor, and its place in shared memory.
+struct Box : Asynchronous {
     TensorMap map;
     int at[TensorMap::MAX_RANK];
-    unsigned char *to;
+    unsigned char *shared;
     uint32_t address;
-    uint64_t *barrier;
 
     int row_bytes() const { return map.box[0] * map.element_bytes; }
     int rows() const {
@@ -33,11 +37,21 @@ struct TensorCopy : Asynchronous {
         int first, last;
     };
     Part part(int row) const;
-    void put(int row, int byte, const unsigned char *from, int count);
-    void finish() override;
+    // Where a byte of the box lies in shared memory. Within a unit of 16 bytes no swizzle moves anything.
+    unsigned char *place(int row, int byte) const {
+        const uint32_t plain = address + uint32_t(row * row_bytes() + byte);
+        return shared + (swizzled(plain, map.swizzle) - address);
+    }
+    // How many bytes from there on are copied in one: a unit of 16, or an element where an edge cuts the unit.
+    int whole(const Part &inside, int byte) const {
+        const bool whole = byte % 16 == 0 && (inside.last <= byte || inside.first >= byte + 16 ||
+                                              (inside.first <= byte && inside.last >= byte + 16));
+        return whole ? 16 : map.element_bytes;
+    }
+    void prepare(const char *what, const TensorMap &known, const void *place, const int *coordinates, bool write);
 };
 
-TensorCopy::Part TensorCopy::part(int row) const {
+Box::Part Box::part(int row) const {
     auto *base = reinterpret_cast<const unsigned char *>(map.address);
     bool inside = true;
     for (int d = 1; d < map.rank; d++) {
@@ -52,34 +66,83 @@ TensorCopy::Part TensorCopy::part(int row) const {
     return {base + start * size, int(first * size), inside ? int(last * size) : int(first * size)};
 }
 
-// Within a unit of 16 bytes no swizzle moves anything. A null source stands for zeroes.
-void TensorCopy::put(int row, int byte, const unsigned char *from, int count) {
-    const uint32_t plain = address + uint32_t(row * row_bytes() + byte);
-    unsigned char *place = to + (swizzled(plain, map.swizzle) - address);
-    if (from)
-        memcpy(place, from, size_t(count));
-    else
-        memset(place, 0, size_t(count));
+// Looks at both sides of the copy, which writes to the tensor or reads it.
+void Box::prepare(const char *what, const TensorMap &known, const void *in_shared, const int *coordinates, bool write) {
+    map = known;
+    for (int d = 0; d < known.rank; d++) at[d] = coordinates[d];
+    shared = static_cast<unsigned char *>(const_cast<void *>(in_shared));
+    address = shared_address(what, in_shared, size_t(bytes()), 128);
+    // A swizzle goes by the address; a box that begins within its pattern is not what anybody computes with.
+    const uint32_t pattern = known.swizzle > 0 ? known.swizzle * 8u : 128u;
+    if (address % pattern)
+        fail(MISALIGNED_ADDRESS, "%s: shared address 0x%x is not aligned to the %u bytes of the swizzle's pattern", what,
+             address, pattern);
+    for (int row = 0; row < rows(); row++) {
+        const Part inside = part(row);
+        if (inside.last <= inside.first) continue;
+        const size_t count = size_t(inside.last - inside.first);
+        check_global(what, inside.row + inside.first, count, 1, write);
+        if (write)
+            writes(const_cast<unsigned char *>(inside.row + inside.first), count);
+        else
+            reads(inside.row + inside.first, count);
+    }
 }
 
+struct TensorCopy : Box {
+    uint64_t *barrier;
+    void finish() override;
+};
+
 void TensorCopy::finish() {
-    {
-        const Unwatched unwatched;
-        const int size = map.element_bytes;
-        for (int row = 0; row < rows(); row++) {
-            const Part inside = part(row);
-            for (int byte = 0; byte < row_bytes();) {
-                const bool copied = byte >= inside.first && byte < inside.last;
-                // By units of 16 bytes, and by elements where an edge cuts one.
-                const bool whole = byte % 16 == 0 && (inside.last <= byte || inside.first >= byte + 16 ||
-                                                      (inside.first <= byte && inside.last >= byte + 16));
-                const int count = whole ? 16 : size;
-                put(row, byte, copied ? inside.row + byte : nullptr, count);
-                byte += count;
-            }
+    for (int row = 0; row < rows(); row++) {
+        const Part inside = part(row);
+        for (int byte = 0, count; byte < row_bytes(); byte += count) {
+            count = whole(inside, byte);
+            if (byte >= inside.first && byte < inside.last)
+                memcpy(place(row, byte), inside.row + byte, size_t(count));
+            else
+                memset(place(row, byte), 0, size_t(count));
         }
     }
     mbarrier_bytes_came(barrier, bytes());
+}
+
+// A copy the other way. What it reads, it reads at its end.
+struct TensorStore : Box {
+    int thread;
+    void finish() override;
+};
+
+template <class P> static void remove(std::vector<P> &from, P what) {
+    from.erase(std::remove(from.begin(), from.end(), what), from.end());
+}
+
+// The stores of each thread that are under way: those since the last group, and the groups.
+struct Stores {
+    std::vector<TensorStore *> open;
+    std::deque<std::vector<TensorStore *>> groups;
+    void over(TensorStore *store) {
+        remove(open, store);
+        for (auto &group : groups) remove(group, store);
+    }
+};
+static Stores stores[MAX_THREADS];
+
+void forget_stores() {
+    for (int i = 0; i < block.threads; i++) stores[i] = Stores();
+}
+
+void TensorStore::finish() {
+    for (int row = 0; row < rows(); row++) {
+        const Part inside = part(row);
+        for (int byte = 0, count; byte < row_bytes(); byte += count) {
+            count = whole(inside, byte);
+            if (byte >= inside.first && byte < inside.last)
+                memcpy(const_cast<unsigned char *>(inside.row) + byte, place(row, byte), size_t(count));
+        }
+    }
+    stores[thread].over(this);
 }
 
 static const TensorMap &checked_map(const char *what, const void *map) {
@@ -100,31 +163,45 @@ void tma_load(void *to, const void *map, const int *coordinates, int rank, uint6
     if (!is_fenced(barrier))
         fail(LAUNCH_FAILED, "%s: the barrier was initialised without fence_mbar_init by the same thread", what);
     auto copy = new TensorCopy;
-    copy->map = known;
-    for (int d = 0; d < rank; d++) copy->at[d] = coordinates[d];
-    copy->to = static_cast<unsigned char *>(to);
+    copy->prepare(what, known, to, coordinates, false);
     copy->barrier = barrier;
-    copy->address = shared_address(what, to, size_t(copy->bytes()), 128);
-    // A swizzle goes by the address; a box that begins within its pattern is not what anybody computes with.
-    const uint32_t pattern = known.swizzle > 0 ? known.swizzle * 8u : 128u;
-    if (copy->address % pattern)
-        fail(MISALIGNED_ADDRESS, "%s: shared address 0x%x is not aligned to the %u bytes of the swizzle's pattern", what,
-             copy->address, pattern);
-    for (int row = 0; row < copy->rows(); row++) {
-        const TensorCopy::Part inside = copy->part(row);
-        if (inside.last > inside.first) {
-            const size_t bytes = size_t(inside.last - inside.first);
-            check_global(what, inside.row + inside.first, bytes, 1, false);
-            reads(inside.row + inside.first, bytes);
-        }
-    }
     writes(to, size_t(copy->bytes()));
     released(barrier);
-    {
-        const Unwatched unwatched;
-        memset(to, 0xff, size_t(copy->bytes()));
-    }
+    memset(to, 0xff, size_t(copy->bytes()));
     block.asynchronous.push_back(copy);
+    maybe_yield();
+}
+
+void tma_store(const void *map, const int *coordinates, const void *from) {
+    const char *what = "tma_store_2d";
+    const TensorMap &known = checked_map(what, map);
+    if (known.rank != 2) fail(ILLEGAL_INSTRUCTION, "%s of a tensor map of rank %d", what, known.rank);
+    auto store = new TensorStore;
+    store->prepare(what, known, from, coordinates, true);
+    store->thread = block.current;
+    reads(from, size_t(store->bytes()));
+    stores[block.current].open.push_back(store);
+    block.asynchronous.push_back(store);
+    maybe_yield();
+}
+
+void tma_store_commit() {
+    Stores &mine = stores[block.current];
+    mine.groups.push_back(std::move(mine.open));
+    mine.open.clear();
+}
+
+void tma_store_wait_read(int groups) {
+    Stores &mine = stores[block.current];
+    while (mine.groups.size() > size_t(groups)) {
+        const std::vector<TensorStore *> first = std::move(mine.groups.front());
+        mine.groups.pop_front();
+        for (TensorStore *store : first) {
+            remove(block.asynchronous, static_cast<Asynchronous *>(store));
+            store->finish();
+            delete store;
+        }
+    }
     maybe_yield();
 }
 

@@ -48,6 +48,7 @@ mod registry {
                 extern "C" fn(address: *const c_void, bytes: usize, write: c_int) -> c_int,
             >,
         );
+        pub fn emu_shared_guards(guards: *mut usize);
     }
 }
 
@@ -140,6 +141,7 @@ impl Launch {
         live.sort_unstable();
         LIVE.set(live);
         LAST.set((0, 0));
+        let _ = shared_guards();
         #[cfg(emulated_kernels)]
         // SAFETY: a plain function, which stays.
         unsafe {
@@ -196,6 +198,7 @@ impl Launch {
         if fault.is_some() {
             device.close_gaps();
             host.close_gaps();
+            close_shared_guards();
         }
         if code == 0 && access.is_none() {
             return Ok(());
@@ -205,7 +208,11 @@ impl Launch {
         // SAFETY: the buffer is ours and ends with a zero.
         text += &unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy();
         if let Some((address, bytes, write)) = access {
+            let beside_shared = shared_guards()
+                .iter()
+                .any(|[start, end]| (*start..*end).contains(&address));
             let place = match (device.place(address, bytes), host.place(address, bytes)) {
+                _ if beside_shared => "beside shared memory".to_owned(),
                 (Place::Outside(text), _) | (_, Place::Outside(text)) => text,
                 _ => "no memory of this device".to_owned(),
             };
@@ -218,6 +225,33 @@ impl Launch {
             Code(code)
         };
         Err((code, text))
+    }
+}
+
+/// The closed pages on both sides of dynamic shared memory: starts and ends. Watched from the first call on.
+fn shared_guards() -> &'static [[usize; 2]] {
+    #[cfg(emulated_kernels)]
+    {
+        static GUARDS: std::sync::OnceLock<[[usize; 2]; 2]> = std::sync::OnceLock::new();
+        GUARDS.get_or_init(|| {
+            let mut guards = [[0; 2]; 2];
+            // SAFETY: room for the four numbers that the function writes.
+            unsafe { registry::emu_shared_guards(guards.as_mut_ptr().cast()) };
+            for [start, end] in guards {
+                guard::watch_region(start, end);
+            }
+            guards
+        })
+    }
+    #[cfg(not(emulated_kernels))]
+    &[]
+}
+
+/// Closes again what an access of a kernel has opened.
+fn close_shared_guards() {
+    for [start, end] in shared_guards() {
+        // SAFETY: these pages are the emulator's, which keeps nothing in them.
+        unsafe { libc::mprotect(*start as *mut c_void, end - start, libc::PROT_NONE) };
     }
 }
 

@@ -216,10 +216,11 @@ pub trait Backend {
     }
 
     /// `out[t] = (table[tokens[t]] + shift) * scale[t]`; table is [vocab, width], shift [width].
+    /// The scale is f64, since its rounding would be one of the whole sequence.
     fn embed(
         &mut self,
         batch: &PackedBatch,
-        scale: &[f32],
+        scale: &[f64],
         table: &Self::Vector,
         shift: Option<&Self::Vector>,
         out: &mut Self::Matrix,

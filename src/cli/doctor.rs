@@ -48,7 +48,7 @@ fn driver() -> String {
 /// What `--device cuda` would answer.
 fn cuda_answer() -> String {
     match cuda::require() {
-        Ok(_) => "no: this version does not run models on it yet".into(),
+        Ok(_) => "yes, in f16, bf16 and f32".into(),
         Err(missing) => format!("no: {missing}"),
     }
 }
@@ -68,7 +68,7 @@ pub fn run(args: &DoctorArgs, console: &Console) -> Result<(), Failure> {
                 "dtypes": ["f32"],
                 "caches": caches.iter().map(|(n, s)| (n.clone(), json!(s))).collect::<serde_json::Map<_, _>>(),
             }],
-            "cuda": false,
+            "cuda": cuda::require().is_ok(),
             "cuda_kernels": {"nvcc": cuda::kernels::NVCC, "architectures": cuda::kernels::ARCHITECTURES},
             "cuda_devices": cuda::devices().map(|(_, d)| d).unwrap_or_default().iter().map(|d| json!({
                 "device": d.ordinal,

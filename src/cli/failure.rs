@@ -101,7 +101,9 @@ impl Failure {
                 | JobError::TooLong { .. }
                 | JobError::NoRoom { .. }
                 | JobError::InputChanged { .. } => 3,
-                JobError::Model(ModelError::Backend(BackendError::Cuda(_))) => 8,
+                JobError::Model(ModelError::Backend(BackendError::Cuda(e))) => {
+                    if e.is_unavailable() { 7 } else { 8 }
+                }
                 JobError::Model(ModelError::Backend(_)) => 1,
                 JobError::Model(_) | JobError::NonFinite { .. } => 4,
                 JobError::Output(

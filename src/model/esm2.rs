@@ -8,8 +8,9 @@ use crate::batch::PackedBatch;
 use crate::model::config::ModelConfig;
 
 /// The share of tokens that training masked (15 %) times the share of those written as `<mask>`
-/// (80 %): token dropout scales the embedding by 1 minus it, at inference too.
-const TRAINED_MASK_RATIO: f64 = 0.15 * 0.8;
+/// (80 %): token dropout scales the embedding by 1 minus it, at inference too. This is 1 minus it,
+/// rounded to f32 as by whoever multiplies f32 by it: off by a part in 2·10^8.
+const TRAINED_KEPT_RATIO: f32 = (1.0 - 0.15 * 0.8) as f32;
 
 pub(super) struct Esm2<B: Backend> {
     config: ModelConfig,
@@ -146,7 +147,7 @@ impl<B: Backend> Esm2<B> {
 
     /// What each token's embedding is multiplied by: 0 for `<mask>`, else
     /// 0.88 / (1 - share of `<mask>` in its sequence, cls and eos counted).
-    fn embedding_scale(&self, batch: &PackedBatch) -> Vec<f32> {
+    fn embedding_scale(&self, batch: &PackedBatch) -> Vec<f64> {
         if !self.config.token_dropout {
             return vec![1.0; batch.total()];
         }
@@ -158,7 +159,7 @@ impl<B: Backend> Esm2<B> {
                 .filter(|t| **t == self.config.mask_token)
                 .count();
             let share = masks as f64 / tokens.len() as f64;
-            let kept = ((1.0 - TRAINED_MASK_RATIO) / (1.0 - share)) as f32;
+            let kept = TRAINED_KEPT_RATIO as f64 / (1.0 - share);
             scale.extend(tokens.iter().map(|t| {
                 if *t == self.config.mask_token {
                     0.0

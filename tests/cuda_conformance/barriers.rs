@@ -5,10 +5,9 @@ use crate::bench::{Bench, Launch, poison, words};
 #[test]
 fn a_ring_of_mbarriers_passes_every_round() {
     for seed in 0..8 {
-        let bench = Bench::new(seed);
-        if !bench.is_hopper() {
+        let Some(bench) = Bench::hopper(seed) else {
             return;
-        }
+        };
         for rounds in [1u32, 3, 4, 50] {
             let output = words(&bench.run(Launch {
                 name: "conformance_mbarrier",
@@ -28,10 +27,9 @@ fn a_ring_of_mbarriers_passes_every_round() {
 #[test]
 fn who_arrives_at_a_named_barrier_releases_who_waits() {
     for seed in 0..8 {
-        let bench = Bench::new(seed);
-        if !bench.is_hopper() {
+        let Some(bench) = Bench::hopper(seed) else {
             return;
-        }
+        };
         let output = words(&bench.run(Launch {
             name: "conformance_named_barrier",
             threads: 128,

@@ -1,14 +1,10 @@
 //! Launches one conformance kernel: inputs up, output poisoned, output down.
 
-use std::sync::{Mutex, MutexGuard};
-
 use seqstream::backend::cuda::driver::{
-    Arena, Context, DriverError, Element, Fence, Module, PinnedBuffer, Region, Stream, StreamName,
-    Swizzle, Tensor, TensorMap, devices,
+    Arena, DriverError, Element, Fence, PinnedBuffer, Region, Swizzle, Tensor, TensorMap, devices,
 };
-use seqstream::backend::cuda::kernels::fatbin;
 
-use crate::cuda_support::{Simulator, simulator};
+use crate::cuda_support::gpu::{Gpu, gpu};
 
 /// As `kernels/conformance.cu` has it.
 #[repr(C, align(64))]
@@ -22,13 +18,7 @@ struct Params {
 const _: () = assert!(size_of::<Params>() == 320);
 
 /// A device, or the simulated one.
-pub struct Bench {
-    context: Context,
-    stream: Stream,
-    module: Module,
-    _simulator: Option<Simulator>,
-    _alone: Option<MutexGuard<'static, ()>>,
-}
+pub struct Bench(Gpu);
 
 /// What one launch gets.
 #[derive(Default)]
@@ -44,42 +34,20 @@ pub struct Launch<'a> {
     pub output: Vec<u8>,
 }
 
-fn real() -> bool {
-    std::env::var_os("SEQSTREAM_TEST_GPU").is_some_and(|v| v == "1")
-}
-
 impl Bench {
-    /// With `seed` as the simulated schedule.
-    pub fn new(seed: u64) -> Self {
-        static ALONE: Mutex<()> = Mutex::new(());
-        let (simulator, alone) = if real() {
-            let alone = ALONE
-                .lock()
-                .unwrap_or_else(|poisoned| poisoned.into_inner());
-            (None, Some(alone))
-        } else {
-            (Some(simulator(1, seed)), None)
-        };
-        let context = Context::new(0).unwrap();
-        let image = fatbin("conformance");
-        assert!(!real() || image.is_some(), "this build has no kernels");
-        Self {
-            stream: Stream::new(&context, StreamName::Compute, 0).unwrap(),
-            // The simulator takes any image: its kernels are compiled in.
-            module: Module::load(&context, image.unwrap_or(b"none")).unwrap(),
-            context,
-            _simulator: simulator,
-            _alone: alone,
-        }
+    /// With `seed` as the simulated schedule; `None` where there is no device, which has been said.
+    pub fn new(seed: u64) -> Option<Self> {
+        gpu(seed).map(Self)
     }
 
-    /// Whether the device has the instructions of sm_90a.
-    pub fn is_hopper(&self) -> bool {
-        let hopper = devices().unwrap()[0].capability == (9, 0);
-        if !hopper {
-            eprintln!("no Hopper device: nothing tested");
+    /// One with the instructions of sm_90a.
+    pub fn hopper(seed: u64) -> Option<Self> {
+        let bench = Self::new(seed)?;
+        if devices().unwrap()[0].capability != (9, 0) {
+            eprintln!("not run: not a Hopper device");
+            return None;
         }
-        hopper
+        Some(bench)
     }
 
     pub fn run(&self, launch: Launch) -> Vec<u8> {
@@ -89,7 +57,7 @@ impl Bench {
     fn try_run(&self, launch: Launch) -> Result<Vec<u8>, DriverError> {
         let sizes = launch.inputs.map(|input| input.len().max(1));
         let room = sizes.iter().sum::<usize>() + launch.output.len() + 4 * 256;
-        let mut arena = Arena::new(&self.context, room)?;
+        let mut arena = Arena::new(&self.0.context, room)?;
         let mut params = Params {
             n: launch.n,
             ..Params::default()
@@ -109,16 +77,19 @@ impl Bench {
         }
         let output = self.upload(&mut arena, &launch.output)?;
         params.to = output.address();
-        let function = self.module.function(launch.name, launch.shared)?;
-        let down = PinnedBuffer::new(&self.context, launch.output.len())?;
-        let fence = Fence::new(&self.context)?;
+        let function = self.0.function("conformance", launch.name, launch.shared);
+        let down = PinnedBuffer::new(&self.0.context, launch.output.len())?;
+        let fence = Fence::new(&self.0.context)?;
         // SAFETY: the kernels of conformance.cu take this struct; all memory lives until the fence is passed.
         unsafe {
             let block = [launch.threads, 1, 1];
-            self.stream
+            self.0
+                .stream
                 .launch(&function, [1, 1, 1], block, launch.shared, &params)?;
-            self.stream.store(&output, &down, 0..launch.output.len())?;
-            self.stream.record(&fence)?;
+            self.0
+                .stream
+                .store(&output, &down, 0..launch.output.len())?;
+            self.0.stream.record(&fence)?;
             fence.wait()?;
             Ok(down.bytes()[..launch.output.len()].to_vec())
         }
@@ -126,15 +97,15 @@ impl Bench {
 
     fn upload(&self, arena: &mut Arena, bytes: &[u8]) -> Result<Region, DriverError> {
         let region = arena.take("an operand", bytes.len().max(1))?;
-        let mut up = PinnedBuffer::new(&self.context, bytes.len())?;
-        let fence = Fence::new(&self.context)?;
+        let mut up = PinnedBuffer::new(&self.0.context, bytes.len())?;
+        let fence = Fence::new(&self.0.context)?;
         // SAFETY: nothing else uses the buffer or the region; the fence is passed before either is let go.
         unsafe {
             up.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
             if !bytes.is_empty() {
-                self.stream.load(&up, 0..bytes.len(), &region)?;
+                self.0.stream.load(&up, 0..bytes.len(), &region)?;
             }
-            self.stream.record(&fence)?;
+            self.0.stream.record(&fence)?;
             fence.wait()?;
         }
         Ok(region)

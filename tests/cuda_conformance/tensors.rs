@@ -25,10 +25,9 @@ fn matrix() -> Vec<u16> {
 
 #[test]
 fn boxes_of_a_matrix_with_every_swizzle() {
-    let bench = Bench::new(8);
-    if !bench.is_hopper() {
+    let Some(bench) = Bench::hopper(8) else {
         return;
-    }
+    };
     let values = matrix();
     let input = bytes16(&values);
     let swizzles = [
@@ -90,10 +89,9 @@ fn boxes_of_a_matrix_with_every_swizzle() {
 
 #[test]
 fn boxes_of_three_dimensions() {
-    let bench = Bench::new(9);
-    if !bench.is_hopper() {
+    let Some(bench) = Bench::hopper(9) else {
         return;
-    }
+    };
     // [5, 6, 64]; boxes of [2, 3, 64] of 16 bits, and of [2, 3, 32] of 32 bits.
     let values: Vec<u16> = (0..5 * 6 * 64).map(|i| i as u16 + 1).collect();
     let input = bytes16(&values);

@@ -60,7 +60,7 @@ impl Layout {
             return plain;
         }
         // The unit of 16 bytes, XOR the line of 128.
-        plain ^ (plain / 128 % (self.span / 16)) * 16
+        plain ^ ((plain / 128 % (self.span / 16)) * 16)
     }
 }
 
@@ -154,10 +154,9 @@ fn check(
 
 #[test]
 fn every_n_with_operands_in_spans_of_128_bytes() {
-    let bench = Bench::new(10);
-    if !bench.is_hopper() {
+    let Some(bench) = Bench::hopper(10) else {
         return;
-    }
+    };
     let f16 = [8, 32, 64, 96, 128, 192, 256].map(|n| (Half::F16, n));
     for (format, n) in f16.into_iter().chain([(Half::Bf16, 64), (Half::Bf16, 256)]) {
         for registers in [false, true] {
@@ -170,10 +169,9 @@ fn every_n_with_operands_in_spans_of_128_bytes() {
 
 #[test]
 fn other_swizzles_and_none() {
-    let bench = Bench::new(11);
-    if !bench.is_hopper() {
+    let Some(bench) = Bench::hopper(11) else {
         return;
-    }
+    };
     for (span, steps) in [(64, 2), (32, 1), (0, 1), (0, 3)] {
         for n in [8, 64, 96] {
             check(&bench, Half::F16, n, span, steps, false, false, true);
@@ -188,10 +186,9 @@ fn other_swizzles_and_none() {
 /// `scale_d` of 0: the registers' old contents do not count.
 #[test]
 fn sums_that_begin_at_zero() {
-    let bench = Bench::new(12);
-    if !bench.is_hopper() {
+    let Some(bench) = Bench::hopper(12) else {
         return;
-    }
+    };
     check(&bench, Half::F16, 64, 128, 4, false, false, false);
     check(&bench, Half::Bf16, 64, 128, 4, true, true, false);
 }
@@ -199,10 +196,9 @@ fn sums_that_begin_at_zero() {
 #[test]
 fn a_pipeline_of_copies_and_products() {
     for seed in 0..4 {
-        let bench = Bench::new(seed);
-        if !bench.is_hopper() {
+        let Some(bench) = Bench::hopper(seed) else {
             return;
-        }
+        };
         for k in [64usize, 100, 300] {
             let a = |row: usize, k: usize| small(row * 300 + k, 7);
             let b = |k: usize, column: usize| small(k * 128 + column, 8);

@@ -120,9 +120,9 @@ api! {
     }
 
     fn cuDeviceGetName(name: *mut c_char, size: c_int, device: c_int) |sim| {
-        let index = sim.checked_device(device)?;
-        let text = format!("{} {index}", sim.device_name());
-        put_text(name, usize::try_from(size).map_err(|_| Code::INVALID_VALUE)?, &text)
+        sim.checked_device(device)?;
+        // Cards of one kind have one name.
+        put_text(name, usize::try_from(size).map_err(|_| Code::INVALID_VALUE)?, sim.device_name())
     }
 
     fn cuDeviceGetPCIBusId(id: *mut c_char, size: c_int, device: c_int) |sim| {

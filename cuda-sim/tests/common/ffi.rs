@@ -67,6 +67,21 @@ unsafe extern "C" {
         params: *mut *mut c_void,
         extra: *mut *mut c_void,
     ) -> c_int;
+    #[allow(clippy::too_many_arguments)] // CUDA's
+    pub fn cuTensorMapEncodeTiled(
+        map: *mut c_void,
+        data_type: c_int,
+        rank: u32,
+        address: *mut c_void,
+        dims: *const u64,
+        strides: *const u64,
+        boxes: *const u32,
+        element_strides: *const u32,
+        interleave: c_int,
+        swizzle: c_int,
+        promotion: c_int,
+        fill: c_int,
+    ) -> c_int;
     pub fn cuGetErrorName(code: c_int, name: *mut *const c_char) -> c_int;
 
     pub fn seqstream_sim_reset(devices: u32, seed: u64) -> c_int;

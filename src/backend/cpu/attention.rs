@@ -16,9 +16,10 @@ use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Keys of one softmax block: its scores take 16 KiB of L1, and no chain of sums is longer, which
-/// bounds its rounding as in `gemm.rs`.
+/// Keys of one softmax block: its scores take 16 KiB of L1.
 const KEY_BLOCK: usize = 128;
+/// Keys of one chain of sums, which bounds its rounding as in `gemm.rs`.
+const CHAIN: usize = 32;
 /// Values are padded to a multiple of this many head columns: of every register tile's in p·v.
 const HEAD_TILE: usize = 8;
 /// Keys that are packed together, a multiple of every key tile.
@@ -284,28 +285,26 @@ impl Run<'_> {
                 top = new;
                 // e^(x - top) as 2^(x·log2 e - top·log2 e): one fused step, and the rounding of
                 // the second product is the same for all keys, so that it leaves with the sum.
-                let (ps, _) = S::as_mut_simd_f32s(&mut scores[..count * block]);
-                let mut part = [simd.splat_f32s(0.0); 2];
-                for ps in ps.chunks_exact_mut(2) {
-                    for n in 0..2 {
-                        let x = simd.mul_add_e_f32s(ps[n], log2e, minus_top[n]);
-                        ps[n] = exp2_nonpositive(simd, x);
-                        part[n] = simd.add_f32s(part[n], ps[n]);
+                for run in (0..count).step_by(CHAIN) {
+                    let keys = CHAIN.min(count - run);
+                    let scores = &mut scores[run * block..(run + keys) * block];
+                    let (ps, _) = S::as_mut_simd_f32s(&mut *scores);
+                    let mut part = [simd.splat_f32s(0.0); 2];
+                    for ps in ps.chunks_exact_mut(2) {
+                        for n in 0..2 {
+                            let x = simd.mul_add_e_f32s(ps[n], log2e, minus_top[n]);
+                            ps[n] = exp2_nonpositive(simd, x);
+                            part[n] = simd.add_f32s(part[n], ps[n]);
+                        }
                     }
-                }
-                for n in 0..2 {
-                    sum[n] = simd.add_f32s(sum[n], part[n]);
-                }
-                for at in (0..padded_hd).step_by(TILE) {
-                    let v = &v[start * padded_hd + at..];
-                    weigh_tile::<S, TILE>(
-                        simd,
-                        scores,
-                        v,
-                        count,
-                        padded_hd,
-                        &mut out[at * block..],
-                    );
+                    for n in 0..2 {
+                        sum[n] = simd.add_f32s(sum[n], part[n]);
+                    }
+                    for at in (0..padded_hd).step_by(TILE) {
+                        let v = &v[(start + run) * padded_hd + at..];
+                        let out = &mut out[at * block..];
+                        weigh_tile::<S, TILE>(simd, scores, v, keys, padded_hd, out);
+                    }
                 }
             }
             for n in 0..2 {

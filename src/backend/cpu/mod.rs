@@ -33,8 +33,14 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// Starts `threads` workers.
+    /// Starts `threads` workers, which compute with the best SIMD this machine has.
     pub fn new(threads: usize) -> Result<Self, BackendError> {
+        Self::with_arch(threads, pulp::Arch::new())
+    }
+
+    /// Starts `threads` workers on one of [`simd::levels`]. Products take the `gemm` crate's own
+    /// choice whatever the level.
+    pub fn with_arch(threads: usize, arch: pulp::Arch) -> Result<Self, BackendError> {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("compute-{i}"))
@@ -42,7 +48,7 @@ impl Cpu {
             .map_err(|source| BackendError::Threads { threads, source })?;
         Ok(Self {
             pool,
-            arch: pulp::Arch::new(),
+            arch,
             rotary: Default::default(),
             sums: gemm::Sums::F32,
             pooled: Vec::new(),
@@ -122,7 +128,7 @@ impl Backend for Cpu {
     fn embed(
         &mut self,
         batch: &PackedBatch,
-        scale: &[f32],
+        scale: &[f64],
         table: &F32Data,
         shift: Option<&F32Data>,
         out: &mut Matrix,
@@ -139,12 +145,12 @@ impl Backend for Cpu {
             match shift {
                 Some(shift) => {
                     for ((to, x), s) in to.iter_mut().zip(from).zip(shift.iter()) {
-                        *to = (x + s) * scale;
+                        *to = ((x + s) as f64 * scale) as f32;
                     }
                 }
                 None => {
                     for (to, x) in to.iter_mut().zip(from) {
-                        *to = x * scale;
+                        *to = (*x as f64 * scale) as f32;
                     }
                 }
             }

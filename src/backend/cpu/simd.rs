@@ -4,7 +4,25 @@ use pulp::Simd;
 
 /// The level this machine computes with.
 pub fn name() -> &'static str {
-    match pulp::Arch::new() {
+    name_of(pulp::Arch::new())
+}
+
+/// All levels this machine can compute with, each with its name, the one it does first.
+pub fn levels() -> Vec<(&'static str, pulp::Arch)> {
+    #[allow(unused_mut)]
+    let mut levels = vec![pulp::Arch::new()];
+    #[cfg(target_arch = "x86_64")]
+    if let Some(v3) = pulp::x86::V3::try_new() {
+        levels.push(pulp::Arch::V3(v3));
+    }
+    levels.push(pulp::Arch::Scalar);
+    let mut levels: Vec<_> = levels.into_iter().map(|a| (name_of(a), a)).collect();
+    levels.dedup_by_key(|(name, _)| *name);
+    levels
+}
+
+fn name_of(arch: pulp::Arch) -> &'static str {
+    match arch {
         #[cfg(target_arch = "x86_64")]
         pulp::Arch::V4(_) => "avx512",
         #[cfg(target_arch = "x86_64")]

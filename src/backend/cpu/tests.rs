@@ -63,18 +63,8 @@ impl Random {
 
 /// A backend for each SIMD level, with its name.
 fn levels(threads: usize) -> Vec<(&'static str, Cpu)> {
-    let mut levels = vec![(simd::name(), Cpu::new(threads).unwrap())];
-    let mut with = |name, arch| {
-        let mut cpu = Cpu::new(threads).unwrap();
-        cpu.arch = arch;
-        levels.push((name, cpu));
-    };
-    #[cfg(target_arch = "x86_64")]
-    if let Some(v3) = pulp::x86::V3::try_new() {
-        with("avx2+fma", pulp::Arch::V3(v3));
-    }
-    with("portable", pulp::Arch::Scalar);
-    levels
+    let with = |(name, arch)| (name, Cpu::with_arch(threads, arch).unwrap());
+    simd::levels().into_iter().map(with).collect()
 }
 
 /// A matrix that earlier work left NaN all over, padding rows included.
@@ -346,7 +336,7 @@ fn embeddings_are_looked_up_shifted_and_scaled() {
         let tokens: Vec<u32> = (0..rows).map(|_| r.below(33) as u32).collect();
         let mut batch = PackedBatch::new();
         batch.push(&tokens);
-        let scale: Vec<f32> = (0..rows).map(|i| [0.0, 1.0, 0.88][i % 3]).collect();
+        let scale: Vec<f64> = (0..rows).map(|i| [0.0, 1.0, 0.88][i % 3]).collect();
         let mut cpu = Cpu::new(2).unwrap();
         for shift in [None, Some(&shift)] {
             let mut out = dirty();
@@ -355,8 +345,7 @@ fn embeddings_are_looked_up_shifted_and_scaled() {
             let want: Vec<_> = (0..rows * width)
                 .map(|i| {
                     let x = table[tokens[i / width] as usize * width + i % width] as f64;
-                    let y =
-                        (x + shift.map_or(0.0, |s| s[i % width] as f64)) * scale[i / width] as f64;
+                    let y = (x + shift.map_or(0.0, |s| s[i % width] as f64)) * scale[i / width];
                     // A sum and a product.
                     (y, 2.1 * U * y.abs())
                 })

@@ -41,6 +41,13 @@ const TILES: [Tile; 6] = [
 const SHORT_SLOTS: usize = 4;
 /// The longest sequence of the short kernels.
 const SHORT_TOKENS: usize = 16 * SHORT_SLOTS;
+/// What the kernels for Hopper take, and how: `kernels/tiles.h`.
+const HOPPER_HEAD_DIM: usize = 64;
+const HOPPER_CONSUMERS: usize = 4;
+const HOPPER_KEYS: usize = 64;
+const HOPPER_STAGES: usize = 13;
+const HOPPER_AHEAD: usize = 3;
+const HOPPER_WHOLE: usize = (HOPPER_STAGES - HOPPER_AHEAD) * HOPPER_KEYS;
 const F32_ROWS: usize = 64;
 const F32_KEYS: usize = 64;
 const F32_THREADS: u32 = 256;
@@ -56,7 +63,7 @@ pub fn suffix(dtype: DType) -> &'static str {
     }
 }
 
-/// A kernel and how it is launched: with `heads` times the items of its list as blocks.
+/// A kernel and how it is launched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttentionKernel {
     /// Its fatbin ([`super::kernels::fatbin`]).
@@ -67,6 +74,20 @@ pub struct AttentionKernel {
     pub threads: u32,
     /// Bytes of dynamic shared memory a block.
     pub shared: u32,
+    /// Its blocks stay, one a multiprocessor, and take one item's head after the other.
+    pub stays: bool,
+}
+
+impl AttentionKernel {
+    /// The blocks of a launch: one for each head of each of `count` items, or as many as stay.
+    pub fn blocks(&self, heads: u32, count: u32, multiprocessors: u32) -> u32 {
+        let all = heads * count;
+        if self.stays {
+            all.min(multiprocessors)
+        } else {
+            all
+        }
+    }
 }
 
 /// The kernels for heads of one width and dtype.
@@ -83,9 +104,9 @@ pub struct AttentionKernels {
 }
 
 impl AttentionKernels {
-    /// `None` where no kernel takes such heads: f16 and bf16 want a multiple of 8 up to 128, f32 an
-    /// even number up to 128.
-    pub fn new(head_dim: usize, dtype: DType) -> Option<Self> {
+    /// The kernels on a device of this compute capability. `None` where no kernel takes such heads: f16
+    /// and bf16 want a multiple of 8 up to 128, f32 an even number up to 128.
+    pub fn new(head_dim: usize, dtype: DType, capability: (u32, u32)) -> Option<Self> {
         if head_dim == 0 || head_dim > WIDEST {
             return None;
         }
@@ -98,6 +119,7 @@ impl AttentionKernels {
                     name: "attention_f32".into(),
                     threads: F32_THREADS,
                     shared: 4 * floats as u32,
+                    stays: false,
                 },
                 short: None,
                 rows: F32_ROWS,
@@ -119,10 +141,28 @@ impl AttentionKernels {
             name: format!("attention_{}_{width}{end}", suffix(dtype)),
             threads: threads as u32,
             shared: shared(rows),
+            stays: false,
         };
+        let short = exact.map(|_| kernel("_short", 32 * SHORT_SLOTS, 3 * SHORT_TOKENS));
+        // sm_90a's code runs on 9.0 and nowhere else.
+        if head_dim == HOPPER_HEAD_DIM && capability == (9, 0) {
+            let barriers = HOPPER_STAGES * 2 * size_of::<u64>();
+            return Some(Self {
+                long: AttentionKernel {
+                    source: "attention90_64".into(),
+                    name: format!("attention90_{}_64", suffix(dtype)),
+                    threads: 128 * (1 + HOPPER_CONSUMERS) as u32,
+                    shared: shared(2 * HOPPER_STAGES * HOPPER_KEYS) + barriers as u32,
+                    stays: true,
+                },
+                short,
+                rows: 64 * HOPPER_CONSUMERS,
+                whole: HOPPER_WHOLE,
+            });
+        }
         Some(Self {
             long: kernel("", 32 * tile.warps, pass + tile.stages * 2 * tile.keys),
-            short: exact.map(|_| kernel("_short", 32 * SHORT_SLOTS, 3 * SHORT_TOKENS)),
+            short,
             rows: pass,
             whole: tile.stages * tile.keys,
         })
@@ -264,6 +304,11 @@ mod tests {
         for line in [
             format!("SHORT_SLOTS = {SHORT_SLOTS};"),
             "SHORT_TOKENS = 16 * SHORT_SLOTS;".into(),
+            format!("HOPPER_CONSUMERS = {HOPPER_CONSUMERS};"),
+            format!("HOPPER_KEYS = {HOPPER_KEYS};"),
+            format!("HOPPER_STAGES = {HOPPER_STAGES};"),
+            format!("HOPPER_AHEAD = {HOPPER_AHEAD};"),
+            "HOPPER_WHOLE = (HOPPER_STAGES - HOPPER_AHEAD) * HOPPER_KEYS;".into(),
             format!("F32_ROWS = {F32_ROWS};"),
             format!("F32_KEYS = {F32_KEYS};"),
             format!("F32_THREADS = {F32_THREADS};"),
@@ -276,7 +321,7 @@ mod tests {
     fn every_published_width_has_its_kernel_and_others_the_padded_one() {
         for head_dim in 0..=136 {
             for dtype in [DType::F16, DType::Bf16, DType::F32] {
-                let found = AttentionKernels::new(head_dim, dtype);
+                let found = AttentionKernels::new(head_dim, dtype, (8, 0));
                 let step = if dtype == DType::F32 { 2 } else { 8 };
                 let taken = (1..=128).contains(&head_dim) && head_dim % step == 0;
                 assert_eq!(found.is_some(), taken, "{head_dim} {dtype:?}");
@@ -288,11 +333,19 @@ mod tests {
                 }
             }
         }
-        let wide = AttentionKernels::new(64, DType::F16).unwrap();
+        let wide = AttentionKernels::new(64, DType::F16, (8, 0)).unwrap();
         assert_eq!(wide.long.name, "attention_f16_64");
         assert_eq!(wide.long.shared, (128 + 3 * 2 * 64) * 64 * 2);
         assert_eq!(wide.short.unwrap().name, "attention_f16_64_short");
-        let odd = AttentionKernels::new(40, DType::Bf16).unwrap();
+        let hopper = AttentionKernels::new(64, DType::F16, (9, 0)).unwrap();
+        assert_eq!(hopper.long.name, "attention90_f16_64");
+        assert!(hopper.long.stays && hopper.long.shared <= 227 * 1024);
+        assert_eq!(hopper.long.blocks(20, 97, 132), 132);
+        assert_eq!(hopper.long.blocks(20, 3, 132), 60);
+        let later = AttentionKernels::new(64, DType::F16, (10, 0)).unwrap();
+        assert_eq!(later.long.name, "attention_f16_64");
+        assert_eq!(later.long.blocks(20, 97, 132), 20 * 97);
+        let odd = AttentionKernels::new(40, DType::Bf16, (9, 0)).unwrap();
         assert_eq!(odd.long.name, "attention_bf16_any");
         assert_eq!(odd.short, None);
     }
@@ -315,13 +368,14 @@ mod tests {
                 Some(*sum)
             }));
             let tokens = starts[lengths.len()];
-            for (head_dim, dtype) in [
-                (16, DType::F16),
-                (64, DType::F16),
-                (40, DType::F16),
-                (6, DType::F32),
+            for (head_dim, dtype, capability) in [
+                (16, DType::F16, (9, 0)),
+                (64, DType::F16, (8, 0)),
+                (64, DType::F16, (9, 0)),
+                (40, DType::F16, (8, 9)),
+                (6, DType::F32, (9, 0)),
             ] {
-                let kernels = AttentionKernels::new(head_dim, dtype).unwrap();
+                let kernels = AttentionKernels::new(head_dim, dtype, capability).unwrap();
                 let work = kernels.work(&starts);
                 assert!(work.item_bytes().len() <= WorkList::most_bytes(tokens));
                 assert!(work.slot_bytes().len() <= WorkList::most_bytes(tokens));
@@ -362,7 +416,7 @@ mod tests {
 
     #[test]
     fn short_sequences_share_items() {
-        let kernels = AttentionKernels::new(64, DType::F16).unwrap();
+        let kernels = AttentionKernels::new(64, DType::F16, (8, 0)).unwrap();
         // 3 + 1, 2 + 2, and a 1 left over.
         let starts = [0, 48, 64, 96, 120, 121];
         assert_eq!(kernels.work(&starts).short_items(), 3);

@@ -7,6 +7,7 @@
 use super::driver::{Arena, Context, DeviceInfo, devices};
 use super::error::CudaError;
 use super::functions::{AttentionFunctions, Casts, Functions};
+use super::fused::Fused;
 use super::gemm::{Algorithms, Gemm, Kind, Product, ProductSpec, Tuning, WORKSPACE};
 use super::plan::{self, Capacity, Needs};
 use super::resident::{ParameterId, Piece, Resident};
@@ -106,7 +107,8 @@ impl Cuda {
             call: "a context",
             missing: "its device",
         })?;
-        let tuning = Tuning::timed(wanted_tokens(&options, &info));
+        // Not the job's own tokens: a choice is kept for all jobs, and bits must not depend on who chose first.
+        let tuning = Tuning::timed(plan::default_tokens(info.multiprocessors as usize));
         Ok(Self {
             gemm: Gemm::load(context, algorithms, tuning)?,
             context: context.clone(),
@@ -202,7 +204,7 @@ impl Cuda {
     fn needs(&self, upload: &UploadOptions) -> Needs {
         let stream = self.matrices.iter().find(|(r, _)| *r != Role::Activation);
         // Each matrix, table and scratch starts at a multiple of the alignment.
-        let parts = 2 * self.matrices.len() + self.tables.len() + 2;
+        let parts = 2 * self.matrices.len() + self.tables.len() + 3;
         Needs {
             fixed: self.resident.footprint()
                 + Arena::footprint(WORKSPACE)
@@ -261,9 +263,11 @@ impl Cuda {
         let functions =
             Functions::load(&self.context, self.options.dtype, self.info.multiprocessors)?;
         let casts = Casts::load(&self.context)?;
+        let fused = Fused::load(&self.context, &self.info, self.options.dtype)?;
         let upload = UploadOptions {
             slot_bytes: UPLOAD_SLOT,
             through: true,
+            threads: upload_threads(),
             ..UploadOptions::default()
         };
         let needs = self.needs(&upload);
@@ -286,6 +290,7 @@ impl Cuda {
             0 => None,
             bytes => Some(arena.take("activations", capacity.tokens * bytes)?),
         };
+        let sums = arena.take("sums of rows", plan::sums(capacity.tokens, needs.width))?;
         let ordinal = self.context.ordinal();
         let streams = self.manager.streams(ordinal, 0)?;
         let ring = ProcessorOptions {
@@ -306,12 +311,14 @@ impl Cuda {
             capacity,
             addresses,
             functions,
+            fused,
             attention: std::mem::take(&mut self.attention),
             products,
             workspace,
             places,
             tables,
             gated,
+            sums,
             processor,
             fences,
             groups,
@@ -323,6 +330,12 @@ impl Cuda {
             _loader: loader,
         })
     }
+}
+
+/// Threads that copy weights from their mapping: one does some 3.5 GB/s where pages have to be found, PCIe 5 takes 55,
+/// and half the cores are left to others.
+fn upload_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).clamp(1, 8))
 }
 
 /// Tokens of a pass, if the memory is there.
@@ -455,7 +468,7 @@ impl Backend for Cuda {
     fn embed(
         &mut self,
         _: &PackedBatch,
-        scale: &[f32],
+        scale: &[f64],
         table: &ParameterId,
         shift: Option<&ParameterId>,
         out: &mut Matrix,

@@ -53,6 +53,15 @@ pub enum CudaError {
 }
 
 impl CudaError {
+    /// Whether CUDA cannot be had here at all, as without a driver.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(
+            self,
+            Self::NoKernel { .. }
+                | Self::Gemm(GemmError::Missing { .. } | GemmError::Library { .. })
+        )
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -12,8 +12,10 @@ use crate::weights::DType;
 
 /// Threads of a block of the kernels that go over elements or rows.
 const THREADS: u32 = 256;
-/// Threads of a block of `represent`, a block a sequence.
-const REPRESENT_THREADS: u32 = 512;
+/// Rows of a block of `represent`.
+const REPRESENT_ROWS: usize = 64;
+/// Columns, and threads, of a block of `represent_means`.
+const MEAN_COLUMNS: u32 = 128;
 /// Most blocks, a multiprocessor, of kernels that take any number: enough to fill it.
 const BLOCKS_A_MULTIPROCESSOR: u32 = 16;
 
@@ -46,6 +48,7 @@ pub(super) struct Functions {
     gelu: Function,
     gated_gelu: Function,
     represent: Function,
+    represent_means: Function,
     rotary_table: Function,
 }
 
@@ -61,6 +64,7 @@ impl Functions {
             gelu: load("gelu", format!("gelu_{t}"))?,
             gated_gelu: load("gated_gelu", format!("gated_gelu_{t}"))?,
             represent: load("represent", "represent".into())?,
+            represent_means: load("represent", "represent_means".into())?,
             rotary_table: load("rotary_table", "rotary_table".into())?,
         })
     }
@@ -109,10 +113,20 @@ impl Functions {
 
     /// # Safety
     /// As [`Self::embed`].
-    pub unsafe fn represent(&self, stream: &Stream, p: &RepresentParams) -> Result<(), CudaError> {
-        let grid = [p.sequences, 1, 1];
+    pub unsafe fn represent(
+        &self,
+        stream: &Stream,
+        rows: usize,
+        p: &RepresentParams,
+    ) -> Result<(), CudaError> {
+        let chunks = [(rows / REPRESENT_ROWS) as u32 + p.sequences, 1, 1];
+        let columns = [p.sequences * p.width.div_ceil(MEAN_COLUMNS), 1, 1];
         // SAFETY: the caller's.
-        Ok(unsafe { stream.launch(&self.represent, grid, [REPRESENT_THREADS, 1, 1], 0, p)? })
+        unsafe {
+            stream.launch(&self.represent, chunks, [THREADS, 1, 1], 0, p)?;
+            stream.launch(&self.represent_means, columns, [MEAN_COLUMNS, 1, 1], 0, p)?;
+        }
+        Ok(())
     }
 
     /// # Safety
@@ -167,12 +181,14 @@ pub(super) struct AttentionFunctions {
     kernels: AttentionKernels,
     long: (Function, AttentionKernel),
     short: Option<(Function, AttentionKernel)>,
+    multiprocessors: u32,
 }
 
 impl AttentionFunctions {
     pub fn load(context: &Context, dtype: DType, head_dim: usize) -> Result<Self, CudaError> {
-        let kernels =
-            AttentionKernels::new(head_dim, dtype).ok_or(CudaError::HeadDim { head_dim })?;
+        let device = context.info()?;
+        let kernels = AttentionKernels::new(head_dim, dtype, device.capability)
+            .ok_or(CudaError::HeadDim { head_dim })?;
         let load = |k: &AttentionKernel| -> Result<_, CudaError> {
             Ok((function(context, &k.source, &k.name, k.shared)?, k.clone()))
         };
@@ -180,6 +196,7 @@ impl AttentionFunctions {
             long: load(&kernels.long)?,
             short: kernels.short.as_ref().map(load).transpose()?,
             kernels,
+            multiprocessors: device.multiprocessors,
         })
     }
 
@@ -206,8 +223,17 @@ impl AttentionFunctions {
             if count == 0 {
                 continue;
             }
-            let params = AttentionParams { items, ..*params };
-            let grid = [params.heads * count as u32, 1, 1];
+            let count = count as u32;
+            let params = AttentionParams {
+                items,
+                count,
+                ..*params
+            };
+            let grid = [
+                kernel.blocks(params.heads, count, self.multiprocessors),
+                1,
+                1,
+            ];
             // SAFETY: the caller's.
             unsafe {
                 stream.launch(

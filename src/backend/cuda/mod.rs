@@ -5,7 +5,7 @@
 //! | [`driver`] | alone touches cust and the driver's calls |
 //! | [`gemm`] | alone touches cuBLASLt |
 //! | [`kernels`], `params` | what nvcc made of `kernels/`, and their arguments |
-//! | `functions`, [`attention`] | how each kernel is launched |
+//! | `functions`, `fused`, [`attention`] | how each kernel is launched |
 //! | `resident`, `weights`, `plan` | parameters and their way to the device; how its memory is divided |
 //! | `backend`, `running`, `slot` | [`Cuda`], the operations of a model; a pass and what goes in and out |
 //! | `profile` | how long operations take |
@@ -17,6 +17,7 @@ mod backend;
 pub mod driver;
 mod error;
 mod functions;
+mod fused;
 pub mod gemm;
 pub mod kernels;
 mod plan;

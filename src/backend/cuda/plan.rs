@@ -86,8 +86,14 @@ impl Capacity {
     /// Bytes of everything.
     pub fn bytes(&self, needs: &Needs) -> usize {
         let slot = Arena::footprint(self.input()) + Arena::footprint(self.output(needs));
-        needs.fixed + self.tokens * needs.a_token + needs.slots * slot
+        let tokens = self.tokens * needs.a_token + sums(self.tokens, needs.width);
+        needs.fixed + tokens + needs.slots * slot
     }
+}
+
+/// Bytes of the sums of rows that become means (`kernels/params.h`, `RepresentParams`).
+pub(super) fn sums(tokens: usize, width: usize) -> usize {
+    (tokens / 32 + 1) * width * size_of::<f64>()
 }
 
 /// Tokens of a pass on a device with so many multiprocessors, where nothing else decides.

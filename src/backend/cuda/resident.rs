@@ -119,6 +119,10 @@ impl Addresses {
         self.0[parameter.0].0.address()
     }
 
+    pub fn region(&self, parameter: ParameterId) -> &Region {
+        &self.0[parameter.0].0
+    }
+
     pub fn values(&self, parameter: ParameterId) -> usize {
         self.0[parameter.0].1
     }

@@ -8,7 +8,8 @@ use super::backend::Attention;
 use super::driver::{Fence, Region, Stream};
 use super::error::CudaError;
 use super::functions::{AttentionFunctions, Functions};
-use super::gemm::{Kind, Operands, Product};
+use super::fused::{Fused, Operands};
+use super::gemm::{self, Kind, Product};
 use super::params::{
     AttentionParams, EmbedParams, GatedGeluParams, GeluParams, LayerNormParams, RepresentParams,
     RotaryTableParams,
@@ -89,6 +90,8 @@ pub(super) struct Running {
     pub capacity: Capacity,
     pub addresses: Addresses,
     pub functions: Functions,
+    /// Where the chip has it.
+    pub fused: Option<Fused>,
     pub attention: Vec<AttentionFunctions>,
     pub products: Vec<Product>,
     pub workspace: Region,
@@ -96,6 +99,8 @@ pub(super) struct Running {
     pub tables: Vec<Table>,
     /// What a gated layer makes before its gate.
     pub gated: Option<Region>,
+    /// Sums of rows on their way to means: f64 [capacity's tokens / 32 + 1, width].
+    pub sums: Region,
     pub processor: StreamProcessor,
     pub fences: Arc<LayerFences>,
     /// Groups of parameters, at least one.
@@ -213,7 +218,7 @@ impl Running {
 
     pub fn embed(
         &mut self,
-        scale: &[f32],
+        scale: &[f64],
         table: ParameterId,
         shift: Option<ParameterId>,
         out: usize,
@@ -270,7 +275,7 @@ impl Running {
     }
 
     fn product(&self, w: Layer, x: u64, out: u64, rows: usize) -> Result<(), CudaError> {
-        let operands = Operands {
+        let operands = gemm::Operands {
             x,
             w: self.addresses.of(w.weight),
             bias: w.bias.map_or(0, |bias| self.addresses.of(bias)),
@@ -291,6 +296,9 @@ impl Running {
         out: usize,
     ) -> Result<(), CudaError> {
         let rows = self.pass("linear")?.rows;
+        if act == Activation::Gelu && self.fuses(w, 1) {
+            return self.operation("product_gelu", |r| r.fused(x, w, out, rows, false));
+        }
         let (from, to) = (self.places[x].activation(), self.places[out].activation());
         self.operation("product", |r| r.product(w, from, to, rows))?;
         if act == Activation::None {
@@ -306,6 +314,42 @@ impl Running {
         })
     }
 
+    /// Whether a layer's product and its GELU are one kernel; `halves` of its outputs make one.
+    fn fuses(&self, w: Layer, halves: usize) -> bool {
+        let spec = self.products[w.product].spec();
+        self.fused.is_some() && Fused::takes(spec.outputs / halves, spec.inputs)
+    }
+
+    fn fused(
+        &self,
+        x: usize,
+        w: Layer,
+        out: usize,
+        rows: usize,
+        gated: bool,
+    ) -> Result<(), CudaError> {
+        let spec = self.products[w.product].spec();
+        let regions = (&self.places[x].activation, &self.places[out].activation);
+        let (Some(fused), (Some(from), Some(to))) = (&self.fused, regions) else {
+            return Err(CudaError::OutOfOrder {
+                call: "a fused product",
+                missing: "matrices in the products' dtype",
+            });
+        };
+        let operands = Operands {
+            from,
+            weight: self.addresses.region(w.weight),
+            bias: w.bias.map_or(0, |bias| self.addresses.of(bias)),
+            to,
+            rows,
+            width: self.places[out].width,
+            depth: spec.inputs,
+            gated,
+        };
+        // SAFETY: as in `product`.
+        unsafe { fused.run(self.compute(), &operands) }
+    }
+
     pub fn linear_add(&mut self, x: usize, w: Layer, onto: usize) -> Result<(), CudaError> {
         let rows = self.pass("linear_add")?.rows;
         let (from, to) = (self.places[x].activation(), self.places[onto].stream());
@@ -314,6 +358,9 @@ impl Running {
 
     pub fn linear_gated(&mut self, x: usize, w: Layer, out: usize) -> Result<(), CudaError> {
         let rows = self.pass("linear_gated")?.rows;
+        if self.fuses(w, 2) {
+            return self.operation("product_gated_gelu", |r| r.fused(x, w, out, rows, true));
+        }
         let between = self.gated.as_ref().map_or(0, Region::address);
         let from = self.places[x].activation();
         self.operation("product", |r| r.product(w, from, between, rows))?;
@@ -342,7 +389,7 @@ impl Running {
             heads: a.heads as u32,
             head_dim: a.head_dim as u32,
             scale: 1.0 / (a.head_dim as f32).sqrt(),
-            padding: 0,
+            count: 0,
         };
         // SAFETY: as in `embed`; the lists are of this pass's sequences, none longer than the table.
         self.operation("attention", |r| unsafe {
@@ -389,6 +436,7 @@ impl Running {
             pooled: address(&pooled),
             states: address(&states),
             bad: address(&bad),
+            sums: self.sums.address(),
             sequences: sequences as u32,
             width: width as u32,
             epsilon: norm.map_or(0.0, |n| n.eps),
@@ -401,7 +449,7 @@ impl Running {
         if sequences > 0 {
             // SAFETY: as in `embed`; the output holds these parts, as was just checked.
             self.operation("represent", |r| unsafe {
-                r.functions.represent(r.compute(), &params)
+                r.functions.represent(r.compute(), rows, &params)
             })?;
         }
         Ok(Pending {

@@ -62,11 +62,11 @@ impl InputLayout {
         to[self.slots.clone()].copy_from_slice(&work.slot_bytes());
     }
 
-    /// Writes the scale, one value a token.
-    pub fn write_scale(&self, to: &mut [u8], scale: &[f32]) {
+    /// Writes the scale, one value a token, in f32.
+    pub fn write_scale(&self, to: &mut [u8], scale: &[f64]) {
         put(
             &mut to[self.scale.clone()],
-            scale.iter().map(|s| s.to_bits()),
+            scale.iter().map(|s| (*s as f32).to_bits()),
         );
     }
 }

@@ -138,6 +138,14 @@ impl Context {
         open().map_err(|e: DriverError| e.at(&at(ordinal)))
     }
 
+    /// What the device is.
+    ///
+    /// # Errors
+    /// [`DriverError`]
+    pub fn info(&self) -> Result<DeviceInfo, DriverError> {
+        device(self.0.ordinal)
+    }
+
     /// The device's number.
     pub fn ordinal(&self) -> u32 {
         self.0.ordinal

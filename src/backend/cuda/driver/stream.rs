@@ -360,7 +360,7 @@ impl Stream {
     }
 
     /// The end of a call that puts something on the stream.
-    fn enqueued(
+    pub(in crate::backend::cuda) fn enqueued(
         &self,
         answer: Result<(), DriverError>,
         what: Operation<'_>,

@@ -1,7 +1,7 @@
 //! What a product can fail with.
 
 use super::bindings as sys;
-use crate::backend::cuda::driver::DriverError;
+use crate::backend::cuda::driver::{DriverError, Stream, StreamName};
 use std::fmt;
 
 /// Why a product cannot be had.
@@ -80,6 +80,10 @@ pub struct CallError {
     pub operation: String,
     /// The device's ordinal.
     pub device: u32,
+    /// The stream's kind and number, where the call put something on one.
+    pub stream: Option<(StreamName, usize)>,
+    /// The batch that the stream was at.
+    pub batch: Option<u64>,
     /// What the driver says of the stream, if that is in error too: then it is the cause.
     pub cause: Option<DriverError>,
 }
@@ -93,13 +97,22 @@ impl fmt::Display for CallError {
             meaning,
             operation,
             device,
+            stream,
+            batch,
             cause,
         } = self;
         write!(f, "{call} failed with {status} ({name}")?;
         if meaning != name {
             write!(f, ": {meaning}")?;
         }
-        write!(f, "), in {operation}, device {device}")?;
+        write!(f, "), device {device}")?;
+        if let Some((name, number)) = stream {
+            write!(f, ", stream {name} {number}")?;
+        }
+        write!(f, ", in {operation}")?;
+        if let Some(batch) = batch {
+            write!(f, ", batch {batch}")?;
+        }
         match cause {
             Some(cause) => write!(f, "; the driver: {cause}"),
             None => Ok(()),
@@ -112,6 +125,17 @@ impl GemmError {
     pub(super) fn during(mut self, operation: impl FnOnce() -> String) -> Self {
         if let Self::Call(call) = &mut self {
             call.operation = operation();
+        }
+        self
+    }
+
+    /// The same error, where it is of a call, as one that happened on `stream`: with its batch, and what the driver
+    /// says of it.
+    pub(super) fn on(mut self, stream: &Stream) -> Self {
+        if let Self::Call(call) = &mut self {
+            call.stream = Some((stream.name(), stream.number()));
+            call.batch = stream.batch();
+            call.cause = stream.status().err();
         }
         self
     }

@@ -4,7 +4,7 @@ use super::algorithm::Algorithm;
 use super::bindings as sys;
 use super::error::GemmError;
 use super::handle::{Addresses, Description, Layout, Lt, Matmul};
-use crate::backend::cuda::driver::{Region, Stream};
+use crate::backend::cuda::driver::{Operation, Region, Stream};
 use crate::weights::DType;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -161,6 +161,8 @@ fn cuda_type(dtype: DType) -> sys::cudaDataType {
 /// there are, nor on its place.
 pub struct Product {
     spec: ProductSpec,
+    /// The spec as text, for logs.
+    name: String,
     algorithm: Algorithm,
     described: Mutex<Described>,
 }
@@ -168,6 +170,7 @@ pub struct Product {
 impl Product {
     pub(super) fn new(spec: ProductSpec, algorithm: Algorithm, described: Described) -> Self {
         Self {
+            name: spec.to_string(),
             spec,
             algorithm,
             described: Mutex::new(described),
@@ -205,38 +208,36 @@ impl Product {
         }
         self.check(workspace, operands)?;
         let Operands { x, w, bias, out } = operands;
-        // What a panic could leave half done, the setters notice.
-        let mut described = self
-            .described
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let named = |e: GemmError| e.during(|| self.with_rows(rows));
-        described.set_rows(rows).map_err(named)?;
-        if self.spec.bias {
-            described.set_bias(bias).map_err(named)?;
-        }
-        let beta = match self.spec.kind {
-            Kind::Store => 0.0,
-            Kind::Accumulate => 1.0,
+        let enqueue = || {
+            // What a panic could leave half done, the setters notice.
+            let mut described = self
+                .described
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            described.set_rows(rows)?;
+            if self.spec.bias {
+                described.set_bias(bias)?;
+            }
+            let beta = match self.spec.kind {
+                Kind::Store => 0.0,
+                Kind::Accumulate => 1.0,
+            };
+            let at = Addresses { a: w, b: x, d: out };
+            let algorithm = self.algorithm.library();
+            let workspace = (workspace.address(), workspace.bytes());
+            // SAFETY: the caller's promise; the layouts are of these sizes.
+            unsafe {
+                described
+                    .matmul
+                    .enqueue(&algorithm, beta, &at, workspace, stream)
+            }
         };
-        let at = Addresses { a: w, b: x, d: out };
-        let workspace = (workspace.address(), workspace.bytes());
-        let named = || self.with_rows(rows);
-        // SAFETY: the caller's promise; the layouts are of these sizes.
-        unsafe {
-            described.matmul.enqueue(
-                &self.algorithm.library(),
-                beta,
-                &at,
-                workspace,
-                stream,
-                named,
-            )
-        }
-    }
-
-    fn with_rows(&self, rows: usize) -> String {
-        format!("{} of {rows} rows", self.spec)
+        enqueue().map_err(|e: GemmError| {
+            e.during(|| format!("{} of {rows} rows", self.spec))
+                .on(stream)
+        })?;
+        let kernel = self.name.as_str();
+        Ok(stream.enqueued(Ok(()), Operation::Launch { kernel })?)
     }
 
     fn check(&self, workspace: &Region, operands: Operands) -> Result<(), GemmError> {

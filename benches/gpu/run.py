@@ -1,0 +1,302 @@
+"""All that is to be shown on a real GPU, in one command: tests, errors, sanitizers, speed. See README.md beside this.
+
+    benches/gpu/run --pack target/gpu-pack [--only tests,check,sanitize,bench] [--models 650M,3B,dnabert-s]
+
+A step that fails or runs out of time is reported, and the next one goes on. Exit code 1 where any failed.
+"""
+
+import argparse
+import concurrent.futures
+import datetime
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import report
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PEERS = ROOT / "benches" / "peers"
+# Seconds; all of them together some 12 minutes; `--only` cuts it into parts.
+LIMITS = {"tests": 90, "models": 90, "check": 120, "sanitize": 120, "bench": 300}
+# Every head width, an odd number of heads among them; small, since a sanitizer slows everything some 50 times.
+SMALL = {
+    "esm2-head16": ["--kind", "esm2", "--layers", "2", "--hidden", "80", "--heads", "5"],
+    "esm2-head24": ["--kind", "esm2", "--layers", "2", "--hidden", "120", "--heads", "5"],
+    "esm2-head32": ["--kind", "esm2", "--layers", "2", "--hidden", "128", "--heads", "4"],
+    "esm2-head64": ["--kind", "esm2", "--layers", "2", "--hidden", "192", "--heads", "3"],
+    "esm2-head128": ["--kind", "esm2", "--layers", "2", "--hidden", "256", "--heads", "2"],
+    "dnabert-head64": ["--kind", "dnabert", "--layers", "2", "--hidden", "192", "--heads", "3"],
+}
+SANITIZE_LENGTHS = [1, 2, 3, 7, 14, 15, 16, 17, 30, 31, 33, 62, 63, 64, 65, 126, 127, 129, 190, 255, 300, 520]
+# cuBLASLt's own kernels: mbarrier pipelines that racecheck does not follow, and not ours to mend.
+NOT_OURS = "regex=^(_Z|nvjet|cutlass|cublas|gemm|gemv|sm[0-9]+_xmma|ampere|volta|turing|void)"
+SANITIZERS = {
+    "memcheck": [],
+    "racecheck": ["--kernel-name-exclude", NOT_OURS],
+    "synccheck": ["--kernel-name-exclude", NOT_OURS],
+}
+
+
+class Run:
+    def __init__(self, options):
+        self.options, self.pack = options, options.pack.resolve()
+        self.manifest = json.loads((self.pack / "manifest.json").read_text())
+        self.work, self.logs = options.work, options.work / "logs"
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.results = {"date": datetime.date.today().isoformat(), "pack": self.manifest, "machine": machine(options.device), "steps": []}
+        self.deadline = None
+
+    def program(self, name):
+        return self.pack / name
+
+    def left(self, most=1e9):
+        """Seconds that a command may run, of what its step has left."""
+        return max(1.0, min(most, self.deadline - time.monotonic()))
+
+    def command(self, name, arguments, most=1e9, **environment):
+        """Runs it within the step's time, its output in a log. (exit code or None where it ran out of time, output, seconds)"""
+        log, start = self.logs / f"{name}.log", time.monotonic()
+        with log.open("w") as out:
+            process = subprocess.Popen([str(a) for a in arguments], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT,
+                                       stdin=subprocess.DEVNULL, env={**os.environ, **environment}, start_new_session=True)
+            try:
+                code = process.wait(self.left(most))
+            except subprocess.TimeoutExpired:
+                code = None
+            finally:
+                if process.poll() is None:  # its children too: PyTorch's compilers, programs it measures
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+        return code, log.read_text(errors="replace"), time.monotonic() - start
+
+    def step(self, name, run):
+        start, failures = time.monotonic(), []
+        self.deadline = start + self.options.limit.get(name, LIMITS[name])
+        print(f"\n==== {name}", flush=True)
+        try:
+            failures = run()
+        except Exception as error:
+            failures = [f"{type(error).__name__}: {error}"]
+        seconds = time.monotonic() - start
+        self.results["steps"].append({"step": name, "seconds": round(seconds, 1), "failures": failures})
+        for failure in failures:
+            print(f"FAILED: {failure}", flush=True)
+        print(f"==== {name}: {'failed' if failures else 'ok'}, {seconds:.0f} s", flush=True)
+        self.write()
+
+    def write(self):
+        stem = f"{self.results['date']}-{re.sub('[^A-Za-z0-9]+', '-', self.results['machine']['device']).strip('-').lower()}"
+        folders = [self.options.results] + ([pathlib.Path(os.environ["OUT"])] if os.environ.get("OUT") else [])
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{stem}.json").write_text(json.dumps(self.results, indent=1) + "\n")
+            (folder / f"{stem}.md").write_text(report.markdown(self.results))
+
+    def at_build_paths(self):
+        """Tests look for files and the program where they were built: links make those paths lead here."""
+        built = pathlib.Path(self.manifest["root"])
+        if not built.exists():
+            built.parent.mkdir(parents=True, exist_ok=True)
+            built.symlink_to(ROOT)
+        elif built.resolve() != ROOT:
+            raise RuntimeError(f"the tests were built in {built}, which is another folder here")
+        for name, path in self.manifest["programs"].items():
+            path = pathlib.Path(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_symlink():
+                path.unlink()
+            if not path.exists():
+                path.symlink_to(self.program(name))
+
+    def tests(self):
+        self.at_build_paths()
+        rows, failures = [], []
+        self.results["tests"] = rows
+        environment = {"SEQSTREAM_TEST_GPU": "1", "REQUIRE_GPU": "1"} if self.options.device == "cuda" else {}
+        for name in self.manifest["tests"]:
+            code, text, seconds = self.command(name, [self.program(name), "--test-threads", 4],
+                                               RUST_BACKTRACE="1", **environment)
+            counts = re.search(r"test result: \w+\. (\d+) passed; (\d+) failed", text)
+            passed, failed = map(int, counts.groups()) if counts else (0, 0)
+            broken = re.findall(r"^test (\S+) \.\.\. FAILED", text, re.MULTILINE)
+            rows.append({"test": name, "passed": passed, "failed": failed, "seconds": round(seconds, 1), "broken": broken})
+            print(f"{name}: {passed} passed, {failed} failed, {seconds:.1f} s", flush=True)
+            if code != 0:
+                failures.append(f"{name}: {'out of time' if code is None else f'exit code {code}'}; {', '.join(broken)}")
+                print("\n".join(text.splitlines()[-40:]), flush=True)
+        return failures
+
+    def models(self):
+        """Random models of true size, and the small ones; those that stand already are kept."""
+        wanted = {name: ["--arch", name] for name in self.options.models}
+        if "sanitize" in self.options.only:
+            wanted |= SMALL
+        failures = []
+
+        def make(name):
+            folder = self.work / "models" / name
+            if (folder / "config.json").exists():
+                return
+            partial = folder.with_name(folder.name + ".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            command = [self.program("weights-tools"), "random", *wanted[name], "--seed", 1, "--out", partial]
+            code, text, seconds = self.command(f"models-{name}", command)
+            if code != 0:
+                failures.append(f"{name}: {text[-300:]}")
+                return
+            partial.rename(folder)
+            print(f"{name}: {seconds:.1f} s", flush=True)
+
+        (self.work / "models").mkdir(exist_ok=True)
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            list(pool.map(make, wanted))
+        return failures
+
+    def check(self):
+        failures = []
+        self.results["checks"] = []
+        for i, name in enumerate(self.options.models):
+            out = self.work / f"check-{name}.json"
+            out.unlink(missing_ok=True)
+            command = [sys.executable, PEERS / "gpu_check.py", "--model", self.work / "models" / name, "--out", out,
+                       "--seqstream", self.program("seqstream"), "--device", self.options.device, "--dtypes", ",".join(self.options.dtypes)]
+            code, text, _ = self.command(f"check-{name}", command, self.left() / (len(self.options.models) - i))
+            print(text if code == 0 else text[-3000:], flush=True)
+            if out.exists():
+                self.results["checks"].append(json.loads(out.read_text()))
+            if code != 0:
+                failures.append(f"{name}: {'out of time' if code is None else f'exit code {code}'}")
+        return failures
+
+    def sanitize(self):
+        sanitizer = shutil.which("compute-sanitizer", path=f"{os.environ['PATH']}:/usr/local/cuda/bin")
+        if not sanitizer:
+            return ["no compute-sanitizer on PATH or in /usr/local/cuda/bin"]
+        generator, rows, failures = random.Random(3), [], []
+        self.results["sanitizer"] = rows
+        for kind, letters, each in ("esm2", "LAGVSERTIDPKQNFYMHWC", 1), ("dnabert", "ACGT", 5):
+            with (self.work / f"{kind}.fasta").open("w") as out:
+                for length in SANITIZE_LENGTHS:
+                    out.write(f">{length}\n{''.join(generator.choices(letters, k=each * length))}\n")
+
+        def one(job):
+            tool, model, dtype = job
+            name = f"{tool}-{model}-{dtype}"
+            out = self.work / "sanitized" / name
+            shutil.rmtree(out, ignore_errors=True)
+            command = [sanitizer, "--tool", tool, "--error-exitcode", 9, "--print-limit", 20, *SANITIZERS[tool],
+                       self.program("seqstream"), "embed", self.work / f"{model.split('-')[0]}.fasta", "--quiet",
+                       "--model", self.work / "models" / model, "--out", out,
+                       "--device", self.options.device, "--dtype", dtype]
+            code, text, seconds = self.command(name, command)
+            summary = re.findall(r"^=+ (.*SUMMARY.*)$", text, re.MULTILINE)
+            rows.append({"tool": tool, "model": model, "dtype": dtype, "exit_code": code, "seconds": round(seconds, 1),
+                         "summary": summary[-1] if summary else text.strip()[-200:]})
+            print(f"{name}: {rows[-1]['summary']}, {seconds:.0f} s", flush=True)
+            if code != 0:
+                failures.append(f"{name}: {'out of time' if code is None else f'exit code {code}'}; {rows[-1]['summary']}")
+                print("\n".join(text.splitlines()[:40]), flush=True)
+
+        jobs = [(tool, model, dtype) for tool in SANITIZERS for model in SMALL for dtype in self.options.dtypes]
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            list(pool.map(one, jobs))
+        return failures
+
+    def bench(self):
+        failures = []
+        self.results["measurements"], self.results["torch"] = [], {}
+        # The first dtype with all peers; then the others, of seqstream alone.
+        first, *others = self.options.dtypes
+        jobs = [(name, first, ["--rounds", 2]) for name in self.options.models]
+        jobs += [(name, dtype, ["--rounds", 1, "--peers", "seqstream"]) for dtype in others for name in self.options.models]
+        for i, (name, dtype, more) in enumerate(jobs):
+            # None takes the others' time: those with all peers most of it, each its share and what is left over.
+            most = self.left() * (0.85 if others and i < len(self.options.models) else 1) / max(1, len(self.options.models) - i)
+            out = self.work / f"bench-{name}-{dtype}.json"
+            out.unlink(missing_ok=True)
+            command = [sys.executable, PEERS / "gpu.py", "--models", self.work / "models", "--only", name, "--dtype", dtype,
+                       "--seqstream", self.program("seqstream"), "--device", self.options.device, "--out", out, *more]
+            command += self.options.bench_options.split()
+            for option in ("proteins", "genomes"):
+                if getattr(self.options, option):
+                    command += [f"--{option}", getattr(self.options, option).resolve()]
+            if (name, dtype) == jobs[0][:2]:
+                command.append("--cold")
+            code, text, seconds = self.command(f"bench-{name}-{dtype}", command, most)
+            print("\n".join(text.splitlines()[-60:]), f"\n{name} {dtype}: {seconds:.0f} s", flush=True)
+            if out.exists():
+                found = json.loads(out.read_text())
+                self.results["torch"] |= found["machine"]
+                self.results["measurements"] += found["results"]
+            if code != 0:
+                failures.append(f"{name} {dtype}: {'out of time' if code is None else f'exit code {code}'}")
+            self.write()
+        for name in self.manifest["benches"]:
+            out = self.work / f"{name}.json"
+            out.unlink(missing_ok=True)
+            code, text, seconds = self.command(name, [self.program(name), "--bench", out], REQUIRE_GPU="1")
+            found = json.loads(out.read_text()) if out.exists() else text[-20_000:]
+            self.results.setdefault("benches", {})[name] = found
+            print(text[-6000:], f"\n{name}: {seconds:.0f} s", flush=True)
+            if code != 0:
+                failures.append(f"{name}: {'out of time' if code is None else f'exit code {code}'}")
+        return failures
+
+
+def machine(device):
+    if device == "cpu":
+        return {"device": "no GPU", "devices": 0, "driver": None, "memory": None, "cores": os.cpu_count()}
+    said = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
+                          capture_output=True, text=True).stdout.strip().splitlines()
+    if not said:
+        raise SystemExit("benches/gpu/run: nvidia-smi names no GPU here")
+    device, driver, memory = (part.strip() for part in said[0].split(","))
+    return {"device": device, "devices": len(said), "driver": driver, "memory": memory, "cores": os.cpu_count()}
+
+
+def limits(text):
+    return {step: float(seconds) for step, seconds in (part.split("=") for part in text.split(","))}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    path, comma = pathlib.Path, lambda text: text.split(",")
+    parser.add_argument("--pack", type=path, default=ROOT / "target" / "gpu-pack", help="what benches/gpu/pack made")
+    parser.add_argument("--only", type=comma, default=["tests", "check", "sanitize", "bench"], help="steps, by comma")
+    parser.add_argument("--models", type=comma, default=["650M", "3B", "dnabert-s"])
+    parser.add_argument("--proteins", type=path, help="FASTA of proteins (default: random ones)")
+    parser.add_argument("--genomes", type=path, help="FASTA of genomes (default: random bases)")
+    parser.add_argument("--dtypes", type=comma, default=["f16", "bf16", "f32"], help="the first is measured against all peers")
+    parser.add_argument("--bench-options", default="", help="more options for benches/peers/gpu.py, in one word")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda",
+                        help="cpu, with --dtypes f32: to try this command where there is no GPU")
+    parser.add_argument("--limit", type=limits, default={}, help=f"seconds a step may take, such as check=60,bench=400 (default: {LIMITS})")
+    parser.add_argument("--work", type=path, default=path("/tmp/seqstream-gpu"), help="models, logs, outputs")
+    parser.add_argument("--results", type=path, default=ROOT / "benches" / "results")
+    options = parser.parse_args()
+    for step in [*options.only, *options.limit]:
+        if step not in LIMITS:
+            parser.error(f"no step {step}; there are {', '.join(LIMITS)}")
+    run = Run(options)
+    for name in ("seqstream", "weights-tools", *run.manifest["tests"], *run.manifest["benches"]):
+        run.program(name).chmod(0o755)
+    if "tests" in options.only:
+        run.step("tests", run.tests)
+    if {"models", "check", "sanitize", "bench"} & set(options.only):
+        run.step("models", run.models)
+    for name in ("check", "sanitize", "bench"):
+        if name in options.only:
+            run.step(name, getattr(run, name))
+    print("\n" + report.markdown(run.results))
+    return 1 if any(step["failures"] for step in run.results["steps"]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
