@@ -8,7 +8,7 @@ mod stream_support;
 use cuda_support::simulator;
 use seqstream::backend::cuda::driver::{Arena, Context, StreamName};
 use seqstream::stream::{StreamError, StreamManager, StreamOptions};
-use stream_support::{Plan, Reports, job, right, run, units, watchdog};
+use stream_support::{Plan, Reports, Unit, job, right, run, units, watchdog};
 
 /// How a fault at call `n` ended. Calls after `own` are those that give things back.
 #[allow(clippy::too_many_arguments)] // a row of the table
@@ -230,4 +230,23 @@ fn dropping_a_ring_with_work_in_flight_waits_for_it_first() {
         drop((units, manager));
         simulator.assert_nothing_left("dropped in flight");
     }
+}
+
+#[test]
+fn dropping_an_uploader_with_copies_in_flight_waits_for_them_first() {
+    let simulator = simulator(1, 0);
+    let plan = Plan::default();
+    let (manager, mut units) = units(plan, Reports::default().options()).unwrap();
+    let Unit {
+        weights,
+        mut uploader,
+        ring,
+        ..
+    } = units.pop().unwrap();
+    uploader.upload(&[7; 1500], &weights, 0).unwrap();
+    assert!(simulator.counter("pending_operations") > 0);
+    drop(uploader);
+    assert_eq!(simulator.counter("pending_operations"), 0);
+    drop((ring, weights, manager));
+    simulator.assert_nothing_left("an uploader dropped");
 }
