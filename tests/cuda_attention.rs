@@ -230,9 +230,13 @@ impl Case {
 }
 
 /// Rounding q, k, weights and the result costs about one epsilon, weighted by what scores of
-/// deviation 2 make of an error; f32 adds up some hundred terms.
-fn tolerance(dtype: DType) -> f64 {
-    epsilon(dtype) * if dtype == DType::F32 { 16.0 } else { 2.0 }
+/// deviation 2 make of an error. In f32 the roundings of `length` sums show, and grow as their root.
+fn tolerance(dtype: DType, length: usize) -> f64 {
+    epsilon(dtype)
+        * match dtype {
+            DType::F32 => 10.0 + (length as f64).sqrt() / 4.0,
+            _ => 2.0,
+        }
 }
 
 /// On a real device longer ones too, as far as the host's f64 bears.
@@ -283,7 +287,7 @@ fn every_width_and_length_agrees_with_f64() {
                                 off / epsilon(dtype)
                             );
                             assert!(
-                                off <= tolerance(dtype),
+                                off <= tolerance(dtype, length),
                                 "{by:?} {dtype:?} head_dim {head_dim} {position} length {length}: {off:e}"
                             );
                         }
@@ -328,7 +332,7 @@ fn long_sequences_go_round_the_ring() {
                 for (s, out) in case.run(&gpu, by).iter().enumerate() {
                     let off = error(&values(out, DType::F16), &wanted[s]);
                     let length = lengths[s];
-                    let within = off <= tolerance(DType::F16);
+                    let within = off <= tolerance(DType::F16, length);
                     assert!(within, "{by:?} {head_dim} {length}: {off:e}");
                 }
             }
