@@ -27,11 +27,10 @@ const CODES: [i32; 5] = [2, 700, 719, 999, 54321];
 /// Of these, those that take the context with them.
 const STICKY: [i32; 2] = [700, 719];
 /// Calls that leave work on a stream, which can fail later than the call.
-const ASYNCHRONOUS: [&str; 5] = [
+const ASYNCHRONOUS: [&str; 4] = [
     "cuLaunchKernel",
     "cuMemcpyHtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
-    "cuMemsetD8Async",
     "cublasLtMatmul",
 ];
 
