@@ -134,7 +134,7 @@ fn devices_say_what_they_are() {
     unsafe {
         ok(cuDeviceGetName(name.as_mut_ptr().cast(), 64, 1));
         assert!(name.starts_with(b"Simulated H100\0"));
-        for (attribute, expected) in [(75, 9), (76, 0), (16, 132), (97, 227 << 10), (33, 2)] {
+        for (attribute, expected) in [(75, 9), (76, 0), (16, 4), (97, 227 << 10), (33, 2)] {
             ok(cuDeviceGetAttribute(&mut value, attribute, 1));
             assert_eq!(value, expected, "attribute {attribute}");
         }

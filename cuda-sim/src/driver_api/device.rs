@@ -35,11 +35,13 @@ impl Sim {
     /// Of the attributes that an engine asks for; `None` for the rest.
     fn attribute(&self, attribute: c_int, device: usize) -> Option<c_int> {
         let architecture = self.config.architecture;
-        // Shared memory a multiprocessor, multiprocessors, L2 in MiB: as the cards of these names have them.
-        let (shared_kib, processors, l2_mib) = match architecture {
-            80 => (164, 108, 40),
-            89 => (100, 142, 48),
-            _ => (228, 132, 50),
+        // Shared memory a multiprocessor and L2 in MiB: as the cards of these names have them. Multiprocessors are few:
+        // kernels that fill a card with blocks, and engines that fill it with work, do not here.
+        let processors = 4;
+        let (shared_kib, l2_mib) = match architecture {
+            80 => (164, 40),
+            89 => (100, 48),
+            _ => (228, 50),
         };
         Some(match attribute {
             1 => 1024,                               // MAX_THREADS_PER_BLOCK

@@ -97,7 +97,10 @@ impl Fused {
             ..GemmGeluParams::default()
         };
         let function = if o.gated { &self.gated } else { &self.plain };
-        let (grid, block) = ([self.blocks, 1, 1], [THREADS, 1, 1]);
+        // No more blocks than there are tiles, of 128 rows and at least 64 columns.
+        let tiles = o.rows.div_ceil(128) * o.width.div_ceil(64);
+        let blocks = self.blocks.min(tiles.max(1) as u32);
+        let (grid, block) = ([blocks, 1, 1], [THREADS, 1, 1]);
         // SAFETY: the caller's; the maps end with the rows, so nothing behind them is touched.
         unsafe { stream.launch(function, grid, block, SHARED, &params)? };
         Ok(())
