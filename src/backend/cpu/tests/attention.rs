@@ -74,8 +74,7 @@ fn head(qkv: &Matrix, range: Range<usize>, head: usize, spec: &AttentionSpec) ->
 /// roundings of the exponent (log2 e, the product, the maximum: 4u of the largest score or of the
 /// largest distance) and by 4u. A relative error e_j of the weight p_j moves the output by
 /// Σ p_j e_j |v_j| and, through the normalisation, by Σ p_j e_j · Σ p_j |v_j|. The sums over the
-/// keys are chains of at most 128 within blocks, and of the blocks; the portable path sums the
-/// weights in one chain. No weight is below 2^-126.
+/// keys, of weights and of weighted values, are chains of at most 64, and of these. No weight is below 2^-126.
 fn reference(qkv: &Matrix, starts: &[usize], spec: &AttentionSpec) -> Vec<(f64, f64)> {
     let (heads, hd) = (spec.heads, spec.head_dim);
     let width = heads * hd;
@@ -116,7 +115,7 @@ fn reference(qkv: &Matrix, starts: &[usize], spec: &AttentionSpec) -> Vec<(f64, 
                 let size: f64 = (0..n).map(|j| p[j] * v(j).abs()).sum();
                 let weighted: f64 = (0..n).map(|j| p[j] * e(j) * v(j).abs()).sum();
                 let floor: f64 = (0..n).map(|j| 1.2e-38 * (v(j).abs() + size)).sum();
-                let sums = chain(n.min(128) + n.div_ceil(128)) + chain(n) + 4.0 * U;
+                let sums = chain(n.min(64) + n.div_ceil(64)) + chain(n) + 4.0 * U;
                 let bound = 1.01 * (weighted + mean_error * size + sums * size) + floor + 1e-37;
                 out[(w[0] + i) * width + h * hd + d] = (value, bound);
             }
