@@ -77,7 +77,8 @@ struct Options {
     dtype: DType,
 }
 
-fn options() -> Options {
+/// What was asked for, or what of it makes no sense.
+fn options() -> Result<Options, String> {
     let mut options = Options {
         file: None,
         models: MODELS.iter().collect(),
@@ -86,34 +87,41 @@ fn options() -> Options {
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let mut list = || -> Vec<String> {
-            let value = arguments.next().unwrap();
-            value.split(',').map(str::to_owned).collect()
+        let mut list = || -> Result<Vec<String>, String> {
+            let value = arguments.next();
+            let value = value.ok_or_else(|| format!("{argument} wants a value"))?;
+            Ok(value.split(',').map(str::to_owned).collect())
         };
         match argument.as_str() {
             "--models" => {
-                let names = list();
+                let names = list()?;
                 options.models.retain(|m| names.iter().any(|n| n == m.name));
             }
-            "--rows" => options.rows = list().iter().map(|n| n.parse().unwrap()).collect(),
+            "--rows" => {
+                let one = |n: &String| n.parse().map_err(|e| format!("--rows {n}: {e}"));
+                options.rows = list()?.iter().map(one).collect::<Result<_, _>>()?;
+            }
             "--dtype" => {
-                options.dtype = match list()[0].as_str() {
+                options.dtype = match list()?[0].as_str() {
                     "f16" => DType::F16,
                     "bf16" => DType::Bf16,
                     "f32" => DType::F32,
-                    other => panic!("--dtype {other}: f16, bf16 or f32"),
+                    other => return Err(format!("--dtype {other}: f16, bf16 or f32")),
                 }
             }
             "--bench" => {} // cargo's
-            other if other.starts_with('-') => panic!("{other} is not known"),
+            other if other.starts_with('-') => return Err(format!("{other} is not known")),
             file => options.file = Some(file.to_owned()),
         }
     }
-    options
+    Ok(options)
 }
 
 fn main() {
-    let options = options();
+    let options = options().unwrap_or_else(|wrong| {
+        eprintln!("gpu_gemm: {wrong}");
+        std::process::exit(2);
+    });
     let device = match devices() {
         Ok(devices) => devices.into_iter().next().unwrap(),
         Err(error) => {

@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 
-use seqstream::backend::cuda::attention::{AttentionKernel, AttentionKernels, suffix};
+use seqstream::backend::cuda::attention::{AttentionKernel, AttentionKernels};
 use seqstream::backend::cuda::driver::{
     Arena, Context, DriverError, Fence, Function, Module, PinnedBuffer, Region, Stream, StreamName,
 };
@@ -352,7 +352,7 @@ fn attention(
     let position = if rotary { "rotary" } else { "alibi" };
     let what = format!(
         "attention {} {heads}x{head_dim} {position} length {shape}, {tokens} tokens",
-        suffix(dtype)
+        dtype.name()
     );
     if !device.wants(&what) {
         return Ok(());
@@ -448,11 +448,11 @@ fn layer_norm(
     width: usize,
     dtype: DType,
 ) -> Result<(), DriverError> {
-    let what = format!("layer_norm f32 to {} {rows}x{width}", suffix(dtype));
+    let what = format!("layer_norm f32 to {} {rows}x{width}", dtype.name());
     if !device.wants(&what) {
         return Ok(());
     }
-    let function = device.function("layer_norm", &format!("layer_norm_{}", suffix(dtype)), 0)?;
+    let function = device.function("layer_norm", &format!("layer_norm_{}", dtype.name()), 0)?;
     let to = device.memory(rows * width * dtype.size())?;
     let gain = device.upload(&vec![0x3f; width * 4])?;
     let blocks = device.blocks(rows * 32);
@@ -509,11 +509,11 @@ fn embed(device: &mut Device, tokens: usize, width: usize) -> Result<(), DriverE
 }
 
 fn gelu(device: &mut Device, rows: usize, width: usize, dtype: DType) -> Result<(), DriverError> {
-    let what = format!("gelu {} {rows}x{width}", suffix(dtype));
+    let what = format!("gelu {} {rows}x{width}", dtype.name());
     if !device.wants(&what) {
         return Ok(());
     }
-    let function = device.function("gelu", &format!("gelu_{}", suffix(dtype)), 0)?;
+    let function = device.function("gelu", &format!("gelu_{}", dtype.name()), 0)?;
     let bytes = rows * width * dtype.size();
     let blocks = device.blocks(bytes / 16);
     device.time(&what, Floor::Bytes(2 * bytes), |device| {
@@ -532,11 +532,11 @@ fn gated_gelu(
     width: usize,
     dtype: DType,
 ) -> Result<(), DriverError> {
-    let what = format!("gated_gelu {} {rows}x{width}", suffix(dtype));
+    let what = format!("gated_gelu {} {rows}x{width}", dtype.name());
     if !device.wants(&what) {
         return Ok(());
     }
-    let function = device.function("gated_gelu", &format!("gated_gelu_{}", suffix(dtype)), 0)?;
+    let function = device.function("gated_gelu", &format!("gated_gelu_{}", dtype.name()), 0)?;
     let bytes = rows * width * dtype.size();
     let to = device.memory(bytes)?;
     let blocks = device.blocks(bytes / 16);

@@ -7,7 +7,7 @@ mod cuda_support;
 
 use cuda_support::gpu::{Gpu, gpu, seeds};
 use cuda_support::numbers::{DTYPES, Random, bytes, epsilon, error, rounded, values};
-use seqstream::backend::cuda::attention::{AttentionKernels, suffix};
+use seqstream::backend::cuda::attention::AttentionKernels;
 use seqstream::backend::cuda::params::{AttentionParams, RotaryTableParams};
 use seqstream::weights::DType;
 
@@ -126,7 +126,7 @@ impl Case {
                 .collect();
             let items = gpu.upload(&list);
             params.items = items.address();
-            let name = format!("attention_{}_reference", suffix(self.dtype));
+            let name = format!("attention_{}_reference", self.dtype.name());
             let function = gpu.function("attention_reference", &name, 0);
             gpu.launch(&function, HEADS * some.len(), 128, 0, &params);
             gpu.stream.synchronize().unwrap();
@@ -283,7 +283,7 @@ fn every_width_and_length_agrees_with_f64() {
                             let length = lengths[s];
                             println!(
                                 "{:>4} head_dim {head_dim:>3} {position:>6} length {length:>4} {by:?}: {off:.1e}, {:.2} eps",
-                                suffix(dtype),
+                                dtype.name(),
                                 off / epsilon(dtype)
                             );
                             assert!(

@@ -34,13 +34,6 @@ struct Launch {
     band: u32,
 }
 
-fn suffix(dtype: DType) -> &'static str {
-    match dtype {
-        DType::Bf16 => "bf16",
-        _ => "f16",
-    }
-}
-
 impl Case {
     /// Arguments of GELU of deviation 2: its tail, and both of its halves.
     fn new(
@@ -120,7 +113,7 @@ impl Case {
         } else {
             "gemm_gelu"
         };
-        let name = format!("{form}_{}", suffix(self.dtype));
+        let name = format!("{form}_{}", self.dtype.name());
         let function = gpu.function("gemm_gelu", &name, SHARED);
         gpu.launch(&function, launch.blocks, 384, SHARED, &params);
         let mut got = gpu.download(&to);
@@ -152,7 +145,7 @@ impl Case {
             depth: self.depth as u32,
             gated: u32::from(self.gated),
         };
-        let name = format!("gemm_gelu_{}_reference", suffix(self.dtype));
+        let name = format!("gemm_gelu_{}_reference", self.dtype.name());
         let function = gpu.function("gemm_gelu", &name, 0);
         gpu.launch(&function, outputs.div_ceil(256), 256, 0, &params);
         gpu.download(&to)

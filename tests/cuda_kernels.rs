@@ -7,7 +7,6 @@ mod cuda_support;
 
 use cuda_support::gpu::{Gpu, gpu, seeds};
 use cuda_support::numbers::{DTYPES, Random, bytes, epsilon, error, gelu, rounded, values, words};
-use seqstream::backend::cuda::attention::suffix;
 use seqstream::backend::cuda::driver::Region;
 use seqstream::backend::cuda::params::{
     CastParams, EmbedParams, GatedGeluParams, GeluParams, LayerNormParams, RepresentParams,
@@ -33,7 +32,7 @@ fn launch<P: Copy>(gpu: &Gpu, source: &str, name: &str, blocks: usize, threads: 
 
 /// Fast and plain, by name.
 fn both(operation: &str, dtype: DType) -> [String; 2] {
-    let fast = format!("{operation}_{}", suffix(dtype));
+    let fast = format!("{operation}_{}", dtype.name());
     [fast.clone(), fast + "_reference"]
 }
 
@@ -377,7 +376,7 @@ fn cast() {
                 to: target.address(),
                 count: x.len() as u64,
             };
-            let name = format!("cast_{}_{}", suffix(from), suffix(to));
+            let name = format!("cast_{}_{}", from.name(), to.name());
             launch(&gpu, "cast", &name, 2, 256, &params);
             assert_eq!(gpu.download(&target), bytes(&x, to), "{name}");
         }

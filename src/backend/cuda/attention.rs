@@ -54,15 +54,6 @@ const F32_THREADS: u32 = 256;
 /// The widest head.
 const WIDEST: usize = 128;
 
-/// A dtype as kernels are named.
-pub fn suffix(dtype: DType) -> &'static str {
-    match dtype {
-        DType::F16 => "f16",
-        DType::Bf16 => "bf16",
-        DType::F32 => "f32",
-    }
-}
-
 /// A kernel and how it is launched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttentionKernel {
@@ -138,7 +129,7 @@ impl AttentionKernels {
         let shared = |rows: usize| (rows * tile.head_dim * dtype.size()) as u32;
         let kernel = |end: &str, threads: usize, rows: usize| AttentionKernel {
             source: format!("attention_{width}"),
-            name: format!("attention_{}_{width}{end}", suffix(dtype)),
+            name: format!("attention_{}_{width}{end}", dtype.name()),
             threads: threads as u32,
             shared: shared(rows),
             stays: false,
@@ -150,7 +141,7 @@ impl AttentionKernels {
             return Some(Self {
                 long: AttentionKernel {
                     source: "attention90_64".into(),
-                    name: format!("attention90_{}_64", suffix(dtype)),
+                    name: format!("attention90_{}_64", dtype.name()),
                     threads: 128 * (1 + HOPPER_CONSUMERS) as u32,
                     shared: shared(2 * HOPPER_STAGES * HOPPER_KEYS) + barriers as u32,
                     stays: true,

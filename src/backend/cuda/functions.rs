@@ -30,15 +30,6 @@ pub(super) fn function(
     Ok(Module::load(context, image)?.function(name, shared)?)
 }
 
-/// What a kernel's name says of a dtype.
-pub(super) fn name(dtype: DType) -> &'static str {
-    match dtype {
-        DType::F32 => "f32",
-        DType::F16 => "f16",
-        DType::Bf16 => "bf16",
-    }
-}
-
 /// The kernels between the products, for one dtype of activations.
 pub(super) struct Functions {
     dtype: DType,
@@ -54,7 +45,7 @@ pub(super) struct Functions {
 
 impl Functions {
     pub fn load(context: &Context, dtype: DType, multiprocessors: u32) -> Result<Self, CudaError> {
-        let t = name(dtype);
+        let t = dtype.name();
         let load = |source: &str, name: String| function(context, source, &name, 0);
         Ok(Self {
             dtype,
@@ -155,7 +146,7 @@ impl Casts {
         let all = [DType::F32, DType::F16, DType::Bf16];
         let pairs = all.into_iter().flat_map(|from| all.map(|to| (from, to)));
         let functions = pairs.filter(|(from, to)| from != to).map(|(from, to)| {
-            let called = format!("cast_{}_{}", name(from), name(to));
+            let called = format!("cast_{}_{}", from.name(), to.name());
             Ok(((from, to), function(context, "cast", &called, 0)?))
         });
         Ok(Self(functions.collect::<Result<_, CudaError>>()?))

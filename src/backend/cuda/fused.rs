@@ -5,7 +5,7 @@ use super::driver::{
     Context, DeviceInfo, Element, Function, Region, Stream, Swizzle, Tensor, TensorMap,
 };
 use super::error::CudaError;
-use super::functions::{function, name};
+use super::functions::function;
 use super::params::{GemmGeluParams, TensorMap as MapWords};
 use crate::weights::DType;
 
@@ -61,7 +61,7 @@ impl Fused {
             return Ok(None);
         }
         let load = |form: &str| {
-            let called = format!("{form}_{}", name(dtype));
+            let called = format!("{form}_{}", dtype.name());
             function(context, "gemm_gelu", &called, SHARED)
         };
         Ok(Some(Self {
