@@ -1,6 +1,6 @@
 //! What cuBLASLt gives at the models' shapes, on a real GPU: `cargo bench --bench gpu_gemm -- out.json`.
 //!
-//! `gpu_gemm [FILE.json] [--models 650M,3B] [--rows 4096,33792] [--dtype f16]`. For each product and number of rows: the
+//! `gpu_gemm [FILE.json] [--models 650M,3B] [--rows 4096,33792] [--dtype f16] [--chain 256]`. For each product and number of rows: the
 //! algorithm that seqstream chooses (one for all rows) and the library's own first (for these rows, split-K or not),
 //! one at a time on an idle device: random data, L2 flushed before each run, medians, the two by turns. Then for each
 //! model and number of rows all products of all layers back to back, each layer with weights of its own, as a forward
@@ -14,7 +14,7 @@ use seqstream::backend::cuda::driver::{
     Arena, Context, Fence, Region, Stream, StreamName, devices, driver_version,
 };
 use seqstream::backend::cuda::gemm::{
-    Algorithms, Gemm, GemmError, Kind, Operands, Product, ProductSpec, Tuning, WORKSPACE,
+    Algorithms, Gemm, GemmError, Kind, Operands, Product, ProductSpec, Tuning, WHOLE, WORKSPACE,
     Workbench, randomise,
 };
 use seqstream::weights::DType;
@@ -75,6 +75,7 @@ struct Options {
     models: Vec<&'static Shape>,
     rows: Vec<usize>,
     dtype: DType,
+    chain: usize,
 }
 
 /// What was asked for, or what of it makes no sense.
@@ -84,6 +85,7 @@ fn options() -> Result<Options, String> {
         models: MODELS.iter().collect(),
         rows: ROWS.to_vec(),
         dtype: DType::F16,
+        chain: WHOLE,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -108,6 +110,12 @@ fn options() -> Result<Options, String> {
                     "f32" => DType::F32,
                     other => return Err(format!("--dtype {other}: f16, bf16 or f32")),
                 }
+            }
+            "--chain" => {
+                let length = list()?[0].clone();
+                options.chain = length
+                    .parse()
+                    .map_err(|e| format!("--chain {length}: {e}"))?;
             }
             "--bench" => {} // cargo's
             other if other.starts_with('-') => return Err(format!("{other} is not known")),
@@ -182,6 +190,7 @@ fn measure(
             dtype: options.dtype,
             kind,
             bias,
+            chain: options.chain,
         });
     let most = *options.rows.iter().max().unwrap();
     let mut products = Vec::new();

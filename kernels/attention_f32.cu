@@ -5,7 +5,8 @@
 // x, x + 16, ... of the scores, and columns x, x + 16, ... of o. Grid: heads * items blocks (heads fastest).
 //
 // Bound by FLOPs, and by shared memory, which it reads 8 floats of for 16 products. Online softmax as in attention.cuh,
-// counted from the sequence's first token.
+// counted from the sequence's first token. What 64 keys give is summed by itself and then added, as on the CPU: a chain's
+// rounding grows with its length.
 #include <cmath>
 
 #include "kernel.cuh"
@@ -81,7 +82,7 @@ __device__ void attention_plain(const AttentionParams &p) {
             for (int i = threadIdx.x; i < F32_KEYS * width; i += F32_THREADS)
                 values[i] = i / width < valid ? v[(key + i / width) * stride + i % width] : 0.0f;
             __syncthreads();
-            float s[EACH][EACH] = {};
+            float s[EACH][EACH] = {}, shrink[EACH];
             for (int d = 0; d < width; d++) {
                 float a[EACH];
                 load(a, queries + d * STRIDE + y * EACH);
@@ -102,7 +103,7 @@ __device__ void attention_plain(const AttentionParams &p) {
                     most = fmaxf(most, s[i][j]);
                 }
                 most = fmaxf(top[i], across(most, [](float a, float b) { return fmaxf(a, b); }));
-                const float shrink = expf(top[i] - most);
+                shrink[i] = expf(top[i] - most);
                 top[i] = most;
                 float part = 0;
 #pragma unroll
@@ -111,11 +112,10 @@ __device__ void attention_plain(const AttentionParams &p) {
                     part += s[i][j];
                     weights[(x + j * SIDE) * STRIDE + y * EACH + i] = s[i][j];
                 }
-                sum[i] = fmaf(sum[i], shrink, across(part, [](float a, float b) { return a + b; }));
-#pragma unroll
-                for (int n = 0; n < WIDEST; n++) o[i][n] *= shrink;
+                sum[i] = fmaf(sum[i], shrink[i], across(part, [](float a, float b) { return a + b; }));
             }
             __syncthreads();
+            float part[EACH][WIDEST] = {};
             for (int j = 0; j < valid; j++) {
                 float a[EACH];
                 load(a, weights + j * STRIDE + y * EACH);
@@ -124,9 +124,13 @@ __device__ void attention_plain(const AttentionParams &p) {
                     if (x + n * SIDE >= width) continue;
                     const float b = values[j * width + x + n * SIDE];
 #pragma unroll
-                    for (int i = 0; i < EACH; i++) o[i][n] = fmaf(a[i], b, o[i][n]);
+                    for (int i = 0; i < EACH; i++) part[i][n] = fmaf(a[i], b, part[i][n]);
                 }
             }
+#pragma unroll
+            for (int i = 0; i < EACH; i++)
+#pragma unroll
+                for (int n = 0; n < WIDEST; n++) o[i][n] = fmaf(o[i][n], shrink[i], part[i][n]);
         }
 #pragma unroll
         for (int i = 0; i < EACH; i++) {

@@ -6,10 +6,11 @@
 // any number of them: a group of warps takes every (groups of the grid)-th row.
 // Bound by bytes: a row is read from memory once, as float4, and kept in registers.
 //
-// Two passes over the registers, not sums of x and x^2: ESM-2's outlier channels are hundreds of
+// For f32 results statistics are in f64 (norm.cuh). Two passes over the registers, not sums of x and x^2: ESM-2's outlier channels are hundreds of
 // deviations wide, and the difference of two large sums would cancel. How many warps share a row, and so
 // the order of its sums, follows from the width alone.
 #include "kernel.cuh"
+#include "norm.cuh"
 #include "params.h"
 #include "vector.cuh"
 
@@ -23,30 +24,19 @@ template <typename To> __device__ __forceinline__ void put(const LayerNormParams
     if (p.stream) store(at<float>(p.stream) + i, y);
 }
 
-// The sum over the warps of a group, in every thread: lanes by butterfly, then warps in order.
-__device__ __forceinline__ float group_sum(float x, float *partial, int group, int warps) {
-    x = warp_sum(x);
-    if (warps == 1) return x;
-    __syncthreads(); // the last sum has been read
-    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = x;
-    __syncthreads();
-    float sum = 0;
-    for (int w = 0; w < warps; w++) sum += partial[group * warps + w];
-    return sum;
-}
-
 // Rows by groups of `warps` warps that hold N float4 a lane: width <= 128 * N * warps, a multiple of 4.
 template <int N, typename To> __device__ __forceinline__ void rows_in_registers(const LayerNormParams &p, int warps) {
-    __shared__ float partial[WARPS];
+    using Sum = SumFor<To>;
+    __shared__ Sum partial[WARPS];
     const int groups = WARPS / warps;
     const int group = threadIdx.x / (32 * warps), member = threadIdx.x % (32 * warps);
-    const float n = float(p.width);
+    const Sum n = Sum(p.width);
     // Every group of a block goes round equally often: they share the barriers of group_sum.
     for (uint64_t first = uint64_t(blockIdx.x) * groups; first < p.rows; first += uint64_t(gridDim.x) * groups) {
         const bool present = first + group < p.rows;
         const uint64_t row = (first + group) * p.width;
         float x[N][4];
-        float sum = 0;
+        Sum sum = 0;
 #pragma unroll
         for (int k = 0; k < N; k++) {
             const uint32_t i = (k * 32 * warps + member) * 4;
@@ -55,20 +45,18 @@ template <int N, typename To> __device__ __forceinline__ void rows_in_registers(
                 sum += (x[k][0] + x[k][1]) + (x[k][2] + x[k][3]);
             }
         }
-        const float mean = group_sum(sum, partial, group, warps) / n;
-        float squares = 0;
+        const Split<Sum> mean(group_sum(sum, partial, group, warps) / n);
+        Sum squares = 0;
 #pragma unroll
         for (int k = 0; k < N; k++) {
             const uint32_t i = (k * 32 * warps + member) * 4;
             if (present && i < p.width) {
 #pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    x[k][j] -= mean;
-                    squares = fmaf(x[k][j], x[k][j], squares);
-                }
+                for (float &v : x[k]) v = mean.from(v);
+                add_squares(squares, x[k]);
             }
         }
-        const float scale = 1.0f / sqrtf(group_sum(squares, partial, group, warps) / n + p.epsilon);
+        const Split<Sum> scale(inverse_root(group_sum(squares, partial, group, warps) / n + Sum(p.epsilon)));
 #pragma unroll
         for (int k = 0; k < N; k++) {
             const uint32_t i = (k * 32 * warps + member) * 4;
@@ -77,7 +65,7 @@ template <int N, typename To> __device__ __forceinline__ void rows_in_registers(
                 load(gain, at<float>(p.gain) + i);
                 load(bias, at<float>(p.bias) + i);
 #pragma unroll
-                for (int j = 0; j < 4; j++) x[k][j] = fmaf(x[k][j] * scale, gain[j], bias[j]);
+                for (int j = 0; j < 4; j++) x[k][j] = fmaf(scale.times(x[k][j]), gain[j], bias[j]);
                 put<To>(p, row + i, x[k]);
             }
         }
@@ -86,21 +74,22 @@ template <int N, typename To> __device__ __forceinline__ void rows_in_registers(
 
 // Any width: a block a row, which is read three times, from L1 or L2 after the first.
 template <typename To> __device__ __forceinline__ void rows_in_memory(const LayerNormParams &p) {
-    __shared__ float partial[WARPS];
-    const float n = float(p.width);
+    using Sum = SumFor<To>;
+    __shared__ Sum partial[WARPS];
+    const Sum n = Sum(p.width);
     for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
         const float *x = at<float>(p.from) + row * p.width;
-        float sum = 0;
+        Sum sum = 0;
         for (uint32_t i = threadIdx.x; i < p.width; i += 32 * WARPS) sum += x[i];
-        const float mean = group_sum(sum, partial, 0, WARPS) / n;
-        float squares = 0;
+        const Split<Sum> mean(group_sum(sum, partial, 0, WARPS) / n);
+        Sum squares = 0;
         for (uint32_t i = threadIdx.x; i < p.width; i += 32 * WARPS) {
-            const float d = x[i] - mean;
-            squares = fmaf(d, d, squares);
+            const Sum d = mean.from(x[i]);
+            squares = fma(d, d, squares);
         }
-        const float scale = 1.0f / sqrtf(group_sum(squares, partial, 0, WARPS) / n + p.epsilon);
+        const Split<Sum> scale(inverse_root(group_sum(squares, partial, 0, WARPS) / n + Sum(p.epsilon)));
         for (uint32_t i = threadIdx.x; i < p.width; i += 32 * WARPS) {
-            const float y = fmaf((x[i] - mean) * scale, at<float>(p.gain)[i], at<float>(p.bias)[i]);
+            const float y = fmaf(scale.times(mean.from(x[i])), at<float>(p.gain)[i], at<float>(p.bias)[i]);
             if (p.to) at<To>(p.to)[row * p.width + i] = from_f32<To>(y);
             if (p.stream) at<float>(p.stream)[row * p.width + i] = y;
         }
@@ -136,7 +125,8 @@ template <typename To> __device__ void layer_norm_reference(const LayerNormParam
     }
 }
 
-KERNEL(layer_norm_f32, LayerNormParams, 256, layer_norm<float>)
+// Its f64 would take 90 registers; with 80 three blocks fit an SM.
+KERNEL_RESIDENT(layer_norm_f32, LayerNormParams, 256, 3, layer_norm<float>)
 KERNEL(layer_norm_f16, LayerNormParams, 256, layer_norm<__half>)
 KERNEL(layer_norm_bf16, LayerNormParams, 256, layer_norm<__nv_bfloat16>)
 KERNEL(layer_norm_f32_reference, LayerNormParams, 256, layer_norm_reference<float>)

@@ -34,6 +34,14 @@ typedef struct CastParams {
 } CastParams;
 PARAMS_SIZE(CastParams, 24);
 
+// Kernel `add`: to[i] += from[i] for i < count.
+typedef struct AddParams {
+    uint64_t from; // f32 [count], aligned to 16 bytes
+    uint64_t to;   // f32 [count], aligned to 16 bytes
+    uint64_t count;
+} AddParams;
+PARAMS_SIZE(AddParams, 24);
+
 // Kernels `layer_norm_TO`: rows of f32 [rows, width] to [rows, width], in one pass to two places.
 typedef struct LayerNormParams {
     uint64_t from;   // f32 [rows, width]
@@ -121,7 +129,7 @@ typedef struct AttentionParams {
 } AttentionParams;
 PARAMS_SIZE(AttentionParams, 56);
 
-// Kernels `represent` and, after it, `represent_means`: the stream through the final LayerNorm, and the mean
+// Kernels `represent` or `represent_f32` and, after it, `represent_means`: the stream through the final LayerNorm, and the mean
 // over a range of rows of each sequence.
 typedef struct RepresentParams {
     uint64_t from;    // f32 [rows, width]
@@ -139,6 +147,19 @@ typedef struct RepresentParams {
     uint32_t padding;
 } RepresentParams;
 PARAMS_SIZE(RepresentParams, 88);
+
+// Kernel `gemm_short`: to = from * weight^T + bias, or that added onto `to`, in f32.
+typedef struct GemmShortParams {
+    uint64_t from;    // f32 [rows, depth], aligned to 16 bytes
+    uint64_t weight;  // f32 [outputs, depth], aligned to 16 bytes
+    uint64_t bias;    // f32 [outputs]; 0: none
+    uint64_t to;      // f32 [rows, outputs]
+    uint32_t rows;
+    uint32_t outputs;
+    uint32_t depth;
+    uint32_t add;     // 0 or 1
+} GemmShortParams;
+PARAMS_SIZE(GemmShortParams, 48);
 
 // Kernels `gemm_gelu_T` and `gemm_gelu_gated_T`. The boxes of the maps, and the launch: `gemm_gelu.cu`.
 typedef struct GemmGeluParams {

@@ -4,15 +4,16 @@
 // Shapes: params.h, RepresentParams; any width, any lengths. Two kernels, one after the other:
 //   represent:       rows / 64 + sequences blocks of 256. A block takes 64 rows of a sequence, counted from
 //                    its first; it writes their states, and their sum in f64. A sequence of no more
-//                    rows is done with that.
+//                    rows is done with that. `represent_f32` is the same for what was computed in f32.
 //   represent_means: sequences * ceil(width / 128) blocks of 128. A thread adds up the sums of a column
 //                    of a longer sequence, in order.
 // Bound by bytes: the stream is read once and states are written once; the sums are 1/16 of that.
 //
 // Rows are grouped from the sequence's start, and every sum has an order that the sequence and the width
-// decide: so nothing of the batch does. Statistics are as in layer_norm.cu: two passes, f32. A sum of
-// finite states is finite in f64, and any other is not: the flag costs nothing.
+// decide: so nothing of the batch does. Statistics are as in layer_norm.cu: two passes, whose sums
+// are in f64 in `represent_f32`. A sum of finite states is finite in f64, and any other is not: the flag costs nothing.
 #include "kernel.cuh"
+#include "norm.cuh"
 #include "params.h"
 #include "vector.cuh"
 
@@ -81,33 +82,21 @@ __device__ __forceinline__ void leave(const RepresentParams &p, const Chunk &c, 
         at<double>(p.sums)[uint64_t(c.slot) * p.width + column] = sum;
 }
 
-// The sum over the warps of a group, in every thread: lanes by butterfly, then warps in order.
-__device__ __forceinline__ float group_sum(float x, float *partial, int group, int warps) {
-    x = warp_sum(x);
-    if (warps == 1) return x;
-    __syncthreads(); // the last sum has been read
-    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = x;
-    __syncthreads();
-    float sum = 0;
-    for (int w = 0; w < warps; w++) sum += partial[group * warps + w];
-    return sum;
-}
-
 // By groups of `warps` warps that hold N float4 a lane: width <= 128 * N * warps, a multiple of 4. A group takes every
 // (groups)-th row; the groups' sums are added in order.
-template <int N>
-__device__ __forceinline__ void chunk_in_registers(const RepresentParams &p, const Chunk &c, int warps, float *partial,
+template <int N, typename Sum>
+__device__ __forceinline__ void chunk_in_registers(const RepresentParams &p, const Chunk &c, int warps, Sum *partial,
                                                    double *columns) {
     const int groups = WARPS / warps;
     const int group = threadIdx.x / (32 * warps), member = threadIdx.x % (32 * warps);
-    const float n = float(p.width);
+    const Sum n = Sum(p.width);
     double sums[N][4] = {};
     for (uint32_t first = c.first; first < c.end; first += groups) {
         const uint32_t row = first + group;
         const bool present = row < c.end;
         const uint64_t offset = uint64_t(row) * p.width;
         float x[N][4];
-        float sum = 0, squares = 0;
+        Sum sum = 0, squares = 0;
 #pragma unroll
         for (int k = 0; k < N; k++) {
             const uint32_t i = (k * 32 * warps + member) * 4;
@@ -116,21 +105,19 @@ __device__ __forceinline__ void chunk_in_registers(const RepresentParams &p, con
                 sum += (x[k][0] + x[k][1]) + (x[k][2] + x[k][3]);
             }
         }
-        float scale = 0;
+        Split<Sum> scale(0);
         if (p.gain) {
-            const float mean = group_sum(sum, partial, group, warps) / n;
+            const Split<Sum> mean(group_sum(sum, partial, group, warps) / n);
 #pragma unroll
             for (int k = 0; k < N; k++) {
                 const uint32_t i = (k * 32 * warps + member) * 4;
                 if (present && i < p.width) {
 #pragma unroll
-                    for (int j = 0; j < 4; j++) {
-                        x[k][j] -= mean;
-                        squares = fmaf(x[k][j], x[k][j], squares);
-                    }
+                    for (float &v : x[k]) v = mean.from(v);
+                    add_squares(squares, x[k]);
                 }
             }
-            scale = 1.0f / sqrtf(group_sum(squares, partial, group, warps) / n + p.epsilon);
+            scale = Split<Sum>(inverse_root(group_sum(squares, partial, group, warps) / n + Sum(p.epsilon)));
         }
         const bool pooled = present && row >= c.pool_first && row < c.pool_end;
 #pragma unroll
@@ -142,7 +129,7 @@ __device__ __forceinline__ void chunk_in_registers(const RepresentParams &p, con
                 load(gain, at<const float>(p.gain) + i);
                 load(bias, at<const float>(p.bias) + i);
 #pragma unroll
-                for (int j = 0; j < 4; j++) x[k][j] = fmaf(x[k][j] * scale, gain[j], bias[j]);
+                for (int j = 0; j < 4; j++) x[k][j] = fmaf(scale.times(x[k][j]), gain[j], bias[j]);
             }
             if (p.states) store(at<float>(p.states) + offset + i, x[k]);
             if (!pooled) continue;
@@ -171,20 +158,21 @@ __device__ __forceinline__ void chunk_in_registers(const RepresentParams &p, con
 }
 
 // Any width: a warp a row for the statistics, then a thread a column, whose rows come from L1 or L2.
-__device__ __forceinline__ void chunk_in_memory(const RepresentParams &p, const Chunk &c) {
-    __shared__ float means[ROWS], scales[ROWS];
-    const float n = float(p.width);
+template <typename Sum> __device__ __forceinline__ void chunk_in_memory(const RepresentParams &p, const Chunk &c) {
+    __shared__ Sum means[ROWS], scales[ROWS];
+    const Sum n = Sum(p.width);
     const float *from = at<const float>(p.from);
     for (uint32_t row = c.first + threadIdx.x / 32; p.gain && row < c.end; row += WARPS) {
         const float *x = from + uint64_t(row) * p.width;
-        float sum = 0, squares = 0;
+        Sum sum = 0, squares = 0;
         for (uint32_t i = threadIdx.x % 32; i < p.width; i += 32) sum += x[i];
-        const float mean = warp_sum(sum) / n;
+        const Sum mean = warp_sum(sum) / n;
+        const Split<Sum> split(mean);
         for (uint32_t i = threadIdx.x % 32; i < p.width; i += 32) {
-            const float d = x[i] - mean;
-            squares = fmaf(d, d, squares);
+            const Sum d = split.from(x[i]);
+            squares = fma(d, d, squares);
         }
-        const float scale = 1.0f / sqrtf(warp_sum(squares) / n + p.epsilon);
+        const Sum scale = inverse_root(warp_sum(squares) / n + Sum(p.epsilon));
         if (threadIdx.x % 32 == 0) {
             means[row - c.first] = mean;
             scales[row - c.first] = scale;
@@ -196,7 +184,7 @@ __device__ __forceinline__ void chunk_in_memory(const RepresentParams &p, const 
         for (uint32_t row = c.first; row < c.end; row++) {
             float y = from[uint64_t(row) * p.width + i];
             if (p.gain) {
-                const float scaled = (y - means[row - c.first]) * scales[row - c.first];
+                const float scaled = Split<Sum>(scales[row - c.first]).times(Split<Sum>(means[row - c.first]).from(y));
                 y = fmaf(scaled, at<const float>(p.gain)[i], at<const float>(p.bias)[i]);
             }
             if (p.states) at<float>(p.states)[uint64_t(row) * p.width + i] = y;
@@ -206,18 +194,18 @@ __device__ __forceinline__ void chunk_in_memory(const RepresentParams &p, const 
     }
 }
 
-__device__ void represent_chunk(const RepresentParams &p) {
+template <typename Sum> __device__ void represent_chunk(const RepresentParams &p) {
     const Chunk c = find_chunk(p, blockIdx.x);
     if (!c.exists) return;
     if (c.number == 0) {
         if (threadIdx.x == 0) at<uint32_t>(p.bad)[c.sequence] = 0;
         __syncthreads(); // `finish` may set it
     }
-    __shared__ float partial[WARPS];
+    __shared__ Sum partial[WARPS];
     __shared__ double columns[SHARED_COLUMNS];
     const uint32_t vectors = (p.width + 127) / 128; // float4 a lane, were a row one warp's
     if (p.width % 4 != 0 || vectors > WARPS * HELD)
-        chunk_in_memory(p, c);
+        chunk_in_memory<Sum>(p, c);
     else if (vectors <= 3)
         chunk_in_registers<3>(p, c, 1, partial, columns);
     else { // a power of two of warps: 1 up to a width of 768, 2 up to 1536, 4 up to 3072, else 8
@@ -269,6 +257,7 @@ __device__ void represent_plainly(const RepresentParams &p) {
 }
 
 // Two blocks an SM: 128 registers a thread.
-KERNEL_RESIDENT(represent, RepresentParams, THREADS, 2, represent_chunk)
+KERNEL_RESIDENT(represent, RepresentParams, THREADS, 2, represent_chunk<float>)
+KERNEL_RESIDENT(represent_f32, RepresentParams, THREADS, 2, represent_chunk<double>)
 KERNEL(represent_means, RepresentParams, COLUMNS, add_chunks)
 KERNEL(represent_reference, RepresentParams, 1, represent_plainly)

@@ -30,7 +30,7 @@ template <int N, typename T> __device__ __forceinline__ void store(T *to, const 
 template <typename T> constexpr int VECTOR = 16 / sizeof(T);
 
 // The sum over a warp, in every lane, by butterfly: an order that nothing but the lanes decides.
-__device__ __forceinline__ float warp_sum(float x) {
+template <typename T> __device__ __forceinline__ T warp_sum(T x) {
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
     return x;

@@ -9,7 +9,7 @@ mod stream_support;
 use cuda_support::gpu::wants_real;
 use cuda_support::{Simulator, library, simulator};
 use seqstream::backend::cuda::driver::Context;
-use seqstream::backend::cuda::gemm::{Algorithms, Gemm, Kind, ProductSpec, Tuning};
+use seqstream::backend::cuda::gemm::{Algorithms, Gemm, Kind, ProductSpec, Tuning, WHOLE};
 use seqstream::backend::cuda::{Cuda, CudaOptions, LOAD_STREAMS, kernels};
 use seqstream::batch::PackedBatch;
 use seqstream::model::{Embedder, Model, Pool, Request};
@@ -341,6 +341,7 @@ fn a_fault_at_every_call_of_choosing_an_algorithm_is_one_clean_error() {
             dtype: DType::F16,
             kind: Kind::Store,
             bias: true,
+            chain: WHOLE,
         })?;
         Ok(())
     };

@@ -14,7 +14,8 @@ use seqstream::backend::cuda::driver::{
     Arena, Context, Observe, Operation, PinnedBuffer, Region, Stream, StreamName,
 };
 use seqstream::backend::cuda::gemm::{
-    Algorithms, Gemm, GemmError, Kind, Operands, Product, ProductSpec, Tuning, WORKSPACE, cublaslt,
+    Algorithms, Gemm, GemmError, Kind, Operands, Product, ProductSpec, Tuning, WHOLE, WORKSPACE,
+    cublaslt,
 };
 use seqstream::weights::DType;
 
@@ -73,6 +74,7 @@ fn spec(outputs: usize, inputs: usize, dtype: DType, kind: Kind, bias: bool) -> 
         dtype,
         kind,
         bias,
+        chain: WHOLE,
     }
 }
 

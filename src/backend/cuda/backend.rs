@@ -4,6 +4,7 @@
 //! is free, takes the device's memory once, and starts the thread that brings the weights up. From there on `running`
 //! has it: a pass puts everything on streams and returns; the host waits in [`Backend::fetch`] alone.
 
+use super::chains;
 use super::driver::{Arena, Context, DeviceInfo, devices};
 use super::error::CudaError;
 use super::functions::{AttentionFunctions, Casts, Functions};
@@ -84,8 +85,8 @@ pub struct Cuda {
     attention: Vec<AttentionFunctions>,
     /// Rotations by what they are made of, and how many values a position.
     tables: Vec<(ParameterId, usize)>,
-    /// The widest gated layer before its gate.
-    gated: usize,
+    /// Bytes a token of what a layer makes that is not where it goes yet: of the widest.
+    scratch: usize,
     running: Option<Running>,
 }
 
@@ -121,7 +122,7 @@ impl Cuda {
             matrices: Vec::new(),
             attention: Vec::new(),
             tables: Vec::new(),
-            gated: 0,
+            scratch: 0,
             running: None,
         })
     }
@@ -198,7 +199,7 @@ impl Cuda {
             (Role::Both, _) => (4 + t) * width,
         };
         let tables: usize = self.tables.iter().map(|(_, half)| 8 * half).sum();
-        self.matrices.iter().map(matrix).sum::<usize>() + t * self.gated + tables
+        self.matrices.iter().map(matrix).sum::<usize>() + self.scratch + tables
     }
 
     fn needs(&self, upload: &UploadOptions) -> Needs {
@@ -286,7 +287,7 @@ impl Cuda {
             })
         };
         let tables = self.tables.iter().map(table).collect::<Result<_, _>>()?;
-        let gated = match self.gated * self.options.dtype.size() {
+        let scratch = match self.scratch {
             0 => None,
             bytes => Some(arena.take("activations", capacity.tokens * bytes)?),
         };
@@ -318,7 +319,7 @@ impl Cuda {
             workspace,
             places,
             tables,
-            gated,
+            scratch,
             sums,
             processor,
             fences,
@@ -354,6 +355,10 @@ impl Backend for Cuda {
     type Linear = Linear;
     type Attention = Attention;
     type Pending = Pending;
+
+    fn class(&self, tokens: usize) -> usize {
+        chains::class(self.options.dtype, tokens)
+    }
 
     fn limits(&self) -> Limits {
         let capacity = self.running.as_ref().map(|r| r.capacity);
@@ -391,14 +396,26 @@ impl Backend for Cuda {
             outputs,
             inputs,
             dtype: self.options.dtype,
-            kind: match product {
-                Use::Store | Use::Gated => Kind::Store,
-                Use::Add => Kind::Accumulate,
-            },
+            kind: Kind::Store,
             bias: parts.iter().any(|part| part.bias.is_some()),
+            chain: chains::longest(self.options.dtype),
         };
-        if product == Use::Gated {
-            self.gated = self.gated.max(outputs);
+        // The stream is much larger than what goes onto it, and would round every chain's sum: they are added to one
+        // another first.
+        let spec = match product {
+            Use::Add if spec.chains() == 1 => ProductSpec {
+                kind: Kind::Accumulate,
+                ..spec
+            },
+            Use::Add | Use::Store | Use::Gated => spec,
+        };
+        let apart = match product {
+            Use::Gated => true,
+            Use::Add => spec.kind == Kind::Store,
+            Use::Store => false,
+        };
+        if apart {
+            self.scratch = self.scratch.max(outputs * spec.dtype.size());
         }
         let known = self.specs.iter().position(|known| *known == spec);
         let number = known.unwrap_or(self.specs.len());
@@ -419,6 +436,7 @@ impl Backend for Cuda {
             weight,
             bias,
             product: number,
+            adds: product == Use::Add,
         };
         self.layers.push(layer);
         Ok(Linear(layer))
@@ -452,11 +470,11 @@ impl Backend for Cuda {
 
     fn begin(
         &mut self,
-        _: usize,
+        class: usize,
         batch: &PackedBatch,
         pooled: &[Range<usize>],
     ) -> Result<(), BackendError> {
-        self.with("begin", |r| r.begin(batch, pooled))
+        self.with("begin", |r| r.begin(class, batch, pooled))
     }
 
     fn need(&mut self, group: usize) -> Result<(), BackendError> {

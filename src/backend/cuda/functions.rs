@@ -5,13 +5,15 @@ use super::driver::{Context, DriverError, Function, Module, Stream};
 use super::error::CudaError;
 use super::kernels;
 use super::params::{
-    AttentionParams, CastParams, EmbedParams, GatedGeluParams, GeluParams, LayerNormParams,
-    RepresentParams, RotaryTableParams,
+    AddParams, AttentionParams, CastParams, EmbedParams, GatedGeluParams, GeluParams,
+    GemmShortParams, LayerNormParams, RepresentParams, RotaryTableParams,
 };
 use crate::weights::DType;
 
 /// Threads of a block of the kernels that go over elements or rows.
 const THREADS: u32 = 256;
+/// Rows, and columns, of a block of `gemm_short`.
+const SHORT_TILE: u32 = 64;
 /// Rows of a block of `represent`.
 const REPRESENT_ROWS: usize = 64;
 /// Columns, and threads, of a block of `represent_means`.
@@ -34,10 +36,12 @@ pub(super) fn function(
 pub(super) struct Functions {
     dtype: DType,
     most_blocks: u32,
+    add: Function,
     embed: Function,
     layer_norm: Function,
     gelu: Function,
     gated_gelu: Function,
+    gemm_short: Function,
     represent: Function,
     represent_means: Function,
     rotary_table: Function,
@@ -50,11 +54,16 @@ impl Functions {
         Ok(Self {
             dtype,
             most_blocks: multiprocessors.max(1) * BLOCKS_A_MULTIPROCESSOR,
+            add: load("add", "add".into())?,
             embed: load("embed", "embed_f32".into())?,
             layer_norm: load("layer_norm", format!("layer_norm_{t}"))?,
             gelu: load("gelu", format!("gelu_{t}"))?,
             gated_gelu: load("gated_gelu", format!("gated_gelu_{t}"))?,
-            represent: load("represent", "represent".into())?,
+            gemm_short: load("gemm_short", "gemm_short".into())?,
+            represent: match dtype {
+                DType::F32 => load("represent", "represent_f32".into())?,
+                DType::F16 | DType::Bf16 => load("represent", "represent".into())?,
+            },
             represent_means: load("represent", "represent_means".into())?,
             rotary_table: load("rotary_table", "rotary_table".into())?,
         })
@@ -74,6 +83,15 @@ impl Functions {
         let grid = self.blocks(p.count as usize * 32);
         // SAFETY: the caller's.
         unsafe { stream.launch(&self.embed, grid, [THREADS, 1, 1], 0, p)? };
+        Ok(())
+    }
+
+    /// # Safety
+    /// As [`Self::embed`].
+    pub unsafe fn add(&self, stream: &Stream, p: &AddParams) -> Result<(), CudaError> {
+        let grid = self.blocks((p.count as usize).div_ceil(4));
+        // SAFETY: the caller's.
+        unsafe { stream.launch(&self.add, grid, [THREADS, 1, 1], 0, p)? };
         Ok(())
     }
 
@@ -103,6 +121,19 @@ impl Functions {
         let grid = self.blocks(bytes.div_ceil(16));
         // SAFETY: the caller's.
         unsafe { stream.launch(&self.gated_gelu, grid, [THREADS, 1, 1], 0, p)? };
+        Ok(())
+    }
+
+    /// # Safety
+    /// As [`Self::embed`].
+    pub unsafe fn gemm_short(&self, stream: &Stream, p: &GemmShortParams) -> Result<(), CudaError> {
+        let grid = [
+            p.outputs.div_ceil(SHORT_TILE),
+            p.rows.div_ceil(SHORT_TILE),
+            1,
+        ];
+        // SAFETY: the caller's.
+        unsafe { stream.launch(&self.gemm_short, grid, [THREADS, 1, 1], 0, p)? };
         Ok(())
     }
 

@@ -14,6 +14,7 @@
 
 pub mod attention;
 mod backend;
+mod chains;
 pub mod driver;
 mod error;
 mod functions;

@@ -43,6 +43,24 @@ const _: () = {
     ["Offset of field: CastParams::to"][::std::mem::offset_of!(CastParams, to) - 8usize];
     ["Offset of field: CastParams::count"][::std::mem::offset_of!(CastParams, count) - 16usize];
 };
+#[doc = " Kernel `add`: to[i] += from[i] for i < count."]
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct AddParams {
+    #[doc = " f32 [count], aligned to 16 bytes"]
+    pub from: u64,
+    #[doc = " f32 [count], aligned to 16 bytes"]
+    pub to: u64,
+    pub count: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AddParams"][::std::mem::size_of::<AddParams>() - 24usize];
+    ["Alignment of AddParams"][::std::mem::align_of::<AddParams>() - 8usize];
+    ["Offset of field: AddParams::from"][::std::mem::offset_of!(AddParams, from) - 0usize];
+    ["Offset of field: AddParams::to"][::std::mem::offset_of!(AddParams, to) - 8usize];
+    ["Offset of field: AddParams::count"][::std::mem::offset_of!(AddParams, count) - 16usize];
+};
 #[doc = " Kernels `layer_norm_TO`: rows of f32 [rows, width] to [rows, width], in one pass to two places."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -272,7 +290,7 @@ const _: () = {
     ["Offset of field: AttentionParams::count"]
         [::std::mem::offset_of!(AttentionParams, count) - 52usize];
 };
-#[doc = " Kernels `represent` and, after it, `represent_means`: the stream through the final LayerNorm, and the mean\n over a range of rows of each sequence."]
+#[doc = " Kernels `represent` or `represent_f32` and, after it, `represent_means`: the stream through the final LayerNorm, and the mean\n over a range of rows of each sequence."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct RepresentParams {
@@ -329,6 +347,44 @@ const _: () = {
         [::std::mem::offset_of!(RepresentParams, epsilon) - 80usize];
     ["Offset of field: RepresentParams::padding"]
         [::std::mem::offset_of!(RepresentParams, padding) - 84usize];
+};
+#[doc = " Kernel `gemm_short`: to = from * weight^T + bias, or that added onto `to`, in f32."]
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct GemmShortParams {
+    #[doc = " f32 [rows, depth], aligned to 16 bytes"]
+    pub from: u64,
+    #[doc = " f32 [outputs, depth], aligned to 16 bytes"]
+    pub weight: u64,
+    #[doc = " f32 [outputs]; 0: none"]
+    pub bias: u64,
+    #[doc = " f32 [rows, outputs]"]
+    pub to: u64,
+    pub rows: u32,
+    pub outputs: u32,
+    pub depth: u32,
+    #[doc = " 0 or 1"]
+    pub add: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GemmShortParams"][::std::mem::size_of::<GemmShortParams>() - 48usize];
+    ["Alignment of GemmShortParams"][::std::mem::align_of::<GemmShortParams>() - 8usize];
+    ["Offset of field: GemmShortParams::from"]
+        [::std::mem::offset_of!(GemmShortParams, from) - 0usize];
+    ["Offset of field: GemmShortParams::weight"]
+        [::std::mem::offset_of!(GemmShortParams, weight) - 8usize];
+    ["Offset of field: GemmShortParams::bias"]
+        [::std::mem::offset_of!(GemmShortParams, bias) - 16usize];
+    ["Offset of field: GemmShortParams::to"][::std::mem::offset_of!(GemmShortParams, to) - 24usize];
+    ["Offset of field: GemmShortParams::rows"]
+        [::std::mem::offset_of!(GemmShortParams, rows) - 32usize];
+    ["Offset of field: GemmShortParams::outputs"]
+        [::std::mem::offset_of!(GemmShortParams, outputs) - 36usize];
+    ["Offset of field: GemmShortParams::depth"]
+        [::std::mem::offset_of!(GemmShortParams, depth) - 40usize];
+    ["Offset of field: GemmShortParams::add"]
+        [::std::mem::offset_of!(GemmShortParams, add) - 44usize];
 };
 #[doc = " Kernels `gemm_gelu_T` and `gemm_gelu_gated_T`. The boxes of the maps, and the launch: `gemm_gelu.cu`."]
 #[repr(C)]

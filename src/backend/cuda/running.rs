@@ -5,14 +5,15 @@
 
 use super::attention::WorkList;
 use super::backend::Attention;
+use super::chains;
 use super::driver::{Fence, Region, Stream};
 use super::error::CudaError;
 use super::functions::{AttentionFunctions, Casts, Functions};
 use super::fused::{Fused, Operands};
 use super::gemm::{self, GemmError, Kind, Product};
 use super::params::{
-    AttentionParams, EmbedParams, GatedGeluParams, GeluParams, LayerNormParams, RepresentParams,
-    RotaryTableParams,
+    AddParams, AttentionParams, EmbedParams, GatedGeluParams, GeluParams, GemmShortParams,
+    LayerNormParams, RepresentParams, RotaryTableParams,
 };
 use super::plan::{ALIGN, Capacity};
 use super::profile::Profile;
@@ -33,6 +34,8 @@ pub struct Layer {
     pub(super) bias: Option<ParameterId>,
     /// Its product, by number.
     pub(super) product: usize,
+    /// Whether it goes onto the residual stream.
+    pub(super) adds: bool,
 }
 
 /// A representation of a pass: where in its results the parts lie, in bytes.
@@ -73,6 +76,8 @@ impl Place {
 /// The pass that is being put together.
 pub(super) struct Pass {
     number: u64,
+    /// Of its sequences.
+    class: usize,
     rows: usize,
     sequences: usize,
     input: InputLayout,
@@ -97,8 +102,8 @@ pub(super) struct Running {
     pub workspace: Region,
     pub places: Vec<Place>,
     pub tables: Vec<Table>,
-    /// What a gated layer makes before its gate.
-    pub gated: Option<Region>,
+    /// What a gated layer makes before its gate; what is made whole before it goes onto the stream.
+    pub scratch: Option<Region>,
     /// Sums of rows on their way to means: f64 [capacity's tokens / 32 + 1, width].
     pub sums: Region,
     pub processor: StreamProcessor,
@@ -161,7 +166,12 @@ impl Running {
         timed
     }
 
-    pub fn begin(&mut self, batch: &PackedBatch, pooled: &[Range<usize>]) -> Result<(), CudaError> {
+    pub fn begin(
+        &mut self,
+        class: usize,
+        batch: &PackedBatch,
+        pooled: &[Range<usize>],
+    ) -> Result<(), CudaError> {
         let heads = self.attention.first();
         let work = heads.map_or_else(WorkList::default, |heads| heads.work(batch.starts()));
         let input = InputLayout::new(batch, &work);
@@ -170,6 +180,7 @@ impl Running {
         self.passes += 1;
         self.pass = Some(Pass {
             number,
+            class,
             rows: batch.total(),
             sequences: batch.len(),
             input,
@@ -280,18 +291,53 @@ impl Running {
         })
     }
 
+    /// A layer's product: stored to `out`, or added to it if that is the layer's use.
     fn product(&self, w: Layer, x: u64, out: u64, rows: usize) -> Result<(), CudaError> {
+        let product = &self.products[w.product];
+        let bias = w.bias.map_or(0, |bias| self.addresses.of(bias));
+        if self
+            .pass
+            .as_ref()
+            .is_some_and(|pass| pass.class == chains::SHORT)
+        {
+            let spec = product.spec();
+            let params = GemmShortParams {
+                from: x,
+                weight: self.addresses.of(w.weight),
+                bias,
+                to: out,
+                rows: rows as u32,
+                outputs: spec.outputs as u32,
+                depth: spec.inputs as u32,
+                add: w.adds.into(),
+            };
+            // SAFETY: as below.
+            return unsafe { self.functions.gemm_short(self.compute(), &params) };
+        }
+        let apart = w.adds && product.spec().kind == Kind::Store;
+        let to = match apart {
+            true => self.scratch.as_ref().map_or(0, Region::address),
+            false => out,
+        };
         let operands = gemm::Operands {
             x,
             w: self.addresses.of(w.weight),
-            bias: w.bias.map_or(0, |bias| self.addresses.of(bias)),
-            out,
+            bias,
+            out: to,
         };
-        let product = &self.products[w.product];
         // SAFETY: regions that hold the capacity's rows, and no pass has more; the weights' group was waited for. The
         // compute stream alone touches them.
         unsafe { product.run(self.compute(), &self.workspace, operands, rows)? };
-        Ok(())
+        if !apart {
+            return Ok(());
+        }
+        let params = AddParams {
+            from: to,
+            to: out,
+            count: (rows * product.spec().outputs) as u64,
+        };
+        // SAFETY: as above.
+        unsafe { self.functions.add(self.compute(), &params) }
     }
 
     pub fn linear(
@@ -367,7 +413,7 @@ impl Running {
         if self.fuses(w, 2) {
             return self.operation("product_gated_gelu", |r| r.fused(x, w, out, rows, true));
         }
-        let between = self.gated.as_ref().map_or(0, Region::address);
+        let between = self.scratch.as_ref().map_or(0, Region::address);
         let from = self.places[x].activation();
         self.operation("product", |r| r.product(w, from, between, rows))?;
         let params = GatedGeluParams {
@@ -518,13 +564,13 @@ impl Running {
                     .iter()
                     .filter(|p| p.activation() != 0)
                     .find(fits);
-                let scratch = self.gated.as_ref().map_or(0, Region::address);
+                let scratch = self.scratch.as_ref().map_or(0, Region::address);
                 found.map_or(scratch, wide)
             };
             let x = activation(spec.inputs, 0);
-            let out = match spec.kind {
-                Kind::Store => activation(spec.outputs, x),
-                Kind::Accumulate => {
+            let out = match layer.adds {
+                false => activation(spec.outputs, x),
+                true => {
                     let streams = self.places.iter().map(Place::stream);
                     streams
                         .into_iter()

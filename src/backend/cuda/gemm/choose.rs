@@ -173,7 +173,8 @@ pub(super) fn offers(
         }
     }
     let operation = format!("{spec} of {rows} rows");
-    let offered = described.matmul.offered(&preference, OFFERS, &operation)?;
+    // For the chain with the bias; `usable` asks for the others.
+    let offered = described.last.offered(&preference, OFFERS, &operation)?;
     Ok(offered.into_iter().map(|offer| offer.algo).collect())
 }
 
@@ -186,7 +187,7 @@ pub(super) fn usable(
     rows: usize,
 ) -> Result<Result<usize, String>, GemmError> {
     let name = spec.to_string();
-    let matmul = &described.matmul;
+    let matmul = &described.last;
     let splits: i32 = matmul.config(algorithm, sys::CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &name)?;
     let scheme: u32 =
         matmul.config(algorithm, sys::CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &name)?;
@@ -198,10 +199,7 @@ pub(super) fn usable(
     let mut workspace = 0;
     for rows in ROWS.into_iter().chain([MANY_ROWS, rows]) {
         described.set_rows(rows)?;
-        match described
-            .matmul
-            .serves(algorithm, &format!("{spec} of {rows} rows"))?
-        {
+        match described.serves(algorithm, &format!("{spec} of {rows} rows"))? {
             None => return Ok(Err(format!("it does not serve {rows} rows"))),
             Some(bytes) if bytes > WORKSPACE => {
                 return Ok(Err(format!("it wants {bytes} bytes of workspace")));

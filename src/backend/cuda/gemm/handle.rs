@@ -167,14 +167,14 @@ impl Description {
 }
 
 impl Layout {
-    /// [rows, columns], column-major without gaps.
+    /// [rows, columns], column-major, a column `stride` elements behind the one before.
     pub fn new(
         lt: &Arc<Lt>,
         element: sys::cudaDataType,
-        rows: u64,
-        columns: u64,
+        (rows, columns): (u64, u64),
+        stride: u64,
     ) -> Result<Self, GemmError> {
-        let (mut object, stride) = (std::ptr::null_mut(), rows as i64);
+        let (mut object, stride) = (std::ptr::null_mut(), stride as i64);
         // SAFETY: `object` is writable.
         unsafe {
             call!(
@@ -204,12 +204,12 @@ impl Preference {
     }
 }
 
-/// A product as the library sees it: D = Aᵀ·B (+ C) (+ bias), column-major, C being D.
+/// A product as the library sees it, or one chain of it: D = Aᵀ·B (+ C) (+ bias), column-major, C being D.
 pub(super) struct Matmul {
     pub description: Description,
-    /// W, [inputs, outputs].
+    /// W, [inputs, outputs], or some rows of it.
     pub a: Layout,
-    /// x, [inputs, rows].
+    /// x, [inputs, rows], or some rows of it.
     pub b: Layout,
     /// out, [outputs, rows].
     pub d: Layout,

@@ -2,7 +2,8 @@
 //!
 //! The library is opened at run time (`library`), by bindings that bindgen makes of its header (`bindings`, written by
 //! `scripts/bindings`). Each product (N, K, dtype, epilogue) has one algorithm for every number of rows, without
-//! split-K, so that a row's bits depend on the row alone. It is chosen by time once (`choose`), kept on disk
+//! split-K, so that a row's bits depend on the row alone. Where f32 has to be as exact as on the CPU, K is cut into chains
+//! that are products of the library's each ([`ProductSpec::chain`]). An algorithm is chosen by time once (`choose`), kept on disk
 //! (`cache`), shared by the devices of a job, and part of the job's identity ([`Algorithms`]).
 //!
 //! ```no_run
@@ -18,6 +19,7 @@
 //!     dtype: DType::F16,
 //!     kind: Kind::Store,
 //!     bias: true,
+//!     chain: WHOLE,
 //! })?;
 //! let workspace = Arena::new(&context, WORKSPACE)?.take("workspace", WORKSPACE)?;
 //! let stream = Stream::new(&context, StreamName::Compute, 0)?;
@@ -43,7 +45,7 @@ mod workbench;
 pub use algorithm::{Algorithm, Algorithms, Machine};
 pub use choose::Tuning;
 pub use error::{CallError, GemmError};
-pub use product::{ALIGNMENT, Kind, Operands, Product, ProductSpec, WORKSPACE};
+pub use product::{ALIGNMENT, CHAIN_STEP, Kind, Operands, Product, ProductSpec, WHOLE, WORKSPACE};
 pub use workbench::{Workbench, randomise};
 
 use super::driver::{Context, devices};
@@ -136,7 +138,7 @@ impl Gemm {
             });
         };
         let described = Described::new(&self.lt, spec, rows)?;
-        let workspace = described.matmul.serves(first, &spec.to_string())?;
+        let workspace = described.serves(first, &spec.to_string())?;
         let algorithm = Algorithm::new(first, workspace.unwrap_or(0));
         Ok(Product::new(*spec, algorithm, described))
     }

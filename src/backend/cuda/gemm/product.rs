@@ -31,9 +31,32 @@ pub struct ProductSpec {
     pub kind: Kind,
     /// Whether there is a bias [outputs].
     pub bias: bool,
+    /// The most products of one chain of sums, a multiple of [`CHAIN_STEP`]. K is cut into chains of one length, the
+    /// last one shorter; each is a product of the library's, and they are added in order, rounded to `out`'s dtype
+    /// each time. [`WHOLE`]: K is one chain.
+    pub chain: usize,
 }
 
+/// No cut of K: [`ProductSpec::chain`].
+pub const WHOLE: usize = usize::MAX;
+/// What chains are a multiple of, but for the last of a product: whole steps of the library's kernels, and operands at
+/// multiples of [`ALIGNMENT`].
+pub const CHAIN_STEP: usize = 32;
+
 impl ProductSpec {
+    /// Products of every chain but the last; all of K if there is one.
+    pub(super) fn chain(&self) -> usize {
+        match self.inputs.div_ceil(self.chain.max(1)) {
+            0 | 1 => self.inputs.max(1),
+            chains => self.inputs.div_ceil(chains).next_multiple_of(CHAIN_STEP),
+        }
+    }
+
+    /// Chains that K is cut into.
+    pub fn chains(&self) -> usize {
+        self.inputs.div_ceil(self.chain()).max(1)
+    }
+
     /// Of `out`: x's dtype if stored, f32 if accumulated.
     pub fn out_dtype(&self) -> DType {
         match self.kind {
@@ -49,7 +72,8 @@ impl ProductSpec {
     }
 }
 
-/// `f16 3840x1280 store bias`: outputs x inputs. The name under which its algorithm is kept.
+/// `f32 3840x1280 store bias in 256s`: outputs x inputs, and the length of its chains where K is cut. The name under
+/// which its algorithm is kept.
 impl fmt::Display for ProductSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
@@ -61,7 +85,11 @@ impl fmt::Display for ProductSpec {
             f,
             "{} {}x{} {kind}{bias}",
             self.dtype, self.outputs, self.inputs
-        )
+        )?;
+        match self.chains() {
+            1 => Ok(()),
+            _ => write!(f, " in {}s", self.chain()),
+        }
     }
 }
 
@@ -85,37 +113,70 @@ pub const WORKSPACE: usize = 32 << 20;
 
 /// The library's description of a product, and what it was last set to.
 pub(super) struct Described {
-    pub matmul: Matmul,
+    /// The chain that is the last one, and mostly the only one: with the bias.
+    pub last: Matmul,
+    /// Those before it.
+    before: Option<Matmul>,
     rows: usize,
     bias: u64,
 }
 
+/// A chain of `depth` products.
+fn chain(
+    lt: &Arc<Lt>,
+    spec: &ProductSpec,
+    rows: usize,
+    depth: usize,
+    bias: bool,
+) -> Result<Matmul, GemmError> {
+    let (outputs, inputs, depth) = (spec.outputs as u64, spec.inputs as u64, depth as u64);
+    let (from, to) = (cuda_type(spec.dtype), cuda_type(spec.out_dtype()));
+    let mut description = Description::new(lt)?;
+    // SAFETY: the header's types: 32 bits each.
+    unsafe {
+        description.set(sys::CUBLASLT_MATMUL_DESC_TRANSA, sys::CUBLAS_OP_T)?;
+        if bias {
+            let epilogue = sys::CUBLASLT_EPILOGUE_BIAS;
+            description.set(sys::CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue)?;
+            let of = cuda_type(spec.bias_dtype());
+            description.set(sys::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, of)?;
+        }
+    }
+    Ok(Matmul {
+        description,
+        // Row-major [n, k] is column-major [k, n]; of its rows a chain takes `depth`.
+        a: Layout::new(lt, from, (depth, outputs), inputs)?,
+        b: Layout::new(lt, from, (depth, rows as u64), inputs)?,
+        d: Layout::new(lt, to, (outputs, rows as u64), outputs)?,
+    })
+}
+
 impl Described {
     pub fn new(lt: &Arc<Lt>, spec: &ProductSpec, rows: usize) -> Result<Self, GemmError> {
-        let (outputs, inputs) = (spec.outputs as u64, spec.inputs as u64);
-        let (from, to) = (cuda_type(spec.dtype), cuda_type(spec.out_dtype()));
-        let mut description = Description::new(lt)?;
-        // SAFETY: the header's types: 32 bits each.
-        unsafe {
-            description.set(sys::CUBLASLT_MATMUL_DESC_TRANSA, sys::CUBLAS_OP_T)?;
-            if spec.bias {
-                let epilogue = sys::CUBLASLT_EPILOGUE_BIAS;
-                description.set(sys::CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue)?;
-                let of = cuda_type(spec.bias_dtype());
-                description.set(sys::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, of)?;
-            }
-        }
+        let before = spec.chain() * (spec.chains() - 1);
         Ok(Self {
-            matmul: Matmul {
-                description,
-                // Row-major [n, k] is column-major [k, n].
-                a: Layout::new(lt, from, inputs, outputs)?,
-                b: Layout::new(lt, from, inputs, rows as u64)?,
-                d: Layout::new(lt, to, outputs, rows as u64)?,
+            last: chain(lt, spec, rows, spec.inputs - before, spec.bias)?,
+            before: match before {
+                0 => None,
+                _ => Some(chain(lt, spec, rows, spec.chain(), false)?),
             },
             rows,
             bias: 0,
         })
+    }
+
+    /// The workspace that an algorithm needs at most for any of the chains; `None` where it does not serve all.
+    pub fn serves(
+        &self,
+        algorithm: &sys::cublasLtMatmulAlgo_t,
+        operation: &str,
+    ) -> Result<Option<usize>, GemmError> {
+        let mut most = Some(0);
+        for matmul in std::iter::once(&self.last).chain(&self.before) {
+            let needs = matmul.serves(algorithm, operation)?;
+            most = most.zip(needs).map(|(most, needs)| most.max(needs));
+        }
+        Ok(most)
     }
 
     pub fn set_rows(&mut self, rows: usize) -> Result<(), GemmError> {
@@ -125,10 +186,12 @@ impl Described {
         // Unknown until both are set.
         self.rows = 0;
         let columns = sys::CUBLASLT_MATRIX_LAYOUT_COLS;
-        // SAFETY: the header's type: 64 bits.
-        unsafe {
-            self.matmul.b.set(columns, rows as u64)?;
-            self.matmul.d.set(columns, rows as u64)?;
+        for matmul in std::iter::once(&mut self.last).chain(&mut self.before) {
+            // SAFETY: the header's type: 64 bits.
+            unsafe {
+                matmul.b.set(columns, rows as u64)?;
+                matmul.d.set(columns, rows as u64)?;
+            }
         }
         self.rows = rows;
         Ok(())
@@ -142,7 +205,7 @@ impl Described {
         // SAFETY: the header's type: a pointer, of 64 bits here.
         unsafe {
             let pointer = sys::CUBLASLT_MATMUL_DESC_BIAS_POINTER;
-            self.matmul.description.set(pointer, bias)?;
+            self.last.description.set(pointer, bias)?;
         }
         self.bias = bias;
         Ok(())
@@ -218,19 +281,30 @@ impl Product {
             if self.spec.bias {
                 described.set_bias(bias)?;
             }
-            let beta = match self.spec.kind {
-                Kind::Store => 0.0,
-                Kind::Accumulate => 1.0,
-            };
-            let at = Addresses { a: w, b: x, d: out };
             let algorithm = self.algorithm.library();
             let workspace = (workspace.address(), workspace.bytes());
-            // SAFETY: the caller's promise; the layouts are of these sizes.
-            unsafe {
-                described
-                    .matmul
-                    .enqueue(&algorithm, beta, &at, workspace, stream)
+            let (chain, inputs) = (self.spec.chain(), self.spec.inputs);
+            // At least one, also where K is 0.
+            for first in (0..inputs.max(1)).step_by(chain) {
+                let matmul = match &described.before {
+                    Some(before) if first + chain < inputs => before,
+                    _ => &described.last,
+                };
+                let beta = match self.spec.kind {
+                    Kind::Store if first == 0 => 0.0,
+                    Kind::Store | Kind::Accumulate => 1.0,
+                };
+                let skipped = (first * self.spec.dtype.size()) as u64;
+                let at = Addresses {
+                    a: w + skipped,
+                    b: x + skipped,
+                    d: out,
+                };
+                // SAFETY: the caller's promise; the layouts are of these sizes, and what is skipped of each row of x
+                // and W is what their rows are longer than the layouts'.
+                unsafe { matmul.enqueue(&algorithm, beta, &at, workspace, stream)? };
             }
+            Ok(())
         };
         enqueue().map_err(|e: GemmError| {
             e.during(|| format!("{} of {rows} rows", self.spec))

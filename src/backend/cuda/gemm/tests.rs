@@ -4,7 +4,7 @@ use super::algorithm::{Algorithm, Algorithms, Machine, Table};
 use super::bindings as sys;
 use super::cache::Cache;
 use super::library::version_text;
-use super::{GemmError, Kind, ProductSpec};
+use super::{GemmError, Kind, ProductSpec, WHOLE};
 use crate::weights::DType;
 use std::fs;
 
@@ -26,6 +26,7 @@ fn spec(outputs: usize) -> ProductSpec {
         dtype: DType::F16,
         kind: Kind::Store,
         bias: true,
+        chain: WHOLE,
     }
 }
 

@@ -1,0 +1,35 @@
+// to[i] += from[i], in f32: what a linear layer made whole, onto the residual stream.
+//
+// Shapes: both [count], aligned to 16 bytes. Grid: any number of blocks of 256; a thread takes every
+// (threads of the grid)-th float4, and the first threads the rest.
+// Bound by bytes: reads two elements for each that it writes.
+#include "kernel.cuh"
+#include "params.h"
+#include "vector.cuh"
+
+__device__ void add_onto(const AddParams &p) {
+    const float *from = at<const float>(p.from);
+    float *to = at<float>(p.to);
+    const uint64_t thread = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    const uint64_t threads = uint64_t(gridDim.x) * blockDim.x;
+    const uint64_t vectors = p.count / 4;
+    for (uint64_t i = thread; i < vectors; i += threads) {
+        float x[4], y[4];
+        load(x, from + i * 4);
+        load(y, to + i * 4);
+#pragma unroll
+        for (int k = 0; k < 4; k++) y[k] += x[k];
+        store(to + i * 4, y);
+    }
+    for (uint64_t i = vectors * 4 + thread; i < p.count; i += threads) to[i] += from[i];
+}
+
+// What it computes, plainly: a thread an element.
+__device__ void add_reference_onto(const AddParams &p) {
+    const uint64_t threads = uint64_t(gridDim.x) * blockDim.x;
+    for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < p.count; i += threads)
+        at<float>(p.to)[i] += at<float>(p.from)[i];
+}
+
+KERNEL(add, AddParams, 256, add_onto)
+KERNEL(add_reference, AddParams, 256, add_reference_onto)
