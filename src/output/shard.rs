@@ -223,7 +223,8 @@ pub fn name_shards(mut shards: Vec<WrittenShard<'_>>) -> (usize, Result<(), Outp
 
 /// Syncs all files and directories of these shards. Of errors, that of the first shard, and which.
 fn sync_at_once(shards: &[WrittenShard<'_>]) -> Option<(usize, OutputError)> {
-    let tasks = |(i, shard): (usize, &'_ WrittenShard<'_>)| (0..=shard.files.len()).map(move |f| (i, f));
+    let tasks =
+        |(i, shard): (usize, &'_ WrittenShard<'_>)| (0..=shard.files.len()).map(move |f| (i, f));
     let tasks: Vec<(usize, usize)> = shards.iter().enumerate().flat_map(tasks).collect();
     let next = AtomicUsize::new(0);
     let sync = || {
@@ -242,13 +243,17 @@ fn sync_at_once(shards: &[WrittenShard<'_>]) -> Option<(usize, OutputError)> {
         let spawn = |_| {
             let thread = std::thread::Builder::new().name("sync".into());
             // Where no thread is to be had, fewer do.
-            thread.spawn_scoped(scope, &sync).ok()
+            thread.spawn_scoped(scope, sync).ok()
         };
         let others: Vec<_> = (1..tasks.len().min(SYNCING)).map_while(spawn).collect();
         let mut failed = sync();
         for other in others {
             // It does not panic; but what was not synced must not pass for it.
-            failed.extend(other.join().unwrap_or_else(|p| std::panic::resume_unwind(p)));
+            failed.extend(
+                other
+                    .join()
+                    .unwrap_or_else(|p| std::panic::resume_unwind(p)),
+            );
         }
         failed
     });
@@ -319,7 +324,10 @@ mod tests {
         assert!(dir.partial(5).exists() && !dir.shard(5).exists());
         assert!(matches!(name_shards(vec![written]), (1, Ok(()))));
         let record = super::super::read_shard(&dir, 5).unwrap();
-        assert_eq!((&record.name[..], &record.facts), ("shard-000005", &facts()));
+        assert_eq!(
+            (&record.name[..], &record.facts),
+            ("shard-000005", &facts())
+        );
         assert_eq!(
             record.files.keys().collect::<Vec<_>>(),
             [

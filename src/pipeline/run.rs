@@ -15,8 +15,12 @@ use crate::sequence::{InputDigest, Tokenizer};
 
 /// Batches read ahead of the computing one.
 const READ_AHEAD: usize = 4;
-/// Computed batches waiting to be written.
+/// Computed batches waiting to be written, at least; with the states of tokens no more.
 const WRITE_BEHIND: usize = 2;
+/// At most: a file system that is busy syncing may make a write wait.
+const MOST_BEHIND: usize = 8;
+/// Bytes of pooled rows that those may hold.
+const BEHIND_BYTES: usize = 256 << 20;
 /// How often a waiting job looks at the clock and at signals.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -170,7 +174,7 @@ pub fn run<E: Embedder, R: Records>(
         },
     };
     let ended = std::thread::scope(|scope| {
-        let (done_to, done) = sync_channel(WRITE_BEHIND);
+        let (done_to, done) = sync_channel(write_behind(options, layout.width));
         let (whole_to, whole) = sync_channel(waiting_shards(&layout));
         let no_thread = |e| JobError::Internal(format!("cannot start a thread: {e}"));
         let counts = &write_counts;
@@ -212,6 +216,18 @@ pub fn run<E: Embedder, R: Records>(
             "the writer stopped without an error".into(),
         )),
     }
+}
+
+/// Computed batches that may wait to be written.
+fn write_behind(options: &RunOptions, width: usize) -> usize {
+    if options.request.per_token {
+        return WRITE_BEHIND;
+    }
+    // A sequence has three tokens at least: cls, one of its own, eos.
+    let rows = (options.feed.token_budget / 3).max(1);
+    let row = options.request.layers.len().max(1) * width.max(1) * size_of::<f32>();
+    let a_batch = rows.saturating_mul(row);
+    (BEHIND_BYTES / a_batch).clamp(WRITE_BEHIND, MOST_BEHIND)
 }
 
 enum Ended {
