@@ -5,14 +5,15 @@ use super::job::Job;
 use super::layers::LayerFences;
 use super::manager::StreamSet;
 use crate::backend::cuda::driver::{Arena, At, DriverError, Fence, PinnedBuffer, Region, Stream};
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 
 /// Chunks start at multiples of this: no element of a format is cut.
 const ALIGN: usize = 256;
-/// What a thread copies at a time: 100 us of work, twice what it takes to start a thread.
-const PART: usize = 1 << 20;
+/// What a thread copies at a time: some 50 us of work, ten times what it takes to hand it over.
+const PART: usize = 256 << 10;
 
 /// How weights are brought up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +78,7 @@ struct Slot {
 pub struct Uploader {
     slots: Vec<Slot>,
     next: usize,
-    threads: usize,
+    copiers: Copiers,
     area: Option<Region>,
     stream: Arc<Stream>,
     job: Arc<Job>,
@@ -130,10 +131,11 @@ impl Uploader {
             .then(|| arena.take("weights to be converted", bytes))
             .transpose()
             .map_err(|e| job.fail(e.into()))?;
+        let copiers = Copiers::new(options.threads).map_err(|e| job.fail(e))?;
         Ok(Self {
             slots,
             next: 0,
-            threads: options.threads,
+            copiers,
             area,
             stream,
             job,
@@ -226,7 +228,7 @@ impl Uploader {
     fn send(&mut self, chunk: &[u8], target: Region) -> Result<(), StreamError> {
         self.check()?;
         let slot = &mut self.slots[self.next];
-        let sent = slot.send(chunk, target, &self.stream, self.threads);
+        let sent = slot.send(chunk, target, &self.stream, &self.copiers);
         self.next = (self.next + 1) % self.slots.len();
         sent.map_err(|e| self.fail(e))
     }
@@ -255,12 +257,12 @@ impl Slot {
         chunk: &[u8],
         target: Region,
         stream: &Stream,
-        threads: usize,
+        copiers: &Copiers,
     ) -> Result<(), DriverError> {
         // Of a slot that was never used this answers at once.
         self.left.wait()?;
         // SAFETY: the fence after the last copy out of it has been passed.
-        copy(chunk, unsafe { self.pinned.bytes_mut() }, threads);
+        copiers.copy(chunk, unsafe { self.pinned.bytes_mut() });
         let target = self.target.insert(target);
         // SAFETY: the slot is written again, and the target let go of, after its fence. Until a
         // fence of the stream says that it has arrived, nobody else uses the target: their
@@ -270,24 +272,34 @@ impl Slot {
     }
 }
 
-/// Copies `from` to the start of `to`, which is no shorter. Threads take part after part; one that
-/// cannot be started is done without.
-fn copy(from: &[u8], to: &mut [u8], threads: usize) {
-    let count = from.len().div_ceil(PART);
-    let parts = Mutex::new(from.chunks(PART).zip(to.chunks_mut(PART)));
-    let work = || loop {
-        let next = parts.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let Some((from, to)) = next else { return };
-        to[..from.len()].copy_from_slice(from);
-    };
-    thread::scope(|scope| {
-        for _ in 1..threads.min(count) {
-            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
-                break;
-            }
+/// Threads that copy together. They stay: to start them for each chunk would take as long as the chunk.
+#[derive(Debug)]
+struct Copiers(Option<ThreadPool>);
+
+impl Copiers {
+    fn new(threads: usize) -> Result<Self, StreamError> {
+        if threads < 2 {
+            return Ok(Self(None)); // the caller's
         }
-        work();
-    });
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("weights {i}"))
+            .build();
+        let pool = pool.map_err(|e| StreamError::Thread(e.to_string()))?;
+        Ok(Self(Some(pool)))
+    }
+
+    /// Copies `from` to the start of `to`, which is no shorter.
+    fn copy(&self, from: &[u8], to: &mut [u8]) {
+        let to = &mut to[..from.len()];
+        match &self.0 {
+            Some(pool) if from.len() > PART => pool.install(|| {
+                let parts = to.par_chunks_mut(PART).zip(from.par_chunks(PART));
+                parts.for_each(|(to, from)| to.copy_from_slice(from));
+            }),
+            _ => to.copy_from_slice(from),
+        }
+    }
 }
 
 impl Drop for Uploader {
@@ -307,7 +319,7 @@ mod tests {
             let from: Vec<u8> = (0..length).map(|i| ((i * 7) >> 3) as u8).collect();
             for threads in [1, 2, 4] {
                 let mut to = vec![0xee; length + 5];
-                copy(&from, &mut to, threads);
+                Copiers::new(threads).unwrap().copy(&from, &mut to);
                 assert!(
                     to[..length] == from[..],
                     "{length} bytes, {threads} threads"

@@ -51,7 +51,9 @@ impl Bench {
     }
 
     pub fn run(&self, launch: Launch) -> Vec<u8> {
-        self.try_run(launch).unwrap()
+        let what = format!("{}, {:?}", launch.name, launch.n.map(|n| n as i32));
+        self.try_run(launch)
+            .unwrap_or_else(|error| panic!("{what}: {error}"))
     }
 
     fn try_run(&self, launch: Launch) -> Result<Vec<u8>, DriverError> {

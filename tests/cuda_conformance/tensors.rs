@@ -23,9 +23,9 @@ fn matrix() -> Vec<u16> {
     (0..ROWS * 112).map(|i| i as u16 + 1).collect()
 }
 
-#[test]
-fn boxes_of_a_matrix_with_every_swizzle() {
-    let Some(bench) = Bench::hopper(8) else {
+/// Boxes of every swizzle at these corners: columns first.
+fn boxes_of_a_matrix(seed: u64, corners: &[(i32, i32)]) {
+    let Some(bench) = Bench::hopper(seed) else {
         return;
     };
     let values = matrix();
@@ -37,18 +37,8 @@ fn boxes_of_a_matrix_with_every_swizzle() {
         (Swizzle::Bytes64, 32),
         (Swizzle::Bytes128, 64),
     ];
-    // Inside; over the right and the lower edge; before the first element; wholly outside.
-    let corners = [
-        (0, 0),
-        (8, 5),
-        (64, 30),
-        (95, 39),
-        (-9, -3),
-        (200, 0),
-        (0, -24),
-    ];
     for (swizzle, width) in swizzles {
-        for (c0, c1) in corners {
+        for &(c0, c1) in corners {
             let bytes = width * 24 * 2;
             let output = halves(&bench.run(Launch {
                 name: "conformance_tma",
@@ -85,6 +75,31 @@ fn boxes_of_a_matrix_with_every_swizzle() {
             }
         }
     }
+}
+
+#[test]
+fn boxes_of_a_matrix_inside_and_over_its_edges() {
+    boxes_of_a_matrix(8, &[(0, 0), (8, 5), (64, 30), (96, 39), (-8, -3)]);
+}
+
+#[test]
+fn boxes_of_a_matrix_at_any_column() {
+    boxes_of_a_matrix(8, &[(95, 39), (-9, -3), (1, 0)]);
+}
+
+#[test]
+fn boxes_wholly_right_of_a_matrix() {
+    boxes_of_a_matrix(8, &[(104, 0), (200, 0)]);
+}
+
+#[test]
+fn boxes_wholly_below_a_matrix() {
+    boxes_of_a_matrix(8, &[(0, 40), (0, 64)]);
+}
+
+#[test]
+fn boxes_wholly_before_a_matrix() {
+    boxes_of_a_matrix(8, &[(0, -24), (-64, 0)]);
 }
 
 #[test]
