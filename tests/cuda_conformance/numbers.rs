@@ -89,7 +89,11 @@ fn conversions_to_sixteen_bits() {
         }
         let (count, first) = (differ.len(), differ.iter().take(24));
         let first: Vec<&str> = first.map(String::as_str).collect();
-        assert!(differ.is_empty(), "{format:?}, {count} differ:\n{}", first.join("\n"));
+        assert!(
+            differ.is_empty(),
+            "{format:?}, {count} differ:\n{}",
+            first.join("\n")
+        );
     }
 }
 
