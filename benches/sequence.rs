@@ -1,13 +1,23 @@
-//! FASTA reading, cleaning and the two tokenisers, in bytes of sequence a second on one core.
+//! FASTA reading, cleaning and the two tokenisers, in bytes of sequence a second on one core; and a
+//! whole job whose model costs nothing, in tokens a second: what its reading thread can feed.
 
+use std::collections::VecDeque;
 use std::hint::black_box;
 use std::io::Cursor;
 use std::path::Path;
+use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use seqstream::batch::PackedBatch;
+use seqstream::model::config::ModelConfig;
+use seqstream::model::{Embedder, LayerOutput, ModelError, Pool, Request};
+use seqstream::output::{FORMAT, InputSpec, JobSpec, ModelSpec, OutputDtype};
+use seqstream::pipeline::{FeedOptions, RunOptions, Share, Silent, Stop, open_job, run};
 use seqstream::sequence::{
     Alphabet, Case, ReaderOptions, Record, SequenceReader, Tokenizer, clean,
 };
+
+const PROTEIN: &[u8] = b"LAGVSERTIDPKQNFYMHWC";
 
 /// Letters drawn evenly by a fixed generator.
 fn letters(alphabet: &[u8], n: usize) -> Vec<u8> {
@@ -22,13 +32,14 @@ fn letters(alphabet: &[u8], n: usize) -> Vec<u8> {
         .collect()
 }
 
-fn fasta(records: usize, length: usize, width: usize) -> Vec<u8> {
+fn fasta(alphabet: &[u8], records: usize, length: usize, width: usize) -> Vec<u8> {
     let mut text = Vec::new();
-    for i in 0..records {
+    let all = letters(alphabet, records * length);
+    for (i, sequence) in all.chunks(length).enumerate() {
         text.extend_from_slice(
             format!(">sp|Q{i:05}|NAME_{i} some protein OS=Some organism\n").as_bytes(),
         );
-        for line in letters(b"LAGVSERTIDPKQNFYMHWC", length).chunks(width) {
+        for line in sequence.chunks(width) {
             text.extend_from_slice(line);
             text.push(b'\n');
         }
@@ -59,9 +70,18 @@ fn read_all(text: Vec<u8>, cleaned: bool) -> u64 {
 fn reading(c: &mut Criterion) {
     let mut group = c.benchmark_group("fasta");
     for (name, text) in [
-        ("proteins of 350 in lines of 60", fasta(20_000, 350, 60)),
-        ("proteins of 350 in one line", fasta(20_000, 350, 350)),
-        ("contigs of 1 Mb in lines of 80", fasta(8, 1_000_000, 80)),
+        (
+            "proteins of 350 in lines of 60",
+            fasta(PROTEIN, 20_000, 350, 60),
+        ),
+        (
+            "proteins of 350 in one line",
+            fasta(PROTEIN, 20_000, 350, 350),
+        ),
+        (
+            "contigs of 1 Mb in lines of 80",
+            fasta(PROTEIN, 8, 1_000_000, 80),
+        ),
     ] {
         group.throughput(Throughput::Bytes(text.len() as u64));
         group.bench_function(name, |b| {
@@ -82,6 +102,16 @@ fn reading(c: &mut Criterion) {
     group.finish();
 }
 
+/// SEQSTREAM_BENCH_TOKENIZER names a published tokenizer.json; the small one of the tests stands in for it.
+fn bpe() -> Tokenizer {
+    let own = std::env::var("SEQSTREAM_BENCH_TOKENIZER").unwrap_or_else(|_| {
+        let small =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tokens/bpe_tokenizer.json");
+        small.to_string_lossy().into_owned()
+    });
+    Tokenizer::from_file(Path::new(&own)).unwrap_or_else(|e| panic!("{e}"))
+}
+
 fn tokenising(c: &mut Criterion) {
     let mut group = c.benchmark_group("tokenise");
     let mut out = Vec::new();
@@ -98,15 +128,9 @@ fn tokenising(c: &mut Criterion) {
     run(
         "esm2, 350 residues".into(),
         &Tokenizer::esm2(),
-        &letters(b"LAGVSERTIDPKQNFYMHWC", 350),
+        &letters(PROTEIN, 350),
     );
-    // SEQSTREAM_BENCH_TOKENIZER names a published tokenizer.json; the small one of the tests stands in for it.
-    let own = std::env::var("SEQSTREAM_BENCH_TOKENIZER").unwrap_or_else(|_| {
-        let small =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tokens/bpe_tokenizer.json");
-        small.to_string_lossy().into_owned()
-    });
-    let bpe = Tokenizer::from_file(Path::new(&own)).unwrap_or_else(|e| panic!("{e}"));
+    let bpe = bpe();
     for length in [500, 100_000, 10_000_000] {
         run(
             format!("bpe, {length} bases"),
@@ -120,5 +144,119 @@ fn tokenising(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, reading, tokenising);
+/// Gives every sequence one zero.
+struct Nothing {
+    config: ModelConfig,
+    batches: VecDeque<usize>,
+}
+
+impl Embedder for Nothing {
+    fn submit(&mut self, batch: &PackedBatch, _: &Request) -> Result<(), ModelError> {
+        self.batches.push_back(batch.len());
+        Ok(())
+    }
+    fn collect(&mut self) -> Result<Option<Vec<LayerOutput>>, ModelError> {
+        let sequences = self.batches.pop_front();
+        Ok(sequences.map(|n| {
+            vec![LayerOutput {
+                layer: 1,
+                pooled: vec![0.0; n],
+                states: vec![],
+            }]
+        }))
+    }
+    fn room(&self) -> usize {
+        3usize.saturating_sub(self.batches.len())
+    }
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+}
+
+/// Reads, tokenises and packs `text`, in one shard; the tokens.
+fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>) -> u64 {
+    let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let mut model = Nothing {
+        config: ModelConfig::dnabert(1, 1, 1),
+        batches: VecDeque::new(),
+    };
+    let request = Request {
+        layers: vec![1],
+        pool: Some(Pool::Mean),
+        per_token: false,
+    };
+    let spec = JobSpec {
+        format: FORMAT,
+        seqstream: String::new(),
+        model: ModelSpec {
+            blake3: String::new(),
+            config: model.config.clone(),
+        },
+        device: "cpu".into(),
+        simd: String::new(),
+        gemm: None,
+        dtype: "f32".into(),
+        pool: "mean".into(),
+        per_token: false,
+        layers: request.layers.clone(),
+        max_length: None,
+        long: None,
+        stride: None,
+        case: "upper".into(),
+        strict: false,
+        output_dtype: OutputDtype::F32,
+        shard_size: u64::MAX,
+        shard: "1/1".into(),
+        inputs: vec![InputSpec {
+            name: "bench".into(),
+            blake3: None,
+        }],
+    };
+    let options = RunOptions {
+        feed: FeedOptions {
+            alphabet: Alphabet::Dna,
+            case: Case::Upper,
+            strict: false,
+            limit: None,
+            room: usize::MAX,
+            token_budget: 33_792,
+            shard_size: spec.shard_size,
+            share: Share::ALL,
+        },
+        request,
+        input_records: None,
+        piped: false,
+    };
+    let job = open_job(dir.path(), spec, false).unwrap_or_else(|e| panic!("{e}"));
+    let reader = SequenceReader::from_reader("bench", Cursor::new(text), ReaderOptions::default())
+        .unwrap_or_else(|e| panic!("{e}"));
+    let report = run(
+        &job,
+        &options,
+        &mut model,
+        Arc::clone(tokenizer),
+        reader,
+        &mut Silent,
+        &Stop::new(),
+    );
+    report.unwrap_or_else(|e| panic!("{e}")).progress.tokens
+}
+
+fn feeding(c: &mut Criterion) {
+    let tokenizer = Arc::new(bpe());
+    let text = fasta(b"ACGT", 20_000, 500, 80);
+    let mut group = c.benchmark_group("reader");
+    group.sample_size(20);
+    group.throughput(Throughput::Elements(job(text.clone(), &tokenizer)));
+    group.bench_function("fragments of 500 bases to batches", |b| {
+        b.iter_batched(
+            || text.clone(),
+            |t| black_box(job(t, &tokenizer)),
+            criterion::BatchSize::LargeInput,
+        );
+    });
+    group.finish();
+}
+
+criterion_group!(benches, reading, tokenising, feeding);
 criterion_main!(benches);

@@ -7,7 +7,9 @@ mod stream_support;
 
 use cuda_support::simulator;
 use seqstream::backend::cuda::driver::{Arena, DriverError};
-use seqstream::stream::{LayerFences, Loader, StreamError, UploadOptions, Uploader};
+use seqstream::stream::{
+    LayerFences, Loader, ProcessorOptions, StreamError, StreamProcessor, UploadOptions, Uploader,
+};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread::sleep;
@@ -77,6 +79,50 @@ fn a_ring_of_two_buffers_serves_layers_pass_after_pass() {
         layers_through_two_buffers(15, &reports);
         simulator.assert_nothing_held("a ring of layers");
         assert_eq!(simulator.findings() + &reports.text(), "", "seed {seed}");
+    }
+}
+
+/// Slots that several threads fill while others are on their way.
+#[test]
+fn large_chunks_of_several_threads_arrive_whole() {
+    const BYTES: usize = (5 << 20) + 77;
+    let options = UploadOptions {
+        slots: 3,
+        slot_bytes: 600 << 10,
+        threads: 3,
+        through: false,
+    };
+    for seed in 0..6 {
+        let simulator = simulator(1, seed);
+        let rig = rig(1, &Reports::default(), seed % 2 == 0);
+        let context = rig.streams.compute.context();
+        let ring = ProcessorOptions {
+            slots: 1,
+            input_bytes: 1,
+            output_bytes: BYTES,
+            overlap: true,
+        };
+        let bytes = ring.device_bytes() + Arena::footprint(BYTES);
+        let mut arena = Arena::new(context, bytes).unwrap();
+        let mut ring = StreamProcessor::new(&rig.streams, &mut arena, ring).unwrap();
+        let target = arena.take("a tensor", BYTES).unwrap();
+        let mut uploader =
+            Uploader::new(&rig.manager.streams(0, 1).unwrap(), &mut arena, options).unwrap();
+        let loaded = fences(&rig.streams, "layer", 1);
+        let source = noise(seed + 1, BYTES);
+        uploader.upload(&source, &target, 0).unwrap();
+        uploader.mark(&loaded).unwrap();
+        loaded.wait(0, ring.compute()).unwrap();
+        ring.stage(0).unwrap();
+        let copied = {
+            let (stream, output) = (ring.compute(), ring.output().unwrap());
+            // SAFETY: the slot's output while its batch is open; the tensor has been waited for.
+            unsafe { stream.copy(&target, output) }
+        };
+        copied.unwrap();
+        ring.finish(BYTES).unwrap();
+        assert!(ring.collect().unwrap()[..] == source, "seed {seed}");
+        assert_eq!(simulator.findings(), "");
     }
 }
 

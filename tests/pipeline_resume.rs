@@ -260,3 +260,42 @@ fn an_output_that_fails_keeps_what_is_finished() {
     assert_eq!(model.sequences, 14);
     assert_same(whole.path(), out.path());
 }
+
+/// Shards get their names on a thread of their own, while later ones are written.
+#[test]
+fn a_shard_that_gets_no_name_ends_the_job_and_no_later_one_gets_its() {
+    let (whole, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut job = Job::new(120);
+    job.run(whole.path()).unwrap();
+    let mut model = Hashing::new();
+    let taken = out.path().join("shard-000003");
+    let place = taken.join("in the way");
+    model.before = Box::new(move |_| drop(std::fs::create_dir_all(&place)));
+    let error = job
+        .run_with(out.path(), &mut model, &mut Silent, &Stop::new())
+        .unwrap_err();
+    match &error {
+        JobError::Output(OutputError::Io {
+            action: "rename to",
+            path,
+            shard: Some(3),
+            ..
+        }) => assert_eq!(*path, taken),
+        other => panic!("{other}"),
+    }
+    std::fs::remove_dir_all(taken).unwrap();
+    let stand = |name: &String| name.ends_with("/shard.json");
+    assert_eq!(tree(out.path()).into_keys().filter(stand).count(), 3);
+    assert_eq!(rows(out.path(), 2).len(), 24);
+    let left: Vec<String> = tree(out.path())
+        .into_keys()
+        .filter(|n| !n.starts_with("shard-"))
+        .collect();
+    assert_eq!(left, [".lock", "job.json"], "what has no name is removed");
+    job.resume = true;
+    let mut model = Hashing::new();
+    job.run_with(out.path(), &mut model, &mut Silent, &Stop::new())
+        .unwrap();
+    assert_eq!(model.sequences, 96);
+    assert_same(whole.path(), out.path());
+}

@@ -13,7 +13,7 @@ def markdown(results):
              f"Driver {m['driver']}, {m['cores']} cores{versions}; seqstream at {pack['commit']}, kernels for "
              f"sm_{pack['architectures']} by nvcc {pack['kernels'].get('nvcc')}, {pack['rustc']}.", ""]
     lines += table(["step", "seconds", "outcome"],
-                   [(s["step"], s["seconds"], "ok" if not s["failures"] else f"{len(s['failures'])} failed") for s in results["steps"]])
+                   [(" ".join([s["step"], *s.get("models", [])]), s["seconds"], "ok" if not s["failures"] else f"{len(s['failures'])} failed") for s in results["steps"]])
     for step in results["steps"]:
         lines += [f"- {step['step']}: {failure}" for failure in step["failures"]]
     parts = {"tests": tests, "checks": checks, "sanitizer": sanitizer,
@@ -25,8 +25,8 @@ def markdown(results):
 
 
 def tests(rows):
-    return ["## Tests", "", *table(["test", "passed", "failed", "seconds"],
-                                   [(r["test"], r["passed"], r["failed"], r["seconds"]) for r in rows])]
+    return ["## Tests", "", *table(["test", "passed", "failed", "not of a device", "seconds"],
+                                   [(r["test"], r["passed"], r["failed"], r["not_run"], r["seconds"]) for r in rows])]
 
 
 def checks(found):

@@ -52,6 +52,7 @@ class Run:
         self.logs.mkdir(parents=True, exist_ok=True)
         self.results = {"date": datetime.date.today().isoformat(), "pack": self.manifest, "machine": machine(options.device), "steps": []}
         self.deadline = None
+        self.continue_file()
 
     def program(self, name):
         return self.pack / name
@@ -85,14 +86,30 @@ class Run:
         except Exception as error:
             failures = [f"{type(error).__name__}: {error}"]
         seconds = time.monotonic() - start
-        self.results["steps"].append({"step": name, "seconds": round(seconds, 1), "failures": failures})
+        again = self.options.models if name in ("check", "bench") else None
+        self.results["steps"] = [s for s in self.results["steps"] if (s["step"], s.get("models")) != (name, again)]
+        row = {"step": name, "seconds": round(seconds, 1), "failures": failures}
+        self.results["steps"].append(row | ({"models": again} if again else {}))
         for failure in failures:
             print(f"FAILED: {failure}", flush=True)
         print(f"==== {name}: {'failed' if failures else 'ok'}, {seconds:.0f} s", flush=True)
         self.write()
 
+    def stem(self):
+        return f"{self.results['date']}-{re.sub('[^A-Za-z0-9]+', '-', self.results['machine']['device']).strip('-').lower()}"
+
+    def continue_file(self):
+        """What stands of today, on such a device and with this very pack, is kept: a run can be cut into parts."""
+        file = self.options.results / f"{self.stem()}.json"
+        if not file.exists():
+            return
+        there = json.loads(file.read_text())
+        if all(there.get(key) == self.results[key] for key in ("pack", "machine")):
+            self.results = there
+            print(f"going on with {file}", flush=True)
+
     def write(self):
-        stem = f"{self.results['date']}-{re.sub('[^A-Za-z0-9]+', '-', self.results['machine']['device']).strip('-').lower()}"
+        stem = self.stem()
         folders = [self.options.results] + ([pathlib.Path(os.environ["OUT"])] if os.environ.get("OUT") else [])
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
@@ -120,17 +137,32 @@ class Run:
         rows, failures = [], []
         self.results["tests"] = rows
         environment = {"SEQSTREAM_TEST_GPU": "1", "REQUIRE_GPU": "1"} if self.options.device == "cuda" else {}
-        for name in self.manifest["tests"]:
-            code, text, seconds = self.command(name, [self.program(name), "--test-threads", 4],
+        # The others know the simulated driver alone, and a real device adds nothing to them.
+        names = self.manifest["gpu_tests"] if self.options.device == "cuda" else self.manifest["tests"]
+        print(f"not of a device, and not run: {', '.join(sorted({*self.manifest['tests']} - {*names}))}", flush=True)
+        for name in names:
+            code, text, seconds = self.command(name, [self.program(name), "--test-threads", 4, "--show-output"],
                                                RUST_BACKTRACE="1", **environment)
+            not_run = text.count("\nnot run: ")  # said by tests of the simulated driver alone
             counts = re.search(r"test result: \w+\. (\d+) passed; (\d+) failed", text)
             passed, failed = map(int, counts.groups()) if counts else (0, 0)
             broken = re.findall(r"^test (\S+) \.\.\. FAILED", text, re.MULTILINE)
-            rows.append({"test": name, "passed": passed, "failed": failed, "seconds": round(seconds, 1), "broken": broken})
-            print(f"{name}: {passed} passed, {failed} failed, {seconds:.1f} s", flush=True)
+            if broken and self.options.device == "cuda":  # one that kills the device takes others with it: each alone
+                texts = {}
+                for test in broken:
+                    alone, said, more = self.command(f"{name}-{test.replace('::', '-')}", [self.program(name), "--exact", test],
+                                                     RUST_BACKTRACE="1", **environment)
+                    seconds += more
+                    if alone != 0:
+                        texts[test] = "\n".join(said.splitlines()[-40:])
+                passed, failed, broken = passed + len(broken) - len(texts), len(texts), list(texts)
+                code, text = (code or 1) if texts else 0, "\n".join(texts.values())
+            rows.append({"test": name, "passed": passed - not_run, "failed": failed, "not_run": not_run, "seconds": round(seconds, 1),
+                         "broken": broken})
+            print(f"{name}: {passed - not_run} passed, {failed} failed, {not_run} not of a device, {seconds:.1f} s", flush=True)
             if code != 0:
                 failures.append(f"{name}: {'out of time' if code is None else f'exit code {code}'}; {', '.join(broken)}")
-                print("\n".join(text.splitlines()[-40:]), flush=True)
+                print("\n".join(text.splitlines()[-60:]), flush=True)
         return failures
 
     def models(self):
@@ -161,7 +193,7 @@ class Run:
 
     def check(self):
         failures = []
-        self.results["checks"] = []
+        self.results["checks"] = [c for c in self.results.get("checks", []) if c["model"] not in self.options.models]
         for i, name in enumerate(self.options.models):
             out = self.work / f"check-{name}.json"
             out.unlink(missing_ok=True)
@@ -211,10 +243,14 @@ class Run:
 
     def bench(self):
         failures = []
-        self.results["measurements"], self.results["torch"] = [], {}
+        mine = {(name, dtype) for name in self.options.models for dtype in self.options.dtypes}
+        others_rows = [r for r in self.results.get("measurements", []) if (r["model"], r["dtype"]) not in mine]
+        self.results["measurements"] = others_rows
+        self.results.setdefault("torch", {})
         # The first dtype with all peers; then the others, of seqstream alone.
         first, *others = self.options.dtypes
-        jobs = [(name, first, ["--rounds", 2]) for name in self.options.models]
+        with_peers = lambda name: [] if name in self.options.peers_of else ["--peers", "seqstream,embed"]
+        jobs = [(name, first, ["--rounds", 2, *with_peers(name)]) for name in self.options.models]
         jobs += [(name, dtype, ["--rounds", 1, "--peers", "seqstream"]) for dtype in others for name in self.options.models]
         for i, (name, dtype, more) in enumerate(jobs):
             # None takes the others' time: those with all peers most of it, each its share and what is left over.
@@ -238,7 +274,7 @@ class Run:
             if code != 0:
                 failures.append(f"{name} {dtype}: {'out of time' if code is None else f'exit code {code}'}")
             self.write()
-        for name in self.manifest["benches"]:
+        for name in self.manifest["benches"] if self.options.benches else []:
             out = self.work / f"{name}.json"
             out.unlink(missing_ok=True)
             code, text, seconds = self.command(name, [self.program(name), "--bench", out], REQUIRE_GPU="1")
@@ -274,6 +310,9 @@ def main():
     parser.add_argument("--proteins", type=path, help="FASTA of proteins (default: random ones)")
     parser.add_argument("--genomes", type=path, help="FASTA of genomes (default: random bases)")
     parser.add_argument("--dtypes", type=comma, default=["f16", "bf16", "f32"], help="the first is measured against all peers")
+    parser.add_argument("--peers-of", type=comma, default=["650M", "3B", "dnabert-s"],
+                        help="models that PyTorch is measured on too; the others are seqstream's alone")
+    parser.add_argument("--no-benches", dest="benches", action="store_false", help="without gpu_gemm and gpu_kernels")
     parser.add_argument("--bench-options", default="", help="more options for benches/peers/gpu.py, in one word")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda",
                         help="cpu, with --dtypes f32: to try this command where there is no GPU")

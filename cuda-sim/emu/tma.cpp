@@ -77,6 +77,9 @@ void Box::prepare(const char *what, const TensorMap &known, const void *in_share
     if (address % pattern)
         fail(MISALIGNED_ADDRESS, "%s: shared address 0x%x is not aligned to the %u bytes of the swizzle's pattern", what,
              address, pattern);
+    // No document says so; an H100 does. Where the box lies otherwise, inside or out, does not matter to it.
+    if (at[0] * known.element_bytes % 16)
+        fail(ILLEGAL_INSTRUCTION, "%s: a box that begins at column %d, which is no multiple of 16 bytes", what, at[0]);
     for (int row = 0; row < rows(); row++) {
         const Part inside = part(row);
         if (inside.last <= inside.first) continue;

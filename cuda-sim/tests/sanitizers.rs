@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The kernel files whose kernels have cases in `emu/race/cases.cpp`.
-const KERNELS: [&str; 8] = [
+const KERNELS: [&str; 9] = [
     "tests/kernels/planted.cu",
     "../kernels/conformance.cu",
     "../kernels/layer_norm.cu",
+    "../kernels/represent.cu",
     "../kernels/attention_64.cu",
     "../kernels/attention_128.cu",
     "../kernels/attention_f32.cu",
@@ -19,7 +20,7 @@ const KERNELS: [&str; 8] = [
 ];
 
 /// Cases without a mistake.
-const CLEAN: [&str; 14] = [
+const CLEAN: [&str; 17] = [
     "reverse",
     "copy",
     "pipeline",
@@ -27,6 +28,9 @@ const CLEAN: [&str; 14] = [
     "layer_norm_narrow",
     "layer_norm_wide",
     "layer_norm_odd",
+    "represent_narrow",
+    "represent_wide",
+    "represent_odd",
     "attention_stays",
     "attention_round",
     "attention_wide",

@@ -259,6 +259,11 @@ fn say_summary(report: &Report, options: &EmbedOptions, console: &Console) {
         count(p.tokens_per_second() as u64),
         100.0 * p.compute_share()
     ));
+    console.detail(&format!(
+        "{:.0} % of the time waiting for input, {:.0} % for output",
+        100.0 * p.share(p.starved),
+        100.0 * p.share(p.held_up)
+    ));
     if let Some(manifest) = &report.manifest {
         let seen: Vec<String> = COUNTED
             .iter()
@@ -307,6 +312,8 @@ fn json_summary(report: &Report, out: &Path) -> serde_json::Value {
         "seconds": p.elapsed.as_secs_f64(),
         "tokens_per_second": p.tokens_per_second(),
         "compute_share": p.compute_share(),
+        "waiting_for_input_share": p.share(p.starved),
+        "waiting_for_output_share": p.share(p.held_up),
         "peak_memory_bytes": machine::peak_memory(),
         "counts": report.manifest.as_ref().map(|m| &m.counts),
     })

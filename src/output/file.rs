@@ -1,4 +1,4 @@
-//! One output file: streamed, given its header last, synced, hashed.
+//! One output file: streamed, given its header last, hashed, synced.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -107,8 +107,8 @@ impl ShardFile {
             .map_err(|e| self.error("write", e))
     }
 
-    /// Writes `header` over the first bytes, where room for it was left, and syncs the file.
-    pub(crate) fn finish(mut self, header: &[u8]) -> Result<FileEntry, OutputError> {
+    /// Writes `header` over the first bytes, where room for it was left.
+    pub(crate) fn complete(mut self, header: &[u8]) -> Result<WrittenFile, OutputError> {
         let wrote = self.out.flush().and_then(|()| {
             let file = self.out.get_mut();
             if !header.is_empty() {
@@ -118,16 +118,38 @@ impl ShardFile {
             Ok(())
         });
         wrote.map_err(|e| self.error("write", e))?;
-        self.out
-            .get_ref()
-            .sync_all()
-            .map_err(|e| self.error("sync", e))?;
-        // Hashed from the file, not on the way to it: the header came last.
-        hash_file(&self.path, Some(self.shard))
+        // What was buffered was just flushed.
+        let (file, _) = self.out.into_parts();
+        Ok(WrittenFile {
+            path: self.path,
+            shard: self.shard,
+            file,
+        })
     }
 
     fn error(&self, action: &'static str, source: std::io::Error) -> OutputError {
         OutputError::io(action, &self.path, Some(self.shard), source)
+    }
+}
+
+/// A file that is written to its end, and may not be on the disk yet.
+#[derive(Debug)]
+pub(crate) struct WrittenFile {
+    path: PathBuf,
+    shard: u64,
+    file: File,
+}
+
+impl WrittenFile {
+    /// Size and hash; from the file, not on the way to it: the header came last.
+    pub(crate) fn entry(&self) -> Result<FileEntry, OutputError> {
+        hash_file(&self.path, Some(self.shard))
+    }
+
+    /// Waits until it is on the disk.
+    pub(crate) fn sync(&self) -> Result<(), OutputError> {
+        let synced = self.file.sync_all();
+        synced.map_err(|e| OutputError::io("sync", &self.path, Some(self.shard), e))
     }
 }
 
@@ -152,7 +174,9 @@ mod tests {
         let path = dir.path().join("x");
         let mut file = ShardFile::create(path.clone(), 3).unwrap();
         file.write(b"????tail").unwrap();
-        let entry = file.finish(b"head").unwrap();
+        let file = file.complete(b"head").unwrap();
+        let entry = file.entry().unwrap();
+        file.sync().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"headtail");
         assert_eq!(entry.bytes, 8);
         assert_eq!(entry.blake3, blake3::hash(b"headtail").to_hex().to_string());

@@ -131,13 +131,29 @@ impl JobDir {
         Ok(path)
     }
 
-    /// Gives the written and synced partial directory of block `b` its name, durably.
+    /// Gives the partial directory of block `b`, whose files are synced, its name, durably.
     pub fn commit_shard(&self, block: u64) -> Result<(), OutputError> {
+        self.sync_partial(block)?;
+        self.name_shard(block)?;
+        self.sync_names(block)
+    }
+
+    /// The first of three steps of [`commit_shard`](Self::commit_shard): which files stand in the
+    /// partial directory outlives a power failure.
+    pub(crate) fn sync_partial(&self, block: u64) -> Result<(), OutputError> {
         let partial = self.partial(block);
-        sync_dir(&partial).map_err(|e| OutputError::io("sync", &partial, Some(block), e))?;
+        sync_dir(&partial).map_err(|e| OutputError::io("sync", &partial, Some(block), e))
+    }
+
+    /// The second: it has its name.
+    pub(crate) fn name_shard(&self, block: u64) -> Result<(), OutputError> {
         let path = self.shard(block);
-        fs::rename(&partial, &path)
-            .map_err(|e| OutputError::io("rename to", &path, Some(block), e))?;
+        fs::rename(self.partial(block), &path)
+            .map_err(|e| OutputError::io("rename to", &path, Some(block), e))
+    }
+
+    /// The third: names given so far, that of block `b` the last, outlive a power failure.
+    pub(crate) fn sync_names(&self, block: u64) -> Result<(), OutputError> {
         sync_dir(&self.path).map_err(|e| OutputError::io("sync", &self.path, Some(block), e))
     }
 

@@ -140,7 +140,7 @@ pub fn write_manifest(
 #[cfg(test)]
 mod tests {
     use super::super::spec::tests::spec;
-    use super::super::{BlockFacts, OutputDtype, ShardLayout, ShardWriter};
+    use super::super::{BlockFacts, OutputDtype, ShardLayout, ShardWriter, name_shards};
     use super::*;
 
     #[test]
@@ -165,7 +165,7 @@ mod tests {
                 digest: "d".into(),
                 counts,
             };
-            shard.finish(facts).unwrap();
+            name_shards(vec![shard.complete(facts).unwrap()]).1.unwrap();
         }
         write_job(&dir, &spec()).unwrap();
         assert_eq!(read_job(dir.path()).unwrap(), spec());
@@ -204,7 +204,7 @@ mod tests {
             digest: "d".into(),
             counts: BTreeMap::new(),
         };
-        shard.finish(facts).unwrap();
+        name_shards(vec![shard.complete(facts).unwrap()]).1.unwrap();
         assert!(read_shard(&dir, 0).is_ok());
         std::fs::write(dir.shard(0).join("ids.txt"), "").unwrap();
         let error = read_shard(&dir, 0).unwrap_err().to_string();

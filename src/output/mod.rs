@@ -13,7 +13,7 @@
 //!   .lock                 empty; held by the job that is running here
 //! ```
 //!
-//! A shard is written as `.shard-000000.partial/`, its files synced, the directory synced, then
+//! A shard is written as `.shard-000000.partial/`, its files and the directory synced, then
 //! renamed: a reader, or a resumed job, sees all of its files or none. Nothing here depends on
 //! threads, budgets or the clock, so an interrupted and resumed job leaves the same bytes as one
 //! that ran through.
@@ -35,6 +35,6 @@ pub use manifest::{
     write_manifest,
 };
 pub use npy::NpyWriter;
-pub use shard::{BlockFacts, ShardLayout, ShardRecord, ShardWriter};
+pub use shard::{BlockFacts, ShardLayout, ShardRecord, ShardWriter, WrittenShard, name_shards};
 pub use spec::{Difference, FORMAT, InputSpec, JobSpec, ModelSpec};
 pub use states::StatesWriter;

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::file::ShardFile;
-use super::{FileEntry, OutputDtype, OutputError};
+use super::file::{ShardFile, WrittenFile};
+use super::{OutputDtype, OutputError};
 
 /// Header bytes, magic included. NumPy wants a multiple of 64; 128 holds any shape.
 const HEADER: usize = 128;
@@ -52,10 +52,10 @@ impl NpyWriter {
         Ok(())
     }
 
-    /// Writes the header, now that the rows are counted, and syncs.
-    pub fn finish(self) -> Result<FileEntry, OutputError> {
+    /// Writes the header, now that the rows are counted.
+    pub(crate) fn complete(self) -> Result<WrittenFile, OutputError> {
         let header = header(self.dtype, self.rows, self.width);
-        self.file.finish(&header)
+        self.file.complete(&header)
     }
 }
 
@@ -100,7 +100,7 @@ mod tests {
         let mut npy = NpyWriter::create(path.clone(), 0, OutputDtype::F32, 2).unwrap();
         npy.push("a", 1, &[1.0, 2.0]).unwrap();
         npy.push("b", 1, &[3.0, -4.5]).unwrap();
-        npy.finish().unwrap();
+        npy.complete().unwrap();
         let bytes = std::fs::read(path).unwrap();
         assert!(String::from_utf8_lossy(&bytes[..128]).contains("'shape': (2, 2)"));
         let values: Vec<f32> = bytes[128..]

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::file::ShardFile;
+use super::file::{ShardFile, WrittenFile};
 use super::jobdir::JobDir;
 use super::{FileEntry, NpyWriter, OutputDtype, OutputError, StatesWriter};
 
@@ -54,7 +55,11 @@ pub struct ShardRecord {
 /// The file in which a [`ShardRecord`] stands.
 pub(crate) const SHARD_FILE: &str = "shard.json";
 
-/// The files of one shard being written. Dropped without [`finish`](Self::finish), it removes them.
+/// Threads that sync files at once. They wait, and compute nothing.
+const SYNCING: usize = 16;
+
+/// The files of one shard being written. Dropped without [`complete`](Self::complete), it removes
+/// them.
 pub struct ShardWriter<'a> {
     dir: &'a JobDir,
     block: u64,
@@ -122,31 +127,144 @@ impl<'a> ShardWriter<'a> {
         Ok(())
     }
 
-    /// Completes every file, writes shard.json, and gives the shard its name, durably.
-    pub fn finish(mut self, facts: BlockFacts) -> Result<ShardRecord, OutputError> {
-        let mut files = BTreeMap::new();
+    /// Writes every file to its end, and waits for no disk.
+    pub fn complete(mut self, facts: BlockFacts) -> Result<WrittenShard<'a>, OutputError> {
+        let mut files = Vec::new();
         if let Some(ids) = self.ids.take() {
-            files.insert("ids.txt".to_owned(), ids.finish(&[])?);
+            files.push(("ids.txt".to_owned(), ids.complete(&[])?));
         }
         let pooled = std::mem::take(&mut self.pooled);
         for (file, layer) in pooled.into_iter().zip(&self.layers) {
-            files.insert(pooled_name(*layer), file.finish()?);
+            files.push((pooled_name(*layer), file.complete()?));
         }
         let states = std::mem::take(&mut self.states);
         for (file, layer) in states.into_iter().zip(&self.layers) {
-            files.insert(states_name(*layer), file.finish()?);
+            files.push((states_name(*layer), file.complete()?));
         }
-        let record = ShardRecord {
-            name: super::shard_name(self.block),
+        self.done = true;
+        Ok(WrittenShard {
+            dir: self.dir,
+            block: self.block,
+            path: std::mem::take(&mut self.path),
             facts,
             files,
+            named: false,
+        })
+    }
+}
+
+impl ShardLayout {
+    /// Files of a shard that hold what is computed.
+    pub fn files(&self) -> usize {
+        1 + self.layers.len() * (usize::from(self.pooled) + usize::from(self.per_token))
+    }
+}
+
+/// A shard whose files are written to their ends, but may not be on the disk. Dropped before
+/// [`name_shards`] has given it its name, it removes them.
+pub struct WrittenShard<'a> {
+    dir: &'a JobDir,
+    block: u64,
+    path: PathBuf,
+    facts: BlockFacts,
+    files: Vec<(String, WrittenFile)>,
+    named: bool,
+}
+
+impl WrittenShard<'_> {
+    /// Hashes the files and writes shard.json.
+    fn describe(&mut self) -> Result<(), OutputError> {
+        let entry = |(name, file): &(String, WrittenFile)| Ok((name.clone(), file.entry()?));
+        let record = ShardRecord {
+            name: super::shard_name(self.block),
+            facts: self.facts.clone(),
+            files: self.files.iter().map(entry).collect::<Result<_, _>>()?,
         };
         let mut file = ShardFile::create(self.path.join(SHARD_FILE), self.block)?;
         file.write(&super::manifest::pretty(&record))?;
-        file.finish(&[])?;
-        self.dir.commit_shard(self.block)?;
-        self.done = true;
-        Ok(record)
+        self.files.push((SHARD_FILE.into(), file.complete(&[])?));
+        Ok(())
+    }
+}
+
+/// Hashes shards of one job, writes their shard.json, and gives them their names, durably and in
+/// order. How many have their names then, and the first error: shards after that one are dropped.
+///
+/// Their files are synced all at once, and the names together: a disk, and the journal of a file
+/// system, take hardly longer for many than for one, and for one some take 50 ms.
+pub fn name_shards(mut shards: Vec<WrittenShard<'_>>) -> (usize, Result<(), OutputError>) {
+    let mut result = Ok(());
+    let mut keep = |shards: &mut Vec<WrittenShard<'_>>, whole: usize, error: OutputError| {
+        shards.truncate(whole);
+        result = Err(error);
+    };
+    let describe = |(i, shard): (usize, &mut WrittenShard<'_>)| Some((i, shard.describe().err()?));
+    if let Some((i, error)) = shards.iter_mut().enumerate().find_map(describe) {
+        keep(&mut shards, i, error);
+    }
+    if let Some((i, error)) = sync_at_once(&shards) {
+        keep(&mut shards, i, error);
+    }
+    let name = |(i, shard): (usize, &mut WrittenShard<'_>)| {
+        let named = shard.dir.name_shard(shard.block);
+        shard.named = named.is_ok();
+        Some((i, named.err()?))
+    };
+    if let Some((i, error)) = shards.iter_mut().enumerate().find_map(name) {
+        keep(&mut shards, i, error);
+    }
+    if let Some(last) = shards.last()
+        && let Err(error) = last.dir.sync_names(last.block)
+    {
+        result = Err(error);
+    }
+    (shards.len(), result)
+}
+
+/// Syncs all files and directories of these shards. Of errors, that of the first shard, and which.
+fn sync_at_once(shards: &[WrittenShard<'_>]) -> Option<(usize, OutputError)> {
+    let tasks =
+        |(i, shard): (usize, &'_ WrittenShard<'_>)| (0..=shard.files.len()).map(move |f| (i, f));
+    let tasks: Vec<(usize, usize)> = shards.iter().enumerate().flat_map(tasks).collect();
+    let next = AtomicUsize::new(0);
+    let sync = || {
+        let mut failed = Vec::new();
+        while let Some(&(i, file)) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let shard = &shards[i];
+            let synced = match shard.files.get(file) {
+                Some((_, file)) => file.sync(),
+                None => shard.dir.sync_partial(shard.block),
+            };
+            failed.extend(synced.err().map(|error| (i, error)));
+        }
+        failed
+    };
+    let failed = std::thread::scope(|scope| {
+        let spawn = |_| {
+            let thread = std::thread::Builder::new().name("sync".into());
+            // Where no thread is to be had, fewer do.
+            thread.spawn_scoped(scope, sync).ok()
+        };
+        let others: Vec<_> = (1..tasks.len().min(SYNCING)).map_while(spawn).collect();
+        let mut failed = sync();
+        for other in others {
+            // It does not panic; but what was not synced must not pass for it.
+            failed.extend(
+                other
+                    .join()
+                    .unwrap_or_else(|p| std::panic::resume_unwind(p)),
+            );
+        }
+        failed
+    });
+    failed.into_iter().min_by_key(|(i, _)| *i)
+}
+
+impl Drop for WrittenShard<'_> {
+    fn drop(&mut self) {
+        if !self.named {
+            self.dir.abandon_shard(self.block);
+        }
     }
 }
 
@@ -202,8 +320,14 @@ mod tests {
                 &[&[1.0, 2.0], &[3.0, 4.0]],
             )
             .unwrap();
-        let record = shard.finish(facts()).unwrap();
-        assert_eq!(record, super::super::read_shard(&dir, 5).unwrap());
+        let written = shard.complete(facts()).unwrap();
+        assert!(dir.partial(5).exists() && !dir.shard(5).exists());
+        assert!(matches!(name_shards(vec![written]), (1, Ok(()))));
+        let record = super::super::read_shard(&dir, 5).unwrap();
+        assert_eq!(
+            (&record.name[..], &record.facts),
+            ("shard-000005", &facts())
+        );
         assert_eq!(
             record.files.keys().collect::<Vec<_>>(),
             [
@@ -242,5 +366,36 @@ mod tests {
         );
         drop(shard);
         assert!(!dir.partial(5).exists() && !dir.shard(5).exists());
+    }
+
+    #[test]
+    fn shards_get_their_names_up_to_the_first_that_fails() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = JobDir::open(tmp.path()).unwrap();
+        let write = |block| {
+            let mut shard = ShardWriter::create(&dir, block, &layout()).unwrap();
+            let rows: [&[f32]; 2] = [&[1.0, 2.0], &[3.0, 4.0]];
+            shard.push("a", &rows, &rows).unwrap();
+            shard.complete(facts()).unwrap()
+        };
+        let stand = || dir.shards().unwrap();
+        assert!(matches!(name_shards(vec![]), (0, Ok(()))));
+        // Where a name is taken by a directory that is not empty.
+        std::fs::create_dir_all(dir.shard(3).join("x")).unwrap();
+        let (named, result) = name_shards((1..6).map(write).collect());
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains("shard-000003"), "{error}");
+        assert_eq!((named, stand()), (2, vec![1, 2, 3]));
+        std::fs::remove_dir_all(dir.shard(3)).unwrap();
+        // Where a shard.json cannot be written.
+        let written: Vec<_> = (3..6).map(write).collect();
+        std::fs::create_dir(dir.partial(4).join(SHARD_FILE)).unwrap();
+        let (named, result) = name_shards(written);
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains("shard.json (shard 4)"), "{error}");
+        assert_eq!((named, stand()), (1, vec![1, 2, 3]));
+        for block in 1..6 {
+            assert!(!dir.partial(block).exists(), "what has no name is removed");
+        }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::file::ShardFile;
-use super::{FileEntry, OutputDtype, OutputError};
+use super::file::{ShardFile, WrittenFile};
+use super::{OutputDtype, OutputError};
 
 /// Bytes kept free for the JSON header, which is padded with spaces as the format allows. With the
 /// 8 bytes of its length before it, the data starts at a multiple of 64.
@@ -58,12 +58,12 @@ impl StatesWriter {
         Ok(())
     }
 
-    /// Writes the offsets and the header, and syncs.
-    pub fn finish(mut self) -> Result<FileEntry, OutputError> {
+    /// Writes the offsets and the header.
+    pub(crate) fn complete(mut self) -> Result<WrittenFile, OutputError> {
         let offsets: Vec<u8> = self.offsets.iter().flat_map(|o| o.to_le_bytes()).collect();
         self.file.write(&offsets)?;
         let header = header(self.dtype, self.tokens(), self.width, self.offsets.len());
-        self.file.finish(&header)
+        self.file.complete(&header)
     }
 
     fn tokens(&self) -> i64 {
@@ -104,7 +104,7 @@ mod tests {
             let mut states = StatesWriter::create(path.clone(), 0, dtype, 2).unwrap();
             states.push("a", 1, &[1.0, 2.0, 3.0, 4.0]).unwrap();
             states.push("b", 1, &[5.0, 6.0]).unwrap();
-            states.finish().unwrap();
+            states.complete().unwrap();
             let bytes = std::fs::read(path).unwrap();
             let file = SafeTensors::deserialize(&bytes).unwrap();
             let states = file.tensor("states").unwrap();

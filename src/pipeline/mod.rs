@@ -1,14 +1,14 @@
 //! One job: read, pack, run, write; resume; shards; merge.
 //!
 //! ```text
-//! reader thread                   calling thread             writer thread
-//! read, clean, tokenise, pack --> embed (its own pool) --> merge windows, check, write shards
-//!              bounded channel                  bounded channel
+//! reader thread                   calling thread             writer thread            finishing thread
+//! read, clean, tokenise, pack --> embed (its own pool) --> merge windows, write --> sync and name shards
+//!              bounded channel                  bounded channel         bounded channel
 //! ```
 //!
 //! Batches hold consecutive records up to a token budget. They are packed and never padded, so
 //! nothing is gained by sorting, and the order of the output is that of the input. What is in
-//! flight is bounded by the budget and the depth of two channels, whatever the input's size.
+//! flight is bounded by the budget and the depth of the channels, whatever the input's size.
 
 mod error;
 mod feed;

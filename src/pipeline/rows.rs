@@ -1,13 +1,14 @@
-//! The writer thread: a model's outputs become the rows of records, and those become shards.
+//! The writer thread: a model's outputs become the rows of records, and those become shards. And
+//! the finishing thread, which waits for the disk while the writer goes on.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, SyncSender};
 
 use super::JobError;
 use super::feed::Batch;
 use crate::model::config::ModelKind;
 use crate::model::{LayerOutput, Request};
-use crate::output::{BlockFacts, JobDir, ShardLayout, ShardWriter};
+use crate::output::{BlockFacts, JobDir, ShardLayout, ShardWriter, WrittenShard, name_shards};
 
 /// What the computing thread sends on.
 pub(crate) enum Done {
@@ -29,12 +30,16 @@ pub(crate) struct Writer<'a> {
     pub shard_size: u64,
     /// Whether the model computes in f16.
     pub f16: bool,
-    pub counts: &'a WriteCounts,
 }
 
-impl Writer<'_> {
-    /// Writes until nothing more comes. A block whose end does not come is dropped.
-    pub(crate) fn run(&self, from: Receiver<Done>) -> Result<(), JobError> {
+impl<'a> Writer<'a> {
+    /// Writes until nothing more comes, and sends whole shards on. A block whose end does not come
+    /// is dropped.
+    pub(crate) fn run(
+        &self,
+        from: Receiver<Done>,
+        to: SyncSender<WrittenShard<'a>>,
+    ) -> Result<(), JobError> {
         let mut shard: Option<ShardWriter<'_>> = None;
         let mut windows = Windows::new(self.layout);
         let mut row = 0;
@@ -55,8 +60,10 @@ impl Writer<'_> {
                     let whole = shard.take();
                     let whole =
                         whole.ok_or_else(|| internal(format!("block {block} has no rows")))?;
-                    whole.finish(facts)?;
-                    self.counts.shards.fetch_add(1, Ordering::Relaxed);
+                    if to.send(whole.complete(facts)?).is_err() {
+                        // The finishing thread has failed, and says so itself.
+                        return Ok(());
+                    }
                 }
             }
         }
@@ -113,6 +120,31 @@ impl Writer<'_> {
         }
         Ok(())
     }
+}
+
+/// Files of shards that wait for their names, open all of them, at most; or one shard's.
+const WAITING_FILES: usize = 128;
+/// Shards that wait for their names, at most: what is lost of a job that is killed.
+const WAITING_SHARDS: usize = 8;
+
+/// Shards that may wait for the finishing thread.
+pub(crate) fn waiting_shards(layout: &ShardLayout) -> usize {
+    (WAITING_FILES / layout.files()).clamp(1, WAITING_SHARDS)
+}
+
+/// The finishing thread: hashes, syncs and names shards until no more come, all those that wait at
+/// once. A disk that is slow to sync holds nothing up then: it is asked less often.
+pub(crate) fn finish(
+    from: Receiver<WrittenShard<'_>>,
+    counts: &WriteCounts,
+) -> Result<(), JobError> {
+    while let Ok(first) = from.recv() {
+        let waiting = from.try_iter().take(WAITING_SHARDS);
+        let (named, result) = name_shards(std::iter::once(first).chain(waiting).collect());
+        counts.shards.fetch_add(named as u64, Ordering::Relaxed);
+        result?;
+    }
+    Ok(())
 }
 
 fn internal(what: String) -> JobError {

@@ -1,4 +1,4 @@
-//! Running a job: three threads, two channels, and what is said about it.
+//! Running a job: its threads, the channels between them, and what is said about it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use super::feed::{Batch, Feed, FeedCounts, Work};
-use super::rows::{Done, WriteCounts, Writer, layout_of};
+use super::rows::{Done, WriteCounts, Writer, finish, layout_of, waiting_shards};
 use super::{FeedOptions, JobError, OpenJob, Records, Stop};
 use crate::model::{Embedder, Request};
 use crate::output::{BlockFacts, ManifestHead, write_manifest};
@@ -15,8 +15,12 @@ use crate::sequence::{InputDigest, Tokenizer};
 
 /// Batches read ahead of the computing one.
 const READ_AHEAD: usize = 4;
-/// Computed batches waiting to be written.
+/// Computed batches waiting to be written, at least; with the states of tokens no more.
 const WRITE_BEHIND: usize = 2;
+/// At most: a file system that is busy syncing may make a write wait.
+const MOST_BEHIND: usize = 8;
+/// Bytes of pooled rows that those may hold.
+const BEHIND_BYTES: usize = 256 << 20;
 /// How often a waiting job looks at the clock and at signals.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -50,6 +54,10 @@ pub struct Progress {
     pub elapsed: Duration,
     /// Spent in the model.
     pub compute: Duration,
+    /// Spent waiting for the reader, with nothing under way.
+    pub starved: Duration,
+    /// Spent waiting for the writer.
+    pub held_up: Duration,
 }
 
 impl Progress {
@@ -60,7 +68,12 @@ impl Progress {
 
     /// The share of time spent in the model, from 0 to 1.
     pub fn compute_share(&self) -> f64 {
-        self.compute.as_secs_f64() / self.elapsed.as_secs_f64().max(1e-9)
+        self.share(self.compute)
+    }
+
+    /// A share of the whole run, from 0 to 1.
+    pub fn share(&self, part: Duration) -> f64 {
+        part.as_secs_f64() / self.elapsed.as_secs_f64().max(1e-9)
     }
 
     /// How long the rest takes at the speed so far.
@@ -105,7 +118,7 @@ pub struct Report {
 /// Runs the job to its end, or until it is asked to stop.
 ///
 /// # Errors
-/// The first error of any of the three threads. Finished shards stay; the one in hand is dropped.
+/// The first error of any of the threads. Finished shards stay; the one in hand is dropped.
 pub fn run<E: Embedder, R: Records>(
     job: &OpenJob,
     options: &RunOptions,
@@ -143,7 +156,6 @@ pub fn run<E: Embedder, R: Records>(
         kind: embedder.config().kind,
         shard_size: options.feed.shard_size,
         f16: job.spec.dtype == "f16",
-        counts: &write_counts,
     };
     let mut compute = Compute {
         options,
@@ -162,19 +174,27 @@ pub fn run<E: Embedder, R: Records>(
         },
     };
     let ended = std::thread::scope(|scope| {
-        let (done_to, done) = sync_channel(WRITE_BEHIND);
+        let (done_to, done) = sync_channel(write_behind(options, layout.width));
+        let (whole_to, whole) = sync_channel(waiting_shards(&layout));
+        let no_thread = |e| JobError::Internal(format!("cannot start a thread: {e}"));
+        let counts = &write_counts;
+        let finishing = std::thread::Builder::new()
+            .name("finisher".into())
+            .spawn_scoped(scope, move || finish(whole, counts))
+            .map_err(no_thread)?;
         let writing = std::thread::Builder::new()
             .name("writer".into())
-            .spawn_scoped(scope, move || writer.run(done))
-            .map_err(|e| JobError::Internal(format!("cannot start a thread: {e}")))?;
+            .spawn_scoped(scope, move || writer.run(done, whole_to))
+            .map_err(no_thread)?;
         let ended = compute.run(&work, done_to);
         // Wakes a reader that waits for room in the channel.
         drop(work);
-        let written = writing
-            .join()
-            .unwrap_or_else(|_| Err(JobError::Internal("the writer thread panicked".into())));
-        // The writer's error is the cause where the computing thread only met a closed channel.
-        written.and(ended)
+        let panicked = |_| Err(JobError::Internal("the writer thread panicked".into()));
+        let written = writing.join().unwrap_or_else(panicked);
+        let finished = finishing.join().unwrap_or_else(panicked);
+        // Of what comes first in the input, the finishing thread's error comes first, then the
+        // writer's; where either failed, the threads before it only met a closed channel.
+        finished.and(written).and(ended)
     })?;
     compute.observe();
     let progress = compute.progress;
@@ -196,6 +216,18 @@ pub fn run<E: Embedder, R: Records>(
             "the writer stopped without an error".into(),
         )),
     }
+}
+
+/// Computed batches that may wait to be written.
+fn write_behind(options: &RunOptions, width: usize) -> usize {
+    if options.request.per_token {
+        return WRITE_BEHIND;
+    }
+    // A sequence has three tokens at least: cls, one of its own, eos.
+    let rows = (options.feed.token_budget / 3).max(1);
+    let row = options.request.layers.len().max(1) * width.max(1) * size_of::<f32>();
+    let a_batch = rows.saturating_mul(row);
+    (BEHIND_BYTES / a_batch).clamp(WRITE_BEHIND, MOST_BEHIND)
 }
 
 enum Ended {
@@ -238,7 +270,12 @@ impl<E: Embedder> Compute<'_, E> {
             self.observe();
             // While batches are under way, an empty channel is no reason to leave them lying.
             let next = match submitted.is_empty() {
-                true => work.recv_timeout(TICK),
+                true => {
+                    let start = Instant::now();
+                    let next = work.recv_timeout(TICK);
+                    self.progress.starved += start.elapsed();
+                    next
+                }
                 false => work.recv_timeout(Duration::ZERO),
             };
             let stop = self.stop.requested();
@@ -329,7 +366,10 @@ impl<E: Embedder> Compute<'_, E> {
             }
             Some(Submitted::BlockEnd { block, facts }) => Done::BlockEnd { block, facts },
         };
-        Ok(done.send(forward).is_ok())
+        let start = Instant::now();
+        let sent = done.send(forward).is_ok();
+        self.progress.held_up += start.elapsed();
+        Ok(sent)
     }
 
     /// The end after a signal: what was submitted is sent on, and of that whole shards stay.

@@ -13,6 +13,7 @@
 //!
 //! This room knows the driver, and no model, no kernel and no file.
 
+mod copiers;
 mod error;
 mod job;
 mod layers;

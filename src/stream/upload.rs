@@ -1,18 +1,17 @@
 //! Weights on their way to the device: mapped file -> pinned ring -> device, chunk by chunk.
 
+use super::copiers::{Copiers, Copying};
 use super::error::StreamError;
 use super::job::Job;
 use super::layers::LayerFences;
 use super::manager::StreamSet;
 use crate::backend::cuda::driver::{Arena, At, DriverError, Fence, PinnedBuffer, Region, Stream};
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 
 /// Chunks start at multiples of this: no element of a format is cut.
 const ALIGN: usize = 256;
-/// What a thread copies at a time: 100 us of work, twice what it takes to start a thread.
-const PART: usize = 1 << 20;
 
 /// How weights are brought up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +76,7 @@ struct Slot {
 pub struct Uploader {
     slots: Vec<Slot>,
     next: usize,
-    threads: usize,
+    copiers: Copiers,
     area: Option<Region>,
     stream: Arc<Stream>,
     job: Arc<Job>,
@@ -130,10 +129,11 @@ impl Uploader {
             .then(|| arena.take("weights to be converted", bytes))
             .transpose()
             .map_err(|e| job.fail(e.into()))?;
+        let copiers = Copiers::new(options.threads).map_err(|e| job.fail(e))?;
         Ok(Self {
             slots,
             next: 0,
-            threads: options.threads,
+            copiers,
             area,
             stream,
             job,
@@ -171,13 +171,8 @@ impl Uploader {
                 room,
             });
         }
-        let mut start = offset;
-        for chunk in source.chunks(self.slots[0].pinned.len()) {
-            let end = start + chunk.len();
-            self.send(chunk, to.slice(start..end))?;
-            start = end;
-        }
-        Ok(())
+        let target = |start: usize, end| to.slice(offset + start..offset + end);
+        self.chunks(source, target, |_| Ok(()))
     }
 
     /// Copies `source` to the area on the device, chunk by chunk, and has `bring` launch, on the
@@ -197,20 +192,9 @@ impl Uploader {
                 missing: "an area on the device",
             });
         };
-        let mut start = 0;
-        for bytes in source.chunks(self.slots[0].pinned.len()) {
-            // The area is one: that the chunk before has been brought away is the stream's order.
-            let staged = area.slice(0..bytes.len());
-            self.send(bytes, staged.clone())?;
-            let chunk = Chunk {
-                staged,
-                start,
-                stream: &self.stream,
-            };
-            bring(&chunk).map_err(|e| self.fail(e))?;
-            start += bytes.len();
-        }
-        Ok(())
+        // The area is one: that the chunk before has been brought away is the stream's order.
+        let target = |start, end| area.slice(0..end - start);
+        self.chunks(source, target, |chunk| bring(&chunk))
     }
 
     /// Records the next layer's fence after all that was uploaded so far.
@@ -222,13 +206,69 @@ impl Uploader {
         layers.record(&self.stream)
     }
 
-    /// One chunk, no longer than a slot.
-    fn send(&mut self, chunk: &[u8], target: Region) -> Result<(), StreamError> {
-        self.check()?;
-        let slot = &mut self.slots[self.next];
-        let sent = slot.send(chunk, target, &self.stream, self.threads);
-        self.next = (self.next + 1) % self.slots.len();
-        sent.map_err(|e| self.fail(e))
+    /// Copies `source` chunk by chunk into slots, several at once, and from these, in order, to `target` of a chunk's
+    /// start and end; then `sent` gets the chunk.
+    fn chunks(
+        &mut self,
+        source: &[u8],
+        target: impl Fn(usize, usize) -> Region,
+        mut sent: impl FnMut(Chunk<'_>) -> Result<(), DriverError>,
+    ) -> Result<(), StreamError> {
+        let Self {
+            slots,
+            next,
+            copiers,
+            stream,
+            job,
+            stop,
+            ..
+        } = self;
+        let (count, size) = (slots.len(), slots[0].pinned.len());
+        let fail = |error: DriverError| {
+            let at = At {
+                device: Some(stream.context().ordinal()),
+                operation: Some("loading weights".into()),
+                ..At::default()
+            };
+            job.fail(error.at(&at).into())
+        };
+        let mut send = |slot: &mut Slot, (start, copying): (usize, Copying)| {
+            let bytes = copying.wait();
+            let staged = target(start, start + bytes);
+            slot.send(bytes, staged.clone(), stream)?;
+            sent(Chunk {
+                staged,
+                start,
+                stream,
+            })
+        };
+        copiers.scope(|copiers| {
+            // Slots in the order of their chunks: the first was begun first.
+            let mut filling: VecDeque<(usize, (usize, Copying))> = VecDeque::new();
+            for (i, chunk) in source.chunks(size).enumerate() {
+                job.check()?;
+                if stop.load(Ordering::Acquire) {
+                    return Err(StreamError::Stopped);
+                }
+                if filling.len() == count
+                    && let Some((slot, oldest)) = filling.pop_front()
+                {
+                    send(&mut slots[slot], oldest).map_err(fail)?;
+                }
+                let slot = &slots[*next];
+                // Of a slot that was never used this answers at once.
+                slot.left.wait().map_err(fail)?;
+                // SAFETY: the fence after the last copy out of the slot has been passed; its bytes are touched again
+                // only after `send` has waited for the copiers, or, after an error, when the scope has.
+                let copying = unsafe { copiers.copy(chunk, slot.pinned.as_ptr()) };
+                filling.push_back((*next, (i * size, copying)));
+                *next = (*next + 1) % count;
+            }
+            for (slot, chunk) in filling {
+                send(&mut slots[slot], chunk).map_err(fail)?;
+            }
+            Ok(())
+        })
     }
 
     fn check(&self) -> Result<(), StreamError> {
@@ -238,82 +278,23 @@ impl Uploader {
         }
         Ok(())
     }
-
-    fn fail(&self, error: DriverError) -> StreamError {
-        let at = At {
-            device: Some(self.stream.context().ordinal()),
-            operation: Some("loading weights".into()),
-            ..At::default()
-        };
-        self.end_job(error.at(&at).into())
-    }
 }
 
 impl Slot {
-    fn send(
-        &mut self,
-        chunk: &[u8],
-        target: Region,
-        stream: &Stream,
-        threads: usize,
-    ) -> Result<(), DriverError> {
-        // Of a slot that was never used this answers at once.
-        self.left.wait()?;
-        // SAFETY: the fence after the last copy out of it has been passed.
-        copy(chunk, unsafe { self.pinned.bytes_mut() }, threads);
+    /// Its first bytes to the target.
+    fn send(&mut self, bytes: usize, target: Region, stream: &Stream) -> Result<(), DriverError> {
         let target = self.target.insert(target);
         // SAFETY: the slot is written again, and the target let go of, after its fence. Until a
         // fence of the stream says that it has arrived, nobody else uses the target: their
         // launches promise that.
-        unsafe { stream.load(&self.pinned, 0..chunk.len(), target)? };
+        unsafe { stream.load(&self.pinned, 0..bytes, target)? };
         stream.record(&self.left)
     }
-}
-
-/// Copies `from` to the start of `to`, which is no shorter. Threads take part after part; one that
-/// cannot be started is done without.
-fn copy(from: &[u8], to: &mut [u8], threads: usize) {
-    let count = from.len().div_ceil(PART);
-    let parts = Mutex::new(from.chunks(PART).zip(to.chunks_mut(PART)));
-    let work = || loop {
-        let next = parts.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let Some((from, to)) = next else { return };
-        to[..from.len()].copy_from_slice(from);
-    };
-    thread::scope(|scope| {
-        for _ in 1..threads.min(count) {
-            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
-                break;
-            }
-        }
-        work();
-    });
 }
 
 impl Drop for Uploader {
     fn drop(&mut self) {
         // Nothing may read the slots when they go.
         self.job.drain([&self.stream]);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn any_number_of_threads_copies_all_and_no_more() {
-        for length in [0, 1, PART - 1, PART, 5 * PART + 3] {
-            let from: Vec<u8> = (0..length).map(|i| ((i * 7) >> 3) as u8).collect();
-            for threads in [1, 2, 4] {
-                let mut to = vec![0xee; length + 5];
-                copy(&from, &mut to, threads);
-                assert!(
-                    to[..length] == from[..],
-                    "{length} bytes, {threads} threads"
-                );
-                assert_eq!(to[length..], [0xee; 5]);
-            }
-        }
     }
 }

@@ -51,10 +51,12 @@ impl Bench {
     }
 
     pub fn run(&self, launch: Launch) -> Vec<u8> {
-        self.try_run(launch).unwrap()
+        let what = format!("{}, {:?}", launch.name, launch.n.map(|n| n as i32));
+        self.try_run(launch)
+            .unwrap_or_else(|error| panic!("{what}: {error}"))
     }
 
-    fn try_run(&self, launch: Launch) -> Result<Vec<u8>, DriverError> {
+    pub fn try_run(&self, launch: Launch) -> Result<Vec<u8>, DriverError> {
         let sizes = launch.inputs.map(|input| input.len().max(1));
         let room = sizes.iter().sum::<usize>() + launch.output.len() + 4 * 256;
         let mut arena = Arena::new(&self.0.context, room)?;

@@ -1,7 +1,7 @@
 //! Tensor copies: boxes, swizzles, what lies outside.
 
 use crate::bench::{Bench, Launch, bytes16, halves, poison, tensor};
-use seqstream::backend::cuda::driver::{Element, Swizzle, Tensor};
+use seqstream::backend::cuda::driver::{DriverError, Element, Swizzle, Tensor};
 
 /// Where a swizzle puts the byte at `offset` of a box: CUDA's documentation draws it as XOR of the number of the unit
 /// of 16 bytes with that of the line of 128.
@@ -23,50 +23,52 @@ fn matrix() -> Vec<u16> {
     (0..ROWS * 112).map(|i| i as u16 + 1).collect()
 }
 
-#[test]
-fn boxes_of_a_matrix_with_every_swizzle() {
-    let Some(bench) = Bench::hopper(8) else {
+/// And boxes of how many columns.
+const SWIZZLES: [(Swizzle, usize); 5] = [
+    (Swizzle::None, 16),
+    (Swizzle::None, 64),
+    (Swizzle::Bytes32, 16),
+    (Swizzle::Bytes64, 32),
+    (Swizzle::Bytes128, 64),
+];
+
+/// A box of 24 rows at a corner, columns first.
+fn copy_box(
+    bench: &Bench,
+    (swizzle, width): (Swizzle, usize),
+    (c0, c1): (i32, i32),
+) -> Result<Vec<u16>, DriverError> {
+    let bytes = width * 24 * 2;
+    let output = bench.try_run(Launch {
+        name: "conformance_tma",
+        threads: 128,
+        shared: bytes as u32 + 1024,
+        inputs: [&bytes16(&matrix()), &[], &[]],
+        tensors: [
+            Some(tensor(
+                &[COLUMNS as u64, ROWS as u64],
+                &[224],
+                &[width as u32, 24],
+                swizzle,
+            )),
+            None,
+        ],
+        n: [2, bytes as u32, c0 as u32, c1 as u32, 0, 0, 0, 0],
+        output: poison(bytes),
+    });
+    output.map(|bytes| halves(&bytes))
+}
+
+/// Boxes of every swizzle at these corners.
+fn boxes_of_a_matrix(seed: u64, corners: &[(i32, i32)]) {
+    let Some(bench) = Bench::hopper(seed) else {
         return;
     };
     let values = matrix();
-    let input = bytes16(&values);
-    let swizzles = [
-        (Swizzle::None, 16),
-        (Swizzle::None, 64),
-        (Swizzle::Bytes32, 16),
-        (Swizzle::Bytes64, 32),
-        (Swizzle::Bytes128, 64),
-    ];
-    // Inside; over the right and the lower edge; before the first element; wholly outside.
-    let corners = [
-        (0, 0),
-        (8, 5),
-        (64, 30),
-        (95, 39),
-        (-9, -3),
-        (200, 0),
-        (0, -24),
-    ];
-    for (swizzle, width) in swizzles {
-        for (c0, c1) in corners {
-            let bytes = width * 24 * 2;
-            let output = halves(&bench.run(Launch {
-                name: "conformance_tma",
-                threads: 128,
-                shared: bytes as u32 + 1024,
-                inputs: [&input, &[], &[]],
-                tensors: [
-                    Some(tensor(
-                        &[COLUMNS as u64, ROWS as u64],
-                        &[224],
-                        &[width as u32, 24],
-                        swizzle,
-                    )),
-                    None,
-                ],
-                n: [2, bytes as u32, c0 as u32, c1 as u32, 0, 0, 0, 0],
-                output: poison(bytes),
-            }));
+    for (swizzle, width) in SWIZZLES {
+        for &(c0, c1) in corners {
+            let output = copy_box(&bench, (swizzle, width), (c0, c1))
+                .unwrap_or_else(|e| panic!("{swizzle:?}, box of {width} at ({c0}, {c1}): {e}"));
             for row in 0..24 {
                 for column in 0..width {
                     let (x, y) = (c0 + column as i32, c1 + row as i32);
@@ -85,6 +87,62 @@ fn boxes_of_a_matrix_with_every_swizzle() {
             }
         }
     }
+}
+
+#[test]
+fn boxes_of_a_matrix_inside_and_over_its_edges() {
+    boxes_of_a_matrix(8, &[(0, 0), (8, 5), (64, 30), (96, 39), (-8, -3)]);
+}
+
+/// A box has to begin at a multiple of 16 bytes of a row. It kills the device's context, so each is tried in a process
+/// of its own, which is this test again.
+#[test]
+fn boxes_at_other_columns_are_illegal_instructions() {
+    const CASE: &str = "SEQSTREAM_TEST_BOX";
+    const COLUMNS: [i32; 3] = [1, 95, -9];
+    let this = "tensors::boxes_at_other_columns_are_illegal_instructions";
+    let Some(bench) = Bench::hopper(8) else {
+        return;
+    };
+    if let Ok(case) = std::env::var(CASE) {
+        let case: usize = case.parse().unwrap();
+        let swizzle = SWIZZLES[case / COLUMNS.len()];
+        let copied = copy_box(&bench, swizzle, (COLUMNS[case % COLUMNS.len()], 0));
+        println!("copied: {:?}", copied.map_err(|e| e.code));
+        return;
+    }
+    drop(bench);
+    for case in 0..SWIZZLES.len() * COLUMNS.len() {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", this, "--nocapture"])
+            .env(CASE, case.to_string())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (swizzle, column) = (
+            SWIZZLES[case / COLUMNS.len()],
+            COLUMNS[case % COLUMNS.len()],
+        );
+        assert!(
+            said.contains("copied: Err(715)"),
+            "{swizzle:?} at column {column}: {said}"
+        );
+    }
+}
+
+#[test]
+fn boxes_wholly_right_of_a_matrix() {
+    boxes_of_a_matrix(8, &[(104, 0), (200, 0)]);
+}
+
+#[test]
+fn boxes_wholly_below_a_matrix() {
+    boxes_of_a_matrix(8, &[(0, 40), (0, 64)]);
+}
+
+#[test]
+fn boxes_wholly_before_a_matrix() {
+    boxes_of_a_matrix(8, &[(0, -24), (-64, 0)]);
 }
 
 #[test]

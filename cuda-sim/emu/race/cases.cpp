@@ -71,6 +71,29 @@ static bool layer_norm_narrow(Memory &memory) { return layer_norm(memory, "layer
 static bool layer_norm_wide(Memory &memory) { return layer_norm(memory, "layer_norm_f32", 5120, true); }
 static bool layer_norm_odd(Memory &memory) { return layer_norm(memory, "layer_norm_f32", 77, true); }
 
+// Sequences that a block does alone, and one whose sums another kernel would add up.
+static bool represent(Memory &memory, uint32_t width) {
+    constexpr uint32_t ROWS = 5 + 64 + 70;
+    RepresentParams p = {};
+    p.from = memory.f32(ROWS * width);
+    p.gain = memory.f32(width);
+    p.bias = memory.f32(width);
+    p.starts = memory.u32({0, 5, 69, ROWS});
+    p.ranges = memory.u32({1, 4, 5, 69, 70, ROWS - 1});
+    p.pooled = memory.output(3 * width * 4);
+    p.states = memory.output_f32(ROWS * width);
+    p.bad = memory.output(3 * 4);
+    p.sums = memory.output((ROWS / 32 + 1) * width * 8);
+    p.sequences = 3;
+    p.width = width;
+    p.epsilon = 1e-5f;
+    return launch(memory, "represent", {{ROWS / 64 + 3, 1, 1}, {256, 1, 1}, 0}, &p);
+}
+// A warp a row; several warps a row; rows that do not fit into registers.
+static bool represent_narrow(Memory &memory) { return represent(memory, 320); }
+static bool represent_wide(Memory &memory) { return represent(memory, 1280); }
+static bool represent_odd(Memory &memory) { return represent(memory, 77); }
+
 // One head of these sequences, in items of at most 256 queries or in slots of 16.
 struct Attention {
     const char *kernel;
@@ -171,5 +194,8 @@ const Case CASES[] = {
     {"layer_norm_narrow", layer_norm_narrow},
     {"layer_norm_wide", layer_norm_wide},
     {"layer_norm_odd", layer_norm_odd},
+    {"represent_narrow", represent_narrow},
+    {"represent_wide", represent_wide},
+    {"represent_odd", represent_odd},
 };
 const int CASE_COUNT = sizeof CASES / sizeof CASES[0];

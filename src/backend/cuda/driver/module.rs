@@ -38,8 +38,8 @@ impl Module {
         })))
     }
 
-    /// One of its kernels, allowed `shared` bytes of dynamic shared memory: more than 48 KiB have to
-    /// be asked for.
+    /// One of its kernels, allowed `shared` bytes of dynamic shared memory. More than 48 KiB, static shared memory
+    /// included, have to be asked for; asking for less changes nothing.
     ///
     /// # Errors
     /// [`DriverError`]: code 500 where there is no such kernel.
@@ -58,7 +58,7 @@ impl Module {
         // SAFETY: a live module, a terminated name, and `function` is writable.
         unsafe { call!(cuModuleGetFunction(&mut function, *module, c_name.as_ptr())) }
             .map_err(located)?;
-        if shared > 48 * 1024 {
+        if shared > 0 {
             let (which, bytes) = (ffi::MAX_DYNAMIC_SHARED, shared as c_int);
             // SAFETY: the function found above.
             unsafe { call!(cuFuncSetAttribute(function, which, bytes)) }.map_err(located)?;

@@ -1,0 +1,135 @@
+//! Threads that copy into pinned memory, several chunks at once.
+
+use super::error::StreamError;
+use rayon::{ScopeFifo, ThreadPool, ThreadPoolBuilder};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, Thread};
+
+/// What a thread copies at a time: some 50 us of work, ten times what it takes to hand it over.
+const PART: usize = 256 << 10;
+
+/// Threads that copy. They stay: to start them for each chunk would take as long as the chunk.
+#[derive(Debug)]
+pub(super) struct Copiers(Option<ThreadPool>);
+
+impl Copiers {
+    /// One is the caller's own.
+    pub fn new(threads: usize) -> Result<Self, StreamError> {
+        if threads < 2 {
+            return Ok(Self(None));
+        }
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("weights {i}"))
+            .build();
+        let pool = pool.map_err(|e| StreamError::Thread(e.to_string()))?;
+        Ok(Self(Some(pool)))
+    }
+
+    /// Runs `work` here; what it has copied is done when this returns.
+    pub fn scope<'a, R>(&'a self, work: impl FnOnce(&Scope<'_, 'a>) -> R) -> R {
+        match &self.0 {
+            Some(pool) => pool.in_place_scope_fifo(|scope| work(&Scope(Some(scope)))),
+            None => work(&Scope(None)),
+        }
+    }
+}
+
+/// Where copies are begun.
+pub(super) struct Scope<'s, 'a>(Option<&'s ScopeFifo<'a>>);
+
+/// A copy under way.
+#[derive(Debug)]
+pub(super) struct Copying {
+    bytes: usize,
+    left: Arc<Left>,
+}
+
+#[derive(Debug)]
+struct Left {
+    parts: AtomicUsize,
+    waits: Thread,
+}
+
+/// The start of a part in memory that a copy was given.
+struct Place(*mut u8);
+// SAFETY: plain memory, which the parts of a copy divide among them.
+unsafe impl Send for Place {}
+
+impl<'a> Scope<'_, 'a> {
+    /// Begins to copy `from` to `to`: part after part, in the order of the calls. This thread is the one to wait.
+    ///
+    /// # Safety
+    /// `to` is valid for `from.len()` bytes, which nobody else touches until [`Copying::wait`] or
+    /// [`Copiers::scope`] has returned.
+    pub unsafe fn copy(&self, from: &'a [u8], to: *mut u8) -> Copying {
+        let parts = from.chunks(PART).enumerate();
+        let left = Arc::new(Left {
+            parts: AtomicUsize::new(parts.len()),
+            waits: thread::current(),
+        });
+        for (i, part) in parts {
+            // SAFETY: inside of the caller's memory, and no other part's.
+            let place = Place(unsafe { to.add(i * PART) });
+            let left = Arc::clone(&left);
+            let copy = move || {
+                let place = place; // the whole of it, which may be sent
+                // SAFETY: the caller's promise; a part is no longer than its place.
+                unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), place.0, part.len()) };
+                if left.parts.fetch_sub(1, Ordering::Release) == 1 {
+                    left.waits.unpark();
+                }
+            };
+            match self.0 {
+                Some(scope) if from.len() > PART => scope.spawn_fifo(move |_| copy()),
+                _ => copy(),
+            }
+        }
+        Copying {
+            bytes: from.len(),
+            left,
+        }
+    }
+}
+
+impl Copying {
+    /// Waits until all is copied: how many bytes.
+    pub fn wait(self) -> usize {
+        while self.left.parts.load(Ordering::Acquire) > 0 {
+            thread::park();
+        }
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_of_threads_copies_all_and_no_more() {
+        let lengths = [0, 1, PART - 1, PART, 5 * PART + 3, 40 * PART];
+        let all: Vec<Vec<u8>> = lengths
+            .iter()
+            .map(|n| (0..*n).map(|i| ((i * 7 + n) >> 3) as u8).collect())
+            .collect();
+        for threads in [1, 2, 4] {
+            let copiers = Copiers::new(threads).unwrap();
+            let mut to: Vec<Vec<u8>> = lengths.iter().map(|n| vec![0xee; n + 5]).collect();
+            copiers.scope(|scope| {
+                let mut begun = Vec::new();
+                for (from, to) in all.iter().zip(&mut to) {
+                    // SAFETY: room for it, that nothing else touches before the scope ends.
+                    begun.push(unsafe { scope.copy(from, to.as_mut_ptr()) });
+                }
+                let bytes: Vec<usize> = begun.into_iter().map(Copying::wait).collect();
+                assert_eq!(bytes, lengths);
+            });
+            for (from, to) in all.iter().zip(&to) {
+                assert!(to[..from.len()] == from[..], "{threads} threads");
+                assert_eq!(to[from.len()..], [0xee; 5]);
+            }
+        }
+    }
+}
