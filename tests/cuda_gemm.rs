@@ -287,6 +287,40 @@ fn products_are_as_exact_as_their_dtype_for_any_number_of_rows() {
     }
 }
 
+/// K in chains: as exact as their length says, and each chain of K is there once, whatever is left for the last.
+#[test]
+fn chains_of_k_are_as_exact_as_they_are_short() {
+    let Some(_held) = device() else { return };
+    let mut rig = Rig::new(0);
+    let gemm = gemm(&rig.context);
+    for kind in [Kind::Store, Kind::Accumulate] {
+        for (inputs, chain, chains) in [
+            (2048, WHOLE, 1),
+            (2048, 2048, 1),
+            (2048, 32, 64),
+            (2048, 256, 8),
+            // 352 and 320; 96, 96 and 4.
+            (672, 512, 2),
+            (196, 96, 3),
+        ] {
+            let spec = ProductSpec {
+                chain,
+                ..spec(40, inputs, DType::F32, kind, true)
+            };
+            assert_eq!(spec.chains(), chains, "{spec}");
+            let product = gemm.product(&spec).unwrap();
+            rig.empty();
+            let case = Case::new(&mut rig, &spec, 40);
+            let error = case.error(&case.run(&rig, &product));
+            // A chain's rounding is that of its sums, which grow with the root of what is summed; so is the chains'.
+            let roots = ((chain.min(inputs) / 2) as f64).sqrt() + ((chains / 2) as f64).sqrt();
+            let bound = (roots + 1.0) * 0.55 * 2f64.powi(-24);
+            println!("{spec}: {error:.2e} of {bound:.2e}");
+            assert!(error <= bound, "{spec}: {error:.2e} > {bound:.2e}");
+        }
+    }
+}
+
 #[test]
 fn a_row_has_the_same_bits_alone_and_among_many() {
     let Some(_held) = device() else { return };
@@ -306,6 +340,12 @@ fn a_row_has_the_same_bits_alone_and_among_many() {
         }
         false => (every(40, 136), 130),
     };
+    let specs: Vec<ProductSpec> = specs;
+    let chained = specs.iter().filter(|spec| spec.dtype == DType::F32);
+    let chained: Vec<_> = chained
+        .map(|spec| ProductSpec { chain: 64, ..*spec })
+        .collect();
+    let specs = specs.into_iter().chain(chained);
     for spec in specs {
         let product = gemm.product(&spec).unwrap();
         rig.empty();

@@ -9,8 +9,8 @@ use cuda_support::gpu::{Gpu, gpu, seeds};
 use cuda_support::numbers::{DTYPES, Random, bytes, epsilon, error, gelu, rounded, values, words};
 use seqstream::backend::cuda::driver::Region;
 use seqstream::backend::cuda::params::{
-    CastParams, EmbedParams, GatedGeluParams, GeluParams, LayerNormParams, RepresentParams,
-    RotaryTableParams,
+    AddParams, CastParams, EmbedParams, GatedGeluParams, GeluParams, GemmShortParams,
+    LayerNormParams, RepresentParams, RotaryTableParams,
 };
 use seqstream::weights::DType;
 
@@ -68,10 +68,10 @@ fn layer_normed(row: &[f32], gain: &[f32], bias: &[f32], epsilon: f64) -> Vec<f6
     (0..row.len()).map(one).collect()
 }
 
-/// Roundings of a LayerNorm: of the result alone, but in f32, where that of the mean shows too, by as much as the
-/// mean is larger than the deviation.
-fn slack(dtype: DType) -> f64 {
-    if dtype == DType::F32 { 8.0 } else { 1.0 }
+/// Roundings of the f32 stream beside f16: those of the mean show too, by as much as the mean is larger than the
+/// deviation.
+fn stream_slack(dtype: DType) -> f64 {
+    if dtype == DType::F32 { 1.0 } else { 8.0 }
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn layer_norm() {
                         let what = format!("{name} {rows}x{width}");
                         if to_wanted {
                             let got = read(&gpu, &to, dtype);
-                            agree(&what, &got, &wanted, slack(dtype) * epsilon(dtype));
+                            agree(&what, &got, &wanted, epsilon(dtype));
                         }
                         if place != "none" {
                             let region = if place == "itself" { &from } else { &beside };
@@ -140,7 +140,7 @@ fn layer_norm() {
                                 &format!("{what} stream"),
                                 &got,
                                 &wanted,
-                                slack(DType::F32) * epsilon(DType::F32),
+                                stream_slack(dtype) * epsilon(DType::F32),
                             );
                         }
                     }
@@ -267,6 +267,135 @@ fn gelu_keeps_what_is_not_finite() {
 }
 
 #[test]
+fn add() {
+    let Some(gpu) = gpu(1) else { return };
+    for count in [1, 3, 4, 1023, 4096, 5001] {
+        let (x, y) = (Random(1).normal(count, 1.0), Random(2).normal(count, 100.0));
+        let wanted: Vec<f32> = x.iter().zip(&y).map(|(x, y)| x + y).collect();
+        for name in ["add", "add_reference"] {
+            let (from, to) = (floats(&gpu, &x), floats(&gpu, &y));
+            let params = AddParams {
+                from: from.address(),
+                to: to.address(),
+                count: count as u64,
+            };
+            launch(&gpu, "add", name, 2, 256, &params);
+            assert_eq!(read(&gpu, &to, DType::F32), wanted, "{name} {count}");
+        }
+    }
+}
+
+/// What `gemm_short` or its reference makes of x [rows, depth] and W [outputs, depth], stored or added onto `onto`.
+fn gemm_short(
+    gpu: &Gpu,
+    name: &str,
+    (x, w, bias): (&[f32], &[f32], Option<&[f32]>),
+    depth: usize,
+    onto: Option<&[f32]>,
+) -> Vec<f32> {
+    let (rows, outputs) = (x.len() / depth, w.len() / depth);
+    let (x, w, bias) = (floats(gpu, x), floats(gpu, w), bias.map(|b| floats(gpu, b)));
+    let to = match onto {
+        Some(onto) => floats(gpu, onto),
+        None => gpu.poisoned(rows * outputs * 4),
+    };
+    let params = GemmShortParams {
+        from: x.address(),
+        weight: w.address(),
+        bias: bias.as_ref().map_or(0, |b| b.address()),
+        to: to.address(),
+        rows: rows as u32,
+        outputs: outputs as u32,
+        depth: depth as u32,
+        add: onto.is_some().into(),
+    };
+    let grid = match name {
+        "gemm_short" => [outputs.div_ceil(64) as u32, rows.div_ceil(64) as u32, 1],
+        _ => [2, 1, 1],
+    };
+    let function = gpu.function("gemm_short", name, 0);
+    // SAFETY: memory of these sizes, touched by this stream alone.
+    unsafe {
+        gpu.stream
+            .launch(&function, grid, [256, 1, 1], 0, &params)
+            .unwrap();
+    }
+    gpu.stream.synchronize().unwrap();
+    assert_eq!(gpu.findings(), "", "{name}");
+    read(gpu, &to, DType::F32)
+}
+
+#[test]
+fn gemm_short_is_nearly_as_exact_as_f64() {
+    for seed in seeds() {
+        let Some(gpu) = gpu(seed) else { return };
+        for (rows, outputs, depth) in [
+            (1, 1, 1),
+            (3, 70, 33),
+            (70, 8, 320),
+            (65, 130, 94),
+            (12, 64, 5120),
+        ] {
+            if seed > 0 && depth > 1000 {
+                continue;
+            }
+            let (x, w) = (
+                Random(1).normal(rows * depth, 1.0),
+                Random(2).normal(outputs * depth, 1.0),
+            );
+            let (bias, stream) = (
+                Random(3).normal(outputs, 3.0),
+                Random(4).normal(rows * outputs, 300.0),
+            );
+            for (bias, onto) in [
+                (None, None),
+                (Some(&bias[..]), None),
+                (Some(&bias[..]), Some(&stream[..])),
+            ] {
+                let wanted: Vec<f64> = (0..rows * outputs)
+                    .map(|i| {
+                        let (row, column) = (i / outputs, i % outputs);
+                        let pairs = x[row * depth..][..depth]
+                            .iter()
+                            .zip(&w[column * depth..][..depth]);
+                        let sum: f64 = pairs.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+                        sum + bias.map_or(0.0, |b| f64::from(b[column]))
+                            + onto.map_or(0.0, |o| f64::from(o[i]))
+                    })
+                    .collect();
+                for name in ["gemm_short", "gemm_short_reference"] {
+                    let got = gemm_short(&gpu, name, (&x, &w, bias), depth, onto);
+                    // Chains of 8, a rounding or two of the result.
+                    let what = format!(
+                        "{name} {rows}x{outputs}x{depth} {} {}",
+                        bias.is_some(),
+                        onto.is_some()
+                    );
+                    agree(&what, &got, &wanted, 1.1 * epsilon(DType::F32));
+                }
+            }
+        }
+    }
+}
+
+/// A row's bits are the same wherever it stands.
+#[test]
+fn gemm_short_of_a_row_is_its_own() {
+    let Some(gpu) = gpu(1) else { return };
+    let (rows, outputs, depth) = (131, 20, 72);
+    let (x, w) = (
+        Random(1).normal(rows * depth, 1.0),
+        Random(2).normal(outputs * depth, 1.0),
+    );
+    let all = gemm_short(&gpu, "gemm_short", (&x, &w, None), depth, None);
+    for row in [0, 1, 63, 64, 100, 130] {
+        let one = &x[row * depth..][..depth];
+        let alone = gemm_short(&gpu, "gemm_short", (one, &w, None), depth, None);
+        assert_eq!(alone, all[row * outputs..][..outputs], "row {row}");
+    }
+}
+
+#[test]
 fn embed() {
     const VOCABULARY: usize = 37;
     for seed in seeds() {
@@ -389,19 +518,24 @@ struct Represented {
     bad: Vec<u8>,
 }
 
-/// What is asked of it, and of which of the two kernels.
+/// What is asked of it, and of which kernel.
 #[derive(Clone, Copy)]
 struct Asked {
     norm: bool,
     states: bool,
-    reference: bool,
+    kernel: &'static str,
 }
 
-const ALL: Asked = Asked {
-    norm: true,
-    states: true,
-    reference: false,
-};
+const KERNELS: [&str; 3] = ["represent", "represent_f32", REFERENCE];
+const REFERENCE: &str = "represent_reference";
+
+fn all_of(kernel: &'static str) -> Asked {
+    Asked {
+        norm: true,
+        states: true,
+        kernel,
+    }
+}
 
 /// `represent` over these rows.
 fn represent(
@@ -438,12 +572,11 @@ fn represent(
         epsilon: 1e-5,
         padding: 0,
     };
-    if asked.reference {
-        let name = "represent_reference";
-        launch(gpu, "represent", name, sequences, 1, &params);
+    if asked.kernel == REFERENCE {
+        launch(gpu, "represent", REFERENCE, sequences, 1, &params);
     } else {
         let (chunks, columns) = (rows / 64 + sequences, sequences * width.div_ceil(128));
-        launch(gpu, "represent", "represent", chunks, 256, &params);
+        launch(gpu, "represent", asked.kernel, chunks, 256, &params);
         launch(gpu, "represent", "represent_means", columns, 128, &params);
     }
     Represented {
@@ -487,7 +620,10 @@ fn represent_means_and_states() {
                     false => row.iter().map(|x| f64::from(*x)).collect(),
                 };
                 let states: Vec<f64> = x.chunks(width).flat_map(state).collect();
-                for (states_wanted, reference) in [(true, false), (false, false), (true, true)] {
+                for (kernel, states_wanted) in
+                    KERNELS.into_iter().flat_map(|k| [(k, true), (k, false)])
+                {
+                    let reference = kernel == REFERENCE;
                     let got = represent(
                         &gpu,
                         &x,
@@ -497,12 +633,13 @@ fn represent_means_and_states() {
                         Asked {
                             norm,
                             states: states_wanted,
-                            reference,
+                            kernel,
                         },
                     );
-                    let what = format!("represent {rows}x{width} {norm} {reference}");
+                    let what = format!("{kernel} {rows}x{width} {norm}");
                     if states_wanted {
-                        agree(&what, &got.states, &states, 8.0 * epsilon(DType::F32));
+                        let slack = if kernel == "represent" { 8.0 } else { 1.0 };
+                        agree(&what, &got.states, &states, slack * epsilon(DType::F32));
                     } else {
                         assert!(got.states.iter().all(|x| x.is_nan()));
                     }
@@ -541,36 +678,32 @@ fn represent_of_a_sequence_is_its_own() {
     let Some(gpu) = gpu(2) else { return };
     let width = 20;
     let mut x = stream(100, width, 9);
-    let one = |x: &[f32], from: u32, to: u32| {
+    let one = |x: &[f32], from: u32, to: u32, asked: Asked| {
         let rows = &x[from as usize * width..to as usize * width];
-        represent(&gpu, rows, width, &[0, to - from], &[1, to - from - 1], ALL)
+        let ranges = [1, to - from - 1];
+        represent(&gpu, rows, width, &[0, to - from], &ranges, asked)
     };
     let starts = [0, 7, 80, 100];
     let ranges: Vec<u32> = starts
         .windows(2)
         .flat_map(|w| [w[0] + 1, (w[1] - 1).max(w[0] + 1)])
         .collect();
-    let all = represent(&gpu, &x, width, &starts, &ranges, ALL);
-    for (s, w) in starts.windows(2).enumerate() {
-        let alone = one(&x, w[0], w[1]);
-        assert_eq!(alone.pooled, all.pooled[s * width..][..width]);
-        let rows = w[0] as usize * width..w[1] as usize * width;
-        assert_eq!(alone.states, all.states[rows]);
+    for asked in KERNELS.map(all_of) {
+        let all = represent(&gpu, &x, width, &starts, &ranges, asked);
+        for (s, w) in starts.windows(2).enumerate() {
+            let alone = one(&x, w[0], w[1], asked);
+            assert_eq!(alone.pooled, all.pooled[s * width..][..width]);
+            let rows = w[0] as usize * width..w[1] as usize * width;
+            assert_eq!(alone.states, all.states[rows]);
+        }
     }
     // Outside the range nobody minds; inside it is told.
     for (row, bad) in [(7, 0), (8, 1), (78, 1), (79, 0)] {
         for value in [f32::NAN, f32::INFINITY] {
             let at = row * width + 3;
             let before = std::mem::replace(&mut x[at], value);
-            for reference in [false, true] {
-                let got = represent(
-                    &gpu,
-                    &x,
-                    width,
-                    &starts,
-                    &ranges,
-                    Asked { reference, ..ALL },
-                );
+            for asked in KERNELS.map(all_of) {
+                let got = represent(&gpu, &x, width, &starts, &ranges, asked);
                 assert_eq!(got.bad, words(&[0, bad, 0]), "row {row} {value}");
                 assert!(got.pooled[..width].iter().all(|x| x.is_finite()));
             }

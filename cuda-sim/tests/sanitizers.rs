@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The kernel files whose kernels have cases in `emu/race/cases.cpp`.
-const KERNELS: [&str; 9] = [
+const KERNELS: [&str; 10] = [
     "tests/kernels/planted.cu",
     "../kernels/conformance.cu",
     "../kernels/layer_norm.cu",
@@ -17,10 +17,11 @@ const KERNELS: [&str; 9] = [
     "../kernels/attention_f32.cu",
     "../kernels/attention90_64.cu",
     "../kernels/gemm_gelu.cu",
+    "../kernels/gemm_short.cu",
 ];
 
 /// Cases without a mistake.
-const CLEAN: [&str; 17] = [
+const CLEAN: [&str; 19] = [
     "reverse",
     "copy",
     "pipeline",
@@ -31,6 +32,7 @@ const CLEAN: [&str; 17] = [
     "represent_narrow",
     "represent_wide",
     "represent_odd",
+    "represent_f32",
     "attention_stays",
     "attention_round",
     "attention_wide",
@@ -38,6 +40,7 @@ const CLEAN: [&str; 17] = [
     "attention_plain",
     "attention_hopper",
     "gemm_gelu",
+    "gemm_short",
 ];
 
 /// What a case ended with, and all that it said.

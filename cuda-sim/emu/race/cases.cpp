@@ -72,7 +72,7 @@ static bool layer_norm_wide(Memory &memory) { return layer_norm(memory, "layer_n
 static bool layer_norm_odd(Memory &memory) { return layer_norm(memory, "layer_norm_f32", 77, true); }
 
 // Sequences that a block does alone, and one whose sums another kernel would add up.
-static bool represent(Memory &memory, uint32_t width) {
+static bool represent(Memory &memory, uint32_t width, const char *kernel = "represent") {
     constexpr uint32_t ROWS = 5 + 64 + 70;
     RepresentParams p = {};
     p.from = memory.f32(ROWS * width);
@@ -87,12 +87,13 @@ static bool represent(Memory &memory, uint32_t width) {
     p.sequences = 3;
     p.width = width;
     p.epsilon = 1e-5f;
-    return launch(memory, "represent", {{ROWS / 64 + 3, 1, 1}, {256, 1, 1}, 0}, &p);
+    return launch(memory, kernel, {{ROWS / 64 + 3, 1, 1}, {256, 1, 1}, 0}, &p);
 }
 // A warp a row; several warps a row; rows that do not fit into registers.
 static bool represent_narrow(Memory &memory) { return represent(memory, 320); }
 static bool represent_wide(Memory &memory) { return represent(memory, 1280); }
 static bool represent_odd(Memory &memory) { return represent(memory, 77); }
+static bool represent_f32(Memory &memory) { return represent(memory, 1280, "represent_f32"); }
 
 // One head of these sequences, in items of at most 256 queries or in slots of 16.
 struct Attention {
@@ -174,6 +175,20 @@ static bool gemm_gelu(Memory &memory) {
     return launch(memory, "gemm_gelu_f16", {{1, 1, 1}, {384, 1, 1}, 229488}, &p);
 }
 
+// Three steps, the last one short, and blocks at the edges.
+static bool gemm_short(Memory &memory) {
+    constexpr uint32_t ROWS = 70, OUTPUTS = 67, DEPTH = 78;
+    GemmShortParams p = {};
+    p.from = memory.f32(ROWS * DEPTH);
+    p.weight = memory.f32(OUTPUTS * DEPTH);
+    p.bias = memory.f32(OUTPUTS);
+    p.to = memory.output_f32(ROWS * OUTPUTS);
+    p.rows = ROWS;
+    p.outputs = OUTPUTS;
+    p.depth = DEPTH;
+    return launch(memory, "gemm_short", {{2, 2, 1}, {256, 1, 1}, 0}, &p);
+}
+
 const Case CASES[] = {
     {"attention_stays", attention_stays},
     {"attention_round", attention_round},
@@ -182,6 +197,7 @@ const Case CASES[] = {
     {"attention_plain", attention_plain},
     {"attention_hopper", attention_hopper},
     {"gemm_gelu", gemm_gelu},
+    {"gemm_short", gemm_short},
     {"reverse", reverse},
     {"reverse_without_barrier", reverse_without_barrier},
     {"reverse_too_much", reverse_too_much},
@@ -197,5 +213,6 @@ const Case CASES[] = {
     {"represent_narrow", represent_narrow},
     {"represent_wide", represent_wide},
     {"represent_odd", represent_odd},
+    {"represent_f32", represent_f32},
 };
 const int CASE_COUNT = sizeof CASES / sizeof CASES[0];

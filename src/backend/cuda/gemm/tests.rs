@@ -78,6 +78,31 @@ fn a_table_survives_being_written_and_decides_the_fingerprint() {
     assert!(error.hint().is_some());
 }
 
+/// A job that was begun with other chains, whose bits are others, is not resumed.
+#[test]
+fn the_length_of_chains_is_part_of_a_product_s_name() {
+    let of = |chain| ProductSpec {
+        inputs: 1280,
+        dtype: DType::F32,
+        chain,
+        ..spec(8)
+    };
+    let name = |chain| of(chain).to_string();
+    assert_eq!(name(WHOLE), "f32 8x1280 store bias");
+    assert_eq!(name(1280), "f32 8x1280 store bias");
+    assert_eq!(name(256), "f32 8x1280 store bias in 256s");
+    // Of near-equal length.
+    assert_eq!(name(512), "f32 8x1280 store bias in 448s");
+    let algorithms = Algorithms::new(None);
+    get(&algorithms, &of(256), 1).unwrap();
+    let begun = algorithms.to_json().unwrap();
+    let resumed = Algorithms::imposed(&begun).unwrap();
+    assert!(get(&resumed, &of(128), 1).is_err());
+    let other = Algorithms::new(None);
+    get(&other, &of(128), 1).unwrap();
+    assert_ne!(other.fingerprint(), algorithms.fingerprint());
+}
+
 #[test]
 fn what_is_no_table_is_refused() {
     let good = Table {
