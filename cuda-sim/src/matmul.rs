@@ -118,7 +118,8 @@ impl Stored {
     }
 }
 
-/// `sums` += the columns of `a`, each by its factor; over the columns in order, four at a time for speed.
+/// `sums` += the columns of `a`, each by its factor; over the columns in order, four at a time for speed: one chain an
+/// element, as a device's f32 kernels have it, but for the products, which are rounded too and there are fused.
 fn add_columns(sums: &mut [f32], a: &[f32], factors: &[f32]) {
     let m = sums.len();
     let mut quads = a.chunks_exact(4 * m);

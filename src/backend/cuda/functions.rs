@@ -36,12 +36,12 @@ pub(super) fn function(
 pub(super) struct Functions {
     dtype: DType,
     most_blocks: u32,
-    add: Function,
+    /// `add` and `gemm_short`: f32 alone has a use for them.
+    f32_alone: Option<(Function, Function)>,
     embed: Function,
     layer_norm: Function,
     gelu: Function,
     gated_gelu: Function,
-    gemm_short: Function,
     represent: Function,
     represent_means: Function,
     rotary_table: Function,
@@ -54,12 +54,17 @@ impl Functions {
         Ok(Self {
             dtype,
             most_blocks: multiprocessors.max(1) * BLOCKS_A_MULTIPROCESSOR,
-            add: load("add", "add".into())?,
+            f32_alone: match dtype {
+                DType::F32 => Some((
+                    load("add", "add".into())?,
+                    load("gemm_short", "gemm_short".into())?,
+                )),
+                DType::F16 | DType::Bf16 => None,
+            },
             embed: load("embed", "embed_f32".into())?,
             layer_norm: load("layer_norm", format!("layer_norm_{t}"))?,
             gelu: load("gelu", format!("gelu_{t}"))?,
             gated_gelu: load("gated_gelu", format!("gated_gelu_{t}"))?,
-            gemm_short: load("gemm_short", "gemm_short".into())?,
             represent: match dtype {
                 DType::F32 => load("represent", "represent_f32".into())?,
                 DType::F16 | DType::Bf16 => load("represent", "represent".into())?,
@@ -67,6 +72,12 @@ impl Functions {
             represent_means: load("represent", "represent_means".into())?,
             rotary_table: load("rotary_table", "rotary_table".into())?,
         })
+    }
+
+    fn f32_alone(&self, name: &str) -> Result<&(Function, Function), CudaError> {
+        self.f32_alone
+            .as_ref()
+            .ok_or_else(|| CudaError::NoKernel { name: name.into() })
     }
 
     /// Blocks for so many pieces of work, one a thread.
@@ -89,9 +100,10 @@ impl Functions {
     /// # Safety
     /// As [`Self::embed`].
     pub unsafe fn add(&self, stream: &Stream, p: &AddParams) -> Result<(), CudaError> {
+        let (add, _) = self.f32_alone("add")?;
         let grid = self.blocks((p.count as usize).div_ceil(4));
         // SAFETY: the caller's.
-        unsafe { stream.launch(&self.add, grid, [THREADS, 1, 1], 0, p)? };
+        unsafe { stream.launch(add, grid, [THREADS, 1, 1], 0, p)? };
         Ok(())
     }
 
@@ -127,13 +139,14 @@ impl Functions {
     /// # Safety
     /// As [`Self::embed`].
     pub unsafe fn gemm_short(&self, stream: &Stream, p: &GemmShortParams) -> Result<(), CudaError> {
+        let (_, gemm_short) = self.f32_alone("gemm_short")?;
         let grid = [
             p.outputs.div_ceil(SHORT_TILE),
             p.rows.div_ceil(SHORT_TILE),
             1,
         ];
         // SAFETY: the caller's.
-        unsafe { stream.launch(&self.gemm_short, grid, [THREADS, 1, 1], 0, p)? };
+        unsafe { stream.launch(gemm_short, grid, [THREADS, 1, 1], 0, p)? };
         Ok(())
     }
 
