@@ -20,7 +20,7 @@ const KERNELS: [&str; 9] = [
 ];
 
 /// Cases without a mistake.
-const CLEAN: [&str; 17] = [
+const CLEAN: [&str; 18] = [
     "reverse",
     "copy",
     "pipeline",
@@ -31,6 +31,7 @@ const CLEAN: [&str; 17] = [
     "represent_narrow",
     "represent_wide",
     "represent_odd",
+    "represent_not_finite",
     "attention_stays",
     "attention_round",
     "attention_wide",
