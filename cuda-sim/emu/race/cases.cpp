@@ -3,8 +3,6 @@
 
 #include "case.h"
 
-#include <cmath>
-
 #include "params.h"
 #include "tiles.h"
 
@@ -74,7 +72,7 @@ static bool layer_norm_wide(Memory &memory) { return layer_norm(memory, "layer_n
 static bool layer_norm_odd(Memory &memory) { return layer_norm(memory, "layer_norm_f32", 77, true); }
 
 // Sequences that a block does alone, and one whose sums another kernel would add up.
-static bool represent(Memory &memory, uint32_t width, bool finite = true) {
+static bool represent(Memory &memory, uint32_t width) {
     constexpr uint32_t ROWS = 5 + 64 + 70;
     RepresentParams p = {};
     p.from = memory.f32(ROWS * width);
@@ -83,19 +81,18 @@ static bool represent(Memory &memory, uint32_t width, bool finite = true) {
     p.starts = memory.u32({0, 5, 69, ROWS});
     p.ranges = memory.u32({1, 4, 5, 69, 70, ROWS - 1});
     p.pooled = memory.output(3 * width * 4);
-    p.states = finite ? memory.output_f32(ROWS * width) : memory.output(ROWS * width * 4);
+    p.states = memory.output_f32(ROWS * width);
     p.bad = memory.output(3 * 4);
     p.sums = memory.output((ROWS / 32 + 1) * width * 8);
     p.sequences = 3;
     p.width = width;
-    p.epsilon = finite ? 1e-5f : NAN;
+    p.epsilon = 1e-5f;
     return launch(memory, "represent", {{ROWS / 64 + 3, 1, 1}, {256, 1, 1}, 0}, &p);
 }
 // A warp a row; several warps a row; rows that do not fit into registers.
 static bool represent_narrow(Memory &memory) { return represent(memory, 320); }
 static bool represent_wide(Memory &memory) { return represent(memory, 1280); }
 static bool represent_odd(Memory &memory) { return represent(memory, 77); }
-static bool represent_not_finite(Memory &memory) { return represent(memory, 320, false); }
 
 // One head of these sequences, in items of at most 256 queries or in slots of 16.
 struct Attention {
@@ -200,6 +197,5 @@ const Case CASES[] = {
     {"represent_narrow", represent_narrow},
     {"represent_wide", represent_wide},
     {"represent_odd", represent_odd},
-    {"represent_not_finite", represent_not_finite},
 };
 const int CASE_COUNT = sizeof CASES / sizeof CASES[0];
