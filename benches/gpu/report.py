@@ -18,6 +18,7 @@ def markdown(results):
         lines += [f"- {step['step']}: {failure}" for failure in step["failures"]]
     parts = {"tests": tests, "checks": checks, "sanitizer": sanitizer,
              "measurements": lambda rows: measurements(rows, torch)}
+    parts["by_hand"] = by_hand
     for name, part in parts.items():
         if results.get(name):
             lines += ["", *part(results[name])]
@@ -27,6 +28,14 @@ def markdown(results):
 def tests(rows):
     return ["## Tests", "", *table(["test", "passed", "failed", "not of a device", "seconds"],
                                    [(r["test"], r["passed"], r["failed"], r["not_run"], r["seconds"]) for r in rows])]
+
+
+def by_hand(found):
+    """What was run beside this command, on the same pack and kind of card, and added to the JSON."""
+    lines = ["## Beside these", ""]
+    for entry in found:
+        lines += [entry["what"], "", *("    " + line for line in entry["said"]), ""]
+    return lines
 
 
 def checks(found):

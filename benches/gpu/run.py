@@ -183,6 +183,8 @@ class Run:
             if code != 0:
                 failures.append(f"{name}: {text[-300:]}")
                 return
+            if name.startswith("dnabert") and name not in SMALL and self.options.tokenizer:
+                shutil.copyfile(self.options.tokenizer, partial / "tokenizer.json")
             partial.rename(folder)
             print(f"{name}: {seconds:.1f} s", flush=True)
 
@@ -309,6 +311,8 @@ def main():
     parser.add_argument("--models", type=comma, default=["650M", "3B", "dnabert-s"])
     parser.add_argument("--proteins", type=path, help="FASTA of proteins (default: random ones)")
     parser.add_argument("--genomes", type=path, help="FASTA of genomes (default: random bases)")
+    parser.add_argument("--tokenizer", type=path, help="DNABERT's published tokenizer.json (default: the made-up one of "
+                        "weights-tools, whose merges take longer)")
     parser.add_argument("--dtypes", type=comma, default=["f16", "bf16", "f32"], help="the first is measured against all peers")
     parser.add_argument("--peers-of", type=comma, default=["650M", "3B", "dnabert-s"],
                         help="models that PyTorch is measured on too; the others are seqstream's alone")

@@ -202,7 +202,7 @@ impl Uploader {
     /// # Errors
     /// A failure.
     pub fn mark(&mut self, layers: &LayerFences) -> Result<u64, StreamError> {
-        self.check()?;
+        check(&self.job, &self.stop)?;
         layers.record(&self.stream)
     }
 
@@ -232,10 +232,15 @@ impl Uploader {
             };
             job.fail(error.at(&at).into())
         };
-        let mut send = |slot: &mut Slot, (start, copying): (usize, Copying)| {
+        let mut send = |slots: &mut [Slot],
+                        Filling {
+                            slot,
+                            start,
+                            copying,
+                        }: Filling| {
             let bytes = copying.wait();
             let staged = target(start, start + bytes);
-            slot.send(bytes, staged.clone(), stream)?;
+            slots[slot].send(bytes, staged.clone(), stream)?;
             sent(Chunk {
                 staged,
                 start,
@@ -244,16 +249,13 @@ impl Uploader {
         };
         copiers.scope(|copiers| {
             // Slots in the order of their chunks: the first was begun first.
-            let mut filling: VecDeque<(usize, (usize, Copying))> = VecDeque::new();
+            let mut filling = VecDeque::new();
             for (i, chunk) in source.chunks(size).enumerate() {
-                job.check()?;
-                if stop.load(Ordering::Acquire) {
-                    return Err(StreamError::Stopped);
-                }
+                check(job, stop)?;
                 if filling.len() == count
-                    && let Some((slot, oldest)) = filling.pop_front()
+                    && let Some(oldest) = filling.pop_front()
                 {
-                    send(&mut slots[slot], oldest).map_err(fail)?;
+                    send(slots, oldest).map_err(fail)?;
                 }
                 let slot = &slots[*next];
                 // Of a slot that was never used this answers at once.
@@ -261,23 +263,34 @@ impl Uploader {
                 // SAFETY: the fence after the last copy out of the slot has been passed; its bytes are touched again
                 // only after `send` has waited for the copiers, or, after an error, when the scope has.
                 let copying = unsafe { copiers.copy(chunk, slot.pinned.as_ptr()) };
-                filling.push_back((*next, (i * size, copying)));
+                filling.push_back(Filling {
+                    slot: *next,
+                    start: i * size,
+                    copying,
+                });
                 *next = (*next + 1) % count;
             }
-            for (slot, chunk) in filling {
-                send(&mut slots[slot], chunk).map_err(fail)?;
+            for oldest in filling {
+                send(slots, oldest).map_err(fail)?;
             }
             Ok(())
         })
     }
+}
 
-    fn check(&self) -> Result<(), StreamError> {
-        self.job.check()?;
-        if self.stop.load(Ordering::Acquire) {
-            return Err(StreamError::Stopped);
-        }
-        Ok(())
+/// A chunk that threads are copying into a slot: where in the source it starts.
+struct Filling {
+    slot: usize,
+    start: usize,
+    copying: Copying,
+}
+
+fn check(job: &Job, stop: &AtomicBool) -> Result<(), StreamError> {
+    job.check()?;
+    if stop.load(Ordering::Acquire) {
+        return Err(StreamError::Stopped);
     }
+    Ok(())
 }
 
 impl Slot {

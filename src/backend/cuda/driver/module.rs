@@ -39,7 +39,7 @@ impl Module {
     }
 
     /// One of its kernels, allowed `shared` bytes of dynamic shared memory. More than 48 KiB, static shared memory
-    /// included, have to be asked for; asking for less changes nothing.
+    /// included, have to be asked for. Of several calls for a kernel the last one's allowance holds.
     ///
     /// # Errors
     /// [`DriverError`]: code 500 where there is no such kernel.
