@@ -264,6 +264,8 @@ impl<E: Embedder> Compute<'_, E> {
         done: SyncSender<Done>,
     ) -> Result<Ended, JobError> {
         let mut in_shard = false;
+        // The last block was read, short: nothing but the end of the input can follow.
+        let mut at_end = false;
         // In the order of the input. Batches in it are under way.
         let mut submitted = VecDeque::new();
         loop {
@@ -280,7 +282,8 @@ impl<E: Embedder> Compute<'_, E> {
             };
             let stop = self.stop.requested();
             if let Some(signal) = stop {
-                if !in_shard && !matches!(next, Ok(Ok(Work::InputEnd { .. }))) {
+                let ended = at_end || matches!(next, Ok(Ok(Work::InputEnd { .. })));
+                if !in_shard && !ended {
                     return self.stopped(signal, &mut submitted, &done);
                 }
                 if !std::mem::replace(&mut self.announced, true) {
@@ -330,6 +333,7 @@ impl<E: Embedder> Compute<'_, E> {
                             return self.stopped(signal, &mut submitted, &done);
                         }
                         in_shard = false;
+                        at_end = short;
                         submitted.push_back(Submitted::BlockEnd { block, facts });
                     }
                     Work::InputEnd { records, digests } => {
