@@ -9,7 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use seqstream::backend::cpu::{Cpu, Matrix};
 use seqstream::backend::{Activation, AttentionSpec, Backend, LinearPart, Norm, Position, Product};
 use seqstream::batch::PackedBatch;
-use seqstream::weights::{F32Data, Weight};
+use seqstream::weights::{DType, F32Data, Weight};
 use std::time::Duration;
 
 const TOKENS: usize = 2048;
@@ -117,12 +117,27 @@ fn layer_norm(c: &mut Criterion) {
     group.finish();
 }
 
+/// Weights into a slot, one thread's part of it: as they are, and rounded on the way.
+fn weights(c: &mut Criterion) {
+    let mut from = Vec::new();
+    DType::F32.encode(&random(8 << 20), &mut from);
+    let mut to = vec![0; from.len()];
+    let mut group = c.benchmark_group("weights");
+    group.throughput(Throughput::Bytes(from.len() as u64));
+    for dtype in [DType::F32, DType::F16, DType::Bf16] {
+        group.bench_function(format!("f32 to {dtype}"), |b| {
+            b.iter(|| dtype.narrow(&from, &mut to))
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = kernels;
     config = Criterion::default()
         .sample_size(10)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
-    targets = linear, attention, layer_norm
+    targets = linear, attention, layer_norm, weights
 }
 criterion_main!(kernels);

@@ -8,7 +8,8 @@ mod stream_support;
 use cuda_support::simulator;
 use seqstream::backend::cuda::driver::{Arena, DriverError};
 use seqstream::stream::{
-    LayerFences, Loader, ProcessorOptions, StreamError, StreamProcessor, UploadOptions, Uploader,
+    Conversion, LayerFences, Loader, ProcessorOptions, StreamError, StreamProcessor, UploadOptions,
+    Uploader,
 };
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -122,6 +123,55 @@ fn large_chunks_of_several_threads_arrive_whole() {
         copied.unwrap();
         ring.finish(BYTES).unwrap();
         assert!(ring.collect().unwrap()[..] == source, "seed {seed}");
+        assert_eq!(simulator.findings(), "");
+    }
+}
+
+/// Half the bytes arrive, in order, at their place; of an element that is not whole, nothing does.
+#[test]
+fn what_is_converted_on_its_way_arrives_converted() {
+    let sums = Conversion {
+        from: 4,
+        to: 2,
+        convert: |from, to| {
+            for (to, from) in to.chunks_mut(2).zip(from.chunks(4)) {
+                to[0] = from[0] ^ from[2];
+                to[1] = from[1] ^ from[3];
+            }
+        },
+    };
+    for seed in 0..20 {
+        let simulator = simulator(1, seed);
+        let mut rig = rig(1, &Reports::default(), seed % 2 == 0);
+        let loaded = fences(&rig.streams, "layer", 1);
+        let source = noise(seed + 1, 2 * LAYER);
+        let mut expected = vec![0; LAYER];
+        (sums.convert)(&source, &mut expected);
+        // In two pieces, as a tensor after another: the second begins inside a chunk of 512.
+        let (first, second) = source.split_at(1404);
+        let target = &rig.buffers[0];
+        let first = [first, &[7; 3]].concat();
+        rig.uploader.upload_as(&first, sums, target, 0).unwrap();
+        rig.uploader.upload_as(second, sums, target, 702).unwrap();
+        let error = rig
+            .uploader
+            .upload_as(second, sums, target, 703)
+            .unwrap_err();
+        assert!(
+            matches!(
+                error,
+                StreamError::TooLarge {
+                    bytes: 498,
+                    room: 497,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        rig.uploader.mark(&loaded).unwrap();
+        loaded.wait(0, rig.ring.compute()).unwrap();
+        read(&mut rig.ring, 0, &rig.buffers[0]).unwrap();
+        assert!(rig.ring.collect().unwrap()[..] == expected, "seed {seed}");
         assert_eq!(simulator.findings(), "");
     }
 }

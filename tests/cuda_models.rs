@@ -185,6 +185,31 @@ fn bits_depend_on_the_sequence_alone() {
     }
 }
 
+/// Rounded on the host, cast on the device or copied: values that every format holds arrive as they are.
+#[test]
+fn whatever_format_a_file_has_its_values_arrive() {
+    const FORMATS: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
+    let order: Vec<usize> = (0..sequences().len()).collect();
+    for dtype in FORMATS {
+        let wide = CudaOptions {
+            representations: 2,
+            states: true,
+            ..options(dtype)
+        };
+        let mut found = Vec::new();
+        for stored in FORMATS {
+            let checkpoint = cuda_support::model::stored_in(stored);
+            match bits_of(4, &checkpoint, wide, std::slice::from_ref(&order)) {
+                Some(bits) => found.push(bits),
+                None => return,
+            }
+        }
+        for (stored, bits) in FORMATS.iter().zip(&found) {
+            assert_eq!(found[0], *bits, "{stored} computed in {dtype}");
+        }
+    }
+}
+
 #[test]
 fn a_sequence_that_fits_nowhere_is_an_error_that_says_what_helps() {
     let Some(devices) = Devices::take(1, 0) else {

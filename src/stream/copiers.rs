@@ -1,4 +1,4 @@
-//! Threads that copy into pinned memory, several chunks at once.
+//! Threads that copy, or convert, into pinned memory, several chunks at once.
 
 use super::error::StreamError;
 use rayon::{ScopeFifo, ThreadPool, ThreadPoolBuilder};
@@ -6,8 +6,38 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, Thread};
 
-/// What a thread copies at a time: some 50 us of work, ten times what it takes to hand it over.
+/// Bytes of a source that a thread takes at a time: some 50 us of work, ten times what it takes to hand it over.
 const PART: usize = 256 << 10;
+
+/// What becomes of the bytes of a source on their way into a slot, element by element.
+#[derive(Debug, Clone, Copy)]
+pub struct Conversion {
+    /// Bytes of an element in the source, 1 to 8.
+    pub from: usize,
+    /// Bytes of it in the slot and on the device, 1 to 8.
+    pub to: usize,
+    /// Converts whole elements, as many as both slices hold.
+    pub convert: fn(&[u8], &mut [u8]),
+}
+
+impl Conversion {
+    /// Bytes as they are.
+    pub const NONE: Self = Self {
+        from: 1,
+        to: 1,
+        convert: |from, to| to.copy_from_slice(from),
+    };
+
+    /// What so many bytes of a source come to; of an element that is not whole, nothing does.
+    pub(super) fn converted(&self, bytes: usize) -> usize {
+        bytes / self.from * self.to
+    }
+
+    /// Bytes of a source that fill so many, if not more.
+    pub(super) fn filling(&self, bytes: usize) -> usize {
+        bytes / self.to * self.from
+    }
+}
 
 /// Threads that copy. They stay: to start them for each chunk would take as long as the chunk.
 #[derive(Debug)]
@@ -58,25 +88,29 @@ struct Place(*mut u8);
 unsafe impl Send for Place {}
 
 impl<'a> Scope<'_, 'a> {
-    /// Begins to copy `from` to `to`: part after part, in the order of the calls. This thread is the one to wait.
+    /// Begins to copy `from`, whole elements of `conversion`, to `to`: part after part, in the order of the calls.
+    /// This thread is the one to wait.
     ///
     /// # Safety
-    /// `to` is valid for `from.len()` bytes, which nobody else touches until [`Copying::wait`] or
-    /// [`Copiers::scope`] has returned.
-    pub unsafe fn copy(&self, from: &'a [u8], to: *mut u8) -> Copying {
-        let parts = from.chunks(PART).enumerate();
+    /// `to` is valid for what `from` comes to, initialised, and nobody else touches that until
+    /// [`Copying::wait`] or [`Copiers::scope`] has returned.
+    pub unsafe fn copy(&self, from: &'a [u8], conversion: Conversion, to: *mut u8) -> Copying {
+        let part_bytes = PART / conversion.from * conversion.from;
+        let parts = from.chunks(part_bytes).enumerate();
         let left = Arc::new(Left {
             parts: AtomicUsize::new(parts.len()),
             waits: thread::current(),
         });
         for (i, part) in parts {
             // SAFETY: inside of the caller's memory, and no other part's.
-            let place = Place(unsafe { to.add(i * PART) });
+            let place = Place(unsafe { to.add(conversion.converted(i * part_bytes)) });
             let left = Arc::clone(&left);
             let copy = move || {
                 let place = place; // the whole of it, which may be sent
-                // SAFETY: the caller's promise; a part is no longer than its place.
-                unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), place.0, part.len()) };
+                let bytes = conversion.converted(part.len());
+                // SAFETY: the caller's promise; the parts' places do not overlap.
+                let place = unsafe { std::slice::from_raw_parts_mut(place.0, bytes) };
+                (conversion.convert)(part, place);
                 if left.parts.fetch_sub(1, Ordering::Release) == 1 {
                     left.waits.unpark();
                 }
@@ -87,14 +121,14 @@ impl<'a> Scope<'_, 'a> {
             }
         }
         Copying {
-            bytes: from.len(),
+            bytes: conversion.converted(from.len()),
             left,
         }
     }
 }
 
 impl Copying {
-    /// Waits until all is copied: how many bytes.
+    /// Waits until all is copied: how many bytes it came to.
     pub fn wait(self) -> usize {
         while self.left.parts.load(Ordering::Acquire) > 0 {
             thread::park();
@@ -121,7 +155,7 @@ mod tests {
                 let mut begun = Vec::new();
                 for (from, to) in all.iter().zip(&mut to) {
                     // SAFETY: room for it, that nothing else touches before the scope ends.
-                    begun.push(unsafe { scope.copy(from, to.as_mut_ptr()) });
+                    begun.push(unsafe { scope.copy(from, Conversion::NONE, to.as_mut_ptr()) });
                 }
                 let bytes: Vec<usize> = begun.into_iter().map(Copying::wait).collect();
                 assert_eq!(bytes, lengths);
@@ -130,6 +164,34 @@ mod tests {
                 assert!(to[..from.len()] == from[..], "{threads} threads");
                 assert_eq!(to[from.len()..], [0xee; 5]);
             }
+        }
+    }
+
+    /// Elements of three bytes, which divide no power of two, become one: their sum.
+    #[test]
+    fn conversions_cut_no_element_and_keep_the_order() {
+        let sums = Conversion {
+            from: 3,
+            to: 1,
+            convert: |from, to| {
+                assert_eq!(from.len(), 3 * to.len());
+                for (sum, element) in to.iter_mut().zip(from.chunks(3)) {
+                    *sum = element.iter().fold(0, |s, b| s.wrapping_add(*b));
+                }
+            },
+        };
+        let from: Vec<u8> = (0..3 * (PART + 5)).map(|i| (i * 7 >> 3) as u8).collect();
+        let mut expected = vec![0; from.len() / 3 + 5];
+        (sums.convert)(&from, &mut expected[..from.len() / 3]);
+        expected[from.len() / 3..].fill(0xee);
+        for threads in [1, 3] {
+            let mut to = vec![0xee; expected.len()];
+            Copiers::new(threads).unwrap().scope(|scope| {
+                // SAFETY: room for it, that nothing else touches before the scope ends.
+                let begun = unsafe { scope.copy(&from, sums, to.as_mut_ptr()) };
+                assert_eq!(begun.wait(), from.len() / 3);
+            });
+            assert!(to == expected, "{threads} threads");
         }
     }
 }

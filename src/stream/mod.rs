@@ -24,6 +24,7 @@ mod overlap;
 mod processor;
 mod upload;
 
+pub use copiers::Conversion;
 pub use error::StreamError;
 pub use job::Report;
 pub use layers::LayerFences;

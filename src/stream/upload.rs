@@ -1,6 +1,6 @@
 //! Weights on their way to the device: mapped file -> pinned ring -> device, chunk by chunk.
 
-use super::copiers::{Copiers, Copying};
+use super::copiers::{Conversion, Copiers, Copying};
 use super::error::StreamError;
 use super::job::Job;
 use super::layers::LayerFences;
@@ -20,7 +20,7 @@ pub struct UploadOptions {
     pub slots: usize,
     /// Bytes of a slot, which is a chunk; rounded up to 256.
     pub slot_bytes: usize,
-    /// Threads that copy from the mapping into a slot, 1 to 16: one core does some 10 GB/s, PCIe 5
+    /// Threads that bring bytes from the mapping into a slot, 1 to 16: one core does some 10 GB/s, PCIe 5
     /// takes 55.
     pub threads: usize,
     /// Whether there is an area on the device for chunks that a kernel brings to their place.
@@ -163,16 +163,32 @@ impl Uploader {
     /// # Errors
     /// [`StreamError::TooLarge`], [`StreamError::Stopped`], or a failure.
     pub fn upload(&mut self, source: &[u8], to: &Region, offset: usize) -> Result<(), StreamError> {
+        self.upload_as(source, Conversion::NONE, to, offset)
+    }
+
+    /// As [`upload`](Self::upload), of what `source` becomes by `conversion`, which the threads do
+    /// that fill the slots. An incomplete last element is left out.
+    ///
+    /// # Errors
+    /// As [`upload`](Self::upload).
+    pub fn upload_as(
+        &mut self,
+        source: &[u8],
+        conversion: Conversion,
+        to: &Region,
+        offset: usize,
+    ) -> Result<(), StreamError> {
+        let bytes = conversion.converted(source.len());
         let room = to.bytes().saturating_sub(offset);
-        if source.len() > room || offset > to.bytes() {
+        if bytes > room || offset > to.bytes() {
             return Err(StreamError::TooLarge {
                 what: "a region of weights",
-                bytes: source.len(),
+                bytes,
                 room,
             });
         }
         let target = |start: usize, end| to.slice(offset + start..offset + end);
-        self.chunks(source, target, |_| Ok(()))
+        self.chunks(source, conversion, target, |_| Ok(()))
     }
 
     /// Copies `source` to the area on the device, chunk by chunk, and has `bring` launch, on the
@@ -194,7 +210,7 @@ impl Uploader {
         };
         // The area is one: that the chunk before has been brought away is the stream's order.
         let target = |start, end| area.slice(0..end - start);
-        self.chunks(source, target, |chunk| bring(&chunk))
+        self.chunks(source, Conversion::NONE, target, |chunk| bring(&chunk))
     }
 
     /// Records the next layer's fence after all that was uploaded so far.
@@ -206,11 +222,12 @@ impl Uploader {
         layers.record(&self.stream)
     }
 
-    /// Copies `source` chunk by chunk into slots, several at once, and from these, in order, to `target` of a chunk's
-    /// start and end; then `sent` gets the chunk.
+    /// Brings `source` chunk by chunk into slots, several at once, and from these, in order, to `target` of where a
+    /// chunk, converted, starts and ends; then `sent` gets the chunk.
     fn chunks(
         &mut self,
         source: &[u8],
+        conversion: Conversion,
         target: impl Fn(usize, usize) -> Region,
         mut sent: impl FnMut(Chunk<'_>) -> Result<(), DriverError>,
     ) -> Result<(), StreamError> {
@@ -223,7 +240,11 @@ impl Uploader {
             stop,
             ..
         } = self;
-        let (count, size) = (slots.len(), slots[0].pinned.len());
+        let count = slots.len();
+        // Of the source, and of a slot.
+        let chunk = conversion.filling(slots[0].pinned.len());
+        let size = conversion.converted(chunk);
+        let (whole, _) = source.split_at(source.len() / conversion.from * conversion.from);
         let fail = |error: DriverError| {
             let at = At {
                 device: Some(stream.context().ordinal()),
@@ -250,7 +271,7 @@ impl Uploader {
         copiers.scope(|copiers| {
             // Slots in the order of their chunks: the first was begun first.
             let mut filling = VecDeque::new();
-            for (i, chunk) in source.chunks(size).enumerate() {
+            for (i, chunk) in whole.chunks(chunk).enumerate() {
                 check(job, stop)?;
                 if filling.len() == count
                     && let Some(oldest) = filling.pop_front()
@@ -262,7 +283,7 @@ impl Uploader {
                 slot.left.wait().map_err(fail)?;
                 // SAFETY: the fence after the last copy out of the slot has been passed; its bytes are touched again
                 // only after `send` has waited for the copiers, or, after an error, when the scope has.
-                let copying = unsafe { copiers.copy(chunk, slot.pinned.as_ptr()) };
+                let copying = unsafe { copiers.copy(chunk, conversion, slot.pinned.as_ptr()) };
                 filling.push_back(Filling {
                     slot: *next,
                     start: i * size,
@@ -278,7 +299,7 @@ impl Uploader {
     }
 }
 
-/// A chunk that threads are copying into a slot: where in the source it starts.
+/// A chunk that threads are bringing into a slot, and where it starts once converted.
 struct Filling {
     slot: usize,
     start: usize,

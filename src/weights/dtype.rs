@@ -2,6 +2,8 @@
 
 use half::{bf16, f16};
 
+use super::narrow;
+
 /// The number formats that weights are read from and written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -66,6 +68,20 @@ impl DType {
         }
     }
 
+    /// Rounds the little-endian f32 in `from` to nearest even and writes them to `to`,
+    /// little-endian: the bits of [`encode`](Self::encode), faster. As many values as both hold
+    /// whole; other bytes of `to` stay.
+    pub fn narrow(self, from: &[u8], to: &mut [u8]) {
+        match self {
+            DType::F32 => {
+                let bytes = from.len().min(to.len()) / 4 * 4;
+                to[..bytes].copy_from_slice(&from[..bytes]);
+            }
+            DType::F16 => narrow::to_f16(from.as_chunks().0, to.as_chunks_mut().0),
+            DType::Bf16 => narrow::to_bf16(from.as_chunks().0, to.as_chunks_mut().0),
+        }
+    }
+
     /// Appends the little-endian values in `bytes` to `out`; an incomplete last value is left out.
     pub fn decode(self, bytes: &[u8], out: &mut Vec<f32>) {
         out.reserve(bytes.len() / self.size());
@@ -104,6 +120,34 @@ impl std::fmt::Display for DType {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Every rounding, both signs, subnormals, infinities and NaNs, wherever the bytes lie.
+    #[test]
+    fn to_narrow_is_to_encode() {
+        let values: Vec<f32> = (0..=u16::MAX)
+            .flat_map(|high| {
+                let low = u32::from(high).wrapping_mul(0x9e37) & 0xffff;
+                [
+                    0, 1, 0x0fff, 0x1000, 0x1001, 0x3000, 0x7fff, 0x8000, 0x8001, low,
+                ]
+                .map(|low| f32::from_bits(u32::from(high) << 16 | low))
+            })
+            .collect();
+        for offset in [0, 1] {
+            let mut from = vec![0; offset];
+            DType::F32.encode(&values, &mut from);
+            from.extend([1, 2, 3]); // no whole value
+            for dtype in [DType::F32, DType::F16, DType::Bf16] {
+                let mut expected = Vec::new();
+                dtype.encode(&values, &mut expected);
+                let mut to = vec![0xee; expected.len() + dtype.size()];
+                let (values, rest) = to.split_at_mut(expected.len());
+                dtype.narrow(&from[offset..], values);
+                assert!(values == expected, "{dtype}");
+                assert!(rest.iter().all(|b| *b == 0xee));
+            }
+        }
+    }
 
     #[test]
     fn encode_and_decode_are_inverse_up_to_rounding() {

@@ -22,6 +22,7 @@ mod error;
 pub mod layout;
 mod mapped;
 mod names;
+mod narrow;
 pub mod random;
 mod safetensors;
 mod source;

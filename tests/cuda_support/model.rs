@@ -134,28 +134,47 @@ fn random_of(spec: RandomSpec) -> Checkpoint {
 /// A random ESM-2 whose first layer's `intermediate.dense` makes values past what f16 holds, and within what bf16
 /// and f32 do.
 pub fn overflowing() -> Checkpoint {
+    let large = |name: &str| name.ends_with("layer.0.intermediate.dense.weight");
+    rewritten(DType::F32, |name, x| if large(name) { 1e6 * x } else { x })
+}
+
+/// A random ESM-2 of values that f16 and bf16 hold both, in a file of this format.
+pub fn stored_in(dtype: DType) -> Checkpoint {
+    const SMALLEST: f32 = 1.0 / 16384.0; // of f16, where it has all its bits
+    rewritten(dtype, |_, x| {
+        let short = half::bf16::from_f32(x).to_f32();
+        if short.abs() < SMALLEST { 0.0 } else { short }
+    })
+}
+
+/// A random ESM-2, each value changed and stored in this format; but the rotary frequencies, as they are.
+fn rewritten(dtype: DType, change: impl Fn(&str, f32) -> f32) -> Checkpoint {
     let dir = tempfile::tempdir().unwrap();
     let spec = RandomSpec::from(config(2, 48, 3, 96));
     write_random(&spec, 7, DType::F32, dir.path()).unwrap();
     let path = dir.path().join("model.safetensors");
     let bytes = std::fs::read(&path).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let changed: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
-        .tensors()
-        .into_iter()
-        .map(|(name, view)| {
-            let factor = match name.ends_with("layer.0.intermediate.dense.weight") {
-                true => 1e6f32,
-                false => 1.0,
-            };
-            let values = view.data().chunks_exact(4);
-            let scaled = values
-                .flat_map(|b| (f32::from_le_bytes(b.try_into().unwrap()) * factor).to_le_bytes());
-            (name, view.shape().to_vec(), scaled.collect())
-        })
-        .collect();
-    let views = changed.iter().map(|(name, shape, data)| {
-        let dtype = safetensors::Dtype::F32;
+    let mut changed = Vec::new();
+    for (name, view) in tensors.tensors() {
+        let (mut values, mut data) = (Vec::new(), Vec::new());
+        DType::F32.decode(view.data(), &mut values);
+        let stored = match name.ends_with("inv_freq") {
+            true => DType::F32,
+            false => {
+                values.iter_mut().for_each(|x| *x = change(&name, *x));
+                dtype
+            }
+        };
+        stored.encode(&values, &mut data);
+        changed.push((name, stored, view.shape().to_vec(), data));
+    }
+    let views = changed.iter().map(|(name, stored, shape, data)| {
+        let dtype = match stored {
+            DType::F32 => safetensors::Dtype::F32,
+            DType::F16 => safetensors::Dtype::F16,
+            DType::Bf16 => safetensors::Dtype::BF16,
+        };
         let view = safetensors::tensor::TensorView::new(dtype, shape.clone(), data).unwrap();
         (name.clone(), view)
     });

@@ -4,7 +4,7 @@ use super::driver::{DriverError, Region};
 use super::functions::Casts;
 use super::params::CastParams;
 use super::resident::{Parameter, Piece, Placed};
-use crate::stream::{LayerFences, StreamError, Uploader};
+use crate::stream::{Conversion, LayerFences, StreamError, Uploader};
 use crate::weights::{DType, Weight};
 
 /// Brings all parameters up in the order of their groups, and marks each group. For the loader's thread.
@@ -36,13 +36,16 @@ fn one(
     let mut at = 0;
     for piece in &parameter.pieces {
         match piece {
-            Piece::Weight(Weight::Stored(tensor)) if tensor.dtype() == to => {
-                uploader.upload(tensor.bytes(), region, at)?;
-            }
             Piece::Weight(Weight::Stored(tensor)) => {
                 let bytes = tensor.bytes();
-                let target = region.slice(at..at + piece.len() * to.size());
-                cast(bytes, (tensor.dtype(), to), &target, casts, uploader)?;
+                match (tensor.dtype(), to) {
+                    (from, to) if from == to => uploader.upload(bytes, region, at)?,
+                    (DType::F32, to) => uploader.upload_as(bytes, narrowing(to), region, at)?,
+                    formats => {
+                        let target = region.slice(at..at + piece.len() * to.size());
+                        cast(bytes, formats, &target, casts, uploader)?;
+                    }
+                }
             }
             Piece::Weight(Weight::F32(values)) => {
                 let mut bytes = Vec::new();
@@ -56,6 +59,19 @@ fn one(
         at += piece.len() * to.size();
     }
     Ok(())
+}
+
+/// Rounding f32 on the host, so that half the bytes cross the bus: it is that, and the slots, that loading waits for.
+fn narrowing(to: DType) -> Conversion {
+    Conversion {
+        from: DType::F32.size(),
+        to: to.size(),
+        convert: match to {
+            DType::F32 => |from, to| DType::F32.narrow(from, to),
+            DType::F16 => |from, to| DType::F16.narrow(from, to),
+            DType::Bf16 => |from, to| DType::Bf16.narrow(from, to),
+        },
+    }
 }
 
 /// As they are stored to the device, and there into another format.
