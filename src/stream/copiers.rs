@@ -180,7 +180,7 @@ mod tests {
                 }
             },
         };
-        let from: Vec<u8> = (0..3 * (PART + 5)).map(|i| (i * 7 >> 3) as u8).collect();
+        let from: Vec<u8> = (0..3 * (PART + 5)).map(|i| ((i * 7) >> 3) as u8).collect();
         let mut expected = vec![0; from.len() / 3 + 5];
         (sums.convert)(&from, &mut expected[..from.len() / 3]);
         expected[from.len() / 3..].fill(0xee);
