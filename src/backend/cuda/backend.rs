@@ -1,35 +1,29 @@
 //! The operations of a model on one CUDA device: what is named, placed and sealed.
 //!
-//! Parameters and matrices are named first. [`Backend::sealed`] then chooses the products' algorithms, measures what
+//! Parameters and matrices are named first. [`Backend::sealed`] then (`seal`) chooses the products' algorithms, measures what
 //! is free, takes the device's memory once, and starts the thread that brings the weights up. From there on `running`
 //! has it: a pass puts everything on streams and returns; the host waits in [`Backend::fetch`] alone.
 
 use super::chains;
-use super::driver::{Arena, Context, DeviceInfo, devices};
+use super::driver::{Context, DeviceInfo, devices};
 use super::error::CudaError;
-use super::functions::{AttentionFunctions, Casts, Functions};
-use super::fused::Fused;
-use super::gemm::{Algorithms, Gemm, Kind, Product, ProductSpec, Tuning, WORKSPACE};
-use super::plan::{self, Capacity, Needs};
+use super::functions::AttentionFunctions;
+use super::gemm::{Algorithms, Gemm, Kind, ProductSpec, Tuning};
+use super::plan::{self, Capacity};
 use super::resident::{ParameterId, Piece, Resident};
-use super::running::{Layer, Pending, Place, Running, Table};
-use super::weights;
+use super::running::{Layer, Pending, Running};
 use crate::backend::{
     Activation, AttentionSpec, Backend, BackendError, Limits, LinearPart, Norm, Position,
     Product as Use, Represented, Role, Wanted,
 };
 use crate::batch::PackedBatch;
-use crate::stream::{
-    LayerFences, Loader, ProcessorOptions, StreamManager, StreamProcessor, UploadOptions, Uploader,
-};
+use crate::stream::StreamManager;
 use crate::weights::{DType, Weight};
 use std::ops::Range;
 use std::sync::Arc;
 
 /// Passes that are under way at once: one is computed while the host writes the next and reads the last.
-const SLOTS: usize = 3;
-/// Bytes of a pinned slot through which weights come.
-const UPLOAD_SLOT: usize = 16 << 20;
+pub(super) const SLOTS: usize = 3;
 /// Load streams of a device: weights have one of their own, or batches would queue behind them.
 pub const LOAD_STREAMS: usize = 2;
 
@@ -73,20 +67,20 @@ pub struct Attention {
 
 /// The CUDA backend, on one device.
 pub struct Cuda {
-    context: Context,
-    info: DeviceInfo,
-    options: CudaOptions,
-    manager: Arc<StreamManager>,
-    gemm: Gemm,
-    resident: Resident,
-    specs: Vec<ProductSpec>,
+    pub(super) context: Context,
+    pub(super) info: DeviceInfo,
+    pub(super) options: CudaOptions,
+    pub(super) manager: Arc<StreamManager>,
+    pub(super) gemm: Gemm,
+    pub(super) resident: Resident,
+    pub(super) specs: Vec<ProductSpec>,
     layers: Vec<Layer>,
-    matrices: Vec<(Role, usize)>,
-    attention: Vec<AttentionFunctions>,
+    pub(super) matrices: Vec<(Role, usize)>,
+    pub(super) attention: Vec<AttentionFunctions>,
     /// Rotations by what they are made of, and how many values a position.
-    tables: Vec<(ParameterId, usize)>,
+    pub(super) tables: Vec<(ParameterId, usize)>,
     /// Bytes a token of what a layer makes that is not where it goes yet: of the widest.
-    scratch: usize,
+    pub(super) scratch: usize,
     running: Option<Running>,
 }
 
@@ -189,164 +183,6 @@ impl Cuda {
         let running = self.running(call)?;
         run(running).map_err(|error| running.fail(error).into())
     }
-
-    /// What a token takes of the device: its rows of all matrices, of scratch and of tables.
-    fn bytes_a_token(&self) -> usize {
-        let t = self.options.dtype.size();
-        let matrix = |(role, width): &(Role, usize)| match (role, self.options.dtype) {
-            (_, DType::F32) | (Role::Residual, _) => 4 * width,
-            (Role::Activation, _) => t * width,
-            (Role::Both, _) => (4 + t) * width,
-        };
-        let tables: usize = self.tables.iter().map(|(_, half)| 8 * half).sum();
-        self.matrices.iter().map(matrix).sum::<usize>() + self.scratch + tables
-    }
-
-    fn needs(&self, upload: &UploadOptions) -> Needs {
-        let stream = self.matrices.iter().find(|(r, _)| *r != Role::Activation);
-        // Each matrix, table and scratch starts at a multiple of the alignment.
-        let parts = 2 * self.matrices.len() + self.tables.len() + 3;
-        Needs {
-            fixed: self.resident.footprint()
-                + Arena::footprint(WORKSPACE)
-                + Arena::footprint(upload.device_bytes())
-                + parts * plan::ALIGN,
-            a_token: self.bytes_a_token(),
-            slots: SLOTS,
-            width: stream.map_or(0, |(_, width)| *width),
-            representations: self.options.representations,
-            pooled: self.options.pooled,
-            states: self.options.states,
-        }
-    }
-
-    fn capacity(&self, needs: &Needs) -> Result<Capacity, CudaError> {
-        let wanted = wanted_tokens(&self.options, &self.info);
-        let (free, _) = self.context.memory()?;
-        let usable = (free as usize).saturating_sub(plan::RESERVE);
-        plan::capacity(needs, wanted, usable).ok_or_else(|| {
-            let tokens = plan::smallest(wanted);
-            CudaError::Memory {
-                device: self.context.ordinal(),
-                free,
-                needed: (Capacity::of_tokens(tokens).bytes(needs) + plan::RESERVE) as u64,
-                tokens,
-            }
-        })
-    }
-
-    fn place(&self, arena: &mut Arena, capacity: Capacity) -> Result<Vec<Place>, CudaError> {
-        let t = self.options.dtype;
-        let place = |&(role, width): &(Role, usize)| {
-            let mut take = |size| arena.take("activations", capacity.tokens * width * size);
-            let (stream, activation) = match role {
-                _ if t == DType::F32 => {
-                    let both = take(4)?;
-                    (Some(both.clone()), Some(both))
-                }
-                Role::Residual => (Some(take(4)?), None),
-                Role::Activation => (None, Some(take(t.size())?)),
-                Role::Both => (Some(take(4)?), Some(take(t.size())?)),
-            };
-            Ok(Place {
-                stream,
-                activation,
-                width,
-            })
-        };
-        self.matrices.iter().map(place).collect()
-    }
-
-    fn seal(&mut self) -> Result<Running, CudaError> {
-        // First, since choosing an algorithm borrows memory of the device.
-        let products = self.specs.iter().map(|spec| self.gemm.product(spec));
-        let products: Vec<Product> = products.collect::<Result<_, _>>()?;
-        let functions =
-            Functions::load(&self.context, self.options.dtype, self.info.multiprocessors)?;
-        let casts = Arc::new(Casts::load(&self.context)?);
-        let fused = Fused::load(&self.context, &self.info, self.options.dtype)?;
-        let upload = UploadOptions {
-            slot_bytes: UPLOAD_SLOT,
-            through: true,
-            threads: upload_threads(),
-            ..UploadOptions::default()
-        };
-        let needs = self.needs(&upload);
-        let capacity = self.capacity(&needs)?;
-        let mut arena = Arena::new(&self.context, capacity.bytes(&needs))?;
-        let groups = self.resident.groups();
-        let placed = std::mem::take(&mut self.resident).place(&mut arena)?;
-        let addresses = placed.addresses();
-        let workspace = arena.take("the products' workspace", WORKSPACE)?;
-        let places = self.place(&mut arena, capacity)?;
-        let table = |&(inv_freq, half): &(ParameterId, usize)| -> Result<Table, CudaError> {
-            Ok(Table {
-                inv_freq,
-                half,
-                region: arena.take("the table of rotations", capacity.tokens * half * 8)?,
-            })
-        };
-        let tables = self.tables.iter().map(table).collect::<Result<_, _>>()?;
-        let scratch = match self.scratch {
-            0 => None,
-            bytes => Some(arena.take("activations", capacity.tokens * bytes)?),
-        };
-        let sums = arena.take("sums of rows", plan::sums(capacity.tokens, needs.width))?;
-        let ordinal = self.context.ordinal();
-        let streams = self.manager.streams(ordinal, 0)?;
-        let ring = ProcessorOptions {
-            slots: SLOTS,
-            input_bytes: capacity.input(),
-            output_bytes: capacity.output(&needs),
-            overlap: self.options.overlap,
-        };
-        let processor = StreamProcessor::new(&streams, &mut arena, ring)?;
-        let loading = self.manager.streams(ordinal, LOAD_STREAMS - 1)?;
-        let uploader = Uploader::new(&loading, &mut arena, upload)?;
-        let fences = Arc::new(LayerFences::new(&loading, "group", groups)?);
-        let of_loader = Arc::clone(&casts);
-        let loader = Loader::start(uploader, Arc::clone(&fences), None, move |up, fences| {
-            weights::load(&placed, groups, &of_loader, up, fences)
-        })?;
-        Ok(Running {
-            dtype: self.options.dtype,
-            capacity,
-            addresses,
-            functions,
-            fused,
-            attention: std::mem::take(&mut self.attention),
-            products,
-            workspace,
-            places,
-            tables,
-            scratch,
-            sums,
-            processor,
-            fences,
-            groups,
-            arrived: 0,
-            passes: 0,
-            pass: None,
-            ended: Default::default(),
-            profile: None,
-            _loader: loader,
-            _casts: casts,
-        })
-    }
-}
-
-/// Threads that copy weights from their mapping: one does some 3.5 GB/s where pages have to be found, PCIe 5 takes 55,
-/// and half the cores are left to others.
-fn upload_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).clamp(1, 8))
-}
-
-/// Tokens of a pass, if the memory is there.
-fn wanted_tokens(options: &CudaOptions, info: &DeviceInfo) -> usize {
-    options
-        .tokens
-        .unwrap_or_else(|| plan::default_tokens(info.multiprocessors as usize))
-        .max(options.longest.unwrap_or(0))
 }
 
 impl Backend for Cuda {

@@ -7,7 +7,8 @@
 //! | [`kernels`], `params` | what nvcc made of `kernels/`, and their arguments |
 //! | `functions`, `fused`, [`attention`] | how each kernel is launched |
 //! | `resident`, `weights`, `plan` | parameters and their way to the device; how its memory is divided |
-//! | `backend`, `running`, `slot` | [`Cuda`], the operations of a model; a pass and what goes in and out |
+//! | `backend`, `seal` | [`Cuda`], what a model names; how that becomes what runs |
+//! | `running`, `operations`, `slot` | passes, and the operations of one; what goes in and out |
 //! | `profile` | how long operations take |
 //!
 //! [`devices`] is how the program knows what a machine has, and [`require`] says what is missing.
@@ -21,10 +22,12 @@ mod functions;
 mod fused;
 pub mod gemm;
 pub mod kernels;
+mod operations;
 mod plan;
 mod profile;
 mod resident;
 mod running;
+mod seal;
 mod slot;
 mod weights;
 

@@ -1,7 +1,8 @@
-//! How long each kind of operation takes, by timed fences around every one.
+//! How long each kind of operation takes, by timed fences around every one, and how long products take alone.
 
-use super::driver::{Fence, Stream};
+use super::driver::{Fence, Region, Stream};
 use super::error::CudaError;
+use super::running::{Layer, Place, Running};
 
 /// Fences around operations, by the operation's name.
 #[derive(Default)]
@@ -39,5 +40,53 @@ impl Profile {
             }
         }
         Ok(sums)
+    }
+}
+
+impl Running {
+    pub fn products_alone(&mut self, layers: &[Layer], rows: usize) -> Result<f32, CudaError> {
+        let rows = rows.min(self.capacity.tokens);
+        let context = self.compute().context();
+        let (start, end) = (Fence::timed(context)?, Fence::timed(context)?);
+        self.compute().record(&start)?;
+        for layer in layers {
+            let spec = *self.products[layer.product].spec();
+            let activation = |width: usize, not: u64| {
+                let fits = |p: &&Place| p.width >= width && p.activation() != not;
+                let wide = |p: &Place| p.activation();
+                let found = self
+                    .places
+                    .iter()
+                    .filter(|p| p.activation() != 0)
+                    .find(fits);
+                let scratch = self.scratch.as_ref().map_or(0, Region::address);
+                found.map_or(scratch, wide)
+            };
+            let x = activation(spec.inputs, 0);
+            let out = match layer.adds {
+                false => activation(spec.outputs, x),
+                true => {
+                    let streams = self.places.iter().map(Place::stream);
+                    streams
+                        .into_iter()
+                        .find(|s| *s != 0 && *s != x)
+                        .unwrap_or(0)
+                }
+            };
+            self.product(*layer, x, out, rows)?;
+        }
+        self.compute().record(&end)?;
+        self.compute().synchronize()?;
+        Ok(end.milliseconds_since(&start)?.unwrap_or(f32::NAN))
+    }
+
+    /// Switches timing on or off, and gives what was timed since it was on.
+    pub fn profile(&mut self, on: bool) -> Result<Vec<(String, f64, usize)>, CudaError> {
+        self.compute().synchronize()?;
+        let before = match on {
+            true => self.profile.replace(Profile::default()),
+            false => self.profile.take(),
+        };
+        before.map_or(Ok(Vec::new()), |profile| profile.times())
     }
 }

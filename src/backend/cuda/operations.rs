@@ -1,0 +1,313 @@
+//! The operations of a pass: which kernels, on which addresses.
+
+use super::backend::Attention;
+use super::chains;
+use super::driver::Region;
+use super::error::CudaError;
+use super::fused::{Fused, Operands};
+use super::gemm::{self, Kind};
+use super::params::{
+    AddParams, AttentionParams, EmbedParams, GatedGeluParams, GeluParams, GemmShortParams,
+    LayerNormParams, RepresentParams,
+};
+use super::plan::ALIGN;
+use super::resident::ParameterId;
+use super::running::{Layer, Pending, Running};
+use crate::backend::{Activation, Norm, Wanted};
+use crate::weights::DType;
+use std::ops::Range;
+
+impl Running {
+    /// Runs one operation, timed if that is wanted.
+    fn operation(
+        &mut self,
+        name: &'static str,
+        run: impl FnOnce(&Self) -> Result<(), CudaError>,
+    ) -> Result<(), CudaError> {
+        let Some(mut profile) = self.profile.take() else {
+            return run(self);
+        };
+        let timed = profile.around(name, self.compute(), || run(self));
+        self.profile = Some(profile);
+        timed
+    }
+
+    pub fn embed(
+        &mut self,
+        scale: &[f64],
+        table: ParameterId,
+        shift: Option<ParameterId>,
+        out: usize,
+    ) -> Result<(), CudaError> {
+        let layout = self.pass("embed")?.input.clone();
+        layout.write_scale(self.processor.staging()?, scale);
+        self.processor.async_load(layout.bytes)?;
+        let width = self.places[out].width;
+        let params = EmbedParams {
+            table: self.addresses.of(table),
+            tokens: self.input(&layout.tokens)?,
+            scale: self.input(&layout.scale)?,
+            shift: shift.map_or(0, |shift| self.addresses.of(shift)),
+            to: self.places[out].stream(),
+            count: self.pass("embed")?.rows as u32,
+            width: width as u32,
+            vocabulary: (self.addresses.values(table) / width.max(1)) as u32,
+            padding: 0,
+        };
+        // SAFETY: the matrix has room for the capacity's rows, and no pass has more; the input was just sent, and the
+        // table's group waited for. The compute stream alone touches them.
+        self.operation("embed", |r| unsafe {
+            r.functions.embed(r.compute(), &params)
+        })
+    }
+
+    pub fn layer_norm(
+        &mut self,
+        x: usize,
+        norm: &Norm<ParameterId>,
+        out: usize,
+    ) -> Result<(), CudaError> {
+        let place = &self.places[out];
+        // In f32 the two are one, and it is written once.
+        let stream = match self.dtype {
+            DType::F32 => 0,
+            _ => place.stream(),
+        };
+        let params = LayerNormParams {
+            from: self.places[x].stream(),
+            gain: self.addresses.of(norm.gain),
+            bias: self.addresses.of(norm.bias),
+            to: place.activation(),
+            stream,
+            rows: self.pass("layer_norm")?.rows as u32,
+            width: place.width as u32,
+            epsilon: norm.eps,
+            padding: 0,
+        };
+        // SAFETY: as in `embed`.
+        self.operation("layer_norm", |r| unsafe {
+            r.functions.layer_norm(r.compute(), &params)
+        })
+    }
+
+    /// A layer's product: stored to `out`, or added to it if that is the layer's use.
+    pub(super) fn product(&self, w: Layer, x: u64, out: u64, rows: usize) -> Result<(), CudaError> {
+        let product = &self.products[w.product];
+        let bias = w.bias.map_or(0, |bias| self.addresses.of(bias));
+        if self
+            .pass
+            .as_ref()
+            .is_some_and(|pass| pass.class == chains::SHORT)
+        {
+            let spec = product.spec();
+            let params = GemmShortParams {
+                from: x,
+                weight: self.addresses.of(w.weight),
+                bias,
+                to: out,
+                rows: rows as u32,
+                outputs: spec.outputs as u32,
+                depth: spec.inputs as u32,
+                add: w.adds.into(),
+            };
+            // SAFETY: as below.
+            return unsafe { self.functions.gemm_short(self.compute(), &params) };
+        }
+        let apart = w.adds && product.spec().kind == Kind::Store;
+        let to = match apart {
+            true => self.scratch.as_ref().map_or(0, Region::address),
+            false => out,
+        };
+        let operands = gemm::Operands {
+            x,
+            w: self.addresses.of(w.weight),
+            bias,
+            out: to,
+        };
+        // SAFETY: regions that hold the capacity's rows, and no pass has more; the weights' group was waited for. The
+        // compute stream alone touches them.
+        unsafe { product.run(self.compute(), &self.workspace, operands, rows)? };
+        if !apart {
+            return Ok(());
+        }
+        let params = AddParams {
+            from: to,
+            to: out,
+            count: (rows * product.spec().outputs) as u64,
+        };
+        // SAFETY: as above.
+        unsafe { self.functions.add(self.compute(), &params) }
+    }
+
+    pub fn linear(
+        &mut self,
+        x: usize,
+        w: Layer,
+        act: Activation,
+        out: usize,
+    ) -> Result<(), CudaError> {
+        let rows = self.pass("linear")?.rows;
+        if act == Activation::Gelu && self.fuses(w, 1) {
+            return self.operation("product_gelu", |r| r.fused(x, w, out, rows, false));
+        }
+        let (from, to) = (self.places[x].activation(), self.places[out].activation());
+        self.operation("product", |r| r.product(w, from, to, rows))?;
+        if act == Activation::None {
+            return Ok(());
+        }
+        let params = GeluParams {
+            values: to,
+            count: (rows * self.places[out].width) as u64,
+        };
+        // SAFETY: as in `embed`.
+        self.operation("gelu", |r| unsafe {
+            r.functions.gelu(r.compute(), &params)
+        })
+    }
+
+    /// Whether a layer's product and its GELU are one kernel; `halves` of its outputs make one.
+    fn fuses(&self, w: Layer, halves: usize) -> bool {
+        let spec = self.products[w.product].spec();
+        self.fused.is_some() && Fused::takes(spec.outputs / halves, spec.inputs)
+    }
+
+    fn fused(
+        &self,
+        x: usize,
+        w: Layer,
+        out: usize,
+        rows: usize,
+        gated: bool,
+    ) -> Result<(), CudaError> {
+        let spec = self.products[w.product].spec();
+        let regions = (&self.places[x].activation, &self.places[out].activation);
+        let (Some(fused), (Some(from), Some(to))) = (&self.fused, regions) else {
+            return Err(CudaError::OutOfOrder {
+                call: "a fused product",
+                missing: "matrices in the products' dtype",
+            });
+        };
+        let operands = Operands {
+            from,
+            weight: self.addresses.region(w.weight),
+            bias: w.bias.map_or(0, |bias| self.addresses.of(bias)),
+            to,
+            rows,
+            width: self.places[out].width,
+            depth: spec.inputs,
+            gated,
+        };
+        // SAFETY: as in `product`.
+        unsafe { fused.run(self.compute(), &operands) }
+    }
+
+    pub fn linear_add(&mut self, x: usize, w: Layer, onto: usize) -> Result<(), CudaError> {
+        let rows = self.pass("linear_add")?.rows;
+        let (from, to) = (self.places[x].activation(), self.places[onto].stream());
+        self.operation("product", |r| r.product(w, from, to, rows))
+    }
+
+    pub fn linear_gated(&mut self, x: usize, w: Layer, out: usize) -> Result<(), CudaError> {
+        let rows = self.pass("linear_gated")?.rows;
+        if self.fuses(w, 2) {
+            return self.operation("product_gated_gelu", |r| r.fused(x, w, out, rows, true));
+        }
+        let between = self.scratch.as_ref().map_or(0, Region::address);
+        let from = self.places[x].activation();
+        self.operation("product", |r| r.product(w, from, between, rows))?;
+        let params = GatedGeluParams {
+            from: between,
+            to: self.places[out].activation(),
+            rows: rows as u32,
+            width: self.places[out].width as u32,
+        };
+        // SAFETY: as in `embed`.
+        self.operation("gated_gelu", |r| unsafe {
+            r.functions.gated_gelu(r.compute(), &params)
+        })
+    }
+
+    pub fn attention(&mut self, qkv: usize, a: &Attention, out: usize) -> Result<(), CudaError> {
+        let pass = self.pass("attention")?;
+        let (items, layout) = (pass.items, &pass.input);
+        let lists = (self.input(&layout.items)?, self.input(&layout.slots)?);
+        let params = AttentionParams {
+            qkv: self.places[qkv].activation(),
+            out: self.places[out].activation(),
+            items: 0,
+            rotary: a.rotary.map_or(0, |t| self.tables[t].region.address()),
+            slopes: a.slopes.map_or(0, |slopes| self.addresses.of(slopes)),
+            heads: a.heads as u32,
+            head_dim: a.head_dim as u32,
+            scale: 1.0 / (a.head_dim as f32).sqrt(),
+            count: 0,
+        };
+        // SAFETY: as in `embed`; the lists are of this pass's sequences, none longer than the table.
+        self.operation("attention", |r| unsafe {
+            r.attention[a.kernels].run(r.compute(), &params, lists, items)
+        })
+    }
+
+    pub fn represent(
+        &mut self,
+        x: usize,
+        norm: Option<&Norm<ParameterId>>,
+        wanted: Wanted,
+    ) -> Result<Pending, CudaError> {
+        let pass = self.pass("represent")?;
+        let (number, rows, sequences) = (pass.number, pass.rows, pass.sequences);
+        let width = self.places[x].width;
+        let mut end = pass.output;
+        let mut part = |wanted: bool, bytes: usize| {
+            let start = end.next_multiple_of(ALIGN);
+            end = start + if wanted { bytes } else { 0 };
+            start..end
+        };
+        let pooled = part(wanted.pooled, sequences * width * 4);
+        let states = part(wanted.states, rows * width * 4);
+        let bad = part(true, sequences * 4);
+        let output = self.processor.output()?;
+        if end > output.bytes() {
+            return Err(CudaError::OutOfOrder {
+                call: "represent",
+                missing: "having said how many representations are wanted",
+            });
+        }
+        let address = |range: &Range<usize>| match range.is_empty() {
+            true => 0,
+            false => output.address() + range.start as u64,
+        };
+        let layout = &pass.input;
+        let params = RepresentParams {
+            from: self.places[x].stream(),
+            gain: norm.map_or(0, |n| self.addresses.of(n.gain)),
+            bias: norm.map_or(0, |n| self.addresses.of(n.bias)),
+            starts: self.input(&layout.starts)?,
+            ranges: self.input(&layout.pooled)?,
+            pooled: address(&pooled),
+            states: address(&states),
+            bad: address(&bad),
+            sums: self.sums.address(),
+            sequences: sequences as u32,
+            width: width as u32,
+            epsilon: norm.map_or(0.0, |n| n.eps),
+            padding: 0,
+        };
+        if let Some(pass) = &mut self.pass {
+            pass.output = end;
+            pass.taken += 1;
+        }
+        if sequences > 0 {
+            // SAFETY: as in `embed`; the output holds these parts, as was just checked.
+            self.operation("represent", |r| unsafe {
+                r.functions.represent(r.compute(), rows, &params)
+            })?;
+        }
+        Ok(Pending {
+            pass: number,
+            pooled,
+            states,
+            bad,
+        })
+    }
+}
