@@ -174,7 +174,7 @@ impl Embedder for Nothing {
 }
 
 /// Reads, tokenises and packs `text`, in one shard; the tokens.
-fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>) -> u64 {
+fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
     let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
     let mut model = Nothing {
         config: ModelConfig::dnabert(1, 1, 1),
@@ -222,6 +222,7 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>) -> u64 {
             token_budget: 33_792,
             shard_size: spec.shard_size,
             share: Share::ALL,
+            threads: threads,
         },
         request,
         input_records: None,
@@ -247,14 +248,17 @@ fn feeding(c: &mut Criterion) {
     let text = fasta(b"ACGT", 20_000, 500, 80);
     let mut group = c.benchmark_group("reader");
     group.sample_size(20);
-    group.throughput(Throughput::Elements(job(text.clone(), &tokenizer)));
-    group.bench_function("fragments of 500 bases to batches", |b| {
-        b.iter_batched(
-            || text.clone(),
-            |t| black_box(job(t, &tokenizer)),
-            criterion::BatchSize::LargeInput,
-        );
-    });
+    group.throughput(Throughput::Elements(job(text.clone(), &tokenizer, 1)));
+    for threads in [1, 2, 4] {
+        let name = format!("fragments of 500 bases to batches, {threads} threads tokenise");
+        group.bench_function(name, |b| {
+            b.iter_batched(
+                || text.clone(),
+                |t| black_box(job(t, &tokenizer, threads)),
+                criterion::BatchSize::LargeInput,
+            );
+        });
+    }
     group.finish();
 }
 

@@ -33,6 +33,36 @@ fn mean(layer: usize, tokens: &[u32], part: std::ops::Range<usize>) -> Vec<f32> 
         .collect()
 }
 
+/// Groups are tokenised in any order; the output is byte for byte that of one thread, and an error comes where it was.
+#[test]
+fn however_many_tokenise_the_output_is_the_same() {
+    let mut job = Job::new(2000);
+    for (i, record) in job.records.iter_mut().enumerate() {
+        // Some have a group for themselves, and most are short.
+        record.sequence = record
+            .sequence
+            .repeat(if i % 97 == 5 { 1500 } else { 1 + i % 9 });
+    }
+    job.feed.shard_size = 700;
+    let mut failing = job.clone();
+    failing.feed.strict = true;
+    failing.records[1500].sequence[0] = b'!';
+    let (mut outputs, mut errors) = (Vec::new(), Vec::new());
+    for threads in [1, 2, 5] {
+        let out = tempfile::tempdir().unwrap();
+        job.feed.threads = threads;
+        job.run(out.path()).unwrap();
+        outputs.push(tree(out.path()));
+        let out = tempfile::tempdir().unwrap();
+        failing.feed.threads = threads;
+        let error = failing.run(out.path()).unwrap_err();
+        assert!(matches!(error, JobError::Sequence(_)), "{error}");
+        errors.push((error.to_string(), tree(out.path())));
+    }
+    assert!(outputs[0].len() > 3 * 2 && outputs.iter().all(|o| *o == outputs[0]));
+    assert!(errors[0].0.contains("1501") && errors.iter().all(|e| *e == errors[0]));
+}
+
 #[test]
 fn every_row_is_its_records_own() {
     let out = tempfile::tempdir().unwrap();

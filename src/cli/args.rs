@@ -186,7 +186,7 @@ pub struct EmbedArgs {
         help_heading = "Running"
     )]
     pub streams: SwitchArg,
-    /// Threads that compute [default: all cores]
+    /// Threads that compute; with CUDA a quarter of them, at most 8, tokenise [default: all cores]
     #[arg(long, value_name = "N", value_parser = positive(), help_heading = "Running")]
     pub threads: Option<usize>,
     /// Tokens computed at once; decides speed and memory, never a result [default: by threads, from

@@ -80,6 +80,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
             token_budget: engine.token_budget,
             shard_size: options.shard_size,
             share: options.share,
+            threads: engine.tokenising,
         },
         request,
         input_records: summary.complete.then_some(summary.records),

@@ -46,6 +46,8 @@ pub struct Engine {
     pub token_budget: usize,
     /// The longest sequence that there is room for.
     pub room: usize,
+    /// Threads that tokenise.
+    pub tokenising: usize,
     /// For the log: threads or devices.
     pub place: String,
 }
@@ -80,6 +82,7 @@ fn on_cpu(checkpoint: &Checkpoint, job: &Job) -> Result<Engine, Failure> {
             .token_budget
             .unwrap_or_else(|| options::default_budget(job.threads)),
         room: usize::MAX,
+        tokenising: 1,
         place: format!("{} threads, SIMD {}", job.threads, backend::simd_name()),
     })
 }
@@ -166,6 +169,7 @@ fn fleet(models: Vec<Model<Cuda>>, dtype: DType, job: &Job) -> Result<Engine, Fa
         identity,
         token_budget: budget(job, multiprocessors, room),
         room,
+        tokenising: options::tokenising(job.threads),
         place,
     })
 }

@@ -192,6 +192,12 @@ pub fn default_budget(threads: usize) -> usize {
     (threads * 512).clamp(4096, 32768)
 }
 
+/// Of so many threads, those that tokenise for devices: one makes some 3 M tokens/s of DNA, an H100 computes 2 M of them,
+/// and others load, copy and write.
+pub fn tokenising(threads: usize) -> usize {
+    (threads / 4).clamp(1, 8)
+}
+
 pub fn case(arg: CaseArg) -> Case {
     match arg {
         CaseArg::Upper => Case::Upper,

@@ -1,14 +1,13 @@
-//! The reader thread: records in, packed batches out, block by block.
+//! The reader thread: records in, cleaned and in groups, block by block.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::SyncSender;
 
-use super::length::pieces;
+use super::packing::{End, Packer, WorkSender};
+use super::tokenising::{Group, Then, Way};
 use super::{JobError, LengthLimit, Stop};
-use crate::batch::PackedBatch;
 use crate::output::{BlockFacts, ShardRecord, read_shard_at, shard_name};
 use crate::sequence::{
     Alphabet, Case, CleanCounts, InputDigest, Record, SequenceError, SequenceReader, Tokenizer,
@@ -89,43 +88,8 @@ pub struct FeedOptions {
     pub shard_size: u64,
     /// Which blocks are computed.
     pub share: Share,
-}
-
-/// One sequence of a batch: a record, or one window of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Piece {
-    /// Content tokens, cls and eos not counted: its weight among the windows of its record.
-    pub content: usize,
-    /// Whether its record ends with it.
-    pub last: bool,
-}
-
-/// Consecutive sequences of one block.
-#[derive(Debug, Default)]
-pub(crate) struct Batch {
-    pub block: u64,
-    pub packed: PackedBatch,
-    /// One for each sequence of `packed`.
-    pub pieces: Vec<Piece>,
-    /// One for each piece that is the last of its record.
-    pub ids: Vec<String>,
-}
-
-/// What the reader sends on.
-pub(crate) enum Work {
-    Batch(Batch),
-    /// The block of the batches since the last such message is read to its end.
-    BlockEnd {
-        block: u64,
-        facts: BlockFacts,
-        /// Whether the input ended before the block was full.
-        short: bool,
-    },
-    /// The input is read to its end.
-    InputEnd {
-        records: u64,
-        digests: Vec<InputDigest>,
-    },
+    /// Threads that tokenise; with one it is the reader itself.
+    pub threads: usize,
 }
 
 /// What the reader counts for the progress display.
@@ -147,31 +111,8 @@ pub(crate) struct Feed<R> {
     pub stop: Stop,
 }
 
-/// The receiving side is gone: it has stopped, or failed and says so itself.
-struct Gone;
-
-enum End {
-    Gone,
-    Failed(JobError),
-}
-
-impl From<Gone> for End {
-    fn from(_: Gone) -> Self {
-        Self::Gone
-    }
-}
-
-impl<E: Into<JobError>> From<E> for End {
-    fn from(error: E) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
-type Sender = SyncSender<Result<Work, JobError>>;
-
-fn send(to: &Sender, work: Work) -> Result<(), Gone> {
-    to.send(Ok(work)).map_err(|_| Gone)
-}
+/// Bytes of sequence of a group, if not one record has more: some milliseconds of tokenising.
+const GROUP: usize = 32 << 10;
 
 /// The block being read.
 struct Block {
@@ -180,27 +121,32 @@ struct Block {
     finished: Option<ShardRecord>,
     first_record: u64,
     rows: u64,
-    tokens: u64,
     digest: blake3::Hasher,
     clean: CleanCounts,
-    truncated: u64,
-    windowed: u64,
 }
 
 impl<R: Records> Feed<R> {
     /// Reads to the end, to an error, or until nobody listens.
-    pub(crate) fn run(mut self, to: &Sender) {
-        if let Err(End::Failed(error)) = self.read_all(to) {
-            // Nobody listening is no reason to complain.
-            let _ = to.send(Err(error));
+    pub(crate) fn run(mut self, to: WorkSender) {
+        let packer = Packer::new(self.options.clone(), to.clone());
+        match Way::new(self.options.threads, &self.tokenizer, packer) {
+            Ok(mut way) => {
+                drop(to);
+                let mut group = Group::default();
+                if let Err(End::Failed(error)) = self.read_all(&mut group, &mut way) {
+                    group.then = Some(Then::Failed(error));
+                    // Nobody listening is no reason to complain.
+                    let _ = way.send(group);
+                }
+            }
+            Err(error) => drop(to.send(Err(error))),
         }
     }
 
-    fn read_all(&mut self, to: &Sender) -> Result<(), End> {
+    /// Of an error, what was read before it is left in `group`.
+    fn read_all(&mut self, group: &mut Group, way: &mut Way) -> Result<(), End> {
         let mut index = 0;
         let mut block: Option<Block> = None;
-        let mut batch = Batch::default();
-        let mut tokens = Vec::new();
         while let Some(record) = self.records.next_record() {
             let record = record?;
             let number = index / self.options.shard_size;
@@ -215,13 +161,18 @@ impl<R: Records> Feed<R> {
                     Some(_) => {
                         self.counts.reused.fetch_add(1, Ordering::Relaxed);
                     }
-                    None => self.pack(record, current, &mut batch, &mut tokens, to)?,
+                    None => {
+                        self.clean(record, current, group)?;
+                        if group.bytes >= GROUP {
+                            way.send(std::mem::take(group))?;
+                        }
+                    }
                 }
             }
             if index.is_multiple_of(self.options.shard_size)
                 && let Some(full) = block.take()
             {
-                self.end(full, &mut batch, false, to)?;
+                self.end(full, false, group, way)?;
             }
             // Where nothing is sent, nobody tells us to stop.
             if block.as_ref().is_none_or(|b| b.finished.is_some())
@@ -231,7 +182,7 @@ impl<R: Records> Feed<R> {
             }
         }
         if let Some(short) = block.take() {
-            self.end(short, &mut batch, true, to)?;
+            self.end(short, true, group, way)?;
         }
         let blocks = index.div_ceil(self.options.shard_size);
         let ours = |b: &u64| *b < blocks && self.options.share.holds(*b);
@@ -243,14 +194,11 @@ impl<R: Records> Feed<R> {
             }
             .into());
         }
-        let digests = self.records.digests();
-        send(
-            to,
-            Work::InputEnd {
-                records: index,
-                digests,
-            },
-        )?;
+        group.then = Some(Then::InputEnd {
+            records: index,
+            digests: self.records.digests(),
+        });
+        way.send(std::mem::take(group))?;
         Ok(())
     }
 
@@ -264,98 +212,26 @@ impl<R: Records> Feed<R> {
             finished,
             first_record,
             rows: 0,
-            tokens: 0,
             digest: blake3::Hasher::new(),
             clean: CleanCounts::default(),
-            truncated: 0,
-            windowed: 0,
         })
     }
 
-    /// Cleans, tokenises and appends one record, sending `batch` on whenever it is full.
-    fn pack(
-        &self,
-        mut record: Record,
-        block: &mut Block,
-        batch: &mut Batch,
-        tokens: &mut Vec<u32>,
-        to: &Sender,
-    ) -> Result<(), End> {
+    fn clean(&self, mut record: Record, block: &mut Block, group: &mut Group) -> Result<(), End> {
         let options = &self.options;
         block.clean += clean(options.alphabet, options.case, options.strict, &mut record)?;
-        tokens.clear();
-        self.tokenizer.encode(&record.sequence, tokens);
-        let [cls, content @ .., eos] = tokens.as_slice() else {
-            return Err(
-                JobError::Internal(format!("record \"{}\" has no tokens", record.id)).into(),
-            );
-        };
-        // Cleaning refuses what is empty; text that is kept as it is may still come to nothing.
-        if content.is_empty() {
-            return Err(SequenceError::EmptySequence {
-                place: record.place(),
-            }
-            .into());
-        }
-        let Some(parts) = pieces(content.len(), options.limit) else {
-            return Err(JobError::TooLong {
-                place: record.place(),
-                tokens: content.len(),
-                max: options.limit.map_or(0, |l| l.max),
-            }
-            .into());
-        };
-        match parts.as_slice() {
-            [one] if one.len() < content.len() => block.truncated += 1,
-            [_] => {}
-            _ => block.windowed += 1,
-        }
-        let mut sequence = Vec::new();
-        let last = parts.len() - 1;
-        for (i, part) in parts.into_iter().enumerate() {
-            let length = part.len() + 2;
-            if length > options.room {
-                return Err(JobError::NoRoom {
-                    place: record.place(),
-                    tokens: length,
-                    most: options.room,
-                }
-                .into());
-            }
-            if !batch.packed.is_empty() && batch.packed.total() + length > options.token_budget {
-                send(to, Work::Batch(std::mem::take(batch)))?;
-            }
-            sequence.clear();
-            sequence.push(*cls);
-            sequence.extend_from_slice(content.get(part.clone()).unwrap_or_default());
-            sequence.push(*eos);
-            batch.block = block.number;
-            batch.packed.push(&sequence);
-            batch.pieces.push(Piece {
-                content: part.len(),
-                last: i == last,
-            });
-            block.tokens += length as u64;
-        }
-        batch.ids.push(record.id);
+        group.push(block.number, record);
         Ok(())
     }
 
-    fn end(&self, block: Block, batch: &mut Batch, short: bool, to: &Sender) -> Result<(), End> {
+    /// The end of a block goes on at once: its shard may be all that a slow pipe has to give for long.
+    fn end(&self, block: Block, short: bool, group: &mut Group, way: &mut Way) -> Result<(), End> {
         let number = block.number;
         let (facts, finished) = block.facts();
         let Some(finished) = finished else {
-            if !batch.packed.is_empty() {
-                send(to, Work::Batch(std::mem::take(batch)))?;
-            }
-            send(
-                to,
-                Work::BlockEnd {
-                    block: number,
-                    facts,
-                    short,
-                },
-            )?;
+            group.block = number;
+            group.then = Some(Then::BlockEnd { facts, short });
+            way.send(std::mem::take(group))?;
             return Ok(());
         };
         let there = &finished.facts;
@@ -383,16 +259,14 @@ impl Block {
         }
     }
 
+    /// All but what packing counts.
     fn facts(self) -> (BlockFacts, Option<ShardRecord>) {
-        let mut counts = named(&self.clean);
-        counts.insert("truncated".into(), self.truncated);
-        counts.insert("windowed".into(), self.windowed);
         let facts = BlockFacts {
             first_record: self.first_record,
             rows: self.rows,
-            tokens: self.tokens,
+            tokens: 0,
             digest: self.digest.finalize().to_hex().to_string(),
-            counts,
+            counts: named(&self.clean),
         };
         (facts, self.finished)
     }

@@ -6,6 +6,9 @@
 //!              bounded channel                  bounded channel         bounded channel
 //! ```
 //!
+//! Where a device would wait for it, tokenising is a pool's, a group of records at a time, and a thread packs the groups
+//! in the order in which they were read.
+//!
 //! Batches hold consecutive records up to a token budget. They are packed and never padded, so
 //! nothing is gained by sorting, and the order of the output is that of the input. What is in
 //! flight is bounded by the budget and the depth of the channels, whatever the input's size.
@@ -15,9 +18,11 @@ mod feed;
 mod job;
 mod length;
 mod merge;
+mod packing;
 mod rows;
 mod run;
 mod stop;
+mod tokenising;
 
 pub use error::JobError;
 pub use feed::{FeedOptions, Records, Share};

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use super::JobError;
-use super::feed::Batch;
+use super::packing::Batch;
 use crate::model::config::ModelKind;
 use crate::model::{LayerOutput, Request};
 use crate::output::{BlockFacts, JobDir, ShardLayout, ShardWriter, WrittenShard, name_shards};

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use super::feed::{Batch, Feed, FeedCounts, Work};
+use super::feed::{Feed, FeedCounts};
+use super::packing::{Batch, Work};
 use super::rows::{Done, WriteCounts, Writer, finish, layout_of, waiting_shards};
 use super::{FeedOptions, JobError, OpenJob, Records, Stop};
 use crate::model::{Embedder, Request};
@@ -148,7 +149,7 @@ pub fn run<E: Embedder, R: Records>(
     // Not scoped: it may sit in a read of a pipe that nobody will ever feed again.
     std::thread::Builder::new()
         .name("reader".into())
-        .spawn(move || feed.run(&work_to))
+        .spawn(move || feed.run(work_to))
         .map_err(|e| JobError::Internal(format!("cannot start a thread: {e}")))?;
     let writer = Writer {
         dir: &job.dir,

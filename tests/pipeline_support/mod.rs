@@ -196,6 +196,8 @@ impl Job {
                 token_budget: 100,
                 shard_size: 8,
                 share: Share::ALL,
+                // By the job's size, so that every test meets both ways.
+                threads: 1 + n % 3,
             },
             dtype: OutputDtype::F32,
             resume: false,

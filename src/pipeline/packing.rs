@@ -1,0 +1,217 @@
+//! Tokenised records become batches, within a budget, in order.
+
+use std::sync::mpsc::SyncSender;
+
+use super::JobError;
+use super::feed::FeedOptions;
+use super::length::pieces;
+use super::tokenising::{Group, Then};
+use crate::batch::PackedBatch;
+use crate::output::BlockFacts;
+use crate::sequence::{InputDigest, Record, SequenceError};
+
+/// One sequence of a batch: a record, or one window of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// Content tokens, cls and eos not counted: its weight among the windows of its record.
+    pub content: usize,
+    /// Whether its record ends with it.
+    pub last: bool,
+}
+
+/// Consecutive sequences of one block.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub block: u64,
+    pub packed: PackedBatch,
+    /// One for each sequence of `packed`.
+    pub pieces: Vec<Piece>,
+    /// One for each piece that is the last of its record.
+    pub ids: Vec<String>,
+}
+
+/// What the reader sends on.
+pub(crate) enum Work {
+    Batch(Batch),
+    /// The block of the batches since the last such message is read to its end.
+    BlockEnd {
+        block: u64,
+        facts: BlockFacts,
+        /// Whether the input ended before the block was full.
+        short: bool,
+    },
+    /// The input is read to its end.
+    InputEnd {
+        records: u64,
+        digests: Vec<InputDigest>,
+    },
+}
+
+/// Where work goes: to the computing thread.
+pub(crate) type WorkSender = SyncSender<Result<Work, JobError>>;
+
+/// The receiving side is gone: it has stopped, or failed and says so itself.
+pub(crate) struct Gone;
+
+/// Why reading or packing ends early.
+pub(crate) enum End {
+    Gone,
+    Failed(JobError),
+}
+
+impl From<Gone> for End {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+impl<E: Into<JobError>> From<E> for End {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Puts batches together.
+pub(crate) struct Packer {
+    options: FeedOptions,
+    to: WorkSender,
+    batch: Batch,
+    counts: Counts,
+}
+
+/// Of the block being packed.
+#[derive(Default)]
+struct Counts {
+    tokens: u64,
+    truncated: u64,
+    windowed: u64,
+}
+
+impl Packer {
+    pub(crate) fn new(options: FeedOptions, to: WorkSender) -> Self {
+        Self {
+            options,
+            to,
+            batch: Batch::default(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Packs a group that has been tokenised, and sends on what is full or ends. An error of it, or in it, goes on too,
+    /// as the last of all.
+    pub(crate) fn take(&mut self, mut group: Group) -> Result<(), Gone> {
+        let then = group.then.take();
+        let taken = self.records(group).and_then(|block| match then {
+            None => Ok(()),
+            Some(Then::BlockEnd { facts, short }) => Ok(self.end(block, facts, short)?),
+            Some(Then::InputEnd { records, digests }) => {
+                Ok(self.send(Work::InputEnd { records, digests })?)
+            }
+            Some(Then::Failed(error)) => Err(End::Failed(error)),
+        });
+        taken.map_err(|end| {
+            if let End::Failed(error) = end {
+                // Nobody listening is no reason to complain.
+                let _ = self.to.send(Err(error));
+            }
+            Gone
+        })
+    }
+
+    /// What became of the group where it was tokenised, if not this.
+    pub(crate) fn fail(&mut self, error: JobError) {
+        let _ = self.to.send(Err(error));
+    }
+
+    fn send(&self, work: Work) -> Result<(), Gone> {
+        self.to.send(Ok(work)).map_err(|_| Gone)
+    }
+
+    fn records(&mut self, group: Group) -> Result<u64, End> {
+        let block = group.block;
+        let mut start = 0;
+        for (record, end) in group.records.into_iter().zip(group.ends) {
+            let tokens = group.tokens.get(start..end).unwrap_or_default();
+            self.record(block, record, tokens)?;
+            start = end;
+        }
+        Ok(block)
+    }
+
+    /// Appends one record, sending the batch on whenever it is full.
+    fn record(&mut self, block: u64, record: Record, tokens: &[u32]) -> Result<(), End> {
+        let options = &self.options;
+        let [cls, content @ .., eos] = tokens else {
+            return Err(
+                JobError::Internal(format!("record \"{}\" has no tokens", record.id)).into(),
+            );
+        };
+        // Cleaning refuses what is empty; text that is kept as it is may still come to nothing.
+        if content.is_empty() {
+            return Err(SequenceError::EmptySequence {
+                place: record.place(),
+            }
+            .into());
+        }
+        let Some(parts) = pieces(content.len(), options.limit) else {
+            return Err(JobError::TooLong {
+                place: record.place(),
+                tokens: content.len(),
+                max: options.limit.map_or(0, |l| l.max),
+            }
+            .into());
+        };
+        match parts.as_slice() {
+            [one] if one.len() < content.len() => self.counts.truncated += 1,
+            [_] => {}
+            _ => self.counts.windowed += 1,
+        }
+        let mut sequence = Vec::new();
+        let last = parts.len() - 1;
+        for (i, part) in parts.into_iter().enumerate() {
+            let length = part.len() + 2;
+            if length > self.options.room {
+                return Err(JobError::NoRoom {
+                    place: record.place(),
+                    tokens: length,
+                    most: self.options.room,
+                }
+                .into());
+            }
+            let packed = &self.batch.packed;
+            if !packed.is_empty() && packed.total() + length > self.options.token_budget {
+                let full = std::mem::take(&mut self.batch);
+                self.send(Work::Batch(full))?;
+            }
+            sequence.clear();
+            sequence.push(*cls);
+            sequence.extend_from_slice(content.get(part.clone()).unwrap_or_default());
+            sequence.push(*eos);
+            self.batch.block = block;
+            self.batch.packed.push(&sequence);
+            self.batch.pieces.push(Piece {
+                content: part.len(),
+                last: i == last,
+            });
+            self.counts.tokens += length as u64;
+        }
+        self.batch.ids.push(record.id);
+        Ok(())
+    }
+
+    fn end(&mut self, block: u64, mut facts: BlockFacts, short: bool) -> Result<(), Gone> {
+        if !self.batch.packed.is_empty() {
+            let last = std::mem::take(&mut self.batch);
+            self.send(Work::Batch(last))?;
+        }
+        let counts = std::mem::take(&mut self.counts);
+        facts.tokens = counts.tokens;
+        facts.counts.insert("truncated".into(), counts.truncated);
+        facts.counts.insert("windowed".into(), counts.windowed);
+        self.send(Work::BlockEnd {
+            block,
+            facts,
+            short,
+        })
+    }
+}
