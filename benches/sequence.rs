@@ -222,7 +222,7 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
             token_budget: 33_792,
             shard_size: spec.shard_size,
             share: Share::ALL,
-            threads: threads,
+            threads,
         },
         request,
         input_records: None,

@@ -105,7 +105,7 @@ class Measured:
         self.name, self.options, self.scratch, self.results, self.written = name, options, scratch, results, written
         self.dna, self.folder, self.device = name.startswith("dnabert"), options.models / name, torch.device(options.device)
         self.rows, self.peers, self.settings = {}, {}, {}
-        limit = options.tokens or MODELS.get(name, 1_000_000)
+        limit = options.tokens or MODELS.get(name, 1_000_000) // (8 if options.dtype == "f32" else 1)  # without tensor cores
         wanted = ["fragments"] if self.dna else [w for w in options.workloads if w != "fragments"]
         self.workloads = {}
         for workload in wanted:
@@ -329,7 +329,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", choices=DTYPES, default="f16")
-    parser.add_argument("--program-timeout", type=float, default=150, help="seconds for one run of the program")
+    parser.add_argument("--program-timeout", type=float, default=300, help="seconds for one run of the program")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=path, default=path("gpu.json"))
     options = parser.parse_args()

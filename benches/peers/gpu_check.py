@@ -5,7 +5,13 @@
 A few dozen sequences of awkward lengths are embedded in each dtype by seqstream, and one by one by Hugging Face's EsmModel
 (sdpa, TF32 off; for DNABERT the plain `dnabert_torch.py`) in float64, float32, float16 and bfloat16. Printed are norm(x - f64) /
 norm(f64) of a sequence's mean and of its states, the worst and the median sequence. Exit code 1 where seqstream is beyond
-the bounds below; without --seqstream, only PyTorch's own errors are printed.
+its bounds; without --seqstream, only PyTorch's own errors are printed.
+
+The bounds are those of the golden files, or what this model makes of a rounding, whichever is more. That is measured: the
+same model in float64, exactly, but for its matrices, which are rounded to the dtype as they have to be ("rounded matrices"
+in the table). A layer rounds four matrices, and in seqstream up to eight times activations, each to the same 2^-11 or 2^-8
+and each amplified by the rest of the model as a matrix's is; independent errors add as their squares, so all come to at
+most sqrt((4 + 8) / 4) of the matrices' alone. Whatever computes in the dtype has at least about 1 of it.
 """
 
 import argparse
@@ -24,9 +30,11 @@ import inputs
 from dnabert_torch import Dnabert
 from gpu import tokenised
 from gpu_peers import DTYPES
-from gpu_weights import exact_floats, hugging_face, load_config
+from gpu_weights import exact_floats, hugging_face, load_config, rounded
 
 BOUNDS = {"f32": 1e-5, "f16": 2e-3, "bf16": 1.5e-2}
+AMPLIFIED = 3**0.5  # of the error of rounded matrices, above
+ROUNDED = "float64, rounded matrices"
 F32_RATIO = 1.5  # of PyTorch's own worst error in float32
 # Around the sizes of tiles, and of blocks of tiles, in tokens; with the two specials, residues are two fewer.
 TOKENS = [3, 4, 5, 7, 9, 10, 15, 16, 17, 18, 31, 32, 33, 47, 63, 64, 65, 66, 97, 127, 128, 129, 130, 191, 193, 255, 256,
@@ -46,9 +54,14 @@ def awkward(dna, seed=5):
 
 
 @torch.inference_mode()
-def reference(folder, dna, encoded, device, dtype):
-    """The states of each sequence, alone: [tokens the mean is over, d], float64 on the host."""
-    model = Dnabert(folder, device, dtype) if dna else hugging_face(folder, device, dtype)
+def reference(folder, dna, encoded, device, dtype, matrices=None):
+    """The states of each sequence, alone: [tokens the mean is over, d], float64 on the host. `matrices`: a dtype that the
+    layers' matrices are rounded to before."""
+    if dna:
+        model = Dnabert(folder, device, dtype)
+        model.weights = {name: rounded(name, tensor, matrices) for name, tensor in model.weights.items()}
+    else:
+        model = hugging_face(folder, device, dtype, matrices=matrices)
     states = []
     with exact_floats(dtype):
         for ids in encoded:
@@ -113,6 +126,9 @@ def main():
     for dtype in options.dtypes:
         states = reference(options.model, dna, encoded, options.device, DTYPES[dtype])
         add(peer, dtype, [s.mean(0) for s in states], states)
+        if dtype != "f32":
+            states = reference(options.model, dna, encoded, options.device, torch.float64, DTYPES[dtype])
+            add(ROUNDED, dtype, [s.mean(0) for s in states], states)
     if options.device == "cuda":
         torch.cuda.empty_cache()  # seqstream needs the memory
     with tempfile.TemporaryDirectory() as scratch:
@@ -126,15 +142,18 @@ def main():
                 continue
             add("seqstream", dtype, [rows[name] for name, _ in records], [states[name] for name, _ in records])
 
-    theirs = {(f["dtype"], f["of"]): f for f in found if f["who"] == peer}
+    of = lambda who: {(f["dtype"], f["of"]): f["max"] for f in found if f["who"] == who}
+    theirs, amplified = of(peer), of(ROUNDED)
     print(f"{options.model.name}: {len(records)} sequences of {min(map(len, encoded))} to {max(map(len, encoded))} tokens, "
           f"against float64\n\n| who | dtype | of | max | median | worst | max / {peer}'s |\n|---|---|---|---|---|---|---|")
     for f in found:
-        f["ratio"] = f["max"] / theirs[f["dtype"], f["of"]]["max"]
+        case = (f["dtype"], f["of"])
+        f["ratio"] = f["max"] / theirs[case]
         print(f"| {f['who']} | {f['dtype']} | {f['of']} | {f['max']:.2e} | {f['median']:.2e} | {f['worst']} | {f['ratio']:.2f} |")
         if f["who"] == "seqstream":
-            if not f["max"] <= BOUNDS[f["dtype"]]:
-                failures.append(f"{f['dtype']} {f['of']}: {f['max']:.2e} is over {BOUNDS[f['dtype']]:.1e}")
+            f["bound"] = max(BOUNDS[f["dtype"]], AMPLIFIED * amplified.get(case, 0.0))
+            if not f["max"] <= f["bound"]:
+                failures.append(f"{f['dtype']} {f['of']}: {f['max']:.2e} is over {f['bound']:.1e}")
             if f["dtype"] == "f32" and not f["ratio"] <= F32_RATIO:
                 failures.append(f"f32 {f['of']}: {f['ratio']:.2f} times {peer}'s own error, over {F32_RATIO}")
     for failure in failures:

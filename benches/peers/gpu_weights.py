@@ -24,14 +24,21 @@ def load_config(folder):
     return json.loads((pathlib.Path(folder) / "config.json").read_text())
 
 
-def hugging_face(folder, device, dtype, attention="sdpa"):
-    """EsmModel with every weight set from the folder, in `dtype`; the stored inv_freq kept in float32."""
+def rounded(name, tensor, to):
+    """A weight, through the dtype `to` if it is one of those that seqstream keeps in it: the layers' matrices."""
+    matrix = tensor.dim() == 2 and "embeddings" not in name
+    return tensor.to(to).to(tensor.dtype) if to and matrix else tensor
+
+
+def hugging_face(folder, device, dtype, attention="sdpa", matrices=None):
+    """EsmModel with every weight set from the folder, in `dtype`, matrices rounded to another dtype before; the stored
+    inv_freq kept in float32."""
     from transformers import EsmConfig, EsmModel, logging
 
     logging.set_verbosity_error()
     weights, config = load(folder, device, "esm.")
     inv_freq = weights[INV_FREQ.format(0)].float()
-    state = {name: tensor.to(dtype) for name, tensor in weights.items()
+    state = {name: rounded(name, tensor, matrices).to(dtype) for name, tensor in weights.items()
              if not name.startswith(("lm_head.", "contact_head.")) and not name.endswith("inv_freq")}
     with torch.device("meta"):  # nothing is initialised only to be overwritten
         model = EsmModel(EsmConfig(**config), add_pooling_layer=False)
