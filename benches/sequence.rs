@@ -220,6 +220,8 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
             limit: None,
             room: usize::MAX,
             token_budget: 33_792,
+            first_batches: 1,
+            first_budget: 67_584,
             shard_size: spec.shard_size,
             share: Share::ALL,
             threads,

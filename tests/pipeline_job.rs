@@ -11,6 +11,8 @@ use seqstream::model::Pool;
 use seqstream::output::OutputDtype;
 use seqstream::pipeline::{JobError, LengthLimit, Long, Share, Silent, Stop, merge};
 use seqstream::sequence::{Record, Tokenizer};
+use std::cell::RefCell;
+use std::rc::Rc;
 
 fn tokens(record: &Record) -> Vec<u32> {
     let mut tokens = Vec::new();
@@ -31,6 +33,36 @@ fn mean(layer: usize, tokens: &[u32], part: std::ops::Range<usize>) -> Vec<f32> 
             (sum / content.len() as f64) as f32
         })
         .collect()
+}
+
+/// What hides the loading of weights: as many batches as there are devices are long ones.
+#[test]
+fn the_first_batches_have_a_budget_of_their_own() {
+    let out = tempfile::tempdir().unwrap();
+    let mut job = Job::new(60);
+    job.feed.shard_size = 25;
+    (job.feed.first_batches, job.feed.first_budget) = (2, 300);
+    let begins = Rc::new(RefCell::new(Vec::new()));
+    let mut model = Hashing::new();
+    let seen = Rc::clone(&begins);
+    model.before = Box::new(move |sequences| seen.borrow_mut().push(sequences as usize));
+    job.run_with(out.path(), &mut model, &mut Silent, &Stop::new())
+        .unwrap();
+    let mut begins = begins.borrow().clone();
+    begins.push(60);
+    let lengths: Vec<usize> = job.records.iter().map(|r| tokens(r).len()).collect();
+    for (batch, range) in begins.windows(2).enumerate() {
+        let (budget, total) = (
+            if batch < 2 { 300 } else { 100 },
+            lengths[range[0]..range[1]].iter().sum::<usize>(),
+        );
+        assert!(total <= budget, "batch {batch} has {total} tokens");
+        let ends_a_shard = range[1] % 25 == 0 || range[1] == 60;
+        assert!(
+            ends_a_shard || total + lengths[range[1]] > budget,
+            "batch {batch} has room for more than {total} tokens"
+        );
+    }
 }
 
 /// Groups are tokenised in any order; the output is byte for byte that of one thread, and an error comes where it was.

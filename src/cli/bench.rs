@@ -207,7 +207,13 @@ fn cold(
         let start = Instant::now();
         model.backend_mut().settle().map_err(failed)?;
         let loading = start.elapsed().as_secs_f64();
-        let batches = pack(&workload.sequences, model.limits().tokens);
+        let multiprocessors = model.backend().device().multiprocessors as usize;
+        let room = model.limits().tokens;
+        let batches = pack_after(
+            engine::first_budget(job, multiprocessors, room),
+            &workload.sequences,
+            engine::budget(job, multiprocessors, room),
+        );
         measure.round(&mut model, &batches)?;
         let computing = measure.round(&mut model, &batches)?;
         drop(model);
@@ -233,8 +239,17 @@ fn cold(
 
 /// Consecutive sequences, up to the budget a batch, as the pipeline packs them.
 fn pack(sequences: &[Vec<u32>], budget: usize) -> Vec<PackedBatch> {
+    pack_after(budget, sequences, budget)
+}
+
+/// The same, after a first batch of another budget.
+fn pack_after(first: usize, sequences: &[Vec<u32>], budget: usize) -> Vec<PackedBatch> {
     let mut batches = vec![PackedBatch::new()];
     for sequence in sequences {
+        let budget = match batches.len() {
+            1 => first,
+            _ => budget,
+        };
         let full = |b: &PackedBatch| !b.is_empty() && b.total() + sequence.len() > budget;
         if batches.last().is_some_and(full) {
             batches.push(PackedBatch::new());

@@ -78,6 +78,8 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
             limit: options.limit,
             room: engine.room,
             token_budget: engine.token_budget,
+            first_batches: engine.first.0,
+            first_budget: engine.first.1,
             shard_size: options.shard_size,
             share: options.share,
             threads: engine.tokenising,

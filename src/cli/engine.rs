@@ -44,6 +44,8 @@ pub struct Engine {
     pub identity: Identity,
     /// Tokens of a batch.
     pub token_budget: usize,
+    /// So many at the start may have more, and how many tokens.
+    pub first: (usize, usize),
     /// The longest sequence that there is room for.
     pub room: usize,
     /// Threads that tokenise.
@@ -70,6 +72,9 @@ pub fn load(device: &Device, checkpoint: &Checkpoint, job: &Job) -> Result<Engin
 fn on_cpu(checkpoint: &Checkpoint, job: &Job) -> Result<Engine, Failure> {
     let cpu = Cpu::new(job.threads)?;
     let model = Model::load(cpu, checkpoint.config(), checkpoint)?;
+    let token_budget = job
+        .token_budget
+        .unwrap_or_else(|| options::default_budget(job.threads));
     Ok(Engine {
         embedder: Box::new(model),
         identity: Identity {
@@ -78,9 +83,8 @@ fn on_cpu(checkpoint: &Checkpoint, job: &Job) -> Result<Engine, Failure> {
             dtype: "f32",
             gemm: None,
         },
-        token_budget: job
-            .token_budget
-            .unwrap_or_else(|| options::default_budget(job.threads)),
+        token_budget,
+        first: (0, token_budget),
         room: usize::MAX,
         tokenising: 1,
         place: format!("{} threads, SIMD {}", job.threads, backend::simd_name()),
@@ -168,6 +172,7 @@ fn fleet(models: Vec<Model<Cuda>>, dtype: DType, job: &Job) -> Result<Engine, Fa
         embedder: Box::new(fleet),
         identity,
         token_budget: budget(job, multiprocessors, room),
+        first: (ordinals.len(), first_budget(job, multiprocessors, room)),
         room,
         tokenising: options::tokenising(job.threads),
         place,
@@ -179,6 +184,14 @@ pub fn budget(job: &Job, multiprocessors: usize, room: usize) -> usize {
     let wanted = job.token_budget;
     wanted
         .unwrap_or_else(|| cuda::default_tokens(multiprocessors))
+        .min(room)
+}
+
+/// Tokens of a device's first batch on CUDA.
+pub fn first_budget(job: &Job, multiprocessors: usize, room: usize) -> usize {
+    let wanted = job.token_budget;
+    wanted
+        .unwrap_or_else(|| cuda::first_tokens(multiprocessors))
         .min(room)
 }
 

@@ -84,6 +84,10 @@ pub struct FeedOptions {
     pub room: usize,
     /// The most tokens of a batch, special tokens included; a longer sequence is a batch alone.
     pub token_budget: usize,
+    /// Batches at the start that may have `first_budget` instead: one a device, behind which its weights arrive.
+    pub first_batches: usize,
+    /// The most tokens of those.
+    pub first_budget: usize,
     /// Records a block.
     pub shard_size: u64,
     /// Which blocks are computed.

@@ -76,6 +76,8 @@ pub(crate) struct Packer {
     options: FeedOptions,
     to: WorkSender,
     batch: Batch,
+    /// Batches sent on.
+    sent: usize,
     counts: Counts,
 }
 
@@ -93,6 +95,7 @@ impl Packer {
             options,
             to,
             batch: Batch::default(),
+            sent: 0,
             counts: Counts::default(),
         }
     }
@@ -125,6 +128,19 @@ impl Packer {
 
     fn send(&self, work: Work) -> Result<(), Gone> {
         self.to.send(Ok(work)).map_err(|_| Gone)
+    }
+
+    fn budget(&self) -> usize {
+        match self.sent < self.options.first_batches {
+            true => self.options.first_budget,
+            false => self.options.token_budget,
+        }
+    }
+
+    fn send_batch(&mut self) -> Result<(), Gone> {
+        self.sent += 1;
+        let batch = std::mem::take(&mut self.batch);
+        self.send(Work::Batch(batch))
     }
 
     fn records(&mut self, group: Group) -> Result<u64, End> {
@@ -179,9 +195,8 @@ impl Packer {
                 .into());
             }
             let packed = &self.batch.packed;
-            if !packed.is_empty() && packed.total() + length > self.options.token_budget {
-                let full = std::mem::take(&mut self.batch);
-                self.send(Work::Batch(full))?;
+            if !packed.is_empty() && packed.total() + length > self.budget() {
+                self.send_batch()?;
             }
             sequence.clear();
             sequence.push(*cls);
@@ -201,8 +216,7 @@ impl Packer {
 
     fn end(&mut self, block: u64, mut facts: BlockFacts, short: bool) -> Result<(), Gone> {
         if !self.batch.packed.is_empty() {
-            let last = std::mem::take(&mut self.batch);
-            self.send(Work::Batch(last))?;
+            self.send_batch()?;
         }
         let counts = std::mem::take(&mut self.counts);
         facts.tokens = counts.tokens;

@@ -194,6 +194,8 @@ impl Job {
                 limit: None,
                 room: usize::MAX,
                 token_budget: 100,
+                first_batches: n % 4,
+                first_budget: 170,
                 shard_size: 8,
                 share: Share::ALL,
                 // By the job's size, so that every test meets both ways.

@@ -32,7 +32,8 @@ pub const LOAD_STREAMS: usize = 2;
 pub struct CudaOptions {
     /// Of weights and activations; sums and the residual stream are f32.
     pub dtype: DType,
-    /// The most tokens of a pass; by default what fills the device well.
+    /// The most tokens of a pass; by default what fills the device well, twice where states are not wanted: the first
+    /// pass is a long one.
     pub tokens: Option<usize>,
     /// The longest sequence to come, where it is known: a pass has room for it, if the device has.
     pub longest: Option<usize>,

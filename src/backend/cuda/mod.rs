@@ -33,7 +33,7 @@ mod weights;
 
 pub use backend::{Cuda, CudaOptions, LOAD_STREAMS};
 pub use error::CudaError;
-pub use plan::default_tokens;
+pub use plan::{default_tokens, first_tokens};
 pub mod params;
 
 use driver::{DeviceInfo, DriverError, Library};

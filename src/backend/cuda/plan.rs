@@ -5,13 +5,17 @@ use super::params::{AttentionItem, AttentionSlot};
 
 /// Rows of a whole wave of a GEMM's tiles, one on each multiprocessor.
 const TILE_ROWS: usize = 128;
-/// Waves of a pass, unless memory or the user sets another number: with four, launching is hidden, the last wave
-/// costs little, and a batch is still read, computed and written in a fraction of a second.
+/// Waves of a pass, unless memory or the user sets another number: launching is hidden, the last wave costs little, and a
+/// batch is still read, computed and written in a tenth of a second.
 const WAVES: usize = 2;
+/// Times that, what a device's first pass may hold. It waits for the weights, layer by layer, so the loading of all hides
+/// behind this one pass, if that takes as long. A pass of t tokens is 2 t FLOP a parameter, a stored parameter 2 or 4 bytes:
+/// at 350 TFLOP/s and 20 to 30 GB/s these take the same time at 12,000 to 35,000 tokens, whatever the model.
+const FIRST: usize = 2;
 /// Bytes of the device that are left to the driver, to cuBLASLt and to modules.
 pub(super) const RESERVE: usize = 512 << 20;
-/// A sequence has at least cls and eos; that many to four tokens is more than any real input has.
-const TOKENS_A_SEQUENCE: usize = 4;
+/// On average, in a full pass. One of shorter sequences is full before its tokens are; results have room for no more.
+const TOKENS_A_SEQUENCE: usize = 16;
 /// What parts of a slot start at multiples of: vector loads and copies.
 pub(super) const ALIGN: usize = 256;
 
@@ -99,6 +103,11 @@ pub(super) fn sums(tokens: usize, width: usize) -> usize {
 /// Tokens of a pass on a device with so many multiprocessors, where nothing else decides.
 pub fn default_tokens(multiprocessors: usize) -> usize {
     WAVES * multiprocessors.max(1) * TILE_ROWS
+}
+
+/// Tokens of a device's first pass, where nothing else decides.
+pub fn first_tokens(multiprocessors: usize) -> usize {
+    FIRST * default_tokens(multiprocessors)
 }
 
 /// Tokens of the smallest pass that is worth having, if so many are wanted.

@@ -175,8 +175,12 @@ fn upload_threads() -> usize {
 
 /// Tokens of a pass, if the memory is there.
 fn wanted_tokens(options: &CudaOptions, info: &DeviceInfo) -> usize {
-    options
-        .tokens
-        .unwrap_or_else(|| plan::default_tokens(info.multiprocessors as usize))
-        .max(options.longest.unwrap_or(0))
+    let multiprocessors = info.multiprocessors as usize;
+    let default = match options.states {
+        // Their pinned memory takes longer to get than a longer first pass would hide.
+        true => plan::default_tokens(multiprocessors),
+        false => plan::first_tokens(multiprocessors),
+    };
+    let wanted = options.tokens.unwrap_or(default);
+    wanted.max(options.longest.unwrap_or(0))
 }
