@@ -19,6 +19,7 @@ use crate::pipeline::{self, FeedOptions, JobError, LengthLimit, Long, Report, Ru
 use crate::sequence::{
     Case, Input, InputSummary, ReaderOptions, ScanOptions, SequenceReader, scan,
 };
+use crate::weights::Checkpoint;
 
 pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     let options = EmbedOptions::try_from(args)?;
@@ -41,19 +42,24 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     }
     let alphabet = model::alphabet(config.kind);
     let summary = check_inputs(&options, alphabet, console)?;
-    let start = Instant::now();
-    let hash = checkpoint.hash()?;
-    console.detail(&format!(
-        "hashed the model in {}: {hash}",
-        duration(start.elapsed())
-    ));
     let job = engine::Job {
         request: request.clone(),
         token_budget: options.token_budget,
         threads: options.threads,
         longest: longest(&options, &summary),
     };
-    let mut engine = engine::load(&options.device, &checkpoint, &job)?;
+    let start = Instant::now();
+    let (hash, engine) = std::thread::scope(|scope| {
+        let hashing = scope.spawn(|| hash(&checkpoint, options.threads));
+        let engine = engine::load(&options.device, &checkpoint, &job);
+        let panicked = |_| Err(Failure::Other("the thread that hashes panicked".into()));
+        (hashing.join().unwrap_or_else(panicked), engine)
+    });
+    let (hash, mut engine) = (hash?, engine?);
+    console.detail(&format!(
+        "hashed the model and set it up in {}: {hash}",
+        duration(start.elapsed())
+    ));
     engine::describe(&engine, &checkpoint, console);
     let spec = spec(
         &options,
@@ -125,6 +131,13 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
             Err(Failure::Stopped(signal))
         }
     }
+}
+
+/// Hashes the model, beside whatever else is done with it.
+fn hash(checkpoint: &Checkpoint, threads: usize) -> Result<String, Failure> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.map_err(|e| Failure::Other(format!("cannot start a thread: {e}")))?;
+    Ok(pool.install(|| checkpoint.hash())?)
 }
 
 /// Reads through every input that can be read twice, so that a bad record fails the job now and

@@ -1,11 +1,12 @@
 //! A model's weights, whatever files they come in.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::architecture::{self, Located, Tensors};
+use super::hash;
 use super::mapped::Mapped;
 use super::names::Naming;
 use super::source::{Source, read_json};
@@ -230,7 +231,7 @@ impl Checkpoint {
     /// A hash of all that decides the result: the files of weights with their index, config.json
     /// and tokenizer.json, by file name and content. Hexadecimal BLAKE3.
     ///
-    /// The files are read from start to end, in small pieces.
+    /// The files are read from start to end, some MiB at a time, by the threads of the rayon pool that this is called in.
     ///
     /// # Errors
     /// [`WeightsError::Read`].
@@ -242,16 +243,17 @@ impl Checkpoint {
         files.extend(self.tokenizer_path());
         files.sort();
         let mut hasher = blake3::Hasher::new();
+        let mut buffer = Vec::new();
         for path in files {
             // Lengths before contents, so that no two sets of files run together to the same bytes.
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             hasher.update(&(name.len() as u64).to_le_bytes());
             hasher.update(name.as_bytes());
-            let file = File::open(&path).map_err(WeightsError::read(&path))?;
-            let length = file.metadata().map_err(WeightsError::read(&path))?.len();
+            let length = fs::metadata(&path)
+                .map_err(WeightsError::read(&path))?
+                .len();
             hasher.update(&length.to_le_bytes());
-            hasher
-                .update_reader(file)
+            hash::file(&mut hasher, &path, length, &mut buffer)
                 .map_err(WeightsError::read(&path))?;
         }
         Ok(hasher.finalize().to_hex().to_string())

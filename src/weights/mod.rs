@@ -19,6 +19,7 @@ mod checkpoint;
 pub mod config_json;
 mod dtype;
 mod error;
+mod hash;
 pub mod layout;
 mod mapped;
 mod names;
