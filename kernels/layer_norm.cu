@@ -6,9 +6,9 @@
 // any number of them: a group of warps takes every (groups of the grid)-th row.
 // Bound by bytes: a row is read from memory once, as float4, and kept in registers.
 //
-// For f32 results statistics are in f64 (norm.cuh). Two passes over the registers, not sums of x and x^2: ESM-2's outlier channels are hundreds of
-// deviations wide, and the difference of two large sums would cancel. How many warps share a row, and so
-// the order of its sums, follows from the width alone.
+// For f32 results statistics are in f64 (norm.cuh). Two passes over the registers, not sums of x and x^2: ESM-2's
+// outlier channels are hundreds of deviations wide, and the difference of two large sums would cancel. How many warps
+// share a row, and so the order of its sums, follows from the width alone.
 #include "kernel.cuh"
 #include "norm.cuh"
 #include "params.h"
