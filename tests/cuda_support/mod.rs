@@ -4,6 +4,7 @@
 pub mod gpu;
 pub mod model;
 pub mod numbers;
+pub mod products;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, OnceLock};
