@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod gpu;
+pub mod launches;
 pub mod model;
 pub mod numbers;
 pub mod products;
