@@ -1,0 +1,136 @@
+//! Attention over sequences of one length, and of all.
+
+use super::device::{Device, Floor};
+use seqstream::backend::cuda::attention::{AttentionKernel, AttentionKernels};
+use seqstream::backend::cuda::driver::{DriverError, Function};
+use seqstream::backend::cuda::params::{AttentionParams, RotaryTableParams};
+use seqstream::weights::DType;
+
+/// Sequences of one length, about so many tokens.
+pub fn uniform(length: usize, tokens: usize) -> Vec<usize> {
+    vec![length; tokens.div_ceil(length)]
+}
+
+/// Lengths as proteins have them: log-normal around 290, at most 1022.
+pub fn ragged(tokens: usize) -> Vec<usize> {
+    let mut state = 5u64;
+    let mut uniform = || {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (state >> 33) as f64 / (1u64 << 31) as f64
+    };
+    let mut lengths = Vec::new();
+    while lengths.iter().sum::<usize>() < tokens {
+        let sum: f64 = (0..12).map(|_| uniform()).sum();
+        lengths.push((290.0 * (0.7 * (sum - 6.0)).exp()).clamp(20.0, 1022.0) as usize);
+    }
+    lengths
+}
+
+pub fn attention(
+    device: &mut Device,
+    (heads, head_dim): (usize, usize),
+    dtype: DType,
+    rotary: bool,
+    lengths: &[usize],
+) -> Result<(), DriverError> {
+    let tokens: usize = lengths.iter().sum();
+    let longest = lengths.iter().copied().max().unwrap_or(1);
+    let shape = if lengths.iter().all(|l| *l == longest) {
+        longest.to_string()
+    } else {
+        "ragged".into()
+    };
+    let position = if rotary { "rotary" } else { "alibi" };
+    let what = format!(
+        "attention {} {heads}x{head_dim} {position} length {shape}, {tokens} tokens",
+        dtype.name()
+    );
+    if !device.wants(&what) {
+        return Ok(());
+    }
+    let (capability, multiprocessors) = (
+        device.context.info()?.capability,
+        device.multiprocessors as u32,
+    );
+    let Some(kernels) = AttentionKernels::new(head_dim, dtype, capability) else {
+        return Ok(());
+    };
+    let mut starts = vec![0];
+    for length in lengths {
+        starts.push(starts[starts.len() - 1] + length);
+    }
+    let work = kernels.work(&starts);
+    let (items, slots) = (
+        device.upload(&work.item_bytes())?,
+        device.upload(&work.slot_bytes())?,
+    );
+    let width = heads * head_dim;
+    let out = device.memory(tokens * width * dtype.size())?;
+    let table = device.memory(longest * head_dim * 4)?;
+    let half = head_dim / 2;
+    let inv_freq: Vec<u8> = (0..half)
+        .flat_map(|i| 10000f32.powf(-(i as f32) / half as f32).to_ne_bytes())
+        .collect();
+    let slopes: Vec<u8> = (0..heads)
+        .flat_map(|h| 0.5f32.powf((h % 8) as f32 + 1.0).to_ne_bytes())
+        .collect();
+    let (inv_freq, slopes) = (device.upload(&inv_freq)?, device.upload(&slopes)?);
+    let angles = RotaryTableParams {
+        inv_freq: inv_freq.address(),
+        table: table.address(),
+        positions: longest as u32,
+        half: half as u32,
+    };
+    let fill = device.function("rotary_table", "rotary_table", 0)?;
+    // SAFETY: regions of these sizes, that live until the stream is idle. So for all that follow.
+    unsafe { device.launch(&fill, 64, 256, 0, &angles)? };
+    let params = AttentionParams {
+        out: out.address(),
+        rotary: if rotary { table.address() } else { 0 },
+        slopes: if rotary { 0 } else { slopes.address() },
+        heads: heads as u32,
+        head_dim: head_dim as u32,
+        scale: (head_dim as f32).powf(-0.5),
+        ..AttentionParams::default()
+    };
+    let mut launches: Vec<(Function, AttentionKernel, u64, u32)> = Vec::new();
+    let lists = [
+        (Some(&kernels.long), items.address(), work.items.len()),
+        (kernels.short.as_ref(), slots.address(), work.short_items()),
+    ];
+    for (kernel, address, count) in lists {
+        if let Some(kernel) = kernel.filter(|_| count > 0) {
+            let function = device.function(&kernel.source, &kernel.name, kernel.shared)?;
+            launches.push((function, kernel.clone(), address, count as u32));
+        }
+    }
+    let squares: f64 = lengths.iter().map(|l| (*l as f64).powi(2)).sum();
+    device.time(
+        &what,
+        Floor::Flops(4.0 * width as f64 * squares),
+        |device| {
+            let qkv = device.numbers(tokens * 3 * width * dtype.size());
+            for (function, kernel, items, count) in &launches {
+                let params = AttentionParams {
+                    qkv,
+                    items: *items,
+                    count: *count,
+                    ..params
+                };
+                // SAFETY: as above.
+                unsafe {
+                    device.launch(
+                        function,
+                        kernel.blocks(params.heads, *count, multiprocessors),
+                        kernel.threads,
+                        kernel.shared,
+                        &params,
+                    )?
+                };
+            }
+            Ok(())
+        },
+    )
+}
