@@ -129,8 +129,8 @@ typedef struct AttentionParams {
 } AttentionParams;
 PARAMS_SIZE(AttentionParams, 56);
 
-// Kernels `represent` or `represent_f32` and, after it, `represent_means`: the stream through the final LayerNorm, and the mean
-// over a range of rows of each sequence.
+// Kernels `represent` or `represent_f32` and, after it, `represent_means`: the stream through the final LayerNorm, and
+// the mean over a range of rows of each sequence.
 typedef struct RepresentParams {
     uint64_t from;    // f32 [rows, width]
     uint64_t gain;    // f32 [width]; 0: no LayerNorm, and `bias` is not read

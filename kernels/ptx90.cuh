@@ -62,7 +62,8 @@ __device__ __forceinline__ void tma_prefetch(const void *map) {
 }
 
 // Begins to copy the map's box from coordinates (c0, c1), c0 innermost and a multiple of 16 bytes (anything else is an
-// illegal instruction to an H100), to `to`, aligned to 128, or to the 1024 of a swizzle of 128 bytes. What lies outside of the tensor is 0. The whole box counts at `barrier`. One thread calls it.
+// illegal instruction to an H100), to `to`, aligned to 128, or to the 1024 of a swizzle of 128 bytes. What lies outside
+// of the tensor is 0. The whole box counts at `barrier`. One thread calls it.
 __device__ __forceinline__ void tma_load_2d(void *to, const void *map, int c0, int c1, uint64_t *barrier) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], "
                  "[%4];" ::"r"(shared_address(to)),

@@ -10,8 +10,8 @@
 // Bound by bytes: the stream is read once and states are written once; the sums are 1/16 of that.
 //
 // Rows are grouped from the sequence's start, and every sum has an order that the sequence and the width
-// decide: so nothing of the batch does. Statistics are as in layer_norm.cu: two passes, whose sums
-// are in f64 in `represent_f32`. A sum of finite states is finite in f64, and any other is not: the flag costs nothing.
+// decide: so nothing of the batch does. Statistics are as in layer_norm.cu: two passes, whose sums are f64 in
+// `represent_f32`. A sum of finite states is finite in f64, and any other is not: the flag costs nothing.
 #include "kernel.cuh"
 #include "norm.cuh"
 #include "params.h"

@@ -204,7 +204,7 @@ fn dirty_and_long_input_has_the_same_outcomes() {
     assert_eq!(gpu.rows("dirty").len(), 5 * 32 * 4);
     // A sequence that fits in no pass is named, with what helps.
     let mut command = gpu.embed("small", "--device cuda");
-    command.env("SEQSTREAM_SIM_MEMORY", "588300000");
+    command.env("SEQSTREAM_SIM_MEMORY", "571520000");
     fails(command, 3, &["long", "1502 tokens", "--long window"]);
     std::fs::write(gpu.place.path("in.fa"), ">a\nMKV\n>b\n\n").unwrap();
     fails(gpu.embed("bad", "--device cuda"), 3, &["record 2"]);

@@ -231,12 +231,12 @@ class Run:
                        "--device", self.options.device, "--dtype", dtype]
             code, text, seconds = self.command(name, command)
             summary = re.findall(r"^=+ (.*SUMMARY.*)$", text, re.MULTILINE)
-            # Then it has looked at nothing, which is no finding; the table says so.
+            # Then it has looked at nothing: a failure too, and the table says which.
             broken = re.findall(r"Internal Sanitizer Error.*", text)
             said = f"not checked: {broken[0].strip()}" if broken else summary[-1] if summary else text.strip()[-200:]
             rows.append({"tool": tool, "model": model, "dtype": dtype, "exit_code": code, "seconds": round(seconds, 1), "summary": said})
             print(f"{name}: {rows[-1]['summary']}, {seconds:.0f} s", flush=True)
-            if code != 0 and not broken:
+            if code != 0 or broken:
                 failures.append(f"{name}: {'out of time' if code is None else f'exit code {code}'}; {rows[-1]['summary']}")
                 print("\n".join(text.splitlines()[:40]), flush=True)
 

@@ -154,6 +154,9 @@ def main():
             f["bound"] = max(BOUNDS[f["dtype"]], AMPLIFIED * amplified.get(case, 0.0))
             if not f["max"] <= f["bound"]:
                 failures.append(f"{f['dtype']} {f['of']}: {f['max']:.2e} is over {f['bound']:.1e}")
+            elif not f["max"] <= BOUNDS[f["dtype"]]:
+                print(f"NOTE: {f['dtype']} {f['of']}: {f['max']:.2e} is over the golden files' {BOUNDS[f['dtype']]:.1e}; with rounded "
+                      f"matrices alone this model is off by {amplified[case]:.2e} in float64, and is held to {f['bound']:.1e}")
             if f["dtype"] == "f32" and not f["ratio"] <= F32_RATIO:
                 failures.append(f"f32 {f['of']}: {f['ratio']:.2f} times {peer}'s own error, over {F32_RATIO}")
     for failure in failures:

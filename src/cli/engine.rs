@@ -44,8 +44,10 @@ pub struct Engine {
     pub identity: Identity,
     /// Tokens of a batch.
     pub token_budget: usize,
-    /// So many at the start may have more, and how many tokens.
-    pub first: (usize, usize),
+    /// Batches at the start that may have more, one a device.
+    pub first_batches: usize,
+    /// Tokens of those.
+    pub first_budget: usize,
     /// The longest sequence that there is room for.
     pub room: usize,
     /// Threads that tokenise.
@@ -84,7 +86,8 @@ fn on_cpu(checkpoint: &Checkpoint, job: &Job) -> Result<Engine, Failure> {
             gemm: None,
         },
         token_budget,
-        first: (0, token_budget),
+        first_batches: 0,
+        first_budget: token_budget,
         room: usize::MAX,
         tokenising: 1,
         place: format!("{} threads, SIMD {}", job.threads, backend::simd_name()),
@@ -172,7 +175,8 @@ fn fleet(models: Vec<Model<Cuda>>, dtype: DType, job: &Job) -> Result<Engine, Fa
         embedder: Box::new(fleet),
         identity,
         token_budget: budget(job, multiprocessors, room),
-        first: (ordinals.len(), first_budget(job, multiprocessors, room)),
+        first_batches: ordinals.len(),
+        first_budget: first_budget(job, multiprocessors, room),
         room,
         tokenising: options::tokenising(job.threads),
         place,

@@ -198,12 +198,16 @@ impl Packer {
             if !packed.is_empty() && packed.total() + length > self.budget() {
                 self.send_batch()?;
             }
-            sequence.clear();
-            sequence.push(*cls);
-            sequence.extend_from_slice(content.get(part.clone()).unwrap_or_default());
-            sequence.push(*eos);
             self.batch.block = block;
-            self.batch.packed.push(&sequence);
+            if part.len() == content.len() {
+                self.batch.packed.push(tokens);
+            } else {
+                sequence.clear();
+                sequence.push(*cls);
+                sequence.extend_from_slice(content.get(part.clone()).unwrap_or_default());
+                sequence.push(*eos);
+                self.batch.packed.push(&sequence);
+            }
             self.batch.pieces.push(Piece {
                 content: part.len(),
                 last: i == last,

@@ -65,6 +65,28 @@ pub fn seeds() -> Vec<u64> {
     if wants_real() { vec![0] } else { vec![0, 1, 2] }
 }
 
+/// Brings these bytes to the start of a region.
+pub fn fill(stream: &Stream, region: &Region, bytes: &[u8]) {
+    let mut pinned = PinnedBuffer::new(stream.context(), bytes.len()).unwrap();
+    // SAFETY: the copy is waited for before anything is touched again.
+    unsafe {
+        pinned.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+        stream.load(&pinned, 0..bytes.len(), region).unwrap();
+    }
+    stream.synchronize().unwrap();
+}
+
+/// What a region holds when all work is done.
+pub fn contents(stream: &Stream, region: &Region) -> Vec<u8> {
+    let pinned = PinnedBuffer::new(stream.context(), region.bytes()).unwrap();
+    // SAFETY: the copy is waited for before it is read.
+    unsafe {
+        stream.store(region, &pinned, 0..region.bytes()).unwrap();
+        stream.synchronize().unwrap();
+        pinned.bytes().to_vec()
+    }
+}
+
 impl Gpu {
     fn new(
         context: Context,
@@ -105,27 +127,13 @@ impl Gpu {
     /// These bytes on the device.
     pub fn upload(&self, bytes: &[u8]) -> Region {
         let region = self.poisoned(bytes.len());
-        let mut pinned = PinnedBuffer::new(&self.context, bytes.len()).unwrap();
-        // SAFETY: the stream is idle when this returns, and nobody else knows the two.
-        unsafe {
-            pinned.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
-            self.stream.load(&pinned, 0..bytes.len(), &region).unwrap();
-        }
-        self.stream.synchronize().unwrap();
+        fill(&self.stream, &region, bytes);
         region
     }
 
     /// What a region holds when all work is done.
     pub fn download(&self, region: &Region) -> Vec<u8> {
-        let pinned = PinnedBuffer::new(&self.context, region.bytes()).unwrap();
-        // SAFETY: as in `upload`.
-        unsafe {
-            self.stream
-                .store(region, &pinned, 0..region.bytes())
-                .unwrap();
-            self.stream.synchronize().unwrap();
-            pinned.bytes().to_vec()
-        }
+        contents(&self.stream, region)
     }
 
     /// Launches a kernel on one row of blocks.

@@ -1,8 +1,8 @@
 //! Products by cuBLASLt on a device, and what they are in f64.
 
-use super::gpu::{Gpu, gpu, wants_real};
+use super::gpu::{Gpu, contents, fill, gpu, wants_real};
 use super::{Simulator, simulator};
-use seqstream::backend::cuda::driver::{Arena, Context, PinnedBuffer, Region, Stream, StreamName};
+use seqstream::backend::cuda::driver::{Arena, Context, Region, Stream, StreamName};
 use seqstream::backend::cuda::gemm::{
     Algorithms, Gemm, Kind, Operands, Product, ProductSpec, Tuning, WHOLE, WORKSPACE,
 };
@@ -135,26 +135,12 @@ impl Rig {
 
     pub fn upload(&mut self, bytes: &[u8]) -> Region {
         let region = self.arena.take("operand", bytes.len()).unwrap();
-        let mut pinned = PinnedBuffer::new(&self.context, bytes.len()).unwrap();
-        // SAFETY: the copy is waited for before anything is touched again.
-        unsafe {
-            pinned.bytes_mut().copy_from_slice(bytes);
-            self.stream.load(&pinned, 0..bytes.len(), &region).unwrap();
-        }
-        self.stream.synchronize().unwrap();
+        fill(&self.stream, &region, bytes);
         region
     }
 
     pub fn download(&self, region: &Region) -> Vec<u8> {
-        let pinned = PinnedBuffer::new(&self.context, region.bytes()).unwrap();
-        // SAFETY: the copy is waited for before it is read.
-        unsafe {
-            self.stream
-                .store(region, &pinned, 0..region.bytes())
-                .unwrap();
-            self.stream.synchronize().unwrap();
-            pinned.bytes().to_vec()
-        }
+        contents(&self.stream, region)
     }
 }
 

@@ -290,7 +290,7 @@ const _: () = {
     ["Offset of field: AttentionParams::count"]
         [::std::mem::offset_of!(AttentionParams, count) - 52usize];
 };
-#[doc = " Kernels `represent` or `represent_f32` and, after it, `represent_means`: the stream through the final LayerNorm, and the mean\n over a range of rows of each sequence."]
+#[doc = " Kernels `represent` or `represent_f32` and, after it, `represent_means`: the stream through the final LayerNorm, and\n the mean over a range of rows of each sequence."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct RepresentParams {

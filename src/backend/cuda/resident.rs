@@ -4,6 +4,7 @@
 //! once. Each belongs to a group (the embedding, a layer, ...), which arrives as one.
 
 use super::driver::{Arena, DriverError, Region};
+use super::weights::cast_on_device;
 use crate::weights::{DType, F32Data, Weight};
 
 /// A parameter by its number.
@@ -84,6 +85,16 @@ impl Resident {
     pub fn footprint(&self) -> usize {
         let one = |p: &Parameter| Arena::footprint(p.bytes());
         self.parameters.iter().map(one).sum()
+    }
+
+    /// Whether any is cast on the device, for which there has to be an area.
+    pub fn any_cast(&self) -> bool {
+        let cast = |piece: &Piece, to| match piece {
+            Piece::Weight(Weight::Stored(tensor)) => cast_on_device(tensor.dtype(), to),
+            Piece::Weight(Weight::F32(_)) | Piece::Zeros(_) => false,
+        };
+        let one = |p: &Parameter| p.pieces.iter().any(|piece| cast(piece, p.dtype));
+        self.parameters.iter().any(one)
     }
 
     /// Gives each its place.

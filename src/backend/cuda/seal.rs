@@ -99,7 +99,7 @@ impl Cuda {
         let fused = Fused::load(&self.context, &self.info, self.options.dtype)?;
         let upload = UploadOptions {
             slot_bytes: UPLOAD_SLOT,
-            through: true,
+            through: self.resident.any_cast(),
             threads: upload_threads(),
             ..UploadOptions::default()
         };

@@ -37,14 +37,12 @@ fn one(
     for piece in &parameter.pieces {
         match piece {
             Piece::Weight(Weight::Stored(tensor)) => {
-                let bytes = tensor.bytes();
-                match (tensor.dtype(), to) {
-                    (from, to) if from == to => uploader.upload(bytes, region, at)?,
-                    (DType::F32, to) => uploader.upload_as(bytes, narrowing(to), region, at)?,
-                    formats => {
-                        let target = region.slice(at..at + piece.len() * to.size());
-                        cast(bytes, formats, &target, casts, uploader)?;
-                    }
+                let (bytes, from) = (tensor.bytes(), tensor.dtype());
+                if cast_on_device(from, to) {
+                    let target = region.slice(at..at + piece.len() * to.size());
+                    cast(bytes, (from, to), &target, casts, uploader)?;
+                } else {
+                    uploader.upload_as(bytes, on_host(from, to), region, at)?;
                 }
             }
             Piece::Weight(Weight::F32(values)) => {
@@ -61,15 +59,23 @@ fn one(
     Ok(())
 }
 
-/// Rounding f32 on the host, so that half the bytes cross the bus: it is that, and the slots, that loading waits for.
-fn narrowing(to: DType) -> Conversion {
+/// Whether values go up as they are stored and become others there. f32 does not: rounded on the host, half the bytes
+/// cross the bus, and it is that, and the slots, that loading waits for.
+pub(super) fn cast_on_device(from: DType, to: DType) -> bool {
+    from != to && from != DType::F32
+}
+
+/// What the host makes of what is not cast on the device: of f32, or of `to` itself.
+fn on_host(from: DType, to: DType) -> Conversion {
+    if from == to {
+        return Conversion::NONE;
+    }
     Conversion {
-        from: DType::F32.size(),
+        from: from.size(),
         to: to.size(),
         convert: match to {
-            DType::F32 => |from, to| DType::F32.narrow(from, to),
-            DType::F16 => |from, to| DType::F16.narrow(from, to),
             DType::Bf16 => |from, to| DType::Bf16.narrow(from, to),
+            _ => |from, to| DType::F16.narrow(from, to),
         },
     }
 }

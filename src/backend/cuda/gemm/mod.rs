@@ -2,9 +2,9 @@
 //!
 //! The library is opened at run time (`library`), by bindings that bindgen makes of its header (`bindings`, written by
 //! `scripts/bindings`). Each product (N, K, dtype, epilogue) has one algorithm for every number of rows, without
-//! split-K, so that a row's bits depend on the row alone. Where f32 has to be as exact as on the CPU, K is cut into chains
-//! that are products of the library's each ([`ProductSpec::chain`]). An algorithm is chosen by time once (`choose`), kept on disk
-//! (`cache`), shared by the devices of a job, and part of the job's identity ([`Algorithms`]).
+//! split-K, so that a row's bits depend on the row alone. Where f32 has to be as exact as on the CPU, K is cut into
+//! chains that are products of the library's each ([`ProductSpec::chain`]). An algorithm is chosen by time once
+//! (`choose`), kept on disk (`cache`), shared by the devices of a job, and part of the job's identity ([`Algorithms`]).
 //!
 //! ```no_run
 //! # use seqstream::backend::cuda::{driver::*, gemm::*};
