@@ -2,7 +2,7 @@
 // is what attention_long.cuh does.
 //
 // A block stays on its SM and takes one head of an item (params.h, AttentionItem) after the other, heads fastest. Its
-// first warpgroup produces: cp.async brings tiles of 64 keys and 64 values into a ring, in the 128-byte swizzle that
+// last warpgroup produces: cp.async brings tiles of 64 keys and 64 values into a ring, in the 128-byte swizzle that
 // wgmma reads, and the keys are rotated there, once for all queries of the item. The others consume: they take turns at
 // 64 queries, which meet all keys: s = q k^T by wgmma, q in registers; the online softmax in registers; o += p v by
 // wgmma, p in registers. Nothing keeps them in step: one has its softmax while another has its products, or the next
@@ -10,10 +10,16 @@
 // have items of as many queries as one turn takes. Grid: a block an SM.
 //
 // Bound, in 64 queries by 64 keys an SM: 256 cycles by the tensor cores, as many by the exponentials; below about 200
-// tokens by the bytes of q, k, v and out. On an H100, f16, 20 heads, in TFLOP/s: 231 at length 350, 303 at 512, 275 at
-// 1022, 289 at 2048; without rotation 261 at 350 and 370 at 1022. (mma.sync: 124, 155, 169, 177; 177 and 250.
-// FlashAttention-3 publishes 333 at 512 and 392 at 1024.) What rotation costs is the reading of angles: all SMs read
-// the same lines of the second-level cache at once. Asynchronous copies of them were slower (206 at 350).
+// tokens by the bytes of q, k, v and out. On an H200, f16, 20 heads, rotated, in TFLOP/s: 91 at length
+// 100, 171 at 170, 267 at 350, 363 at 512, 340 at 1022, 348 at 4096. (mma.sync on an H100: 124 at 350, 169 at 1022.
+// FlashAttention-3 publishes 333 at 512 and 392 at 1024, without rotation.)
+//
+// What made rotation cheap there (of 664 us at length 1022 it took 140, now 50):
+// - Angles come by cp.async two tiles ahead. Loads into the 32 registers of a producing thread were waited for four
+//   times a tile. They come by way of the L1 cache: all SMs ask for the same lines at once, which the second level gives
+//   out slowly (at length 100 past L1: 388 us, through it 191).
+// - 16 lanes a row, two columns a lane, rows r and r + 4 together: no bank is met twice. With eight bytes a lane, in
+//   rows one after the other, each access took ten turns instead of two.
 //
 // Everything is counted from the sequence's first token. Rows past the end are zeros in shared memory and never a
 // neighbour's.
@@ -175,27 +181,47 @@ template <typename T> struct Queries90 {
 
 #endif
 
-// Where a block is in its work: a tile of keys of an item.
-struct Cursor90 {
-    uint32_t block, blocks; // heads times items
-    int tile, tiles;        // of the item; blocks past the end have none
-    uint32_t first, head;
-    int length;
-
-    __device__ __forceinline__ void open(const AttentionParams &p, int keys) {
-        tile = 0;
-        tiles = 0x7fffffff;
-        if (block >= blocks) return;
-        const AttentionItem item = at<const AttentionItem>(p.items)[block / p.heads];
-        head = block % p.heads;
-        first = item.first;
-        length = int(item.length);
-        tiles = (length + keys - 1) / keys;
+// A stage of the ring and the parity of its barrier.
+struct Place90 {
+    int both = 0;
+    __device__ __forceinline__ int stage() const { return both >> 1; }
+    __device__ __forceinline__ int parity() const { return both & 1; }
+    __device__ __forceinline__ void next() {
+        both += 2;
+        if (both >= 2 * HOPPER_STAGES) both = (both - 2 * HOPPER_STAGES) ^ 1;
     }
-    __device__ __forceinline__ void next(const AttentionParams &p, int keys) {
-        if (++tile < tiles) return;
+};
+
+// The heads of the items that are a block's, one after the other. All lanes call these together. The item of the next
+// head is asked for a head ahead, a word a lane; and since shuffles share it out, the compiler knows that it is the same
+// in all lanes, and keeps it in uniform registers: of the others a producing thread has 32.
+struct Heads90 {
+    uint32_t block, blocks, heads;
+    int coming;
+    AttentionItem item;
+
+    __device__ __forceinline__ Heads90(const AttentionParams &p)
+        : block(blockIdx.x), blocks(p.heads * p.count), heads(p.heads) {
+        ask(p, block);
+        open(p);
+    }
+    __device__ __forceinline__ bool ended() const { return block >= blocks; }
+    __device__ __forceinline__ uint32_t head() const { return block % heads; }
+    __device__ __forceinline__ void next(const AttentionParams &p) {
         block += gridDim.x;
-        open(p, keys);
+        open(p);
+    }
+
+  private:
+    __device__ __forceinline__ void ask(const AttentionParams &p, uint32_t of) {
+        if (of < blocks) coming = at<const int>(p.items)[of / heads * 4 + threadIdx.x % 4];
+    }
+    __device__ __forceinline__ void open(const AttentionParams &p) {
+        item.first = __shfl_sync(0xffffffffu, coming, 0);
+        item.length = __shfl_sync(0xffffffffu, coming, 1);
+        item.row = __shfl_sync(0xffffffffu, coming, 2);
+        item.rows = __shfl_sync(0xffffffffu, coming, 3);
+        ask(p, block + gridDim.x);
     }
 };
 
@@ -204,13 +230,14 @@ template <typename T> __device__ __forceinline__ void attention90(const Attentio
     constexpr int D = 64, KEYS = HOPPER_KEYS, TILE = KEYS * D;
     constexpr int CONSUMERS = HOPPER_CONSUMERS, STAGES = HOPPER_STAGES, AHEAD = HOPPER_AHEAD;
     constexpr uint64_t TILE_STEP = TILE * sizeof(T) / 16; // in a descriptor
-    static_assert(KEYS == 64, "a producing thread has two rows of a tile");
+    static_assert(KEYS == 64, "a producing warp has 16 rows of a tile");
     DYN_SMEM(shared);
     T *ring = reinterpret_cast<T *>(shared); // stages of KEYS keys and KEYS values
     uint64_t *full = reinterpret_cast<uint64_t *>(shared + STAGES * 2 * TILE * sizeof(T)), *empty = full + STAGES;
+    float4 *angles = reinterpret_cast<float4 *>(empty + STAGES); // 8 a producing thread, AHEAD + 1 times
 
-    const int group = threadIdx.x / 128, lane = threadIdx.x % 32;
-    const uint32_t blocks = p.heads * p.count;
+    // A shuffle, so that the compiler knows it for the same in all lanes.
+    const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0), lane = threadIdx.x % 32;
     const uint64_t row_stride = uint64_t(p.heads) * D, stride = 3 * row_stride;
     const float2 *rotary = at<const float2>(p.rotary);
 
@@ -223,136 +250,141 @@ template <typename T> __device__ __forceinline__ void attention90(const Attentio
     }
     __syncthreads();
 
-    if (group == 0) {
+    Heads90 work(p);
+    if (group == CONSUMERS) {
         setmaxnreg_dec<HOPPER_PRODUCER_REGISTERS>();
-        // Of each half of a tile a thread has one row, two chunks of 16 bytes that are rotated with each other, in keys
-        // and in values: it rotates what it fetched itself, and needs no barrier between.
-        const int row = threadIdx.x / 4, column = threadIdx.x % 4 * 8;
-        const int mine = row * D + (column ^ row % 8 * 8); // in a tile; the partner is 32 columns on
-        constexpr int HALF = KEYS / 2, OTHER = 32;
-        const T *const from = at<const T>(p.qkv) + row_stride + column;
-        Cursor90 fetched = {blockIdx.x, blocks}, ready = {blockIdx.x, blocks};
-        fetched.open(p, KEYS);
-        ready.open(p, KEYS);
-        int fetched_stage = 0, parity = 1, ready_stage = 0, ahead = 0;
+        // A warp has eight rows of each half of a tile. Of a row a thread fetches two chunks of 16 bytes, in keys and
+        // in values. The eight lanes that write at once have rows r and r + 4, whose chunks the swizzle keeps in
+        // different banks.
+        constexpr int HALF = KEYS / 2, OTHER = 32; // the other chunk is 32 columns on
+        const int thread = threadIdx.x % 128, warp_row = thread / 32 * 8;
+        const int row = warp_row + lane / 4 % 2 * 4 + lane / 8, chunk = lane % 4 * 8;
+        // It rotates what its warp fetched, 16 lanes a row and two columns a lane: so a row's angles are read as they
+        // lie, and rows r and r + 4 take all banks. A thread has the angles of 4 rows of each half.
+        const int turned = warp_row + lane / 16 * 4, pair = lane % 16 * 2;
+        Place90 fetched;
+        int key = 0;        // the tile's first, of the sequence's
+        int under_way = 0;  // tiles that are fetched and not yet handed on
+        int ready = -AHEAD; // the stage to hand on, once so many tiles are under way
+        int part = 0;       // of `angles`, for the tile that is fetched; the oldest is the next
 #pragma unroll 1
-        while (ready.block < blocks) {
-            if (fetched.block < blocks) {
-                mbar_wait(&empty[fetched_stage], parity);
-                T *const to = ring + fetched_stage * 2 * TILE;
-                const int left = fetched.length - fetched.tile * KEYS - row;
-                const T *k = from + uint64_t(fetched.first + fetched.tile * KEYS + row) * stride + fetched.head * D;
+        while (!work.ended() || under_way > 0) {
+            const int oldest = part < AHEAD ? part + 1 : 0;
+            if (!work.ended()) {
+                mbar_wait(&empty[fetched.stage()], fetched.parity() ^ 1);
+                const int length = int(work.item.length);
+                const uint32_t to = fetched.stage() * (2 * TILE) + row * D + (chunk ^ row % 8 * 8);
+                const uint64_t first = uint64_t(work.item.first) + key;
+                const T *keys = at<const T>(p.qkv) + first * stride + row_stride + work.head() * D;
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
-                    const bool inside = left > i * HALF;
-                    const T *source = inside ? k + i * HALF * stride : from;
-                    cp_async16(to + i * HALF * D + mine, source, inside);
-                    cp_async16(to + i * HALF * D + (mine ^ OTHER), source + OTHER, inside);
-                    cp_async16(to + TILE + i * HALF * D + mine, source + row_stride, inside);
-                    cp_async16(to + TILE + i * HALF * D + (mine ^ OTHER), source + row_stride + OTHER, inside);
+                    const bool inside = key + i * HALF + row < length;
+                    const T *from = keys + (inside ? (i * HALF + row) * uint32_t(stride) + chunk : 0);
+                    T *const here = ring + to + i * HALF * D, *const there = ring + (to ^ OTHER) + i * HALF * D;
+                    cp_async16(here, from, inside);
+                    cp_async16(there, from + OTHER, inside);
+                    cp_async16(here + TILE, from + row_stride, inside);
+                    cp_async16(there + TILE, from + row_stride + OTHER, inside);
                     // The queries of these rows are wanted soon, too.
-                    if (column == 0) prefetch_l2(source - row_stride);
+                    if (chunk == 0) prefetch_l2(from - row_stride);
                 }
-                if (++fetched_stage == STAGES) {
-                    fetched_stage = 0;
-                    parity ^= 1;
+                if (rotary) {
+#pragma unroll
+                    for (int i = 0; i < 8; i++) { // rows past the end are zeros, whichever angle they meet
+                        const int position = min(key + turned + i / 4 * HALF + i % 4, length - 1);
+                        const float2 *from = rotary + uint32_t(position) * (D / 2) + pair;
+                        cp_async16_l1(&angles[(part * 8 + i) * 128 + thread], from);
+                    }
                 }
-                fetched.next(p, KEYS);
+                under_way++;
+                fetched.next();
+                key += KEYS;
+                if (key >= length) {
+                    key = 0;
+                    work.next(p);
+                }
             }
             cp_async_commit(); // perhaps of nothing: so the groups count the tiles
-            if (ahead < AHEAD) {
-                ahead++;
+            part = oldest;
+            if (ready < 0) {
+                ready++;
                 continue;
             }
             cp_async_wait<AHEAD>();
             if (rotary) {
-                const int key = ready.tile * KEYS + row;
-                T *const keys = ring + ready_stage * 2 * TILE;
-                const float2 *angles = rotary + uint64_t(key) * (D / 2) + column;
+                __syncwarp(); // what the other lanes fetched is there, too
+                const uint32_t tile = ready * (2 * TILE) + turned * D + (pair ^ turned % 8 * 8);
 #pragma unroll
-                for (int i = 0; i < 2; i++)
-                    if (key + i * HALF < ready.length)
-#pragma unroll
-                        for (int c = 0; c < 8; c += 4)
-                            rotate_pairs<4>(keys + i * HALF * D + mine + c, keys + i * HALF * D + (mine ^ OTHER) + c,
-                                            angles + i * HALF * (D / 2) + c);
+                for (int i = 0; i < 8; i++) {
+                    T *const rows = ring + (i / 4 * HALF + i % 4) * D;
+                    const uint32_t at = tile ^ i % 4 * 8;
+                    rotate_pair(rows + at, rows + (at ^ OTHER), angles[(oldest * 8 + i) * 128 + thread]);
+                }
             }
             fence_proxy_async();
             __syncwarp();
-            if (lane == 0) mbar_arrive(&full[ready_stage]);
-            ready_stage = ready_stage + 1 < STAGES ? ready_stage + 1 : 0;
-            ready.next(p, KEYS);
+            if (lane == 0) mbar_arrive(&full[ready]);
+            ready = ready + 1 < STAGES ? ready + 1 : 0;
+            under_way--;
         }
     } else {
         setmaxnreg_inc<HOPPER_CONSUMER_REGISTERS>();
-        const int t = lane % 4, in_group = threadIdx.x % 128 / 32 * 16 + lane / 4;
+        const int t = lane % 4;
         const float scale2 = p.scale * 1.44269504088896340736f;
         const uint64_t first_keys = wg_desc(ring, 0, 8 * 128);
-        int item_stage = 0, item_parity = 0; // where the item's keys begin
-        int turn = group - 1;                // this warpgroup's first 64 queries: all take turns, over the items too
+        Place90 begins;   // where the item's keys do
+        int turn = group; // this warpgroup's first 64 queries: all take turns, over the items too
         Queries90<T> queries;
 #pragma unroll 1
-        for (uint32_t block = blockIdx.x; block < blocks; block += gridDim.x) {
-            const uint32_t head = block % p.heads;
-            const AttentionItem item = at<const AttentionItem>(p.items)[block / p.heads];
-            const int length = int(item.length), rows = int(item.rows);
-            const float slope = p.slopes ? at<const float>(p.slopes)[head] / p.scale : 0.0f;
-            const T *q = at<const T>(p.qkv) + (item.first + item.row) * stride + head * D;
-            T *out = at<T>(p.out) + (item.first + item.row) * row_stride + head * D;
-            int stage = item_stage, parity = item_parity;
+        for (; !work.ended(); work.next(p)) {
+            const int length = int(work.item.length), rows = int(work.item.rows), item_row = int(work.item.row);
+            const uint64_t first = work.item.first + work.item.row;
+            const float slope = p.slopes ? at<const float>(p.slopes)[work.head()] / p.scale : 0.0f;
             int begin = turn * 64;
             turn = (turn + (CONSUMERS << 16) - (rows + 63) / 64) % CONSUMERS;
+            Place90 place;
 #pragma unroll 1
             do {
-                const int row = begin + in_group;
                 const bool last_pass = begin + CONSUMERS * 64 >= rows;
-                stage = item_stage;
-                parity = item_parity;
-                const auto release = [&](int released) {
+                place = begins;
+                const auto wait = [&] { mbar_wait(&full[place.stage()], place.parity()); };
+                const auto release = [&] {
                     __syncwarp();
-                    if (last_pass && lane == 0) mbar_arrive(&empty[released]);
-                };
-                const auto next = [&] {
-                    if (++stage == STAGES) {
-                        stage = 0;
-                        parity ^= 1;
-                    }
+                    if (last_pass && lane == 0) mbar_arrive(&empty[place.stage()]);
+                    place.next();
                 };
                 if (begin >= rows) { // nothing to do, but the others' tiles are to be released
-                    for (int key = 0; key < length; key += KEYS) {
-                        mbar_wait(&full[stage], parity);
-                        release(stage);
-                        next();
+                    for (int left = length; left > 0; left -= KEYS) {
+                        wait();
+                        release();
                     }
                     break;
                 }
-                queries.begin(q, stride, rotary ? rotary + uint64_t(item.row) * (D / 2) : nullptr, row, rows, t);
-                float apart = float(int(item.row) + row - 2 * t);
-                const auto keys = [&] { return first_keys + stage * (2 * TILE_STEP); };
+                const int row = begin + threadIdx.x % 128 / 32 * 16 + lane / 4;
+                queries.begin(at<const T>(p.qkv) + first * stride + work.head() * D, stride,
+                              rotary ? rotary + uint64_t(item_row) * (D / 2) : nullptr, row, rows, t);
+                const auto keys = [&] { return first_keys + place.stage() * (2 * TILE_STEP); };
+                const auto apart = [&](int left) { return float(item_row + row - 2 * t - (length - left)); };
                 int left = length;
 #pragma unroll 1
                 for (; left >= KEYS; left -= KEYS) {
-                    mbar_wait(&full[stage], parity);
-                    queries.template meet<false, KEYS>(keys(), keys() + TILE_STEP, KEYS, apart, slope, scale2, t);
-                    release(stage);
-                    next();
-                    apart -= KEYS;
+                    wait();
+                    queries.template meet<false, KEYS>(keys(), keys() + TILE_STEP, KEYS, apart(left), slope, scale2, t);
+                    release();
                 }
                 if (left > 0) {
-                    mbar_wait(&full[stage], parity);
+                    wait();
                     const uint64_t values = keys() + TILE_STEP;
                     if (left > KEYS / 2)
-                        queries.template meet<true, KEYS>(keys(), values, left, apart, slope, scale2, t);
+                        queries.template meet<true, KEYS>(keys(), values, left, apart(left), slope, scale2, t);
                     else
-                        queries.template meet<true, KEYS / 2>(keys(), values, left, apart, slope, scale2, t);
-                    release(stage);
-                    next();
+                        queries.template meet<true, KEYS / 2>(keys(), values, left, apart(left), slope, scale2, t);
+                    release();
                 }
-                queries.end(out, row_stride, row, rows, t);
+                queries.end(at<T>(p.out) + first * row_stride + work.head() * D, row_stride, row, rows, t);
                 begin += CONSUMERS * 64;
             } while (begin < rows);
-            item_stage = stage;
-            item_parity = parity;
+            begins = place;
         }
     }
 #endif

@@ -24,6 +24,11 @@ __device__ __forceinline__ void cp_async16(void *shared, const void *global, boo
                  : "memory");
 }
 
+// The same of what is valid, by way of the L1 cache: for what is read again and again.
+__device__ __forceinline__ void cp_async16_l1(void *shared, const void *global) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
+}
+
 // Closes the group of this thread's copies since the last one.
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 

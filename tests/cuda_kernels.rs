@@ -71,7 +71,11 @@ fn layer_norm() {
                         let what = format!("{name} {rows}x{width}");
                         if to_wanted {
                             let got = read(&gpu, &to, dtype);
-                            agree(&what, &got, &wanted, epsilon(dtype));
+                            let roundings = match dtype {
+                                DType::F32 => stream_slack(dtype),
+                                _ => 1.0, // the last one, beside which those in f32 are nothing
+                            };
+                            agree(&what, &got, &wanted, roundings * epsilon(dtype));
                         }
                         if place != "none" {
                             let region = if place == "itself" { &from } else { &beside };

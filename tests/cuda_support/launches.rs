@@ -66,8 +66,9 @@ pub fn layer_normed(row: &[f32], gain: &[f32], bias: &[f32], epsilon: f64) -> Ve
     (0..row.len()).map(one).collect()
 }
 
-/// Roundings of the f32 stream beside f16: those of the mean show too, by as much as the mean is larger than the
-/// deviation.
+/// Roundings of LayerNorm's f32 results. In f32, whose statistics are f64: of x less the mean's high and low part, of that
+/// times the factor, and of the last sum; four, each at most half a unit, and independent: their squares add. Beside f16,
+/// those of the mean show too, by as much as the mean is larger than the deviation.
 pub fn stream_slack(dtype: DType) -> f64 {
-    if dtype == DType::F32 { 1.0 } else { 8.0 }
+    if dtype == DType::F32 { 2.0 } else { 8.0 }
 }

@@ -156,7 +156,8 @@ static bool attention_plain(Memory &memory) {
 // A block that has several items; more tiles than the ring has stages, also in an item of few queries, where three of
 // the four consumers have nothing to do.
 static bool attention_hopper(Memory &memory) {
-    constexpr uint32_t SHARED = HOPPER_STAGES * 2 * HOPPER_KEYS * 64 * 2 + 2 * HOPPER_STAGES * 8;
+    constexpr uint32_t ANGLES = (HOPPER_AHEAD + 1) * HOPPER_KEYS * 64 * 4;
+    constexpr uint32_t SHARED = HOPPER_STAGES * 2 * HOPPER_KEYS * 64 * 2 + 2 * HOPPER_STAGES * 8 + ANGLES;
     return attention(memory, {"attention90_f16_64", 64, 128 * (1 + HOPPER_CONSUMERS), SHARED, false}, {30, 790}, 1);
 }
 

@@ -45,8 +45,8 @@ const SHORT_TOKENS: usize = 16 * SHORT_SLOTS;
 const HOPPER_HEAD_DIM: usize = 64;
 const HOPPER_CONSUMERS: usize = 4;
 const HOPPER_KEYS: usize = 64;
-const HOPPER_STAGES: usize = 13;
-const HOPPER_AHEAD: usize = 3;
+const HOPPER_STAGES: usize = 11;
+const HOPPER_AHEAD: usize = 2;
 const HOPPER_WHOLE: usize = (HOPPER_STAGES - HOPPER_AHEAD) * HOPPER_KEYS;
 const F32_ROWS: usize = 64;
 const F32_KEYS: usize = 64;
@@ -138,12 +138,14 @@ impl AttentionKernels {
         // sm_90a's code runs on 9.0 and nowhere else.
         if head_dim == HOPPER_HEAD_DIM && capability == (9, 0) {
             let barriers = HOPPER_STAGES * 2 * size_of::<u64>();
+            // Of the tiles under way and the one that is rotated: a cosine and a sine, in f32, for two columns.
+            let angles = (HOPPER_AHEAD + 1) * HOPPER_KEYS * HOPPER_HEAD_DIM * size_of::<f32>();
             return Some(Self {
                 long: AttentionKernel {
                     source: "attention90_64".into(),
                     name: format!("attention90_{}_64", dtype.name()),
                     threads: 128 * (1 + HOPPER_CONSUMERS) as u32,
-                    shared: shared(2 * HOPPER_STAGES * HOPPER_KEYS) + barriers as u32,
+                    shared: shared(2 * HOPPER_STAGES * HOPPER_KEYS) + (barriers + angles) as u32,
                     stays: true,
                 },
                 short,
