@@ -1,6 +1,6 @@
 """All that is to be shown on a real GPU, in one command: tests, errors, sanitizers, speed. See README.md beside this.
 
-    benches/gpu/run --pack target/gpu-pack [--only tests,check,sanitize,bench] [--models 650M,3B,dnabert-s]
+    benches/gpu/run --pack target/gpu-pack [--only tests,check,sanitize,kernels,bench] [--models 650M,3B,dnabert-s]
 
 A step that fails or runs out of time is reported, and the next one goes on. Exit code 1 where any failed.
 """
@@ -23,8 +23,8 @@ import report
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PEERS = ROOT / "benches" / "peers"
-# Seconds; all of them together some 12 minutes; `--only` cuts it into parts.
-LIMITS = {"tests": 120, "models": 120, "check": 300, "sanitize": 300, "bench": 2400}
+# Seconds; `--only` cuts it into parts.
+LIMITS = {"tests": 120, "models": 120, "check": 300, "sanitize": 300, "kernels": 120, "bench": 2400}
 # Every head width, an odd number of heads among them; small, since a sanitizer slows everything some 50 times.
 SMALL = {
     "esm2-head16": ["--kind", "esm2", "--layers", "2", "--hidden", "80", "--heads", "5"],
@@ -284,7 +284,12 @@ class Run:
             if code != 0:
                 failures.append(f"{name} {dtype}: {'out of time' if code is None else f'exit code {code}'}")
             self.write()
-        for name in self.manifest["benches"] if self.options.benches else []:
+        return failures
+
+    def kernels(self):
+        """The benches of single products and kernels."""
+        failures = []
+        for name in self.manifest["benches"]:
             out = self.work / f"{name}.json"
             out.unlink(missing_ok=True)
             code, text, seconds = self.command(name, [self.program(name), "--bench", out], REQUIRE_GPU="1")
@@ -315,7 +320,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     path, comma = pathlib.Path, lambda text: text.split(",")
     parser.add_argument("--pack", type=path, default=ROOT / "target" / "gpu-pack", help="what benches/gpu/pack made")
-    parser.add_argument("--only", type=comma, default=["tests", "check", "sanitize", "bench"], help="steps, by comma")
+    parser.add_argument("--only", type=comma, default=["tests", "check", "sanitize", "kernels", "bench"], help="steps, by comma")
     parser.add_argument("--models", type=comma, default=["650M", "3B", "dnabert-s"])
     parser.add_argument("--proteins", type=path, help="FASTA of proteins (default: random ones)")
     parser.add_argument("--genomes", type=path, help="FASTA of genomes (default: random bases)")
@@ -324,7 +329,6 @@ def main():
     parser.add_argument("--dtypes", type=comma, default=["f16", "bf16", "f32"], help="the first is measured against all peers")
     parser.add_argument("--peers-of", type=comma, default=["650M", "3B", "dnabert-s"],
                         help="models that PyTorch is measured on too; the others are seqstream's alone")
-    parser.add_argument("--no-benches", dest="benches", action="store_false", help="without gpu_gemm and gpu_kernels")
     parser.add_argument("--bench-options", default="", help="more options for benches/peers/gpu.py, in one word")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda",
                         help="cpu, with --dtypes f32: to try this command where there is no GPU")
@@ -342,7 +346,7 @@ def main():
         run.step("tests", run.tests)
     if {"models", "check", "sanitize", "bench"} & set(options.only):
         run.step("models", run.models)
-    for name in ("check", "sanitize", "bench"):
+    for name in ("check", "sanitize", "kernels", "bench"):
         if name in options.only:
             run.step(name, getattr(run, name))
     print("\n" + report.markdown(run.results))
