@@ -13,12 +13,11 @@ def markdown(results):
              f"Driver {m['driver']}, {m['cores']} cores{versions}; seqstream at {pack['commit']}, kernels for "
              f"sm_{pack['architectures']} by nvcc {pack['kernels'].get('nvcc')}, {pack['rustc']}.", ""]
     lines += table(["step", "seconds", "outcome"],
-                   [(" ".join([s["step"], *s.get("models", [])]), s["seconds"], "ok" if not s["failures"] else f"{len(s['failures'])} failed") for s in results["steps"]])
+                   [(" ".join([s["step"], *(s.get("of") or s.get("models", []))]), s["seconds"], "ok" if not s["failures"] else f"{len(s['failures'])} failed") for s in results["steps"]])
     for step in results["steps"]:
         lines += [f"- {step['step']}: {failure}" for failure in step["failures"]]
     parts = {"tests": tests, "checks": checks, "sanitizer": sanitizer,
-             "measurements": lambda rows: measurements(rows, torch)}
-    parts["by_hand"] = by_hand
+             "measurements": lambda rows: measurements(rows, torch), "kernels": kernels, "by_hand": by_hand}
     for name, part in parts.items():
         if results.get(name):
             lines += ["", *part(results[name])]
@@ -28,6 +27,13 @@ def markdown(results):
 def tests(rows):
     return ["## Tests", "", *table(["test", "passed", "failed", "not of a device", "seconds"],
                                    [(r["test"], r["passed"], r["failed"], r["not_run"], r["seconds"]) for r in rows])]
+
+
+def kernels(found):
+    lines = ["## Products and kernels, one at a time", ""]
+    for name, said in found.items():
+        lines += [f"`{name}`:", "", *("    " + line for line in said), ""]
+    return lines
 
 
 def by_hand(found):

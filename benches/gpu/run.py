@@ -82,10 +82,10 @@ class Run:
         except Exception as error:
             failures = [f"{type(error).__name__}: {error}"]
         seconds = time.monotonic() - start
-        again = self.options.models if name in ("check", "bench") else None
-        self.results["steps"] = [s for s in self.results["steps"] if (s["step"], s.get("models")) != (name, again)]
+        again = {"check": self.options.models, "bench": [*self.options.models, *self.options.dtypes]}.get(name)
+        self.results["steps"] = [s for s in self.results["steps"] if (s["step"], s.get("of")) != (name, again)]
         row = {"step": name, "seconds": round(seconds, 1), "failures": failures}
-        self.results["steps"].append(row | ({"models": again} if again else {}))
+        self.results["steps"].append(row | ({"of": again} if again else {}))
         for failure in failures:
             print(f"FAILED: {failure}", flush=True)
         print(f"==== {name}: {'failed' if failures else 'ok'}, {seconds:.0f} s", flush=True)
@@ -288,13 +288,10 @@ class Run:
 
     def kernels(self):
         """The benches of single products and kernels."""
-        failures = []
+        failures, arguments = [], {"gpu_gemm": ["--models", ",".join(self.options.models), "--rows", "4096,33792"]}
         for name in self.manifest["benches"]:
-            out = self.work / f"{name}.json"
-            out.unlink(missing_ok=True)
-            code, text, seconds = self.command(name, [self.program(name), "--bench", out], REQUIRE_GPU="1")
-            found = json.loads(out.read_text()) if out.exists() else text[-20_000:]
-            self.results.setdefault("benches", {})[name] = found
+            code, text, seconds = self.command(name, [self.program(name), "--bench", *arguments.get(name, [])], REQUIRE_GPU="1")
+            self.results.setdefault("kernels", {})[name] = text.splitlines()
             print(text[-6000:], f"\n{name}: {seconds:.0f} s", flush=True)
             if code != 0:
                 failures.append(f"{name}: {'out of time' if code is None else f'exit code {code}'}")
