@@ -10,11 +10,11 @@
 // have items of as many queries as one turn takes. Grid: a block an SM.
 //
 // Bound, in 64 queries by 64 keys an SM: 256 cycles by the tensor cores, as many by the exponentials; below about 200
-// tokens by the bytes of q, k, v and out. On an H200, f16, 20 heads, rotated, in TFLOP/s: 91 at length
-// 100, 171 at 170, 267 at 350, 363 at 512, 340 at 1022, 348 at 4096. (mma.sync on an H100: 124 at 350, 169 at 1022.
-// FlashAttention-3 publishes 333 at 512 and 392 at 1024, without rotation.)
+// tokens by the bytes of q, k, v and out. On an H200, f16, 20 heads, rotated, in TFLOP/s: 95 at length 100, 177 at 170,
+// 272 at 350, 368 at 512, 355 at 1022, 366 at 4096; by ALiBi, 12 heads, 278 at 350 and 376 at 1022. (mma.sync on an H100:
+// 124 at 350, 169 at 1022. FlashAttention-3 publishes 333 at 512 and 392 at 1024, without rotation.)
 //
-// What made rotation cheap there (of 664 us at length 1022 it took 140, now 50):
+// What made rotation cheap (at length 1022 all took 663 us there, of which it took some 140, and now takes 512):
 // - Angles come by cp.async two tiles ahead. Loads into the 32 registers of a producing thread were waited for four
 //   times a tile. They come by way of the L1 cache: all SMs ask for the same lines at once, which the second level gives
 //   out slowly (at length 100 past L1: 388 us, through it 191).

@@ -7,6 +7,8 @@
 //
 // Bound by FLOPs, 4 * head_dim a query and key: by the tensor cores at head_dim 128, below 64 by the
 // exponentials (16 a cycle of an SM, one a query and key). Bytes: q, k, v and out once, k and v again for each item.
+// On an H200, f16, rotated, length 350, in TFLOP/s: 75 with 20 heads of 16, 74 of 24, 94 of 32, 121 with 8 of 96, 128
+// with 40 of 128; 40 by attention_any with 20 of 40.
 //
 // Everything is counted from the sequence's first token: tiles, passes and the order of all sums. Rows past
 // the end are zeros in shared memory and never a neighbour's.

@@ -13,7 +13,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-namespace {
+// Named: a function of types without a name is not exported.
+namespace plain {
 
 constexpr int SUCCESS = 0, INVALID_VALUE = 7, EXECUTION_FAILED = 13, NOT_SUPPORTED = 15;
 constexpr int F32 = 0, F16 = 2, BF16 = 14; // cudaDataType
@@ -82,7 +83,9 @@ template <typename T> int drop(T *object) {
     return SUCCESS;
 }
 
-} // namespace
+} // namespace plain
+
+using namespace plain;
 
 extern "C" {
 

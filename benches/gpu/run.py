@@ -240,6 +240,8 @@ class Run:
             # Then it has looked at nothing: a failure too, and the table says which.
             broken = re.findall(r"Internal Sanitizer Error.*", text)
             said = f"not checked: {broken[0].strip()}" if broken else summary[-1] if summary else text.strip()[-200:]
+            if code not in (0, 9, None) and not broken:  # the program's own: then the summary is of little or nothing
+                said = f"not checked: the program ended with {code}"
             rows.append({"tool": tool, "model": model, "dtype": dtype, "exit_code": code, "seconds": round(seconds, 1), "summary": said})
             print(f"{name}: {rows[-1]['summary']}, {seconds:.0f} s", flush=True)
             if code != 0 or broken:
