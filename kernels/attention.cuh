@@ -97,17 +97,6 @@ template <int N, typename T> __device__ __forceinline__ void rotate_pairs(T *fir
     store(second, y);
 }
 
-// The same of two pairs, by angles that are there.
-template <typename T> __device__ __forceinline__ void rotate_pair(T *first, T *second, float4 angles) {
-    float a[2], b[2];
-    load(a, first);
-    load(b, second);
-    const float x[2] = {fmaf(a[0], angles.x, -(b[0] * angles.y)), fmaf(a[1], angles.z, -(b[1] * angles.w))};
-    const float y[2] = {fmaf(b[0], angles.x, a[0] * angles.y), fmaf(b[1], angles.z, a[1] * angles.w)};
-    store(first, x);
-    store(second, y);
-}
-
 // Rotates the first half of each row with the second, in f32, rounded once. `table` is that of row 0.
 template <int D, bool EXACT, int ROWS, int THREADS, typename T>
 __device__ __forceinline__ void rotate(T *tile, const float2 *table, int valid, int width, int thread) {

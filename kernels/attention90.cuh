@@ -197,7 +197,7 @@ struct Place90 {
 // in all lanes, and keeps it in uniform registers: of the others a producing thread has 32.
 struct Heads90 {
     uint32_t block, blocks, heads;
-    int coming;
+    int coming = 0;
     AttentionItem item;
 
     __device__ __forceinline__ Heads90(const AttentionParams &p)
@@ -234,7 +234,7 @@ template <typename T> __device__ __forceinline__ void attention90(const Attentio
     DYN_SMEM(shared);
     T *ring = reinterpret_cast<T *>(shared); // stages of KEYS keys and KEYS values
     uint64_t *full = reinterpret_cast<uint64_t *>(shared + STAGES * 2 * TILE * sizeof(T)), *empty = full + STAGES;
-    float4 *angles = reinterpret_cast<float4 *>(empty + STAGES); // 8 a producing thread, AHEAD + 1 times
+    float2 *angles = reinterpret_cast<float2 *>(empty + STAGES); // 8 pairs a producing thread, AHEAD + 1 times
 
     // A shuffle, so that the compiler knows it for the same in all lanes.
     const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0), lane = threadIdx.x % 32;
@@ -293,7 +293,7 @@ template <typename T> __device__ __forceinline__ void attention90(const Attentio
                     for (int i = 0; i < 8; i++) { // rows past the end are zeros, whichever angle they meet
                         const int position = min(key + turned + i / 4 * HALF + i % 4, length - 1);
                         const float2 *from = rotary + uint32_t(position) * (D / 2) + pair;
-                        cp_async16_l1(&angles[(part * 8 + i) * 128 + thread], from);
+                        cp_async16_l1(&angles[((part * 8 + i) * 128 + thread) * 2], from);
                     }
                 }
                 under_way++;
@@ -318,7 +318,8 @@ template <typename T> __device__ __forceinline__ void attention90(const Attentio
                 for (int i = 0; i < 8; i++) {
                     T *const rows = ring + (i / 4 * HALF + i % 4) * D;
                     const uint32_t at = tile ^ i % 4 * 8;
-                    rotate_pair(rows + at, rows + (at ^ OTHER), angles[(oldest * 8 + i) * 128 + thread]);
+                    const float2 *const turns = &angles[((oldest * 8 + i) * 128 + thread) * 2];
+                    rotate_pairs<2>(rows + at, rows + (at ^ OTHER), turns);
                 }
             }
             fence_proxy_async();
