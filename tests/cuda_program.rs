@@ -7,6 +7,7 @@ mod cuda_support;
 
 use cli_support::{Place, seqstream};
 use seqstream::backend::cuda::kernels;
+use std::path::Path;
 
 /// What the program says on standard output.
 fn said(driver: &str, devices: &str, arguments: &[&str]) -> String {
@@ -98,6 +99,22 @@ fn a_driver_without_cublaslt_is_no_device() {
         error.contains("/nowhere/libcublasLt.so") && error.contains("hint: "),
         "{error}"
     );
+    // The doctor knows beforehand.
+    let doctor = |cublaslt: &Path| {
+        let mut command = seqstream();
+        command
+            .args(["doctor", "--json"])
+            .env("SEQSTREAM_LIBCUDA", cuda_support::library())
+            .env("SEQSTREAM_LIBCUBLASLT", cublaslt);
+        let output = command.output().unwrap();
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let without = doctor(Path::new("/nowhere/libcublasLt.so"));
+    assert_eq!(without["cuda"], false);
+    assert!(without["cublaslt"].is_null());
+    let with = doctor(&cuda_support::library());
+    assert_eq!(with["cuda"], true);
+    assert!(with["cublaslt"]["version"].is_string(), "{with}");
 }
 
 #[test]

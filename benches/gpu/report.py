@@ -9,6 +9,8 @@ def table(columns, rows):
 def markdown(results):
     m, torch, pack = results["machine"], results.get("torch", {}), results["pack"]
     versions = "".join(f", {name} {torch[name]}" for name in ("torch", "transformers", "cudnn") if name in torch)
+    if results.get("cublaslt"):
+        versions += f", cuBLASLt {results['cublaslt']['version']}"
     lines = [f"# {m['device']}, {results['date']}", "",
              f"Driver {m['driver']}, {m['cores']} cores{versions}; seqstream at {pack['commit']}, kernels for "
              f"sm_{pack['architectures']} by nvcc {pack['kernels'].get('nvcc')}, {pack['rustc']}.", ""]

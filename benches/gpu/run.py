@@ -46,7 +46,11 @@ class Run:
         self.manifest = json.loads((self.pack / "manifest.json").read_text())
         self.work, self.logs = options.work, options.work / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
+        for name in ("seqstream", "weights-tools", *self.manifest["tests"], *self.manifest["benches"]):
+            self.program(name).chmod(0o755)  # what carried them may have lost that
         self.results = {"date": datetime.date.today().isoformat(), "pack": self.manifest, "machine": machine(options.device), "steps": []}
+        said = subprocess.run([self.program("seqstream"), "doctor", "--json"], capture_output=True, text=True, check=True).stdout
+        self.results["cublaslt"] = json.loads(said)["cublaslt"]
         self.deadline = None
         self.continue_file()
 
@@ -278,7 +282,7 @@ class Run:
             for option in ("proteins", "genomes"):
                 if getattr(self.options, option):
                     command += [f"--{option}", getattr(self.options, option).resolve()]
-            if (name, dtype) == jobs[0][:2]:
+            if dtype == first:
                 command.append("--cold")
             code, text, seconds = self.command(f"bench-{name}-{dtype}", command, most)
             print("\n".join(text.splitlines()[-60:]), f"\n{name} {dtype}: {seconds:.0f} s", flush=True)
@@ -342,8 +346,6 @@ def main():
         if step not in LIMITS:
             parser.error(f"no step {step}; there are {', '.join(LIMITS)}")
     run = Run(options)
-    for name in ("seqstream", "weights-tools", *run.manifest["tests"], *run.manifest["benches"]):
-        run.program(name).chmod(0o755)
     if "tests" in options.only:
         run.step("tests", run.tests)
     if {"models", "check", "sanitize", "bench"} & set(options.only):

@@ -27,8 +27,8 @@ from gpu_packed import now
 from gpu_peers import DTYPES, PEERS
 from gpu_weights import load_config
 
-# Tokens a run, some 3 to 10 s on a Hopper card.
-MODELS = {"8M": 8_000_000, "35M": 6_000_000, "150M": 3_000_000, "650M": 1_000_000, "3B": 400_000, "dnabert-s": 5_000_000}
+# Tokens a run, some 3 to 6 s of Hugging Face's on a Hopper card: all of benches/gpu/run in half an hour.
+MODELS = {"8M": 6_000_000, "35M": 4_000_000, "150M": 2_000_000, "650M": 700_000, "3B": 250_000, "dnabert-s": 4_000_000}
 
 
 def log(text):
@@ -323,7 +323,7 @@ def main():
     parser.add_argument("--proteins", type=path, help="FASTA of proteins (default: random ones)")
     parser.add_argument("--genomes", type=path, help="FASTA of genomes (default: random bases)")
     parser.add_argument("--tokens", type=int, help="tokens a run (default: by model)")
-    parser.add_argument("--tune-tokens", type=int, default=200_000, help="tokens that settings are tried on")
+    parser.add_argument("--tune-tokens", type=int, default=100_000, help="tokens that settings are tried on")
     parser.add_argument("--budgets", type=lambda text: [int(b) for b in text.split(",")],
                         help="token budgets to try (default: by peer)")
     parser.add_argument("--modes", type=comma, default=["default"],
