@@ -106,9 +106,11 @@ def floor_ms(operation, among, tokens, keys, config, dtype, ceilings):
         "attention": (layers * 4 * size * d, layers * 4 * d * keys),
         "represent": (4 * d, 0),
     }.get(operation, (0, 0))
-    if flops and dtype == "f32":  # no tensor cores there, and of that rate nothing was measured
+    # In f32 there are no tensor cores; results from before its rate was measured have no such floor.
+    flops_per_s = ceilings.get("product_f32_flop_per_s" if dtype == "f32" else "product_flop_per_s")
+    if flops and not flops_per_s:
         return 0
-    return 1e3 * tokens * max(bytes_ / ceilings["copy_bytes_per_s"], flops / ceilings["product_flop_per_s"])
+    return 1e3 * tokens * max(bytes_ / ceilings["copy_bytes_per_s"], flops / flops_per_s if flops else 0)
 
 
 def operations(reports, ceilings):
@@ -134,7 +136,8 @@ def operations(reports, ceilings):
         lines += ["## Time by operation, against its floor", ""]
         if "copy_bytes_per_s" in ceilings:
             lines += [f"Floors by this card's own rates: {ceilings['copy_bytes_per_s'] / 1e12:.2f} TB/s (a copy, read and written), "
-                      f"{ceilings['product_flop_per_s'] / 1e12:.0f} TFLOP/s (an f16 product of 8192^3, random numbers).", ""]
+                      f"{ceilings['product_flop_per_s'] / 1e12:.0f} TFLOP/s (an f16 product of 8192^3, random numbers)"
+                      + (f", {ceilings['product_f32_flop_per_s'] / 1e12:.0f} in f32." if "product_f32_flop_per_s" in ceilings else "."), ""]
         lines += table(["model", "dtype", "workload", "operation", "ms", "calls", "share", "floor, ms", "reached"], rows)
     if cold:
         lines += ["## Cold start", "", *table(["model", "dtype", "load, s", "compute, s", "both, s", "hidden of the load",
