@@ -123,7 +123,7 @@ class Run:
             built.parent.mkdir(parents=True, exist_ok=True)
             built.symlink_to(ROOT)
         elif built.resolve() != ROOT:
-            raise RuntimeError(f"the tests were built in {built}, which is another folder here")
+            raise RuntimeError(f"the tests look for their files in {built}, which is another folder here: run from there, or move it away")
         for name, path in self.manifest["programs"].items():
             path = pathlib.Path(path)
             path.parent.mkdir(parents=True, exist_ok=True)
