@@ -18,7 +18,8 @@ use device::{Device, Extent, FULL, Floor, SMALL};
 use seqstream::backend::cuda;
 use seqstream::backend::cuda::driver::DriverError;
 use seqstream::backend::cuda::params::{
-    EmbedParams, GatedGeluParams, GeluParams, LayerNormParams, RepresentParams,
+    AddParams, CastParams, EmbedParams, GatedGeluParams, GeluParams, LayerNormParams,
+    RepresentParams, RotaryTableParams,
 };
 use seqstream::weights::DType;
 
@@ -118,8 +119,78 @@ fn run(multiprocessors: usize, only: Option<String>, extent: Extent) -> Result<(
         represent(&mut device, tokens, 352, 1280, true)?;
         represent(&mut device, tokens, tokens, 1280, false)?;
         gated_gelu(&mut device, tokens, 3072, DType::F16)?;
+        add(&mut device, tokens, 1280)?;
     }
-    Ok(())
+    // The largest matrix of 650M.
+    for (from, to) in [
+        (DType::F16, DType::F32),
+        (DType::Bf16, DType::F32),
+        (DType::Bf16, DType::F16),
+    ] {
+        cast(&mut device, few.min(5120) * 1280, from, to)?;
+    }
+    rotary_table(&mut device, longest, 32)
+}
+
+fn cast(device: &mut Device, count: usize, from: DType, to: DType) -> Result<(), DriverError> {
+    let what = format!("cast {} to {} {count}", from.name(), to.name());
+    if !device.wants(&what) {
+        return Ok(());
+    }
+    let name = format!("cast_{}_{}", from.name(), to.name());
+    let function = device.function("cast", &name, 0)?;
+    let cast = device.memory(count * to.size())?;
+    let (blocks, bytes) = (device.blocks(count), count * (from.size() + to.size()));
+    device.time(&what, Floor::Bytes(bytes), |device| {
+        let params = CastParams {
+            from: device.numbers(count * from.size()),
+            to: cast.address(),
+            count: count as u64,
+        };
+        // SAFETY: as in `attention`.
+        unsafe { device.launch(&function, blocks, 256, 0, &params) }
+    })
+}
+
+fn add(device: &mut Device, rows: usize, width: usize) -> Result<(), DriverError> {
+    let what = format!("add f32 {rows}x{width}");
+    if !device.wants(&what) {
+        return Ok(());
+    }
+    let function = device.function("add", "add", 0)?;
+    let bytes = rows * width * 4;
+    let to = device.memory(bytes)?;
+    let blocks = device.blocks(bytes / 16);
+    device.time(&what, Floor::Bytes(3 * bytes), |device| {
+        let params = AddParams {
+            from: device.numbers(bytes),
+            to: to.address(),
+            count: (rows * width) as u64,
+        };
+        // SAFETY: as in `attention`.
+        unsafe { device.launch(&function, blocks, 256, 0, &params) }
+    })
+}
+
+fn rotary_table(device: &mut Device, positions: usize, half: usize) -> Result<(), DriverError> {
+    let what = format!("rotary_table {positions}x{half}");
+    if !device.wants(&what) {
+        return Ok(());
+    }
+    let function = device.function("rotary_table", "rotary_table", 0)?;
+    let inv_freq = device.upload(&vec![0x3f; half * 4])?;
+    let table = device.memory(positions * half * 8)?;
+    let blocks = device.blocks(positions * half);
+    device.time(&what, Floor::Bytes(positions * half * 8), |device| {
+        let params = RotaryTableParams {
+            inv_freq: inv_freq.address(),
+            table: table.address(),
+            positions: positions as u32,
+            half: half as u32,
+        };
+        // SAFETY: as in `attention`.
+        unsafe { device.launch(&function, blocks, 256, 0, &params) }
+    })
 }
 
 fn layer_norm(

@@ -7,9 +7,10 @@ mod cuda_support;
 
 use cuda_support::gpu::{Gpu, gpu, seeds};
 use cuda_support::numbers::{DTYPES, Random, bytes, epsilon, error, rounded, values};
-use seqstream::backend::cuda::attention::AttentionKernels;
-use seqstream::backend::cuda::params::{AttentionParams, RotaryTableParams};
+use seqstream::backend::cuda::attention::{AttentionKernels, WorkList};
+use seqstream::backend::cuda::params::{AttentionItem, AttentionParams, RotaryTableParams};
 use seqstream::weights::DType;
+use std::ops::Range;
 
 const HEADS: usize = 2;
 /// The widths of the published models, and one that goes through the padded kernel.
@@ -97,6 +98,11 @@ impl Case {
 
     /// The bytes of `out`, sequence by sequence.
     fn run(&self, gpu: &Gpu, by: By) -> Vec<Vec<u8>> {
+        self.run_some(gpu, by, |_| {})
+    }
+
+    /// The same of some of the work that the kernels are given; the rest of `out` is poison.
+    fn run_some(&self, gpu: &Gpu, by: By, pick: impl Fn(&mut WorkList)) -> Vec<Vec<u8>> {
         let starts = starts(&self.lengths);
         let tokens = starts[self.lengths.len()];
         let qkv = gpu.upload(&bytes(&self.qkv, self.dtype));
@@ -133,7 +139,8 @@ impl Case {
             return self.sequences(&gpu.download(&out));
         };
         let kernels = AttentionKernels::new(self.head_dim, self.dtype, capability).unwrap();
-        let work = kernels.work(&starts);
+        let mut work = kernels.work(&starts);
+        pick(&mut work);
         let (items, slots) = (
             gpu.upload(&work.item_bytes()),
             gpu.upload(&work.slot_bytes()),
@@ -181,6 +188,11 @@ impl Case {
 
     /// In f64, a sequence of it: [length, heads·head_dim].
     fn wanted(&self, s: usize) -> Vec<f64> {
+        self.wanted_rows(s, 0..self.lengths[s], |x| x)
+    }
+
+    /// The same of some queries; what rotation makes of q and k goes through `held`.
+    fn wanted_rows(&self, s: usize, rows: Range<usize>, held: impl Fn(f64) -> f64) -> Vec<f64> {
         let (hd, width) = (self.head_dim, self.width());
         let (first, length) = (starts(&self.lengths)[s], self.lengths[s]);
         let (inv_freq, slopes) = (self.inv_freq(), self.slopes());
@@ -194,17 +206,17 @@ impl Case {
                 for i in 0..hd / 2 {
                     let (sin, cos) = (t as f64 * f64::from(inv_freq[i])).sin_cos();
                     let (a, b) = (row[i], row[i + hd / 2]);
-                    row[i] = a * cos - b * sin;
-                    row[i + hd / 2] = b * cos + a * sin;
+                    row[i] = held(a * cos - b * sin);
+                    row[i + hd / 2] = held(b * cos + a * sin);
                 }
             }
             row
         };
-        let mut out = vec![0.0; length * width];
+        let mut out = vec![0.0; rows.len() * width];
         for head in 0..HEADS {
             let part = |part| (0..length).map(|t| row(t, part, head)).collect::<Vec<_>>();
             let (q, k, v) = (part(0), part(1), part(2));
-            for i in 0..length {
+            for i in rows.clone() {
                 let score = |j: usize| {
                     let dot: f64 = q[i].iter().zip(&k[j]).map(|(a, b)| a * b).sum();
                     let slope = if self.rotary {
@@ -220,7 +232,7 @@ impl Case {
                 let sum: f64 = weights.iter().sum();
                 for (weight, v) in weights.iter().zip(&v) {
                     for d in 0..hd {
-                        out[i * width + head * hd + d] += weight / sum * v[d];
+                        out[(i - rows.start) * width + head * hd + d] += weight / sum * v[d];
                     }
                 }
             }
@@ -308,6 +320,61 @@ fn the_reference_agrees_with_f64() {
                 let off = error(&values(out, dtype), &case.wanted(s));
                 // The table of angles is f32.
                 assert!(off <= 2.0 * epsilon(dtype), "{dtype:?}: {off:e}");
+            }
+        }
+    }
+}
+
+/// Each query meets all 35,000 keys, as far as positions and strides go. A real device computes the whole sequence, the
+/// simulated one its first queries and its last; both ends are held against f64.
+#[test]
+fn a_sequence_of_35000_tokens() {
+    const LENGTH: usize = 35_000;
+    const END: usize = 20; // queries
+    let Some(gpu) = gpu(0) else { return };
+    let cases = [
+        (64, DType::F16, true),
+        (64, DType::F16, false),
+        (128, DType::F16, true),
+        (24, DType::Bf16, true),
+        (64, DType::F32, true),
+    ];
+    let ends = [0..END, LENGTH - END..LENGTH];
+    for (head_dim, dtype, rotary) in cases {
+        let case = Case::new(head_dim, dtype, rotary, &[LENGTH], 13);
+        // Kernels hold rotated numbers in the dtype. Of so many keys a query prefers a few, whose scores that moves most;
+        // so the f64 here takes the same ones, and what is left is theirs.
+        let held = |x: f64| f64::from(rounded(&[x as f32], dtype)[0]);
+        let wanted = ends.clone().map(|rows| case.wanted_rows(0, rows, held));
+        let row = case.width() * dtype.size();
+        let kinds = match dtype {
+            DType::F32 => vec![By::Kernels((8, 0))], // of all devices
+            _ => kinds(&gpu, head_dim),
+        };
+        for by in kinds {
+            let outs = case.run_some(&gpu, by, |work| {
+                if !gpu.real {
+                    let item = |row: &Range<usize>| AttentionItem {
+                        first: 0,
+                        length: LENGTH as u32,
+                        row: row.start as u32,
+                        rows: END as u32,
+                    };
+                    work.items = ends.iter().map(item).collect();
+                }
+            });
+            assert_eq!(gpu.findings(), "", "{head_dim} {dtype:?}");
+            for (rows, wanted) in ends.iter().zip(&wanted) {
+                let got = values(&outs[0][rows.start * row..rows.end * row], dtype);
+                let off = error(&got, wanted);
+                println!(
+                    "{by:?} {dtype:?} head_dim {head_dim} queries {rows:?}: {off:.1e}, {:.2} eps",
+                    off / epsilon(dtype)
+                );
+                assert!(
+                    off <= tolerance(dtype, LENGTH),
+                    "{by:?} {dtype:?} head_dim {head_dim} queries {rows:?}: {off:e}"
+                );
             }
         }
     }

@@ -7,14 +7,20 @@ mod cuda_support;
 
 use cli_support::{Place, seqstream};
 use seqstream::backend::cuda::kernels;
-use std::path::Path;
 
 /// What the program says on standard output.
 fn said(driver: &str, devices: &str, arguments: &[&str]) -> String {
+    let environment = [
+        ("SEQSTREAM_LIBCUDA", driver),
+        ("SEQSTREAM_SIM_DEVICES", devices),
+    ];
+    said_with(&environment, arguments)
+}
+
+fn said_with(environment: &[(&str, &str)], arguments: &[&str]) -> String {
     let output = seqstream()
         .args(arguments)
-        .env("SEQSTREAM_LIBCUDA", driver)
-        .env("SEQSTREAM_SIM_DEVICES", devices)
+        .envs(environment.iter().copied())
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -100,19 +106,19 @@ fn a_driver_without_cublaslt_is_no_device() {
         "{error}"
     );
     // The doctor knows beforehand.
-    let doctor = |cublaslt: &Path| {
-        let mut command = seqstream();
-        command
-            .args(["doctor", "--json"])
-            .env("SEQSTREAM_LIBCUDA", cuda_support::library())
-            .env("SEQSTREAM_LIBCUBLASLT", cublaslt);
-        let output = command.output().unwrap();
-        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    let simulator = cuda_support::library();
+    let simulator = simulator.to_str().unwrap();
+    let doctor = |cublaslt| -> serde_json::Value {
+        let environment = [
+            ("SEQSTREAM_LIBCUDA", simulator),
+            ("SEQSTREAM_LIBCUBLASLT", cublaslt),
+        ];
+        serde_json::from_str(&said_with(&environment, &["doctor", "--json"])).unwrap()
     };
-    let without = doctor(Path::new("/nowhere/libcublasLt.so"));
+    let without = doctor("/nowhere/libcublasLt.so");
     assert_eq!(without["cuda"], false);
     assert!(without["cublaslt"].is_null());
-    let with = doctor(&cuda_support::library());
+    let with = doctor(simulator);
     assert_eq!(with["cuda"], true);
     assert!(with["cublaslt"]["version"].is_string(), "{with}");
 }

@@ -75,7 +75,8 @@ def measurements(rows, ceilings):
         ratio = lambda a, b, form: form.format(rate(a) / rate(b)) if rate(a) and rate(b) else ""
         shown.append([*key, *cells, ratio("seqstream", "seqstream gemm", "{:.0%}"), ratio("seqstream", "hf", "{:.2f}"),
                       ratio("seqstream", "page", "{:.2f}"), ratio("embed", "seqstream", "{:.0%}")])
-        reports.append((key[:2], of("seqstream").get("reports", [])))
+        if of("seqstream").get("reports"):
+            reports.append((key[:2], of("seqstream")["reports"]))
     lines += table(["model", "dtype", "workload", *columns, "of floor", "x hf", "x page", "embed of it"], shown)
     lines += ["The inputs, and what each peer chose:", ""]
     for key, r in rates.items():
@@ -116,8 +117,9 @@ def floor_ms(operation, among, tokens, keys, config, dtype, ceilings):
 def operations(reports, ceilings):
     rows, cold = [], []
     for (model, dtype), those in reports:
-        for workload in (those[-1] if those else {}).get("workloads", []):
-            report, among = those[-1], [o["operation"] for o in workload.get("operations", [])]
+        report = those[-1]
+        for workload in report["workloads"]:
+            among = [o["operation"] for o in workload.get("operations", [])]
             total = sum(o["milliseconds"] for o in workload.get("operations", []))
             for o in workload.get("operations", []):
                 floor = ""

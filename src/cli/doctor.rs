@@ -53,11 +53,12 @@ fn cublaslt() -> String {
     }
 }
 
-/// Whether `--device cuda` would run, and if not, the first that is missing.
-fn cuda_answer() -> Result<(), String> {
-    cuda::require().map_err(|missing| missing.to_string())?;
-    cuda::gemm::cublaslt().map_err(|missing| missing.to_string())?;
-    Ok(())
+/// What `--device cuda` would answer.
+fn cuda_answer() -> String {
+    match cuda::require() {
+        Ok(_) => "yes, in f16, bf16 and f32".into(),
+        Err(missing) => format!("no: {missing}"),
+    }
 }
 
 pub fn run(args: &DoctorArgs, console: &Console) -> Result<(), Failure> {
@@ -75,7 +76,7 @@ pub fn run(args: &DoctorArgs, console: &Console) -> Result<(), Failure> {
                 "dtypes": ["f32"],
                 "caches": caches.iter().map(|(n, s)| (n.clone(), json!(s))).collect::<serde_json::Map<_, _>>(),
             }],
-            "cuda": cuda_answer().is_ok(),
+            "cuda": cuda::require().is_ok(),
             "cuda_kernels": {"nvcc": cuda::kernels::NVCC, "architectures": cuda::kernels::ARCHITECTURES},
             "cublaslt": cuda::gemm::cublaslt().ok().map(|(library, version)| json!({"library": library, "version": version})),
             "cuda_devices": cuda::devices().map(|(_, d)| d).unwrap_or_default().iter().map(|d| json!({
@@ -126,13 +127,7 @@ pub fn run(args: &DoctorArgs, console: &Console) -> Result<(), Failure> {
             "--device cpu",
             "yes, in f32, from weights stored in f32, f16 or bf16".to_owned(),
         ),
-        (
-            "--device cuda",
-            match cuda_answer() {
-                Ok(()) => "yes, in f16, bf16 and f32".into(),
-                Err(missing) => format!("no: {missing}"),
-            },
-        ),
+        ("--device cuda", cuda_answer()),
         ("CUDA kernels", kernels()),
         ("CUDA driver", driver()),
         ("cuBLASLt", cublaslt()),

@@ -50,6 +50,9 @@ pub enum Unavailable {
     /// There is a driver, and it fails or has no device.
     #[error("the CUDA driver has no usable device: {0}")]
     Driver(#[from] DriverError),
+    /// No cuBLASLt, or one that cannot be used.
+    #[error(transparent)]
+    Products(#[from] gemm::GemmError),
 }
 
 impl Unavailable {
@@ -66,6 +69,7 @@ impl Unavailable {
                 .hint()
                 .unwrap_or("see that nvidia-smi lists a device; or use --device cpu")
                 .into(),
+            Unavailable::Products(error) => error.hint().unwrap_or("use --device cpu").into(),
         }
     }
 }
@@ -82,7 +86,7 @@ pub fn devices() -> Result<(String, Vec<DeviceInfo>), Unavailable> {
     Ok((name, driver::devices()?))
 }
 
-/// What a job on CUDA needs: kernels in this build, a driver and a device.
+/// What a job on CUDA needs: kernels in this build, a driver and a device, cuBLASLt.
 ///
 /// # Errors
 /// [`Unavailable`], the first that is missing.
@@ -90,5 +94,7 @@ pub fn require() -> Result<Vec<DeviceInfo>, Unavailable> {
     if kernels::FATBINS.is_empty() {
         return Err(Unavailable::NoKernels);
     }
-    Ok(devices()?.1)
+    let (_, devices) = devices()?;
+    gemm::cublaslt()?;
+    Ok(devices)
 }
