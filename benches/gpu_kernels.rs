@@ -18,8 +18,8 @@ use device::{Device, Extent, FULL, Floor, SMALL};
 use seqstream::backend::cuda;
 use seqstream::backend::cuda::driver::DriverError;
 use seqstream::backend::cuda::params::{
-    AddParams, CastParams, EmbedParams, GatedGeluParams, GeluParams, LayerNormParams,
-    RepresentParams, RotaryTableParams,
+    AddParams, CastParams, EmbedParams, GatedGeluParams, GeluParams, GemmShortParams,
+    LayerNormParams, RepresentParams, RotaryTableParams,
 };
 use seqstream::weights::DType;
 
@@ -129,7 +129,13 @@ fn run(multiprocessors: usize, only: Option<String>, extent: Extent) -> Result<(
     ] {
         cast(&mut device, few.min(5120) * 1280, from, to)?;
     }
-    rotary_table(&mut device, longest, 32)
+    rotary_table(&mut device, longest, 32)?;
+    // fc1 and fc2 of 650M: one sequence, and as many as fill the card.
+    for rows in [15, few.min(4096)] {
+        gemm_short(&mut device, rows, 5120, 1280)?;
+        gemm_short(&mut device, rows, 1280, 5120)?;
+    }
+    Ok(())
 }
 
 fn cast(device: &mut Device, count: usize, from: DType, to: DType) -> Result<(), DriverError> {
@@ -190,6 +196,36 @@ fn rotary_table(device: &mut Device, positions: usize, half: usize) -> Result<()
         };
         // SAFETY: as in `attention`.
         unsafe { device.launch(&function, blocks, 256, 0, &params) }
+    })
+}
+
+fn gemm_short(
+    device: &mut Device,
+    rows: usize,
+    outputs: usize,
+    depth: usize,
+) -> Result<(), DriverError> {
+    let what = format!("gemm_short f32 {outputs}x{depth}, {rows} rows");
+    if !device.wants(&what) {
+        return Ok(());
+    }
+    let function = device.function("gemm_short", "gemm_short", 0)?;
+    let to = device.memory(rows * outputs * 4)?;
+    let grid = [outputs.div_ceil(64) as u32, rows.div_ceil(64) as u32];
+    let flops = 2.0 * rows as f64 * outputs as f64 * depth as f64;
+    device.time(&what, Floor::Flops(flops), |device| {
+        let params = GemmShortParams {
+            from: device.numbers(rows * depth * 4),
+            weight: device.numbers(outputs * depth * 4),
+            bias: 0,
+            to: to.address(),
+            rows: rows as u32,
+            outputs: outputs as u32,
+            depth: depth as u32,
+            add: 0,
+        };
+        // SAFETY: as in `attention`.
+        unsafe { device.launch_grid(&function, grid, 256, 0, &params) }
     })
 }
 

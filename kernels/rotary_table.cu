@@ -3,8 +3,8 @@
 // Shapes: inv_freq f32 [half], half = head_dim / 2; table f32 [positions, half, 2]. Grid: any number
 // of blocks of 256; a thread takes every (threads of the grid)-th pair.
 // Angle, cosine and sine in f64, each rounded once: in f32 the product alone is off by 6e-5 at
-// position 1000. Made once a model, for the longest sequence; bound by f64 arithmetic, and by nothing
-// that matters. Its own reference.
+// position 1000. Bound by f64 arithmetic: on an H200 4.4 us for 4096 x 32, where its bytes would take 0.25. Made once a
+// model, for the longest sequence. Its own reference.
 #include "kernel.cuh"
 #include "params.h"
 #include "vector.cuh"

@@ -197,9 +197,23 @@ impl Device {
         params: &P,
     ) -> Result<(), DriverError> {
         // SAFETY: the caller's.
+        unsafe { self.launch_grid(function, [blocks, 1], threads, shared, params) }
+    }
+
+    /// # Safety
+    /// As [`Stream::launch`].
+    pub unsafe fn launch_grid<P: Copy>(
+        &self,
+        function: &Function,
+        [x, y]: [u32; 2],
+        threads: u32,
+        shared: u32,
+        params: &P,
+    ) -> Result<(), DriverError> {
+        // SAFETY: the caller's.
         unsafe {
             self.stream
-                .launch(function, [blocks, 1, 1], [threads, 1, 1], shared, params)
+                .launch(function, [x, y, 1], [threads, 1, 1], shared, params)
         }
     }
 }
