@@ -6,7 +6,7 @@
 //! Random numbers; the inputs of a round are not those of the last one, so that they come from memory as
 //! in a model; the median of the rounds, twice, to show the noise. A line: what, microseconds (both
 //! medians), and GB/s or TFLOP/s of what it must move or compute. Needs a device and kernels; says so
-//! where there are none.
+//! where there are none, and with REQUIRE_GPU=1 that is a failure.
 
 #[path = "gpu_kernels/attention.rs"]
 mod attention;
@@ -31,7 +31,8 @@ fn main() {
         Ok(devices) => devices.into_iter().next(),
         Err(missing) => {
             eprintln!("not run: {missing}");
-            return;
+            let required = std::env::var("REQUIRE_GPU").is_ok_and(|v| v == "1");
+            std::process::exit(i32::from(required));
         }
     };
     let Some(device) = device else { return };

@@ -480,3 +480,8 @@ fn what_is_not_finite_stays_with_its_sequence_and_is_seen() {
         }
     }
 }
+
+#[test]
+fn on_a_real_gpu() {
+    cuda_support::real::again();
+}

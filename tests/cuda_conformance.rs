@@ -20,3 +20,8 @@ mod numbers;
 mod tensors;
 #[path = "cuda_conformance/warpgroups.rs"]
 mod warpgroups;
+
+#[test]
+fn on_a_real_gpu() {
+    cuda_support::real::again();
+}

@@ -6,7 +6,7 @@
 mod cuda_support;
 mod stream_support;
 
-use cuda_support::gpu::wants_real;
+use cuda_support::real::{not_run, wants_real};
 use cuda_support::{Simulator, library, simulator};
 use seqstream::backend::cuda::driver::Context;
 use seqstream::backend::cuda::gemm::{Algorithms, Gemm, Kind, ProductSpec, Tuning, WHOLE};
@@ -37,7 +37,7 @@ const ASYNCHRONOUS: [&str; 4] = [
 /// The simulator, where this test runs: it needs kernels, and a device that fails when it is told to.
 fn start(seed: u64) -> Option<Simulator> {
     if wants_real() || kernels::FATBINS.is_empty() {
-        eprintln!("not run: it is of the simulated driver, and needs a build with kernels");
+        not_run("it is of the simulated driver, and needs a build with kernels");
         return None;
     }
     let simulator = simulator(1, seed);

@@ -4,8 +4,8 @@
 
 mod cuda_support;
 
-use cuda_support::gpu::wants_real;
 use cuda_support::products::*;
+use cuda_support::real::wants_real;
 use seqstream::backend::cuda::gemm::{Kind, Operands, ProductSpec, WHOLE};
 use seqstream::weights::DType;
 #[test]
@@ -155,4 +155,9 @@ fn two_streams_share_a_product() {
             });
         }
     });
+}
+
+#[test]
+fn on_a_real_gpu() {
+    cuda_support::real::again();
 }

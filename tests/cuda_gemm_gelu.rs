@@ -7,6 +7,7 @@ mod cuda_support;
 
 use cuda_support::gpu::{Gpu, gpu, seeds};
 use cuda_support::numbers::{Random, bytes, epsilon, error, gelu, rounded, values};
+use cuda_support::real::not_run;
 use seqstream::backend::cuda::driver::{
     Element, Region, Swizzle, Tensor, TensorMap as DriverMap, devices,
 };
@@ -180,7 +181,7 @@ impl Case {
 fn hopper(seed: u64) -> Option<Gpu> {
     let gpu = gpu(seed)?;
     if gpu.real && devices().unwrap()[0].capability != (9, 0) {
-        eprintln!("not run: no Hopper device");
+        not_run("the device is no Hopper");
         return None;
     }
     Some(gpu)
@@ -272,4 +273,9 @@ fn what_is_not_finite_stays_so_and_in_its_row() {
             assert_eq!(finite, expected, "{dtype:?}, row {n}");
         }
     }
+}
+
+#[test]
+fn on_a_real_gpu() {
+    cuda_support::real::again();
 }

@@ -455,3 +455,8 @@ fn cast() {
         }
     }
 }
+
+#[test]
+fn on_a_real_gpu() {
+    cuda_support::real::again();
+}

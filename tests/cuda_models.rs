@@ -257,3 +257,8 @@ fn an_overflow_never_leaves_in_silence() {
         assert_eq!(all, finite, "{dtype}: {:?}", &outputs[0].pooled[..4]);
     }
 }
+
+#[test]
+fn on_a_real_gpu() {
+    cuda_support::real::again();
+}

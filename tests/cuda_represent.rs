@@ -210,3 +210,8 @@ fn represent_of_a_sequence_is_its_own() {
         }
     }
 }
+
+#[test]
+fn on_a_real_gpu() {
+    cuda_support::real::again();
+}

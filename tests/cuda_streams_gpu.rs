@@ -5,7 +5,7 @@
 mod cuda_support;
 mod stream_support;
 
-use cuda_support::gpu::wants_real;
+use cuda_support::real::{absent, wants_real};
 use cuda_support::{Simulator, simulator};
 use seqstream::backend::cuda::driver;
 use stream_support::loading::layers_through_two_buffers;
@@ -17,16 +17,13 @@ use stream_support::{Plan, Reports, job, right};
 /// # Panics
 /// Where REQUIRE_GPU=1 and there is no real device.
 fn devices() -> Option<(u32, Option<Simulator>)> {
-    let required = std::env::var("REQUIRE_GPU").is_ok_and(|v| v == "1");
     if !wants_real() {
-        assert!(!required, "REQUIRE_GPU=1 wants SEQSTREAM_TEST_GPU=1 too");
         return Some((2, Some(simulator(2, 7))));
     }
     match driver::devices() {
         Ok(devices) => Some((devices.len() as u32, None)),
         Err(error) => {
-            assert!(!required, "REQUIRE_GPU=1, and there is no GPU: {error}");
-            eprintln!("not run: there is no GPU here: {error}");
+            absent(&format!("there is no GPU here: {error}"));
             None
         }
     }
@@ -65,4 +62,9 @@ fn layers_that_are_streamed_through_two_buffers_are_right() {
     let reports = Reports::default();
     layers_through_two_buffers(if simulated.is_some() { 20 } else { 2000 }, &reports);
     assert_eq!(reports.text(), "");
+}
+
+#[test]
+fn on_a_real_gpu() {
+    cuda_support::real::again();
 }

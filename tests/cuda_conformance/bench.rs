@@ -5,6 +5,7 @@ use seqstream::backend::cuda::driver::{
 };
 
 use crate::cuda_support::gpu::{Gpu, gpu};
+use crate::cuda_support::real::not_run;
 
 /// As `kernels/conformance.cu` has it.
 #[repr(C, align(64))]
@@ -44,7 +45,7 @@ impl Bench {
     pub fn hopper(seed: u64) -> Option<Self> {
         let bench = Self::new(seed)?;
         if devices().unwrap()[0].capability != (9, 0) {
-            eprintln!("not run: not a Hopper device");
+            not_run("the device is no Hopper");
             return None;
         }
         Some(bench)

@@ -8,6 +8,7 @@ use seqstream::backend::cuda::driver::{
 };
 use seqstream::backend::cuda::kernels;
 
+use super::real::{absent, wants_real};
 use super::{Simulator, simulator};
 
 /// A device with a stream. Held by one test at a time.
@@ -21,11 +22,6 @@ pub struct Gpu {
     _alone: Option<MutexGuard<'static, ()>>,
 }
 
-/// Whether tests are to run on a real device.
-pub fn wants_real() -> bool {
-    std::env::var("SEQSTREAM_TEST_GPU").is_ok_and(|v| v == "1")
-}
-
 /// The device, simulated with this seed or real. `None`, and a line that says so, where a real one is
 /// wanted and there is none, or where this build has no kernels.
 ///
@@ -34,12 +30,10 @@ pub fn wants_real() -> bool {
 pub fn gpu(seed: u64) -> Option<Gpu> {
     static ALONE: Mutex<()> = Mutex::new(());
     if kernels::FATBINS.is_empty() {
-        assert!(!required(), "REQUIRE_GPU=1, and this build has no kernels");
-        eprintln!("not run: this build has no kernels (no nvcc)");
+        absent("this build has no kernels (no nvcc)");
         return None;
     }
     if !wants_real() {
-        assert!(!required(), "REQUIRE_GPU=1 wants SEQSTREAM_TEST_GPU=1 too");
         let simulator = simulator(1, seed);
         return Some(Gpu::new(Context::new(0).unwrap(), Some(simulator), None));
     }
@@ -49,15 +43,10 @@ pub fn gpu(seed: u64) -> Option<Gpu> {
     match Context::new(0) {
         Ok(context) => Some(Gpu::new(context, None, Some(alone))),
         Err(error) => {
-            assert!(!required(), "REQUIRE_GPU=1, and there is no GPU: {error}");
-            eprintln!("not run: there is no GPU here: {error}");
+            absent(&format!("there is no GPU here: {error}"));
             None
         }
     }
-}
-
-fn required() -> bool {
-    std::env::var("REQUIRE_GPU").is_ok_and(|v| v == "1")
 }
 
 /// The schedules to try: several simulated ones, or the one that a real device has.

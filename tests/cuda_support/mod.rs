@@ -6,17 +6,25 @@ pub mod launches;
 pub mod model;
 pub mod numbers;
 pub mod products;
+pub mod real;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use libloading::Library;
 
+/// A line on standard error that the test harness does not capture: it takes what is printed by macros alone.
+pub fn aloud(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// The simulator's library, beside the test programs.
 ///
 /// # Panics
-/// Where it is not: a test of the CUDA path never passes without a driver.
+/// Where it is not: a test of the CUDA path never passes without a driver. And where REQUIRE_GPU=1 and there is no GPU.
 pub fn library() -> PathBuf {
+    real::required_is_there();
     let here = std::env::current_exe().unwrap();
     let path = here.parent().unwrap().join("libseqstream_cuda_sim.so");
     assert!(
@@ -34,9 +42,13 @@ pub struct Simulator {
 }
 
 /// A fresh simulator with so many devices and this seed.
+///
+/// # Panics
+/// As [`library`].
 pub fn simulator(devices: u32, seed: u64) -> Simulator {
     static ALONE: Mutex<()> = Mutex::new(());
     static LIBRARY: OnceLock<Library> = OnceLock::new();
+    real::required_is_there();
     // A test that failed leaves the simulator as it is: it is reset below.
     let alone = ALONE
         .lock()

@@ -1,6 +1,7 @@
 //! Products by cuBLASLt on a device, and what they are in f64.
 
-use super::gpu::{Gpu, contents, fill, gpu, wants_real};
+use super::gpu::{Gpu, contents, fill, gpu};
+use super::real::{not_run, wants_real};
 use super::{Simulator, simulator};
 use seqstream::backend::cuda::driver::{Arena, Context, Region, Stream, StreamName};
 use seqstream::backend::cuda::gemm::{
@@ -20,7 +21,7 @@ pub const TUNING: Tuning = Tuning {
 /// The simulator; `None`, for a test that cannot do without it, where tests run on a real device.
 pub fn start(devices: u32, seed: u64) -> Option<Simulator> {
     if wants_real() {
-        eprintln!("not run: this test is of the simulated driver");
+        not_run("this test is of the simulated driver");
         return None;
     }
     let simulator = simulator(devices, seed);

@@ -1,0 +1,110 @@
+//! A real GPU: whether tests are to run on it, whether there is one, and saying so where there is none.
+//!
+//! Tests run on the simulated driver. Where there is a GPU, the test `on_a_real_gpu` of a program runs the program's
+//! tests again, on it (SEQSTREAM_TEST_GPU=1, which works by hand too). Where there is none, it says so; with REQUIRE_GPU=1
+//! that is a failure, of this test and of every other.
+
+use std::ffi::c_int;
+use std::path::Path;
+use std::process::Command;
+
+use super::aloud;
+use seqstream::backend::cuda::kernels;
+
+/// Says which test is not run, and why. Not for want of a GPU: [`absent`].
+pub fn not_run(why: &str) {
+    let thread = std::thread::current();
+    aloud(&format!("not run: {}: {why}", thread.name().unwrap_or("?")));
+}
+
+/// Says that a test is not run for want of a GPU.
+///
+/// # Panics
+/// Where REQUIRE_GPU=1.
+pub fn absent(why: &str) {
+    assert!(!required(), "REQUIRE_GPU=1, and {why}");
+    not_run(why);
+}
+
+/// Whether this run of the program is the one on a real GPU.
+pub fn wants_real() -> bool {
+    std::env::var("SEQSTREAM_TEST_GPU").is_ok_and(|v| v == "1")
+}
+
+fn required() -> bool {
+    std::env::var("REQUIRE_GPU").is_ok_and(|v| v == "1")
+}
+
+/// # Panics
+/// Where REQUIRE_GPU=1 and there is no GPU. For tests on the simulated driver.
+pub fn required_is_there() {
+    if required() {
+        real().unwrap_or_else(|why| panic!("REQUIRE_GPU=1, and {why}"));
+    }
+}
+
+/// How many GPUs the real driver has: asked apart from the program's own driver, which may be the simulated one.
+fn real() -> Result<usize, String> {
+    type Init = unsafe extern "C" fn(u32) -> c_int;
+    type Count = unsafe extern "C" fn(*mut c_int) -> c_int;
+    if kernels::FATBINS.is_empty() {
+        return Err("this build has no kernels (no nvcc)".into());
+    }
+    // SAFETY: the driver's constructors do nothing that a test could notice.
+    let driver = unsafe { libloading::Library::new("libcuda.so.1") }
+        .map_err(|_| "there is no GPU here: no libcuda.so.1 can be loaded".to_owned())?;
+    let mut count = 0;
+    // SAFETY: the types are those of cuda.h, and the count is written to a place of its own.
+    let code = unsafe {
+        let init = driver.get::<Init>(b"cuInit").map_err(|e| e.to_string())?;
+        let get = driver
+            .get::<Count>(b"cuDeviceGetCount")
+            .map_err(|e| e.to_string())?;
+        match init(0) {
+            0 => get(&mut count),
+            code => code,
+        }
+    };
+    // Unloading a driver that has threads of its own is nobody's use case.
+    std::mem::forget(driver);
+    match (code, count) {
+        (0, 1..) => Ok(count as usize),
+        _ => Err(format!(
+            "there is no GPU here: the driver says {code}, {count} devices"
+        )),
+    }
+}
+
+/// The tests of this program again, on the real GPU; or a line that says that there is none.
+///
+/// # Panics
+/// Where one of them fails, or where REQUIRE_GPU=1 and there is no GPU.
+pub fn again() {
+    if wants_real() {
+        return not_run("this is that run");
+    }
+    let program = std::env::current_exe().unwrap();
+    let name = program.file_stem().map(Path::new).unwrap().display();
+    let gpus = match real() {
+        Ok(gpus) => gpus,
+        Err(why) => {
+            assert!(!required(), "REQUIRE_GPU=1, and {why}");
+            return aloud(&format!("{name}: on the simulated driver alone: {why}"));
+        }
+    };
+    let output = Command::new(&program)
+        .env("SEQSTREAM_TEST_GPU", "1")
+        .env_remove("SEQSTREAM_LIBCUDA")
+        .env_remove("SEQSTREAM_LIBCUBLASLT")
+        .args(["--skip", "on_a_real_gpu", "--show-output"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let result = said.lines().find(|line| line.starts_with("test result"));
+    aloud(&format!(
+        "{name}: on {gpus} real GPUs: {}",
+        result.unwrap_or("no result")
+    ));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}\n{errors}");
+}
