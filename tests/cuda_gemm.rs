@@ -131,6 +131,29 @@ fn a_row_has_the_same_bits_alone_and_among_many() {
     }
 }
 
+/// More rows than the algorithm was tried with go in parts, and no row knows of it.
+#[test]
+fn rows_beyond_the_trial_are_as_right() {
+    let Some(held) = device() else { return };
+    let mut rig = Rig::new(0);
+    let gemm = gemm(&rig.context);
+    for dtype in [DType::F16, DType::F32] {
+        for kind in [Kind::Store, Kind::Accumulate] {
+            let spec = spec(24, 40, dtype, kind, true);
+            let product = gemm.product(&spec).unwrap();
+            rig.empty();
+            // The trial has 1024 rows here (`TUNING`).
+            let case = Case::new(&mut rig, &spec, 2 * 1024 + 77);
+            let before = held.counter("matmuls");
+            let out = case.run(&rig, &product);
+            let runs = held.counter("matmuls").zip(before).map(|(a, b)| a - b);
+            assert!(runs.is_none_or(|runs| runs == 3), "{spec}: {runs:?}");
+            let error = case.error(&out);
+            assert!(error <= tolerance(&spec), "{spec}: {error:.2e}");
+        }
+    }
+}
+
 #[test]
 fn two_streams_share_a_product() {
     let Some(_held) = device() else { return };

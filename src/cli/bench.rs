@@ -187,7 +187,14 @@ impl Measure<'_> {
     }
 }
 
-/// How much of the loading of weights hides behind computing: medians of cold starts, seconds.
+/// Cold starts that are measured, and one before them: each is a few tenths of a second, with noise of a few percent.
+const COLD_ROUNDS: usize = 7;
+
+/// How much of the loading of weights hides behind computing: cold starts, their medians, seconds.
+///
+/// The job is the first batch that a job of the workload would have: of about as much computing as loading, so that one
+/// can be told from noise of the other. Both ways compute it for the first time on a new model, with all that comes up
+/// then: after loading, or meanwhile.
 fn cold(
     on: (&[u32], DType, bool),
     checkpoint: &Checkpoint,
@@ -199,57 +206,74 @@ fn cold(
     let Some(workload) = workloads.first() else {
         return Ok(Value::Null);
     };
-    let (mut load, mut compute, mut both) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rounds = Vec::new();
     // The first reads the file into the system's cache, and chooses algorithms.
-    for round in 0..=measure.rounds {
-        // Loading alone, then computing alone.
+    for round in 0..=COLD_ROUNDS {
+        // Loading, then computing.
         let mut model = one(on, checkpoint, job)?;
         let start = Instant::now();
         model.backend_mut().settle().map_err(failed)?;
         let loading = start.elapsed().as_secs_f64();
         let multiprocessors = model.backend().device().multiprocessors as usize;
         let room = model.limits().tokens;
-        let batches = pack_after(
-            engine::first_budget(job, multiprocessors, room),
-            &workload.sequences,
-            engine::budget(job, multiprocessors, room),
-        );
-        measure.round(&mut model, &batches)?;
+        let budget = engine::first_budget(job, multiprocessors, room);
+        let mut batches = pack(&workload.sequences, budget);
+        batches.truncate(1);
         let computing = measure.round(&mut model, &batches)?;
         drop(model);
         // Both at once: from when the weights are on their way to the last result.
         let mut model = one(on, checkpoint, job)?;
         let together = measure.round(&mut model, &batches)?;
         if round > 0 {
-            load.push(loading);
-            compute.push(computing);
-            both.push(together);
+            rounds.push(Cold {
+                load: loading,
+                compute: computing,
+                both: together,
+            });
         }
     }
-    let (load, compute, both) = (median(&load), median(&compute), median(&both));
-    Ok(json!({
-        "workload": workload.name,
-        "load_seconds": load,
-        "compute_seconds": compute,
-        "overlapped_seconds": both,
-        "hidden_of_load": 1.0 - (both - compute) / load,
-        "hidden_of_what_could_be": (load + compute - both) / load.min(compute),
-    }))
+    let middle = |of: fn(&Cold) -> f64| median(&rounds.iter().map(of).collect::<Vec<_>>());
+    let mut report = Cold {
+        load: middle(|c| c.load),
+        compute: middle(|c| c.compute),
+        both: middle(|c| c.both),
+    }
+    .report();
+    report["workload"] = json!(format!("{}, one batch", workload.name));
+    report["rounds"] = rounds.iter().map(Cold::report).collect();
+    Ok(report)
+}
+
+/// Seconds of a cold start.
+struct Cold {
+    load: f64,
+    /// Once all is loaded.
+    compute: f64,
+    /// Of both at once.
+    both: f64,
+}
+
+impl Cold {
+    fn report(&self) -> Value {
+        let Self {
+            load,
+            compute,
+            both,
+        } = self;
+        json!({
+            "load_seconds": load,
+            "compute_seconds": compute,
+            "overlapped_seconds": both,
+            "hidden_of_load": 1.0 - (both - compute) / load,
+            "hidden_of_what_could_be": (load + compute - both) / load.min(*compute),
+        })
+    }
 }
 
 /// Consecutive sequences, up to the budget a batch, as the pipeline packs them.
 fn pack(sequences: &[Vec<u32>], budget: usize) -> Vec<PackedBatch> {
-    pack_after(budget, sequences, budget)
-}
-
-/// The same, after a first batch of another budget.
-fn pack_after(first: usize, sequences: &[Vec<u32>], budget: usize) -> Vec<PackedBatch> {
     let mut batches = vec![PackedBatch::new()];
     for sequence in sequences {
-        let budget = match batches.len() {
-            1 => first,
-            _ => budget,
-        };
         let full = |b: &PackedBatch| !b.is_empty() && b.total() + sequence.len() > budget;
         if batches.last().is_some_and(full) {
             batches.push(PackedBatch::new());

@@ -33,7 +33,17 @@ pub fn start(devices: u32, seed: u64) -> Option<Simulator> {
 /// A device that one test holds, real where that is wanted.
 pub enum Held {
     Real(#[expect(dead_code)] Gpu),
-    Simulated(#[expect(dead_code)] Simulator),
+    Simulated(Simulator),
+}
+
+impl Held {
+    /// Of the simulator's.
+    pub fn counter(&self, name: &str) -> Option<u64> {
+        match self {
+            Self::Real(_) => None,
+            Self::Simulated(simulator) => Some(counter(simulator, name)),
+        }
+    }
 }
 
 pub fn device() -> Option<Held> {

@@ -100,9 +100,14 @@ pub(super) fn sums(tokens: usize, width: usize) -> usize {
     (tokens / 32 + 1) * width * size_of::<f64>()
 }
 
+/// Rows of a whole wave on a device with so many multiprocessors.
+pub(super) fn wave(multiprocessors: usize) -> usize {
+    multiprocessors.max(1) * TILE_ROWS
+}
+
 /// Tokens of a pass on a device with so many multiprocessors, where nothing else decides.
 pub fn default_tokens(multiprocessors: usize) -> usize {
-    WAVES * multiprocessors.max(1) * TILE_ROWS
+    WAVES * wave(multiprocessors)
 }
 
 /// Tokens of a device's first pass, where nothing else decides.
@@ -115,8 +120,9 @@ pub(super) fn smallest(wanted: usize) -> usize {
     TILE_ROWS.min(wanted.max(1))
 }
 
-/// The largest capacity of at most `wanted` tokens that fits into `free` bytes. `None` if not even one tile does.
-pub(super) fn capacity(needs: &Needs, wanted: usize, free: usize) -> Option<Capacity> {
+/// The largest capacity of at most `wanted` tokens that fits into `free` bytes: of what is wanted, or else of whole waves
+/// of rows, or where not even one fits of whole tiles. `None` if not even one tile does.
+pub(super) fn capacity(needs: &Needs, wanted: usize, wave: usize, free: usize) -> Option<Capacity> {
     let fits = |tokens: usize| Capacity::of_tokens(tokens).bytes(needs) <= free;
     let smallest = smallest(wanted);
     if !fits(smallest) {
@@ -132,10 +138,12 @@ pub(super) fn capacity(needs: &Needs, wanted: usize, free: usize) -> Option<Capa
             not = middle;
         }
     }
-    // Whole tiles, where it is not exactly what was wanted.
-    let tokens = match fitting == wanted.max(1) || fitting < TILE_ROWS {
-        true => fitting,
-        false => fitting / TILE_ROWS * TILE_ROWS,
+    let whole = |rows: usize| fitting / rows * rows;
+    let tokens = match fitting {
+        all if all == wanted.max(1) => all,
+        some if some >= wave => whole(wave),
+        few if few >= TILE_ROWS => whole(TILE_ROWS),
+        least => least,
     };
     Some(Capacity::of_tokens(tokens))
 }
@@ -158,22 +166,34 @@ mod tests {
     fn what_is_wanted_is_had_where_it_fits() {
         let wanted = 33_792;
         let needs = Capacity::of_tokens(wanted).bytes(&NEEDS);
-        assert_eq!(capacity(&NEEDS, wanted, needs).unwrap().tokens, wanted);
-        let less = capacity(&NEEDS, wanted, needs - 1).unwrap();
-        assert_eq!(less.tokens, wanted - TILE_ROWS);
-        assert!(less.bytes(&NEEDS) < needs);
-        assert_eq!(capacity(&NEEDS, 7, usize::MAX / 2).unwrap().tokens, 7);
+        let had = |wanted, free| capacity(&NEEDS, wanted, wave(132), free).unwrap().tokens;
+        assert_eq!(had(wanted, needs), wanted);
+        assert_eq!(had(7, usize::MAX / 2), 7);
+        // What was asked for need not be whole waves.
+        assert_eq!(had(wanted - 5, needs), wanted - 5);
+    }
+
+    #[test]
+    fn what_memory_decides_is_whole_waves() {
+        let free = |tokens| Capacity::of_tokens(tokens).bytes(&NEEDS);
+        let had = |free| capacity(&NEEDS, 67_584, wave(132), free).unwrap();
+        assert_eq!(had(free(67_584) - 1).tokens, 3 * 132 * TILE_ROWS);
+        assert_eq!(had(free(33_792)).tokens, 2 * 132 * TILE_ROWS);
+        assert_eq!(had(free(33_792) - 1).tokens, 132 * TILE_ROWS);
+        // Less than a wave: whole tiles.
+        assert_eq!(had(free(16_000)).tokens, 16_000 / TILE_ROWS * TILE_ROWS);
+        assert!(had(free(33_792) - 1).bytes(&NEEDS) < free(33_792));
     }
 
     #[test]
     fn memory_that_holds_no_tile_holds_nothing() {
-        assert_eq!(capacity(&NEEDS, 1000, 1 << 30), None);
+        assert_eq!(capacity(&NEEDS, 1000, wave(1), 1 << 30), None);
         let states = Needs {
             states: true,
             ..NEEDS
         };
         let free = Capacity::of_tokens(10_000).bytes(&NEEDS);
-        assert!(capacity(&states, 10_000, free).unwrap().tokens < 10_000);
+        assert!(capacity(&states, 10_000, wave(1), free).unwrap().tokens < 10_000);
     }
 
     #[test]

@@ -56,7 +56,8 @@ impl Cuda {
         let wanted = wanted_tokens(&self.options, &self.info);
         let (free, _) = self.context.memory()?;
         let usable = (free as usize).saturating_sub(plan::RESERVE);
-        plan::capacity(needs, wanted, usable).ok_or_else(|| {
+        let wave = plan::wave(self.info.multiprocessors as usize);
+        plan::capacity(needs, wanted, wave, usable).ok_or_else(|| {
             let tokens = plan::smallest(wanted);
             CudaError::Memory {
                 device: self.context.ordinal(),

@@ -14,9 +14,6 @@ use std::time::{Duration, Instant};
 
 /// How many algorithms are asked for. The library's first is the fastest in some nine of ten cases.
 const OFFERS: usize = 32;
-/// More rows than a batch has (the longest sequence is a batch alone), at which an algorithm has to serve all the same.
-/// Times the 20 480 columns of the widest model still below 2³¹, from where on some do not.
-const MANY_ROWS: usize = 70_000;
 /// After the first timed round only those go on that took at most so many times what the best took.
 const PROMISING: f32 = 1.2;
 /// No further round begins after this time; the slowest products of an H100 need a third of it.
@@ -29,7 +26,7 @@ const LEAST_ROWS: usize = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuning {
     /// The rows that they are timed at. The choice is kept whatever the rows, so these should not be a job's budget
-    /// where that is changed from job to job, but the same for all jobs.
+    /// where that is changed from job to job, but the same for all jobs. A product of more rows is run in parts of so many.
     pub rows: usize,
     /// Timed runs of each that is promising; the median counts. 0: the library's first that may be used is taken.
     pub rounds: usize,
@@ -38,6 +35,12 @@ pub struct Tuning {
 }
 
 impl Tuning {
+    /// The most rows that an algorithm is tried with, and run with: from some number on a few serve no longer (2³¹
+    /// elements), and of bits beyond the trial's rows nothing is known.
+    pub(super) fn most(&self) -> usize {
+        self.rows.max(LEAST_ROWS).next_multiple_of(16) // rows of any width: operands stay aligned
+    }
+
     /// By time, at so many rows.
     pub fn timed(rows: usize) -> Self {
         Self {
@@ -63,15 +66,16 @@ pub(super) fn choose(
     spec: &ProductSpec,
     tuning: &Tuning,
 ) -> Result<Algorithm, GemmError> {
-    let bench = Workbench::new(&lt.context, spec, tuning.rows.max(LEAST_ROWS), tuning.flush)?;
+    let most = tuning.most();
+    let bench = Workbench::new(&lt.context, spec, most, tuning.flush)?;
     let rows = bench.rows();
     let (mut candidates, mut refused) = (Vec::new(), Vec::new());
     for (i, offer) in offers(lt, spec, rows, true)?.into_iter().enumerate() {
         let mut described = Described::new(lt, spec, rows)?;
-        match usable(&mut described, spec, &offer, rows)? {
+        match usable(&mut described, spec, &offer, most)? {
             Ok(workspace) => {
                 let algorithm = Algorithm::new(&offer, workspace);
-                candidates.push((i, Product::new(*spec, algorithm, described)));
+                candidates.push((i, Product::new(*spec, algorithm, described, most)));
             }
             Err(reason) => refused.push(format!("offer {i}: {reason}")),
         }
@@ -179,12 +183,12 @@ pub(super) fn offers(
 }
 
 /// The workspace that an algorithm needs at most, or why it may not be used: it splits K, or does not serve every
-/// number of rows.
+/// number of rows up to `most`.
 pub(super) fn usable(
     described: &mut Described,
     spec: &ProductSpec,
     algorithm: &sys::cublasLtMatmulAlgo_t,
-    rows: usize,
+    most: usize,
 ) -> Result<Result<usize, String>, GemmError> {
     let name = spec.to_string();
     let matmul = &described.last;
@@ -197,7 +201,7 @@ pub(super) fn usable(
         )));
     }
     let mut workspace = 0;
-    for rows in ROWS.into_iter().chain([MANY_ROWS, rows]) {
+    for rows in ROWS.into_iter().chain([most]) {
         described.set_rows(rows)?;
         match described.serves(algorithm, &format!("{spec} of {rows} rows"))? {
             None => return Ok(Err(format!("it does not serve {rows} rows"))),

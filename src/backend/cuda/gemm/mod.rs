@@ -107,10 +107,10 @@ impl Gemm {
     /// # Errors
     /// [`GemmError`]
     pub fn product(&self, spec: &ProductSpec) -> Result<Product, GemmError> {
-        let rows = self.tuning.rows.max(1);
+        let most = self.tuning.most();
         let usable = |algorithm: &Algorithm| {
-            let mut described = Described::new(&self.lt, spec, rows)?;
-            let answer = choose::usable(&mut described, spec, &algorithm.library(), rows)?;
+            let mut described = Described::new(&self.lt, spec, most)?;
+            let answer = choose::usable(&mut described, spec, &algorithm.library(), most)?;
             Ok(answer.err())
         };
         let device = (
@@ -120,8 +120,8 @@ impl Gemm {
         );
         let choose = || choose::choose(&self.lt, spec, &self.tuning);
         let algorithm = self.algorithms.get(spec, device, usable, choose)?;
-        let described = Described::new(&self.lt, spec, rows)?;
-        Ok(Product::new(*spec, algorithm, described))
+        let described = Described::new(&self.lt, spec, most)?;
+        Ok(Product::new(*spec, algorithm, described, most))
     }
 
     /// What the library itself would take for so many rows, split-K or not: to measure against, not to compute with.
@@ -140,7 +140,7 @@ impl Gemm {
         let described = Described::new(&self.lt, spec, rows)?;
         let workspace = described.serves(first, &spec.to_string())?;
         let algorithm = Algorithm::new(first, workspace.unwrap_or(0));
-        Ok(Product::new(*spec, algorithm, described))
+        Ok(Product::new(*spec, algorithm, described, rows))
     }
 
     /// [`Algorithms::fingerprint`] of the job's.

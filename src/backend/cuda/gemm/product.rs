@@ -228,15 +228,23 @@ pub struct Product {
     name: String,
     algorithm: Algorithm,
     described: Mutex<Described>,
+    /// The most rows that the algorithm was tried with.
+    most: usize,
 }
 
 impl Product {
-    pub(super) fn new(spec: ProductSpec, algorithm: Algorithm, described: Described) -> Self {
+    pub(super) fn new(
+        spec: ProductSpec,
+        algorithm: Algorithm,
+        described: Described,
+        most: usize,
+    ) -> Self {
         Self {
             name: spec.to_string(),
             spec,
             algorithm,
             described: Mutex::new(described),
+            most,
         }
     }
 
@@ -250,7 +258,8 @@ impl Product {
         &self.algorithm
     }
 
-    /// Enqueues it. Nothing is allocated, and the host does not wait. `workspace` has [`WORKSPACE`] bytes at a multiple
+    /// Enqueues it, in parts where there are more rows than its algorithm was tried with. Nothing is allocated, and the
+    /// host does not wait. `workspace` has [`WORKSPACE`] bytes at a multiple
     /// of 256, and each stream one of its own.
     ///
     /// # Safety
@@ -270,39 +279,19 @@ impl Product {
             return Ok(());
         }
         self.check(workspace, operands)?;
-        let Operands { x, w, bias, out } = operands;
         let enqueue = || {
             // What a panic could leave half done, the setters notice.
             let mut described = self
                 .described
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            described.set_rows(rows)?;
             if self.spec.bias {
-                described.set_bias(bias)?;
+                described.set_bias(operands.bias)?;
             }
-            let algorithm = self.algorithm.library();
-            let workspace = (workspace.address(), workspace.bytes());
-            let (chain, inputs) = (self.spec.chain(), self.spec.inputs);
-            // At least one, also where K is 0.
-            for first in (0..inputs.max(1)).step_by(chain) {
-                let matmul = match &described.before {
-                    Some(before) if first + chain < inputs => before,
-                    _ => &described.last,
-                };
-                let beta = match self.spec.kind {
-                    Kind::Store if first == 0 => 0.0,
-                    Kind::Store | Kind::Accumulate => 1.0,
-                };
-                let skipped = (first * self.spec.dtype.size()) as u64;
-                let at = Addresses {
-                    a: w + skipped,
-                    b: x + skipped,
-                    d: out,
-                };
-                // SAFETY: the caller's promise; the layouts are of these sizes, and what is skipped of each row of x
-                // and W is what their rows are longer than the layouts'.
-                unsafe { matmul.enqueue(&algorithm, beta, &at, workspace, stream)? };
+            for row in (0..rows).step_by(self.most) {
+                described.set_rows(self.most.min(rows - row))?;
+                // SAFETY: the caller's promise, of these rows.
+                unsafe { self.part(&described, stream, workspace, operands, row)? };
             }
             Ok(())
         };
@@ -312,6 +301,47 @@ impl Product {
         })?;
         let kernel = self.name.as_str();
         Ok(stream.enqueued(Ok(()), Operation::Launch { kernel })?)
+    }
+
+    /// Enqueues the rows from `row` on, as many as are described.
+    ///
+    /// # Safety
+    /// As [`Self::run`].
+    unsafe fn part(
+        &self,
+        described: &Described,
+        stream: &Stream,
+        workspace: &Region,
+        Operands { x, w, out, .. }: Operands,
+        row: usize,
+    ) -> Result<(), GemmError> {
+        let (from, to) = (self.spec.dtype.size(), self.spec.out_dtype().size());
+        let x = x + (row * self.spec.inputs * from) as u64;
+        let out = out + (row * self.spec.outputs * to) as u64;
+        let algorithm = self.algorithm.library();
+        let workspace = (workspace.address(), workspace.bytes());
+        let (chain, inputs) = (self.spec.chain(), self.spec.inputs);
+        // At least one, also where K is 0.
+        for first in (0..inputs.max(1)).step_by(chain) {
+            let matmul = match &described.before {
+                Some(before) if first + chain < inputs => before,
+                _ => &described.last,
+            };
+            let beta = match self.spec.kind {
+                Kind::Store if first == 0 => 0.0,
+                Kind::Store | Kind::Accumulate => 1.0,
+            };
+            let skipped = (first * self.spec.dtype.size()) as u64;
+            let at = Addresses {
+                a: w + skipped,
+                b: x + skipped,
+                d: out,
+            };
+            // SAFETY: the caller's promise; the layouts are of these sizes, and what is skipped of each row of x
+            // and W is what their rows are longer than the layouts'.
+            unsafe { matmul.enqueue(&algorithm, beta, &at, workspace, stream)? };
+        }
+        Ok(())
     }
 
     fn check(&self, workspace: &Region, operands: Operands) -> Result<(), GemmError> {
