@@ -1,17 +1,20 @@
 //! Whole models on CUDA against the golden files, and against themselves: the same bits whatever stands beside a
-//! sequence, however it is batched, streamed or divided over devices. On the simulated driver, or with
-//! SEQSTREAM_TEST_GPU=1 on a real one.
+//! sequence, however it is batched, streamed or divided over devices. The bodies are the CPU's (`bodies`), on the
+//! simulated driver, or with SEQSTREAM_TEST_GPU=1 on a real one.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
+mod bodies;
 mod cuda_support;
 mod golden_support;
 
-use cuda_support::model::{Built, Devices, build, options};
-use golden_support::{checkpoint, errors, golden_files, read};
-use seqstream::backend::cuda::CudaOptions;
+use cuda_support::model::{Devices, build, options};
+use cuda_support::real::wants_real;
+use golden_support::{checkpoint, golden_files, read};
+use seqstream::backend::cuda::{Cuda, CudaOptions};
 use seqstream::batch::PackedBatch;
-use seqstream::model::{Embedder, LayerOutput, Pool, Request};
+use seqstream::model::config::ModelConfig;
+use seqstream::model::{Embedder, Fleet, Model, Pool, Request};
 use seqstream::weights::{Checkpoint, DType};
 
 /// Of PyTorch's own f32 run on a CPU, as on our CPU backend (`golden_states.rs`).
@@ -28,6 +31,11 @@ fn golden(dtype: DType) {
     let Some(devices) = Devices::take(1, 0) else {
         return;
     };
+    let bar = |peer: f64| match dtype {
+        DType::F32 => (F32_FACTOR * peer).min(F32_CEILING),
+        DType::F16 => F16_CEILING,
+        DType::Bf16 => BF16_CEILING,
+    };
     let mut failures = Vec::new();
     for path in golden_files() {
         let (golden, references) = read(&path);
@@ -37,34 +45,10 @@ fn golden(dtype: DType) {
             states: true,
             ..options(dtype)
         };
-        let mut model = build(&devices, &checkpoint, options);
-        let mut worst = (0.0f64, 0.0f64);
-        for (r, errors) in references
-            .iter()
-            .zip(errors(&mut model.model, &golden, &references))
-        {
-            for ((what, ours), peer) in errors.iter().zip(&r.peer_error) {
-                let bar = match dtype {
-                    DType::F32 => (F32_FACTOR * peer).min(F32_CEILING),
-                    DType::F16 => F16_CEILING,
-                    DType::Bf16 => BF16_CEILING,
-                };
-                worst = (worst.0.max(*ours), worst.1.max(ours / peer));
-                if ours.is_nan() || *ours > bar {
-                    failures.push(format!(
-                        "{dtype} {} {}: {what} is off by {ours:.2e}, the bar is {bar:.2e}",
-                        path.file_stem().unwrap().display(),
-                        r.name
-                    ));
-                }
-            }
-        }
-        println!(
-            "{dtype} {}: at most {:.2e}, {:.2} of PyTorch's f32",
-            path.file_stem().unwrap().display(),
-            worst.0,
-            worst.1
-        );
+        let mut model = build(&devices, &checkpoint, options).model;
+        let of = (&golden, references.as_slice());
+        let over = bodies::faithful(dtype.name(), &path, &mut model, of, bar);
+        failures.extend(over);
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
@@ -84,9 +68,13 @@ fn golden_states_in_bf16() {
     golden(DType::Bf16);
 }
 
-/// Sequences of lengths around every boundary: slots of 16, short kernels up to 64, tiles of keys and queries.
+/// Sequences of lengths around every boundary: slots of 16, short kernels up to 64, tiles of keys and queries; and on a real
+/// device, which has the time, such that go round the ring.
 fn sequences() -> Vec<Vec<u32>> {
-    let lengths = [3, 15, 16, 17, 33, 48, 63, 64, 65, 100, 127, 129, 200];
+    let mut lengths = vec![3, 15, 16, 17, 33, 48, 63, 64, 65, 100, 127, 129, 200];
+    if wants_real() {
+        lengths.extend([350, 513, 700, 1100, 1999]);
+    }
     let one = |(i, n): (usize, &usize)| {
         let inside = (0..n - 2).map(|j| 4 + ((i * 31 + j * j * 7 + j) % 20) as u32);
         std::iter::once(0).chain(inside).chain([2]).collect()
@@ -94,112 +82,106 @@ fn sequences() -> Vec<Vec<u32>> {
     lengths.iter().enumerate().map(one).collect()
 }
 
-fn request() -> Request {
-    Request {
-        layers: vec![0, 2],
-        pool: Some(Pool::Mean),
-        per_token: true,
+/// Room for all sequences at once, and everything that `bodies` ask for.
+fn wide(dtype: DType) -> CudaOptions {
+    CudaOptions {
+        tokens: Some(8192),
+        representations: 2,
+        states: true,
+        ..options(dtype)
     }
 }
 
-/// The bits of each sequence: means and states of both layers.
-fn bits(outputs: &[LayerOutput], batch: &PackedBatch, d: usize) -> Vec<Vec<u32>> {
-    let of = |i: usize| {
-        let range = batch.range(i);
-        let values = outputs.iter().flat_map(|o| {
-            let mean = &o.pooled[i * d..(i + 1) * d];
-            mean.iter().chain(&o.states[range.start * d..range.end * d])
-        });
-        values.map(|x| x.to_bits()).collect()
-    };
-    (0..batch.len()).map(of).collect()
-}
-
-/// All sequences in one batch, by their place in `order`.
-fn together(built: &mut Built, all: &[Vec<u32>], order: &[usize]) -> Vec<Vec<u32>> {
-    let mut batch = PackedBatch::new();
-    order.iter().for_each(|i| batch.push(&all[*i]));
-    let outputs = built.model.embed(&batch, &request()).unwrap();
-    let d = built.model.config().hidden;
-    let mut found = vec![Vec::new(); all.len()];
-    for (bits, i) in bits(&outputs, &batch, d).into_iter().zip(order) {
-        found[*i] = bits;
-    }
-    found
-}
-
-/// All sequences in the batch's order, on two devices, in batches of one model that is dropped again.
-fn bits_of(
+/// The model on two simulated devices under this schedule, or the real ones, while `look` looks at it.
+fn on_devices<T>(
     seed: u64,
     checkpoint: &Checkpoint,
     options: CudaOptions,
-    orders: &[Vec<usize>],
-) -> Option<Vec<Vec<Vec<u32>>>> {
+    look: impl FnOnce(&mut Fleet<Model<Cuda>>) -> T,
+) -> Option<T> {
     let devices = Devices::take(2, seed)?;
-    let mut built = build(&devices, checkpoint, options);
+    let mut model = build(&devices, checkpoint, options).model;
     if let Some(tokens) = options.tokens {
-        assert!(built.model.members().all(|m| m.limits().tokens == tokens));
+        assert!(model.members().all(|m| m.limits().tokens == tokens));
     }
-    let all = sequences();
-    let found = orders.iter().map(|o| together(&mut built, &all, o));
-    Some(found.collect())
+    Some(look(&mut model))
 }
 
-#[test]
-fn bits_depend_on_the_sequence_alone() {
-    let forwards: Vec<usize> = (0..sequences().len()).collect();
-    let backwards: Vec<usize> = forwards.iter().rev().copied().collect();
-    let alone = forwards.iter().map(|i| vec![*i]);
-    let orders: Vec<Vec<usize>> = [forwards.clone(), backwards]
-        .into_iter()
-        .chain(alone)
-        .collect();
-    for dtype in [DType::F16, DType::F32] {
-        let checkpoint = cuda_support::model::random(2, 48, 3, 96);
-        let wide = CudaOptions {
-            representations: 2,
-            states: true,
-            ..options(dtype)
-        };
-        let Some(found) = bits_of(1, &checkpoint, wide, &orders) else {
-            return;
-        };
-        let want = &found[0];
-        assert_eq!(*want, found[1], "{dtype}, in another order");
-        for (i, found) in found[2..].iter().enumerate() {
-            assert_eq!(want[i], found[i], "{dtype}, sequence {i} alone");
+/// Under the simulated driver in these dtypes, each with one more stream or less, less room or another schedule if
+/// `thorough`; on a real device in all of them.
+fn bits_depend_on_the_sequence_alone(config: ModelConfig, dtypes: &[DType], thorough: bool) {
+    let sequences = sequences();
+    let checkpoint = cuda_support::model::random_of(config);
+    let dtypes = match wants_real() {
+        true => &[DType::F16, DType::Bf16, DType::F32],
+        false => dtypes,
+    };
+    for &dtype in dtypes {
+        let alone = on_devices(1, &checkpoint, wide(dtype), |model| {
+            let alone = bodies::alone(model, &sequences);
+            bodies::same_among_others(dtype.name(), model, (&sequences, &alone), 6, 4);
+            alone
+        });
+        let Some(alone) = alone else { return };
+        if !thorough {
+            continue;
         }
-        // Passes of at most 230 tokens: the batch is divided. And one stream for everything; other schedules.
+        // The batch is divided. And one stream for everything; other schedules.
+        let longest = sequences.iter().map(Vec::len).max().unwrap();
         let narrow = CudaOptions {
-            tokens: Some(230),
-            ..wide
+            tokens: Some(longest + 30),
+            ..wide(dtype)
         };
         let off = CudaOptions {
             overlap: false,
             ..narrow
         };
+        let all: Vec<_> = sequences.iter().collect();
         for (seed, options) in [(1, narrow), (1, off), (2, narrow), (3, narrow)] {
-            let found = bits_of(seed, &checkpoint, options, &orders[..1]).unwrap();
-            assert_eq!(*want, found[0], "{dtype}, seed {seed}, {options:?}");
+            let look = |model: &mut Fleet<_>| bodies::bits(model, &all);
+            let found = on_devices(seed, &checkpoint, options, look).unwrap();
+            assert!(found == alone, "{dtype}, seed {seed}, {options:?}");
         }
     }
+}
+
+#[test]
+fn bits_of_esm2_head_16() {
+    bits_depend_on_the_sequence_alone(bodies::ESM2_HEAD_16, &[DType::F16, DType::F32], true);
+}
+
+#[test]
+fn bits_of_esm2_head_24() {
+    bits_depend_on_the_sequence_alone(bodies::ESM2_HEAD_24, &[DType::Bf16], false);
+}
+
+#[test]
+fn bits_of_esm2_head_64() {
+    bits_depend_on_the_sequence_alone(bodies::ESM2_HEAD_64, &[DType::F16], wants_real());
+}
+
+#[test]
+fn bits_of_dnabert_head_64() {
+    bits_depend_on_the_sequence_alone(bodies::DNABERT_TWO_HEADS, &[DType::Bf16], false);
+}
+
+#[test]
+fn bits_of_dnabert_head_32() {
+    bits_depend_on_the_sequence_alone(bodies::DNABERT_THREE_HEADS, &[DType::F16], false);
 }
 
 /// Rounded on the host, cast on the device or copied: values that every format holds arrive as they are.
 #[test]
 fn whatever_format_a_file_has_its_values_arrive() {
     const FORMATS: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
-    let order: Vec<usize> = (0..sequences().len()).collect();
+    let sequences = sequences();
+    let all: Vec<_> = sequences.iter().collect();
     for dtype in FORMATS {
-        let wide = CudaOptions {
-            representations: 2,
-            states: true,
-            ..options(dtype)
-        };
         let mut found = Vec::new();
         for stored in FORMATS {
             let checkpoint = cuda_support::model::stored_in(stored);
-            match bits_of(4, &checkpoint, wide, std::slice::from_ref(&order)) {
+            let look = |model: &mut Fleet<_>| bodies::bits(model, &all);
+            match on_devices(4, &checkpoint, wide(dtype), look) {
                 Some(bits) => found.push(bits),
                 None => return,
             }
@@ -225,7 +207,8 @@ fn a_sequence_that_fits_nowhere_is_an_error_that_says_what_helps() {
     batch.push(&[5; 129]);
     let request = Request {
         layers: vec![1],
-        ..request()
+        pool: Some(Pool::Mean),
+        per_token: true,
     };
     let error = built.model.submit(&batch, &request).unwrap_err();
     assert!(

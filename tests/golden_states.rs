@@ -7,9 +7,10 @@
 
 #![allow(clippy::expect_used)] // the helpers of tests are tests
 
+mod bodies;
 mod golden_support;
 
-use golden_support::{checkpoint, errors, golden_files, golden_folder, read};
+use golden_support::{checkpoint, golden_files, golden_folder, read};
 use seqstream::backend::cpu::{Cpu, simd};
 use seqstream::model::Model;
 use seqstream::sequence::Tokenizer;
@@ -33,26 +34,9 @@ fn check(path: &Path) {
     for (level, arch) in simd::levels() {
         let cpu = Cpu::with_arch(2, arch).expect("threads");
         let mut model = Model::load(cpu, checkpoint.config(), &checkpoint).expect("model");
-        for (r, errors) in references
-            .iter()
-            .zip(errors(&mut model, &golden, &references))
-        {
-            for ((what, ours), peer) in errors.iter().zip(&r.peer_error) {
-                let at = format!(
-                    "{} {level} {}: {what}",
-                    path.file_stem().unwrap_or_default().display(),
-                    r.name
-                );
-                println!(
-                    "{at}: {ours:.2e}, peer {peer:.2e}, ratio {:.2}",
-                    ours / peer
-                );
-                let bar = (PEER_FACTOR * peer).min(CEILING);
-                if ours.is_nan() || *ours > bar {
-                    failures.push(format!("{at} is off by {ours:e}, the bar is {bar:e}"));
-                }
-            }
-        }
+        let bar = |peer: f64| (PEER_FACTOR * peer).min(CEILING);
+        let over = bodies::faithful(level, path, &mut model, (&golden, &references), bar);
+        failures.extend(over);
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

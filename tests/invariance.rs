@@ -7,30 +7,18 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used)] // the helpers of tests are tests
 
+mod bodies;
+mod golden_support;
+
+use bodies::*;
 use proptest::prelude::*;
 use seqstream::backend::cpu::Cpu;
-use seqstream::batch::PackedBatch;
-use seqstream::model::config::{ModelConfig, ModelKind};
-use seqstream::model::{Embedder, Model, Pool, Request};
+use seqstream::model::Model;
+use seqstream::model::config::ModelConfig;
 use seqstream::weights::random::{RandomSpec, write_random};
 use seqstream::weights::{Checkpoint, DType};
 
-fn config(kind: ModelKind, hidden: usize, heads: usize, intermediate: usize) -> ModelConfig {
-    let esm = kind == ModelKind::Esm2;
-    ModelConfig {
-        kind,
-        layers: 2,
-        hidden,
-        heads,
-        intermediate,
-        vocab: if esm { 33 } else { 4096 },
-        layer_norm_eps: if esm { 1e-5 } else { 1e-12 },
-        token_dropout: esm,
-        mask_token: 32,
-    }
-}
-
-/// The same model on 1, 2, 3 and 5 threads. The intermediate widths need more than one block of K.
+/// The same model on 1, 2, 3 and 5 threads.
 struct Models(Vec<Model<Cpu>>);
 
 impl Models {
@@ -43,32 +31,6 @@ impl Models {
             Model::load(cpu, checkpoint.config(), &checkpoint).unwrap()
         };
         Self([1, 2, 3, 5].map(load).into())
-    }
-
-    /// The bits of the first layer's and the last layer's mean and token states, a list a sequence.
-    fn bits(&mut self, threads: usize, sequences: &[&Vec<u32>]) -> Vec<Vec<u32>> {
-        let model = &mut self.0[threads];
-        let d = model.config().hidden;
-        let layers = vec![1, model.config().layers];
-        let request = Request {
-            layers,
-            pool: Some(Pool::Mean),
-            per_token: true,
-        };
-        let mut batch = PackedBatch::new();
-        for s in sequences {
-            batch.push(s);
-        }
-        let outputs = model.embed(&batch, &request).unwrap();
-        let of = |i: usize| {
-            let range = batch.range(i);
-            let values = outputs.iter().flat_map(|o| {
-                let mean = &o.pooled[i * d..(i + 1) * d];
-                mean.iter().chain(&o.states[range.start * d..range.end * d])
-            });
-            values.map(|x| x.to_bits()).collect()
-        };
-        (0..batch.len()).map(of).collect()
     }
 }
 
@@ -88,35 +50,10 @@ fn sequences() -> impl Strategy<Value = Vec<Vec<u32>>> {
 
 /// Each sequence alone on one thread, against every way of batching it.
 fn check(models: &mut Models, sequences: &[Vec<u32>], cut: usize, shift: usize) {
-    let alone: Vec<_> = sequences
-        .iter()
-        .map(|s| models.bits(0, &[s]).remove(0))
-        .collect();
-    assert!(
-        alone
-            .iter()
-            .flatten()
-            .all(|b| f32::from_bits(*b).is_finite())
-    );
-    let n = sequences.len();
-    let rotated: Vec<usize> = (0..n).map(|i| (i + shift) % n).collect();
-    let reversed: Vec<usize> = (0..n).rev().collect();
-    let (first, second) = rotated.split_at(cut % n);
-    for threads in 0..models.0.len() {
-        for order in [&rotated[..], &reversed[..], first, second] {
-            if order.is_empty() {
-                continue;
-            }
-            let batch: Vec<&Vec<u32>> = order.iter().map(|i| &sequences[*i]).collect();
-            for (bits, i) in models.bits(threads, &batch).iter().zip(order) {
-                let lengths: Vec<usize> = batch.iter().map(|s| s.len()).collect();
-                let len = sequences[*i].len();
-                assert!(
-                    *bits == alone[*i],
-                    "{len} tokens among {lengths:?}, model {threads}"
-                );
-            }
-        }
+    let alone = bodies::alone(&mut models.0[0], sequences);
+    for (i, model) in models.0.iter_mut().enumerate() {
+        let on = format!("model {i}");
+        bodies::same_among_others(&on, model, (sequences, &alone), cut, shift);
     }
 }
 
@@ -144,9 +81,9 @@ macro_rules! invariant {
 }
 
 invariant! {
-    esm2_head_dim_16: config(ModelKind::Esm2, 80, 5, 320);
-    esm2_head_dim_24: config(ModelKind::Esm2, 96, 4, 600);
-    esm2_head_dim_64: config(ModelKind::Esm2, 192, 3, 1100);
-    dnabert_two_heads: config(ModelKind::Dnabert, 128, 2, 576);
-    dnabert_three_heads: config(ModelKind::Dnabert, 96, 3, 1300);
+    esm2_head_dim_16: ESM2_HEAD_16;
+    esm2_head_dim_24: ESM2_HEAD_24;
+    esm2_head_dim_64: ESM2_HEAD_64;
+    dnabert_two_heads: DNABERT_TWO_HEADS;
+    dnabert_three_heads: DNABERT_THREE_HEADS;
 }

@@ -98,12 +98,7 @@ pub fn build(devices: &Devices, checkpoint: &Checkpoint, options: CudaOptions) -
 
 /// A random ESM-2.
 pub fn random(layers: usize, hidden: usize, heads: usize, intermediate: usize) -> Checkpoint {
-    random_of(RandomSpec::from(config(
-        layers,
-        hidden,
-        heads,
-        intermediate,
-    )))
+    random_of(config(layers, hidden, heads, intermediate))
 }
 
 fn config(layers: usize, hidden: usize, heads: usize, intermediate: usize) -> ModelConfig {
@@ -120,9 +115,10 @@ fn config(layers: usize, hidden: usize, heads: usize, intermediate: usize) -> Mo
     }
 }
 
-fn random_of(spec: RandomSpec) -> Checkpoint {
+/// A random model of these sizes.
+pub fn random_of(config: ModelConfig) -> Checkpoint {
     let dir = tempfile::tempdir().unwrap();
-    write_random(&spec, 7, DType::F32, dir.path()).unwrap();
+    write_random(&RandomSpec::from(config), 7, DType::F32, dir.path()).unwrap();
     // It keeps its files mapped: the folder may go.
     Checkpoint::open(dir.path()).unwrap()
 }

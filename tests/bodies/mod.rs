@@ -1,0 +1,124 @@
+//! What a model holds to, whatever computes it: the same bodies for the CPU (`golden_states.rs`, `invariance.rs`), and for
+//! simulated and real devices (`cuda_models.rs`).
+#![allow(dead_code)]
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+
+use std::path::Path;
+
+use seqstream::batch::PackedBatch;
+use seqstream::model::config::{ModelConfig, ModelKind};
+use seqstream::model::{Embedder, Pool, Request};
+
+use crate::golden_support::{Golden, Reference, errors};
+
+/// A model against a golden file: for each sequence, norm(out - reference) / norm(reference) of its token states and of its
+/// means is no larger than `bar` of what Hugging Face's own f32 run is off by. Prints all of it, and gives what is over.
+pub fn faithful(
+    on: &str,
+    file: &Path,
+    model: &mut dyn Embedder,
+    (golden, references): (&Golden, &[Reference]),
+    bar: impl Fn(f64) -> f64,
+) -> Vec<String> {
+    let file = file.file_stem().unwrap().display();
+    let (mut over, mut worst) = (Vec::new(), (0.0f64, 0.0f64));
+    for (r, errors) in references.iter().zip(errors(model, golden, references)) {
+        for ((what, ours), peer) in errors.iter().zip(&r.peer_error) {
+            let (bar, ratio) = (bar(*peer), ours / peer);
+            let at = format!("{file} {on} {}: {what}", r.name);
+            println!("{at}: {ours:.2e}, peer {peer:.2e}, ratio {ratio:.2}");
+            worst = (worst.0.max(*ours), worst.1.max(ratio));
+            // NaN is over every bar.
+            if ours.is_nan() || *ours > bar {
+                over.push(format!("{at} is off by {ours:e}, the bar is {bar:e}"));
+            }
+        }
+    }
+    let (error, ratio) = worst;
+    println!("{on} {file}: at most {error:.2e}, {ratio:.2} of PyTorch's f32");
+    over
+}
+
+/// Small models of both kinds, each by kind, width, heads and intermediate width: heads of 16, 24, 64 and 32 columns, and
+/// intermediate widths of more than one block of the CPU's K.
+pub const ESM2_HEAD_16: ModelConfig = config(ModelKind::Esm2, 80, 5, 320);
+pub const ESM2_HEAD_24: ModelConfig = config(ModelKind::Esm2, 96, 4, 600);
+pub const ESM2_HEAD_64: ModelConfig = config(ModelKind::Esm2, 192, 3, 1096);
+pub const DNABERT_TWO_HEADS: ModelConfig = config(ModelKind::Dnabert, 128, 2, 576);
+pub const DNABERT_THREE_HEADS: ModelConfig = config(ModelKind::Dnabert, 96, 3, 1300);
+
+const fn config(kind: ModelKind, hidden: usize, heads: usize, intermediate: usize) -> ModelConfig {
+    let esm = matches!(kind, ModelKind::Esm2);
+    ModelConfig {
+        kind,
+        layers: 2,
+        hidden,
+        heads,
+        intermediate,
+        vocab: if esm { 33 } else { 4096 },
+        layer_norm_eps: if esm { 1e-5 } else { 1e-12 },
+        token_dropout: esm,
+        mask_token: 32,
+    }
+}
+
+/// What [`bits`] asks of a model.
+pub fn request(model: &dyn Embedder) -> Request {
+    Request {
+        layers: vec![1, model.config().layers],
+        pool: Some(Pool::Mean),
+        per_token: true,
+    }
+}
+
+/// The bits of the first layer's and the last layer's mean and token states, a list a sequence; all sequences in one batch.
+pub fn bits(model: &mut dyn Embedder, sequences: &[&Vec<u32>]) -> Vec<Vec<u32>> {
+    let (d, request) = (model.config().hidden, request(model));
+    let mut batch = PackedBatch::new();
+    sequences.iter().for_each(|s| batch.push(s));
+    let outputs = model.embed(&batch, &request).unwrap();
+    let of = |i: usize| {
+        let range = batch.range(i);
+        let values = outputs.iter().flat_map(|o| {
+            let mean = &o.pooled[i * d..(i + 1) * d];
+            mean.iter().chain(&o.states[range.start * d..range.end * d])
+        });
+        values.map(|x| x.to_bits()).collect()
+    };
+    (0..batch.len()).map(of).collect()
+}
+
+/// [`bits`] of each sequence alone.
+pub fn alone(model: &mut dyn Embedder, sequences: &[Vec<u32>]) -> Vec<Vec<u32>> {
+    let alone = sequences.iter().map(|s| bits(model, &[s]).remove(0));
+    let alone: Vec<_> = alone.collect();
+    let finite = |b: &u32| f32::from_bits(*b).is_finite();
+    assert!(alone.iter().flatten().all(finite));
+    alone
+}
+
+/// Each sequence has the bits that it has alone: among all, rotated by `shift` and in reverse, and among those before and
+/// after `cut`.
+pub fn same_among_others(
+    on: &str,
+    model: &mut dyn Embedder,
+    (sequences, alone): (&[Vec<u32>], &[Vec<u32>]),
+    cut: usize,
+    shift: usize,
+) {
+    let n = sequences.len();
+    let rotated: Vec<usize> = (0..n).map(|i| (i + shift) % n).collect();
+    let reversed: Vec<usize> = (0..n).rev().collect();
+    let (first, second) = rotated.split_at(cut % n);
+    for order in [&rotated[..], &reversed[..], first, second] {
+        if order.is_empty() {
+            continue;
+        }
+        let batch: Vec<&Vec<u32>> = order.iter().map(|i| &sequences[*i]).collect();
+        for (bits, i) in bits(model, &batch).iter().zip(order) {
+            let lengths: Vec<usize> = batch.iter().map(|s| s.len()).collect();
+            let len = sequences[*i].len();
+            assert!(*bits == alone[*i], "{on}: {len} tokens among {lengths:?}");
+        }
+    }
+}
