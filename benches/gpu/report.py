@@ -1,4 +1,6 @@
-"""The results of benches/gpu/run as Markdown."""
+"""The results of benches/gpu/run as Markdown. Older ones lack some of what is asked for here."""
+
+import statistics
 
 
 def table(columns, rows):
@@ -27,8 +29,16 @@ def markdown(results):
 
 
 def tests(rows):
-    return ["## Tests", "", *table(["test", "passed", "failed", "not of a device", "seconds"],
-                                   [(r["test"], r["passed"], r["failed"], r["not_run"], r["seconds"]) for r in rows])]
+    columns = ["test", "passed", "failed", "passed alone only", "not of a device", "seconds"]
+    shown = []
+    for r in rows:
+        alone_only = ", ".join(r["alone_only"]) or "0" if "alone_only" in r else "not recorded"
+        shown.append((r["test"], r["passed"], r["failed"], alone_only, r["not_run"], r["seconds"]))
+    lines = ["## Tests", "", "`passed alone only`: of those passed, the ones that failed among the others and passed when run again "
+             "alone.", "", *table(columns, shown)]
+    said = [line for r in rows for line in r.get("said", [])]
+    return lines + (["## Errors against the golden files", "", "norm(x - golden) / norm(golden), as `cuda_models` prints it.", "",
+                     *("    " + line for line in said), ""] if said else [])
 
 
 def kernels(found):
@@ -61,29 +71,66 @@ def sanitizer(rows):
 
 def measurements(rows, ceilings):
     rates = {(r["model"], r["dtype"], r["workload"], r["peer"]): r for r in rows}
-    columns = ["seqstream", "seqstream gemm", "gemm", "hf", "page", "embed"]
+    columns = ["seqstream", "seqstream gemm", "gemm", "hf", "page", "embed", "embed's own"]
     lines = ["## Tokens a second", "",
-             "`seqstream gemm`: its matrix products alone (cuBLASLt), the floor; `gemm`: the same through torch; `hf`: Hugging Face, sdpa, "
-             "sorted by length (DNABERT: the plain PyTorch one); `page`: packed, compiled PyTorch; `embed`: from FASTA to shards on disk. "
-             "Medians; of `hf` and `page` the better round, since their first can be slower.", ""]
+             "`seqstream gemm`: its matrix products alone (cuBLASLt), the floor; `gemm`: the same through torch, of the first "
+             "workload, as it knows no lengths; `hf`: Hugging Face, sdpa, sorted by length (DNABERT: the plain PyTorch one); `page`: "
+             "packed, compiled PyTorch; `embed`: from FASTA to shards on disk by the wall's clock, from the start of the process to "
+             "its end, and `embed of it` is by that; `embed's own`: the same job by the program's clock, which leaves out its start-up "
+             "(reading the file through, setting up the card). `seqstream` and its `gemm`: the median of as many runs of the program "
+             "as `median of` says, each run's figure the median of its rounds; `gemm` and `embed`: the median of as many. Of `hf` and "
+             "`page` the better round, since their first can be slower.", ""]
     shown, reports = [], []
     for key in dict.fromkeys(key[:3] for key in rates):
-        of = lambda peer: rates.get((*key, peer), {})
-        best = lambda r: r["tokens"] / min(r["seconds"]) if r["peer"] in ("hf", "page") else r["tokens_per_s"]
-        rate = lambda peer: best(of(peer)) if "tokens_per_s" in of(peer) and "error" not in of(peer) else None
+        of = lambda peer: rates.get((*key, peer.split("'")[0]), {})
+
+        def rate(peer):
+            r = of(peer)
+            if "tokens_per_s" not in r or "error" in r:
+                return None
+            if peer in ("hf", "page"):
+                return r["tokens"] / min(r["seconds"])
+            seconds = {"embed": r.get("wall_seconds"), "embed's own": r.get("seconds")}.get(peer)
+            return r["tokens"] / statistics.median(seconds) if seconds else r["tokens_per_s"]
+
         cells = ["failed" if "error" in of(p) else f"{rate(p):,.0f}" if rate(p) else "" for p in columns]
         ratio = lambda a, b, form: form.format(rate(a) / rate(b)) if rate(a) and rate(b) else ""
-        shown.append([*key, *cells, ratio("seqstream", "seqstream gemm", "{:.0%}"), ratio("seqstream", "hf", "{:.2f}"),
-                      ratio("seqstream", "page", "{:.2f}"), ratio("embed", "seqstream", "{:.0%}")])
+        source = next((r["source"] for k, r in rates.items() if k[:3] == key and r.get("source")), "")
+        shown.append([*key, source, runs(of("seqstream"), rates.values()), *cells, ratio("seqstream", "seqstream gemm", "{:.0%}"),
+                      ratio("seqstream", "hf", "{:.2f}"), ratio("seqstream", "page", "{:.2f}"),
+                      ratio("embed", "seqstream", "{:.0%}")])
         if of("seqstream").get("reports"):
             reports.append((key[:2], of("seqstream")["reports"]))
-    lines += table(["model", "dtype", "workload", *columns, "of floor", "x hf", "x page", "embed of it"], shown)
-    lines += ["The inputs, and what each peer chose:", ""]
+    lines += table(["model", "dtype", "workload", "input", "median of", *columns, "of floor", "x hf", "x page", "embed of it"], shown)
+    lines += jobs(rates)
+    lines += ["What each peer chose, and where one failed:", ""]
     for key, r in rates.items():
         if r.get("setting") or r.get("error"):
             chosen = ", ".join(f"{k} {v}" for k, v in r.get("setting", {}).items())
             lines.append(f"- {' '.join(key)}: {r.get('error') or chosen}; {r.get('source', '')}")
     return [*lines, "", *operations(reports, ceilings)]
+
+
+def runs(row, rows):
+    """How many runs of the program a row is the median of, and how many rounds each had."""
+    if not row.get("rates"):
+        return ""
+    # The program measures all workloads of a model at once: its report is beside one of them.
+    reports = [report for r in rows if (r["model"], r["dtype"], r["peer"]) == (row["model"], row["dtype"], "seqstream")
+               for report in r.get("reports", [])]
+    rounds = {len(w["rounds"]) for report in reports for w in report["workloads"] if "rounds" in w}
+    count, inside = len(row["rates"]), " or ".join(map(str, sorted(rounds)))
+    return f"{count} run{'s' * (count > 1)}" + (f", {inside} round{'s' * (inside != '1')} each" if inside else "")
+
+
+def jobs(rates):
+    """The jobs of `embed`, each run of them."""
+    shown = []
+    for (model, dtype, workload, peer), r in rates.items():
+        for i, (own, wall) in enumerate(zip(r.get("seconds", []), r.get("wall_seconds", []))):
+            shown.append((model, dtype, workload, i + 1, f"{r['tokens']:,}", f"{wall:.2f}", f"{own:.2f}", f"{wall - own:.2f}"))
+    columns = ["model", "dtype", "workload", "run", "tokens", "wall, s", "program's own, s", "start-up and end, s"]
+    return ["`embed`, each run of it:", "", *table(columns, shown)] if shown else []
 
 
 def floor_ms(operation, among, tokens, keys, config, dtype, ceilings):
@@ -119,29 +166,37 @@ def operations(reports, ceilings):
     for (model, dtype), those in reports:
         report = those[-1]
         for workload in report["workloads"]:
-            among = [o["operation"] for o in workload.get("operations", [])]
-            total = sum(o["milliseconds"] for o in workload.get("operations", []))
-            for o in workload.get("operations", []):
-                floor = ""
+            name, found = workload["workload"], workload.get("operations", [])
+            milliseconds = {}  # the median over the runs of the program
+            for o in found:
+                milliseconds[o["operation"]] = statistics.median(
+                    other["milliseconds"] for run in those for w in run["workloads"] if w["workload"] == name
+                    for other in w.get("operations", []) if other["operation"] == o["operation"])
+            total = sum(milliseconds.values())
+            for o in found:
+                floor, near, ms = "", "", milliseconds[o["operation"]]
                 if "copy_bytes_per_s" in ceilings:
-                    least = floor_ms(o["operation"], among, workload["tokens"], workload["keys_per_query"], report["config"],
-                                     dtype, ceilings)
-                    floor = f"{least:.2f}" if least else ""
-                near = f"{least / o['milliseconds']:.0%}" if floor else ""
-                rows.append((model, dtype, workload["workload"], o["operation"], f"{o['milliseconds']:.2f}", o["calls"],
-                             f"{o['milliseconds'] / total:.1%}", floor, near))
-        for c in [report["cold_start"] for report in those if report.get("cold_start")][:1]:
-            cold.append((model, dtype, f"{c['load_seconds']:.3f}", f"{c['compute_seconds']:.3f}", f"{c['overlapped_seconds']:.3f}",
-                         f"{c['hidden_of_load']:.0%}", f"{c['hidden_of_what_could_be']:.0%}"))
+                    least = floor_ms(o["operation"], [*milliseconds], workload["tokens"], workload["keys_per_query"],
+                                     report["config"], dtype, ceilings)
+                    if least:
+                        floor, near = f"{least:.2f}", f"{least / ms:.0%}"
+                rows.append((model, dtype, name, o["operation"], f"{ms:.2f}", o["calls"], f"{ms / total:.1%}", floor, near))
+        for i, c in enumerate(r["cold_start"] for r in those if r.get("cold_start")):
+            hidden = [r["hidden_of_what_could_be"] for r in c.get("rounds", [])]
+            cold.append((model, dtype, i + 1, c.get("workload", ""), f"{c['load_seconds']:.3f}", f"{c['compute_seconds']:.3f}",
+                         f"{c['overlapped_seconds']:.3f}", f"{c['hidden_of_load']:.0%}", f"{c['hidden_of_what_could_be']:.0%}",
+                         f"{min(hidden):.0%} to {max(hidden):.0%} of {len(hidden)}" if hidden else ""))
     lines = []
     if rows:
-        lines += ["## Time by operation, against its floor", ""]
+        lines += ["## Time by operation, against its floor", "", "Of a pass over the workload with a fence around each operation: "
+                  "the median over the runs of the program.", ""]
         if "copy_bytes_per_s" in ceilings:
             lines += [f"Floors by this card's own rates: {ceilings['copy_bytes_per_s'] / 1e12:.2f} TB/s (a copy, read and written), "
                       f"{ceilings['product_flop_per_s'] / 1e12:.0f} TFLOP/s (an f16 product of 8192^3, random numbers)"
                       + (f", {ceilings['product_f32_flop_per_s'] / 1e12:.0f} in f32." if "product_f32_flop_per_s" in ceilings else "."), ""]
         lines += table(["model", "dtype", "workload", "operation", "ms", "calls", "share", "floor, ms", "reached"], rows)
     if cold:
-        lines += ["## Cold start", "", *table(["model", "dtype", "load, s", "compute, s", "both, s", "hidden of the load",
-                                              "of what could be"], cold)]
+        lines += ["## Cold start", "", "Medians of a run's rounds; `rounds`: the least and the most of what could be hidden.", "",
+                  *table(["model", "dtype", "run", "workload", "load, s", "compute, s", "both, s", "hidden of the load",
+                          "of what could be", "rounds"], cold)]
     return lines

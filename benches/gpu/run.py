@@ -146,20 +146,27 @@ class Run:
             not_run = text.count("\nnot run: ")  # said by tests of the simulated driver alone
             counts = re.search(r"test result: \w+\. (\d+) passed; (\d+) failed", text)
             passed, failed = map(int, counts.groups()) if counts else (0, 0)
-            broken = re.findall(r"^test (\S+) \.\.\. FAILED", text, re.MULTILINE)
+            broken, alone_only = re.findall(r"^test (\S+) \.\.\. FAILED", text, re.MULTILINE), []
+            said = golden(text)
             if broken and self.options.device == "cuda":  # one that kills the device takes others with it: each alone
                 texts = {}
                 for test in broken:
-                    alone, said, more = self.command(f"{name}-{test.replace('::', '-')}", [self.program(name), "--exact", test],
-                                                     RUST_BACKTRACE="1", **environment)
+                    alone, its, more = self.command(f"{name}-{test.replace('::', '-')}",
+                                                    [self.program(name), "--exact", test, "--show-output"],
+                                                    RUST_BACKTRACE="1", **environment)
                     seconds += more
                     if alone != 0:
-                        texts[test] = "\n".join(said.splitlines()[-40:])
+                        texts[test] = "\n".join(its.splitlines()[-40:])
+                    else:
+                        alone_only.append(test)
+                        said += [line for line in golden(its) if line not in said]
                 passed, failed, broken = passed + len(broken) - len(texts), len(texts), list(texts)
                 code, text = (code or 1) if texts else 0, "\n".join(texts.values())
             rows.append({"test": name, "passed": passed - not_run, "failed": failed, "not_run": not_run, "seconds": round(seconds, 1),
-                         "broken": broken})
+                         "broken": broken, "alone_only": alone_only} | ({"said": said} if said else {}))
             print(f"{name}: {passed - not_run} passed, {failed} failed, {not_run} not of a device, {seconds:.1f} s", flush=True)
+            if alone_only:  # either one that failed took it along, or it fails at times: both are to be looked at
+                failures.append(f"{name}: failed among the others, passed alone: {', '.join(alone_only)}")
             if code != 0:
                 failures.append(f"{name}: {'out of time' if code is None else f'exit code {code}'}; {', '.join(broken)}")
                 print("\n".join(text.splitlines()[-60:]), flush=True)
@@ -270,7 +277,8 @@ class Run:
         first, *others = self.options.dtypes
         with_peers = lambda name: [] if name in self.options.peers_of else ["--peers", "seqstream,embed"]
         jobs = [(name, first, ["--rounds", 2, *with_peers(name)]) for name in self.options.models]
-        jobs += [(name, dtype, ["--rounds", 1, "--peers", "seqstream"]) for dtype in others for name in self.options.models]
+        others_take = ["--rounds", 2, "--program-rounds", 1, "--peers", "seqstream"]
+        jobs += [(name, dtype, others_take) for dtype in others for name in self.options.models]
         for i, (name, dtype, more) in enumerate(jobs):
             # None takes the others' time: those with all peers most of it, each its share and what is left over.
             most = self.left() * (0.85 if others and i < len(self.options.models) else 1) / max(1, len(self.options.models) - i)
@@ -305,6 +313,11 @@ class Run:
             if code != 0:
                 failures.append(f"{name}: {'out of time' if code is None else f'exit code {code}'}")
         return failures
+
+
+def golden(text):
+    """What tests print of their errors against the golden files."""
+    return re.findall(r"^\S+ \S+: at most .* of PyTorch's f32$", text, re.MULTILINE)
 
 
 def machine(device):

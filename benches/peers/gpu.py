@@ -4,15 +4,17 @@
 
 The peers: `hf`, Hugging Face transformers (sdpa, f16, sorted by length, token-budget batches; for DNABERT-S the plain
 `dnabert_torch.py`); `page`, the best PyTorch that fits a page (packed, compiled); `gemm`, the model's matrix products
-alone; `seqstream`, its own `bench`; `embed`, the whole way from a FASTA file to shards on disk. Each PyTorch peer tries its
-settings on a part of the input and keeps the best. All run by turns, backwards every second round. Outside a peer's
-time stand loading, tokenising, batching and the copy of token ids to the card. A peer that fails is reported, and the
-others go on.
+alone, which know no lengths and are measured on the first workload; `seqstream`, its own `bench`; `embed`, the whole
+process from a FASTA file to shards on disk, a job long enough that its start-up weighs what it weighs in a real one. Each
+PyTorch peer tries its settings where padding is as in what is measured, and keeps the best. All run by turns, backwards
+every second round. Outside a PyTorch peer's time stand loading, tokenising, batching and the copy of token ids to the
+card. A peer that fails is reported, and the others go on.
 """
 
 import argparse
 import json
 import pathlib
+import random
 import shutil
 import statistics
 import subprocess
@@ -21,14 +23,15 @@ import tempfile
 import time
 
 import torch
+from torch._dynamo.utils import counters
 
 import inputs
 from gpu_packed import now
 from gpu_peers import DTYPES, PEERS
 from gpu_weights import load_config
 
-# Tokens a run, some 3 to 6 s of Hugging Face's on a Hopper card: all of benches/gpu/run in half an hour.
-MODELS = {"8M": 6_000_000, "35M": 4_000_000, "150M": 2_000_000, "650M": 700_000, "3B": 250_000, "dnabert-s": 4_000_000}
+# Tokens a run, some 2 to 5 s of Hugging Face's on a Hopper card: all of benches/gpu/run in half an hour.
+MODELS = {"8M": 6_000_000, "35M": 4_000_000, "150M": 2_000_000, "650M": 500_000, "3B": 250_000, "dnabert-s": 2_000_000}
 
 
 def log(text):
@@ -54,6 +57,12 @@ def records_of(workload, limit, options):
     return inputs.repeated(records, tokens, limit), options.proteins.name
 
 
+def random_ids(length, limit, vocabulary, seed):
+    """Sequences of a DNABERT's tokens at random, as `seqstream bench --lengths` has them: 1 first, 2 last."""
+    generator, letters = random.Random(seed), range(5, vocabulary)
+    return [[1, *generator.choices(letters, k=length - 2), 2] for _ in range(max(1, limit // length))]
+
+
 def tokenised(records, folder, dna):
     if not dna:
         return [inputs.esm2_ids(sequence) for _, sequence in records]
@@ -71,31 +80,56 @@ def timed(peer, made, device):
     return now(device) - start, rows
 
 
-def tune(peer, part, device, tried):
-    """The peer's best setting on `part`: one axis after the other, the rest held at the best so far."""
-    axes = peer.axes(part)
+def tune(peer, axes, warm, whole, options, device, tried):
+    """The peer's best setting on `whole`, warmed up on `warm`: one axis after the other, the rest held at the best so far.
+    Where the best budget is at the edge of those tried, the next one beyond is tried too."""
     best, rate = None, 0.0
+
+    def attempt(setting):
+        nonlocal best, rate
+        if any(setting == t["setting"] for t in tried):
+            return
+        try:
+            peer.run(peer.prepare(warm, setting))  # memory, algorithms, compiling
+            made, compiled = peer.prepare(whole, setting), counters["stats"]["unique_graphs"]
+            seconds = timed(peer, made, device)[0]
+            if seconds < 1 or counters["stats"]["unique_graphs"] > compiled:  # short runs are noisy; `warm` lacked a shape
+                seconds = min(seconds, timed(peer, made, device)[0])
+            found = getattr(peer, "tokens", sum(map(len, whole))) / seconds
+        except Exception as error:
+            log(f"    {setting}: {type(error).__name__}: {str(error)[:300]}")
+            tried.append({"setting": setting, "error": str(error)[:300]})
+            return
+        log(f"    {setting}: {found:,.0f} tokens/s")
+        tried.append({"setting": setting, "tokens_per_s": found})
+        if found > rate:
+            best, rate = setting, found
+
     for axis, values in axes.items():
         for value in values:
-            setting = {**(best or {name: choices[0] for name, choices in axes.items()}), axis: value}
-            if any(setting == t["setting"] for t in tried):
-                continue
-            try:
-                made = peer.prepare(part, setting)
-                peer.run(made)  # warms up, compiles
-                seconds = min(timed(peer, made, device)[0] for _ in range(2))
-                found = getattr(peer, "tokens", sum(map(len, part))) / seconds
-            except Exception as error:
-                log(f"    {setting}: {type(error).__name__}: {str(error)[:300]}")
-                tried.append({"setting": setting, "error": str(error)[:300]})
-                continue
-            log(f"    {setting}: {found:,.0f} tokens/s")
-            tried.append({"setting": setting, "tokens_per_s": found})
-            if found > rate:
-                best, rate = setting, found
+            attempt({**(best or {name: choices[0] for name, choices in axes.items()}), axis: value})
+        while axis == "budget" and best and not options.budgets and (budget := beyond(best["budget"], tried, whole)):
+            attempt({**best, axis: budget})
     if best is None:
         raise RuntimeError("no setting worked")
     return best
+
+
+def beyond(best, tried, encoded):
+    """The budget past the best one, where that is the least or the largest tried; none where the sequences would not fit it
+    or not fill it."""
+    budgets = [t["setting"]["budget"] for t in tried]
+    if best == min(budgets) and best // 2 >= max(map(len, encoded)):
+        return best // 2
+    return 2 * best if best == max(budgets) and 2 * best <= sum(map(len, encoded)) else None
+
+
+def narrowed(axes, best, tried):
+    """What is worth trying on a model's further workloads, once the first has chosen: again the budgets, and the attentions
+    that came near. All but a few of these are compiled by then."""
+    fastest = lambda name: max(t.get("tokens_per_s", 0) for t in tried if t["setting"]["attention"] == name)
+    near = [name for name in axes["attention"] if fastest(name) >= 0.8 * fastest(best["attention"])]
+    return {axis: {"attention": near, "budget": values}.get(axis, [best[axis]]) for axis, values in axes.items()}
 
 
 class Measured:
@@ -107,13 +141,20 @@ class Measured:
         self.rows, self.peers, self.settings = {}, {}, {}
         share = 8 if options.dtype == "f32" else 1  # without tensor cores
         self.limit = limit = options.tokens or MODELS.get(name, 1_000_000) // share
-        wanted = ["fragments"] if self.dna else [w for w in options.workloads if w != "fragments"]
-        self.workloads = {}
-        for workload in wanted:
-            records, source = records_of(workload, limit, options)
-            encoded = tokenised(records, self.folder, self.dna)
+        self.workloads, self.records = {}, {}
+        for workload in options.workloads:
+            if workload == "ragged" and self.dna:
+                workload = "fragments"
+            if self.dna and workload.isdigit():
+                source = f"random tokens, {workload} a sequence"
+                encoded = random_ids(int(workload), limit, load_config(self.folder)["vocab_size"], options.seed)
+            else:
+                records, source = records_of(workload, limit, options)
+                encoded = tokenised(records, self.folder, self.dna)
+            if not workload.isdigit():
+                self.records[workload] = records
+                inputs.write_fasta(scratch / f"{workload}.fasta", records)
             self.workloads[workload] = (encoded, sum(map(len, encoded)), source)
-            inputs.write_fasta(scratch / f"{workload}.fasta", records)
             log(f"  {workload}: {len(encoded):,} sequences, {self.workloads[workload][1]:,} tokens; {source}")
 
     def row(self, peer, workload):
@@ -141,22 +182,28 @@ class Measured:
                     self.failed(peer, workload, error)
 
     def tune(self):
+        first = next(iter(self.workloads))
         for workload, (encoded, tokens, _) in self.workloads.items():
-            step = max(1, tokens // self.options.tune_tokens)
-            part = sorted(encoded, key=len)[step // 2 :: step]
+            ordered = sorted(encoded, key=len)
+            if workload.isdigit():  # no padding: a part is as good, one that fills every budget
+                whole = warm = ordered[: max(1, self.options.tune_tokens // len(ordered[0]))]
+            else:  # how much is padding depends on how near the lengths are to each other: on a part they are further apart
+                whole, step = ordered, max(1, 8 * tokens // self.options.tune_tokens)
+                warm = ordered[step // 2 :: step] or ordered
             rows = {}
-            for peer, made_by in self.peers.items():
+            for peer, made_by in self.peers_of(workload):
                 log(f"  {self.name} {workload}: {peer} tries its settings")
                 row = self.row(peer, workload)
                 row["tried"] = []
                 try:
-                    reused = self.settings.get((peer, next(iter(self.workloads))))
-                    # A page is compiled for seconds each time: it keeps what it found on the first workload.
-                    setting = reused if peer == "page" and reused else tune(made_by, part, self.device, row["tried"])
+                    axes, earlier = made_by.axes(whole), self.settings.get((peer, first))
+                    if peer == "page" and earlier:
+                        axes = narrowed(axes, earlier, self.row(peer, first)["tried"])
+                    setting = tune(made_by, axes, warm, whole, self.options, self.device, row["tried"])
                     self.settings[peer, workload] = setting
                     row["setting"] = setting
                     if peer != "gemm":
-                        made = made_by.prepare(part[:: max(1, len(part) // 64)], setting)
+                        made = made_by.prepare(ordered[:: -(-len(ordered) // 64)], setting)
                         order = torch.tensor(made_by.members(made), device=self.device)
                         rows[peer] = torch.cat(made_by.run(made))[order.argsort()]
                 except Exception as error:
@@ -168,6 +215,11 @@ class Measured:
                 log(f"  {workload}: page and hf differ by {difference:.1e} at most")
                 if not difference < 2e-2:
                     self.failed("page", workload, ValueError(f"differs from hf by {difference:.1e}"))
+
+    def peers_of(self, workload):
+        """The products alone know no lengths: they are measured once."""
+        return [(peer, made_by) for peer, made_by in self.peers.items()
+                if peer != "gemm" or workload == next(iter(self.workloads))]
 
     def round(self, number):
         """All once: the programs, then PyTorch's; every second round the other way round. So seqstream is measured first,
@@ -188,7 +240,7 @@ class Measured:
             self.tune()
         for peer in list(self.peers)[:: 1 if number % 2 == 0 else -1]:
             for workload in self.workloads:
-                if "error" not in self.row(peer, workload):
+                if peer in dict(self.peers_of(workload)) and "error" not in self.row(peer, workload):
                     self.guarded(self.torch, peer, workload)
 
     def guarded(self, measure, peer, workload):
@@ -223,7 +275,7 @@ class Measured:
 
     def bench(self, peer, first):
         """`seqstream bench`: all workloads in one go; its report is kept whole beside the rates."""
-        arguments = ["bench", "--model", self.folder, "--rounds", 3]
+        arguments = ["bench", "--model", self.folder, "--rounds", self.options.program_rounds]
         names = {}  # as the report has them
         for workload in self.workloads:
             if workload.isdigit():
@@ -233,9 +285,8 @@ class Measured:
                 arguments += ["--fasta", self.scratch / f"{workload}.fasta"]
                 names[f"{workload}.fasta"] = workload
         if self.device.type == "cuda":
-            once = self.options.cold and not self.row(peer, first).get("reports")  # cold starts have rounds of their own
             # A little less than a workload's file has: with more it would be read twice.
-            arguments += ["--breakdown", "--tokens", self.limit * 9 // 10] + (["--cold"] if once else [])
+            arguments += ["--breakdown", "--tokens", self.limit * 9 // 10] + (["--cold"] if self.options.cold else [])
         else:
             arguments += ["--tokens", self.options.tokens or 100_000]
         report = self.program(*arguments)
@@ -254,16 +305,26 @@ class Measured:
                     log(f"  {self.name} {row['workload']} {name}: {rate:,.0f} tokens/s")
 
     def embed(self, peer, workload):
-        """From the FASTA file to shards on disk, the program's own clock (first batch to last) and the wall's."""
-        out, row = self.scratch / "embedded", self.row(peer, workload)
+        """From the FASTA file to shards on disk. The rate is by the wall's clock, from the start of the process to its end;
+        `seconds` are the program's own, which begin once it has read the file through and the card is set up."""
+        out, row, file = self.scratch / "embedded", self.row(peer, workload), self.scratch / f"{workload}-embed.fasta"
+        if not file.exists():
+            rate = self.rows.get(("seqstream", workload), {}).get("tokens_per_s", 0)
+            row["repeated"] = max(1, round(self.options.embed_seconds * rate / self.workloads[workload][1]))
+            row["tokens"] *= row["repeated"]
+            inputs.write_fasta(file, inputs.repeated(self.records[workload], 1, row["repeated"]))
         shutil.rmtree(out, ignore_errors=True)
         start = time.perf_counter()
-        summary = self.program("embed", self.scratch / f"{workload}.fasta", "--model", self.folder, "--out", out)
-        row.setdefault("wall_seconds", []).append(time.perf_counter() - start)
+        summary = self.program("embed", file, "--model", self.folder, "--out", out)
+        wall = time.perf_counter() - start
         row.setdefault("reports", []).append(summary)
         if summary["tokens"] != row["tokens"]:
             raise RuntimeError(f"seqstream counted {summary['tokens']} tokens, the tokeniser {row['tokens']}")
-        self.count(row, summary.get("seconds_running", summary["seconds"]), summary["tokens"])
+        row["seconds"].append(summary["seconds"])
+        row.setdefault("wall_seconds", []).append(wall)
+        row["tokens_per_s"] = row["tokens"] / statistics.median(row["wall_seconds"])
+        log(f"  {self.name} {workload} {peer}: {row['tokens'] / wall:,.0f} tokens/s by the wall's clock, {wall:.2f} s; "
+            f"by the program's {row['tokens'] / summary['seconds']:,.0f}, {summary['seconds']:.2f} s")
 
 
 def table(results):
@@ -320,18 +381,23 @@ def main():
     parser.add_argument("--only", type=comma, default=["650M", "3B", "dnabert-s"], help="models, by comma")
     parser.add_argument("--peers", type=comma, default=["seqstream", "hf", "page", "gemm", "embed"])
     parser.add_argument("--workloads", type=comma, default=["ragged", "350", "1022"],
-                        help="lengths in tokens, <cls> and <eos> included, or `ragged`; a DNABERT has fragments of 500 bases")
+                        help="lengths in tokens, <cls> and <eos> included, or `ragged`: a DNABERT has fragments of 500 bases "
+                        "for that")
     parser.add_argument("--seqstream", type=path, help="the program")
     parser.add_argument("--proteins", type=path, help="FASTA of proteins (default: random ones)")
     parser.add_argument("--genomes", type=path, help="FASTA of genomes (default: random bases)")
     parser.add_argument("--tokens", type=int, help="tokens a run (default: by model)")
-    parser.add_argument("--tune-tokens", type=int, default=100_000, help="tokens that settings are tried on")
+    parser.add_argument("--tune-tokens", type=int, default=135_168,
+                        help="tokens that settings are tried on where all lengths are alike; else it is the whole input")
     parser.add_argument("--budgets", type=lambda text: [int(b) for b in text.split(",")],
-                        help="token budgets to try (default: by peer)")
+                        help="token budgets to try (default: by peer, and on where the best is at the edge)")
     parser.add_argument("--modes", type=comma, default=["default"],
                         help="torch.compile's modes that the page tries: default,max-autotune-no-cudagraphs")
+    parser.add_argument("--embed-seconds", type=float, default=10.5,
+                        help="about how long `embed` computes: by the rate of `seqstream`, the workload's records over and over")
     parser.add_argument("--cold", action="store_true", help="have `seqstream bench` measure cold starts too")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=2, help="of every peer: a program's run, a pass of PyTorch's")
+    parser.add_argument("--program-rounds", type=int, default=3, help="rounds inside a run of `seqstream bench`")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", choices=DTYPES, default="f16")
     parser.add_argument("--program-timeout", type=float, default=300, help="seconds for one run of the program")

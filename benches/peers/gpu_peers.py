@@ -1,6 +1,8 @@
 """The peers on the GPU. Each has `axes` (the settings it may choose from), `prepare` (batches, outside the clock), `run`
 (the means of each batch's sequences) and `members` (which sequences those are)."""
 
+import types
+
 import torch
 import torch.nn.functional as F
 
@@ -12,9 +14,9 @@ from gpu_packed import best_attention, pack
 from gpu_weights import hugging_face, load_config
 
 DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
-# Multiples of 132 multiprocessors x 128 rows: whole waves of tiles.
+# Multiples of 132 multiprocessors x 128 rows: whole waves of tiles. Halves and doubles follow where one at an edge is best.
 PACKED_BUDGETS = [33_792, 67_584, 16_896]
-PADDED_BUDGETS = [32_768, 65_536, 16_384, 131_072]
+PADDED_BUDGETS = [32_768, 65_536, 16_384]
 
 
 class Padded:
@@ -25,9 +27,10 @@ class Padded:
         self.model = Dnabert(folder, device, dtype) if dna else hugging_face(folder, device, dtype)
 
     def axes(self, encoded):
-        ragged = len({len(ids) for ids in encoded}) > 1
-        return {"budget": self.options.budgets or PADDED_BUDGETS,
-                "equal_lengths_only": [False, True] if ragged else [False]}
+        budgets, lengths = self.options.budgets or PADDED_BUDGETS, {len(ids) for ids in encoded}
+        # Batches of one length need no padding; where a length has few tokens they are small, and seconds for nothing.
+        apart = len(lengths) > 1 and sum(map(len, encoded)) / len(lengths) >= min(budgets)
+        return {"budget": budgets, "equal_lengths_only": [False, True] if apart else [False]}
 
     def prepare(self, encoded, setting):
         made = []
@@ -60,7 +63,7 @@ class Page:
     """The best PyTorch that fits a page: `gpu_esm2.py`, `gpu_dnabert.py`."""
 
     def __init__(self, folder, device, dtype, dna, options):
-        self.device, self.options, self.built, self.attentions = device, options, None, None
+        self.device, self.options, self.built, self.attentions = device, options, {}, None
         self.model = (DnabertPage if dna else Esm2Page)(folder, device, dtype)
 
     def axes(self, encoded):
@@ -73,11 +76,17 @@ class Page:
                 "budget": self.options.budgets or PACKED_BUDGETS, "mode": self.options.modes}
 
     def prepare(self, encoded, setting):
-        if setting != self.built:
-            torch._dynamo.reset()
+        key, model = tuple(sorted(setting.items())), self.model
+        if key not in self.built:
+            # Each setting compiles a copy of the layer's code, under a name of its own: so what is compiled for the others
+            # stays, and dynamo, which makes a size dynamic once it has seen two, keeps to one number of tokens.
+            layer = type(model).one_layer
+            code = layer.__code__.replace(co_name=f"one_layer_{len(self.built)}")
+            model.one_layer = types.MethodType(types.FunctionType(code, layer.__globals__), model)
             mode = None if setting["mode"] == "default" else setting["mode"]
-            self.model.build(setting["attention"], DTYPES[setting["residual"]], mode)
-            self.built = dict(setting)
+            model.build(setting["attention"], DTYPES[setting["residual"]], mode)
+            self.built[key] = {name: getattr(model, name) for name in ("prepare", "attend", "residual", "layer")}
+        vars(model).update(self.built[key])
         made = pack(encoded, setting["budget"], self.device, self.model.ends)
         for batch in made:
             batch.attended = self.model.prepare(batch, self.model.dtype)
