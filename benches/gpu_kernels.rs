@@ -13,7 +13,7 @@ mod attention;
 #[path = "gpu_kernels/device.rs"]
 mod device;
 
-use attention::{attention, ragged, uniform};
+use attention::{By, attention, attention_by, ragged, uniform};
 use device::{Device, Extent, FULL, Floor, SMALL};
 use seqstream::backend::cuda;
 use seqstream::backend::cuda::driver::DriverError;
@@ -88,6 +88,24 @@ fn run(multiprocessors: usize, only: Option<String>, extent: Extent) -> Result<(
             false,
             &uniform(length, many),
         )?;
+    }
+    // Whether the kernels for Hopper are worth having, and from which length on.
+    for (by, rotary, length) in [
+        (By::MmaSync, true, 100),
+        (By::MmaSync, true, 350),
+        (By::MmaSync, true, 1022),
+        (By::Long, true, 20),
+        (By::Long, true, 35),
+        (By::Long, true, 51),
+        (By::Long, true, 64),
+        (By::Long, false, 51),
+        (By::Own, true, 20),
+        (By::Own, true, 35),
+        (By::Own, true, 64),
+    ] {
+        let lengths = uniform(length.min(longest), many);
+        let heads = if rotary { 20 } else { 12 };
+        attention_by(&mut device, by, (heads, 64), DType::F16, rotary, &lengths)?;
     }
     for (heads, head_dim) in [(20, 16), (20, 24), (20, 32), (8, 96), (40, 128), (20, 40)] {
         attention(

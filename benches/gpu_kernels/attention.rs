@@ -28,8 +28,30 @@ pub fn ragged(tokens: usize) -> Vec<usize> {
     lengths
 }
 
+/// Which kernels are timed.
+#[derive(Clone, Copy)]
+pub enum By {
+    /// Those that a model has on this device.
+    Own,
+    /// Those that it has where there is no wgmma.
+    MmaSync,
+    /// Its long kernel, for short sequences too.
+    Long,
+}
+
 pub fn attention(
     device: &mut Device,
+    heads: (usize, usize),
+    dtype: DType,
+    rotary: bool,
+    lengths: &[usize],
+) -> Result<(), DriverError> {
+    attention_by(device, By::Own, heads, dtype, rotary, lengths)
+}
+
+pub fn attention_by(
+    device: &mut Device,
+    by: By,
     (heads, head_dim): (usize, usize),
     dtype: DType,
     rotary: bool,
@@ -43,8 +65,13 @@ pub fn attention(
         "ragged".into()
     };
     let position = if rotary { "rotary" } else { "alibi" };
+    let kernels = match by {
+        By::Own => "",
+        By::MmaSync => ", mma.sync",
+        By::Long => ", by the long one",
+    };
     let what = format!(
-        "attention {} {heads}x{head_dim} {position} length {shape}, {tokens} tokens",
+        "attention {} {heads}x{head_dim} {position} length {shape}, {tokens} tokens{kernels}",
         dtype.name()
     );
     if !device.wants(&what) {
@@ -54,9 +81,16 @@ pub fn attention(
         device.context.info()?.capability,
         device.multiprocessors as u32,
     );
-    let Some(kernels) = AttentionKernels::new(head_dim, dtype, capability) else {
+    let capability = match by {
+        By::MmaSync => (8, 0),
+        By::Own | By::Long => capability,
+    };
+    let Some(mut kernels) = AttentionKernels::new(head_dim, dtype, capability) else {
         return Ok(());
     };
+    if matches!(by, By::Long) {
+        kernels.short = None;
+    }
     let mut starts = vec![0];
     for length in lengths {
         starts.push(starts[starts.len() - 1] + length);
