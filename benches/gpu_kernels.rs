@@ -283,11 +283,11 @@ fn layer_norm(
 }
 
 fn embed(device: &mut Device, tokens: usize, width: usize) -> Result<(), DriverError> {
-    let what = format!("embed f16 {tokens}x{width}");
+    let what = format!("embed {tokens}x{width}");
     if !device.wants(&what) {
         return Ok(());
     }
-    let function = device.function("embed", "embed_f16", 0)?;
+    let function = device.function("embed", "embed", 0)?;
     let ids: Vec<u8> = (0..tokens)
         .flat_map(|t| (4 + t as u32 % 20).to_ne_bytes())
         .collect();
@@ -296,7 +296,7 @@ fn embed(device: &mut Device, tokens: usize, width: usize) -> Result<(), DriverE
         device.upload(&vec![0x3f; tokens * 4])?,
     );
     let to = device.memory(tokens * width * 4)?;
-    let table = device.numbers(33 * width * 2);
+    let table = device.numbers(33 * width * 4);
     let blocks = device.blocks(tokens * 32);
     device.time(&what, Floor::Bytes(tokens * width * 4), |device| {
         let params = EmbedParams {

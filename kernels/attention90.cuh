@@ -10,14 +10,14 @@
 // have items of as many queries as one turn takes. Grid: a block an SM.
 //
 // Bound, in 64 queries by 64 keys an SM: 256 cycles by the tensor cores, as many by the exponentials; below about 200
-// tokens by the bytes of q, k, v and out. On an H200, f16, 20 heads, rotated, in TFLOP/s: 95 at length 100, 177 at 170,
-// 272 at 350, 368 at 512, 355 at 1022, 366 at 4096; by ALiBi, 12 heads, 278 at 350 and 376 at 1022. (mma.sync on an H100:
+// tokens by the bytes of q, k, v and out. On an H200, f16, 20 heads, rotated, in TFLOP/s: 96 at length 100, 177 at 170,
+// 273 at 350, 365 at 512, 346 at 1022, 361 at 4096; by ALiBi, 12 heads, 275 at 350 and 375 at 1022. (mma.sync on an H100:
 // 124 at 350, 169 at 1022. FlashAttention-3 publishes 333 at 512 and 392 at 1024, without rotation.)
 //
-// What made rotation cheap (at length 1022 all took 663 us there, of which it took some 140, and now takes 512):
+// What made rotation cheap (at length 1022 all took 663 us on the H200, of which it took some 140, and now 512 to 525):
 // - Angles come by cp.async two tiles ahead. Loads into the 32 registers of a producing thread were waited for four
 //   times a tile. They come by way of the L1 cache: all SMs ask for the same lines at once, which the second level gives
-//   out slowly (at length 100 past L1: 388 us, through it 191).
+//   out slowly (at length 100 past L1: 388 us, through it 180).
 // - 16 lanes a row, two columns a lane, rows r and r + 4 together: no bank is met twice. With eight bytes a lane, in
 //   rows one after the other, each access took ten turns instead of two.
 //

@@ -5,10 +5,12 @@
 // by cp.async in a ring of `stages`; where a sequence fits into the ring, its keys are fetched and
 // rotated once for all passes. Grid: heads * items blocks (heads fastest).
 //
-// Bound by FLOPs, 4 * head_dim a query and key: by the tensor cores at head_dim 128, below 64 by the
-// exponentials (16 a cycle of an SM, one a query and key). Bytes: q, k, v and out once, k and v again for each item.
-// On an H200, f16, rotated, length 350, in TFLOP/s: 75 with 20 heads of 16, 74 of 24, 94 of 32, 121 with 8 of 96, 128
-// with 40 of 128; 40 by attention_any with 20 of 40.
+// At least FLOPs, 4 * head_dim a query and key, and an exponential each, of which an SM has 16 a cycle: with heads of 32
+// and less those take longer. Bytes: q, k, v and out once, k and v again for each item. On an H200, f16, rotated, length
+// 350, in TFLOP/s: 75 with 20 heads of 16, 74 of 24, 95 of 32, 121 with 8 of 96, 129 with 40 of 128; 40 by attention_any
+// with 20 of 40. That is a third of what the exponentials allow with heads of 16, a fifth with 32, and a sixth of what the
+// tensor cores do with 128 (a large product has 750, by wgmma): between is mma.sync, which has at most some 60 % of
+// wgmma's rate, fed by ldmatrix, the rotation of keys by each block, and the softmax's other instructions.
 //
 // Everything is counted from the sequence's first token: tiles, passes and the order of all sums. Rows past
 // the end are zeros in shared memory and never a neighbour's.

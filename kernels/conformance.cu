@@ -1,5 +1,6 @@
-// One tiny kernel for each wrapper of `ptx.cuh` and `ptx90.cuh`, whose raw results `tests/cuda_conformance.rs` holds
-// against what the PTX ISA documents: on the emulator, and on a device.
+// One tiny kernel for each wrapper of `ptx.cuh` and `ptx90.cuh` that has a result of its own, whose raw numbers
+// `tests/cuda_conformance.rs` holds against what the PTX ISA documents: on the emulator, and on a device. (Not for hints, as
+// of registers and caches; copies back to memory show in the kernels that make them.)
 //
 // Shapes: of every kernel one block, of 32 threads, or of as many as its comment says. `from` and `to` are as the
 // comment says; the scalars of `n` are named where they are read.

@@ -1,6 +1,6 @@
 // fc1 with its GELU, for Hopper: gelu(from * weight^T + bias) in its exact form, and the gated form
 // gelu(from * gate^T + bias) * (from * up^T + bias), gate and up the two halves of one weight's rows. cuBLASLt's
-// epilogue has the tanh form only, and a pass of its own over [rows, width] costs 16 to 100 % of the product.
+// epilogue has the tanh form only, and a pass of its own over [rows, width] costs 27 to 88 % of the product.
 //
 // Shapes: from T [rows, depth], weight T [width, depth] or [2 width, depth], to T [rows, width]; T f16 or bf16, sums
 // f32. Any number of rows; width and depth multiples of 8. Rows have the same bits in every batch and grid.
@@ -23,6 +23,8 @@
 //      3072 x 768, gated            226              340     275       0.81
 //      2560 x 640                    89              151     119       0.79
 //      1280 x 320                    32               60      39       0.65
+//
+// In a pass of the models on an H200 (750 TFLOP/s for a large product) it has 73 to 80 % of that.
 //
 // What was tried and was no faster: tiles of 128 x 256 by both consumers, the second some steps behind (better by 5 %
 // at 2560, worse elsewhere); clusters of two with multicast; stores from registers; a polynomial of degree 5.

@@ -5,7 +5,7 @@
 // same in f32, either or both, the latter onto x itself if wanted. Any width. Blocks of 256 threads;
 // any number of them: a group of warps takes every (groups of the grid)-th row.
 // Bound by bytes: a row is read from memory once, as float4, and kept in registers. On an H200, which copies 4.2 TB/s,
-// 33792 rows to f16: 3.6 TB/s at a width of 1280, 3.9 at 2560, 4.1 at 5120; to f32 3.7 at 1280.
+// 33792 rows to f16: 3.7 TB/s at a width of 1280, 3.9 at 2560, 4.1 at 5120; to f32 3.7 at 1280.
 //
 // For f32 results statistics are in f64 (norm.cuh). Two passes over the registers, not sums of x and x^2: ESM-2's
 // outlier channels are hundreds of deviations wide, and the difference of two large sums would cancel. How many warps

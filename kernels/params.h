@@ -56,10 +56,10 @@ typedef struct LayerNormParams {
 } LayerNormParams;
 PARAMS_SIZE(LayerNormParams, 56);
 
-// Kernels `embed_FROM`: to[t] = (table[tokens[t]] + shift) * scale[t], the f32 residual stream
+// Kernel `embed`: to[t] = (table[tokens[t]] + shift) * scale[t], the f32 residual stream
 // [tokens, width].
 typedef struct EmbedParams {
-    uint64_t table;  // FROM [vocabulary, width]
+    uint64_t table;  // f32 [vocabulary, width]
     uint64_t tokens; // u32 [tokens], each below `vocabulary`
     uint64_t scale;  // f32 [tokens]; 0 for ESM-2's masks
     uint64_t shift;  // f32 [width]: what is added to every row; 0: nothing
@@ -101,7 +101,7 @@ PARAMS_SIZE(RotaryTableParams, 24);
 typedef struct AttentionItem {
     uint32_t first;  // the sequence's first token in the batch
     uint32_t length; // its tokens
-    uint32_t row;    // first query, counted from the sequence's first token; a multiple of 64
+    uint32_t row;    // first query, counted from the sequence's first token
     uint32_t rows;   // queries, at least 1; row + rows <= length
 } AttentionItem;
 PARAMS_SIZE(AttentionItem, 16);

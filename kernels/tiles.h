@@ -16,8 +16,8 @@ struct AttentionTile {
 
 // Shared memory of an SM is 227 KiB at the most (sm_90; 163 on sm_80, 99 on sm_89), its registers 64 Ki.
 constexpr AttentionTile ATTENTION_TILES[] = {
-    // 2 x 16 queries a warp halve the traffic of ldmatrix, which bounds a warp of 16: 16 KiB of a tile of
-    // keys and values at 128 bytes a cycle take longer than its products.
+    // 2 x 16 queries a warp halve the traffic of ldmatrix, which bounds a warp of 16: a tile of keys and values (16 KiB
+    // with heads of 64, and in proportion) at 128 bytes a cycle takes longer than its products.
     {16, 2, 4, 64, 4, true},
     {24, 2, 4, 64, 4, true},
     {32, 2, 4, 64, 4, true},

@@ -1,4 +1,4 @@
-// Four or eight values at once: loads and stores of 8 or 16 bytes, with the numbers as f32 between.
+// Several values at once, as one load or store of up to 16 bytes (32 in two), with the numbers as f32 between.
 #pragma once
 
 #include <cstdint>

@@ -235,8 +235,13 @@ fn results_are_those_of_f64() {
 fn a_row_has_the_same_bits_in_every_batch() {
     for seed in seeds() {
         let Some(gpu) = hopper(seed) else { return };
-        for gated in [false, true] {
-            let case = Case::new(DType::F16, gated, [200, 136, 136], true, seed);
+        for (dtype, gated) in [
+            (DType::F16, false),
+            (DType::F16, true),
+            (DType::Bf16, false),
+            (DType::Bf16, true),
+        ] {
+            let case = Case::new(dtype, gated, [200, 136, 136], true, seed);
             let all = case.run(&gpu, LAUNCH);
             let row = case.width * 2;
             for (rows, launch) in [
@@ -246,7 +251,7 @@ fn a_row_has_the_same_bits_in_every_batch() {
                 let some = case.of_rows(rows.clone()).run(&gpu, launch);
                 assert!(
                     some == all[rows.start * row..rows.end * row],
-                    "rows {rows:?}, gated {gated}"
+                    "{dtype:?}, rows {rows:?}, gated {gated}"
                 );
             }
         }
@@ -256,8 +261,13 @@ fn a_row_has_the_same_bits_in_every_batch() {
 #[test]
 fn what_is_not_finite_stays_so_and_in_its_row() {
     let Some(gpu) = hopper(0) else { return };
-    for dtype in [DType::F16, DType::Bf16] {
-        let mut case = Case::new(dtype, false, [140, 136, 72], true, 5);
+    for (dtype, gated) in [
+        (DType::F16, false),
+        (DType::Bf16, false),
+        (DType::F16, true),
+        (DType::Bf16, true),
+    ] {
+        let mut case = Case::new(dtype, gated, [140, 136, 72], true, 5);
         let bad = [(3, f32::NAN), (70, f32::INFINITY), (139, f32::NEG_INFINITY)];
         for (row, value) in bad {
             case.from[row * case.depth + 71] = value;
@@ -270,7 +280,7 @@ fn what_is_not_finite_stays_so_and_in_its_row() {
             } else {
                 case.width
             };
-            assert_eq!(finite, expected, "{dtype:?}, row {n}");
+            assert_eq!(finite, expected, "{dtype:?}, gated {gated}, row {n}");
         }
     }
 }

@@ -98,12 +98,16 @@ fn layer_norm() {
 #[test]
 fn layer_norm_of_a_row_is_its_own() {
     let Some(gpu) = gpu(1) else { return };
-    for width in [4, 33, 320, 1280, 2560] {
+    for (width, dtype) in [4, 33, 320, 1280, 2560]
+        .into_iter()
+        .flat_map(|width| DTYPES.map(|dtype| (width, dtype)))
+    {
         let x = stream(1, width, 7);
         let gain = floats(&gpu, &Random(2).normal(width, 1.0));
+        let kernel = format!("layer_norm_{}", dtype.name());
         let run = |rows: usize, blocks: usize| {
             let from = floats(&gpu, &x.repeat(rows));
-            let to = gpu.poisoned(rows * width * 4);
+            let to = gpu.poisoned(rows * width * dtype.size());
             let params = LayerNormParams {
                 from: from.address(),
                 gain: gain.address(),
@@ -114,12 +118,12 @@ fn layer_norm_of_a_row_is_its_own() {
                 epsilon: 1e-5,
                 ..LayerNormParams::default()
             };
-            launch(&gpu, "layer_norm", "layer_norm_f32", blocks, 256, &params);
+            launch(&gpu, "layer_norm", &kernel, blocks, 256, &params);
             gpu.download(&to)
         };
         let alone = run(1, 1);
-        for row in run(13, 3).chunks(width * 4) {
-            assert!(row == alone, "width {width}");
+        for row in run(13, 3).chunks(width * dtype.size()) {
+            assert!(row == alone, "{kernel}, width {width}");
         }
     }
 }
@@ -187,6 +191,38 @@ fn gelu_and_gated_gelu() {
                         &wanted,
                         4.0 * epsilon(dtype),
                     );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn gated_gelu_keeps_what_is_not_finite() {
+    const INF: f32 = f32::INFINITY;
+    const NAN: f32 = f32::NAN;
+    // Gate and up.
+    let bad = [(NAN, 1.0), (1.0, NAN), (INF, 2.0), (INF, -2.0), (2.0, -INF)];
+    let pair = |i: usize| bad.get(i).copied().unwrap_or((1.0, 1.0));
+    let Some(gpu) = gpu(0) else { return };
+    for dtype in DTYPES {
+        // Vectors of 8, and what is left of them.
+        for width in [5, 16] {
+            let gates = (0..width).map(|i| pair(i).0);
+            let from: Vec<f32> = gates.chain((0..width).map(|i| pair(i).1)).collect();
+            let from = gpu.upload(&bytes(&from, dtype));
+            for name in both("gated_gelu", dtype) {
+                let to = gpu.poisoned(width * dtype.size());
+                let params = GatedGeluParams {
+                    from: from.address(),
+                    to: to.address(),
+                    rows: 1,
+                    width: width as u32,
+                };
+                launch(&gpu, "gated_gelu", &name, 1, 256, &params);
+                for (i, got) in read(&gpu, &to, dtype).into_iter().enumerate() {
+                    let finite = i >= bad.len();
+                    assert_eq!(got.is_finite(), finite, "{name}, {:?}: {got}", pair(i));
                 }
             }
         }
@@ -345,13 +381,13 @@ fn embed() {
     for seed in seeds() {
         let Some(gpu) = gpu(seed) else { return };
         for (width, tokens) in [(4, 70), (33, 20), (320, 9), (1280, 17)] {
-            for dtype in DTYPES {
-                let table = rounded(&Random(1).normal(VOCABULARY * width, 1.0), dtype);
+            {
+                let table = Random(1).normal(VOCABULARY * width, 1.0);
                 let ids: Vec<u32> = (0..tokens).map(|t| (t * 31 % VOCABULARY) as u32).collect();
                 let mut scale: Vec<f32> = Random(2).normal(tokens, 1.0);
                 scale[3] = 0.0; // a mask
                 let shift = Random(3).normal(width, 1.0);
-                let on_device = gpu.upload(&bytes(&table, dtype));
+                let on_device = floats(&gpu, &table);
                 let (ids_there, scales, shifts) = (
                     gpu.upload(&words(&ids)),
                     floats(&gpu, &scale),
@@ -370,7 +406,7 @@ fn embed() {
                             (x + add) * f64::from(scale[t])
                         })
                         .collect();
-                    for name in both("embed", dtype) {
+                    for name in ["embed", "embed_reference"] {
                         let to = gpu.poisoned(tokens * width * 4);
                         let params = EmbedParams {
                             table: on_device.address(),
@@ -383,7 +419,7 @@ fn embed() {
                             vocabulary: VOCABULARY as u32,
                             padding: 0,
                         };
-                        launch(&gpu, "embed", &name, 1, 256, &params);
+                        launch(&gpu, "embed", name, 1, 256, &params);
                         let got = read(&gpu, &to, DType::F32);
                         let what = format!("{name} {tokens}x{width}");
                         agree(&what, &got, &wanted, 2.0 * epsilon(DType::F32));
@@ -392,7 +428,7 @@ fn embed() {
                             vocabulary: 36,
                             ..params
                         };
-                        launch(&gpu, "embed", &name, 3, 256, &params);
+                        launch(&gpu, "embed", name, 3, 256, &params);
                         let rows = read(&gpu, &to, DType::F32);
                         for (row, id) in rows.chunks(width).zip(&ids) {
                             assert_eq!(row.iter().all(|x| x.is_nan()), *id == 36);
@@ -452,6 +488,19 @@ fn cast() {
             let name = format!("cast_{}_{}", from.name(), to.name());
             launch(&gpu, "cast", &name, 2, 256, &params);
             assert_eq!(gpu.download(&target), bytes(&x, to), "{name}");
+            // NaN stays NaN, whatever its bits.
+            let source = gpu.upload(&bytes(&[f32::NAN, -f32::NAN, 1.0], from));
+            let params = CastParams {
+                from: source.address(),
+                count: 3,
+                ..params
+            };
+            launch(&gpu, "cast", &name, 1, 256, &params);
+            let got = read(&gpu, &target, to);
+            assert!(
+                got[0].is_nan() && got[1].is_nan() && got[2] == 1.0,
+                "{name}"
+            );
         }
     }
 }

@@ -95,8 +95,9 @@ fn represent_means_and_states() {
             (33, vec![70, 3]),
             (1280, vec![5, 9]),
             (5130, vec![3, 4]),
+            (12, vec![35_000, 3]), // 547 sums a column
         ] {
-            if seed > 0 && width > 100 {
+            if seed > 0 && (width > 100 || lengths[0] > 1000) {
                 continue;
             }
             let mut starts = vec![0u32];
@@ -157,7 +158,11 @@ fn represent_means_and_states() {
                         };
                         let wanted: Vec<f64> = (0..width).map(mean).collect();
                         // States' roundings partly leave with the mean; so does what is common to them.
-                        let slack = if reference { 32.0 } else { 16.0 };
+                        // The reference rounds its sum to f32 at every row: that grows with their root.
+                        let slack = match reference {
+                            true => 32f64.max(f64::from(count).sqrt()),
+                            false => 16.0,
+                        };
                         agree(
                             &format!("{what} mean {s}"),
                             pooled,

@@ -19,7 +19,7 @@ pub struct Entry {
     pub stream: Option<(StreamName, usize)>,
     /// The batch it belongs to.
     pub batch: Option<u64>,
-    /// `load 512 bytes`, `record loaded 1`, `wait for loaded 1`, `kernel embed_f16`.
+    /// `load 512 bytes`, `record loaded 1`, `wait for loaded 1`, `kernel embed`.
     pub what: String,
 }
 

@@ -61,7 +61,7 @@ impl Functions {
                 )),
                 DType::F16 | DType::Bf16 => None,
             },
-            embed: load("embed", "embed_f32".into())?,
+            embed: load("embed", "embed".into())?,
             layer_norm: load("layer_norm", format!("layer_norm_{t}"))?,
             gelu: load("gelu", format!("gelu_{t}"))?,
             gated_gelu: load("gated_gelu", format!("gated_gelu_{t}"))?,

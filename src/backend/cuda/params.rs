@@ -102,11 +102,11 @@ const _: () = {
     ["Offset of field: LayerNormParams::padding"]
         [::std::mem::offset_of!(LayerNormParams, padding) - 52usize];
 };
-#[doc = " Kernels `embed_FROM`: to[t] = (table[tokens[t]] + shift) * scale[t], the f32 residual stream\n [tokens, width]."]
+#[doc = " Kernel `embed`: to[t] = (table[tokens[t]] + shift) * scale[t], the f32 residual stream\n [tokens, width]."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct EmbedParams {
-    #[doc = " FROM [vocabulary, width]"]
+    #[doc = " f32 [vocabulary, width]"]
     pub table: u64,
     #[doc = " u32 [tokens], each below `vocabulary`"]
     pub tokens: u64,
@@ -208,7 +208,7 @@ pub struct AttentionItem {
     pub first: u32,
     #[doc = " its tokens"]
     pub length: u32,
-    #[doc = " first query, counted from the sequence's first token; a multiple of 64"]
+    #[doc = " first query, counted from the sequence's first token"]
     pub row: u32,
     #[doc = " queries, at least 1; row + rows <= length"]
     pub rows: u32,
