@@ -3,8 +3,8 @@
 // A block takes a head of an item (params.h, AttentionItem); its queries go in passes of 64 that meet all keys
 // of the sequence, 64 at a time. 256 threads stand 16 by 16: thread (y, x) has queries 4 y to 4 y + 3, keys
 // x, x + 16, ... of the scores, and columns x, x + 16, ... of o. Grid: heads * items blocks (heads fastest).
-// A short sequence has a block of 64 queries to itself here: with 10 tokens each that takes a quarter of what the products
-// of as many tokens take, and f32 is for digits.
+// A short sequence has a block of 64 queries to itself here: by reckoning, with 10 tokens each less than a quarter of what
+// the products of as many tokens take, and f32 is for digits.
 //
 // Bound by FLOPs, and by shared memory, which it reads 8 floats of for 16 products: on an H200 9.0 TFLOP/s, where a
 // product by cuBLASLt has 51. Online softmax as in attention.cuh, counted from the sequence's first token. What 64 keys
