@@ -12,6 +12,12 @@ use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use libloading::Library;
 
+/// A line on standard error that the test harness does not capture: it takes what is printed by macros alone.
+pub fn aloud(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// The simulator's library, beside the test programs.
 ///
 /// # Panics
