@@ -7,7 +7,6 @@ mod cli_support;
 
 use cli_support::*;
 use seqstream::model::config::ModelConfig;
-use std::io::Write;
 use std::process::Stdio;
 
 #[test]
@@ -41,67 +40,12 @@ fn one_command_gives_rows_ids_and_a_manifest() {
 
 #[test]
 fn the_bytes_are_the_same_however_it_runs() {
-    let place = Place::new(40);
-    place.embed_ok("one", "--layers 0,-1 --per-token");
-    for (i, options) in [
-        "--threads 3",
-        "--token-budget 1",
-        "--token-budget 100000 --threads 2",
-    ]
-    .iter()
-    .enumerate()
-    {
-        let out = format!("again{i}");
-        let mut command = seqstream();
-        command
-            .current_dir(place.path(""))
-            .args(["embed", "in.fa", "-m", "model", "-o", &out, "-q"]);
-        command
-            .args(["--layers=0,-1", "--per-token", "--shard-size", "16"])
-            .args(options.split_whitespace());
-        assert!(command.status().unwrap().success());
-        assert_same(&place.path("one"), &place.path(&out));
-    }
+    jobs::the_bytes_are_the_same_however_it_runs(&Place::new(40));
 }
 
 #[test]
 fn shares_merge_to_the_whole() {
-    let place = Place::new(50);
-    place.embed_ok("whole", "");
-    for i in 1..=3 {
-        place.embed_ok(&format!("part{i}"), &format!("--shard {i}/3"));
-    }
-    let merge = |sources: &[&str], out: &str| {
-        let mut command = seqstream();
-        command
-            .current_dir(place.path(""))
-            .arg("merge")
-            .args(sources)
-            .args(["--out", out]);
-        command
-    };
-    assert!(
-        merge(&["part3", "part1", "part2"], "merged")
-            .status()
-            .unwrap()
-            .success()
-    );
-    assert_same(&place.path("whole"), &place.path("merged"));
-    fails(
-        merge(&["part1", "part3"], "less"),
-        6,
-        &["records 17 to 32 stand in none"],
-    );
-    fails(
-        merge(&["part1", "part2", "part3", "part2"], "more"),
-        6,
-        &["stand twice", "part2"],
-    );
-    fails(
-        merge(&["part1", "part2", "part3"], "merged"),
-        6,
-        &["already holds a job"],
-    );
+    jobs::shares_merge_to_the_whole(&Place::new(50));
 }
 
 #[test]
@@ -146,8 +90,10 @@ fn resume_refuses_what_is_not_the_same_job() {
 fn what_is_wrong_has_its_code_and_its_place() {
     let place = Place::new(5);
     place.embed_fails("out", "--layers 3", 2, &["no layer 3", "from 0 to 2"]);
-    // Why, depends on the build and the machine: `cuda_program.rs`.
-    place.embed_fails("out", "--device cuda", 7, &["--device cuda: ", "hint: "]);
+    // Whatever driver this machine has. Why, depends on the build: `cuda_program.rs`.
+    let mut nowhere = place.embed("out", "--device cuda");
+    nowhere.env("SEQSTREAM_LIBCUDA", "/nowhere/libcuda.so.1");
+    fails(nowhere, 7, &["--device cuda: ", "hint: "]);
     place.embed_fails("out", "--dtype f16", 2, &["computes in f32"]);
     place.embed_fails(
         "out",
@@ -187,38 +133,13 @@ fn what_is_wrong_has_its_code_and_its_place() {
 }
 
 #[test]
+fn windows_are_averaged_by_their_residues() {
+    jobs::windows_are_averaged_by_their_residues(&Place::new(0));
+}
+
+#[test]
 fn a_pipe_is_an_input_too() {
-    let place = Place::new(40);
-    place.embed_ok("file", "");
-    let mut command = seqstream();
-    command.current_dir(place.path("")).stdin(Stdio::piped());
-    command.args([
-        "embed",
-        "-",
-        "-m",
-        "model",
-        "-o",
-        "pipe",
-        "--shard-size",
-        "16",
-    ]);
-    let mut child = command.spawn().unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(fasta(40).as_bytes())
-        .unwrap();
-    assert!(child.wait().unwrap().success());
-    let (file, pipe) = (tree(&place.path("file")), tree(&place.path("pipe")));
-    for (name, bytes) in file.iter().filter(|(n, _)| n.starts_with("shard-")) {
-        assert!(&pipe[name] == bytes, "{name}");
-    }
-    let manifest: serde_json::Value = serde_json::from_slice(&pipe["manifest.json"]).unwrap();
-    assert_eq!(
-        manifest["job"]["inputs"][0]["blake3"],
-        blake3::hash(fasta(40).as_bytes()).to_hex().as_str()
-    );
+    jobs::a_pipe_is_an_input_too(&Place::new(40));
 }
 
 #[test]
@@ -325,13 +246,5 @@ fn inspect_doctor_completions_and_help() {
 
 #[test]
 fn dnabert_reads_its_own_tokeniser() {
-    let place = Place::new(0);
-    std::fs::remove_dir_all(place.path("model")).unwrap();
-    place.model("model", ModelConfig::dnabert(2, 32, 4), 1);
-    std::fs::write(place.path("in.fa"), ">a\nACGTNNACGTACGGTCA\n>b\nacgt\n").unwrap();
-    let summary = place.embed_ok("out", "--layers=-1,0");
-    assert_eq!(summary["counts"]["lowercase"], 4);
-    assert_eq!(summary["counts"]["unknown"], 2);
-    std::fs::remove_file(place.path("model/tokenizer.json")).unwrap();
-    place.embed_fails("other", "", 4, &["model has no tokenizer.json"]);
+    jobs::dnabert_reads_its_own_tokeniser(&Place::new(0));
 }

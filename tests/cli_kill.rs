@@ -12,35 +12,8 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-fn signal(child: &Child, name: &str) {
-    let status = Command::new("sh")
-        .args(["-c", &format!("kill -{name} {}", child.id())])
-        .status();
-    assert!(status.unwrap().success());
-}
-
-/// Waits until `path` is there; the child must not end before.
-#[track_caller]
-fn wait_for(path: &Path, child: &mut Child) {
-    // Far beyond what it takes, so that a hang is a failure and not a hang.
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while !path.exists() {
-        assert!(
-            Instant::now() < deadline,
-            "{} does not come",
-            path.display()
-        );
-        assert!(
-            child.try_wait().unwrap().is_none(),
-            "ended before {} was there",
-            path.display()
-        );
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 /// The finished shards, in order.
 fn list(out: &Path) -> Vec<std::path::PathBuf> {
@@ -117,40 +90,7 @@ fn killed_at_random_moments_and_resumed_is_the_same() {
 
 #[test]
 fn sigterm_finishes_the_shard_in_hand_and_says_how_to_resume() {
-    let place = Place::new(800);
-    place.embed_ok("whole", "");
-    let mut command = place.embed("out", "");
-    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-    wait_for(&place.path("out/shard-000000"), &mut child);
-    signal(&child, "TERM");
-    let output = child.wait_with_output().unwrap();
-    let text = stderr(&output);
-    assert_eq!(output.status.code(), Some(143), "{text}");
-    assert!(
-        text.contains("SIGTERM: finishing the shard in hand"),
-        "{text}"
-    );
-    let before = written(&place.path("out"));
-    assert!(
-        tree(&place.path("out"))
-            .keys()
-            .all(|n| !n.contains(".partial"))
-    );
-    assert!(!place.path("out/manifest.json").exists());
-    // Exactly what it says is what brings it to its end.
-    let again = text
-        .lines()
-        .find_map(|l| l.split_once("to go on: "))
-        .unwrap()
-        .1;
-    let status = Command::new("sh")
-        .current_dir(place.path(""))
-        .args(["-c", again])
-        .status();
-    assert!(status.unwrap().success());
-    let after = written(&place.path("out"));
-    assert!(before.iter().all(|(name, was)| after[name] == *was));
-    assert_same(&place.path("whole"), &place.path("out"));
+    jobs::sigterm_finishes_the_shard_in_hand_and_says_how_to_resume(&Place::new(800), "");
 }
 
 #[test]

@@ -5,195 +5,270 @@
 mod cli_support;
 mod cuda_support;
 
-use cli_support::{Place, fails, stderr, tree as files};
+use cli_support::{
+    Place, assert_same, fails, fasta, jobs, rows, states, stderr, tree as files, wait_for, written,
+};
 use seqstream::backend::cuda::kernels;
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
 
-/// A place whose commands find `devices` simulated devices; none, said aloud, in a build without kernels.
-struct Simulated {
-    place: Place,
-    devices: u32,
+/// A place whose jobs compute on `devices` simulated devices; none, said aloud, in a build without kernels.
+fn simulated(sequences: usize, devices: u32) -> Option<Place> {
+    if kernels::FATBINS.is_empty() {
+        cuda_support::aloud("not run: this build has no kernels (no nvcc)");
+        return None;
+    }
+    Some(Place::new(sequences).on_cuda(&cuda_support::library(), devices))
 }
 
-impl Simulated {
-    fn new(sequences: usize, devices: u32) -> Option<Self> {
-        if kernels::FATBINS.is_empty() {
-            eprintln!("not run: this build has no kernels (no nvcc)");
-            return None;
-        }
-        Some(Self {
-            place: Place::new(sequences),
-            devices,
-        })
-    }
-
-    fn embed(&self, out: &str, options: &str) -> Command {
-        let mut command = self.place.embed(out, options);
-        command
-            .env("SEQSTREAM_LIBCUDA", cuda_support::library())
-            .env("SEQSTREAM_LIBCUBLASLT", cuda_support::library())
-            .env("SEQSTREAM_CACHE", self.place.path("cache"))
-            .env("SEQSTREAM_SIM_DEVICES", self.devices.to_string());
-        command
-    }
-
-    #[track_caller]
-    fn ok(&self, out: &str, options: &str) -> String {
-        let output = self.embed(out, options).output().unwrap();
-        assert!(output.status.success(), "{}", stderr(&output));
-        stderr(&output)
-    }
-
-    /// The rows of an output, in order, of the last layer.
-    fn rows(&self, out: &str) -> Vec<u8> {
-        let mut all = Vec::new();
-        for (path, bytes) in files(&self.place.path(out)) {
-            if Path::new(&path).extension().is_some_and(|e| e == "npy") {
-                all.extend_from_slice(&bytes[128..]);
-            }
-        }
-        assert!(!all.is_empty(), "{out}");
-        all
-    }
+/// Runs it, which must succeed; what it said.
+#[track_caller]
+fn ok(place: &Place, out: &str, options: &str) -> String {
+    let output = place.embed(out, options).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    stderr(&output)
 }
 
-fn floats(bytes: &[u8]) -> Vec<f64> {
-    let words = bytes.chunks_exact(4);
-    words
-        .map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap())))
-        .collect()
+/// Asserts that rows of 32 are those that the CPU computes, each within `times` the tolerance of `cuda_models.rs`.
+#[track_caller]
+fn near(dtype: &str, times: f64, got: &[f32], want: &[f32]) {
+    let bar = match dtype {
+        "f32" => 1e-5,
+        "f16" => 2e-3,
+        _ => 1.5e-2,
+    } * times;
+    assert_eq!(got.len(), want.len());
+    for (i, (got, want)) in got.chunks(32).zip(want.chunks(32)).enumerate() {
+        let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
+        let off = norm(&mut got.iter().zip(want).map(|(g, w)| f64::from(g - w)));
+        let error = off / norm(&mut want.iter().map(|w| f64::from(*w)));
+        assert!(error <= bar, "{dtype}, row {i}: {error:e}");
+    }
 }
 
 #[test]
 fn the_gpu_computes_what_the_cpu_does() {
-    let Some(gpu) = Simulated::new(40, 1) else {
+    let Some(place) = simulated(40, 1) else {
         return;
     };
-    assert!(gpu.place.embed("cpu", "").status().unwrap().success());
-    let want = floats(&gpu.rows("cpu"));
-    // 40 rows of 32: the tolerances of `cuda_models.rs`.
-    for (dtype, bar) in [("f32", 1e-5), ("f16", 2e-3), ("bf16", 1.5e-2)] {
-        gpu.ok(dtype, &format!("--device cuda --dtype {dtype}"));
-        let got = floats(&gpu.rows(dtype));
-        for (i, (got, want)) in got.chunks(32).zip(want.chunks(32)).enumerate() {
-            let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
-            let off = norm(&mut got.iter().zip(want).map(|(g, w)| g - w));
-            let error = off / norm(&mut want.iter().copied());
-            assert!(error <= bar, "{dtype}, row {i}: {error:e}");
+    let options = "--per-token --layers=0,-1";
+    ok(&place, "cpu", &format!("{options} --device cpu"));
+    let cpu = place.path("cpu");
+    for dtype in ["f32", "f16", "bf16"] {
+        ok(&place, dtype, &format!("{options} --dtype {dtype}"));
+        for layer in [0, 2] {
+            let gpu = place.path(dtype);
+            near(dtype, 1.0, &rows(&gpu, layer), &rows(&cpu, layer));
+            // A token alone is further off than the mean of many.
+            near(dtype, 3.0, &states(&gpu, layer), &states(&cpu, layer));
         }
+    }
+}
+
+#[test]
+fn dnabert_reads_its_own_tokeniser() {
+    let Some(place) = simulated(0, 1) else {
+        return;
+    };
+    jobs::dnabert_reads_its_own_tokeniser(&place);
+    ok(&place, "cpu", "--layers=-1,0 --device cpu");
+    for layer in [0, 2] {
+        let (gpu, cpu) = (place.path("out"), place.path("cpu"));
+        near("f16", 1.0, &rows(&gpu, layer), &rows(&cpu, layer));
+    }
+}
+
+#[test]
+fn the_bytes_are_the_same_however_it_runs() {
+    if let Some(place) = simulated(40, 2) {
+        jobs::the_bytes_are_the_same_however_it_runs(&place);
+    }
+}
+
+#[test]
+fn shares_merge_to_the_whole() {
+    if let Some(place) = simulated(50, 2) {
+        jobs::shares_merge_to_the_whole(&place);
+    }
+}
+
+#[test]
+fn windows_are_averaged_by_their_residues() {
+    if let Some(place) = simulated(0, 1) {
+        jobs::windows_are_averaged_by_their_residues(&place);
+    }
+}
+
+#[test]
+fn a_pipe_is_an_input_too() {
+    if let Some(place) = simulated(40, 2) {
+        jobs::a_pipe_is_an_input_too(&place);
+    }
+}
+
+#[test]
+fn sigterm_finishes_the_shard_in_hand_and_says_how_to_resume() {
+    if let Some(place) = simulated(192, 2) {
+        jobs::sigterm_finishes_the_shard_in_hand_and_says_how_to_resume(
+            &place,
+            "--token-budget 400",
+        );
     }
 }
 
 #[test]
 fn the_same_bytes_on_one_device_and_on_three_with_streams_and_without() {
-    let Some(gpu) = Simulated::new(60, 3) else {
+    let Some(place) = simulated(60, 3) else {
         return;
     };
-    gpu.ok("one", "--device cuda:0");
-    let want = files(&gpu.place.path("one"));
+    ok(&place, "one", "--device cuda:0");
+    let want = files(&place.path("one"));
     for (out, options) in [
-        ("three", "--device cuda --token-budget 300"),
+        ("three", "--token-budget 300"),
         ("off", "--device cuda:2 --streams off"),
         ("narrow", "--device cuda:1,0 --token-budget 130"),
     ] {
-        gpu.ok(out, options);
-        assert_eq!(files(&gpu.place.path(out)), want, "{out}: {options}");
+        ok(&place, out, options);
+        assert_eq!(files(&place.path(out)), want, "{out}: {options}");
     }
-    let refused = gpu.embed("no", "--device cuda:0,3");
+    let refused = place.embed("no", "--device cuda:0,3");
     fails(refused, 7, &["there is no device 3", "0 to 2"]);
-    let refused = gpu.embed("no", "--device cuda:1,1");
+    let refused = place.embed("no", "--device cuda:1,1");
     fails(refused, 2, &["named twice"]);
-}
-
-/// Waits until a finished shard stands; the child must not have ended.
-fn wait_for(path: &Path, child: &mut Child) {
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while !path.exists() {
-        assert!(
-            Instant::now() < deadline,
-            "{} does not come",
-            path.display()
-        );
-        assert!(child.try_wait().unwrap().is_none(), "it has ended");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 #[test]
 fn killed_and_resumed_the_output_is_that_of_a_run_that_was_not() {
-    let Some(gpu) = Simulated::new(96, 2) else {
+    let Some(place) = simulated(96, 2) else {
         return;
     };
-    let options = "--device cuda --token-budget 400";
-    gpu.ok("whole", options);
+    let options = "--token-budget 400";
+    ok(&place, "whole", options);
     for shard in ["shard-000000", "shard-000002", "shard-000004"] {
-        let mut child = gpu
+        let mut child = place
             .embed("killed", options)
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        wait_for(&gpu.place.path("killed").join(shard), &mut child);
+        wait_for(&place.path("killed").join(shard), &mut child);
         child.kill().unwrap();
         child.wait().unwrap();
-        let said = gpu.ok("killed", &format!("{options} --resume"));
+        let said = ok(&place, "killed", &format!("{options} --resume"));
         assert!(said.contains("resuming"), "{said}");
-        let (whole, killed) = (gpu.place.path("whole"), gpu.place.path("killed"));
+        let (whole, killed) = (place.path("whole"), place.path("killed"));
         assert_eq!(files(&whole), files(&killed), "killed after {shard}");
         std::fs::remove_dir_all(killed).unwrap();
     }
     // Another dtype is another job.
-    let refused = gpu.embed("whole", "--device cuda --dtype f32 --resume");
+    let refused = place.embed("whole", "--dtype f32 --resume");
     fails(refused, 6, &["dtype was \"f16\", now \"f32\""]);
+}
+
+/// The files of finished shards; none where nothing is.
+fn shards(out: &Path) -> BTreeMap<String, Vec<u8>> {
+    if !out.exists() {
+        return BTreeMap::new();
+    }
+    let mut all = files(out);
+    all.retain(|name, _| name.starts_with("shard-"));
+    all
 }
 
 /// A device that fails ends the job with its own code; finished shards stay, and the job goes on from there.
 #[test]
 fn a_device_that_fails_ends_the_job_and_keeps_its_shards() {
-    let Some(gpu) = Simulated::new(96, 2) else {
+    let Some(place) = simulated(96, 2) else {
         return;
     };
-    let options = "--device cuda --token-budget 400";
-    gpu.ok("whole", options);
-    for fault in [
-        "cuEventSynchronize#6:700:sticky",
-        "cuLaunchKernel#90:719:async",
-        "cublasLtMatmul#60:13",
-        "cuMemcpyHtoDAsync_v2#30:999",
+    let options = "--token-budget 400";
+    let all = place.embed_ok("whole", options)["shards_computed"].as_u64();
+    let all = all.unwrap();
+    let (whole, failed) = (place.path("whole"), place.path("failed"));
+    // Calls of the middle of the job, and one while weights come, before anything is finished.
+    for (fault, says, finished) in [
+        (
+            "cuEventSynchronize#84:700:sticky",
+            "700 (CUDA_ERROR_ILLEGAL_ADDRESS",
+            1..all,
+        ),
+        (
+            "cuLaunchKernel#120:719:async",
+            "719 (CUDA_ERROR_LAUNCH_FAILED",
+            1..all,
+        ),
+        (
+            "cublasLtMatmul#90:13",
+            "13 (CUBLAS_STATUS_EXECUTION_FAILED",
+            1..all,
+        ),
+        (
+            "cuMemcpyHtoDAsync_v2#86:999",
+            "999 (CUDA_ERROR_UNKNOWN",
+            1..all,
+        ),
+        (
+            "cuMemcpyDtoHAsync_v2#15:2",
+            "2 (CUDA_ERROR_OUT_OF_MEMORY",
+            1..all,
+        ),
+        (
+            "cuMemcpyHtoDAsync_v2#30:999",
+            "999 (CUDA_ERROR_UNKNOWN",
+            0..1,
+        ),
     ] {
-        let mut command = gpu.embed("failed", options);
+        let mut command = place.embed("failed", options);
         command.env("SEQSTREAM_SIM_FAULT", fault);
         let output = command.output().unwrap();
         let said = stderr(&output);
         assert_eq!(output.status.code(), Some(8), "{fault}: {said}");
+        let error = said.lines().find(|line| line.starts_with("error: "));
+        let error = error.unwrap_or_else(|| panic!("{fault}: {said}"));
         assert!(
-            said.contains("error: ") && said.contains("device "),
+            error.contains(says) && error.contains("device "),
             "{fault}: {said}"
         );
         assert!(!said.contains("panicked"), "{fault}: {said}");
-        gpu.ok("failed", &format!("{options} --resume"));
-        let (whole, failed) = (gpu.place.path("whole"), gpu.place.path("failed"));
-        assert_eq!(files(&whole), files(&failed), "{fault}");
-        std::fs::remove_dir_all(failed).unwrap();
+        assert!(!failed.join("manifest.json").exists(), "{fault}");
+        // What is finished is there, whole, and is not touched again.
+        let (kept, before) = (shards(&failed), written(&failed));
+        let stood = kept.keys().filter(|n| n.ends_with("/shard.json")).count() as u64;
+        assert!(
+            finished.contains(&stood),
+            "{fault}: {stood} of {all} shards"
+        );
+        let mut right = shards(&whole);
+        right.retain(|name, _| name[..] < *format!("shard-{stood:06}"));
+        assert!(kept == right, "{fault}: {:?}", kept.keys());
+        let summary = place.embed_ok("failed", &format!("{options} --resume"));
+        assert_eq!(summary["shards_computed"], all - stood, "{fault}");
+        assert_eq!(summary["sequences_reused"], 16 * stood, "{fault}");
+        let after = written(&failed);
+        assert!(
+            before.iter().all(|(name, was)| after[name] == *was),
+            "{fault}"
+        );
+        assert_same(&whole, &failed);
+        std::fs::remove_dir_all(&failed).unwrap();
     }
     // Too little memory for the model.
-    let mut command = gpu.embed("failed", options);
+    let mut command = place.embed("failed", options);
     command.env("SEQSTREAM_SIM_MEMORY", "560000000");
     fails(command, 8, &["bytes free, and the model needs"]);
 }
 
 #[test]
 fn dirty_and_long_input_has_the_same_outcomes() {
-    let Some(gpu) = Simulated::new(1, 1) else {
+    let Some(place) = simulated(1, 1) else {
         return;
     };
     let long: String = (0..1500)
         .map(|i| char::from(b"ACDEFGHIKLMNPQRSTVWY"[i * 7 % 20]))
         .collect();
     let text = format!(">lower\nacdef\n>stop\nMKV*\n>odd\nMJ*K\n>long\n{long}\n>one\nM\n");
-    std::fs::write(gpu.place.path("in.fa"), text).unwrap();
-    let said = gpu.ok("dirty", "--device cuda");
+    std::fs::write(place.path("in.fa"), text).unwrap();
+    let said = ok(&place, "dirty", "");
     for part in [
         "5 lower-case letters",
         "1 stops dropped",
@@ -201,11 +276,71 @@ fn dirty_and_long_input_has_the_same_outcomes() {
     ] {
         assert!(said.contains(part), "{said}");
     }
-    assert_eq!(gpu.rows("dirty").len(), 5 * 32 * 4);
+    assert_eq!(rows(&place.path("dirty"), 2).len(), 5 * 32);
     // A sequence that fits in no pass is named, with what helps.
-    let mut command = gpu.embed("small", "--device cuda");
+    let mut command = place.embed("small", "");
     command.env("SEQSTREAM_SIM_MEMORY", "571520000");
     fails(command, 3, &["long", "1502 tokens", "--long window"]);
-    std::fs::write(gpu.place.path("in.fa"), ">a\nMKV\n>b\n\n").unwrap();
-    fails(gpu.embed("bad", "--device cuda"), 3, &["record 2"]);
+    let mut command = place.embed("windows", "-q --max-length 400 --long window");
+    command.env("SEQSTREAM_SIM_MEMORY", "571520000");
+    assert!(command.status().unwrap().success());
+    assert_eq!(rows(&place.path("windows"), 2).len(), 5 * 32);
+    std::fs::write(place.path("in.fa"), ">a\nMKV\n>b\n\n").unwrap();
+    fails(place.embed("bad", ""), 3, &["record 2"]);
+}
+
+/// One sequence of 40 overflows f16 in the middle of the model: it is named, and what helps; nothing looks whole.
+#[test]
+fn an_overflow_in_f16_is_named_with_its_remedy() {
+    let Some(place) = simulated(0, 2) else {
+        return;
+    };
+    const TRYPTOPHAN: usize = 22;
+    // States of tryptophan lie along dimension 0, and the feed-forward takes that dimension alone: 15000 times what
+    // the layer norm leaves of it, which is 5.6 for tryptophan and below 4.3 for all else. f16 ends at 65504.
+    place.change_model(|name, values| match name {
+        "esm.embeddings.word_embeddings.weight" => {
+            let rows = values.chunks_mut(32).enumerate();
+            rows.for_each(|(token, row)| row[0] = if token == TRYPTOPHAN { 1000.0 } else { 0.0 });
+        }
+        "esm.encoder.layer.0.LayerNorm.weight" => values.fill(1.0),
+        "esm.encoder.layer.0.LayerNorm.bias" => values.fill(0.0),
+        "esm.encoder.layer.0.intermediate.dense.weight" => {
+            let dimensions = (0..32).cycle();
+            (values.iter_mut().zip(dimensions))
+                .for_each(|(w, d)| *w = if d == 0 { 15000.0 } else { 0.0 });
+        }
+        _ => {}
+    });
+    let without = fasta(40).replace('W', "Y");
+    std::fs::write(place.path("in.fa"), &without).unwrap();
+    place.embed_ok("without", "");
+    let mut lines: Vec<&str> = without.lines().collect();
+    lines[41] = "MKVLWAAGI";
+    std::fs::write(place.path("in.fa"), lines.join("\n")).unwrap();
+    let out = place.path("out");
+    let says = [
+        "\"protein20\" (record 21 of the input)",
+        "layer ",
+        "--dtype bf16 or f32",
+    ];
+    place.embed_fails("out", "", 4, &says);
+    let (kept, without) = (files(&out), files(&place.path("without")));
+    let mut shards: Vec<_> = kept.iter().filter(|(name, _)| name.contains('/')).collect();
+    assert!(!shards.is_empty());
+    shards.retain(|(name, bytes)| without.get(*name) != Some(bytes));
+    assert!(shards.is_empty(), "{:?}", shards);
+    for beyond in ["shard-000001", "shard-000002", "manifest.json"] {
+        assert!(!out.join(beyond).exists(), "{beyond}");
+    }
+    // It does not go away, and what is finished is not taken for the whole.
+    place.embed_fails("out", "--resume", 4, &says);
+    for dtype in ["bf16", "f32"] {
+        place.embed_ok(dtype, &format!("--dtype {dtype}"));
+        let rows = rows(&place.path(dtype), 2);
+        assert!(
+            rows.len() == 40 * 32 && rows.iter().all(|v| v.is_finite()),
+            "{dtype}"
+        );
+    }
 }

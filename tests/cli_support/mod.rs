@@ -1,10 +1,14 @@
 //! The program itself, on small random models and made-up sequences.
 #![allow(dead_code)]
 
+pub mod jobs;
+
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use seqstream::model::config::ModelConfig;
 use seqstream::weights::DType;
@@ -17,9 +21,11 @@ pub fn seqstream() -> Command {
     command
 }
 
-/// A directory with a model and sequences in it.
+/// A directory with a model and sequences in it, and where its jobs compute.
 pub struct Place {
     dir: tempfile::TempDir,
+    device: Option<&'static str>,
+    environment: Vec<(&'static str, OsString)>,
 }
 
 impl Place {
@@ -27,10 +33,24 @@ impl Place {
     pub fn new(n: usize) -> Self {
         let place = Self {
             dir: tempfile::tempdir().unwrap(),
+            device: None,
+            environment: vec![],
         };
         place.model("model", ModelConfig::esm2(2, 32, 4), 1);
         std::fs::write(place.path("in.fa"), fasta(n)).unwrap();
         place
+    }
+
+    /// The same, and its jobs compute on so many devices of a driver; `library` is cuBLASLt too.
+    pub fn on_cuda(mut self, library: &Path, devices: u32) -> Self {
+        self.device = Some("cuda");
+        self.environment = vec![
+            ("SEQSTREAM_LIBCUDA", library.into()),
+            ("SEQSTREAM_LIBCUBLASLT", library.into()),
+            ("SEQSTREAM_CACHE", self.path("cache").into()),
+            ("SEQSTREAM_SIM_DEVICES", devices.to_string().into()),
+        ];
+        self
     }
 
     /// Writes a random model.
@@ -42,23 +62,56 @@ impl Place {
         self.dir.path().join(name)
     }
 
+    /// Changes the values of the model, tensor by tensor.
+    pub fn change_model(&self, mut change: impl FnMut(&str, &mut [f32])) {
+        let path = self.path("model/model.safetensors");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let (header, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        for (name, info) in metadata.tensors() {
+            let (start, end) = info.data_offsets;
+            let data = &mut bytes[8 + header..][start..end];
+            let mut values = floats(data);
+            change(&name, &mut values);
+            data.copy_from_slice(
+                &values
+                    .iter()
+                    .flat_map(|v| v.to_le_bytes())
+                    .collect::<Vec<_>>(),
+            );
+        }
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    /// A command, run in this directory, that finds the devices of this place.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.stdin(Stdio::null()).env_remove("NO_COLOR");
+        command.current_dir(self.dir.path());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
     /// `seqstream embed in.fa --model model --out OUT OPTIONS`, run in this directory.
     pub fn embed(&self, out: &str, options: &str) -> Command {
-        let mut command = seqstream();
-        command.current_dir(self.dir.path());
-        command.args([
-            "embed",
-            "in.fa",
-            "--model",
-            "model",
-            "--threads",
-            "1",
-            "--shard-size",
-            "16",
-            "--out",
-            out,
-        ]);
-        command.args(options.split_whitespace());
+        self.embed_from("in.fa", out, options)
+    }
+
+    /// The same, of another input.
+    pub fn embed_from(&self, input: &str, out: &str, options: &str) -> Command {
+        let mut command = self.command(env!("CARGO_BIN_EXE_seqstream"));
+        command.args(["embed", input, "--model", "model", "--out", out]);
+        let defaults = [
+            ("--threads", Some("1")),
+            ("--shard-size", Some("16")),
+            ("--device", self.device),
+        ];
+        let options: Vec<&str> = options.split_whitespace().collect();
+        for (name, value) in defaults {
+            if let (Some(value), false) = (value, options.contains(&name)) {
+                command.args([name, value]);
+            }
+        }
+        command.args(options);
         command
     }
 
@@ -94,6 +147,34 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// Waits until `path` is there; the child must not end before.
+#[track_caller]
+pub fn wait_for(path: &Path, child: &mut Child) {
+    // Far beyond what it takes, so that a hang is a failure and not a hang.
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !path.exists() {
+        assert!(
+            Instant::now() < deadline,
+            "{} does not come",
+            path.display()
+        );
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "ended before {} was there",
+            path.display()
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[cfg(unix)]
+pub fn signal(child: &Child, name: &str) {
+    let status = Command::new("sh")
+        .args(["-c", &format!("kill -{name} {}", child.id())])
+        .status();
+    assert!(status.unwrap().success());
+}
+
 /// `n` proteins of lengths 20 to 120.
 pub fn fasta(n: usize) -> String {
     let mut text = String::new();
@@ -122,6 +203,40 @@ pub fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     walk(dir, "", &mut files);
     files
+}
+
+pub fn floats(bytes: &[u8]) -> Vec<f32> {
+    let words = bytes.chunks_exact(4);
+    words
+        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+        .collect()
+}
+
+/// The pooled rows of a layer, all shards in order.
+pub fn rows(out: &Path, layer: usize) -> Vec<f32> {
+    let name = format!("layer_{layer}.npy");
+    let mut all = Vec::new();
+    for (path, bytes) in tree(out) {
+        if path.ends_with(&name) {
+            all.extend(floats(&bytes[128..]));
+        }
+    }
+    assert!(!all.is_empty(), "{}: no {name}", out.display());
+    all
+}
+
+/// The states of a layer's tokens, all shards in order.
+pub fn states(out: &Path, layer: usize) -> Vec<f32> {
+    let name = format!("layer_{layer}.safetensors");
+    let mut all = Vec::new();
+    for (path, bytes) in tree(out) {
+        if path.ends_with(&name) {
+            let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            all.extend(floats(file.tensor("states").unwrap().data()));
+        }
+    }
+    assert!(!all.is_empty(), "{}: no {name}", out.display());
+    all
 }
 
 /// Asserts that two directories hold the same files with the same bytes.
