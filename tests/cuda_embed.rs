@@ -1,4 +1,4 @@
-//! `seqstream embed --device cuda` on simulated devices: what the main job promises holds there too.
+//! `seqstream embed --device cuda` on simulated devices, and real ones: what the main job promises holds there too.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
@@ -8,18 +8,33 @@ mod cuda_support;
 use cli_support::{
     Place, assert_same, fails, fasta, jobs, rows, states, stderr, tree as files, wait_for, written,
 };
+use cuda_support::real::{absent, not_run, wants_real};
 use seqstream::backend::cuda::kernels;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
 
-/// A place whose jobs compute on `devices` simulated devices; none, said aloud, in a build without kernels.
-fn simulated(sequences: usize, devices: u32) -> Option<Place> {
+/// A place whose jobs compute on `devices` simulated devices, or on the real ones; none, said aloud, in a build without
+/// kernels.
+fn cuda(sequences: usize, devices: u32) -> Option<Place> {
     if kernels::FATBINS.is_empty() {
-        cuda_support::aloud("not run: this build has no kernels (no nvcc)");
+        absent("this build has no kernels (no nvcc)");
         return None;
     }
-    Some(Place::new(sequences).on_cuda(&cuda_support::library(), devices))
+    let place = Place::new(sequences);
+    Some(match wants_real() {
+        true => place.on_gpus(),
+        false => place.on_cuda(&cuda_support::library(), devices),
+    })
+}
+
+/// The same, where a real device is too fast to be stopped in the middle, or does not fail when it is told to.
+fn simulated(sequences: usize, devices: u32) -> Option<Place> {
+    if wants_real() {
+        not_run("this test is of the simulated driver");
+        return None;
+    }
+    cuda(sequences, devices)
 }
 
 /// Runs it, which must succeed; what it said.
@@ -49,7 +64,7 @@ fn near(dtype: &str, times: f64, got: &[f32], want: &[f32]) {
 
 #[test]
 fn the_gpu_computes_what_the_cpu_does() {
-    let Some(place) = simulated(40, 1) else {
+    let Some(place) = cuda(40, 1) else {
         return;
     };
     let options = "--per-token --layers=0,-1";
@@ -68,7 +83,7 @@ fn the_gpu_computes_what_the_cpu_does() {
 
 #[test]
 fn dnabert_reads_its_own_tokeniser() {
-    let Some(place) = simulated(0, 1) else {
+    let Some(place) = cuda(0, 1) else {
         return;
     };
     jobs::dnabert_reads_its_own_tokeniser(&place);
@@ -81,28 +96,28 @@ fn dnabert_reads_its_own_tokeniser() {
 
 #[test]
 fn the_bytes_are_the_same_however_it_runs() {
-    if let Some(place) = simulated(40, 2) {
+    if let Some(place) = cuda(40, 2) {
         jobs::the_bytes_are_the_same_however_it_runs(&place);
     }
 }
 
 #[test]
 fn shares_merge_to_the_whole() {
-    if let Some(place) = simulated(50, 2) {
+    if let Some(place) = cuda(50, 2) {
         jobs::shares_merge_to_the_whole(&place);
     }
 }
 
 #[test]
 fn windows_are_averaged_by_their_residues() {
-    if let Some(place) = simulated(0, 1) {
+    if let Some(place) = cuda(0, 1) {
         jobs::windows_are_averaged_by_their_residues(&place);
     }
 }
 
 #[test]
 fn a_pipe_is_an_input_too() {
-    if let Some(place) = simulated(40, 2) {
+    if let Some(place) = cuda(40, 2) {
         jobs::a_pipe_is_an_input_too(&place);
     }
 }
@@ -292,7 +307,7 @@ fn dirty_and_long_input_has_the_same_outcomes() {
 /// One sequence of 40 overflows f16 in the middle of the model: it is named, and what helps; nothing looks whole.
 #[test]
 fn an_overflow_in_f16_is_named_with_its_remedy() {
-    let Some(place) = simulated(0, 2) else {
+    let Some(place) = cuda(0, 2) else {
         return;
     };
     const TRYPTOPHAN: usize = 22;
@@ -343,4 +358,9 @@ fn an_overflow_in_f16_is_named_with_its_remedy() {
             "{dtype}"
         );
     }
+}
+
+#[test]
+fn on_a_real_gpu() {
+    cuda_support::real::again();
 }

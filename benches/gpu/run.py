@@ -24,7 +24,7 @@ import report
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PEERS = ROOT / "benches" / "peers"
 # Seconds; `--only` cuts it into parts.
-LIMITS = {"tests": 120, "models": 120, "check": 300, "sanitize": 300, "kernels": 120, "bench": 2400}
+LIMITS = {"tests": 180, "models": 120, "check": 300, "sanitize": 300, "kernels": 120, "bench": 2400}
 # Every head width, an odd number of heads among them; small, since a sanitizer slows everything some 50 times.
 SMALL = {
     "esm2-head16": ["--kind", "esm2", "--layers", "2", "--hidden", "80", "--heads", "5"],

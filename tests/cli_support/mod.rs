@@ -42,14 +42,20 @@ impl Place {
     }
 
     /// The same, and its jobs compute on so many devices of a driver; `library` is cuBLASLt too.
-    pub fn on_cuda(mut self, library: &Path, devices: u32) -> Self {
-        self.device = Some("cuda");
-        self.environment = vec![
+    pub fn on_cuda(self, library: &Path, devices: u32) -> Self {
+        let mut place = self.on_gpus();
+        place.environment.extend([
             ("SEQSTREAM_LIBCUDA", library.into()),
             ("SEQSTREAM_LIBCUBLASLT", library.into()),
-            ("SEQSTREAM_CACHE", self.path("cache").into()),
             ("SEQSTREAM_SIM_DEVICES", devices.to_string().into()),
-        ];
+        ]);
+        place
+    }
+
+    /// The same, and its jobs compute on all GPUs of this machine.
+    pub fn on_gpus(mut self) -> Self {
+        self.device = Some("cuda");
+        self.environment = vec![("SEQSTREAM_CACHE", self.path("cache").into())];
         self
     }
 
