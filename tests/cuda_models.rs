@@ -9,7 +9,8 @@ mod cuda_support;
 mod golden_support;
 
 use cuda_support::model::{Devices, build, options};
-use cuda_support::real::wants_real;
+use cuda_support::products::counter;
+use cuda_support::real::{not_run, wants_real};
 use golden_support::{checkpoint, golden_files, read};
 use seqstream::backend::cuda::{Cuda, CudaOptions};
 use seqstream::batch::PackedBatch;
@@ -188,6 +189,50 @@ fn whatever_format_a_file_has_its_values_arrive() {
         }
         for (stored, bits) in FORMATS.iter().zip(&found) {
             assert_eq!(found[0], *bits, "{stored} computed in {dtype}");
+        }
+    }
+}
+
+/// Submitting a batch is putting its work in order, and no more: the host waits where it collects, once.
+#[test]
+fn the_host_waits_for_a_batch_once_and_only_where_it_collects() {
+    let Some(devices) = Devices::take(1, 0) else {
+        return;
+    };
+    let Some(simulator) = &devices.simulator else {
+        return not_run("this test counts calls of the simulated driver");
+    };
+    let waits = || {
+        let kinds = [
+            "stream_synchronizes",
+            "event_synchronizes",
+            "context_synchronizes",
+            "implicit_synchronizes",
+            "pageable_copies",
+        ];
+        kinds.iter().map(|k| counter(simulator, k)).sum::<u64>()
+    };
+    let (checkpoint, sequences) = (cuda_support::model::random(2, 48, 3, 96), sequences());
+    for options in [options(DType::F16), options(DType::F32)] {
+        let mut model = build(&devices, &checkpoint, options).model;
+        let request = Request {
+            layers: vec![2],
+            pool: Some(Pool::Mean),
+            per_token: false,
+        };
+        let mut batch = PackedBatch::new();
+        // f32 has a pass of its own for sequences of fewer than 16 tokens: none of those.
+        sequences[2..].iter().for_each(|s| batch.push(s));
+        model.embed(&batch, &request).unwrap(); // the weights have come
+        let before = waits();
+        let launches = counter(simulator, "launches");
+        model.submit(&batch, &request).unwrap();
+        model.submit(&batch, &request).unwrap();
+        assert!(counter(simulator, "launches") > launches + 20);
+        assert_eq!(waits(), before, "{options:?}");
+        for batch in 1..=2 {
+            assert!(model.collect().unwrap().is_some());
+            assert_eq!(waits(), before + batch, "{options:?}");
         }
     }
 }
