@@ -59,6 +59,6 @@ constexpr int HOPPER_WHOLE = (HOPPER_STAGES - HOPPER_AHEAD) * HOPPER_KEYS;
 // The f32 kernel: 64 queries by 64 keys, a thread 4 by 4 of the scores.
 constexpr int F32_ROWS = 64;
 constexpr int F32_KEYS = 64;
-constexpr int F32_THREADS = 256;
+constexpr int F32_THREADS = 128;
 
 #endif

@@ -150,8 +150,8 @@ static bool attention_short(Memory &memory) {
 }
 static bool attention_plain(Memory &memory) {
     constexpr uint32_t D = 24, STRIDE = F32_ROWS + 4;
-    constexpr uint32_t SHARED = (2 * D * STRIDE + F32_KEYS * D + F32_KEYS * STRIDE) * 4;
-    return attention(memory, {"attention_f32", D, F32_THREADS, SHARED, true}, {130}, 1);
+    constexpr uint32_t SHARED = (2 * D * STRIDE + F32_KEYS * 32 + F32_KEYS * STRIDE) * 4;
+    return attention(memory, {"attention_f32_32", D, F32_THREADS, SHARED, true}, {130}, 1);
 }
 // A block that has several items; more tiles than the ring has stages, also in an item of few queries, where three of
 // the four consumers have nothing to do.

@@ -50,7 +50,9 @@ const HOPPER_AHEAD: usize = 2;
 const HOPPER_WHOLE: usize = (HOPPER_STAGES - HOPPER_AHEAD) * HOPPER_KEYS;
 const F32_ROWS: usize = 64;
 const F32_KEYS: usize = 64;
-const F32_THREADS: u32 = 256;
+const F32_THREADS: u32 = 128;
+/// The widest heads that each of its kernels takes.
+const F32_WIDTHS: [usize; 5] = [16, 32, 64, 96, 128];
 /// The widest head.
 const WIDEST: usize = 128;
 
@@ -102,12 +104,13 @@ impl AttentionKernels {
             return None;
         }
         if dtype == DType::F32 {
+            let width = F32_WIDTHS.into_iter().find(|width| head_dim <= *width)?;
             // Queries, keys and weights with rows of 64 and a vector more, and values.
-            let floats = (2 * head_dim + F32_KEYS) * (F32_ROWS + 4) + F32_KEYS * head_dim;
+            let floats = (2 * head_dim + F32_KEYS) * (F32_ROWS + 4) + F32_KEYS * width;
             return head_dim.is_multiple_of(2).then(|| Self {
                 long: AttentionKernel {
                     source: "attention_f32".into(),
-                    name: "attention_f32".into(),
+                    name: format!("attention_f32_{width}"),
                     threads: F32_THREADS,
                     shared: 4 * floats as u32,
                     stays: false,
