@@ -116,13 +116,16 @@ fn run(multiprocessors: usize, only: Option<String>, extent: Extent) -> Result<(
             &uniform(longest.min(350), many),
         )?;
     }
-    attention(
-        &mut device,
-        (20, 64),
-        DType::F32,
-        true,
-        &uniform(longest.min(350), many),
-    )?;
+    for (heads, length) in [
+        ((20, 64), 51),
+        ((20, 64), 350),
+        ((20, 64), 1022),
+        ((20, 24), 350),
+        ((40, 128), 350),
+    ] {
+        let lengths = uniform(length.min(longest), few);
+        attention(&mut device, heads, DType::F32, true, &lengths)?;
+    }
     for tokens in [few, many] {
         for width in [320, 768, 1280, 2560, 5120] {
             layer_norm(&mut device, tokens, width, DType::F16)?;
