@@ -188,7 +188,7 @@ impl Measure<'_> {
 }
 
 /// Cold starts that are measured, and one before them: each is a few tenths of a second, with noise of a few percent.
-const COLD_ROUNDS: usize = 7;
+const COLD_ROUNDS: usize = 5;
 
 /// How much of the loading of weights hides behind computing: cold starts, their medians, seconds.
 ///
