@@ -245,6 +245,11 @@ fn a_device_that_fails_ends_the_job_and_keeps_its_shards() {
             "{fault}: {said}"
         );
         assert!(!said.contains("panicked"), "{fault}: {said}");
+        let hint = said.lines().rfind(|line| line.starts_with("hint: "));
+        assert!(
+            hint.is_some_and(|hint| hint.contains("--resume")),
+            "{fault}: {said}"
+        );
         assert!(!failed.join("manifest.json").exists(), "{fault}");
         // What is finished is there, whole, and is not touched again.
         let (kept, before) = (shards(&failed), written(&failed));

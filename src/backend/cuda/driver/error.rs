@@ -55,6 +55,9 @@ pub struct DriverError {
     pub at: Box<At>,
 }
 
+/// What may help a job whose device failed in a way that says nothing.
+pub const AGAIN: &str = "finished shards are kept: run again with --resume; if it comes again, the kernel's log (dmesg) may say what the device or its driver met";
+
 impl DriverError {
     /// The same error, with what `at` knows and the error does not yet.
     #[must_use]
@@ -69,10 +72,12 @@ impl DriverError {
         self
     }
 
-    /// What may help, for the codes where that is known.
+    /// What may help, for the codes where that is known. In a job, for all others: [`AGAIN`].
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self.code {
-            2 => "lower --token-budget, or give the job a device with more free memory",
+            2 => {
+                "lower --token-budget, or give the job a device with more free memory; finished shards are kept: --resume"
+            }
             3 | 4 => "the driver is shutting down: nothing was lost, run again with --resume",
             35 | 803 => "the driver is older than this program's kernels: update it",
             100 => "no CUDA device or driver: see `seqstream doctor`, or use --device cpu",
