@@ -381,58 +381,56 @@ fn embed() {
     for seed in seeds() {
         let Some(gpu) = gpu(seed) else { return };
         for (width, tokens) in [(4, 70), (33, 20), (320, 9), (1280, 17)] {
-            {
-                let table = Random(1).normal(VOCABULARY * width, 1.0);
-                let ids: Vec<u32> = (0..tokens).map(|t| (t * 31 % VOCABULARY) as u32).collect();
-                let mut scale: Vec<f32> = Random(2).normal(tokens, 1.0);
-                scale[3] = 0.0; // a mask
-                let shift = Random(3).normal(width, 1.0);
-                let on_device = floats(&gpu, &table);
-                let (ids_there, scales, shifts) = (
-                    gpu.upload(&words(&ids)),
-                    floats(&gpu, &scale),
-                    floats(&gpu, &shift),
-                );
-                for shifted in [false, true] {
-                    let wanted: Vec<f64> = (0..tokens * width)
-                        .map(|i| {
-                            let (t, column) = (i / width, i % width);
-                            let x = f64::from(table[ids[t] as usize * width + column]);
-                            let add = if shifted {
-                                f64::from(shift[column])
-                            } else {
-                                0.0
-                            };
-                            (x + add) * f64::from(scale[t])
-                        })
-                        .collect();
-                    for name in ["embed", "embed_reference"] {
-                        let to = gpu.poisoned(tokens * width * 4);
-                        let params = EmbedParams {
-                            table: on_device.address(),
-                            tokens: ids_there.address(),
-                            scale: scales.address(),
-                            shift: if shifted { shifts.address() } else { 0 },
-                            to: to.address(),
-                            count: tokens as u32,
-                            width: width as u32,
-                            vocabulary: VOCABULARY as u32,
-                            padding: 0,
+            let table = Random(1).normal(VOCABULARY * width, 1.0);
+            let ids: Vec<u32> = (0..tokens).map(|t| (t * 31 % VOCABULARY) as u32).collect();
+            let mut scale: Vec<f32> = Random(2).normal(tokens, 1.0);
+            scale[3] = 0.0; // a mask
+            let shift = Random(3).normal(width, 1.0);
+            let on_device = floats(&gpu, &table);
+            let (ids_there, scales, shifts) = (
+                gpu.upload(&words(&ids)),
+                floats(&gpu, &scale),
+                floats(&gpu, &shift),
+            );
+            for shifted in [false, true] {
+                let wanted: Vec<f64> = (0..tokens * width)
+                    .map(|i| {
+                        let (t, column) = (i / width, i % width);
+                        let x = f64::from(table[ids[t] as usize * width + column]);
+                        let add = if shifted {
+                            f64::from(shift[column])
+                        } else {
+                            0.0
                         };
-                        launch(&gpu, "embed", name, 1, 256, &params);
-                        let got = read(&gpu, &to, DType::F32);
-                        let what = format!("{name} {tokens}x{width}");
-                        agree(&what, &got, &wanted, 2.0 * epsilon(DType::F32));
-                        // Past the vocabulary: NaN, in that row alone.
-                        let params = EmbedParams {
-                            vocabulary: 36,
-                            ..params
-                        };
-                        launch(&gpu, "embed", name, 3, 256, &params);
-                        let rows = read(&gpu, &to, DType::F32);
-                        for (row, id) in rows.chunks(width).zip(&ids) {
-                            assert_eq!(row.iter().all(|x| x.is_nan()), *id == 36);
-                        }
+                        (x + add) * f64::from(scale[t])
+                    })
+                    .collect();
+                for name in ["embed", "embed_reference"] {
+                    let to = gpu.poisoned(tokens * width * 4);
+                    let params = EmbedParams {
+                        table: on_device.address(),
+                        tokens: ids_there.address(),
+                        scale: scales.address(),
+                        shift: if shifted { shifts.address() } else { 0 },
+                        to: to.address(),
+                        count: tokens as u32,
+                        width: width as u32,
+                        vocabulary: VOCABULARY as u32,
+                        padding: 0,
+                    };
+                    launch(&gpu, "embed", name, 1, 256, &params);
+                    let got = read(&gpu, &to, DType::F32);
+                    let what = format!("{name} {tokens}x{width}");
+                    agree(&what, &got, &wanted, 2.0 * epsilon(DType::F32));
+                    // Past the vocabulary: NaN, in that row alone.
+                    let params = EmbedParams {
+                        vocabulary: 36,
+                        ..params
+                    };
+                    launch(&gpu, "embed", name, 3, 256, &params);
+                    let rows = read(&gpu, &to, DType::F32);
+                    for (row, id) in rows.chunks(width).zip(&ids) {
+                        assert_eq!(row.iter().all(|x| x.is_nan()), *id == 36);
                     }
                 }
             }

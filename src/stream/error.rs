@@ -1,6 +1,6 @@
 //! What work on streams can fail with.
 
-use crate::backend::cuda::driver::{AGAIN, DriverError, StreamName};
+use crate::backend::cuda::driver::{DriverError, StreamName};
 
 /// Why a job's work on its devices does not go on.
 ///
@@ -87,7 +87,7 @@ impl StreamError {
     /// What to do about it, where that is known.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Driver(error) => error.hint().unwrap_or(AGAIN),
+            Self::Driver(error) => error.job_hint(),
             Self::Product { hint, .. } => return *hint,
             Self::NoStream { .. } => "create_streams with this device and more streams of the kind",
             Self::Full { .. } => "collect the oldest batch first",

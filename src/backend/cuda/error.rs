@@ -1,6 +1,6 @@
 //! What the CUDA backend can fail with.
 
-use super::driver::{AGAIN, DriverError};
+use super::driver::DriverError;
 use super::gemm::GemmError;
 use crate::stream::StreamError;
 
@@ -65,7 +65,7 @@ impl CudaError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Driver(e) => Some(e.hint().unwrap_or(AGAIN).into()),
+            Self::Driver(e) => Some(e.job_hint().into()),
             Self::Stream(e) => e.hint().map(Into::into),
             Self::Gemm(e) => e.hint().map(Into::into),
             Self::NoKernel { .. } => Some(

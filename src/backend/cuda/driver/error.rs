@@ -55,9 +55,6 @@ pub struct DriverError {
     pub at: Box<At>,
 }
 
-/// What may help a job whose device failed in a way that says nothing.
-pub const AGAIN: &str = "finished shards are kept: run again with --resume; if it comes again, the kernel's log (dmesg) may say what the device or its driver met";
-
 impl DriverError {
     /// The same error, with what `at` knows and the error does not yet.
     #[must_use]
@@ -72,7 +69,14 @@ impl DriverError {
         self
     }
 
-    /// What may help, for the codes where that is known. In a job, for all others: [`AGAIN`].
+    /// What may help a job: [`Self::hint`], or what holds whatever has failed.
+    pub fn job_hint(&self) -> &'static str {
+        self.hint().unwrap_or(
+            "finished shards are kept: run again with --resume; if it comes again, the kernel's log (dmesg) may say what the device or its driver met",
+        )
+    }
+
+    /// What may help, for the codes where that is known.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self.code {
             2 => {

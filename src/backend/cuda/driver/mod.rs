@@ -19,7 +19,7 @@ mod stream;
 mod tensor_map;
 
 pub use context::{Context, DeviceInfo, devices, driver_version, init};
-pub use error::{AGAIN, At, DriverError, StreamName};
+pub use error::{At, DriverError, StreamName};
 pub use fence::Fence;
 pub use library::{Library, library};
 pub use memory::{Arena, PinnedBuffer, Region};

@@ -1,7 +1,7 @@
 //! What a product can fail with.
 
 use super::bindings as sys;
-use crate::backend::cuda::driver::{AGAIN, DriverError, Stream, StreamName};
+use crate::backend::cuda::driver::{DriverError, Stream, StreamName};
 use std::fmt;
 
 /// Why a product cannot be had.
@@ -147,7 +147,7 @@ impl GemmError {
                 "install cuBLAS 12 or 13 (the CUDA toolkit, or `pip install nvidia-cublas`), or set SEQSTREAM_LIBCUBLASLT to its libcublasLt.so.13"
             }
             Self::Call(error) => match error.status {
-                _ if error.cause.is_some() => error.cause.as_ref()?.hint().unwrap_or(AGAIN),
+                _ if error.cause.is_some() => error.cause.as_ref()?.job_hint(),
                 sys::CUBLAS_STATUS_NOT_INITIALIZED | sys::CUBLAS_STATUS_ALLOC_FAILED => {
                     "the device has too little free memory, or another program's state is in the way: see nvidia-smi"
                 }
@@ -168,7 +168,7 @@ impl GemmError {
             Self::Imposed { .. } => {
                 "a job has to go on with the cuBLAS and the kind of device that it was begun with; start it anew for others"
             }
-            Self::Driver(error) => error.hint().unwrap_or(AGAIN),
+            Self::Driver(error) => error.job_hint(),
             Self::Table(_) | Self::Operand { .. } => return None,
         })
     }

@@ -244,7 +244,7 @@ impl Product {
             spec,
             algorithm,
             described: Mutex::new(described),
-            most,
+            most: most.max(1),
         }
     }
 
@@ -259,8 +259,7 @@ impl Product {
     }
 
     /// Enqueues it, in parts where there are more rows than its algorithm was tried with. Nothing is allocated, and the
-    /// host does not wait. `workspace` has [`WORKSPACE`] bytes at a multiple
-    /// of 256, and each stream one of its own.
+    /// host does not wait. `workspace` has [`WORKSPACE`] bytes at a multiple of 256, and each stream one of its own.
     ///
     /// # Safety
     /// The operands are live memory of the stream's device of the sizes and types that [`Operands`] says. They and
