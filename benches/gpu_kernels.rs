@@ -89,25 +89,11 @@ fn run(multiprocessors: usize, only: Option<String>, extent: Extent) -> Result<(
             &uniform(length, many),
         )?;
     }
-    attention_by(
-        &mut device,
-        By::Tma,
-        (20, 64),
-        DType::F16,
-        true,
-        &ragged(many),
-    )?;
     // Whether the kernels for Hopper are worth having, and from which length on.
     for (by, rotary, length) in [
         (By::MmaSync, true, 100),
         (By::MmaSync, true, 350),
         (By::MmaSync, true, 1022),
-        (By::Own, true, 4096),
-        (By::Tma, true, 100),
-        (By::Tma, true, 350),
-        (By::Tma, true, 1022),
-        (By::Tma, true, 4096),
-        (By::Tma, false, 350),
         (By::Long, true, 20),
         (By::Long, true, 35),
         (By::Long, true, 51),

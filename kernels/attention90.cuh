@@ -225,83 +225,7 @@ struct Heads90 {
     }
 };
 
-#ifdef SM90A
-
-// What the producing warpgroup does where keys and values come by tensor copies: one thread begins them, and all rotate.
-// `map`: of [tokens, 3 * heads * 64], boxes of 64 rows and 64 columns, the swizzle of 128 bytes.
-template <typename T>
-__device__ __forceinline__ void produce90_tma(const AttentionParams &p, const TensorMap *map, Heads90 &work, T *ring,
-                                              uint64_t *full, uint64_t *empty, uint64_t *landed, float2 *angles) {
-    constexpr int D = 64, KEYS = HOPPER_KEYS, TILE = KEYS * D, AHEAD = HOPPER_AHEAD, HALF = KEYS / 2, OTHER = 32;
-    const int thread = threadIdx.x % 128, lane = threadIdx.x % 32;
-    const int turned = thread / 32 * 8 + lane / 16 * 4, pair = lane % 16 * 2;
-    const float2 *rotary = at<const float2>(p.rotary);
-    Place90 fetched, ready;
-    int key = 0;    // the tile's first, of the sequence's
-    int part = 0;   // of `angles`, for the tile that is fetched; the oldest is the next
-    uint32_t ours = 0; // of the last tiles the rows that are the sequence's, a byte each, the latest lowest; 0: no tile
-#pragma unroll 1
-    while (!work.ended() || ours << 8 * (4 - AHEAD) != 0) {
-        const int oldest = part < AHEAD ? part + 1 : 0;
-        ours <<= 8;
-        if (!work.ended()) {
-            const int length = int(work.item.length);
-            ours |= uint32_t(min(KEYS, length - key));
-            if (thread == 0) {
-                uint64_t *const barrier = &landed[fetched.stage()];
-                T *const to = ring + fetched.stage() * (2 * TILE);
-                const int column = int(work.head() * D), wide = int(p.heads * D), first = int(work.item.first) + key;
-                mbar_wait(&empty[fetched.stage()], fetched.parity() ^ 1);
-                mbar_expect_tx(barrier, 2 * TILE * sizeof(T));
-                tma_load_2d(to, map, column + wide, first, barrier);
-                tma_load_2d(to + TILE, map, column + 2 * wide, first, barrier);
-                tma_prefetch_2d(map, column, first); // the queries of these rows are wanted soon, too
-            }
-            if (rotary) {
-#pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    const int position = min(key + turned + i / 4 * HALF + i % 4, length - 1);
-                    const float2 *from = rotary + uint32_t(position) * (D / 2) + pair;
-                    cp_async16_l1(&angles[((part * 8 + i) * 128 + thread) * 2], from);
-                }
-            }
-            fetched.next();
-            key += KEYS;
-            if (key >= length) {
-                key = 0;
-                work.next(p);
-            }
-        }
-        cp_async_commit(); // perhaps of nothing: so the groups count the tiles
-        part = oldest;
-        const int rows = int(ours >> 8 * AHEAD & 0xff);
-        if (rows == 0) continue;
-        cp_async_wait<AHEAD>();
-        T *const keys = ring + ready.stage() * (2 * TILE);
-        mbar_wait(&landed[ready.stage()], ready.parity());
-        // A tensor copy brings the next sequence's values, whose weights are 0: but 0 times infinity is NaN.
-        for (int row = rows + thread / 8; row < KEYS; row += 16)
-            *reinterpret_cast<uint4 *>(keys + TILE + row * D + thread % 8 * 8) = {0, 0, 0, 0};
-        if (rotary) {
-            __syncwarp(); // what the other lanes fetched is there, too
-            const uint32_t tile = turned * D + (pair ^ turned % 8 * 8);
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-                const uint32_t to = (i / 4 * HALF + i % 4) * D + (tile ^ i % 4 * 8);
-                rotate_pairs<2>(keys + to, keys + (to ^ OTHER), &angles[((oldest * 8 + i) * 128 + thread) * 2]);
-            }
-        }
-        fence_proxy_async();
-        __syncwarp();
-        if (lane == 0) mbar_arrive(&full[ready.stage()]);
-        ready.next();
-    }
-}
-
-#endif
-
-template <typename T, bool TMA = false>
-__device__ __forceinline__ void attention90(const AttentionParams &p, [[maybe_unused]] const TensorMap *map = nullptr) {
+template <typename T> __device__ __forceinline__ void attention90(const AttentionParams &p) {
 #ifdef SM90A
     constexpr int D = 64, KEYS = HOPPER_KEYS, TILE = KEYS * D;
     constexpr int CONSUMERS = HOPPER_CONSUMERS, STAGES = HOPPER_STAGES, AHEAD = HOPPER_AHEAD;
@@ -310,9 +234,7 @@ __device__ __forceinline__ void attention90(const AttentionParams &p, [[maybe_un
     DYN_SMEM(shared);
     T *ring = reinterpret_cast<T *>(shared); // stages of KEYS keys and KEYS values
     uint64_t *full = reinterpret_cast<uint64_t *>(shared + STAGES * 2 * TILE * sizeof(T)), *empty = full + STAGES;
-    [[maybe_unused]] uint64_t *landed = empty + STAGES;
-    // 8 pairs a producing thread, AHEAD + 1 times
-    float2 *angles = reinterpret_cast<float2 *>(empty + (TMA ? 2 * STAGES + 1 : STAGES));
+    float2 *angles = reinterpret_cast<float2 *>(empty + STAGES); // 8 pairs a producing thread, AHEAD + 1 times
 
     // A shuffle, so that the compiler knows it for the same in all lanes.
     const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0), lane = threadIdx.x % 32;
@@ -323,7 +245,6 @@ __device__ __forceinline__ void attention90(const AttentionParams &p, [[maybe_un
         for (int i = 0; i < STAGES; i++) {
             mbar_init(&full[i], 4);
             mbar_init(&empty[i], 4 * CONSUMERS);
-            if constexpr (TMA) mbar_init(&landed[i], 1);
         }
         fence_mbar_init();
     }
@@ -332,10 +253,6 @@ __device__ __forceinline__ void attention90(const AttentionParams &p, [[maybe_un
     Heads90 work(p);
     if (group == CONSUMERS) {
         setmaxnreg_dec<HOPPER_PRODUCER_REGISTERS>();
-        if constexpr (TMA) {
-            produce90_tma(p, map, work, ring, full, empty, landed, angles);
-            return;
-        }
         // A warp has eight rows of each half of a tile. Of a row a thread fetches two chunks of 16 bytes, in keys and
         // in values. The eight lanes that write at once have rows r and r + 4, whose chunks the swizzle keeps in
         // different banks.

@@ -129,14 +129,6 @@ typedef struct AttentionParams {
 } AttentionParams;
 PARAMS_SIZE(AttentionParams, 56);
 
-// Kernels `attention90_tma_*`.
-typedef struct AttentionTmaParams {
-    TensorMap qkv; // of AttentionParams' qkv
-    AttentionParams attention;
-    uint64_t padding;
-} AttentionTmaParams;
-PARAMS_SIZE(AttentionTmaParams, 192);
-
 // Kernels `represent` or `represent_f32` and, after it, `represent_means`: the stream through the final LayerNorm, and
 // the mean over a range of rows of each sequence.
 typedef struct RepresentParams {

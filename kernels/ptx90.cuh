@@ -71,11 +71,6 @@ __device__ __forceinline__ void tma_load_2d(void *to, const void *map, int c0, i
                  : "memory");
 }
 
-// Brings the map's box to the L2 cache, some time.
-__device__ __forceinline__ void tma_prefetch_2d(const void *map, int c0, int c1) {
-    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(map), "r"(c0), "r"(c1) : "memory");
-}
-
 __device__ __forceinline__ void tma_load_3d(void *to, const void *map, int c0, int c1, int c2, uint64_t *barrier) {
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
                  "[%1, {%2, %3, %4}], [%5];" ::"r"(shared_address(to)),

@@ -8,10 +8,7 @@ mod cuda_support;
 use cuda_support::gpu::{Gpu, gpu, seeds};
 use cuda_support::numbers::{DTYPES, Random, bytes, epsilon, error, rounded, values};
 use seqstream::backend::cuda::attention::{AttentionKernels, WorkList};
-use seqstream::backend::cuda::driver::{Element, Swizzle, Tensor, TensorMap};
-use seqstream::backend::cuda::params::{
-    AttentionItem, AttentionParams, AttentionTmaParams, RotaryTableParams, TensorMap as MapWords,
-};
+use seqstream::backend::cuda::params::{AttentionItem, AttentionParams, RotaryTableParams};
 use seqstream::weights::DType;
 use std::ops::Range;
 
@@ -31,13 +28,11 @@ struct Case {
 }
 
 /// What computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 enum By {
     Reference,
     /// The kernels for a device of this compute capability.
     Kernels((u32, u32)),
-    /// Hopper's, with keys and values by tensor copies.
-    Tma,
 }
 
 /// The kernels that this device can run for heads of this width: those of sm_80, and its own where they are others.
@@ -46,8 +41,6 @@ fn kinds(gpu: &Gpu, head_dim: usize) -> Vec<By> {
     let kernels = |capability| AttentionKernels::new(head_dim, DType::F16, capability);
     if kernels(own) == kernels(all) {
         vec![By::Kernels(all)]
-    } else if head_dim == 64 {
-        vec![By::Kernels(all), By::Kernels(own), By::Tma]
     } else {
         vec![By::Kernels(all), By::Kernels(own)]
     }
@@ -126,7 +119,7 @@ impl Case {
             scale: (self.head_dim as f64).powf(-0.5) as f32,
             ..AttentionParams::default()
         };
-        if let By::Reference = by {
+        let By::Kernels(capability) = by else {
             // Whole sequences: the reference takes any number of rows.
             let item = |s: &usize| [starts[*s], self.lengths[*s], 0, self.lengths[*s]];
             let some: Vec<usize> = (0..self.lengths.len())
@@ -145,17 +138,7 @@ impl Case {
             gpu.stream.synchronize().unwrap();
             return self.sequences(&gpu.download(&out));
         };
-        let capability = match by {
-            By::Kernels(capability) => capability,
-            By::Reference | By::Tma => (9, 0),
-        };
-        let tma = by == By::Tma && self.dtype != DType::F32;
-        let mut kernels = AttentionKernels::new(self.head_dim, self.dtype, capability).unwrap();
-        if tma {
-            kernels.long.source = "attention90_64_tma".into();
-            kernels.long.name = format!("attention90_tma_{}_64", self.dtype.name());
-            kernels.long.shared += 12 * 8;
-        }
+        let kernels = AttentionKernels::new(self.head_dim, self.dtype, capability).unwrap();
         let mut work = kernels.work(&starts);
         pick(&mut work);
         let (items, slots) = (
@@ -175,27 +158,6 @@ impl Case {
             let function = gpu.function(&kernel.source, &kernel.name, kernel.shared);
             // As if there were three multiprocessors, that blocks which stay take several items.
             let blocks = kernel.blocks(params.heads, params.count, 3) as usize;
-            if tma && kernel.stays {
-                let tensor = Tensor {
-                    element: match self.dtype {
-                        DType::F16 => Element::F16,
-                        _ => Element::Bf16,
-                    },
-                    dims: &[3 * self.width() as u64, tokens as u64],
-                    strides: &[6 * self.width() as u64],
-                    boxes: &[64, 64],
-                    swizzle: Swizzle::Bytes128,
-                };
-                let map = TensorMap::new(&qkv, 0, &tensor).unwrap();
-                let params = AttentionTmaParams {
-                    // SAFETY: both are 128 bytes that have a meaning to the device alone.
-                    qkv: unsafe { std::mem::transmute::<TensorMap, MapWords>(map) },
-                    attention: params,
-                    ..AttentionTmaParams::default()
-                };
-                gpu.launch(&function, blocks, kernel.threads, kernel.shared, &params);
-                continue;
-            }
             gpu.launch(&function, blocks, kernel.threads, kernel.shared, &params);
         }
         gpu.stream.synchronize().unwrap();
@@ -484,23 +446,6 @@ fn the_bits_of_a_sequence_are_its_own() {
                     }
                 }
             }
-        }
-    }
-}
-
-#[test]
-fn tensor_copies_change_no_bit() {
-    let lengths = [65, 100, 350, 129, 640, 1000];
-    for seed in seeds() {
-        let Some(gpu) = gpu(seed) else { return };
-        if kinds(&gpu, 64).len() < 3 {
-            return;
-        }
-        for (dtype, rotary) in [(DType::F16, true), (DType::Bf16, false)] {
-            let case = Case::new(64, dtype, rotary, &lengths, 3 + seed);
-            let own = case.run(&gpu, By::Kernels((9, 0)));
-            assert!(case.run(&gpu, By::Tma) == own, "{dtype:?}");
-            assert_eq!(gpu.findings(), "");
         }
     }
 }

@@ -2,12 +2,8 @@
 
 use super::device::{Device, Floor};
 use seqstream::backend::cuda::attention::{AttentionKernel, AttentionKernels};
-use seqstream::backend::cuda::driver::{
-    DriverError, Element, Function, Swizzle, Tensor, TensorMap,
-};
-use seqstream::backend::cuda::params::{
-    AttentionParams, AttentionTmaParams, RotaryTableParams, TensorMap as MapWords,
-};
+use seqstream::backend::cuda::driver::{DriverError, Function};
+use seqstream::backend::cuda::params::{AttentionParams, RotaryTableParams};
 use seqstream::weights::DType;
 
 /// Sequences of one length, about so many tokens.
@@ -41,8 +37,6 @@ pub enum By {
     MmaSync,
     /// Its long kernel, for short sequences too.
     Long,
-    /// Its long kernel, with keys and values by tensor copies.
-    Tma,
 }
 
 pub fn attention(
@@ -75,7 +69,6 @@ pub fn attention_by(
         By::Own => "",
         By::MmaSync => ", mma.sync",
         By::Long => ", by the long one",
-        By::Tma => ", by TMA",
     };
     let what = format!(
         "attention {} {heads}x{head_dim} {position} length {shape}, {tokens} tokens{kernels}",
@@ -90,22 +83,13 @@ pub fn attention_by(
     );
     let capability = match by {
         By::MmaSync => (8, 0),
-        By::Own | By::Long | By::Tma => capability,
+        By::Own | By::Long => capability,
     };
     let Some(mut kernels) = AttentionKernels::new(head_dim, dtype, capability) else {
         return Ok(());
     };
     if matches!(by, By::Long) {
         kernels.short = None;
-    }
-    if matches!(by, By::Tma) {
-        if !kernels.long.stays {
-            return Ok(());
-        }
-        kernels.short = None;
-        kernels.long.source = "attention90_64_tma".into();
-        kernels.long.name = format!("attention90_tma_{}_64", dtype.name());
-        kernels.long.shared += 12 * 8; // barriers
     }
     let mut starts = vec![0];
     for length in lengths {
@@ -169,29 +153,6 @@ pub fn attention_by(
                     count: *count,
                     ..params
                 };
-                if matches!(by, By::Tma) {
-                    let tensor = Tensor {
-                        element: Element::F16,
-                        dims: &[3 * width as u64, tokens as u64],
-                        strides: &[6 * width as u64],
-                        boxes: &[64, 64],
-                        swizzle: Swizzle::Bytes128,
-                    };
-                    let offset = qkv - device.pool.address();
-                    let map = TensorMap::new(&device.pool, offset, &tensor)?;
-                    let params = AttentionTmaParams {
-                        // SAFETY: both are 128 bytes that have a meaning to the device alone.
-                        qkv: unsafe { std::mem::transmute::<TensorMap, MapWords>(map) },
-                        attention: params,
-                        ..AttentionTmaParams::default()
-                    };
-                    let blocks = kernel.blocks(params.attention.heads, *count, multiprocessors);
-                    // SAFETY: as above.
-                    unsafe {
-                        device.launch(function, blocks, kernel.threads, kernel.shared, &params)?
-                    };
-                    continue;
-                }
                 // SAFETY: as above.
                 unsafe {
                     device.launch(

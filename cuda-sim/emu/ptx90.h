@@ -45,7 +45,6 @@ static inline void mbar_wait(uint64_t *barrier, int parity) { emu::mbar_wait(bar
 static inline void fence_proxy_async() { emu::fence_proxy_async(); }
 
 static inline void tma_prefetch(const void *map) { emu::tma_prefetch(map); }
-static inline void tma_prefetch_2d(const void *map, int, int) { emu::tma_prefetch(map); }
 static inline void tma_load_2d(void *to, const void *map, int c0, int c1, uint64_t *barrier) {
     const int coordinates[2] = {c0, c1};
     emu::tma_load(to, map, coordinates, 2, barrier);

@@ -290,36 +290,6 @@ const _: () = {
     ["Offset of field: AttentionParams::count"]
         [::std::mem::offset_of!(AttentionParams, count) - 52usize];
 };
-#[doc = " Kernels `attention90_tma_*`."]
-#[repr(C)]
-#[repr(align(64))]
-#[derive(Debug, Copy, Clone)]
-pub struct AttentionTmaParams {
-    #[doc = " of AttentionParams' qkv"]
-    pub qkv: TensorMap,
-    pub attention: AttentionParams,
-    pub padding: u64,
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of AttentionTmaParams"][::std::mem::size_of::<AttentionTmaParams>() - 192usize];
-    ["Alignment of AttentionTmaParams"][::std::mem::align_of::<AttentionTmaParams>() - 64usize];
-    ["Offset of field: AttentionTmaParams::qkv"]
-        [::std::mem::offset_of!(AttentionTmaParams, qkv) - 0usize];
-    ["Offset of field: AttentionTmaParams::attention"]
-        [::std::mem::offset_of!(AttentionTmaParams, attention) - 128usize];
-    ["Offset of field: AttentionTmaParams::padding"]
-        [::std::mem::offset_of!(AttentionTmaParams, padding) - 184usize];
-};
-impl Default for AttentionTmaParams {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 #[doc = " Kernels `represent` or `represent_f32` and, after it, `represent_means`: the stream through the final LayerNorm, and\n the mean over a range of rows of each sequence."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
