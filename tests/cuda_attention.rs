@@ -38,7 +38,7 @@ enum By {
 /// The kernels that this device can run for heads of this width: those of sm_80, and its own where they are others.
 fn kinds(gpu: &Gpu, head_dim: usize) -> Vec<By> {
     let (all, own) = ((8, 0), gpu.context.info().unwrap().capability);
-    let kernels = |capability| AttentionKernels::new(head_dim, DType::F16, capability);
+    let kernels = |capability| AttentionKernels::new(head_dim, DType::F16, true, capability);
     if kernels(own) == kernels(all) {
         vec![By::Kernels(all)]
     } else {
@@ -138,7 +138,8 @@ impl Case {
             gpu.stream.synchronize().unwrap();
             return self.sequences(&gpu.download(&out));
         };
-        let kernels = AttentionKernels::new(self.head_dim, self.dtype, capability).unwrap();
+        let kernels =
+            AttentionKernels::new(self.head_dim, self.dtype, self.rotary, capability).unwrap();
         let mut work = kernels.work(&starts);
         pick(&mut work);
         let (items, slots) = (

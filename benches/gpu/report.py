@@ -184,7 +184,8 @@ def operations(reports, ceilings):
         for i, c in enumerate(r["cold_start"] for r in those if r.get("cold_start")):
             hidden = [r["hidden_of_what_could_be"] for r in c.get("rounds", [])]
             cold.append((model, dtype, i + 1, c.get("workload", ""), f"{c['load_seconds']:.3f}", f"{c['compute_seconds']:.3f}",
-                         f"{c['overlapped_seconds']:.3f}", f"{c['hidden_of_load']:.0%}", f"{c['hidden_of_what_could_be']:.0%}",
+                         f"{c['overlapped_seconds']:.3f}", f"{c['least_seconds']:.3f}" if "least_seconds" in c else "",
+                         f"{c['hidden_of_load']:.0%}", f"{c['hidden_of_what_could_be']:.0%}",
                          f"{min(hidden):.0%} to {max(hidden):.0%} of {len(hidden)}" if hidden else ""))
     lines = []
     if rows:
@@ -196,7 +197,9 @@ def operations(reports, ceilings):
                       + (f", {ceilings['product_f32_flop_per_s'] / 1e12:.0f} in f32." if "product_f32_flop_per_s" in ceilings else "."), ""]
         lines += table(["model", "dtype", "workload", "operation", "ms", "calls", "share", "floor, ms", "reached"], rows)
     if cold:
-        lines += ["## Cold start", "", "Medians of a run's rounds; `rounds`: the least and the most of what could be hidden.", "",
-                  *table(["model", "dtype", "run", "workload", "load, s", "compute, s", "both, s", "hidden of the load",
+        lines += ["## Cold start", "", "Medians of a run's rounds; `at least`: what both take where no layer is computed before its weights are there, by the bytes "
+                  "of the layers and the two times before it (older results: the longer of the two); `rounds`: the least and the most of "
+                  "what could be hidden.", "",
+                  *table(["model", "dtype", "run", "workload", "load, s", "compute, s", "both, s", "at least, s", "hidden of the load",
                           "of what could be", "rounds"], cold)]
     return lines

@@ -37,6 +37,8 @@ pub enum By {
     MmaSync,
     /// Its long kernel, for short sequences too.
     Long,
+    /// Its short kernel, for all sequences.
+    Short,
 }
 
 pub fn attention(
@@ -69,6 +71,7 @@ pub fn attention_by(
         By::Own => "",
         By::MmaSync => ", mma.sync",
         By::Long => ", by the long one",
+        By::Short => ", by the short one",
     };
     let what = format!(
         "attention {} {heads}x{head_dim} {position} length {shape}, {tokens} tokens{kernels}",
@@ -83,13 +86,15 @@ pub fn attention_by(
     );
     let capability = match by {
         By::MmaSync => (8, 0),
-        By::Own | By::Long => capability,
+        By::Own | By::Long | By::Short => capability,
     };
-    let Some(mut kernels) = AttentionKernels::new(head_dim, dtype, capability) else {
+    let Some(mut kernels) = AttentionKernels::new(head_dim, dtype, rotary, capability) else {
         return Ok(());
     };
-    if matches!(by, By::Long) {
-        kernels.short = None;
+    match by {
+        By::Long => kernels.short = None,
+        By::Short => kernels.short_tokens = 64,
+        By::Own | By::MmaSync => {}
     }
     let mut starts = vec![0];
     for length in lengths {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::args::BenchArgs;
+use super::cold::cold;
 use super::engine::{self, Job};
 use super::options::{self, Device};
 use super::progress::count;
@@ -22,9 +23,9 @@ use crate::weights::{Checkpoint, DType};
 const BATCHES: usize = 12;
 
 /// Sequences to measure on.
-struct Workload {
-    name: String,
-    sequences: Vec<Vec<u32>>,
+pub(super) struct Workload {
+    pub name: String,
+    pub sequences: Vec<Vec<u32>>,
 }
 
 /// What was measured on one workload.
@@ -72,7 +73,10 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
         } if devices.len() == 1 => {
             let on = (devices.as_slice(), *dtype, *overlap);
             let loading = match args.cold {
-                true => Some(cold(on, &checkpoint, &job, &workloads, &measure)?),
+                true => match workloads.first() {
+                    Some(workload) => Some(cold(on, &checkpoint, &job, workload, &measure)?),
+                    None => None,
+                },
                 false => None,
             };
             let mut model = one(on, &checkpoint, &job)?;
@@ -102,7 +106,7 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
     console.print(|out| table(out, &report).map_err(Failure::Stdout))
 }
 
-fn one(
+pub(super) fn one(
     (devices, dtype, overlap): (&[u32], DType, bool),
     checkpoint: &Checkpoint,
     job: &Job,
@@ -112,7 +116,7 @@ fn one(
     model.ok_or_else(|| Failure::Other("no device".into()))
 }
 
-struct Measure<'a> {
+pub(super) struct Measure<'a> {
     request: Request,
     rounds: usize,
     breakdown: bool,
@@ -121,7 +125,7 @@ struct Measure<'a> {
 
 impl Measure<'_> {
     /// One round: all batches through, several under way at once.
-    fn round(&self, model: &mut dyn Embedder, batches: &[PackedBatch]) -> Result<f64, Failure> {
+    pub fn round(&self, model: &mut dyn Embedder, batches: &[PackedBatch]) -> Result<f64, Failure> {
         let start = Instant::now();
         let mut left = batches.len();
         for batch in batches {
@@ -187,91 +191,8 @@ impl Measure<'_> {
     }
 }
 
-/// Cold starts that are measured, and one before them: each is a few tenths of a second, with noise of a few percent.
-const COLD_ROUNDS: usize = 5;
-
-/// How much of the loading of weights hides behind computing: cold starts, their medians, seconds.
-///
-/// The job is the first batch that a job of the workload would have: of about as much computing as loading, so that one
-/// can be told from noise of the other. Both ways compute it for the first time on a new model, with all that comes up
-/// then: after loading, or meanwhile.
-fn cold(
-    on: (&[u32], DType, bool),
-    checkpoint: &Checkpoint,
-    job: &Job,
-    workloads: &[Workload],
-    measure: &Measure<'_>,
-) -> Result<Value, Failure> {
-    let failed = |e| Failure::from(BackendError::from(e));
-    let Some(workload) = workloads.first() else {
-        return Ok(Value::Null);
-    };
-    let mut rounds = Vec::new();
-    // The first reads the file into the system's cache, and chooses algorithms.
-    for round in 0..=COLD_ROUNDS {
-        // Loading, then computing.
-        let mut model = one(on, checkpoint, job)?;
-        let start = Instant::now();
-        model.backend_mut().settle().map_err(failed)?;
-        let loading = start.elapsed().as_secs_f64();
-        let multiprocessors = model.backend().device().multiprocessors as usize;
-        let room = model.limits().tokens;
-        let budget = engine::first_budget(job, multiprocessors, room);
-        let mut batches = pack(&workload.sequences, budget);
-        batches.truncate(1);
-        let computing = measure.round(&mut model, &batches)?;
-        drop(model);
-        // Both at once: from when the weights are on their way to the last result.
-        let mut model = one(on, checkpoint, job)?;
-        let together = measure.round(&mut model, &batches)?;
-        if round > 0 {
-            rounds.push(Cold {
-                load: loading,
-                compute: computing,
-                both: together,
-            });
-        }
-    }
-    let middle = |of: fn(&Cold) -> f64| median(&rounds.iter().map(of).collect::<Vec<_>>());
-    let mut report = Cold {
-        load: middle(|c| c.load),
-        compute: middle(|c| c.compute),
-        both: middle(|c| c.both),
-    }
-    .report();
-    report["workload"] = json!(format!("{}, one batch", workload.name));
-    report["rounds"] = rounds.iter().map(Cold::report).collect();
-    Ok(report)
-}
-
-/// Seconds of a cold start.
-struct Cold {
-    load: f64,
-    /// Once all is loaded.
-    compute: f64,
-    /// Of both at once.
-    both: f64,
-}
-
-impl Cold {
-    fn report(&self) -> Value {
-        let Self {
-            load,
-            compute,
-            both,
-        } = self;
-        json!({
-            "load_seconds": load,
-            "compute_seconds": compute,
-            "overlapped_seconds": both,
-            "hidden_of_load": 1.0 - (both - compute) / load,
-            "hidden_of_what_could_be": (load + compute - both) / load.min(*compute),
-        })
-    }
-}
-
 /// Consecutive sequences, up to the budget a batch, as the pipeline packs them.
-fn pack(sequences: &[Vec<u32>], budget: usize) -> Vec<PackedBatch> {
+pub(super) fn pack(sequences: &[Vec<u32>], budget: usize) -> Vec<PackedBatch> {
     let mut batches = vec![PackedBatch::new()];
     for sequence in sequences {
         let full = |b: &PackedBatch| !b.is_empty() && b.total() + sequence.len() > budget;
@@ -378,7 +299,7 @@ fn from_file(
     })
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(super) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
@@ -469,10 +390,12 @@ fn table(out: &mut dyn std::io::Write, report: &Value) -> std::io::Result<()> {
     if cold.is_object() {
         writeln!(
             out,
-            "cold start: {:.3} s to load, {:.3} s to compute, {:.3} s overlapped: {:.1} % of what could be hidden is",
+            "cold start: {:.3} s to load, {:.3} s to compute, {:.3} s overlapped, of {:.3} at least: {:.1} % of what could be \
+             hidden is",
             number(&cold["load_seconds"]),
             number(&cold["compute_seconds"]),
             number(&cold["overlapped_seconds"]),
+            number(&cold["least_seconds"]),
             100.0 * number(&cold["hidden_of_what_could_be"])
         )?;
     }

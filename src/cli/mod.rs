@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod cold;
 mod completions;
 mod console;
 mod doctor;

@@ -41,6 +41,8 @@ const TILES: [Tile; 6] = [
 const SHORT_SLOTS: usize = 4;
 /// The longest sequence of the short kernels.
 const SHORT_TOKENS: usize = 16 * SHORT_SLOTS;
+/// The longest where rotated ones of more go to the kernel for Hopper.
+const HOPPER_SHORT_TOKENS: usize = 32;
 /// What the kernels for Hopper take, and how: `kernels/tiles.h`.
 const HOPPER_HEAD_DIM: usize = 64;
 const HOPPER_CONSUMERS: usize = 4;
@@ -90,6 +92,8 @@ pub struct AttentionKernels {
     pub long: AttentionKernel,
     /// Takes [`WorkList::slots`]; where there is none, nothing is short.
     pub short: Option<AttentionKernel>,
+    /// The longest sequence that is, of at most 64.
+    pub short_tokens: usize,
     /// Queries of an item, at most.
     rows: usize,
     /// A sequence of at most so many tokens is one item: its keys stay in shared memory.
@@ -97,9 +101,14 @@ pub struct AttentionKernels {
 }
 
 impl AttentionKernels {
-    /// The kernels on a device of this compute capability. `None` where no kernel takes such heads: f16
-    /// and bf16 want a multiple of 8 up to 128, f32 an even number up to 128.
-    pub fn new(head_dim: usize, dtype: DType, capability: (u32, u32)) -> Option<Self> {
+    /// The kernels on a device of this compute capability, for heads that are rotated or not. `None` where no kernel takes
+    /// such heads: f16 and bf16 want a multiple of 8 up to 128, f32 an even number up to 128.
+    pub fn new(
+        head_dim: usize,
+        dtype: DType,
+        rotary: bool,
+        capability: (u32, u32),
+    ) -> Option<Self> {
         if head_dim == 0 || head_dim > WIDEST {
             return None;
         }
@@ -116,6 +125,7 @@ impl AttentionKernels {
                     stays: false,
                 },
                 short: None,
+                short_tokens: 0,
                 rows: F32_ROWS,
                 whole: 0,
             });
@@ -152,6 +162,11 @@ impl AttentionKernels {
                     stays: true,
                 },
                 short,
+                short_tokens: if rotary {
+                    HOPPER_SHORT_TOKENS
+                } else {
+                    SHORT_TOKENS
+                },
                 rows: 64 * HOPPER_CONSUMERS,
                 whole: HOPPER_WHOLE,
             });
@@ -159,6 +174,7 @@ impl AttentionKernels {
         Some(Self {
             long: kernel("", 32 * tile.warps, pass + tile.stages * 2 * tile.keys),
             short,
+            short_tokens: SHORT_TOKENS,
             rows: pass,
             whole: tile.stages * tile.keys,
         })
@@ -172,7 +188,7 @@ impl AttentionKernels {
         let mut short: [Vec<(u32, u16)>; SHORT_SLOTS + 1] = Default::default();
         for pair in starts.windows(2) {
             let (first, length) = (pair[0], pair[1] - pair[0]);
-            if self.short.is_some() && length <= SHORT_TOKENS {
+            if self.short.is_some() && length <= self.short_tokens {
                 short[length.div_ceil(16)].push((first as u32, length as u16));
                 continue;
             }
@@ -300,6 +316,7 @@ mod tests {
         for line in [
             format!("SHORT_SLOTS = {SHORT_SLOTS};"),
             "SHORT_TOKENS = 16 * SHORT_SLOTS;".into(),
+            format!("HOPPER_SHORT_TOKENS = {HOPPER_SHORT_TOKENS};"),
             format!("HOPPER_CONSUMERS = {HOPPER_CONSUMERS};"),
             format!("HOPPER_KEYS = {HOPPER_KEYS};"),
             format!("HOPPER_STAGES = {HOPPER_STAGES};"),
@@ -317,7 +334,7 @@ mod tests {
     fn every_published_width_has_its_kernel_and_others_the_padded_one() {
         for head_dim in 0..=136 {
             for dtype in [DType::F16, DType::Bf16, DType::F32] {
-                let found = AttentionKernels::new(head_dim, dtype, (8, 0));
+                let found = AttentionKernels::new(head_dim, dtype, true, (8, 0));
                 let step = if dtype == DType::F32 { 2 } else { 8 };
                 let taken = (1..=128).contains(&head_dim) && head_dim % step == 0;
                 assert_eq!(found.is_some(), taken, "{head_dim} {dtype:?}");
@@ -329,19 +346,19 @@ mod tests {
                 }
             }
         }
-        let wide = AttentionKernels::new(64, DType::F16, (8, 0)).unwrap();
+        let wide = AttentionKernels::new(64, DType::F16, true, (8, 0)).unwrap();
         assert_eq!(wide.long.name, "attention_f16_64");
         assert_eq!(wide.long.shared, (128 + 3 * 2 * 64) * 64 * 2);
         assert_eq!(wide.short.unwrap().name, "attention_f16_64_short");
-        let hopper = AttentionKernels::new(64, DType::F16, (9, 0)).unwrap();
+        let hopper = AttentionKernels::new(64, DType::F16, true, (9, 0)).unwrap();
         assert_eq!(hopper.long.name, "attention90_f16_64");
         assert!(hopper.long.stays && hopper.long.shared <= 227 * 1024);
         assert_eq!(hopper.long.blocks(20, 97, 132), 132);
         assert_eq!(hopper.long.blocks(20, 3, 132), 60);
-        let later = AttentionKernels::new(64, DType::F16, (10, 0)).unwrap();
+        let later = AttentionKernels::new(64, DType::F16, true, (10, 0)).unwrap();
         assert_eq!(later.long.name, "attention_f16_64");
         assert_eq!(later.long.blocks(20, 97, 132), 20 * 97);
-        let odd = AttentionKernels::new(40, DType::Bf16, (9, 0)).unwrap();
+        let odd = AttentionKernels::new(40, DType::Bf16, true, (9, 0)).unwrap();
         assert_eq!(odd.long.name, "attention_bf16_any");
         assert_eq!(odd.short, None);
     }
@@ -364,14 +381,15 @@ mod tests {
                 Some(*sum)
             }));
             let tokens = starts[lengths.len()];
-            for (head_dim, dtype, capability) in [
-                (16, DType::F16, (9, 0)),
-                (64, DType::F16, (8, 0)),
-                (64, DType::F16, (9, 0)),
-                (40, DType::F16, (8, 9)),
-                (6, DType::F32, (9, 0)),
+            for (head_dim, dtype, rotary, capability) in [
+                (16, DType::F16, true, (9, 0)),
+                (64, DType::F16, true, (8, 0)),
+                (64, DType::F16, true, (9, 0)),
+                (64, DType::F16, false, (9, 0)),
+                (40, DType::F16, true, (8, 9)),
+                (6, DType::F32, true, (9, 0)),
             ] {
-                let kernels = AttentionKernels::new(head_dim, dtype, capability).unwrap();
+                let kernels = AttentionKernels::new(head_dim, dtype, rotary, capability).unwrap();
                 let work = kernels.work(&starts);
                 assert!(work.item_bytes().len() <= WorkList::most_bytes(tokens));
                 assert!(work.slot_bytes().len() <= WorkList::most_bytes(tokens));
@@ -412,12 +430,18 @@ mod tests {
 
     #[test]
     fn short_sequences_share_items() {
-        let kernels = AttentionKernels::new(64, DType::F16, (8, 0)).unwrap();
+        let kernels = AttentionKernels::new(64, DType::F16, true, (8, 0)).unwrap();
         // 3 + 1, 2 + 2, and a 1 left over.
         let starts = [0, 48, 64, 96, 120, 121];
         assert_eq!(kernels.work(&starts).short_items(), 3);
         assert!(kernels.work(&starts).items.is_empty());
         assert_eq!(kernels.work(&[0]).short_items(), 0);
         assert_eq!(kernels.work(&[0, 0, 65]).items.len(), 1);
+        // On Hopper rotated ones are short to 32 tokens only.
+        for (rotary, short) in [(true, 32), (false, 64)] {
+            let kernels = AttentionKernels::new(64, DType::F16, rotary, (9, 0)).unwrap();
+            assert!(kernels.work(&[0, short]).items.is_empty());
+            assert!(kernels.work(&[0, short + 1]).slots.is_empty());
+        }
     }
 }

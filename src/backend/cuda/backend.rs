@@ -160,6 +160,15 @@ impl Cuda {
         time
     }
 
+    /// Bytes that each group of parameters takes on the device, in the order in which they arrive: the embedding, the layers,
+    /// what comes after them.
+    ///
+    /// # Errors
+    /// [`CudaError`]
+    pub fn group_bytes(&mut self) -> Result<&[usize], CudaError> {
+        Ok(&self.running("group_bytes")?.group_bytes)
+    }
+
     /// For measuring: from the next pass on, how long each operation takes. It slows passes down.
     ///
     /// # Errors
@@ -280,7 +289,7 @@ impl Backend for Cuda {
     }
 
     fn attention_weights(&mut self, spec: AttentionSpec) -> Result<Attention, BackendError> {
-        let kernels = AttentionFunctions::load(&self.context, self.options.dtype, spec.head_dim)?;
+        let kernels = AttentionFunctions::load(&self.context, self.options.dtype, &spec)?;
         self.attention.push(kernels);
         let (rotary, slopes) = match spec.position {
             Position::Rotary(inv_freq) => {

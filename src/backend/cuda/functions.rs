@@ -8,6 +8,7 @@ use super::params::{
     AddParams, AttentionParams, CastParams, EmbedParams, GatedGeluParams, GeluParams,
     GemmShortParams, LayerNormParams, RepresentParams, RotaryTableParams,
 };
+use crate::backend::{AttentionSpec, Position};
 use crate::weights::DType;
 
 /// Threads of a block of the kernels that go over elements or rows.
@@ -225,9 +226,11 @@ pub(super) struct AttentionFunctions {
 }
 
 impl AttentionFunctions {
-    pub fn load(context: &Context, dtype: DType, head_dim: usize) -> Result<Self, CudaError> {
+    pub fn load(context: &Context, dtype: DType, spec: &AttentionSpec) -> Result<Self, CudaError> {
         let device = context.info()?;
-        let kernels = AttentionKernels::new(head_dim, dtype, device.capability)
+        let head_dim = spec.head_dim;
+        let rotary = matches!(spec.position, Position::Rotary(_));
+        let kernels = AttentionKernels::new(head_dim, dtype, rotary, device.capability)
             .ok_or(CudaError::HeadDim { head_dim })?;
         let load = |k: &AttentionKernel| -> Result<_, CudaError> {
             Ok((function(context, &k.source, &k.name, k.shared)?, k.clone()))

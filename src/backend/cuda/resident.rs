@@ -60,9 +60,13 @@ impl Resident {
         self.groups += 1;
     }
 
-    /// The groups that were opened, the first included.
-    pub fn groups(&self) -> usize {
-        self.groups + 1
+    /// Bytes on the device of each group that was opened, the first included.
+    pub fn group_bytes(&self) -> Vec<usize> {
+        let mut bytes = vec![0; self.groups + 1];
+        for parameter in &self.parameters {
+            bytes[parameter.group] += parameter.bytes();
+        }
+        bytes
     }
 
     /// Names a parameter.

@@ -103,8 +103,8 @@ pub(super) struct Running {
     pub sums: Region,
     pub processor: StreamProcessor,
     pub fences: Arc<LayerFences>,
-    /// Groups of parameters, at least one.
-    pub groups: usize,
+    /// Bytes of each group of parameters, of which there is at least one.
+    pub group_bytes: Vec<usize>,
     /// Groups that the compute stream waits for already.
     pub arrived: usize,
     pub passes: u64,
@@ -246,7 +246,7 @@ impl Running {
 
     /// Waits for everything.
     pub fn settle(&mut self) -> Result<(), CudaError> {
-        self.need(self.groups - 1)?;
+        self.need(self.group_bytes.len() - 1)?;
         self.compute().synchronize()?;
         Ok(())
     }

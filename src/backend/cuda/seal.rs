@@ -107,7 +107,8 @@ impl Cuda {
         let needs = self.needs(&upload);
         let capacity = self.capacity(&needs)?;
         let mut arena = Arena::new(&self.context, capacity.bytes(&needs))?;
-        let groups = self.resident.groups();
+        let group_bytes = self.resident.group_bytes();
+        let groups = group_bytes.len();
         let placed = std::mem::take(&mut self.resident).place(&mut arena)?;
         let addresses = placed.addresses();
         let workspace = arena.take("the products' workspace", WORKSPACE)?;
@@ -156,7 +157,7 @@ impl Cuda {
             sums,
             processor,
             fences,
-            groups,
+            group_bytes,
             arrived: 0,
             passes: 0,
             pass: None,
