@@ -103,8 +103,6 @@ fn run(multiprocessors: usize, only: Option<String>, extent: Extent) -> Result<(
         (By::Short, true, 51),
         (By::Short, true, 64),
         (By::Own, true, 20),
-        (By::Own, true, 35),
-        (By::Own, true, 64),
     ] {
         let lengths = uniform(length.min(longest), many);
         let heads = if rotary { 20 } else { 12 };

@@ -12,7 +12,7 @@
 // Bound, in 64 queries by 64 keys an SM: 256 cycles by the tensor cores, as many by the exponentials; below about 200
 // tokens by the bytes of q, k, v and out. On an H200, f16, 20 heads, rotated, in TFLOP/s: 96 at length 100, 177 at 170,
 // 273 at 350, 365 at 512, 346 at 1022, 361 at 4096; by ALiBi, 12 heads, 275 at 350 and 375 at 1022. (mma.sync there, rotated:
-// 64 at 100, 126 at 350, 165 at 1022. FlashAttention-3 publishes 333 at 512 and 392 at 1024, without rotation.)
+// 64 at 100, 124 at 350, 164 at 1022. FlashAttention-3 publishes 333 at 512 and 392 at 1024, without rotation.)
 //
 // What made rotation cheap (at length 1022 all took 663 us on the H200, of which it took some 140, and now 512 to 525):
 // - Angles come by cp.async two tiles ahead. Loads into the 32 registers of a producing thread were waited for four
@@ -21,10 +21,10 @@
 // - 16 lanes a row, two columns a lane, rows r and r + 4 together: no bank is met twice. With eight bytes a lane, in
 //   rows one after the other, each access took ten turns instead of two.
 //
-// Tensor copies (TMA) of keys and values are no faster. One thread began them, those of a tile's queries to L2 too, the
+// Tensor copies (TMA) of keys and values are not faster. One thread began them, those of a tile's queries to L2 too, the
 // producers waited for a tile, made its values past the end zeros, and rotated as here: the same bits, on one H200 in one
-// run, some 34,000 tokens, in us (here, by tensor copies): 184 and 239 at length 100, 225 and 236 at 350, 525 and 615 at
-// 1022, 2109 and 2373 at 4096, 352 and 357 with lengths of proteins; by ALiBi at 350 130 and 134. (Commit 9ff0259.)
+// run, some 34,000 tokens, in us (here, by tensor copies): 182 and 238 at length 100, 224 and 229 at 350, 512 and 609 at
+// 1022, 2083 and 2319 at 4096, 334 and 360 with lengths of proteins; by ALiBi at 350 131 and 130. (Commit 9ff0259.)
 //
 // Everything is counted from the sequence's first token. Rows past the end are zeros in shared memory and never a
 // neighbour's.

@@ -42,8 +42,8 @@ template <int D> constexpr AttentionTile ATTENTION_TILE = attention_tile(D);
 constexpr int SHORT_SLOTS = 4;
 constexpr int SHORT_TOKENS = 16 * SHORT_SLOTS;
 // But rotated heads of 64 on Hopper, of more than so many: attention90's producers rotate while others compute. On an
-// H200, 20 heads, f16, some 33,800 tokens, short kernel and attention90, in us: 203 and 333 at length 20, 217 and 198 at
-// 35, 196 and 147 at 51, 178 and 129 at 64; by ALiBi, 12 heads, 79 and 83 at 51.
+// H200, 20 heads, f16, some 33,800 tokens, short kernel and attention90, in us: 204 and 328 at length 20, 218 and 195 at
+// 35, 194 and 145 at 51, 179 and 127 at 64; by ALiBi, 12 heads, 82 and 84 at 51.
 constexpr int HOPPER_SHORT_TOKENS = 32;
 
 // The kernels for Hopper with heads of 64: one block an SM, of a producing warpgroup and consuming ones of 64 queries.

@@ -182,10 +182,11 @@ def operations(reports, ceilings):
                         floor, near = f"{least:.2f}", f"{least / ms:.0%}"
                 rows.append((model, dtype, name, o["operation"], f"{ms:.2f}", o["calls"], f"{ms / total:.1%}", floor, near))
         for i, c in enumerate(r["cold_start"] for r in those if r.get("cold_start")):
-            hidden = [r["hidden_of_what_could_be"] for r in c.get("rounds", [])]
+            hidden = [r["hidden_of_what_could_be"] for r in c.get("rounds", []) if r["hidden_of_what_could_be"] is not None]
+            share = c["hidden_of_what_could_be"]
             cold.append((model, dtype, i + 1, c.get("workload", ""), f"{c['load_seconds']:.3f}", f"{c['compute_seconds']:.3f}",
                          f"{c['overlapped_seconds']:.3f}", f"{c['least_seconds']:.3f}" if "least_seconds" in c else "",
-                         f"{c['hidden_of_load']:.0%}", f"{c['hidden_of_what_could_be']:.0%}",
+                         f"{c['hidden_of_load']:.0%}", "" if share is None else f"{share:.0%}",
                          f"{min(hidden):.0%} to {max(hidden):.0%} of {len(hidden)}" if hidden else ""))
     lines = []
     if rows:
@@ -197,9 +198,9 @@ def operations(reports, ceilings):
                       + (f", {ceilings['product_f32_flop_per_s'] / 1e12:.0f} in f32." if "product_f32_flop_per_s" in ceilings else "."), ""]
         lines += table(["model", "dtype", "workload", "operation", "ms", "calls", "share", "floor, ms", "reached"], rows)
     if cold:
-        lines += ["## Cold start", "", "Medians of a run's rounds; `at least`: what both take where no layer is computed before its weights are there, by the bytes "
-                  "of the layers and the two times before it (older results: the longer of the two); `rounds`: the least and the most of "
-                  "what could be hidden.", "",
+        lines += ["## Cold start", "", "Medians of a run's rounds, each by itself. `at least`: about what both take where no layer is computed before its weights "
+                  "are there, by the bytes of the layers on the device and the two times before it (older results: the longer of the two). "
+                  "`rounds`: the least and the most of what could be hidden.", "",
                   *table(["model", "dtype", "run", "workload", "load, s", "compute, s", "both, s", "at least, s", "hidden of the load",
                           "of what could be", "rounds"], cold)]
     return lines

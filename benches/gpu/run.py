@@ -48,7 +48,8 @@ class Run:
         self.logs.mkdir(parents=True, exist_ok=True)
         for name in ("seqstream", "weights-tools", *self.manifest["tests"], *self.manifest["benches"]):
             self.program(name).chmod(0o755)  # what carried them may have lost that
-        self.results = {"date": datetime.date.today().isoformat(), "pack": self.manifest, "machine": machine(options.device), "steps": []}
+        packed = {key: value for key, value in self.manifest.items() if key not in ("root", "programs")}  # folders of a machine
+        self.results = {"date": datetime.date.today().isoformat(), "pack": packed, "machine": machine(options.device), "steps": []}
         said = subprocess.run([self.program("seqstream"), "doctor", "--json"], capture_output=True, text=True, check=True).stdout
         self.results["cublaslt"] = json.loads(said)["cublaslt"]
         self.deadline = None

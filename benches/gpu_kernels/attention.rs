@@ -37,7 +37,7 @@ pub enum By {
     MmaSync,
     /// Its long kernel, for short sequences too.
     Long,
-    /// Its short kernel, for all sequences.
+    /// Its short kernel, for all that it takes: to 64 tokens.
     Short,
 }
 

@@ -91,8 +91,8 @@ def tune(peer, axes, warm, whole, options, device, tried):
         try:
             peer.run(peer.prepare(warm, setting))  # memory, algorithms, compiling
             made = peer.prepare(whole, setting)
-            # Twice: `warm` lacks shapes, for which memory is taken and code compiled; on ragged sequences that is a third of
-            # Hugging Face's first pass, and it chose by it.
+            # Twice: `warm` lacks shapes, for which memory is taken and code compiled. On ragged sequences that was 12 to 19 % of
+            # Hugging Face's first pass, and more of one setting's than of another's.
             seconds = min(timed(peer, made, device)[0] for _ in range(2))
             found = getattr(peer, "tokens", sum(map(len, whole))) / seconds
         except Exception as error:
@@ -184,11 +184,9 @@ class Measured:
         first = next(iter(self.workloads))
         for workload, (encoded, tokens, _) in self.workloads.items():
             ordered = sorted(encoded, key=len)
-            if workload.isdigit():  # no padding: a part is as good, one that fills every budget
-                whole = warm = ordered[: max(1, self.options.tune_tokens // len(ordered[0]))]
-            else:  # how much is padding depends on how near the lengths are to each other: on a part they are further apart
-                whole, step = ordered, max(1, 8 * tokens // self.options.tune_tokens)
-                warm = ordered[step // 2 :: step] or ordered
+            # All of it: how much is padding depends on how near the lengths are to each other, and on how full the last batch is.
+            whole, step = ordered, max(1, tokens // self.options.warm_tokens)
+            warm = ordered[step // 2 :: step] or ordered
             rows = {}
             for peer, made_by in self.peers_of(workload):
                 log(f"  {self.name} {workload}: {peer} tries its settings")
@@ -316,6 +314,7 @@ class Measured:
         start = time.perf_counter()
         summary = self.program("embed", file, "--model", self.folder, "--out", out)
         wall = time.perf_counter() - start
+        summary.pop("out", None)  # a folder of this machine's
         row.setdefault("reports", []).append(summary)
         if summary["tokens"] != row["tokens"]:
             raise RuntimeError(f"seqstream counted {summary['tokens']} tokens, the tokeniser {row['tokens']}")
@@ -386,8 +385,8 @@ def main():
     parser.add_argument("--proteins", type=path, help="FASTA of proteins (default: random ones)")
     parser.add_argument("--genomes", type=path, help="FASTA of genomes (default: random bases)")
     parser.add_argument("--tokens", type=int, help="tokens a run (default: by model)")
-    parser.add_argument("--tune-tokens", type=int, default=135_168,
-                        help="tokens that settings are tried on where all lengths are alike; else it is the whole input")
+    parser.add_argument("--warm-tokens", type=int, default=16_896,
+                        help="tokens of the part that a setting is warmed up on before it is tried on the whole input")
     parser.add_argument("--budgets", type=lambda text: [int(b) for b in text.split(",")],
                         help="token budgets to try (default: by peer, and on where the best is at the edge)")
     parser.add_argument("--modes", type=comma, default=["default"],

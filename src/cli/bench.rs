@@ -390,7 +390,7 @@ fn table(out: &mut dyn std::io::Write, report: &Value) -> std::io::Result<()> {
     if cold.is_object() {
         writeln!(
             out,
-            "cold start: {:.3} s to load, {:.3} s to compute, {:.3} s overlapped, of {:.3} at least: {:.1} % of what could be \
+            "cold start: {:.3} s to load, {:.3} s to compute, {:.3} s overlapped, of about {:.3} at least: {:.1} % of what could be \
              hidden is",
             number(&cold["load_seconds"]),
             number(&cold["compute_seconds"]),

@@ -13,6 +13,16 @@ use crate::weights::{Checkpoint, DType};
 /// Cold starts that are measured, and one before them: each is a few tenths of a second, with noise of a few percent.
 const COLD_ROUNDS: usize = 5;
 
+/// What a round reports, of which a cold start's report has the medians.
+const MEASURES: [&str; 6] = [
+    "load_seconds",
+    "compute_seconds",
+    "overlapped_seconds",
+    "least_seconds",
+    "hidden_of_load",
+    "hidden_of_what_could_be",
+];
+
 /// Cold starts, their medians, seconds.
 ///
 /// The job is the first batch that a job of the workload would have: of about as much computing as loading, so that one
@@ -55,16 +65,20 @@ pub(super) fn cold(
         }
     }
     let layers = checkpoint.config().layers;
-    let middle = |of: fn(&Cold) -> f64| median(&rounds.iter().map(of).collect::<Vec<_>>());
-    let mut report = Cold {
-        load: middle(|c| c.load),
-        compute: middle(|c| c.compute),
-        both: middle(|c| c.both),
-    }
-    .report(&groups, layers);
+    let rounds: Vec<Value> = rounds.iter().map(|c| c.report(&groups, layers)).collect();
+    // Each its own median: one of a round that was disturbed says nothing of the others'.
+    let middle = |name: &str| {
+        median(
+            &rounds
+                .iter()
+                .filter_map(|r| r[name].as_f64())
+                .collect::<Vec<_>>(),
+        )
+    };
+    let mut report: Value = MEASURES.iter().map(|name| (*name, middle(name))).collect();
     report["workload"] = json!(format!("{}, one batch", workload.name));
     report["group_bytes"] = json!(groups);
-    report["rounds"] = rounds.iter().map(|c| c.report(&groups, layers)).collect();
+    report["rounds"] = json!(rounds);
     Ok(report)
 }
 
@@ -85,22 +99,25 @@ impl Cold {
             both,
         } = self;
         let least = least(*load, *compute, groups, layers);
+        // Where nothing can be hidden, no share of it is: null.
+        let could = load + compute - least;
+        let hidden = (could > 1e-9).then(|| (load + compute - both) / could);
         json!({
             "load_seconds": load,
             "compute_seconds": compute,
             "overlapped_seconds": both,
             "least_seconds": least,
             "hidden_of_load": 1.0 - (both - compute) / load,
-            "hidden_of_what_could_be": (load + compute - both) / (load + compute - least),
+            "hidden_of_what_could_be": hidden,
         })
     }
 }
 
-/// The least seconds that loading and computing take together. Weights arrive a group after the other, in a time that goes
-/// by their bytes, and a layer is computed when it is there and the one before it is computed. So the loading up to any
+/// About the least seconds that loading and computing take together. Weights arrive a group after the other, in a time that
+/// is taken to go by their bytes on the device, and a layer is computed when it is there and the one before it is computed. So the loading up to any
 /// group and the computing from that group on come one after the other: the makespan of a flow shop of two machines
 /// (Johnson 1954). Groups: the embedding, `layers` layers, of which each takes as long to compute, and what comes after
-/// them; beside the layers nothing takes any time to compute.
+/// them, where there is anything; beside the layers nothing is taken to need any time to compute.
 fn least(load: f64, compute: f64, groups: &[usize], layers: usize) -> f64 {
     let all: usize = groups.iter().sum();
     let mut most = f64::max(load, compute);
@@ -147,5 +164,11 @@ mod tests {
         close(report(4.3), 1.0);
         close(report(4.65), 0.5);
         close(report(5.0), 0.0);
+        let alone = Cold {
+            load: 1.0,
+            compute: 4.0,
+            both: 5.0,
+        };
+        assert!(alone.report(&[1, 7], 1)["hidden_of_what_could_be"].is_null());
     }
 }

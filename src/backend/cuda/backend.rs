@@ -161,7 +161,7 @@ impl Cuda {
     }
 
     /// Bytes that each group of parameters takes on the device, in the order in which they arrive: the embedding, the layers,
-    /// what comes after them.
+    /// and what comes after them, where there is anything.
     ///
     /// # Errors
     /// [`CudaError`]

@@ -8,8 +8,8 @@ const TILE_ROWS: usize = 128;
 /// Waves of a pass, unless memory or the user sets another number: launching is hidden, the last wave costs little, and a
 /// batch is still read, computed and written in a tenth of a second.
 const WAVES: usize = 2;
-/// Times that, what a device's first pass may hold. It waits for the weights, layer by layer, so the loading of all hides
-/// behind this one pass, if that takes as long. A pass of t tokens is 2 t FLOP a parameter, a stored parameter 2 or 4 bytes:
+/// Times that, what a device's first pass may hold. It waits for the weights, layer by layer, so the loading of all but
+/// the embedding and the first layer hides behind this one pass, if that takes as long. A pass of t tokens is 2 t FLOP a parameter, a stored parameter 2 or 4 bytes:
 /// at 350 TFLOP/s and 20 to 30 GB/s these take the same time at 12,000 to 35,000 tokens, whatever the model.
 const FIRST: usize = 2;
 /// Bytes of the device that are left to the driver, to cuBLASLt and to modules.
