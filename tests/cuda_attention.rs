@@ -255,7 +255,7 @@ fn tolerance(dtype: DType, length: usize) -> f64 {
 /// On a real device longer ones too, as far as the host's f64 bears.
 fn batches(gpu: &Gpu, head_dim: usize) -> Vec<Vec<usize>> {
     let mut batches = vec![
-        vec![1, 2, 15, 16, 17, 63, 64, 0, 33, 32, 1],
+        vec![1, 2, 15, 16, 17, 63, 64, 0, 33, 32, 16, 1],
         vec![65, 100, 3, 129],
     ];
     if gpu.real {

@@ -69,8 +69,8 @@ fn golden_states_in_bf16() {
     golden(DType::Bf16);
 }
 
-/// Sequences of lengths around every boundary: slots of 16, short kernels up to 64 and to 32, tiles of keys and queries; and on a real
-/// device, which has the time, such that go round the ring.
+/// Sequences of lengths around every boundary: slots of 16, short kernels up to 64 and to 32, tiles of keys and queries; and
+/// on a real device, which has the time, such that go round the ring.
 fn sequences() -> Vec<Vec<u32>> {
     let mut lengths = vec![3, 15, 16, 17, 32, 33, 48, 63, 64, 65, 100, 127, 129, 200];
     if wants_real() {

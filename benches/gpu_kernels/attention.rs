@@ -92,7 +92,7 @@ pub fn attention_by(
         return Ok(());
     };
     match by {
-        By::Long => kernels.short = None,
+        By::Long => kernels.short_tokens = 0,
         By::Short => kernels.short_tokens = 64,
         By::Own | By::MmaSync => {}
     }

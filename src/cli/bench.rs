@@ -72,13 +72,9 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
             overlap,
         } if devices.len() == 1 => {
             let on = (devices.as_slice(), *dtype, *overlap);
-            let loading = match args.cold {
-                true => match workloads.first() {
-                    Some(workload) => Some(cold(on, &checkpoint, &job, workload, &measure)?),
-                    None => None,
-                },
-                false => None,
-            };
+            let first = workloads.first().filter(|_| args.cold);
+            let loading = first.map(|first| cold(on, &checkpoint, &job, first, &measure));
+            let loading = loading.transpose()?;
             let mut model = one(on, &checkpoint, &job)?;
             let info = model.backend().device();
             let budget = engine::budget(&job, info.multiprocessors as usize, model.limits().tokens);

@@ -13,16 +13,6 @@ use crate::weights::{Checkpoint, DType};
 /// Cold starts that are measured, and one before them: each is a few tenths of a second, with noise of a few percent.
 const COLD_ROUNDS: usize = 5;
 
-/// What a round reports, of which a cold start's report has the medians.
-const MEASURES: [&str; 6] = [
-    "load_seconds",
-    "compute_seconds",
-    "overlapped_seconds",
-    "least_seconds",
-    "hidden_of_load",
-    "hidden_of_what_could_be",
-];
-
 /// Cold starts, their medians, seconds.
 ///
 /// The job is the first batch that a job of the workload would have: of about as much computing as loading, so that one
@@ -67,15 +57,16 @@ pub(super) fn cold(
     let layers = checkpoint.config().layers;
     let rounds: Vec<Value> = rounds.iter().map(|c| c.report(&groups, layers)).collect();
     // Each its own median: one of a round that was disturbed says nothing of the others'.
-    let middle = |name: &str| {
-        median(
-            &rounds
-                .iter()
-                .filter_map(|r| r[name].as_f64())
-                .collect::<Vec<_>>(),
-        )
+    let middle = |name: &String| {
+        let found: Vec<f64> = rounds.iter().filter_map(|r| r[name].as_f64()).collect();
+        (name.clone(), median(&found))
     };
-    let mut report: Value = MEASURES.iter().map(|name| (*name, middle(name))).collect();
+    let names = rounds.first().and_then(Value::as_object);
+    let mut report: Value = names
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| middle(name))
+        .collect();
     report["workload"] = json!(format!("{}, one batch", workload.name));
     report["group_bytes"] = json!(groups);
     report["rounds"] = json!(rounds);
@@ -114,10 +105,10 @@ impl Cold {
 }
 
 /// About the least seconds that loading and computing take together. Weights arrive a group after the other, in a time that
-/// is taken to go by their bytes on the device, and a layer is computed when it is there and the one before it is computed. So the loading up to any
-/// group and the computing from that group on come one after the other: the makespan of a flow shop of two machines
-/// (Johnson 1954). Groups: the embedding, `layers` layers, of which each takes as long to compute, and what comes after
-/// them, where there is anything; beside the layers nothing is taken to need any time to compute.
+/// is taken to go by their bytes on the device, and a layer is computed when it is there and the one before it is computed.
+/// So the loading up to any group and the computing from that group on come one after the other: the makespan of a flow
+/// shop of two machines (Johnson 1954). Groups: the embedding, `layers` layers, of which each takes as long to compute, and
+/// what comes after them, where there is anything; beside the layers nothing is taken to need any time to compute.
 fn least(load: f64, compute: f64, groups: &[usize], layers: usize) -> f64 {
     let all: usize = groups.iter().sum();
     let mut most = f64::max(load, compute);

@@ -90,9 +90,9 @@ impl AttentionKernel {
 pub struct AttentionKernels {
     /// Takes [`WorkList::items`].
     pub long: AttentionKernel,
-    /// Takes [`WorkList::slots`]; where there is none, nothing is short.
+    /// Takes [`WorkList::slots`].
     pub short: Option<AttentionKernel>,
-    /// The longest sequence that is, of at most 64.
+    /// The longest sequence that has slots, of at most 64; 0 where there is no short kernel.
     pub short_tokens: usize,
     /// Queries of an item, at most.
     rows: usize,
@@ -173,8 +173,8 @@ impl AttentionKernels {
         }
         Some(Self {
             long: kernel("", 32 * tile.warps, pass + tile.stages * 2 * tile.keys),
+            short_tokens: if short.is_some() { SHORT_TOKENS } else { 0 },
             short,
-            short_tokens: SHORT_TOKENS,
             rows: pass,
             whole: tile.stages * tile.keys,
         })
@@ -188,7 +188,7 @@ impl AttentionKernels {
         let mut short: [Vec<(u32, u16)>; SHORT_SLOTS + 1] = Default::default();
         for pair in starts.windows(2) {
             let (first, length) = (pair[0], pair[1] - pair[0]);
-            if self.short.is_some() && length <= self.short_tokens {
+            if length <= self.short_tokens {
                 short[length.div_ceil(16)].push((first as u32, length as u16));
                 continue;
             }
