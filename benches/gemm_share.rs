@@ -7,10 +7,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+use seqstream::architecture::{ModelConfig, ModelKind};
 use seqstream::backend::cpu::{Cpu, Linear, Matrix};
 use seqstream::backend::{Activation, Backend, LinearPart, Product};
 use seqstream::batch::PackedBatch;
-use seqstream::model::config::{ModelConfig, ModelKind};
 use seqstream::model::{Embedder, Model, Parameters, Pool, Request};
 use seqstream::weights::{F32Data, Weight, WeightsError};
 use std::time::Instant;

@@ -10,14 +10,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-use seqstream::backend::cuda::driver::{
-    Arena, Context, Fence, Region, Stream, StreamName, devices, driver_version,
-};
-use seqstream::backend::cuda::gemm::{
+use seqstream::dtype::DType;
+use seqstream::gpu::cublaslt::{
     Algorithms, Gemm, GemmError, Kind, Operands, Product, ProductSpec, Tuning, WHOLE, WORKSPACE,
     Workbench, randomise,
 };
-use seqstream::weights::DType;
+use seqstream::gpu::driver::{
+    Arena, Context, Fence, Region, Stream, StreamName, devices, driver_version,
+};
 use serde_json::{Value, json};
 use std::sync::Arc;
 

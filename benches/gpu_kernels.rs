@@ -16,12 +16,12 @@ mod device;
 use attention::{By, attention, attention_by, ragged, uniform};
 use device::{Device, Extent, FULL, Floor, SMALL};
 use seqstream::backend::cuda;
-use seqstream::backend::cuda::driver::DriverError;
 use seqstream::backend::cuda::params::{
     AddParams, CastParams, EmbedParams, GatedGeluParams, GeluParams, GemmShortParams,
     LayerNormParams, RepresentParams, RotaryTableParams,
 };
-use seqstream::weights::DType;
+use seqstream::dtype::DType;
+use seqstream::gpu::driver::DriverError;
 
 fn main() {
     let only = std::env::args().skip(1).find(|a| !a.starts_with('-'));

@@ -9,7 +9,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use seqstream::backend::cpu::{Cpu, Matrix};
 use seqstream::backend::{Activation, AttentionSpec, Backend, LinearPart, Norm, Position, Product};
 use seqstream::batch::PackedBatch;
-use seqstream::weights::{DType, F32Data, Weight};
+use seqstream::dtype::DType;
+use seqstream::weights::{F32Data, Weight};
 use std::time::Duration;
 
 const TOKENS: usize = 2048;

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use seqstream::architecture::ModelConfig;
 use seqstream::batch::PackedBatch;
-use seqstream::model::config::ModelConfig;
 use seqstream::model::{Embedder, LayerOutput, ModelError, Pool, Request};
 use seqstream::output::{FORMAT, InputSpec, JobSpec, ModelSpec, OutputDtype};
 use seqstream::pipeline::{FeedOptions, RunOptions, Share, Silent, Stop, open_job, run};

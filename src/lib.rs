@@ -18,12 +18,17 @@
 //!
 //! `docs/architecture.md` has the invariants.
 
+pub mod architecture;
 pub mod backend;
 pub mod batch;
 pub mod cli;
+pub mod dtype;
+pub mod engine;
+pub mod gpu;
 pub mod model;
 pub mod output;
 pub mod pipeline;
 pub mod sequence;
-pub mod stream;
 pub mod weights;
+
+pub use gpu::stream;

@@ -6,7 +6,7 @@
 mod cli_support;
 
 use cli_support::*;
-use seqstream::model::config::ModelConfig;
+use seqstream::architecture::ModelConfig;
 use std::process::Stdio;
 
 #[test]

@@ -9,7 +9,7 @@ use cuda_support::gpu::{Gpu, gpu, seeds};
 use cuda_support::numbers::{DTYPES, Random, bytes, epsilon, error, rounded, values};
 use seqstream::backend::cuda::attention::{AttentionKernels, WorkList};
 use seqstream::backend::cuda::params::{AttentionItem, AttentionParams, RotaryTableParams};
-use seqstream::weights::DType;
+use seqstream::dtype::DType;
 use std::ops::Range;
 
 const HEADS: usize = 2;
@@ -171,7 +171,7 @@ impl Case {
         starts(&self.lengths).windows(2).map(sequence).collect()
     }
 
-    fn table(&self, gpu: &Gpu) -> seqstream::backend::cuda::driver::Region {
+    fn table(&self, gpu: &Gpu) -> seqstream::gpu::driver::Region {
         let inv_freq = gpu.upload(&bytes(&self.inv_freq(), DType::F32));
         let positions = self.lengths.iter().copied().max().unwrap_or(0).max(1);
         let table = gpu.poisoned(positions * self.head_dim / 2 * 8);

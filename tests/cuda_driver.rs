@@ -5,7 +5,7 @@
 mod cuda_support;
 
 use cuda_support::{Simulator, simulator};
-use seqstream::backend::cuda::driver::{
+use seqstream::gpu::driver::{
     Arena, Busy, Context, DriverError, Fence, PinnedBuffer, Stream, StreamName, devices,
 };
 

@@ -8,13 +8,14 @@ mod stream_support;
 
 use cuda_support::real::{not_run, wants_real};
 use cuda_support::{Simulator, library, simulator};
-use seqstream::backend::cuda::driver::Context;
-use seqstream::backend::cuda::gemm::{Algorithms, Gemm, Kind, ProductSpec, Tuning, WHOLE};
 use seqstream::backend::cuda::{Cuda, CudaOptions, LOAD_STREAMS, kernels};
 use seqstream::batch::PackedBatch;
+use seqstream::dtype::DType;
+use seqstream::gpu::cublaslt::{Algorithms, Gemm, Kind, ProductSpec, Tuning, WHOLE};
+use seqstream::gpu::driver::Context;
 use seqstream::model::{Embedder, Model, Pool, Request};
 use seqstream::stream::{StreamManager, StreamOptions};
-use seqstream::weights::{Checkpoint, DType};
+use seqstream::weights::Checkpoint;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::ffi::c_char;

@@ -6,8 +6,8 @@ mod cuda_support;
 
 use cuda_support::products::*;
 use cuda_support::real::wants_real;
-use seqstream::backend::cuda::gemm::{Kind, Operands, ProductSpec, WHOLE};
-use seqstream::weights::DType;
+use seqstream::dtype::DType;
+use seqstream::gpu::cublaslt::{Kind, Operands, ProductSpec, WHOLE};
 #[test]
 fn products_are_as_exact_as_their_dtype_for_any_number_of_rows() {
     let Some(_held) = device() else { return };

@@ -5,11 +5,9 @@
 mod cuda_support;
 
 use cuda_support::products::*;
-use seqstream::backend::cuda::driver::Context;
-use seqstream::backend::cuda::gemm::{
-    Algorithms, Gemm, GemmError, Kind, ProductSpec, Tuning, cublaslt,
-};
-use seqstream::weights::DType;
+use seqstream::dtype::DType;
+use seqstream::gpu::cublaslt::{Algorithms, Gemm, GemmError, Kind, ProductSpec, Tuning, cublaslt};
+use seqstream::gpu::driver::Context;
 use std::fs;
 use std::sync::Arc;
 #[test]

@@ -5,9 +5,9 @@
 mod cuda_support;
 
 use cuda_support::products::*;
-use seqstream::backend::cuda::driver::{Observe, Operation, Stream, StreamName};
-use seqstream::backend::cuda::gemm::{Algorithms, Gemm, GemmError, Kind, Operands};
-use seqstream::weights::DType;
+use seqstream::dtype::DType;
+use seqstream::gpu::cublaslt::{Algorithms, Gemm, GemmError, Kind, Operands};
+use seqstream::gpu::driver::{Observe, Operation, Stream, StreamName};
 use std::sync::Arc;
 use std::sync::Mutex;
 /// What streams were given.

@@ -8,11 +8,9 @@ mod cuda_support;
 use cuda_support::gpu::{Gpu, gpu, seeds};
 use cuda_support::numbers::{Random, bytes, epsilon, error, gelu, rounded, values};
 use cuda_support::real::not_run;
-use seqstream::backend::cuda::driver::{
-    Element, Region, Swizzle, Tensor, TensorMap as DriverMap, devices,
-};
 use seqstream::backend::cuda::params::{GemmGeluParams, GemmGeluReferenceParams, TensorMap};
-use seqstream::weights::DType;
+use seqstream::dtype::DType;
+use seqstream::gpu::driver::{Element, Region, Swizzle, Tensor, TensorMap as DriverMap, devices};
 
 /// Six steps of both operands, two slabs for each consumer, 14 barriers.
 const SHARED: u32 = 6 * 2 * 16384 + 2 * 2 * 8192 + 14 * 8;

@@ -12,7 +12,7 @@ use seqstream::backend::cuda::params::{
     AddParams, CastParams, EmbedParams, GatedGeluParams, GeluParams, GemmShortParams,
     LayerNormParams, RotaryTableParams,
 };
-use seqstream::weights::DType;
+use seqstream::dtype::DType;
 
 #[test]
 fn layer_norm() {

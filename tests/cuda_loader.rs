@@ -6,7 +6,7 @@ mod cuda_support;
 mod stream_support;
 
 use cuda_support::simulator;
-use seqstream::backend::cuda::driver::{Arena, DriverError};
+use seqstream::gpu::driver::{Arena, DriverError};
 use seqstream::stream::{
     Conversion, LayerFences, Loader, ProcessorOptions, StreamError, StreamProcessor, UploadOptions,
     Uploader,

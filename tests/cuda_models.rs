@@ -12,11 +12,13 @@ use cuda_support::model::{Devices, build, options};
 use cuda_support::products::counter;
 use cuda_support::real::{not_run, wants_real};
 use golden_support::{checkpoint, golden_files, read};
+use seqstream::architecture::ModelConfig;
 use seqstream::backend::cuda::{Cuda, CudaOptions};
 use seqstream::batch::PackedBatch;
-use seqstream::model::config::ModelConfig;
-use seqstream::model::{Embedder, Fleet, Model, Pool, Request};
-use seqstream::weights::{Checkpoint, DType};
+use seqstream::dtype::DType;
+use seqstream::engine::Fleet;
+use seqstream::model::{Embedder, Model, Pool, Request};
+use seqstream::weights::Checkpoint;
 
 /// Of PyTorch's own f32 run on a CPU, as on our CPU backend (`golden_states.rs`).
 const F32_FACTOR: f64 = 1.5;

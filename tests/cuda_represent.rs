@@ -9,7 +9,7 @@ use cuda_support::gpu::{Gpu, gpu, seeds};
 use cuda_support::launches::*;
 use cuda_support::numbers::{Random, epsilon, words};
 use seqstream::backend::cuda::params::RepresentParams;
-use seqstream::weights::DType;
+use seqstream::dtype::DType;
 
 struct Represented {
     pooled: Vec<f32>,

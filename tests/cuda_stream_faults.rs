@@ -6,7 +6,7 @@ mod cuda_support;
 mod stream_support;
 
 use cuda_support::simulator;
-use seqstream::backend::cuda::driver::{Arena, Context, StreamName};
+use seqstream::gpu::driver::{Arena, Context, StreamName};
 use seqstream::stream::{StreamError, StreamManager, StreamOptions};
 use stream_support::{Plan, Reports, Unit, job, right, run, units, watchdog};
 

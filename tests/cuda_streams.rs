@@ -6,7 +6,7 @@ mod cuda_support;
 mod stream_support;
 
 use cuda_support::simulator;
-use seqstream::backend::cuda::driver::{Arena, Busy, Context, DriverError, StreamName};
+use seqstream::gpu::driver::{Arena, Busy, Context, DriverError, StreamName};
 use seqstream::stream::{
     LOG_VARIABLE, ProcessorOptions, StreamError, StreamManager, StreamOptions, StreamProcessor,
 };

@@ -7,7 +7,7 @@ mod stream_support;
 
 use cuda_support::real::{absent, wants_real};
 use cuda_support::{Simulator, simulator};
-use seqstream::backend::cuda::driver;
+use seqstream::gpu::driver;
 use stream_support::loading::layers_through_two_buffers;
 use stream_support::{Plan, Reports, job, right};
 

@@ -12,11 +12,12 @@ mod golden_support;
 
 use bodies::*;
 use proptest::prelude::*;
+use seqstream::architecture::ModelConfig;
 use seqstream::backend::cpu::Cpu;
+use seqstream::dtype::DType;
 use seqstream::model::Model;
-use seqstream::model::config::ModelConfig;
+use seqstream::weights::Checkpoint;
 use seqstream::weights::random::{RandomSpec, write_random};
-use seqstream::weights::{Checkpoint, DType};
 
 /// The same model on 1, 2, 3 and 5 threads.
 struct Models(Vec<Model<Cpu>>);

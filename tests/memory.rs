@@ -7,12 +7,13 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
+use seqstream::architecture::ModelConfig;
 use seqstream::backend::cpu::Cpu;
 use seqstream::batch::PackedBatch;
-use seqstream::model::config::ModelConfig;
+use seqstream::dtype::DType;
 use seqstream::model::{Embedder, Model, Pool, Request};
+use seqstream::weights::Checkpoint;
 use seqstream::weights::random::write_random;
-use seqstream::weights::{Checkpoint, DType};
 
 /// Bytes of the process that no file stands behind.
 fn anonymous() -> u64 {

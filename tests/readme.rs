@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use seqstream::model::config::ModelConfig;
-use seqstream::weights::DType;
+use seqstream::architecture::ModelConfig;
+use seqstream::dtype::DType;
 use seqstream::weights::random::{RandomSpec, write_random};
 
 fn root() -> &'static Path {

@@ -5,9 +5,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use seqstream::model::config::ModelConfig;
+use seqstream::architecture::ModelConfig;
+use seqstream::architecture::config_json;
+use seqstream::architecture::layout;
+use seqstream::dtype::DType;
 use seqstream::weights::random::{RandomSpec, write_random};
-use seqstream::weights::{Checkpoint, DType, F32Data, config_json, layout};
+use seqstream::weights::{Checkpoint, F32Data};
 
 /// The model in tests/golden/torch, of which weights-tools/reference/make_torch_files.py writes one
 /// layer or two.

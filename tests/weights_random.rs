@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use seqstream::model::config::ModelConfig;
-use seqstream::weights::DType;
+use seqstream::architecture::ModelConfig;
+use seqstream::dtype::DType;
 use seqstream::weights::random::{RandomSpec, write_random};
 
 fn small() -> ModelConfig {

@@ -5,10 +5,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use seqstream::model::config::ModelConfig;
+use seqstream::architecture::ModelConfig;
+use seqstream::architecture::config_json;
+use seqstream::architecture::layout;
+use seqstream::dtype::DType;
 use seqstream::weights::random::write_random;
 use seqstream::weights::write::{Planned, SafetensorsWriter};
-use seqstream::weights::{Checkpoint, DType, WeightsError, config_json, layout, read_index};
+use seqstream::weights::{Checkpoint, WeightsError, read_index};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

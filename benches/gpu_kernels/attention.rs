@@ -2,9 +2,9 @@
 
 use super::device::{Device, Floor};
 use seqstream::backend::cuda::attention::{AttentionKernel, AttentionKernels};
-use seqstream::backend::cuda::driver::{DriverError, Function};
 use seqstream::backend::cuda::params::{AttentionParams, RotaryTableParams};
-use seqstream::weights::DType;
+use seqstream::dtype::DType;
+use seqstream::gpu::driver::{DriverError, Function};
 
 /// Sequences of one length, about so many tokens.
 pub fn uniform(length: usize, tokens: usize) -> Vec<usize> {

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use seqstream::backend::cuda::driver::{
+use seqstream::backend::cuda::kernels;
+use seqstream::gpu::driver::{
     Arena, Context, DriverError, Fence, Function, Module, PinnedBuffer, Region, Stream, StreamName,
 };
-use seqstream::backend::cuda::kernels;
 
 /// What is timed.
 pub struct Extent {

@@ -29,7 +29,7 @@ from gpu_packed import now
 from gpu_peers import DTYPES, PEERS
 from gpu_weights import load_config
 
-# Tokens a run, some 2 to 5 s of Hugging Face's on a Hopper card: all of benches/gpu/run in some half an hour.
+# Tokens a run, some 2 to 5 s of Hugging Face's on a Hopper card: all of hardware/run in some half an hour.
 MODELS = {"8M": 6_000_000, "35M": 4_000_000, "150M": 2_000_000, "650M": 500_000, "3B": 250_000, "dnabert-s": 2_000_000}
 
 

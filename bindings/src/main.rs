@@ -6,7 +6,7 @@
 use bindgen::{Builder, Formatter, RustEdition, RustTarget};
 use std::process::ExitCode;
 
-/// The functions of cuBLASLt that `src/backend/cuda/gemm` calls. What they take comes with them.
+/// The functions of cuBLASLt that `src/gpu/cublaslt` calls. What they take comes with them.
 const FUNCTIONS: &[&str] = &[
     "cublasLtCreate",
     "cublasLtDestroy",

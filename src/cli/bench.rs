@@ -7,17 +7,18 @@ use serde_json::{Value, json};
 
 use super::args::BenchArgs;
 use super::cold::cold;
-use super::engine::{self, Job};
-use super::options::{self, Device};
+use super::options;
 use super::progress::count;
 use super::{Console, Failure, model};
+use crate::architecture::{ModelConfig, ModelKind};
 use crate::backend::cuda::Cuda;
 use crate::backend::{self, BackendError};
 use crate::batch::PackedBatch;
-use crate::model::config::{ModelConfig, ModelKind};
+use crate::dtype::DType;
+use crate::engine::{self, Device, EngineError, Job};
 use crate::model::{Embedder, Model, Pool, Request};
 use crate::sequence::{Case, Input, SequenceReader, clean};
-use crate::weights::{Checkpoint, DType};
+use crate::weights::Checkpoint;
 
 /// Batches of a round of a fixed length: enough that filling and emptying the pipeline shows little.
 const BATCHES: usize = 12;
@@ -86,7 +87,7 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
         }
         _ => {
             let mut engine = engine::load(&device, &checkpoint, &job)?;
-            engine::describe(&engine, &checkpoint, console);
+            model::describe(&engine, &checkpoint, console);
             let name = format!("{} {}", engine.place, engine.identity.dtype);
             for workload in &workloads {
                 let batches = pack(&workload.sequences, engine.token_budget);
@@ -109,7 +110,7 @@ pub(super) fn one(
 ) -> Result<Model<Cuda>, Failure> {
     let models = engine::on_cuda(devices, dtype, overlap, checkpoint, job)?;
     let model = models.into_iter().next();
-    model.ok_or_else(|| Failure::Other("no device".into()))
+    model.ok_or_else(|| EngineError::NoDevice.into())
 }
 
 pub(super) struct Measure<'a> {
@@ -254,8 +255,8 @@ fn from_file(
     checkpoint: &Checkpoint,
     console: &Console,
 ) -> Result<Workload, Failure> {
-    let alphabet = model::alphabet(checkpoint.config().kind);
-    let tokenizer = model::tokenizer(&args.model, checkpoint)?;
+    let alphabet = engine::alphabet(checkpoint.config().kind);
+    let tokenizer = engine::tokenizer(&args.model, checkpoint)?;
     let mut sequences = Vec::new();
     let (start, mut bases) = (Instant::now(), 0);
     let mut spent = Duration::ZERO;

@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::bench::{Measure, Workload, median, one, pack};
-use super::engine::{self, Job};
 use crate::backend::BackendError;
-use crate::weights::{Checkpoint, DType};
+use crate::dtype::DType;
+use crate::engine::{self, Job};
+use crate::weights::Checkpoint;
 
 /// Cold starts that are measured, and one before them: each is a few tenths of a second, with noise of a few percent.
 const COLD_ROUNDS: usize = 5;

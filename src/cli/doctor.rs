@@ -6,6 +6,7 @@ use super::args::DoctorArgs;
 use super::progress::bytes;
 use super::{Console, Failure, machine, options};
 use crate::backend::{self, cuda};
+use crate::gpu::{cublaslt, driver};
 
 /// The kernels of this build, in words.
 fn kernels() -> String {
@@ -25,7 +26,7 @@ fn driver() -> String {
         Ok(found) => found,
         Err(missing) => return missing.to_string(),
     };
-    let version = cuda::driver::driver_version();
+    let version = driver::driver_version();
     let version = version.map_or_else(
         |e| e.to_string(),
         |(major, minor)| format!("{major}.{minor}"),
@@ -47,7 +48,7 @@ fn driver() -> String {
 
 /// The library of products, in words.
 fn cublaslt() -> String {
-    match cuda::gemm::cublaslt() {
+    match cublaslt::cublaslt() {
         Ok((library, version)) => format!("{version}, {library}"),
         Err(missing) => missing.to_string(),
     }
@@ -78,7 +79,7 @@ pub fn run(args: &DoctorArgs, console: &Console) -> Result<(), Failure> {
             }],
             "cuda": cuda::require().is_ok(),
             "cuda_kernels": {"nvcc": cuda::kernels::NVCC, "architectures": cuda::kernels::ARCHITECTURES},
-            "cublaslt": cuda::gemm::cublaslt().ok().map(|(library, version)| json!({"library": library, "version": version})),
+            "cublaslt": cublaslt::cublaslt().ok().map(|(library, version)| json!({"library": library, "version": version})),
             "cuda_devices": cuda::devices().map(|(_, d)| d).unwrap_or_default().iter().map(|d| json!({
                 "device": d.ordinal,
                 "name": d.name,

@@ -8,11 +8,11 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::args::EmbedArgs;
-use super::engine::{self, Identity};
 use super::options::{self, EmbedOptions};
 use super::progress::{Display, bytes, count, duration, signal_name};
 use super::{Console, Failure, machine, model};
-use crate::model::config::ModelConfig;
+use crate::architecture::ModelConfig;
+use crate::engine::{self, Identity};
 use crate::model::{Pool, Request};
 use crate::output::{FORMAT, InputSpec, JOB_FILE, JobSpec, ModelSpec};
 use crate::pipeline::{self, FeedOptions, JobError, LengthLimit, Long, Report, RunOptions, Stop};
@@ -33,14 +33,14 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     let checkpoint = model::open(&options.model, console)?;
     let config = checkpoint.config().clone();
     let request = options::request(&options, &config)?;
-    let tokenizer = model::tokenizer(&options.model, &checkpoint)?;
+    let tokenizer = engine::tokenizer(&options.model, &checkpoint)?;
     if tokenizer.vocab_size() > config.vocab {
         return Err(Failure::Vocabulary {
             tokenizer: tokenizer.vocab_size(),
             model: config.vocab,
         });
     }
-    let alphabet = model::alphabet(config.kind);
+    let alphabet = engine::alphabet(config.kind);
     let summary = check_inputs(&options, alphabet, console)?;
     let job = engine::Job {
         request: request.clone(),
@@ -60,7 +60,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         "hashed the model and set it up in {}: {hash}",
         duration(start.elapsed())
     ));
-    engine::describe(&engine, &checkpoint, console);
+    model::describe(&engine, &checkpoint, console);
     let spec = spec(
         &options,
         &config,

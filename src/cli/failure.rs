@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::backend::BackendError;
+use crate::engine::EngineError;
 use crate::model::ModelError;
 use crate::output::OutputError;
 use crate::pipeline::JobError;
@@ -77,6 +78,25 @@ impl From<ModelError> for Failure {
 impl From<BackendError> for Failure {
     fn from(error: BackendError) -> Self {
         Self::Job(ModelError::from(error).into())
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Weights(e) => e.into(),
+            EngineError::Model(e) => e.into(),
+            EngineError::Backend(e) => e.into(),
+            EngineError::Tokenizer(e) => e.into(),
+            EngineError::NoTokenizer { model } => Self::NoTokenizer { model },
+            EngineError::MixedDevices { .. } => Self::Usage {
+                message: format!("--device: {error}"),
+                hint: Some(
+                    "name devices of one kind, or divide the job: one --shard per kind".into(),
+                ),
+            },
+            EngineError::NoDevice => Self::Other(error.to_string()),
+        }
     }
 }
 

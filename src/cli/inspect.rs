@@ -7,8 +7,9 @@ use serde_json::json;
 use super::args::InspectArgs;
 use super::progress::{bytes, count};
 use super::{Console, Failure, model};
-use crate::model::config::{ModelConfig, ModelKind};
-use crate::weights::{TensorInfo, layout};
+use crate::architecture::layout;
+use crate::architecture::{ModelConfig, ModelKind};
+use crate::weights::TensorInfo;
 
 pub fn run(args: &InspectArgs, console: &Console) -> Result<(), Failure> {
     let checkpoint = model::open(&args.model, console)?;

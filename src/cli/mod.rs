@@ -7,7 +7,6 @@ mod completions;
 mod console;
 mod doctor;
 mod embed;
-mod engine;
 mod failure;
 mod inspect;
 mod machine;

@@ -1,10 +1,9 @@
-//! Opening what `--model` names.
+//! Opening the model that `--model` names, and saying what was loaded.
 
 use std::path::Path;
 
 use super::{Console, Failure};
-use crate::model::config::ModelKind;
-use crate::sequence::{Alphabet, Tokenizer};
+use crate::engine::Engine;
 use crate::weights::Checkpoint;
 
 /// Opens the weights, passing on what they warn of.
@@ -16,24 +15,17 @@ pub fn open(path: &Path, console: &Console) -> Result<Checkpoint, Failure> {
     Ok(checkpoint)
 }
 
-/// What a model of this kind reads.
-pub fn alphabet(kind: ModelKind) -> Alphabet {
-    match kind {
-        ModelKind::Esm2 => Alphabet::Protein,
-        ModelKind::Dnabert => Alphabet::Dna,
-    }
-}
-
-/// The tokeniser of a checkpoint: ESM-2's is fixed, DNABERT's stands beside the weights.
-pub fn tokenizer(path: &Path, checkpoint: &Checkpoint) -> Result<Tokenizer, Failure> {
-    match checkpoint.config().kind {
-        ModelKind::Esm2 => Ok(Tokenizer::esm2()),
-        ModelKind::Dnabert => {
-            let file = checkpoint.tokenizer_path();
-            let file = file.ok_or_else(|| Failure::NoTokenizer {
-                model: path.display().to_string(),
-            })?;
-            Ok(Tokenizer::from_file(&file)?)
-        }
-    }
+/// Says what was loaded, for `-v`.
+pub fn describe(engine: &Engine, checkpoint: &Checkpoint, console: &Console) {
+    let config = checkpoint.config();
+    console.detail(&format!(
+        "model: {} of {} layers, width {}, {} heads; {}, {}, {} tokens per batch",
+        config.kind,
+        config.layers,
+        config.hidden,
+        config.heads,
+        engine.place,
+        engine.identity.dtype,
+        engine.token_budget,
+    ));
 }

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use super::Failure;
 use super::args::{CaseArg, DtypeArg, EmbedArgs, LongArg, OutputDtypeArg, PoolArg, SwitchArg};
+use crate::architecture::ModelConfig;
 use crate::backend::cuda;
-use crate::model::config::ModelConfig;
+use crate::dtype::DType;
+use crate::engine::Device;
 use crate::model::{Pool, Request};
 use crate::output::OutputDtype;
 use crate::pipeline::{LengthLimit, Long, Share};
 use crate::sequence::{Case, Input};
-use crate::weights::DType;
 
 /// What `embed` is to do.
 #[derive(Debug)]
@@ -41,20 +42,6 @@ fn usage(message: impl Into<String>, hint: impl Into<String>) -> Failure {
         message: message.into(),
         hint: Some(hint.into()),
     }
-}
-
-/// Where to compute, and in what.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Device {
-    /// The host, in f32.
-    Cpu,
-    /// CUDA devices, by their numbers, at least one.
-    Cuda {
-        devices: Vec<u32>,
-        dtype: DType,
-        /// Whether streams overlap.
-        overlap: bool,
-    },
 }
 
 /// `--device`, with the devices that are there; what is missing is an error with its remedy.
@@ -185,17 +172,6 @@ impl TryFrom<EmbedArgs> for EmbedOptions {
 /// Cores this process may use.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
-}
-
-/// Enough rows that every thread has whole tiles of a GEMM, and no more activations than that takes.
-pub fn default_budget(threads: usize) -> usize {
-    (threads * 512).clamp(4096, 32768)
-}
-
-/// Of so many threads, those that tokenise for devices: one makes some 3 M tokens/s of DNA, an H100 computes 2 M of them,
-/// and others load, copy and write.
-pub fn tokenising(threads: usize) -> usize {
-    (threads / 4).clamp(1, 8)
 }
 
 pub fn case(arg: CaseArg) -> Case {

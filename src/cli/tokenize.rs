@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::args::TokenizeArgs;
 use super::{Console, Failure, model, options};
+use crate::engine;
 use crate::sequence::{Alphabet, Input, SequenceReader, Tokenizer, clean};
 
 #[derive(Serialize)]
@@ -23,8 +24,8 @@ pub fn run(args: &TokenizeArgs, console: &Console) -> Result<(), Failure> {
     } else {
         let checkpoint = model::open(&args.model, console)?;
         (
-            model::tokenizer(&args.model, &checkpoint)?,
-            model::alphabet(checkpoint.config().kind),
+            engine::tokenizer(&args.model, &checkpoint)?,
+            engine::alphabet(checkpoint.config().kind),
         )
     };
     let case = options::case(args.case);

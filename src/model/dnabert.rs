@@ -1,11 +1,11 @@
 //! DNABERT-S and DNABERT-2 (Zhou et al. 2023, 2024): MosaicBERT's encoder, in its plain path.
 
 use super::{ModelError, Parameters, Taps, Workspace, norm};
+use crate::architecture::ModelConfig;
 use crate::backend::{
     Activation, AttentionSpec, Backend, BackendError, LinearPart, Norm, Position, Product, Role,
 };
 use crate::batch::PackedBatch;
-use crate::model::config::ModelConfig;
 use crate::weights::{F32Data, Weight};
 
 pub(super) struct Dnabert<B: Backend> {

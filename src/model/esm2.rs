@@ -1,11 +1,11 @@
 //! ESM-2 (Lin et al. 2023), as fair-esm and Hugging Face compute it.
 
 use super::{ModelError, Parameters, Taps, Workspace, norm};
+use crate::architecture::ModelConfig;
 use crate::backend::{
     Activation, AttentionSpec, Backend, BackendError, LinearPart, Norm, Position, Product, Role,
 };
 use crate::batch::PackedBatch;
-use crate::model::config::ModelConfig;
 
 /// The share of tokens that training masked (15 %) times the share of those written as `<mask>`
 /// (80 %): token dropout scales the embedding by 1 minus it, at inference too. This is 1 minus it,

@@ -1,19 +1,16 @@
-//! The models: architecture ([`config`]) and, each written once as operations on a
-//! [`crate::backend`], `esm2` and `dnabert`; `passes` has what runs them batch after batch.
+//! The models `esm2` and `dnabert`, each written once as operations on a [`crate::backend`];
+//! `passes` runs them batch after batch.
 
-pub mod config;
 mod dnabert;
 mod esm2;
-mod fleet;
 mod passes;
 
-pub use fleet::Fleet;
 pub use passes::Model;
 
+use crate::architecture::{ModelConfig, ModelKind};
 use crate::backend::{Backend, BackendError, Norm, Wanted};
 use crate::batch::PackedBatch;
 use crate::weights::{Checkpoint, Weight, WeightsError};
-use config::{ModelConfig, ModelKind};
 use std::ops::Range;
 
 /// What loading or running a model can fail with.

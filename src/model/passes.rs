@@ -6,9 +6,9 @@
 
 use super::{Embedder, LayerOutput, ModelError, Parameters, Pool, Request, Taps, Workspace};
 use super::{dnabert, esm2};
+use crate::architecture::{ModelConfig, ModelKind};
 use crate::backend::{Backend, Limits};
 use crate::batch::PackedBatch;
-use crate::model::config::{ModelConfig, ModelKind};
 use std::collections::VecDeque;
 
 /// A loaded model on a backend.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::OutputDtype;
-use crate::model::config::ModelConfig;
+use crate::architecture::ModelConfig;
 
 /// Version of the layout that this program writes.
 pub const FORMAT: u32 = 1;
@@ -157,7 +157,7 @@ fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, String)>) {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::model::config::ModelKind;
+    use crate::architecture::ModelKind;
 
     pub(crate) fn spec() -> JobSpec {
         JobSpec {

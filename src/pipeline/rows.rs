@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 use super::JobError;
 use super::packing::Batch;
-use crate::model::config::ModelKind;
+use crate::architecture::ModelKind;
 use crate::model::{LayerOutput, Request};
 use crate::output::{BlockFacts, JobDir, ShardLayout, ShardWriter, WrittenShard, name_shards};
 

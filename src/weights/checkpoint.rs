@@ -5,15 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::architecture::{self, Located, Tensors};
 use super::hash;
+use super::identify::{self, Located, Tensors};
 use super::mapped::Mapped;
-use super::names::Naming;
 use super::source::{Source, read_json};
 use super::stored::{Malformed, StoredDType};
 use super::torch::{self, FairEsmSettings, TorchFile};
-use super::{DType, Tensor, WeightsError, config_json, layout, safetensors};
-use crate::model::config::{ModelConfig, ModelKind};
+use super::{Tensor, WeightsError, safetensors};
+use crate::architecture::names::Naming;
+use crate::architecture::{ModelConfig, ModelKind};
+use crate::architecture::{config_json, layout};
+use crate::dtype::DType;
 
 /// A model's weights: mapped files and an index of the tensors in them, checked against the
 /// architecture.
@@ -99,8 +101,8 @@ impl Checkpoint {
         };
         let json = config_path.as_deref().map(read_json).transpose()?;
         let given = config_path.as_deref().zip(json.as_deref());
-        let config = architecture::determine(&tensors, naming, settings, given, &source.root)?;
-        architecture::check(
+        let config = identify::determine(&tensors, naming, settings, given, &source.root)?;
+        identify::check(
             &config,
             &tensors,
             |t| source.files[t.file].clone(),
@@ -137,7 +139,7 @@ impl Checkpoint {
             });
         };
         let file = &self.files[located.file];
-        architecture::usable(located, file.path())?;
+        identify::usable(located, file.path())?;
         match (&located.stored.dtype, &located.stored.place) {
             (StoredDType::Float(dtype), Ok(range)) => Ok(Tensor {
                 name: canonical.to_owned(),

@@ -14,16 +14,11 @@
 //! Files are not trusted: what is malformed is an error with file, place and remedy, and no pickle
 //! is executed. [`read_index`] and [`check_pickle`] are what the fuzzers drive.
 
-mod architecture;
 mod checkpoint;
-pub mod config_json;
-mod dtype;
 mod error;
 mod hash;
-pub mod layout;
+mod identify;
 mod mapped;
-mod names;
-mod narrow;
 pub mod random;
 mod safetensors;
 mod source;
@@ -34,7 +29,6 @@ mod torch;
 pub mod write;
 
 pub use checkpoint::{Checkpoint, TensorInfo, read_index};
-pub use dtype::DType;
 pub use error::WeightsError;
 pub use mapped::Mapped;
 pub use safetensors::read_header as read_safetensors_header;

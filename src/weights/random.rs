@@ -36,10 +36,12 @@ use half::f16;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::layout::{self, Expected, Role};
+use super::WeightsError;
 use super::write::{Planned, SafetensorsWriter, file_rank, write_file};
-use super::{DType, WeightsError, config_json};
-use crate::model::config::{ModelConfig, ModelKind};
+use crate::architecture::config_json;
+use crate::architecture::layout::{self, Expected, Role};
+use crate::architecture::{ModelConfig, ModelKind};
+use crate::dtype::DType;
 
 /// Values made before they are written: 16 MiB of f32 at most, whatever the model's size.
 const BLOCK: usize = 1 << 22;

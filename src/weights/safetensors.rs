@@ -9,8 +9,8 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
-use super::DType;
 use super::stored::{Malformed, StoredDType, StoredTensor, element_count};
+use crate::dtype::DType;
 
 /// The format's own limit.
 const LONGEST_HEADER: u64 = 100_000_000;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::DType;
+use crate::dtype::DType;
 
 /// A tensor as its file describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]

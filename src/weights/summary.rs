@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::{Checkpoint, TensorInfo, layout};
-use crate::model::config::{ModelConfig, ModelKind};
+use super::{Checkpoint, TensorInfo};
+use crate::architecture::layout;
+use crate::architecture::{ModelConfig, ModelKind};
 
 /// A checkpoint's architecture, tensors, formats and size. Displays as a table, and serialises.
 #[derive(Debug, Clone, serde::Serialize)]

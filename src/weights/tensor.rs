@@ -6,8 +6,9 @@ use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::WeightsError;
 use super::mapped::{Mapped, as_f32};
-use super::{DType, WeightsError};
+use crate::dtype::DType;
 
 /// One tensor of a checkpoint. It keeps its file mapped and is cheap to clone.
 #[derive(Debug, Clone)]

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::{DType, WeightsError};
+use super::WeightsError;
+use crate::dtype::DType;
 
 /// A tensor that is going to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,8 +5,8 @@
 
 use std::path::Path;
 
+use seqstream::architecture::{ModelConfig, ModelKind};
 use seqstream::batch::PackedBatch;
-use seqstream::model::config::{ModelConfig, ModelKind};
 use seqstream::model::{Embedder, Pool, Request};
 
 use crate::golden_support::{Golden, Reference, errors};

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use seqstream::model::config::ModelConfig;
-use seqstream::weights::DType;
+use seqstream::architecture::ModelConfig;
+use seqstream::dtype::DType;
 use seqstream::weights::random::write_random;
 
 /// The program.

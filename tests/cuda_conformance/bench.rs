@@ -1,6 +1,6 @@
 //! Launches one conformance kernel: inputs up, output poisoned, output down.
 
-use seqstream::backend::cuda::driver::{
+use seqstream::gpu::driver::{
     Arena, DriverError, Element, Fence, PinnedBuffer, Region, Swizzle, Tensor, TensorMap, devices,
 };
 

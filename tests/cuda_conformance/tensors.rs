@@ -1,7 +1,7 @@
 //! Tensor copies: boxes, swizzles, what lies outside.
 
 use crate::bench::{Bench, Launch, bytes16, halves, poison, tensor};
-use seqstream::backend::cuda::driver::{DriverError, Element, Swizzle, Tensor};
+use seqstream::gpu::driver::{DriverError, Element, Swizzle, Tensor};
 
 /// Where a swizzle puts the byte at `offset` of a box: CUDA's documentation draws it as XOR of the number of the unit
 /// of 16 bytes with that of the line of 128.

@@ -3,7 +3,7 @@
 use crate::bench::{
     Bench, Half, Launch, bytes_f32, bytes16, bytes32, floats, poison, small, tensor,
 };
-use seqstream::backend::cuda::driver::Swizzle;
+use seqstream::gpu::driver::Swizzle;
 
 const M: usize = 64;
 

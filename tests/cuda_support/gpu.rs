@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
-use seqstream::backend::cuda::driver::{
+use seqstream::backend::cuda::kernels;
+use seqstream::gpu::driver::{
     Arena, Context, Function, Module, PinnedBuffer, Region, Stream, StreamName,
 };
-use seqstream::backend::cuda::kernels;
 
 use super::real::{absent, wants_real};
 use super::{Simulator, simulator};

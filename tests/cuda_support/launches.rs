@@ -2,8 +2,8 @@
 
 use super::gpu::Gpu;
 use super::numbers::{Random, bytes, error, values};
-use seqstream::backend::cuda::driver::Region;
-use seqstream::weights::DType;
+use seqstream::dtype::DType;
+use seqstream::gpu::driver::Region;
 
 pub const WIDTHS: [usize; 9] = [1, 4, 20, 33, 320, 768, 1280, 2560, 5120];
 

@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use super::real::{absent, wants_real};
 use super::{Simulator, simulator};
-use seqstream::backend::cuda::driver::{Context, devices};
-use seqstream::backend::cuda::gemm::Algorithms;
+use seqstream::architecture::{ModelConfig, ModelKind};
 use seqstream::backend::cuda::{Cuda, CudaOptions, LOAD_STREAMS, kernels};
-use seqstream::model::config::{ModelConfig, ModelKind};
-use seqstream::model::{Fleet, Model};
+use seqstream::dtype::DType;
+use seqstream::engine::Fleet;
+use seqstream::gpu::cublaslt::Algorithms;
+use seqstream::gpu::driver::{Context, devices};
+use seqstream::model::Model;
 use seqstream::stream::{StreamManager, StreamOptions};
+use seqstream::weights::Checkpoint;
 use seqstream::weights::random::{RandomSpec, write_random};
-use seqstream::weights::{Checkpoint, DType};
 
 /// Devices: simulated, or all real ones. Held by one test at a time.
 pub struct Devices {

@@ -1,7 +1,7 @@
 //! Random numbers, their formats, and how far results are from f64.
 
 use half::{bf16, f16};
-use seqstream::weights::DType;
+use seqstream::dtype::DType;
 
 pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
 

@@ -3,11 +3,11 @@
 use super::gpu::{Gpu, contents, fill, gpu};
 use super::real::{not_run, wants_real};
 use super::{Simulator, simulator};
-use seqstream::backend::cuda::driver::{Arena, Context, Region, Stream, StreamName};
-use seqstream::backend::cuda::gemm::{
+use seqstream::dtype::DType;
+use seqstream::gpu::cublaslt::{
     Algorithms, Gemm, Kind, Operands, Product, ProductSpec, Tuning, WHOLE, WORKSPACE,
 };
-use seqstream::weights::DType;
+use seqstream::gpu::driver::{Arena, Context, Region, Stream, StreamName};
 use std::ffi::CString;
 use std::ffi::c_char;
 use std::sync::Arc;

@@ -6,11 +6,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::{SafeTensors, tensor::TensorView};
+use seqstream::architecture::{ModelConfig, ModelKind};
 use seqstream::batch::PackedBatch;
-use seqstream::model::config::{ModelConfig, ModelKind};
+use seqstream::dtype::DType;
 use seqstream::model::{Embedder, Pool, Request};
+use seqstream::weights::Checkpoint;
 use seqstream::weights::random::{RandomSpec, write_random};
-use seqstream::weights::{Checkpoint, DType};
 use serde::Deserialize;
 
 #[derive(Deserialize)]

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use seqstream::architecture::{ModelConfig, ModelKind};
 use seqstream::batch::PackedBatch;
-use seqstream::model::config::{ModelConfig, ModelKind};
 use seqstream::model::{Embedder, LayerOutput, ModelError, Pool, Request};
 use seqstream::output::{FORMAT, InputSpec, JobSpec, ModelSpec, OutputDtype};
 use seqstream::pipeline::{

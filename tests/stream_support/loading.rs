@@ -1,7 +1,7 @@
 //! Weights on their way, for tests.
 
 use super::{Reports, noise};
-use seqstream::backend::cuda::driver::{Arena, Context, Region};
+use seqstream::gpu::driver::{Arena, Context, Region};
 use seqstream::stream::{
     LayerFences, Loader, ProcessorOptions, StreamError, StreamManager, StreamOptions,
     StreamProcessor, StreamSet, UploadOptions, Uploader,

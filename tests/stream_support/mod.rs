@@ -4,7 +4,7 @@
 pub mod loading;
 
 use crate::cuda_support::Simulator;
-use seqstream::backend::cuda::driver::{Arena, Context, DriverError, Region, Stream};
+use seqstream::gpu::driver::{Arena, Context, DriverError, Region, Stream};
 use seqstream::stream::{
     LayerFences, ProcessorOptions, StreamError, StreamManager, StreamOptions, StreamProcessor,
     UploadOptions, Uploader,

@@ -4,9 +4,12 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use seqstream::model::config::ModelKind;
+use seqstream::architecture::ModelKind;
+use seqstream::architecture::config_json;
+use seqstream::architecture::layout;
+use seqstream::dtype::DType;
 use seqstream::weights::write::{Planned, SafetensorsWriter, file_rank, write_file};
-use seqstream::weights::{Checkpoint, DType, Tensor, config_json, layout};
+use seqstream::weights::{Checkpoint, Tensor};
 
 use crate::{DTypeArg, Failure, size};
 

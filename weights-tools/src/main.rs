@@ -12,7 +12,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use seqstream::weights::{DType, WeightsError};
+use seqstream::dtype::DType;
+use seqstream::weights::WeightsError;
 
 /// Inspect, convert, verify and make model weights for seqstream.
 #[derive(Parser)]

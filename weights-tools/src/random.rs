@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::ValueEnum;
-use seqstream::model::config::{ModelConfig, ModelKind};
-use seqstream::weights::layout;
+use seqstream::architecture::layout;
+use seqstream::architecture::{ModelConfig, ModelKind};
 use seqstream::weights::random::{RandomSpec, write_random};
 
 use crate::{DTypeArg, Failure, size};
@@ -80,7 +80,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         c.hidden,
         c.heads,
         layout::parameters(c),
-        seqstream::weights::DType::from(args.dtype),
+        seqstream::dtype::DType::from(args.dtype),
         start.elapsed().as_secs_f64()
     );
     Ok(())

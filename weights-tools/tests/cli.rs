@@ -6,9 +6,11 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use seqstream::model::config::ModelConfig;
+use seqstream::architecture::ModelConfig;
+use seqstream::architecture::layout;
+use seqstream::dtype::DType;
+use seqstream::weights::Checkpoint;
 use seqstream::weights::random::write_random;
-use seqstream::weights::{Checkpoint, DType, layout};
 
 fn run(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_weights-tools"))

@@ -5,7 +5,7 @@
 //! how sequences share blocks, and in which order blocks run, changes no bit.
 
 use super::params::{AttentionItem, AttentionSlot};
-use crate::weights::DType;
+use crate::dtype::DType;
 
 /// `kernels/tiles.h`, where the reasons stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

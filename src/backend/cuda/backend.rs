@@ -5,10 +5,8 @@
 //! has it: a pass puts everything on streams and returns; the host waits in [`Backend::fetch`] alone.
 
 use super::chains;
-use super::driver::{Context, DeviceInfo, devices};
 use super::error::CudaError;
 use super::functions::AttentionFunctions;
-use super::gemm::{Algorithms, Gemm, Kind, ProductSpec, Tuning};
 use super::plan::{self, Capacity};
 use super::resident::{ParameterId, Piece, Resident};
 use super::running::{Layer, Pending, Running};
@@ -17,8 +15,11 @@ use crate::backend::{
     Product as Use, Represented, Role, Wanted,
 };
 use crate::batch::PackedBatch;
-use crate::stream::StreamManager;
-use crate::weights::{DType, Weight};
+use crate::dtype::DType;
+use crate::gpu::cublaslt::{Algorithms, Gemm, Kind, ProductSpec, Tuning};
+use crate::gpu::driver::{Context, DeviceInfo, devices};
+use crate::gpu::stream::StreamManager;
+use crate::weights::Weight;
 use std::ops::Range;
 use std::sync::Arc;
 

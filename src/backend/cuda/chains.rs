@@ -1,8 +1,8 @@
 //! What products sum in, where f32 has to be as exact as on the CPU: within 1.5 times PyTorch's error, which on some
 //! sequences is by luck half of what it is on others.
 
-use super::gemm::WHOLE;
-use crate::weights::DType;
+use crate::dtype::DType;
+use crate::gpu::cublaslt::WHOLE;
 
 /// The longest chain of sums of an f32 product. cuBLASLt's f32 sums an output in one chain over K, whose rounding grows
 /// with the root of its length.

@@ -1,8 +1,8 @@
 //! What the CUDA backend can fail with.
 
-use super::driver::DriverError;
-use super::gemm::GemmError;
-use crate::stream::StreamError;
+use crate::gpu::cublaslt::GemmError;
+use crate::gpu::driver::DriverError;
+use crate::gpu::stream::StreamError;
 
 /// Why a model does not run, or no longer runs, on a CUDA device.
 #[derive(Debug, thiserror::Error)]

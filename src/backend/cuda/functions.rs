@@ -1,7 +1,6 @@
 //! The kernels of one device, loaded, and how each is launched.
 
 use super::attention::{AttentionKernel, AttentionKernels, WorkList};
-use super::driver::{Context, DriverError, Function, Module, Stream};
 use super::error::CudaError;
 use super::kernels;
 use super::params::{
@@ -9,7 +8,8 @@ use super::params::{
     GemmShortParams, LayerNormParams, RepresentParams, RotaryTableParams,
 };
 use crate::backend::{AttentionSpec, Position};
-use crate::weights::DType;
+use crate::dtype::DType;
+use crate::gpu::driver::{Context, DriverError, Function, Module, Stream};
 
 /// Threads of a block of the kernels that go over elements or rows.
 const THREADS: u32 = 256;

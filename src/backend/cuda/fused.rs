@@ -1,13 +1,13 @@
 //! Linear layers with GELU in the product's own epilogue (`kernels/gemm_gelu.cu`), on Hopper: cuBLASLt has GELU's tanh
 //! form alone there, and a pass of its own over its result costs a quarter of the product.
 
-use super::driver::{
-    Context, DeviceInfo, Element, Function, Region, Stream, Swizzle, Tensor, TensorMap,
-};
 use super::error::CudaError;
 use super::functions::function;
 use super::params::{GemmGeluParams, TensorMap as MapWords};
-use crate::weights::DType;
+use crate::dtype::DType;
+use crate::gpu::driver::{
+    Context, DeviceInfo, Element, Function, Region, Stream, Swizzle, Tensor, TensorMap,
+};
 
 /// Threads of a block: a producer's warpgroup and two consumers'.
 const THREADS: u32 = 384;

@@ -1,9 +1,7 @@
-//! CUDA: the driver behind one seam, and the kernels.
+//! CUDA: the kernels, and the operations of a model made of them.
 //!
 //! | | |
 //! |---|---|
-//! | [`driver`] | alone touches cust and the driver's calls |
-//! | [`gemm`] | alone touches cuBLASLt |
 //! | [`kernels`], `params` | what nvcc made of `kernels/`, and their arguments |
 //! | `functions`, `fused`, [`attention`] | how each kernel is launched |
 //! | `resident`, `weights`, `plan` | parameters and their way to the device; how its memory is divided |
@@ -16,11 +14,9 @@
 pub mod attention;
 mod backend;
 mod chains;
-pub mod driver;
 mod error;
 mod functions;
 mod fused;
-pub mod gemm;
 pub mod kernels;
 mod operations;
 mod plan;
@@ -36,7 +32,8 @@ pub use error::CudaError;
 pub use plan::{default_tokens, first_tokens};
 pub mod params;
 
-use driver::{DeviceInfo, DriverError, Library};
+use crate::gpu::cublaslt::{self, GemmError};
+use crate::gpu::driver::{self, DeviceInfo, DriverError, Library};
 
 /// Why CUDA cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +49,7 @@ pub enum Unavailable {
     Driver(#[from] DriverError),
     /// No cuBLASLt, or one that cannot be used.
     #[error(transparent)]
-    Products(#[from] gemm::GemmError),
+    Products(#[from] GemmError),
 }
 
 impl Unavailable {
@@ -95,6 +92,6 @@ pub fn require() -> Result<Vec<DeviceInfo>, Unavailable> {
         return Err(Unavailable::NoKernels);
     }
     let (_, devices) = devices()?;
-    gemm::cublaslt()?;
+    cublaslt::cublaslt()?;
     Ok(devices)
 }

@@ -2,10 +2,8 @@
 
 use super::backend::Attention;
 use super::chains;
-use super::driver::Region;
 use super::error::CudaError;
 use super::fused::{Fused, Operands};
-use super::gemm::{self, Kind};
 use super::params::{
     AddParams, AttentionParams, EmbedParams, GatedGeluParams, GeluParams, GemmShortParams,
     LayerNormParams, RepresentParams,
@@ -14,7 +12,9 @@ use super::plan::ALIGN;
 use super::resident::ParameterId;
 use super::running::{Layer, Pending, Running};
 use crate::backend::{Activation, Norm, Wanted};
-use crate::weights::DType;
+use crate::dtype::DType;
+use crate::gpu::cublaslt::{self as gemm, Kind};
+use crate::gpu::driver::Region;
 use std::ops::Range;
 
 impl Running {

@@ -1,7 +1,7 @@
 //! How a device's memory is divided: how many tokens a pass may hold.
 
-use super::driver::Arena;
 use super::params::{AttentionItem, AttentionSlot};
+use crate::gpu::driver::Arena;
 
 /// Rows of a whole wave of a GEMM's tiles, one on each multiprocessor.
 const TILE_ROWS: usize = 128;

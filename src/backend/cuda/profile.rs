@@ -1,8 +1,8 @@
 //! How long each kind of operation takes, by timed fences around every one, and how long products take alone.
 
-use super::driver::{Fence, Region, Stream};
 use super::error::CudaError;
 use super::running::{Layer, Place, Running};
+use crate::gpu::driver::{Fence, Region, Stream};
 
 /// Fences around operations, by the operation's name.
 #[derive(Default)]

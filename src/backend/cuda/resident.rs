@@ -3,9 +3,10 @@
 //! Parameters are named first and placed together, once all sizes are known, so that a device's memory is taken
 //! once. Each belongs to a group (the embedding, a layer, ...), which arrives as one.
 
-use super::driver::{Arena, DriverError, Region};
 use super::weights::cast_on_device;
-use crate::weights::{DType, F32Data, Weight};
+use crate::dtype::DType;
+use crate::gpu::driver::{Arena, DriverError, Region};
+use crate::weights::{F32Data, Weight};
 
 /// A parameter by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

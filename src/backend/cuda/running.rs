@@ -4,11 +4,9 @@
 //! slots ([`StreamProcessor`]). So the activations, which that stream alone touches, serve all passes.
 
 use super::attention::WorkList;
-use super::driver::{Region, Stream};
 use super::error::CudaError;
 use super::functions::{AttentionFunctions, Casts, Functions};
 use super::fused::Fused;
-use super::gemm::{GemmError, Product};
 use super::params::RotaryTableParams;
 use super::plan::Capacity;
 use super::profile::Profile;
@@ -16,8 +14,10 @@ use super::resident::{Addresses, ParameterId};
 use super::slot::{InputLayout, floats};
 use crate::backend::Represented;
 use crate::batch::PackedBatch;
-use crate::stream::{LayerFences, Loader, StreamError, StreamProcessor};
-use crate::weights::DType;
+use crate::dtype::DType;
+use crate::gpu::cublaslt::{GemmError, Product};
+use crate::gpu::driver::{Region, Stream};
+use crate::gpu::stream::{LayerFences, Loader, StreamError, StreamProcessor};
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;

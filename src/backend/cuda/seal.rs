@@ -2,20 +2,20 @@
 //! set out.
 
 use super::backend::{Cuda, CudaOptions, LOAD_STREAMS, SLOTS};
-use super::driver::{Arena, DeviceInfo};
 use super::error::CudaError;
 use super::functions::{Casts, Functions};
 use super::fused::Fused;
-use super::gemm::{Product, WORKSPACE};
 use super::plan::{self, Capacity, Needs};
 use super::resident::ParameterId;
 use super::running::{Place, Running, Table};
 use super::weights;
 use crate::backend::Role;
-use crate::stream::{
+use crate::dtype::DType;
+use crate::gpu::cublaslt::{Product, WORKSPACE};
+use crate::gpu::driver::{Arena, DeviceInfo};
+use crate::gpu::stream::{
     LayerFences, Loader, ProcessorOptions, StreamProcessor, UploadOptions, Uploader,
 };
-use crate::weights::DType;
 use std::sync::Arc;
 
 /// Bytes of a pinned slot through which weights come.

@@ -1,11 +1,12 @@
 //! Parameters on their way from the model's files to their places on the device, group by group.
 
-use super::driver::{DriverError, Region};
 use super::functions::Casts;
 use super::params::CastParams;
 use super::resident::{Parameter, Piece, Placed};
-use crate::stream::{Conversion, LayerFences, StreamError, Uploader};
-use crate::weights::{DType, Weight};
+use crate::dtype::DType;
+use crate::gpu::driver::{DriverError, Region};
+use crate::gpu::stream::{Conversion, LayerFences, StreamError, Uploader};
+use crate::weights::Weight;
 
 /// Brings all parameters up in the order of their groups, and marks each group. For the loader's thread.
 pub(super) fn load(

@@ -1,7 +1,7 @@
 //! The values a checkpoint's pickle makes, and the names it may use.
 
-use super::super::DType;
 use super::super::stored::StoredDType;
+use crate::dtype::DType;
 
 /// A value's number in the arena.
 pub type Id = u32;

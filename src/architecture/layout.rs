@@ -1,0 +1,235 @@
+//! The tensors each architecture consists of: names, shapes, roles.
+//!
+//! Names are canonical: Hugging Face's, without the prefix `esm.` or `bert.`.
+
+use super::{ModelConfig, ModelKind};
+
+/// What a tensor does in the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A table of rows to look up.
+    Embedding,
+    /// A matrix `[out, in]`.
+    Linear,
+    /// What is added after a matrix.
+    Bias,
+    /// LayerNorm's factor.
+    Gain,
+    /// LayerNorm's summand.
+    Shift,
+    /// The rotary frequencies, `[head_dim / 2]`.
+    InvFreq,
+}
+
+/// Whether a model can do without a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// It cannot.
+    Required,
+    /// Used where present.
+    Optional,
+    /// Known, carried along, not used for embeddings.
+    Unused,
+}
+
+/// One tensor of an architecture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// Canonical name.
+    pub name: String,
+    /// Row-major shape, outermost first.
+    pub shape: Vec<usize>,
+    /// What it does.
+    pub role: Role,
+    /// Whether the model needs it.
+    pub need: Need,
+    /// Whether any number of rows from 1 will do, the first being all that is used.
+    pub any_rows: bool,
+}
+
+impl Expected {
+    /// Whether a stored tensor of shape `found` can be this one.
+    pub fn fits(&self, found: &[usize]) -> bool {
+        if self.any_rows {
+            found.len() == self.shape.len()
+                && found.first().is_some_and(|&rows| rows >= 1)
+                && found[1..] == self.shape[1..]
+        } else {
+            found == self.shape
+        }
+    }
+}
+
+/// The canonical name of layer `layer`'s rotary frequencies.
+pub fn inv_freq_name(layer: usize) -> String {
+    format!("encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq")
+}
+
+/// Where newer Hugging Face releases store the rotary frequencies, once for all layers.
+pub const SHARED_INV_FREQ: &str = "rotary_embeddings.inv_freq";
+
+/// Every tensor of `config`, in the order of the computation.
+///
+/// `config` must be valid ([`ModelConfig::validate`]).
+pub fn expected(config: &ModelConfig) -> Vec<Expected> {
+    let mut list = List(Vec::new());
+    match config.kind {
+        ModelKind::Esm2 => esm2(config, &mut list),
+        ModelKind::Dnabert => dnabert(config, &mut list),
+    }
+    list.0
+}
+
+struct List(Vec<Expected>);
+
+impl List {
+    fn push(&mut self, name: String, shape: &[usize], role: Role, need: Need) {
+        self.0.push(Expected {
+            name,
+            shape: shape.to_vec(),
+            role,
+            need,
+            any_rows: false,
+        });
+    }
+
+    fn weight(&mut self, name: &str, out: usize, input: usize) {
+        self.push(
+            format!("{name}.weight"),
+            &[out, input],
+            Role::Linear,
+            Need::Required,
+        );
+    }
+
+    fn linear(&mut self, name: &str, out: usize, input: usize) {
+        self.weight(name, out, input);
+        self.push(format!("{name}.bias"), &[out], Role::Bias, Need::Required);
+    }
+
+    fn norm(&mut self, name: &str, width: usize) {
+        self.push(
+            format!("{name}.weight"),
+            &[width],
+            Role::Gain,
+            Need::Required,
+        );
+        self.push(
+            format!("{name}.bias"),
+            &[width],
+            Role::Shift,
+            Need::Required,
+        );
+    }
+
+    fn embedding(&mut self, name: &str, rows: usize, width: usize) {
+        self.push(
+            format!("{name}.weight"),
+            &[rows, width],
+            Role::Embedding,
+            Need::Required,
+        );
+    }
+}
+
+fn esm2(c: &ModelConfig, list: &mut List) {
+    let d = c.hidden;
+    list.embedding("embeddings.word_embeddings", c.vocab, d);
+    for i in 0..c.layers {
+        let layer = format!("encoder.layer.{i}");
+        list.norm(&format!("{layer}.attention.LayerNorm"), d);
+        for part in ["query", "key", "value"] {
+            list.linear(&format!("{layer}.attention.self.{part}"), d, d);
+        }
+        list.push(
+            inv_freq_name(i),
+            &[c.head_dim() / 2],
+            Role::InvFreq,
+            Need::Optional,
+        );
+        list.linear(&format!("{layer}.attention.output.dense"), d, d);
+        list.norm(&format!("{layer}.LayerNorm"), d);
+        list.linear(&format!("{layer}.intermediate.dense"), c.intermediate, d);
+        list.linear(&format!("{layer}.output.dense"), d, c.intermediate);
+    }
+    list.norm("encoder.emb_layer_norm_after", d);
+}
+
+fn dnabert(c: &ModelConfig, list: &mut List) {
+    let d = c.hidden;
+    list.embedding("embeddings.word_embeddings", c.vocab, d);
+    // Sequences are of one segment, so row 0 is the only one ever looked up.
+    list.embedding("embeddings.token_type_embeddings", 2, d);
+    if let Some(last) = list.0.last_mut() {
+        last.any_rows = true;
+    }
+    list.norm("embeddings.LayerNorm", d);
+    for i in 0..c.layers {
+        let layer = format!("encoder.layer.{i}");
+        list.linear(&format!("{layer}.attention.self.Wqkv"), 3 * d, d);
+        list.linear(&format!("{layer}.attention.output.dense"), d, d);
+        list.norm(&format!("{layer}.attention.output.LayerNorm"), d);
+        list.weight(&format!("{layer}.mlp.gated_layers"), 2 * c.intermediate, d);
+        list.linear(&format!("{layer}.mlp.wo"), d, c.intermediate);
+        list.norm(&format!("{layer}.mlp.layernorm"), d);
+    }
+    list.push(
+        "pooler.dense.weight".into(),
+        &[d, d],
+        Role::Linear,
+        Need::Unused,
+    );
+    list.push("pooler.dense.bias".into(), &[d], Role::Bias, Need::Unused);
+}
+
+/// Whether a tensor may stand beside the model without being part of it: heads for other tasks,
+/// and tables that the architecture does not read.
+pub fn is_known_and_ignored(canonical: &str) -> bool {
+    const PREFIXES: [&str; 6] = [
+        "lm_head.",
+        "cls.",
+        "contact_head.",
+        "pooler.",
+        "classifier.",
+        "embeddings.position_embeddings.",
+    ];
+    canonical == "embeddings.position_ids" || PREFIXES.iter().any(|p| canonical.starts_with(p))
+}
+
+/// The number of parameters of `config`, unused ones (the pooler) included, buffers (the rotary
+/// frequencies) not.
+pub fn parameters(config: &ModelConfig) -> u64 {
+    expected(config)
+        .iter()
+        .filter(|e| e.role != Role::InvFreq)
+        .map(|e| e.shape.iter().map(|&n| n as u64).product::<u64>())
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameter_counts_are_the_published_ones() {
+        let count = |name| parameters(&ModelConfig::preset(name).unwrap());
+        assert_eq!(count("dnabert-s"), 117_068_544);
+        // fair-esm's ESM2 has a language model head (dense, LayerNorm, output bias) and a contact
+        // head of one weight an attention head, and one bias, besides.
+        let heads = 320 * 320 + 320 + 2 * 320 + 33 + 6 * 20 + 1;
+        assert_eq!(count("8M") + heads, 7_512_474);
+    }
+
+    #[test]
+    fn any_number_of_segment_rows_fits() {
+        let list = expected(&ModelConfig::dnabert(1, 8, 2));
+        let segments = list.iter().find(|e| e.name.contains("token_type")).unwrap();
+        assert!(segments.fits(&[1, 8]) && segments.fits(&[2, 8]));
+        assert!(
+            !segments.fits(&[0, 8])
+                && !segments.fits(&[2, 9])
+                && !segments.fits(&[8])
+                && !segments.fits(&[])
+        );
+    }
+}

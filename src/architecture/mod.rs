@@ -1,0 +1,182 @@
+//! What a model is: its kind and its sizes.
+
+pub mod config_json;
+pub mod layout;
+pub mod names;
+
+/// The two architectures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModelKind {
+    /// ESM-2 (Lin et al. 2023): pre-LN, rotary positions, token dropout scaling.
+    Esm2,
+    /// DNABERT-S and DNABERT-2: post-LN, symmetric ALiBi, gated MLP.
+    Dnabert,
+}
+
+impl ModelKind {
+    /// The name people know it by.
+    pub fn title(self) -> &'static str {
+        match self {
+            ModelKind::Esm2 => "ESM-2",
+            ModelKind::Dnabert => "DNABERT",
+        }
+    }
+}
+
+impl std::fmt::Display for ModelKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.title())
+    }
+}
+
+/// The sizes of one model, checked against its tensors.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct ModelConfig {
+    /// Which architecture.
+    pub kind: ModelKind,
+    /// Number of transformer layers.
+    pub layers: usize,
+    /// Model width d.
+    pub hidden: usize,
+    /// Attention heads; `hidden` is a multiple of it.
+    pub heads: usize,
+    /// Width of the feed-forward block (of one half of the gated one, for DNABERT).
+    pub intermediate: usize,
+    /// Rows of the embedding table.
+    pub vocab: usize,
+    /// LayerNorm epsilon: 1e-5 for ESM-2, 1e-12 for DNABERT.
+    pub layer_norm_eps: f64,
+    /// ESM-2: whether the embedding is scaled as if by token dropout.
+    pub token_dropout: bool,
+    /// ESM-2: the id of `<mask>`, whose rows token dropout zeroes.
+    pub mask_token: u32,
+}
+
+/// Beyond every published model by a wide margin; keeps products of sizes far from overflow.
+const LARGEST: usize = 1 << 20;
+
+impl ModelConfig {
+    /// The published sizes, by the names [`ModelConfig::preset`] takes.
+    pub const PRESETS: [&'static str; 7] = ["8M", "35M", "150M", "650M", "3B", "15B", "dnabert-s"];
+
+    /// An ESM-2 of these sizes, its feed-forward block four times as wide as the model.
+    pub fn esm2(layers: usize, hidden: usize, heads: usize) -> Self {
+        Self {
+            kind: ModelKind::Esm2,
+            layers,
+            hidden,
+            heads,
+            intermediate: hidden.saturating_mul(4),
+            vocab: 33,
+            layer_norm_eps: 1e-5,
+            token_dropout: true,
+            mask_token: 32,
+        }
+    }
+
+    /// A DNABERT of these sizes, its feed-forward block four times as wide as the model.
+    pub fn dnabert(layers: usize, hidden: usize, heads: usize) -> Self {
+        Self {
+            kind: ModelKind::Dnabert,
+            layers,
+            hidden,
+            heads,
+            intermediate: hidden.saturating_mul(4),
+            vocab: 4096,
+            layer_norm_eps: 1e-12,
+            token_dropout: false,
+            mask_token: 4,
+        }
+    }
+
+    /// A published size by name: one of [`ModelConfig::PRESETS`], in either case.
+    pub fn preset(name: &str) -> Option<Self> {
+        Some(match name.to_ascii_lowercase().as_str() {
+            "8m" => Self::esm2(6, 320, 20),
+            "35m" => Self::esm2(12, 480, 20),
+            "150m" => Self::esm2(30, 640, 20),
+            "650m" => Self::esm2(33, 1280, 20),
+            "3b" => Self::esm2(36, 2560, 40),
+            "15b" => Self::esm2(48, 5120, 40),
+            "dnabert-s" => Self::dnabert(12, 768, 12),
+            _ => return None,
+        })
+    }
+
+    /// Width of one attention head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden / self.heads
+    }
+
+    /// Whether the sizes make a model that can be computed at all.
+    ///
+    /// # Errors
+    /// A clause saying which size is wrong, without the name of the file it came from.
+    pub fn validate(&self) -> Result<(), String> {
+        let sizes = [
+            ("the number of layers", self.layers),
+            ("the hidden size", self.hidden),
+            ("the number of attention heads", self.heads),
+            ("the intermediate size", self.intermediate),
+            ("the vocabulary size", self.vocab),
+        ];
+        for (what, size) in sizes {
+            if size == 0 || size > LARGEST {
+                return Err(format!("{what} is {size}, outside 1 to {LARGEST}"));
+            }
+        }
+        if !self.hidden.is_multiple_of(self.heads) {
+            return Err(format!(
+                "the hidden size {} is no multiple of the {} attention heads",
+                self.hidden, self.heads
+            ));
+        }
+        if self.kind == ModelKind::Esm2 && !self.head_dim().is_multiple_of(2) {
+            return Err(format!(
+                "the width of an attention head is {}, and rotary positions need an even one",
+                self.head_dim()
+            ));
+        }
+        if !(self.layer_norm_eps.is_finite() && self.layer_norm_eps >= 0.0) {
+            return Err(format!("the LayerNorm epsilon is {}", self.layer_norm_eps));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_have_the_published_head_widths() {
+        let widths: Vec<usize> = ModelConfig::PRESETS
+            .iter()
+            .map(|n| ModelConfig::preset(n).unwrap().head_dim())
+            .collect();
+        assert_eq!(widths, [16, 24, 32, 64, 64, 128, 64]);
+        for name in ModelConfig::PRESETS {
+            assert_eq!(ModelConfig::preset(name).unwrap().validate(), Ok(()));
+        }
+        assert_eq!(ModelConfig::preset("7B"), None);
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        let with = |f: fn(&mut ModelConfig)| {
+            let mut c = ModelConfig::esm2(2, 32, 4);
+            f(&mut c);
+            c.validate().unwrap_err()
+        };
+        assert!(with(|c| c.heads = 0).contains("attention heads"));
+        assert!(with(|c| c.heads = 5).contains("no multiple"));
+        assert!(with(|c| c.heads = 32).contains("even"));
+        assert!(with(|c| c.layers = 1 << 40).contains("layers"));
+        assert!(with(|c| c.layer_norm_eps = f64::NAN).contains("epsilon"));
+        assert!(
+            ModelConfig::dnabert(1, 33, 11).validate().is_ok(),
+            "ALiBi takes an odd head width"
+        );
+    }
+}

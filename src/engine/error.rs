@@ -1,0 +1,42 @@
+//! Why a model cannot be put on its devices.
+
+use crate::backend::BackendError;
+use crate::model::ModelError;
+use crate::sequence::TokenizerError;
+use crate::weights::WeightsError;
+
+/// What opening a model, or putting it on devices, can fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Weights that cannot be used.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The model cannot be loaded.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A device cannot be used.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// A tokenizer.json that cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A model folder that lacks its tokenizer.json.
+    #[error("{model} has no tokenizer.json, without which DNA cannot be read")]
+    NoTokenizer {
+        /// The model, as it was named.
+        model: String,
+    },
+    /// Devices of different kinds in one job.
+    #[error(
+        "{first} and {other} would compute different bits, and a row must not depend on the device that computed it"
+    )]
+    MixedDevices {
+        /// The first device's chip.
+        first: String,
+        /// The chip that differs.
+        other: String,
+    },
+    /// No device was named.
+    #[error("no device")]
+    NoDevice,
+}

@@ -1,0 +1,170 @@
+//! Products of activations and weights, by cuBLASLt: the only room that touches it.
+//!
+//! The library is opened at run time (`library`), by bindings that bindgen makes of its header (`bindings`, written by
+//! `scripts/bindings`). Each product (N, K, dtype, epilogue) has one algorithm for every number of rows, without
+//! split-K, so that a row's bits depend on the row alone. Where f32 has to be as exact as on the CPU, K is cut into
+//! chains that are products of the library's each ([`ProductSpec::chain`]). An algorithm is chosen by time once
+//! (`choose`), kept on disk (`cache`), shared by the devices of a job, and part of the job's identity ([`Algorithms`]).
+//!
+//! ```no_run
+//! # use seqstream::backend::cuda::{driver::*, gemm::*};
+//! # use seqstream::dtype::DType;
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let (context, x, w, bias, out) = (Context::new(0)?, 0, 0, 0, 0);
+//! let algorithms = std::sync::Arc::new(Algorithms::new(Algorithms::default_cache()));
+//! let gemm = Gemm::load(&context, algorithms, Tuning::timed(33_792))?;
+//! let qkv = gemm.product(&ProductSpec {
+//!     outputs: 3840,
+//!     inputs: 1280,
+//!     dtype: DType::F16,
+//!     kind: Kind::Store,
+//!     bias: true,
+//!     chain: WHOLE,
+//! })?;
+//! let workspace = Arena::new(&context, WORKSPACE)?.take("workspace", WORKSPACE)?;
+//! let stream = Stream::new(&context, StreamName::Compute, 0)?;
+//! let operands = Operands { x, w, bias, out };
+//! // SAFETY: memory of these sizes, that nothing else touches.
+//! unsafe { qkv.run(&stream, &workspace, operands, 1000)? };
+//! # Ok(()) }
+//! ```
+
+mod algorithm;
+#[allow(unsafe_op_in_unsafe_fn)] // generated
+mod bindings;
+mod cache;
+mod choose;
+mod error;
+mod handle;
+mod library;
+mod product;
+#[cfg(test)]
+mod tests;
+mod workbench;
+
+pub use algorithm::{Algorithm, Algorithms, Machine};
+pub use choose::Tuning;
+pub use error::{CallError, GemmError};
+pub use product::{ALIGNMENT, CHAIN_STEP, Kind, Operands, Product, ProductSpec, WHOLE, WORKSPACE};
+pub use workbench::{Workbench, randomise};
+
+use crate::gpu::driver::{Context, devices};
+use handle::Lt;
+use product::Described;
+use std::sync::Arc;
+
+/// The cuBLASLt that products use, whether or not there is a device: its file, and its version as text.
+///
+/// # Errors
+/// [`GemmError::Missing`] and [`GemmError::Library`].
+pub fn cublaslt() -> Result<(&'static str, String), GemmError> {
+    let library = library::open()?;
+    Ok((&library.path, library::version_text(library.version)))
+}
+
+/// cuBLASLt on one device.
+pub struct Gemm {
+    lt: Arc<Lt>,
+    machine: Machine,
+    device_name: String,
+    algorithms: Arc<Algorithms>,
+    tuning: Tuning,
+}
+
+impl Gemm {
+    /// Opens the library for a device. `algorithms` is the job's, the same for all its devices.
+    ///
+    /// # Errors
+    /// [`GemmError`]: no library, or algorithms that are for another kind of device or version of it.
+    pub fn load(
+        context: &Context,
+        algorithms: Arc<Algorithms>,
+        tuning: Tuning,
+    ) -> Result<Self, GemmError> {
+        let library = library::open()?;
+        let ordinal = context.ordinal();
+        let device = devices()?.into_iter().find(|d| d.ordinal == ordinal);
+        // A context's device is one of the driver's.
+        let (device_name, capability) = device.map(|d| (d.name, d.capability)).unwrap_or_default();
+        let machine = Machine {
+            capability,
+            cublaslt: library.version,
+        };
+        let lt = Lt::new(context, library)?;
+        algorithms.admit(machine, ordinal)?;
+        Ok(Self {
+            lt,
+            machine,
+            device_name,
+            algorithms,
+            tuning,
+        })
+    }
+
+    /// A product, ready to run. Where its algorithm has to be chosen, that takes up to some two seconds and, for a
+    /// moment, memory of the device: so before the job's arena is made.
+    ///
+    /// # Errors
+    /// [`GemmError`]
+    pub fn product(&self, spec: &ProductSpec) -> Result<Product, GemmError> {
+        let most = self.tuning.most();
+        let usable = |algorithm: &Algorithm| {
+            let mut described = Described::new(&self.lt, spec, most)?;
+            let answer = choose::usable(&mut described, spec, &algorithm.library(), most)?;
+            Ok(answer.err())
+        };
+        let device = (
+            self.machine,
+            self.device_name.as_str(),
+            self.lt.context.ordinal(),
+        );
+        let choose = || choose::choose(&self.lt, spec, &self.tuning);
+        let algorithm = self.algorithms.get(spec, device, usable, choose)?;
+        let described = Described::new(&self.lt, spec, most)?;
+        Ok(Product::new(*spec, algorithm, described, most))
+    }
+
+    /// What the library itself would take for so many rows, split-K or not: to measure against, not to compute with.
+    ///
+    /// # Errors
+    /// [`GemmError`]
+    pub fn library_choice(&self, spec: &ProductSpec, rows: usize) -> Result<Product, GemmError> {
+        let offers = choose::offers(&self.lt, spec, rows, false)?;
+        let Some(first) = offers.first() else {
+            return Err(GemmError::NoAlgorithm {
+                spec: spec.to_string(),
+                device: self.lt.context.ordinal(),
+                refused: Vec::new(),
+            });
+        };
+        let described = Described::new(&self.lt, spec, rows)?;
+        let workspace = described.serves(first, &spec.to_string())?;
+        let algorithm = Algorithm::new(first, workspace.unwrap_or(0));
+        Ok(Product::new(*spec, algorithm, described, rows))
+    }
+
+    /// [`Algorithms::fingerprint`] of the job's.
+    pub fn fingerprint(&self) -> String {
+        self.algorithms.fingerprint()
+    }
+
+    /// The library's version and the device's compute capability.
+    pub fn machine(&self) -> Machine {
+        self.machine
+    }
+
+    /// The library's file, as it was opened.
+    pub fn library(&self) -> &'static str {
+        &self.lt.library.path
+    }
+}
+
+impl std::fmt::Debug for Gemm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gemm")
+            .field("library", &self.library())
+            .field("machine", &self.machine)
+            .field("algorithms", &self.algorithms)
+            .finish_non_exhaustive()
+    }
+}

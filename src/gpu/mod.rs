@@ -1,0 +1,11 @@
+//! What speaks CUDA and knows no model: the driver, cuBLASLt, and streams ordered by fences.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`driver`] | the only module that calls the CUDA driver |
+//! | [`cublaslt`] | the only module that calls cuBLASLt |
+//! | [`stream`] | load, compute and store streams, the ring of slots, the loader of weights |
+
+pub mod cublaslt;
+pub mod driver;
+pub mod stream;

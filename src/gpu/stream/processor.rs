@@ -1,0 +1,499 @@
+//! One device's ring of slots: batches that are loaded, computed and stored beside each other.
+//!
+//! ```text
+//!            load stream              compute stream          store stream            host
+//! stage                                                                               writes staging
+//! async_load staging -> input
+//!            record loaded   ------>  wait loaded
+//! (kernels)                           input -> output
+//! finish                              record computed ----->  wait computed
+//!                                                             output -> results
+//!                                                             record stored ------->
+//! collect                                                                             waits for stored
+//! ```
+//!
+//! **Why a slot that is used again is never overtaken.** A slot is staged again only after its batch
+//! was collected. The host has then waited for `stored`, which the store stream passes after its
+//! copy out of `output` and after `computed`; and `computed` is passed after all kernels that read
+//! `input`, which waited for `loaded`, after which nothing reads the staging. So each of the four
+//! memories of a slot is idle when the host writes its staging, by that one wait of the host, and
+//! no event between `computed` and the next load is needed. (`tests/cuda_streams.rs` runs a ring
+//! around many times; without the host's wait its results are wrong.)
+
+use super::error::StreamError;
+use super::job::Job;
+use super::manager::StreamSet;
+use crate::gpu::driver::{Arena, At, DriverError, Fence, PinnedBuffer, Region, Stream, StreamName};
+use std::collections::VecDeque;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// The sizes of a ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProcessorOptions {
+    /// Slots, 1 to 16. Two let the host prepare a batch while the device computes one; more than
+    /// four only take memory.
+    pub slots: usize,
+    /// Bytes of a batch's inputs, at most.
+    pub input_bytes: usize,
+    /// Bytes of a batch's results, at most.
+    pub output_bytes: usize,
+    /// Off: all three steps of a batch run on the compute stream.
+    pub overlap: bool,
+}
+
+impl ProcessorOptions {
+    /// What the ring takes of the device's arena.
+    pub fn device_bytes(&self) -> usize {
+        self.slots * (Arena::footprint(self.input_bytes) + Arena::footprint(self.output_bytes))
+    }
+}
+
+/// A batch that was finished and can be collected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    /// The number that it was staged with.
+    pub batch: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    staging: PinnedBuffer,
+    input: Region,
+    output: Region,
+    results: PinnedBuffer,
+    loaded: Fence,
+    computed: Fence,
+    stored: Fence,
+}
+
+/// The batch that is being put together.
+#[derive(Debug)]
+struct Open {
+    slot: usize,
+    batch: u64,
+    /// The first bytes of the staging, which are on their way.
+    loaded: usize,
+}
+
+/// A batch that the device has all of.
+#[derive(Debug)]
+struct InFlight {
+    slot: usize,
+    batch: u64,
+    /// Of its results.
+    bytes: usize,
+    /// The host has waited for `stored`.
+    stored: bool,
+}
+
+/// One device's ring of slots. All its memory is taken when it is made.
+///
+/// A batch is [`stage`](Self::stage), [`async_load`](Self::async_load), kernels on
+/// [`compute`](Self::compute), [`finish`](Self::finish), and later [`collect`](Self::collect), in the
+/// order of staging. Nothing of it but `collect` waits for the device.
+///
+/// The first error, here or elsewhere in the job, ends the work: its diagnosis is told, all streams
+/// of the job are drained, and every later call answers with it. What was collected before stays
+/// valid. Memory goes back when the ring is dropped, after its streams are drained.
+#[derive(Debug)]
+pub struct StreamProcessor {
+    slots: Vec<Slot>,
+    open: Option<Open>,
+    in_flight: VecDeque<InFlight>,
+    /// The slot that is staged next.
+    next: usize,
+    load: Arc<Stream>,
+    compute: Arc<Stream>,
+    store: Arc<Stream>,
+    job: Arc<Job>,
+}
+
+impl StreamProcessor {
+    /// Takes the memory of all slots, the device's part of it from `arena`.
+    ///
+    /// # Errors
+    /// [`StreamError::Option`] for no slot or more than 16; [`StreamError::Driver`], with code 2 where
+    /// the arena has too little left.
+    pub fn new(
+        streams: &StreamSet,
+        arena: &mut Arena,
+        options: ProcessorOptions,
+    ) -> Result<Self, StreamError> {
+        let job = Arc::clone(&streams.job);
+        job.check()?;
+        let (from, to) = (1, 16);
+        if !(from..=to).contains(&options.slots) {
+            return Err(StreamError::Option {
+                what: "slots of a ring",
+                value: options.slots,
+                from,
+                to,
+            });
+        }
+        let compute = Arc::clone(&streams.compute);
+        let or_compute =
+            |stream: &Arc<Stream>| Arc::clone(if options.overlap { stream } else { &compute });
+        let slots = (0..options.slots)
+            .map(|number| Slot::new(&compute, arena, &options, number))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| job.fail(e.into()))?;
+        Ok(Self {
+            slots,
+            open: None,
+            in_flight: VecDeque::with_capacity(options.slots),
+            next: 0,
+            load: or_compute(&streams.load),
+            store: or_compute(&streams.store),
+            compute,
+            job,
+        })
+    }
+
+    /// How many batches can be staged before one has to be collected.
+    pub fn room(&self) -> usize {
+        self.slots.len() - self.in_flight.len() - usize::from(self.open.is_some())
+    }
+
+    /// Opens the next slot for a batch and gives its staging, all of it, for the host to write.
+    /// What it held is arbitrary. `batch` is its number in the job, for errors and the log.
+    ///
+    /// # Errors
+    /// [`StreamError::Full`] where every slot is in flight, [`StreamError::OutOfOrder`] where the
+    /// batch before was not finished, or the job's failure.
+    pub fn stage(&mut self, batch: u64) -> Result<&mut [u8], StreamError> {
+        self.check()?;
+        if self.open.is_some() {
+            return Err(StreamError::OutOfOrder {
+                call: "stage",
+                missing: "having finished the batch before",
+            });
+        }
+        if self.room() == 0 {
+            let slots = self.slots.len();
+            return Err(StreamError::Full { slots });
+        }
+        let slot = self.next;
+        self.next = (self.next + 1) % self.slots.len();
+        self.open = Some(Open {
+            slot,
+            batch,
+            loaded: 0,
+        });
+        self.staging()
+    }
+
+    /// The part of the open batch's staging that is not on its way yet.
+    ///
+    /// # Errors
+    /// [`StreamError::OutOfOrder`] where no batch is open, or the job's failure.
+    pub fn staging(&mut self) -> Result<&mut [u8], StreamError> {
+        self.check()?;
+        let Some(open) = &self.open else {
+            return Err(not_staged("staging"));
+        };
+        // SAFETY: no copy out of this part is under way: those of the batch before have ended, as
+        // the head of this file says, and this batch's began before it.
+        let all = unsafe { self.slots[open.slot].staging.bytes_mut() };
+        Ok(&mut all[open.loaded..])
+    }
+
+    /// Sends the next `bytes` of the staging to the same place of [`input`](Self::input); kernels
+    /// that follow on [`compute`](Self::compute) see them. At the first call these are the first bytes.
+    ///
+    /// # Errors
+    /// [`StreamError::TooLarge`], [`StreamError::OutOfOrder`] where no batch is open, or a failure.
+    pub fn async_load(&mut self, bytes: usize) -> Result<(), StreamError> {
+        self.check()?;
+        let Some(open) = &mut self.open else {
+            return Err(not_staged("async_load"));
+        };
+        let slot = &self.slots[open.slot];
+        let room = slot.input.bytes() - open.loaded;
+        if bytes > room {
+            return Err(StreamError::TooLarge {
+                what: "the inputs of a batch",
+                bytes,
+                room,
+            });
+        }
+        let range = open.loaded..open.loaded + bytes;
+        open.loaded = range.end;
+        self.load.set_batch(Some(open.batch));
+        self.compute.set_batch(Some(open.batch));
+        let to = slot.input.slice(range.clone());
+        let enqueue = || {
+            // SAFETY: `staging` hands out only what follows this range until the batch is collected,
+            // after `stored`. On the device the range is touched by this copy, then by kernels
+            // behind `loaded`, whose launch promises that. Both live until the streams are drained.
+            unsafe { self.load.load(&slot.staging, range, &to)? };
+            self.load.record(&slot.loaded)?;
+            self.compute.wait(&slot.loaded)
+        };
+        enqueue().map_err(|e| self.fail(e))
+    }
+
+    /// The open batch's inputs on the device: input_bytes long.
+    ///
+    /// # Errors
+    /// [`StreamError::OutOfOrder`] where no batch is open.
+    pub fn input(&self) -> Result<&Region, StreamError> {
+        Ok(&self.open_slot("input")?.input)
+    }
+
+    /// Where the open batch's results go, on the device: output_bytes long.
+    ///
+    /// # Errors
+    /// [`StreamError::OutOfOrder`] where no batch is open.
+    pub fn output(&self) -> Result<&Region, StreamError> {
+        Ok(&self.open_slot("output")?.output)
+    }
+
+    fn open_slot(&self, call: &'static str) -> Result<&Slot, StreamError> {
+        let open = self.open.as_ref().ok_or(not_staged(call))?;
+        Ok(&self.slots[open.slot])
+    }
+
+    /// The stream that kernels run on. They may touch a slot's regions while its batch is open.
+    pub fn compute(&self) -> &Stream {
+        &self.compute
+    }
+
+    /// Ends the open batch, whose results are the first `bytes` of [`output`](Self::output): they go
+    /// to the host.
+    ///
+    /// # Errors
+    /// [`StreamError::TooLarge`], [`StreamError::OutOfOrder`] where no batch is open, or a failure.
+    pub fn finish(&mut self, bytes: usize) -> Result<Ticket, StreamError> {
+        self.check()?;
+        let Some(open) = &self.open else {
+            return Err(not_staged("finish"));
+        };
+        let slot = &self.slots[open.slot];
+        let room = slot.output.bytes();
+        if bytes > room {
+            return Err(StreamError::TooLarge {
+                what: "the results of a batch",
+                bytes,
+                room,
+            });
+        }
+        self.store.set_batch(Some(open.batch));
+        let enqueue = || {
+            self.compute.record(&slot.computed)?;
+            self.store.wait(&slot.computed)?;
+            // SAFETY: nothing reads the results nor writes the output until `stored` is passed: the
+            // host waits for it in `collect`, and the slot is not staged before. Both live until
+            // the streams are drained.
+            unsafe { self.store.store(&slot.output, &slot.results, 0..bytes)? };
+            self.store.record(&slot.stored)
+        };
+        enqueue().map_err(|e| self.fail(e))?;
+        // Looked at above; kept until here, so that an error finds it.
+        let Some(Open { slot, batch, .. }) = self.open.take() else {
+            return Err(not_staged("finish"));
+        };
+        self.in_flight.push_back(InFlight {
+            slot,
+            batch,
+            bytes,
+            stored: false,
+        });
+        Ok(Ticket { batch })
+    }
+
+    /// Waits for the oldest finished batch: the only time in a batch that the host waits. Once it
+    /// has, this returns at once until [`release`](Self::release).
+    ///
+    /// # Errors
+    /// [`StreamError::OutOfOrder`] where no batch is in flight, or a failure.
+    pub fn wait(&mut self) -> Result<Ticket, StreamError> {
+        self.check()?;
+        let Some(oldest) = self.in_flight.front() else {
+            return Err(StreamError::OutOfOrder {
+                call: "collect",
+                missing: "a batch in flight",
+            });
+        };
+        let batch = oldest.batch;
+        if !oldest.stored {
+            let fence = &self.slots[oldest.slot].stored;
+            self.note(batch, || format!("wait for {fence}"));
+            fence.wait().map_err(|e| {
+                let at = At {
+                    stream: Some((StreamName::Store, self.store.number())),
+                    batch: Some(batch),
+                    ..At::default()
+                };
+                self.fail(e.at(&at))
+            })?;
+        }
+        if let Some(oldest) = self.in_flight.front_mut() {
+            oldest.stored = true;
+        }
+        Ok(Ticket { batch })
+    }
+
+    /// The results of the oldest batch, once the host has waited for it; they stay until it is
+    /// released, whatever fails meanwhile.
+    ///
+    /// # Errors
+    /// [`StreamError::OutOfOrder`] where the host has not waited.
+    pub fn results(&self) -> Result<&[u8], StreamError> {
+        match self.in_flight.front() {
+            Some(oldest) if oldest.stored => {
+                // SAFETY: the fence after the copy into it has been passed, and the next copy comes
+                // after `release`, which cannot be called while this is borrowed.
+                let all = unsafe { self.slots[oldest.slot].results.bytes() };
+                Ok(&all[..oldest.bytes])
+            }
+            _ => Err(StreamError::OutOfOrder {
+                call: "results",
+                missing: "having waited for the batch",
+            }),
+        }
+    }
+
+    /// Frees the slot of the oldest batch, if the host has waited for it.
+    pub fn release(&mut self) {
+        if self.in_flight.front().is_some_and(|oldest| oldest.stored) {
+            self.in_flight.pop_front();
+        }
+    }
+
+    /// Waits for the oldest finished batch and lends its results; its slot is free when they are
+    /// dropped.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn collect(&mut self) -> Result<Collected<'_>, StreamError> {
+        let ticket = self.wait()?;
+        Ok(Collected {
+            ticket,
+            processor: self,
+        })
+    }
+
+    /// Gives up all batches that were not collected: waits until the device is done with them, and
+    /// frees their slots. For a job that ends for reasons of its own.
+    ///
+    /// # Errors
+    /// A failure.
+    pub fn abandon(&mut self) -> Result<(), StreamError> {
+        self.check()?;
+        self.drain();
+        self.open = None;
+        self.in_flight.clear();
+        self.next = 0;
+        self.check()
+    }
+
+    /// Ends the job with an error of work on the compute stream: a launch, a product. Tells the
+    /// diagnosis, drains all streams. The first failure, which may be an earlier one.
+    pub fn fail(&mut self, error: DriverError) -> StreamError {
+        let at = At {
+            device: Some(self.compute.context().ordinal()),
+            batch: self.open.as_ref().map(|open| open.batch),
+            ..At::default()
+        };
+        self.end_job(error.at(&at).into())
+    }
+
+    /// The same, with an error that is not of a call of the driver's.
+    pub fn end_job(&mut self, error: StreamError) -> StreamError {
+        let first = self.job.fail(error);
+        self.end();
+        first
+    }
+
+    /// The job's failure, if there is one.
+    fn check(&mut self) -> Result<(), StreamError> {
+        let checked = self.job.check();
+        if checked.is_err() {
+            self.end();
+        }
+        checked
+    }
+
+    /// Nothing of this ring goes on, but what the host has waited for stays.
+    fn end(&mut self) {
+        self.open = None;
+        self.in_flight.retain(|batch| batch.stored);
+    }
+
+    fn drain(&self) {
+        self.job.drain([&self.load, &self.compute, &self.store]);
+    }
+
+    /// A line of the host's in the log.
+    fn note(&self, batch: u64, what: impl FnOnce() -> String) {
+        if let Some(log) = &self.job.log {
+            let device = self.compute.context().ordinal();
+            log.add(device, None, Some(batch), what());
+        }
+    }
+}
+
+impl Slot {
+    fn new(
+        compute: &Stream,
+        arena: &mut Arena,
+        options: &ProcessorOptions,
+        number: usize,
+    ) -> Result<Self, DriverError> {
+        let context = compute.context();
+        Ok(Self {
+            staging: PinnedBuffer::new(context, options.input_bytes)?,
+            input: arena.take("a batch's inputs", options.input_bytes)?,
+            output: arena.take("a batch's results", options.output_bytes)?,
+            results: PinnedBuffer::new(context, options.output_bytes)?,
+            loaded: Fence::new(context)?.called("loaded", number),
+            computed: Fence::new(context)?.called("computed", number),
+            stored: Fence::for_host(context)?.called("stored", number),
+        })
+    }
+}
+
+fn not_staged(call: &'static str) -> StreamError {
+    StreamError::OutOfOrder {
+        call,
+        missing: "a staged batch",
+    }
+}
+
+impl Drop for StreamProcessor {
+    fn drop(&mut self) {
+        // Nothing may touch the slots when they go: what was not collected, kernels that came after,
+        // what was enqueued while another thread failed.
+        self.drain();
+    }
+}
+
+/// The results of a batch, lent; its slot is free when this is dropped.
+#[derive(Debug)]
+pub struct Collected<'a> {
+    ticket: Ticket,
+    processor: &'a mut StreamProcessor,
+}
+
+impl Collected<'_> {
+    /// Which batch.
+    pub fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+}
+
+impl Deref for Collected<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // The host has waited: `results` has them.
+        self.processor.results().unwrap_or_default()
+    }
+}
+
+impl Drop for Collected<'_> {
+    fn drop(&mut self) {
+        self.processor.release();
+    }
+}

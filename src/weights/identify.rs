@@ -1,0 +1,285 @@
+//! Which architecture a set of tensors is, from config.json or from the tensors themselves, and
+//! whether the tensors are all there and no others.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::WeightsError;
+use super::stored::{StoredDType, StoredTensor};
+use super::torch::FairEsmSettings;
+use crate::architecture::config_json;
+use crate::architecture::layout::{self, Expected, Need};
+use crate::architecture::names::Naming;
+use crate::architecture::{ModelConfig, ModelKind};
+
+/// A tensor with the file it stands in.
+#[derive(Debug)]
+pub(super) struct Located {
+    pub stored: StoredTensor,
+    /// Index into the checkpoint's files.
+    pub file: usize,
+}
+
+/// All tensors by canonical name.
+pub(super) type Tensors = BTreeMap<String, Located>;
+
+const GIVE_CONFIG: &str = "put the config.json published with the model beside the weights";
+
+fn config_error(path: &Path, what: impl Into<String>, hint: &str) -> WeightsError {
+    WeightsError::Config {
+        path: path.to_owned(),
+        what: what.into(),
+        hint: hint.into(),
+    }
+}
+
+/// The architecture, from config.json where there is one and the names are Hugging Face's, else
+/// from names and shapes. `path` is what to name in errors about the tensors.
+pub(super) fn determine(
+    tensors: &Tensors,
+    naming: Naming,
+    settings: FairEsmSettings,
+    config: Option<(&Path, &[u8])>,
+    path: &Path,
+) -> Result<ModelConfig, WeightsError> {
+    let kind = kind_of_names(tensors);
+    let (found, origin) = match config {
+        Some((file, json)) if naming == Naming::HuggingFace => {
+            let found =
+                config_json::read(json, kind).map_err(|(what, hint)| WeightsError::Config {
+                    path: file.to_owned(),
+                    what,
+                    hint,
+                })?;
+            (found, file)
+        }
+        _ => (infer(tensors, kind, settings, path)?, path),
+    };
+    found
+        .validate()
+        .map_err(|what| config_error(origin, what, "the file is damaged; download it again"))?;
+    // Each layer has tensors, so more layers than tensors are a mistake; and so large a number of
+    // layers must not make a list of that length below.
+    if found.layers > tensors.len() {
+        let what = format!(
+            "{} layers cannot be made of {} tensors",
+            found.layers,
+            tensors.len()
+        );
+        return Err(config_error(
+            origin,
+            what,
+            "check that config.json is the one published with these weights",
+        ));
+    }
+    Ok(found)
+}
+
+/// The architecture that the names alone speak for.
+fn kind_of_names(tensors: &Tensors) -> Option<ModelKind> {
+    if tensors.contains_key("encoder.layer.0.attention.self.Wqkv.weight") {
+        Some(ModelKind::Dnabert)
+    } else if tensors.contains_key("encoder.layer.0.attention.self.query.weight")
+        && tensors.contains_key("encoder.emb_layer_norm_after.weight")
+    {
+        Some(ModelKind::Esm2)
+    } else {
+        None
+    }
+}
+
+fn infer(
+    tensors: &Tensors,
+    kind: Option<ModelKind>,
+    settings: FairEsmSettings,
+    path: &Path,
+) -> Result<ModelConfig, WeightsError> {
+    let kind = kind.ok_or_else(|| {
+        let first = tensors.keys().next().map_or("none", String::as_str);
+        let what = format!(
+            "these {} tensors are neither an ESM-2's nor a DNABERT-S's or DNABERT-2's (the first is {first})",
+            tensors.len()
+        );
+        config_error(path, what, "give one of these models; ESM-1, ESM C, BERT and others are not computed here")
+    })?;
+    let shape = |name: &str, dimensions: usize| match tensors
+        .get(name)
+        .map(|t| t.stored.shape.as_slice())
+    {
+        Some(shape) if shape.len() == dimensions => Ok(shape),
+        Some(shape) => {
+            let what = format!(
+                "tensor {name} has shape {shape:?}, where {dimensions} dimensions are expected"
+            );
+            Err(config_error(path, what, GIVE_CONFIG))
+        }
+        None => Err(config_error(
+            path,
+            format!("without config.json, tensor {name} is needed to tell the sizes"),
+            GIVE_CONFIG,
+        )),
+    };
+    let embedding = shape("embeddings.word_embeddings.weight", 2)?;
+    let (vocab, hidden) = (embedding[0], embedding[1]);
+    let layers = tensors
+        .keys()
+        .filter_map(|name| layer_number(name))
+        .max()
+        .map_or(0, |n| n.saturating_add(1));
+    if kind == ModelKind::Dnabert {
+        let what = format!(
+            "the tensors are those of a DNABERT of {layers} layers and width {hidden}, but its number of \
+             attention heads shows in no tensor"
+        );
+        return Err(config_error(path, what, GIVE_CONFIG));
+    }
+
+    let feed_forward = shape("encoder.layer.0.intermediate.dense.weight", 2)?[0];
+    let frequencies = [layout::inv_freq_name(0), layout::SHARED_INV_FREQ.to_owned()]
+        .iter()
+        .find_map(|name| tensors.get(name)?.stored.shape.first().copied());
+    let by_frequencies = frequencies
+        .filter(|n| *n > 0 && hidden % (2 * n) == 0)
+        .map(|n| hidden / (2 * n));
+    let heads = match (settings.heads, by_frequencies) {
+        (Some(heads), Some(other)) if heads != other => {
+            let what =
+                format!("its settings say {heads} attention heads, its rotary frequencies {other}");
+            return Err(config_error(
+                path,
+                what,
+                "the file is damaged; download it again",
+            ));
+        }
+        (Some(heads), _) | (None, Some(heads)) => heads,
+        (None, None) => {
+            let what =
+                "the number of attention heads shows neither in settings nor in rotary frequencies";
+            return Err(config_error(path, what, GIVE_CONFIG));
+        }
+    };
+    for (name, said, found) in [
+        ("layers", settings.layers, layers),
+        ("embed_dim", settings.hidden, hidden),
+    ] {
+        if said.is_some_and(|said| said != found) {
+            let what = format!(
+                "its settings say encoder_{name} {}, its tensors {found}",
+                said.unwrap_or(0)
+            );
+            return Err(config_error(
+                path,
+                what,
+                "the file is damaged; download it again",
+            ));
+        }
+    }
+    let mut config = ModelConfig::esm2(layers, hidden, heads);
+    config.intermediate = feed_forward;
+    config.vocab = vocab;
+    config.token_dropout = settings.token_dropout.unwrap_or(true);
+    Ok(config)
+}
+
+fn layer_number(name: &str) -> Option<usize> {
+    name.strip_prefix("encoder.layer.")?
+        .split_once('.')?
+        .0
+        .parse()
+        .ok()
+}
+
+/// Holds the tensors against the architecture: every one that is needed is there, in its shape and
+/// a usable format, and there is none without a place.
+pub(super) fn check(
+    config: &ModelConfig,
+    tensors: &Tensors,
+    file: impl Fn(&Located) -> std::path::PathBuf,
+    root: &Path,
+) -> Result<(), WeightsError> {
+    let mut expected: BTreeMap<String, Expected> = layout::expected(config)
+        .into_iter()
+        .map(|e| (e.name.clone(), e))
+        .collect();
+    if let Some(one) = expected.get(&layout::inv_freq_name(0)) {
+        let shared = Expected {
+            name: layout::SHARED_INV_FREQ.into(),
+            ..one.clone()
+        };
+        expected.insert(shared.name.clone(), shared);
+    }
+
+    let misshapen: Vec<(&Expected, &Located)> = expected
+        .values()
+        .filter_map(|e| tensors.get(&e.name).map(|t| (e, t)))
+        .filter(|(e, t)| !e.fits(&t.stored.shape))
+        .collect();
+    if let Some((e, t)) = misshapen.first() {
+        return Err(WeightsError::Shape {
+            tensor: t.stored.name.clone(),
+            path: file(t),
+            found: t.stored.shape.clone(),
+            expected: e.shape.clone(),
+            more: misshapen.len() - 1,
+        });
+    }
+    let missing: Vec<&Expected> = expected
+        .values()
+        .filter(|e| e.need == Need::Required && !tensors.contains_key(&e.name))
+        .collect();
+    if let Some(e) = missing.first() {
+        return Err(WeightsError::Missing {
+            tensor: e.name.clone(),
+            path: root.to_owned(),
+            expected: e.shape.clone(),
+            more: missing.len() - 1,
+        });
+    }
+    let extra: Vec<&Located> = tensors
+        .iter()
+        .filter(|(name, _)| !expected.contains_key(*name) && !layout::is_known_and_ignored(name))
+        .map(|(_, t)| t)
+        .collect();
+    if let Some(t) = extra.first() {
+        return Err(WeightsError::Extra {
+            tensor: t.stored.name.clone(),
+            path: file(t),
+            found: t.stored.shape.clone(),
+            model: format!(
+                "{} of {} layers and width {}",
+                config.kind, config.layers, config.hidden
+            ),
+            more: extra.len() - 1,
+        });
+    }
+    for e in expected.values().filter(|e| e.need != Need::Unused) {
+        if let Some(t) = tensors.get(&e.name) {
+            usable(t, &file(t))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a tensor can be read at all.
+pub(super) fn usable(t: &Located, path: &Path) -> Result<(), WeightsError> {
+    let (what, hint) = match (&t.stored.dtype, &t.stored.place) {
+        (StoredDType::Other(..), _) => (
+            format!(
+                "is stored in {}, and only f32, f16 and bf16 are read",
+                t.stored.dtype
+            ),
+            "load the model in PyTorch, convert it with .float() and save it again",
+        ),
+        (_, Err(what)) => (
+            what.clone(),
+            "load the model in PyTorch, call .contiguous() on its tensors and save it again",
+        ),
+        (StoredDType::Float(_), Ok(_)) => return Ok(()),
+    };
+    Err(WeightsError::Unusable {
+        tensor: t.stored.name.clone(),
+        path: path.to_owned(),
+        what,
+        hint: hint.into(),
+    })
+}
