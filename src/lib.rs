@@ -1,22 +1,38 @@
-//! Protein and DNA sequences in, embeddings out: ESM-2 and DNABERT-S inference.
+//! Protein and DNA sequences in, embeddings out: ESM-2 and DNABERT-S inference from memory-mapped
+//! weights.
 //!
-//! A sequence travels one way, and nothing lower knows anything higher:
+//! ```
+//! use seqstream::{Device, Pool, Request, Session};
+//! use std::path::Path;
 //!
-//! [`sequence`] -> [`batch`] -> [`model`] on a [`backend`] -> [`output`], driven by [`pipeline`].
+//! let request = Request { layers: vec![4], pool: Some(Pool::Mean), per_token: false };
+//! let mut model = Session::open(Path::new("examples/tiny-esm2"), &Device::Cpu, request)?;
+//! let embeddings = model.embed(["MKTAYIAKQRQISFVKSHFSRQ", "GAVLIPFYW"])?;
+//! assert_eq!(embeddings.len(), 2);
+//! assert_eq!(embeddings[0].layers[0].pooled.len(), model.width());
+//! # Ok::<(), seqstream::EngineError>(())
+//! ```
 //!
-//! | room | what it does |
+//! Programs that show more: `examples/embed.rs` (a FASTA file to rows), `examples/overlap.rs`
+//! (streams and fences by hand), `examples/one_kernel.rs` (one kernel, launched and checked).
+//!
+//! A sequence travels one way, and a module imports only modules above it in this table:
+//!
+//! | module | what it does |
 //! |---|---|
-//! | [`sequence`] | FASTA and FASTQ in, cleaning, the two tokenisers |
-//! | [`batch`] | packed, unpadded batches |
-//! | [`weights`] | mapped files to named tensors |
-//! | [`model`] | ESM-2 and DNABERT-S, each written once as operations on a backend |
-//! | [`backend`] | the operations: the trait, and the CPU |
-//! | [`stream`] | the streams of the devices, a ring of batches, weights on their way |
+//! | [`dtype`], [`batch`] | number formats; packed, unpadded batches |
+//! | [`sequence`] | FASTA and FASTQ in, cleaning, the two tokenizers |
+//! | [`architecture`] | what a model consists of: sizes, names and shapes of its tensors, config.json |
+//! | [`weights`] | mapped files to named, checked tensors |
 //! | [`output`] | npy, safetensors, shards, the manifest |
+//! | [`gpu`] | speaks CUDA and knows no model: driver, cuBLASLt, streams and fences |
+//! | [`backend`] | the operations of a model: the trait, the CPU, CUDA |
+//! | [`model`] | ESM-2 and DNABERT-S, each written once as operations on a backend |
+//! | [`engine`] | a path and some devices become something that embeds: [`Session`] |
 //! | [`pipeline`] | one job: read, pack, run, write; resume, merge |
-//! | [`cli`] | a file a subcommand |
+//! | [`cli`] | the program: one file per subcommand |
 //!
-//! `docs/architecture.md` has the invariants.
+//! `docs/architecture.md` has the design, the invariants and where to start reading.
 
 pub mod architecture;
 pub mod backend;
@@ -31,4 +47,6 @@ pub mod pipeline;
 pub mod sequence;
 pub mod weights;
 
+pub use engine::{Device, Embedding, EngineError, Session};
 pub use gpu::stream;
+pub use model::{LayerOutput, Pool, Request};

@@ -88,12 +88,17 @@ impl From<EngineError> for Failure {
             EngineError::Model(e) => e.into(),
             EngineError::Backend(e) => e.into(),
             EngineError::Tokenizer(e) => e.into(),
+            EngineError::Sequence(e) => e.into(),
             EngineError::NoTokenizer { model } => Self::NoTokenizer { model },
             EngineError::MixedDevices { .. } => Self::Usage {
                 message: format!("--device: {error}"),
                 hint: Some(
                     "name devices of one kind, or divide the job: one --shard per kind".into(),
                 ),
+            },
+            EngineError::NoLayer { .. } => Self::Usage {
+                message: error.to_string(),
+                hint: Some("give layers that the model has, 0 for the embedding".into()),
             },
             EngineError::NoDevice => Self::Other(error.to_string()),
         }

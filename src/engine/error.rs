@@ -2,7 +2,7 @@
 
 use crate::backend::BackendError;
 use crate::model::ModelError;
-use crate::sequence::TokenizerError;
+use crate::sequence::{SequenceError, TokenizerError};
 use crate::weights::WeightsError;
 
 /// What opening a model, or putting it on devices, can fail with.
@@ -20,6 +20,17 @@ pub enum EngineError {
     /// A tokenizer.json that cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// A sequence that cannot be embedded.
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
+    /// A layer that the model does not have.
+    #[error("there is no layer {layer} in a model of {layers} layers")]
+    NoLayer {
+        /// The layer that was asked for; 0 is the embedding.
+        layer: usize,
+        /// The layers of the model.
+        layers: usize,
+    },
     /// A model folder that lacks its tokenizer.json.
     #[error("{model} has no tokenizer.json, without which DNA cannot be read")]
     NoTokenizer {

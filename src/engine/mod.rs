@@ -2,7 +2,8 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `open` | opens a checkpoint; tells which alphabet and tokenizer a model needs |
+//! | `session` | [`Session`]: a model with its tokenizer, ready for text |
+//! | `open` | tells which alphabet and tokenizer a model needs |
 //! | this file | puts the model on its devices: [`load`], [`on_cuda`] |
 //! | `fleet` | several devices as one [`Embedder`] |
 //! | `error` | [`EngineError`] |
@@ -10,10 +11,12 @@
 mod error;
 mod fleet;
 mod open;
+mod session;
 
 pub use error::EngineError;
 pub use fleet::Fleet;
 pub use open::{alphabet, tokenizer};
+pub use session::{Embedding, Session};
 
 use std::sync::Arc;
 

@@ -1,0 +1,124 @@
+//! A model with its tokenizer, ready for text: the front door of the library.
+
+use std::path::Path;
+
+use super::{Device, Engine, EngineError, Job, alphabet, load, tokenizer};
+use crate::batch::PackedBatch;
+use crate::model::{LayerOutput, Request};
+use crate::sequence::{Alphabet, Case, CleanCounts, Record, Tokenizer, clean};
+use crate::weights::Checkpoint;
+
+/// A model on its devices, with its alphabet and tokenizer.
+pub struct Session {
+    engine: Engine,
+    tokenizer: Tokenizer,
+    alphabet: Alphabet,
+    request: Request,
+    width: usize,
+}
+
+/// The representations of one sequence.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embedding {
+    /// One entry per requested layer, in the order of the request. `pooled` is `[width]` and `states`
+    /// is `[tokens, width]`, special tokens included; each is empty unless the request wants it.
+    pub layers: Vec<LayerOutput>,
+    /// What cleaning changed in the text or counted as unknown.
+    pub cleaned: CleanCounts,
+}
+
+impl Session {
+    /// Opens the model in `path` (a folder or a weight file) and puts it on `device`. `request` says
+    /// which layers and poolings each sequence gets.
+    ///
+    /// # Errors
+    /// [`EngineError`]: the weights, the tokenizer or the device cannot be used, or the request names
+    /// a layer that the model does not have.
+    pub fn open(path: &Path, device: &Device, request: Request) -> Result<Self, EngineError> {
+        let checkpoint = Checkpoint::open(path)?;
+        let config = checkpoint.config();
+        if let Some(layer) = request.layers.iter().find(|l| **l > config.layers) {
+            return Err(EngineError::NoLayer {
+                layer: *layer,
+                layers: config.layers,
+            });
+        }
+        let job = Job {
+            request: request.clone(),
+            token_budget: None,
+            threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
+            longest: None,
+        };
+        Ok(Self {
+            tokenizer: tokenizer(path, &checkpoint)?,
+            alphabet: alphabet(config.kind),
+            width: config.hidden,
+            engine: load(device, &checkpoint, &job)?,
+            request,
+        })
+    }
+
+    /// The model's width: the length of a pooled row, and of a token's state.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Embeds sequences, in their order. Text is cleaned as `seqstream embed` cleans it, and
+    /// [`Embedding::cleaned`] says what was changed.
+    ///
+    /// # Errors
+    /// [`EngineError`]: a sequence is empty or cannot be read as text, a sequence does not fit the
+    /// device, or the device failed.
+    pub fn embed<S: AsRef<[u8]>>(
+        &mut self,
+        sequences: impl IntoIterator<Item = S>,
+    ) -> Result<Vec<Embedding>, EngineError> {
+        let mut embeddings: Vec<Embedding> = Vec::new();
+        let mut batch = PackedBatch::new();
+        let mut ids = Vec::new();
+        for (i, sequence) in sequences.into_iter().enumerate() {
+            let mut record = Record::new(format!("sequence {}", i + 1), sequence.as_ref());
+            let cleaned = clean(self.alphabet, Case::Upper, false, &mut record)?;
+            ids.clear();
+            self.tokenizer.encode(&record.sequence, &mut ids);
+            if !batch.is_empty() && batch.total() + ids.len() > self.engine.token_budget {
+                self.run(&mut batch, &mut embeddings)?;
+            }
+            batch.push(&ids);
+            embeddings.push(Embedding {
+                layers: Vec::new(),
+                cleaned,
+            });
+        }
+        if !batch.is_empty() {
+            self.run(&mut batch, &mut embeddings)?;
+        }
+        Ok(embeddings)
+    }
+
+    /// Computes the batch, whose sequences are the last ones of `embeddings`, and empties it.
+    fn run(
+        &mut self,
+        batch: &mut PackedBatch,
+        embeddings: &mut [Embedding],
+    ) -> Result<(), EngineError> {
+        let outputs = self.engine.embedder.embed(batch, &self.request)?;
+        let first = embeddings.len() - batch.len();
+        let width = self.width;
+        let part = |values: &[f32], from: usize, to: usize| match values.is_empty() {
+            true => Vec::new(),
+            false => values[from * width..to * width].to_vec(),
+        };
+        for (i, embedding) in embeddings[first..].iter_mut().enumerate() {
+            let tokens = batch.range(i);
+            let layers = outputs.iter().map(|output| LayerOutput {
+                layer: output.layer,
+                pooled: part(&output.pooled, i, i + 1),
+                states: part(&output.states, tokens.start, tokens.end),
+            });
+            embedding.layers = layers.collect();
+        }
+        *batch = PackedBatch::new();
+        Ok(())
+    }
+}
