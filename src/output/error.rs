@@ -106,6 +106,9 @@ impl OutputError {
             ),
             Self::Locked { .. } => Some("wait for it to end, or give another --out".into()),
             Self::Malformed { path, .. } => match path.parent() {
+                _ if path.file_name().is_some_and(|n| n == super::MANIFEST_FILE) => {
+                    Some("run the job of that directory again with --resume, which writes it anew".into())
+                }
                 Some(shard) if is_shard(shard) => {
                     Some(format!("remove {}: --resume then computes it again", shard.display()))
                 }

@@ -132,6 +132,8 @@ pub(crate) struct Feed<R> {
     pub out: PathBuf,
     /// Blocks that stand there, ascending, each verified.
     pub finished: Vec<u64>,
+    /// Whether it is certain that no manifest.json stands there.
+    pub revoked: bool,
     pub counts: Arc<FeedCounts>,
     pub stop: Stop,
 }
@@ -227,12 +229,14 @@ impl<R: Records> Feed<R> {
         Ok(())
     }
 
-    fn begin(&self, number: u64, first_record: u64) -> Result<Block, JobError> {
+    fn begin(&mut self, number: u64, first_record: u64) -> Result<Block, JobError> {
         let finished = match self.finished.binary_search(&number) {
             Ok(_) => Some(read_record(&self.out.join(shard_name(number)))?),
             Err(_) => {
                 // Before anything is computed: what lacks a shard is not complete.
-                revoke_manifest(&self.out)?;
+                if !std::mem::replace(&mut self.revoked, true) {
+                    revoke_manifest(&self.out)?;
+                }
                 None
             }
         };

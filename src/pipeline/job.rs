@@ -83,7 +83,7 @@ pub fn open_job(
     }
     let spec = read_job(out)?;
     // A job of the older format goes on in that format.
-    asked.format = spec.format.clamp(1, asked.format);
+    asked.format = spec.format.max(1).min(asked.format);
     let differences = spec.differences(&asked);
     if !differences.is_empty() {
         return Err(JobError::Differs {

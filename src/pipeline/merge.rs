@@ -11,8 +11,8 @@ use super::job::pool;
 use super::{JobError, Share};
 use crate::output::{
     Doubt, FORMAT, JobDir, JobSpec, ManifestHead, OutputError, SHARD_FILE, ShardLayout,
-    ShardRecord, Totals, hash_file, list_shards, read_job, read_manifest, shard_name, write_job,
-    write_manifest,
+    ShardRecord, Totals, hash_file, list_shards, read_job, read_manifest, read_record, shard_name,
+    write_job, write_manifest,
 };
 
 /// What a merge did.
@@ -35,7 +35,7 @@ struct Source<'a> {
 /// A shard of a share, checked.
 struct Checked {
     path: PathBuf,
-    record: ShardRecord,
+    digest: blake3::Hash,
 }
 
 /// Joins the complete jobs `sources` in `out`, which must hold no job, unless it is what a merge of
@@ -270,7 +270,8 @@ fn collect(
             );
             return Err(refuse(reason, "compute that share again"));
         }
-        Ok((block, Checked { path, record }))
+        let digest = record.digest();
+        Ok((block, Checked { path, digest }))
     };
     let checked: Vec<_> = pool(0)?.install(|| {
         let shards: Vec<_> = shards.into_iter().collect();
@@ -343,7 +344,7 @@ fn write(
         if stand.binary_search(block).is_ok() {
             let there = layout.verify(&dir.shard(*block), *block);
             match there {
-                Ok(record) if record == shard.record => continue,
+                Ok(record) if record.digest() == shard.digest => continue,
                 Err(Doubt::Failed(error)) => return Err(error.into()),
                 _ => dir.discard_shard(*block)?,
             }
@@ -364,11 +365,16 @@ fn link_all(shard: &Checked, to: &Path, block: u64) -> Result<(), OutputError> {
         shard: Some(block),
         source: e,
     };
-    let files = shard
-        .record
-        .files
-        .iter()
-        .map(|(name, entry)| (name.as_str(), Some(entry)));
+    let changed = |reason: &str| OutputError::Unsound {
+        shard: shard.path.clone(),
+        reason: reason.into(),
+    };
+    let record = read_record(&shard.path)?;
+    if record.digest() != shard.digest {
+        return Err(changed("its shard.json was changed while it was merged"));
+    }
+    let files = record.files.iter();
+    let files = files.map(|(name, entry)| (name.as_str(), Some(entry)));
     for (name, entry) in files.chain([(SHARD_FILE, None)]) {
         let (source, target) = (shard.path.join(name), to.join(name));
         if fs::hard_link(&source, &target).is_ok() {
@@ -380,9 +386,7 @@ fn link_all(shard: &Checked, to: &Path, block: u64) -> Result<(), OutputError> {
         if let Some(entry) = entry
             && hash_file(&target, Some(block))? != *entry
         {
-            let reason = format!("{name} was changed while it was copied");
-            let shard = shard.path.clone();
-            return Err(OutputError::Unsound { shard, reason });
+            return Err(changed(&format!("{name} was changed while it was merged")));
         }
     }
     Ok(())

@@ -138,6 +138,7 @@ pub fn run<E: Embedder, R: Records>(
         options: options.feed.clone(),
         out: job.dir.path().to_path_buf(),
         finished: job.finished.clone(),
+        revoked: false,
         counts: Arc::clone(&feed_counts),
         stop: stop.clone(),
     };
