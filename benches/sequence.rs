@@ -12,7 +12,7 @@ use seqstream::architecture::ModelConfig;
 use seqstream::batch::PackedBatch;
 use seqstream::model::{Embedder, LayerOutput, ModelError, Pool, Request};
 use seqstream::output::{FORMAT, InputSpec, JobSpec, ModelSpec, OutputDtype};
-use seqstream::pipeline::{FeedOptions, RunOptions, Share, Silent, Stop, open_job, run};
+use seqstream::pipeline::{Checks, FeedOptions, RunOptions, Share, Silent, Stop, open_job, run};
 use seqstream::sequence::{
     Alphabet, Case, ReaderOptions, Record, SequenceReader, Tokenizer, clean,
 };
@@ -230,7 +230,8 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
         input_records: None,
         piped: false,
     };
-    let job = open_job(dir.path(), spec, false).unwrap_or_else(|e| panic!("{e}"));
+    let job =
+        open_job(dir.path(), spec, false, &Checks::default()).unwrap_or_else(|e| panic!("{e}"));
     let reader = SequenceReader::from_reader("bench", Cursor::new(text), ReaderOptions::default())
         .unwrap_or_else(|e| panic!("{e}"));
     let report = run(

@@ -13,7 +13,7 @@ Exit codes:
   2  wrong usage
   3  bad input data
   4  bad model or weights
-  5  the output could not be written
+  5  the output could not be written, or a file of it not read
   6  resume or merge refused
   7  the device is not available
   8  the device failed, or has too little memory; finished shards are kept

@@ -14,10 +14,13 @@ use super::{Console, Failure, machine, model};
 use crate::architecture::ModelConfig;
 use crate::engine::{self, Identity};
 use crate::model::{Pool, Request};
-use crate::output::{FORMAT, InputSpec, JOB_FILE, JobSpec, ModelSpec};
-use crate::pipeline::{self, FeedOptions, JobError, LengthLimit, Long, Report, RunOptions, Stop};
+use crate::output::{FORMAT, InputSpec, JOB_FILE, JobSpec, ModelSpec, list_shards};
+use crate::pipeline::{
+    self, Checks, FeedOptions, JobError, LengthLimit, Long, Removed, Report, RunOptions,
+    StandingBlocks, Stop,
+};
 use crate::sequence::{
-    Case, Input, InputSummary, ReaderOptions, ScanOptions, SequenceReader, scan,
+    Case, Input, InputSummary, ReaderOptions, ScanOptions, SequenceReader, scan_each,
 };
 use crate::weights::Checkpoint;
 
@@ -41,7 +44,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         });
     }
     let alphabet = engine::alphabet(config.kind);
-    let summary = check_inputs(&options, alphabet, console)?;
+    let (summary, input) = check_inputs(&options, alphabet, console)?;
     let job = engine::Job {
         request: request.clone(),
         token_budget: options.token_budget,
@@ -69,7 +72,15 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         &request,
         &summary,
     );
-    let job = pipeline::open_job(&options.out, spec, options.resume)?;
+    let checks = Checks {
+        threads: options.threads,
+        input,
+    };
+    let job = pipeline::open_job(&options.out, spec, options.resume, &checks)?;
+    drop(checks);
+    for Removed { shard, reason } in &job.removed {
+        console.warn(&format!("{} is computed again: {reason}", shard.display()));
+    }
     if job.resumed {
         console.say(&format!(
             "resuming: {} shards stand already",
@@ -146,15 +157,20 @@ fn check_inputs(
     options: &EmbedOptions,
     alphabet: crate::sequence::Alphabet,
     console: &Console,
-) -> Result<InputSummary, Failure> {
+) -> Result<(InputSummary, Option<StandingBlocks>), Failure> {
     let start = Instant::now();
+    let standing = match options.resume && options.out.exists() {
+        true => list_shards(&options.out).map_err(JobError::from)?,
+        false => Vec::new(),
+    };
+    let mut blocks = StandingBlocks::new(options.shard_size, options.share, &standing);
     let scan_options = ScanOptions {
         alphabet,
         case: options.case,
         strict: options.strict,
         reader: ReaderOptions::default(),
     };
-    let summary = scan(&options.inputs, &scan_options)?;
+    let summary = scan_each(&options.inputs, &scan_options, |record| blocks.take(record))?;
     if summary.complete {
         console.say(&format!(
             "input: {} sequences, {} residues, the longest {}; read in {}",
@@ -166,7 +182,15 @@ fn check_inputs(
     } else {
         console.say("input: a pipe, which cannot be checked beforehand");
     }
-    Ok(summary)
+    // A part of the input says nothing of the numbers of the records.
+    let blocks = (options.resume && summary.complete).then(|| blocks.finish());
+    if !standing.is_empty() {
+        console.say(&format!(
+            "checking the shards that stand: {}",
+            count(standing.len() as u64)
+        ));
+    }
+    Ok((summary, blocks))
 }
 
 /// Tokens of the longest sequence that the model will see, at most; `None` where the input was not read before.

@@ -134,10 +134,18 @@ impl Failure {
                 JobError::Output(
                     OutputError::Foreign { .. }
                     | OutputError::Locked { .. }
+                    | OutputError::Unsound { .. }
+                    | OutputError::Malformed { .. },
+                )
+                | JobError::MergeOutput(
+                    OutputError::Foreign { .. }
+                    | OutputError::Locked { .. }
+                    | OutputError::Unsound { .. }
                     | OutputError::Malformed { .. },
                 ) => 6,
-                JobError::Output(_) => 5,
+                JobError::Output(_) | JobError::MergeOutput(_) => 5,
                 JobError::Exists { .. }
+                | JobError::Nameless { .. }
                 | JobError::Differs { .. }
                 | JobError::RecordsDiffer { .. }
                 | JobError::Surplus { .. }

@@ -213,16 +213,12 @@ fn length_limit(args: &EmbedArgs) -> Result<Option<LengthLimit>, Failure> {
 }
 
 fn share(text: &str) -> Result<Share, Failure> {
-    let parsed = text
-        .split_once('/')
-        .and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
-    match parsed {
-        Some((index, of)) if 1 <= index && index <= of => Ok(Share { index, of }),
-        _ => Err(usage(
+    text.parse().map_err(|()| {
+        usage(
             format!("--shard {text} is not a share"),
             "write i/n with i from 1 to n: --shard 1/4 to --shard 4/4",
-        )),
-    }
+        )
+    })
 }
 
 /// The request for a model: layers counted from 0, each once.

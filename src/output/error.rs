@@ -29,7 +29,7 @@ pub enum OutputError {
         value: f32,
     },
     /// The directory holds something that no job of ours wrote.
-    #[error("the output directory {} holds \"{name}\", which is no part of a seqstream job", path.display())]
+    #[error("the output directory {} holds \"{}\", which is no part of a seqstream job", path.display(), name.escape_debug())]
     Foreign {
         /// The output directory.
         path: PathBuf,
@@ -42,6 +42,14 @@ pub enum OutputError {
         /// The output directory.
         path: PathBuf,
     },
+    /// A finished shard is not what its job made.
+    #[error("{} is not what this job made: {reason}", shard.display())]
+    Unsound {
+        /// The shard.
+        shard: PathBuf,
+        /// Why, as a clause.
+        reason: String,
+    },
     /// A job.json, shard.json or manifest.json that cannot be understood.
     #[error("{} is not what seqstream writes: {reason}", path.display())]
     Malformed {
@@ -50,6 +58,11 @@ pub enum OutputError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+fn is_shard(path: &Path) -> bool {
+    let name = path.file_name().map(|n| n.to_string_lossy());
+    name.is_some_and(|n| n.starts_with("shard-"))
 }
 
 fn in_shard(shard: Option<u64>) -> String {
@@ -77,15 +90,26 @@ impl OutputError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Some(
                 "free some space, then run the same command with --resume: finished shards are kept".into(),
             ),
-            Self::Io { action: "read", .. } => None,
+            Self::Io { action: "read" | "list", .. } => Some(
+                "run the same command again; if it fails again, see that the file is there, may be read, and that its disk is sound".into(),
+            ),
             Self::Io { .. } => {
                 Some("when this is mended, run the same command with --resume: finished shards are kept".into())
             }
             Self::F16Overflow { .. } => Some("write f32 instead: --output-dtype f32".into()),
+            Self::Foreign { path, .. } if is_shard(path) => {
+                Some("move it elsewhere, then run the same command again".into())
+            }
             Self::Foreign { .. } => Some("give an empty or a new directory as --out".into()),
+            Self::Unsound { .. } => Some(
+                "it was changed while the job was running: run `embed` once more with --resume, which computes it again".into(),
+            ),
             Self::Locked { .. } => Some("wait for it to end, or give another --out".into()),
             Self::Malformed { path, .. } => match path.parent() {
-                Some(shard) if shard.file_name().is_some_and(|n| n.to_string_lossy().starts_with("shard-")) => {
+                _ if path.file_name().is_some_and(|n| n == super::MANIFEST_FILE) => {
+                    Some("run the job of that directory again with --resume, which writes it anew".into())
+                }
+                Some(shard) if is_shard(shard) => {
                     Some(format!("remove {}: --resume then computes it again", shard.display()))
                 }
                 _ => Some("start again with another --out".into()),

@@ -19,7 +19,8 @@ pub fn shard_name(block: u64) -> String {
     format!("shard-{block:06}")
 }
 
-fn shard_number(name: &str) -> Option<u64> {
+/// The block whose directory has this name.
+pub(crate) fn shard_number(name: &str) -> Option<u64> {
     let block = name.strip_prefix("shard-")?.parse().ok()?;
     (shard_name(block) == name).then_some(block)
 }
@@ -80,8 +81,13 @@ impl JobDir {
     }
 
     /// Whether a job was begun here.
-    pub fn holds_job(&self) -> bool {
-        self.path.join(JOB_FILE).exists()
+    pub fn holds_job(&self) -> Result<bool, OutputError> {
+        stands(&self.path.join(JOB_FILE))
+    }
+
+    /// Whether a job came to its end here.
+    pub fn holds_manifest(&self) -> Result<bool, OutputError> {
+        stands(&self.path.join(MANIFEST_FILE))
     }
 
     /// Where block `b` stands once it is whole.
@@ -116,6 +122,22 @@ impl JobDir {
             removed.map_err(|e| OutputError::io("remove", &path, None, e))?;
         }
         Ok(())
+    }
+
+    /// Removes block `b`, whatever stands under its name: first the name, then the rest, so that no
+    /// half of it is ever taken for a shard.
+    pub fn discard_shard(&self, block: u64) -> Result<(), OutputError> {
+        let (path, partial) = (self.shard(block), self.partial(block));
+        let error = |action, e| OutputError::io(action, &path, Some(block), e);
+        fs::rename(&path, &partial).map_err(|e| error("remove", e))?;
+        self.sync_names(block)?;
+        // A link is removed, and not what it points to.
+        let directory = fs::symlink_metadata(&partial).map(|m| m.is_dir());
+        let removed = match directory.map_err(|e| error("remove", e))? {
+            true => fs::remove_dir_all(&partial),
+            false => fs::remove_file(&partial),
+        };
+        removed.map_err(|e| error("remove", e))
     }
 
     /// Makes the partial directory of block `b`, replacing one that was left there.
@@ -183,6 +205,25 @@ impl JobDir {
             let _ = fs::remove_file(&partial);
         }
         written
+    }
+}
+
+/// Removes the manifest.json in `dir`, durably: the job there is no longer complete.
+pub fn revoke_manifest(dir: &Path) -> Result<(), OutputError> {
+    let path = dir.join(MANIFEST_FILE);
+    match fs::remove_file(&path) {
+        Ok(()) => sync_dir(dir).map_err(|e| OutputError::io("sync", dir, None, e)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(OutputError::io("remove", &path, None, e)),
+    }
+}
+
+/// Whether something stands there. What cannot be looked at is not taken for absent.
+fn stands(path: &Path) -> Result<bool, OutputError> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(OutputError::io("read", path, None, e)),
     }
 }
 

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read};
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::jobdir::{JOB_FILE, JobDir, MANIFEST_FILE};
 use super::shard::SHARD_FILE;
-use super::{JobSpec, OutputError, ShardRecord};
+use super::{BlockFacts, Doubt, JobSpec, OutputError, ShardLayout, ShardRecord};
 
 /// manifest.json but for its list of shards, which may be long.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +29,38 @@ pub struct ManifestHead {
     pub counts: BTreeMap<String, u64>,
 }
 
+/// Counts of shards, added up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Totals {
+    records: u64,
+    tokens: u64,
+    counts: BTreeMap<String, u64>,
+}
+
+impl Totals {
+    /// Adds a shard's; `None` where that overflows, which no true shard makes.
+    pub fn add(&mut self, facts: &BlockFacts) -> Option<()> {
+        self.records = self.records.checked_add(facts.rows)?;
+        self.tokens = self.tokens.checked_add(facts.tokens)?;
+        for (name, n) in &facts.counts {
+            let sum = self.counts.entry(name.clone()).or_default();
+            *sum = sum.checked_add(*n)?;
+        }
+        Some(())
+    }
+}
+
+impl ManifestHead {
+    /// What the shards that it lists have to add up to.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            records: self.records,
+            tokens: self.tokens,
+            counts: self.counts.clone(),
+        }
+    }
+}
+
 /// As JSON with a last newline.
 pub(crate) fn pretty<T: Serialize>(value: &T) -> Vec<u8> {
     // Only maps with keys that are no strings, and failing Serialize impls, can fail here.
@@ -37,12 +69,37 @@ pub(crate) fn pretty<T: Serialize>(value: &T) -> Vec<u8> {
     text
 }
 
+/// Opens what has to be a regular file: of a pipe nobody might ever write the other end.
+fn open(path: &Path) -> Result<File, OutputError> {
+    let failed = |e| OutputError::io("read", path, None, e);
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(malformed(path, "it is no regular file"));
+    }
+    File::open(path).map_err(failed)
+}
+
+fn malformed(path: &Path, reason: &str) -> OutputError {
+    // What a parser says may quote the file.
+    let reason = reason
+        .chars()
+        .take(200)
+        .flat_map(char::escape_debug)
+        .collect();
+    let path = path.to_path_buf();
+    OutputError::Malformed { path, reason }
+}
+
+/// A file that could not be read is no damaged one.
+fn json_error(path: &Path, error: serde_json::Error) -> OutputError {
+    match error.is_io() {
+        true => OutputError::io("read", path, None, error.into()),
+        false => malformed(path, &error.to_string()),
+    }
+}
+
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T, OutputError> {
-    let file = File::open(path).map_err(|e| OutputError::io("read", path, None, e))?;
-    serde_json::from_reader(BufReader::new(file)).map_err(|e| OutputError::Malformed {
-        path: path.to_path_buf(),
-        reason: e.to_string(),
-    })
+    let file = BufReader::new(open(path)?);
+    serde_json::from_reader(file).map_err(|e| json_error(path, e))
 }
 
 /// Writes job.json.
@@ -59,61 +116,136 @@ pub fn read_job(dir: &Path) -> Result<JobSpec, OutputError> {
     read(&dir.join(JOB_FILE))
 }
 
-/// Reads the manifest.json in `dir`, but for its shards.
-pub fn read_manifest_head(dir: &Path) -> Result<ManifestHead, OutputError> {
-    read(&dir.join(MANIFEST_FILE))
+/// Reads the manifest.json in `dir`. Each shard that it lists is given to `each`, and not kept; what
+/// `each` objects to makes the manifest malformed.
+pub fn read_manifest(
+    dir: &Path,
+    each: &mut dyn FnMut(ShardRecord) -> Result<(), String>,
+) -> Result<ManifestHead, OutputError> {
+    let path = dir.join(MANIFEST_FILE);
+    let failed = |e| json_error(&path, e);
+    let mut text = serde_json::Deserializer::from_reader(BufReader::new(open(&path)?));
+    let fields = text
+        .deserialize_map(ManifestVisitor(each))
+        .map_err(failed)?;
+    text.end().map_err(failed)?;
+    serde_json::from_value(fields.into()).map_err(failed)
 }
 
-/// Reads the shard.json of block `b`, and checks that its files have the sizes it gives.
-pub fn read_shard(dir: &JobDir, block: u64) -> Result<ShardRecord, OutputError> {
-    read_shard_at(&dir.shard(block))
-}
+struct ManifestVisitor<'a>(&'a mut dyn FnMut(ShardRecord) -> Result<(), String>);
 
-/// The same for a shard directory anywhere.
-pub fn read_shard_at(path: &Path) -> Result<ShardRecord, OutputError> {
-    let record: ShardRecord = read(&path.join(SHARD_FILE))?;
-    for (name, entry) in &record.files {
-        let file = path.join(name);
-        let bytes = std::fs::metadata(&file)
-            .map_err(|e| OutputError::io("read", &file, None, e))?
-            .len();
-        if bytes != entry.bytes {
-            let reason = format!(
-                "{bytes} bytes stand where {SHARD_FILE} says {}",
-                entry.bytes
-            );
-            return Err(OutputError::Malformed { path: file, reason });
+impl<'de> Visitor<'de> for ManifestVisitor<'_> {
+    type Value = serde_json::Map<String, serde_json::Value>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a manifest")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut fields = serde_json::Map::new();
+        let mut listed = false;
+        while let Some(name) = map.next_key::<String>()? {
+            let known = match name == "shards" {
+                true => std::mem::replace(&mut listed, true),
+                false => fields.contains_key(&name),
+            };
+            if known {
+                return Err(A::Error::custom(format!("{name} stands in it twice")));
+            }
+            if name == "shards" {
+                map.next_value_seed(ShardsSeed(&mut *self.0))?;
+            } else {
+                fields.insert(name, map.next_value()?);
+            }
+        }
+        match listed {
+            true => Ok(fields),
+            false => Err(A::Error::custom("it lists no shards")),
         }
     }
-    Ok(record)
+}
+
+struct ShardsSeed<'a>(&'a mut dyn FnMut(ShardRecord) -> Result<(), String>);
+
+impl<'de> DeserializeSeed<'de> for ShardsSeed<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, shards: D) -> Result<(), D::Error> {
+        shards.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ShardsSeed<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a list of shards")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut shards: A) -> Result<(), A::Error> {
+        while let Some(shard) = shards.next_element()? {
+            (self.0)(shard).map_err(A::Error::custom)?;
+        }
+        Ok(())
+    }
+}
+
+/// The most bytes of a shard.json: those of some ten thousand files.
+const SHARD_JSON: u64 = 4 << 20;
+
+/// Reads the shard.json in `shard`. It has to be what seqstream writes to the byte; whether the rest
+/// of the shard is what it says, only [`ShardLayout::verify`] knows.
+pub fn read_record(shard: &Path) -> Result<ShardRecord, OutputError> {
+    let path = shard.join(SHARD_FILE);
+    let mut text = Vec::new();
+    let read = open(&path)?.take(SHARD_JSON).read_to_end(&mut text);
+    read.map_err(|e| OutputError::io("read", &path, None, e))?;
+    let record: ShardRecord =
+        serde_json::from_slice(&text).map_err(|e| malformed(&path, &e.to_string()))?;
+    match pretty(&record) == text {
+        true => Ok(record),
+        false => Err(malformed(
+            &path,
+            "another spelling, or fields that it does not write",
+        )),
+    }
 }
 
 /// Writes manifest.json from the shards that stand in `dir`, which must be `blocks`, ascending.
 ///
-/// The shards are read one at a time, so memory does not grow with their number.
+/// The shards are read one at a time, so memory does not grow with their number, and examined once
+/// more; their hashes are the caller's to verify.
 pub fn write_manifest(
     dir: &JobDir,
     job: &JobSpec,
     input_records: u64,
     blocks: &[u64],
 ) -> Result<ManifestHead, OutputError> {
-    let mut head = ManifestHead {
+    let layout = ShardLayout::of(job);
+    let examined = |block| {
+        let shard = dir.shard(block);
+        layout.examine(&shard, block).map_err(|doubt| match doubt {
+            Doubt::Failed(error) => error,
+            Doubt::Unsound(reason) => OutputError::Unsound { shard, reason },
+        })
+    };
+    let mut totals = Totals::default();
+    for &block in blocks {
+        totals
+            .add(&examined(block)?.facts)
+            .ok_or_else(|| OutputError::Unsound {
+                shard: dir.shard(block),
+                reason: "its counts add up to more than any input holds".into(),
+            })?;
+    }
+    let head = ManifestHead {
         complete: true,
         job: job.clone(),
         input_records,
-        records: 0,
-        tokens: 0,
-        counts: BTreeMap::new(),
+        records: totals.records,
+        tokens: totals.tokens,
+        counts: totals.counts,
     };
-    for &block in blocks {
-        let facts = read_shard(dir, block)?.facts;
-        head.records += facts.rows;
-        head.tokens += facts.tokens;
-        facts
-            .counts
-            .into_iter()
-            .for_each(|(name, n)| *head.counts.entry(name).or_default() += n);
-    }
     let path = dir.path().join(MANIFEST_FILE);
     dir.write_atomic(MANIFEST_FILE, |out| {
         let error = |e| OutputError::io("write", &path, None, e);
@@ -123,12 +255,11 @@ pub fn write_manifest(
         out.write_all(open).map_err(error)?;
         out.write_all(b",\n  \"shards\": [").map_err(error)?;
         for (i, &block) in blocks.iter().enumerate() {
-            let line = serde_json::to_string(&read_shard(dir, block)?).map_err(|e| {
-                OutputError::Malformed {
+            let line =
+                serde_json::to_string(&examined(block)?).map_err(|e| OutputError::Malformed {
                     path: dir.shard(block),
                     reason: e.to_string(),
-                }
-            })?;
+                })?;
             let comma = if i == 0 { "" } else { "," };
             write!(out, "{comma}\n    {line}").map_err(error)?;
         }
@@ -140,33 +271,31 @@ pub fn write_manifest(
 #[cfg(test)]
 mod tests {
     use super::super::spec::tests::spec;
-    use super::super::{BlockFacts, OutputDtype, ShardLayout, ShardWriter, name_shards};
+    use super::super::{ShardWriter, name_shards};
     use super::*;
 
-    #[test]
-    fn the_manifest_adds_up_and_is_json() {
-        let tmp = tempfile::tempdir().unwrap();
-        let dir = JobDir::open(tmp.path()).unwrap();
-        let layout = ShardLayout {
-            layers: vec![1],
-            width: 1,
-            pooled: true,
-            per_token: false,
-            dtype: OutputDtype::F32,
-        };
+    /// Shards 0 and 1 of the job.
+    fn two_shards(dir: &JobDir, tokens: u64) {
         for block in 0..2 {
-            let mut shard = ShardWriter::create(&dir, block, &layout).unwrap();
-            shard.push("x", &[&[0.5]], &[]).unwrap();
+            let mut shard = ShardWriter::create(dir, block, &ShardLayout::of(&spec())).unwrap();
+            shard.push("x", &[&[0.5; 8]], &[]).unwrap();
             let counts = BTreeMap::from([("unknown".to_owned(), block + 1)]);
             let facts = BlockFacts {
-                first_record: block,
+                first_record: 4 * block,
                 rows: 1,
-                tokens: 5,
+                tokens,
                 digest: "d".into(),
                 counts,
             };
             name_shards(vec![shard.complete(facts).unwrap()]).1.unwrap();
         }
+    }
+
+    #[test]
+    fn the_manifest_adds_up_and_is_json() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = JobDir::open(tmp.path()).unwrap();
+        two_shards(&dir, 5);
         write_job(&dir, &spec()).unwrap();
         assert_eq!(read_job(dir.path()).unwrap(), spec());
         let head = write_manifest(&dir, &spec(), 2, &[0, 1]).unwrap();
@@ -174,43 +303,90 @@ mod tests {
             (head.records, head.tokens, head.counts["unknown"]),
             (2, 10, 3)
         );
-        assert_eq!(read_manifest_head(dir.path()).unwrap(), head);
+        let mut listed = Vec::new();
+        let mut keep = |record| {
+            listed.push(record);
+            Ok(())
+        };
+        assert_eq!(read_manifest(dir.path(), &mut keep).unwrap(), head);
+        let stand = [0, 1].map(|block| read_record(&dir.shard(block)).unwrap());
+        assert_eq!(listed, stand);
         let json: serde_json::Value =
             serde_json::from_slice(&std::fs::read(tmp.path().join(MANIFEST_FILE)).unwrap())
                 .unwrap();
-        assert_eq!(json["shards"][1]["first_record"], 1);
-        assert_eq!(json["shards"][1]["files"]["layer_1.npy"]["bytes"], 132);
+        assert_eq!(json["shards"][1]["first_record"], 4);
+        assert_eq!(json["shards"][1]["files"]["layer_2.npy"]["bytes"], 160);
         write_manifest(&dir, &spec(), 0, &[]).unwrap();
-        assert!(read_manifest_head(dir.path()).is_ok());
+        assert!(read_manifest(dir.path(), &mut |_| Err("one".into())).is_ok());
     }
 
     #[test]
-    fn a_shortened_file_is_noticed() {
+    fn a_manifest_that_is_none_is_refused() {
         let tmp = tempfile::tempdir().unwrap();
         let dir = JobDir::open(tmp.path()).unwrap();
-        let layout = ShardLayout {
-            layers: vec![],
-            width: 1,
-            pooled: true,
-            per_token: false,
-            dtype: OutputDtype::F32,
+        two_shards(&dir, 5);
+        write_manifest(&dir, &spec(), 2, &[0, 1]).unwrap();
+        let path = tmp.path().join(MANIFEST_FILE);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let refused = |text: String| {
+            std::fs::write(&path, text).unwrap();
+            let error = read_manifest(tmp.path(), &mut |_| Ok(())).unwrap_err();
+            assert!(matches!(error, OutputError::Malformed { .. }), "{error}");
+            error.to_string()
         };
-        let mut shard = ShardWriter::create(&dir, 0, &layout).unwrap();
-        shard.push("x", &[], &[]).unwrap();
-        let facts = BlockFacts {
-            first_record: 0,
-            rows: 1,
-            tokens: 5,
-            digest: "d".into(),
-            counts: BTreeMap::new(),
-        };
-        name_shards(vec![shard.complete(facts).unwrap()]).1.unwrap();
-        assert!(read_shard(&dir, 0).is_ok());
-        std::fs::write(dir.shard(0).join("ids.txt"), "").unwrap();
-        let error = read_shard(&dir, 0).unwrap_err().to_string();
-        assert!(
-            error.contains("ids.txt") && error.contains("0 bytes stand where"),
-            "{error}"
-        );
+        assert!(refused(text.clone() + "{}").contains("trailing"));
+        assert!(refused(text.replace("\"shards\"", "\"others\"")).contains("lists no shards"));
+        let twice = text.replacen('{', "{\"shards\": [],", 1);
+        assert!(refused(twice).contains("shards stands in it twice"));
+        let twice = text.replacen('{', "{\"complete\": false,", 1);
+        assert!(refused(twice).contains("complete stands in it twice"));
+        assert!(refused(text.replace("\"input_records\": 2,", "")).contains("input_records"));
+        assert!(refused(text.replace("\"rows\":1", "\"rows\":-1")).contains("-1"));
+        std::fs::write(&path, &text).unwrap();
+        let error = read_manifest(tmp.path(), &mut |_| Err("not this".into())).unwrap_err();
+        assert!(error.to_string().contains("not this"), "{error}");
+    }
+
+    #[test]
+    fn counts_beyond_all_bounds_are_no_panic() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = JobDir::open(tmp.path()).unwrap();
+        two_shards(&dir, u64::MAX);
+        let error = write_manifest(&dir, &spec(), 2, &[0, 1]).unwrap_err();
+        assert!(error.to_string().contains("add up to more"), "{error}");
+        assert!(!tmp.path().join(MANIFEST_FILE).exists());
+    }
+
+    #[test]
+    fn a_shard_that_was_changed_is_in_no_manifest() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = JobDir::open(tmp.path()).unwrap();
+        two_shards(&dir, 5);
+        std::fs::write(dir.shard(1).join("ids.txt"), "").unwrap();
+        let error = write_manifest(&dir, &spec(), 2, &[0, 1]).unwrap_err();
+        assert!(matches!(error, OutputError::Unsound { .. }), "{error}");
+        assert!(error.to_string().contains("ids.txt has 0 bytes"), "{error}");
+        assert!(error.hint().unwrap().contains("--resume"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_called_damaged() {
+        struct Fails;
+        impl Read for Fails {
+            fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+                Err(std::io::Error::from_raw_os_error(5))
+            }
+        }
+        let error = serde_json::from_reader::<_, JobSpec>(Fails).unwrap_err();
+        match json_error(Path::new("job.json"), error) {
+            OutputError::Io {
+                action: "read",
+                source,
+                ..
+            } => {
+                assert_eq!(source.raw_os_error(), Some(5));
+            }
+            other => panic!("{other}"),
+        }
     }
 }

@@ -7,7 +7,8 @@
 //!     ids.txt             one id a line, in input order
 //!     layer_33.npy        [rows, d] pooled rows
 //!     layer_33.safetensors   `states` [tokens, d] and `offsets` [rows + 1], with --per-token
-//!     shard.json          first record, rows, counts, digest of the records, size and hash of each file
+//!     shard.json          its job's fingerprint, first record, rows, counts, digest of the records, size and
+//!                         hash of each file, and a hash of itself
 //!   shard-000001/ ...
 //!   manifest.json         written last: what was done, with every file's hash
 //!   .lock                 empty; held by the job that is running here
@@ -17,7 +18,10 @@
 //! renamed: a reader, or a resumed job, sees all of its files or none. Nothing here depends on
 //! threads, budgets or the clock, so an interrupted and resumed job leaves the same bytes as one
 //! that ran through.
+//!
+//! A shard that stands is believed only if it is the one that its job made: [`ShardLayout::verify`].
 
+mod check;
 mod error;
 mod file;
 mod jobdir;
@@ -27,14 +31,15 @@ mod shard;
 mod spec;
 mod states;
 
+pub use check::Doubt;
 pub use error::OutputError;
 pub use file::{FileEntry, OutputDtype, hash_file};
-pub use jobdir::{JOB_FILE, JobDir, MANIFEST_FILE, list_shards, shard_name};
+pub use jobdir::{JOB_FILE, JobDir, MANIFEST_FILE, list_shards, revoke_manifest, shard_name};
 pub use manifest::{
-    ManifestHead, read_job, read_manifest_head, read_shard, read_shard_at, write_job,
-    write_manifest,
+    ManifestHead, Totals, read_job, read_manifest, read_record, write_job, write_manifest,
 };
 pub use npy::NpyWriter;
+pub(crate) use shard::SHARD_FILE;
 pub use shard::{BlockFacts, ShardLayout, ShardRecord, ShardWriter, WrittenShard, name_shards};
 pub use spec::{Difference, FORMAT, InputSpec, JobSpec, ModelSpec};
 pub use states::StatesWriter;

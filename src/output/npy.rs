@@ -6,7 +6,7 @@ use super::file::{ShardFile, WrittenFile};
 use super::{OutputDtype, OutputError};
 
 /// Header bytes, magic included. NumPy wants a multiple of 64; 128 holds any shape.
-const HEADER: usize = 128;
+pub(crate) const HEADER: usize = 128;
 
 /// Writes `[rows, width]` without knowing `rows` beforehand and without keeping any.
 pub struct NpyWriter {
@@ -59,7 +59,7 @@ impl NpyWriter {
     }
 }
 
-fn header(dtype: OutputDtype, rows: usize, width: usize) -> Vec<u8> {
+pub(crate) fn header(dtype: OutputDtype, rows: usize, width: usize) -> Vec<u8> {
     let descr = match dtype {
         OutputDtype::F32 => "<f4",
         OutputDtype::F16 => "<f2",

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde::{Deserialize, Serialize};
 
 use super::file::{ShardFile, WrittenFile};
-use super::jobdir::JobDir;
+use super::jobdir::{JobDir, shard_number};
 use super::{FileEntry, NpyWriter, OutputDtype, OutputError, StatesWriter};
 
 /// What every shard of a job consists of.
@@ -23,6 +23,10 @@ pub struct ShardLayout {
     pub per_token: bool,
     /// How values are stored.
     pub dtype: OutputDtype,
+    /// Records of a shard; the last one of a job may have fewer.
+    pub shard_size: u64,
+    /// The job's fingerprint, which shard.json names; `None` in jobs of format 1.
+    pub job: Option<String>,
 }
 
 /// What is known of a block apart from its values.
@@ -45,15 +49,45 @@ pub struct BlockFacts {
 pub struct ShardRecord {
     /// The directory's name.
     pub name: String,
+    /// [`JobSpec::fingerprint`](super::JobSpec::fingerprint) of the job that made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
     /// What is known of its records.
     #[serde(flatten)]
     pub facts: BlockFacts,
     /// Its other files.
     pub files: BTreeMap<String, FileEntry>,
+    /// Hex BLAKE3 of shard.json without this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<String>,
+}
+
+impl ShardRecord {
+    /// The number of its block, if it has the name of a shard.
+    pub fn block(&self) -> Option<u64> {
+        shard_number(&self.name)
+    }
+
+    /// What the seal has to be.
+    pub(crate) fn sealed(&self) -> String {
+        let open = Self {
+            seal: None,
+            ..self.clone()
+        };
+        let text = super::manifest::pretty(&open);
+        blake3::hash(&text).to_hex().to_string()
+    }
+
+    /// Equal only for records that are equal in everything.
+    pub fn digest(&self) -> blake3::Hash {
+        blake3::hash(&super::manifest::pretty(self))
+    }
 }
 
 /// The file in which a [`ShardRecord`] stands.
 pub(crate) const SHARD_FILE: &str = "shard.json";
+/// One id a line.
+pub(crate) const IDS_FILE: &str = "ids.txt";
 
 /// Threads that sync files at once. They wait, and compute nothing.
 const SYNCING: usize = 16;
@@ -65,6 +99,7 @@ pub struct ShardWriter<'a> {
     block: u64,
     path: PathBuf,
     layers: Vec<usize>,
+    job: Option<String>,
     ids: Option<ShardFile>,
     pooled: Vec<NpyWriter>,
     states: Vec<StatesWriter>,
@@ -80,12 +115,13 @@ impl<'a> ShardWriter<'a> {
             block,
             path: path.clone(),
             layers: layout.layers.clone(),
+            job: layout.job.clone(),
             ids: None,
             pooled: Vec::new(),
             states: Vec::new(),
             done: false,
         };
-        shard.ids = Some(ShardFile::create(path.join("ids.txt"), block)?);
+        shard.ids = Some(ShardFile::create(path.join(IDS_FILE), block)?);
         for layer in &layout.layers {
             if layout.pooled {
                 let path = path.join(pooled_name(*layer));
@@ -131,7 +167,7 @@ impl<'a> ShardWriter<'a> {
     pub fn complete(mut self, facts: BlockFacts) -> Result<WrittenShard<'a>, OutputError> {
         let mut files = Vec::new();
         if let Some(ids) = self.ids.take() {
-            files.push(("ids.txt".to_owned(), ids.complete(&[])?));
+            files.push((IDS_FILE.to_owned(), ids.complete(&[])?));
         }
         let pooled = std::mem::take(&mut self.pooled);
         for (file, layer) in pooled.into_iter().zip(&self.layers) {
@@ -146,6 +182,7 @@ impl<'a> ShardWriter<'a> {
             dir: self.dir,
             block: self.block,
             path: std::mem::take(&mut self.path),
+            job: self.job.take(),
             facts,
             files,
             named: false,
@@ -166,6 +203,7 @@ pub struct WrittenShard<'a> {
     dir: &'a JobDir,
     block: u64,
     path: PathBuf,
+    job: Option<String>,
     facts: BlockFacts,
     files: Vec<(String, WrittenFile)>,
     named: bool,
@@ -175,11 +213,16 @@ impl WrittenShard<'_> {
     /// Hashes the files and writes shard.json.
     fn describe(&mut self) -> Result<(), OutputError> {
         let entry = |(name, file): &(String, WrittenFile)| Ok((name.clone(), file.entry()?));
-        let record = ShardRecord {
+        let mut record = ShardRecord {
             name: super::shard_name(self.block),
+            job: self.job.clone(),
             facts: self.facts.clone(),
             files: self.files.iter().map(entry).collect::<Result<_, _>>()?,
+            seal: None,
         };
+        if record.job.is_some() {
+            record.seal = Some(record.sealed());
+        }
         let mut file = ShardFile::create(self.path.join(SHARD_FILE), self.block)?;
         file.write(&super::manifest::pretty(&record))?;
         self.files.push((SHARD_FILE.into(), file.complete(&[])?));
@@ -276,11 +319,11 @@ impl Drop for ShardWriter<'_> {
     }
 }
 
-fn pooled_name(layer: usize) -> String {
+pub(crate) fn pooled_name(layer: usize) -> String {
     format!("layer_{layer}.npy")
 }
 
-fn states_name(layer: usize) -> String {
+pub(crate) fn states_name(layer: usize) -> String {
     format!("layer_{layer}.safetensors")
 }
 
@@ -295,6 +338,8 @@ mod tests {
             pooled: true,
             per_token: true,
             dtype: OutputDtype::F16,
+            shard_size: 8,
+            job: None,
         }
     }
 
@@ -323,7 +368,7 @@ mod tests {
         let written = shard.complete(facts()).unwrap();
         assert!(dir.partial(5).exists() && !dir.shard(5).exists());
         assert!(matches!(name_shards(vec![written]), (1, Ok(()))));
-        let record = super::super::read_shard(&dir, 5).unwrap();
+        let record = super::super::read_record(&dir.shard(5)).unwrap();
         assert_eq!(
             (&record.name[..], &record.facts),
             ("shard-000005", &facts())

@@ -9,8 +9,9 @@ use serde_json::Value;
 use super::OutputDtype;
 use crate::architecture::ModelConfig;
 
-/// Version of the layout that this program writes.
-pub const FORMAT: u32 = 1;
+/// Version of the layout that this program writes. In version 1, shard.json named no job and had
+/// no seal; jobs of that version are still resumed and merged, as they are.
+pub const FORMAT: u32 = 2;
 
 /// What a job was asked to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -92,6 +93,20 @@ impl std::fmt::Display for Difference {
 }
 
 impl JobSpec {
+    /// Hex BLAKE3 of everything that decides what the job makes of a record; shard.json repeats it.
+    /// Which share is computed is not in it, since merged shards are those of the whole job. Nor are
+    /// the inputs: a shard has a digest of its own records. Shards of format 1 name no job.
+    pub fn fingerprint(&self) -> Option<String> {
+        if self.format < 2 {
+            return None;
+        }
+        let mut spec = self.clone();
+        spec.shard.clear();
+        spec.inputs.clear();
+        let text = serde_json::to_string(&spec).unwrap_or_default();
+        Some(blake3::hash(text.as_bytes()).to_hex().to_string())
+    }
+
     /// The fields in which `asked` differs from this one, names of inputs apart.
     pub fn differences(&self, asked: &JobSpec) -> Vec<Difference> {
         let flat = |spec: &JobSpec| {
@@ -217,6 +232,37 @@ pub(crate) mod tests {
                 "inputs.2.blake3 was absent, now null",
             ]
         );
+    }
+
+    #[test]
+    fn the_fingerprint_is_of_what_decides_a_shard() {
+        let of = |change: &dyn Fn(&mut JobSpec)| {
+            let mut spec = spec();
+            change(&mut spec);
+            spec.fingerprint()
+        };
+        let whole = of(&|_| {});
+        assert_eq!(of(&|s| s.shard = "2/3".into()), whole);
+        assert_eq!(of(&|s| s.inputs.clear()), whole);
+        assert_ne!(of(&|s| s.model.blake3 = "01".into()), whole);
+        assert_ne!(of(&|s| s.layers = vec![1]), whole);
+        assert_ne!(of(&|s| s.shard_size = 5), whole);
+        assert_eq!(of(&|s| s.format = 1), None);
+        // Through the disk and back, whatever the number: a digest is not forgiving.
+        for eps in [
+            1e-12,
+            0.1 + 0.2,
+            8.41e21,
+            5e-324,
+            1.0 / 3.0,
+            9.109_383_713_9e-31,
+        ] {
+            let mut there = spec();
+            there.model.config.layer_norm_eps = eps;
+            let text = serde_json::to_string(&there).unwrap();
+            let back: JobSpec = serde_json::from_str(&text).unwrap();
+            assert_eq!(back.fingerprint(), there.fingerprint(), "{eps}");
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@ use super::{OutputDtype, OutputError};
 /// Bytes kept free for the JSON header, which is padded with spaces as the format allows. With the
 /// 8 bytes of its length before it, the data starts at a multiple of 64.
 const HEADER: usize = 512 - 8;
+/// Bytes before the data.
+pub(crate) const BEFORE: usize = HEADER + 8;
 
 /// Writes `states` [tokens, width] and `offsets` [rows + 1] (i64): the tokens of row `i` are
 /// `states[offsets[i]..offsets[i + 1]]`. The states are not kept in memory, the offsets are.
@@ -71,7 +73,7 @@ impl StatesWriter {
     }
 }
 
-fn header(dtype: OutputDtype, tokens: i64, width: usize, offsets: usize) -> Vec<u8> {
+pub(crate) fn header(dtype: OutputDtype, tokens: i64, width: usize, offsets: usize) -> Vec<u8> {
     let name = match dtype {
         OutputDtype::F32 => "F32",
         OutputDtype::F16 => "F16",

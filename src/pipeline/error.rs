@@ -71,6 +71,12 @@ pub enum JobError {
         /// The output directory.
         path: PathBuf,
     },
+    /// Something of a job stands in the output directory, and nothing that says of which.
+    #[error("the output directory {} holds a job's output, but no job.json that says which job made it", path.display())]
+    Nameless {
+        /// The output directory.
+        path: PathBuf,
+    },
     /// Another job than this one stands there.
     #[error("cannot resume: the job in {} is another one: {}", path.display(), list(differences))]
     Differs {
@@ -108,6 +114,9 @@ pub enum JobError {
         /// The remedy.
         hint: String,
     },
+    /// The merged output could not be written.
+    #[error(transparent)]
+    MergeOutput(OutputError),
     /// A fault in this program.
     #[error("internal error: {0}")]
     Internal(String),
@@ -131,7 +140,9 @@ impl JobError {
             Self::TooLong { .. } => {
                 Some("--long truncate keeps the first tokens, --long window averages over windows".into())
             }
-            Self::InputChanged { .. } => Some("start again, with another --out".into()),
+            Self::InputChanged { .. } => Some(
+                "put it back as it was and run the same command with --resume, which computes again what was made of changed text; or start again, with another --out".into(),
+            ),
             Self::NoRoom { tokens, most, .. } => Some(
                 ModelError::TooLong {
                     tokens: *tokens,
@@ -152,8 +163,31 @@ impl JobError {
             Self::Differs { .. } => {
                 Some("give the options, model and inputs of that job, or another --out".into())
             }
-            Self::RecordsDiffer { .. } | Self::Surplus { .. } => {
-                Some("give the input that the job was started with, or another --out".into())
+            Self::RecordsDiffer { shard, .. } => Some(format!(
+                "give the input that the job was started with, or another --out; if this is that input, remove {}, and --resume computes it again",
+                shard.display()
+            )),
+            Self::Surplus { shard, .. } => Some(format!(
+                "give the input that the job was started with, or another --out; if this is that input, move {} elsewhere",
+                shard.display()
+            )),
+            Self::Nameless { .. } => {
+                Some("give an empty or a new directory as --out, or put the job.json back that stood there".into())
+            }
+            // Those that are right as they are.
+            Self::MergeOutput(
+                e @ (OutputError::Foreign { .. } | OutputError::Locked { .. } | OutputError::Unsound { .. }),
+            ) => e.hint(),
+            Self::MergeOutput(OutputError::Malformed { .. }) => {
+                Some("give an empty or a new directory as --out".into())
+            }
+            Self::MergeOutput(OutputError::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::StorageFull =>
+            {
+                Some("free some space, then run the same merge again: it goes on where it ended".into())
+            }
+            Self::MergeOutput(_) => {
+                Some("when this is mended, run the same merge again: it goes on where it ended".into())
             }
             Self::Merge { hint, .. } => Some(hint.clone()),
             Self::Internal(_) => Some("please report this with the command that led to it".into()),

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::blocks::RecordsDigest;
 use super::packing::{End, Packer, WorkSender};
 use super::tokenising::{Group, Then, Way};
 use super::{JobError, LengthLimit, Stop};
-use crate::output::{BlockFacts, ShardRecord, read_shard_at, shard_name};
+use crate::output::{BlockFacts, ShardRecord, read_record, revoke_manifest, shard_name};
 use crate::sequence::{
     Alphabet, Case, CleanCounts, InputDigest, Record, SequenceError, SequenceReader, Tokenizer,
     clean,
@@ -53,7 +54,13 @@ impl Share {
     /// How many of `records` are in it.
     pub fn records(self, records: u64, shard_size: u64) -> u64 {
         let full = records / shard_size;
-        let before = |blocks: u64| (blocks + self.of - self.index) / self.of;
+        // Of the blocks before it: index - 1, index - 1 + of ... No sum here overflows, however
+        // many shares there are.
+        let before = |blocks: u64| {
+            blocks
+                .checked_sub(self.index)
+                .map_or(0, |n| n / self.of + 1)
+        };
         before(full) * shard_size
             + if self.holds(full) {
                 records % shard_size
@@ -66,6 +73,20 @@ impl Share {
 impl std::fmt::Display for Share {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.index, self.of)
+    }
+}
+
+impl std::str::FromStr for Share {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (index, of) = text.split_once('/').ok_or(())?;
+        let share = Self {
+            index: index.parse().map_err(drop)?,
+            of: of.parse().map_err(drop)?,
+        };
+        let there = (1..=share.of).contains(&share.index);
+        there.then_some(share).ok_or(())
     }
 }
 
@@ -109,8 +130,10 @@ pub(crate) struct Feed<R> {
     pub options: FeedOptions,
     /// The output directory.
     pub out: PathBuf,
-    /// Blocks that stand there, ascending.
+    /// Blocks that stand there, ascending, each verified.
     pub finished: Vec<u64>,
+    /// Whether it is certain that no manifest.json stands there.
+    pub revoked: bool,
     pub counts: Arc<FeedCounts>,
     pub stop: Stop,
 }
@@ -125,7 +148,7 @@ struct Block {
     finished: Option<ShardRecord>,
     first_record: u64,
     rows: u64,
-    digest: blake3::Hasher,
+    digest: RecordsDigest,
     clean: CleanCounts,
 }
 
@@ -206,17 +229,23 @@ impl<R: Records> Feed<R> {
         Ok(())
     }
 
-    fn begin(&self, number: u64, first_record: u64) -> Result<Block, JobError> {
+    fn begin(&mut self, number: u64, first_record: u64) -> Result<Block, JobError> {
         let finished = match self.finished.binary_search(&number) {
-            Ok(_) => Some(read_shard_at(&self.out.join(shard_name(number)))?),
-            Err(_) => None,
+            Ok(_) => Some(read_record(&self.out.join(shard_name(number)))?),
+            Err(_) => {
+                // Before anything is computed: what lacks a shard is not complete.
+                if !std::mem::replace(&mut self.revoked, true) {
+                    revoke_manifest(&self.out)?;
+                }
+                None
+            }
         };
         Ok(Block {
             number,
             finished,
             first_record,
             rows: 0,
-            digest: blake3::Hasher::new(),
+            digest: RecordsDigest::default(),
             clean: CleanCounts::default(),
         })
     }
@@ -257,10 +286,7 @@ impl Block {
     /// Counts a record, as read: before cleaning.
     fn take(&mut self, record: &Record) {
         self.rows += 1;
-        for part in [record.id.as_bytes(), &record.sequence] {
-            self.digest.update(&(part.len() as u64).to_le_bytes());
-            self.digest.update(part);
-        }
+        self.digest.take(record);
     }
 
     /// All but what packing counts.
@@ -269,7 +295,7 @@ impl Block {
             first_record: self.first_record,
             rows: self.rows,
             tokens: 0,
-            digest: self.digest.finalize().to_hex().to_string(),
+            digest: self.digest.finish(),
             counts: named(&self.clean),
         };
         (facts, self.finished)
@@ -305,6 +331,40 @@ mod tests {
                     "{records} {size} {share}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn no_number_of_shares_is_too_large() {
+        let of = u64::MAX;
+        let records = |index, records, size| Share { index, of }.records(records, size);
+        assert_eq!(records(1, 100, 1), 1);
+        assert_eq!(records(100, 100, 1), 1);
+        assert_eq!(records(101, 100, 1), 0);
+        assert_eq!(records(of, u64::MAX, 1), 1);
+        assert_eq!(records(of, u64::MAX, 2), 0);
+        assert_eq!(records(1, u64::MAX, u64::MAX), u64::MAX);
+        assert_eq!(Share::ALL.records(u64::MAX, 1), u64::MAX);
+        assert_eq!(Share::ALL.records(u64::MAX, 7), u64::MAX);
+    }
+
+    #[test]
+    fn a_share_is_read_as_it_is_written() {
+        assert_eq!("2/3".parse(), Ok(Share { index: 2, of: 3 }));
+        let last = format!("{0}/{0}", u64::MAX);
+        assert_eq!(last.parse::<Share>().unwrap().to_string(), last);
+        for wrong in [
+            "",
+            "1",
+            "0/1",
+            "2/1",
+            "1/0",
+            "0/0",
+            "1/2/3",
+            "-1/2",
+            "1/18446744073709551616",
+        ] {
+            assert_eq!(wrong.parse::<Share>(), Err(()), "{wrong}");
         }
     }
 }

@@ -1,9 +1,15 @@
 //! Beginning a job, or going on with one.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use super::JobError;
-use crate::output::{JobDir, JobSpec, read_job, write_job};
+use rayon::prelude::*;
+
+use super::{JobError, StandingBlocks};
+use crate::output::{
+    Doubt, JobDir, JobSpec, OutputError, ShardLayout, ShardRecord, read_job, read_manifest,
+    revoke_manifest, write_job,
+};
 
 /// A job whose directory is locked and whose job.json stands.
 #[derive(Debug)]
@@ -12,23 +18,51 @@ pub struct OpenJob {
     pub dir: JobDir,
     /// What it does, as job.json says.
     pub spec: JobSpec,
-    /// The shards that stand already, ascending.
+    /// The shards that stand already, ascending, each verified.
     pub finished: Vec<u64>,
+    /// Those that stood, were not what this job made, and were removed.
+    pub removed: Vec<Removed>,
     /// Whether an earlier run was found.
     pub resumed: bool,
+}
+
+/// A shard that was not believed. It is computed again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    /// Where it stood.
+    pub shard: PathBuf,
+    /// Why it was not believed, as a clause.
+    pub reason: String,
+}
+
+/// How finished shards are checked when a job goes on.
+#[derive(Default)]
+pub struct Checks {
+    /// Threads that hash; 0 is as many as there are cores.
+    pub threads: usize,
+    /// What the input holds, where it could be read before the job.
+    pub input: Option<StandingBlocks>,
 }
 
 /// Opens the directory `out` for the job `asked`.
 ///
 /// A directory that holds a job is refused unless `resume` is set and that job is this one.
 /// `resume` on an empty directory begins the job: a script need not know which run is the first.
-pub fn open_job(out: &Path, asked: JobSpec, resume: bool) -> Result<OpenJob, JobError> {
+///
+/// Of a job that goes on, every shard that stands is checked whole, and what is not what this job
+/// makes of this input is removed, to be computed again.
+pub fn open_job(
+    out: &Path,
+    mut asked: JobSpec,
+    resume: bool,
+    checks: &Checks,
+) -> Result<OpenJob, JobError> {
     let dir = JobDir::open(out)?;
-    let finished = dir.shards()?;
-    if !dir.holds_job() {
-        // Shards without the job that made them: nothing says what they are.
-        if !finished.is_empty() {
-            return Err(JobError::Exists {
+    let standing = dir.shards()?;
+    if !dir.holds_job()? {
+        // Without the job that made them, nothing says what they are.
+        if !standing.is_empty() || dir.holds_manifest()? {
+            return Err(JobError::Nameless {
                 path: out.to_path_buf(),
             });
         }
@@ -37,7 +71,8 @@ pub fn open_job(out: &Path, asked: JobSpec, resume: bool) -> Result<OpenJob, Job
         return Ok(OpenJob {
             dir,
             spec: asked,
-            finished,
+            finished: standing,
+            removed: Vec::new(),
             resumed: false,
         });
     }
@@ -47,6 +82,8 @@ pub fn open_job(out: &Path, asked: JobSpec, resume: bool) -> Result<OpenJob, Job
         });
     }
     let spec = read_job(out)?;
+    // A job of the older format goes on in that format.
+    asked.format = spec.format.max(1).min(asked.format);
     let differences = spec.differences(&asked);
     if !differences.is_empty() {
         return Err(JobError::Differs {
@@ -55,10 +92,99 @@ pub fn open_job(out: &Path, asked: JobSpec, resume: bool) -> Result<OpenJob, Job
         });
     }
     dir.remove_partials()?;
+    let (finished, removed) = keep_sound(&dir, &spec, standing, checks)?;
     Ok(OpenJob {
         dir,
         spec,
         finished,
+        removed,
         resumed: true,
     })
+}
+
+/// Checks all shards that stand; removes those that are not this job's.
+fn keep_sound(
+    dir: &JobDir,
+    spec: &JobSpec,
+    standing: Vec<u64>,
+    checks: &Checks,
+) -> Result<(Vec<u64>, Vec<Removed>), JobError> {
+    if let Some(input) = &checks.input
+        && let Some(surplus) = standing.iter().find(|b| !input.has(**b))
+    {
+        return Err(JobError::Surplus {
+            shard: dir.shard(*surplus),
+            records: input.records(),
+        });
+    }
+    let listed = listed(dir, &standing)?;
+    let layout = ShardLayout::of(spec);
+    let check = |block: &u64| -> Result<Option<String>, OutputError> {
+        match layout.verify(&dir.shard(*block), *block) {
+            Ok(record) => Ok(other_records(&record, *block, checks).or_else(|| {
+                // Jobs of format 1 have nothing better that says which shards are theirs.
+                let other = listed.get(block).is_some_and(|l| *l != record.digest());
+                other.then(|| "it is not the one that manifest.json lists".into())
+            })),
+            Err(Doubt::Unsound(reason)) => Ok(Some(reason)),
+            Err(Doubt::Failed(error)) => Err(error),
+        }
+    };
+    let checked: Vec<_> =
+        pool(checks.threads)?.install(|| standing.par_iter().map(check).collect());
+    let (mut finished, mut removed) = (Vec::new(), Vec::new());
+    for (block, reason) in standing.into_iter().zip(checked) {
+        match reason? {
+            None => finished.push(block),
+            Some(reason) => removed.push((block, reason)),
+        }
+    }
+    // The job is not complete before it has fewer shards.
+    if !removed.is_empty() {
+        revoke_manifest(dir.path())?;
+    }
+    for (block, _) in &removed {
+        dir.discard_shard(*block)?;
+    }
+    let removed = removed.into_iter().map(|(block, reason)| Removed {
+        shard: dir.shard(block),
+        reason,
+    });
+    Ok((finished, removed.collect()))
+}
+
+/// Why a shard is not of the input's records, if it is not.
+fn other_records(record: &ShardRecord, block: u64, checks: &Checks) -> Option<String> {
+    let (rows, digest) = checks.input.as_ref()?.get(block)?;
+    let same = (record.facts.rows, record.facts.digest.as_str()) == (rows, digest);
+    (!same).then(|| "it was made from other records than those of the input".into())
+}
+
+/// Digests of what manifest.json lists, where one stands. One that lists what does not stand, or
+/// cannot be understood, is removed: the job is not complete.
+fn listed(dir: &JobDir, standing: &[u64]) -> Result<BTreeMap<u64, blake3::Hash>, JobError> {
+    let mut listed = BTreeMap::new();
+    if !dir.holds_manifest()? {
+        return Ok(listed);
+    }
+    let read = read_manifest(dir.path(), &mut |record| {
+        let block = record.block().filter(|b| standing.binary_search(b).is_ok());
+        let block = block.ok_or("it lists what does not stand")?;
+        listed.insert(block, record.digest());
+        Ok(())
+    });
+    match read {
+        Ok(_) => Ok(listed),
+        Err(OutputError::Malformed { .. }) => {
+            revoke_manifest(dir.path())?;
+            Ok(BTreeMap::new())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A rayon pool of so many threads.
+pub(crate) fn pool(threads: usize) -> Result<rayon::ThreadPool, JobError> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.map_err(|e| JobError::Internal(format!("cannot start a thread: {e}")))
 }

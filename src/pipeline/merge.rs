@@ -2,12 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
+use super::job::pool;
 use super::{JobError, Share};
 use crate::output::{
-    JobDir, ManifestHead, OutputError, hash_file, list_shards, read_job, read_manifest_head,
-    read_shard_at, shard_name, write_job, write_manifest,
+    Doubt, FORMAT, JobDir, JobSpec, ManifestHead, OutputError, SHARD_FILE, ShardLayout,
+    ShardRecord, Totals, hash_file, list_shards, read_job, read_manifest, read_record, shard_name,
+    write_job, write_manifest,
 };
 
 /// What a merge did.
@@ -19,38 +24,52 @@ pub struct MergeReport {
     pub manifest: ManifestHead,
 }
 
-/// Joins the complete jobs `sources` in `out`, which must hold no job.
+/// A share: what its manifest.json says, which agrees with its job.json.
+struct Source<'a> {
+    path: &'a Path,
+    head: ManifestHead,
+    /// The digest of each shard that it lists.
+    listed: BTreeMap<u64, blake3::Hash>,
+}
+
+/// A shard of a share, checked.
+struct Checked {
+    path: PathBuf,
+    digest: blake3::Hash,
+}
+
+/// Joins the complete jobs `sources` in `out`, which must hold no job, unless it is what a merge of
+/// the same jobs left there that was broken off.
 ///
-/// Every record of the input must stand once, and every file must have the hash its shard gives.
-/// The result is byte for byte what one job without `--shard` leaves. Shards are hard-linked where
-/// the file system allows, else copied.
+/// Every record of the input must stand once, and every shard be the one that its job made and that
+/// its share's manifest.json lists. The result is byte for byte what one job without `--shard`
+/// leaves. Shards are hard-linked where the file system allows, else copied.
 pub fn merge(sources: &[PathBuf], out: &Path) -> Result<MergeReport, JobError> {
-    let [first, rest @ ..] = sources else {
+    let sources: Vec<Source<'_>> = sources
+        .iter()
+        .map(|path| source(path))
+        .collect::<Result<_, _>>()?;
+    let [first, rest @ ..] = sources.as_slice() else {
         return Err(refuse(
             "no output directory was named",
             "name the directories to join",
         ));
     };
-    let mut manifest = manifest_of(first)?;
-    manifest.job.shard = Share::ALL.to_string();
+    let mut whole = first.head.job.clone();
+    whole.shard = Share::ALL.to_string();
     for other in rest {
-        let mut there = manifest_of(other)?;
-        there.job.shard = Share::ALL.to_string();
-        let mut differences: Vec<String> = manifest
-            .job
-            .differences(&there.job)
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        if manifest.input_records != there.input_records {
-            let (a, b) = (manifest.input_records, there.input_records);
+        let mut there = other.head.job.clone();
+        there.shard = Share::ALL.to_string();
+        let mut differences = said(&whole, &there);
+        if first.head.input_records != other.head.input_records {
+            let (a, b) = (first.head.input_records, other.head.input_records);
             differences.push(format!("input_records was {a}, now {b}"));
         }
         if !differences.is_empty() {
             let reason = format!(
                 "{} and {} come from different jobs: {}",
-                first.display(),
-                other.display(),
+                first.path.display(),
+                other.path.display(),
                 differences.join("; ")
             );
             return Err(refuse(
@@ -59,26 +78,17 @@ pub fn merge(sources: &[PathBuf], out: &Path) -> Result<MergeReport, JobError> {
             ));
         }
     }
-    let shards = collect(sources, &manifest)?;
-    let dir = JobDir::open(out)?;
-    if dir.holds_job() || !dir.shards()?.is_empty() {
-        return Err(refuse(
-            format!("{} already holds a job", out.display()),
-            "give an empty or a new directory as --out",
-        ));
-    }
-    let mut job = read_job(first)?;
+    let shards = collect(&sources, &first.head)?;
+    let mut job = read_job(first.path)?;
     job.shard = Share::ALL.to_string();
-    write_job(&dir, &job)?;
-    for (block, path) in &shards {
-        let partial = dir.begin_shard(*block)?;
-        let linked = link_all(path, &partial, *block).and_then(|()| dir.commit_shard(*block));
-        linked.inspect_err(|_| dir.abandon_shard(*block))?;
-    }
-    let blocks: Vec<u64> = shards.keys().copied().collect();
-    let manifest = write_manifest(&dir, &manifest.job, manifest.input_records, &blocks)?;
+    let written = write(out, &job, &whole, first.head.input_records, &shards);
+    let manifest = written.map_err(|error| match error {
+        // That of a job says --resume, which `merge` has not.
+        JobError::Output(error) => JobError::MergeOutput(error),
+        other => other,
+    })?;
     Ok(MergeReport {
-        shards: blocks.len() as u64,
+        shards: shards.len() as u64,
         manifest,
     })
 }
@@ -90,37 +100,136 @@ fn refuse(reason: impl Into<String>, hint: impl Into<String>) -> JobError {
     }
 }
 
-fn manifest_of(source: &Path) -> Result<ManifestHead, JobError> {
-    match read_manifest_head(source) {
-        Err(OutputError::Io { source: e, .. }) if e.kind() == std::io::ErrorKind::NotFound => {
-            Err(refuse(
-                format!(
-                    "{} holds no manifest.json, so its job is not complete",
-                    source.display()
-                ),
-                "finish it with --resume first",
-            ))
+fn said(there: &JobSpec, asked: &JobSpec) -> Vec<String> {
+    let differences = there.differences(asked);
+    differences.iter().map(ToString::to_string).collect()
+}
+
+/// What a share says of itself, in both of its files.
+fn source(path: &Path) -> Result<Source<'_>, JobError> {
+    let shown = path.display();
+    let mut listed = BTreeMap::new();
+    let mut totals = Totals::default();
+    let read = read_manifest(path, &mut |record| {
+        let name = record.name.escape_debug();
+        let block = record
+            .block()
+            .ok_or_else(|| format!("\"{name}\" is no shard"))?;
+        if listed.insert(block, record.digest()).is_some() {
+            return Err(format!("it lists {name} twice"));
         }
-        other => Ok(other?),
+        let added = totals.add(&record.facts);
+        added.ok_or_else(|| "its counts add up to more than any input holds".into())
+    });
+    let head = match read {
+        Err(OutputError::Io { source: e, .. }) if e.kind() == ErrorKind::NotFound => {
+            let reason = format!("{shown} holds no manifest.json, so its job is not complete");
+            return Err(refuse(reason, "finish it with --resume first"));
+        }
+        other => other?,
+    };
+    let wrong = |what: &str| {
+        refuse(
+            format!("the manifest.json of {shown} {what}"),
+            "run that share again with --resume, which writes it anew",
+        )
+    };
+    if !(1..=FORMAT).contains(&head.job.format) {
+        let reason = format!(
+            "{shown} has format {}, and this program knows 1 to {FORMAT}",
+            head.job.format
+        );
+        return Err(refuse(
+            reason,
+            "merge with the seqstream that computed the shares",
+        ));
     }
+    let share: Share = head
+        .job
+        .shard
+        .parse()
+        .map_err(|()| wrong("names no share"))?;
+    if !head.complete || head.job.shard_size == 0 {
+        return Err(wrong("is not that of a complete job"));
+    }
+    if let Some(block) = listed.keys().find(|b| !share.holds(**b)) {
+        return Err(wrong(&format!(
+            "lists {}, which is not in share {share}",
+            shard_name(*block)
+        )));
+    }
+    if totals != head.totals() {
+        return Err(wrong("gives other totals than its shards add up to"));
+    }
+    let mut job = match read_job(path) {
+        Err(OutputError::Io { source: e, .. }) if e.kind() == ErrorKind::NotFound => {
+            let reason = format!("{shown} holds no job.json, so nothing says what its shards are");
+            return Err(refuse(
+                reason,
+                "compute that share again, with another --out",
+            ));
+        }
+        other => other?,
+    };
+    // What came through a pipe has its hash in the manifest alone.
+    for (input, read) in job.inputs.iter_mut().zip(&head.job.inputs) {
+        input.blake3 = input.blake3.take().or_else(|| read.blake3.clone());
+    }
+    let differences = said(&job, &head.job);
+    if !differences.is_empty() {
+        let reason = format!(
+            "the job.json and the manifest.json of {shown} are of different jobs: {}",
+            differences.join("; ")
+        );
+        return Err(refuse(
+            reason,
+            "compute that share again, with another --out",
+        ));
+    }
+    Ok(Source { path, head, listed })
 }
 
 /// Where each block stands, every one checked.
 fn collect(
-    sources: &[PathBuf],
-    manifest: &ManifestHead,
-) -> Result<BTreeMap<u64, PathBuf>, JobError> {
-    let size = manifest.job.shard_size.max(1);
-    let records = manifest.input_records;
-    let mut shards: BTreeMap<u64, PathBuf> = BTreeMap::new();
+    sources: &[Source<'_>],
+    head: &ManifestHead,
+) -> Result<BTreeMap<u64, Checked>, JobError> {
+    let (size, records) = (head.job.shard_size, head.input_records);
+    // Number of the first record of a block, from 1, and of its last one.
+    let numbers = |block: u64| {
+        let first = block.saturating_mul(size);
+        (
+            first.saturating_add(1),
+            records.min(first.saturating_add(size)),
+        )
+    };
+    let mut shards: BTreeMap<u64, (PathBuf, &Source<'_>)> = BTreeMap::new();
     for source in sources {
-        for block in list_shards(source)? {
-            let path = source.join(shard_name(block));
-            if let Some(earlier) = shards.insert(block, path.clone()) {
+        let shown = source.path.display();
+        let stand = list_shards(source.path)?;
+        if let Some(missing) = source
+            .listed
+            .keys()
+            .find(|b| stand.binary_search(b).is_err())
+        {
+            let name = shard_name(*missing);
+            let reason =
+                format!("{name} stands in the manifest.json of {shown}, and not beside it");
+            return Err(refuse(reason, "run that share again with --resume"));
+        }
+        for block in stand {
+            let path = source.path.join(shard_name(block));
+            if !source.listed.contains_key(&block) {
+                let reason = format!("{} is not in the manifest.json beside it", path.display());
+                return Err(refuse(
+                    reason,
+                    "move it elsewhere: its share is complete without it",
+                ));
+            }
+            if let Some((earlier, _)) = shards.insert(block, (path.clone(), source)) {
+                let (first, last) = numbers(block);
                 let reason = format!(
-                    "records {} to {} stand twice: in {} and in {}",
-                    block * size + 1,
-                    records.min((block + 1) * size),
+                    "records {first} to {last} stand twice: in {} and in {}",
                     earlier.display(),
                     path.display()
                 );
@@ -129,69 +238,156 @@ fn collect(
         }
     }
     for block in 0..records.div_ceil(size) {
-        let (first, last) = (block * size, records.min((block + 1) * size));
-        let Some(path) = shards.get(&block) else {
+        if !shards.contains_key(&block) {
+            let (first, last) = numbers(block);
             let reason = format!(
-                "records {} to {last} stand in none of them ({})",
-                first + 1,
+                "records {first} to {last} stand in none of them ({})",
                 shard_name(block)
             );
             return Err(refuse(
                 reason,
                 "name the output directory of every share from 1/n to n/n",
             ));
-        };
-        let shard = read_shard_at(path)?;
-        if (shard.facts.first_record, shard.facts.rows) != (first, last - first) {
-            let (from, rows) = (shard.facts.first_record, shard.facts.rows);
-            let reason = format!(
-                "{} holds {rows} records from {} on, where {} from {} on belong",
-                path.display(),
-                from + 1,
-                last - first,
-                first + 1
-            );
-            return Err(refuse(reason, "compute that share again"));
-        }
-        for (name, entry) in &shard.files {
-            let file = path.join(name);
-            if hash_file(&file, None)? != *entry {
-                let reason = format!(
-                    "{} is not what its shard.json says: it was changed",
-                    file.display()
-                );
-                return Err(refuse(
-                    reason,
-                    "remove its shard and run that share again with --resume",
-                ));
-            }
         }
     }
-    if let Some((_, path)) = shards.range(records.div_ceil(size)..).next() {
+    if let Some((_, (path, _))) = shards.range(records.div_ceil(size)..).next() {
         let reason = format!(
             "{} is beyond the {records} records of the input",
             path.display()
         );
         return Err(refuse(reason, "compute that share again"));
     }
-    Ok(shards)
+    let layout = ShardLayout::of(&head.job);
+    let check = |(block, (path, source)): (u64, (PathBuf, &Source<'_>))| {
+        let record = verified(&layout, &path, block, source.listed.get(&block))?;
+        let (first, last) = numbers(block);
+        // Both from 1, the last one included.
+        if record.facts.rows != last - first + 1 {
+            let (rows, right) = (record.facts.rows, last - first + 1);
+            let reason = format!(
+                "{} holds {rows} records, where {right} belong",
+                path.display()
+            );
+            return Err(refuse(reason, "compute that share again"));
+        }
+        let digest = record.digest();
+        Ok((block, Checked { path, digest }))
+    };
+    let checked: Vec<_> = pool(0)?.install(|| {
+        let shards: Vec<_> = shards.into_iter().collect();
+        shards.into_par_iter().map(check).collect()
+    });
+    checked.into_iter().collect()
 }
 
-fn link_all(from: &Path, to: &Path, block: u64) -> Result<(), OutputError> {
+/// The shard, if it is the one that a job of this layout made and its manifest lists.
+fn verified(
+    layout: &ShardLayout,
+    path: &Path,
+    block: u64,
+    listed: Option<&blake3::Hash>,
+) -> Result<ShardRecord, JobError> {
+    let reason = match layout.verify(path, block) {
+        Ok(record) if listed == Some(&record.digest()) => return Ok(record),
+        Ok(_) => "it is not the one that manifest.json lists".into(),
+        Err(Doubt::Unsound(reason)) => reason,
+        Err(Doubt::Failed(error)) => return Err(error.into()),
+    };
+    Err(refuse(
+        format!("{} is not what its job made: {reason}", path.display()),
+        "run that share again with --resume, which computes this shard again",
+    ))
+}
+
+/// Writes the whole, or what a merge that was broken off has left to be written.
+fn write(
+    out: &Path,
+    job: &JobSpec,
+    whole: &JobSpec,
+    input_records: u64,
+    shards: &BTreeMap<u64, Checked>,
+) -> Result<ManifestHead, JobError> {
+    let dir = JobDir::open(out)?;
+    let stand = dir.shards()?;
+    let taken = |why: &str| {
+        refuse(
+            format!("{} already holds {why}", out.display()),
+            "give an empty or a new directory as --out",
+        )
+    };
+    if !dir.holds_job()? {
+        if !stand.is_empty() || dir.holds_manifest()? {
+            return Err(taken("shards without the job.json that says what they are"));
+        }
+        dir.remove_partials()?;
+        write_job(&dir, job)?;
+    } else if dir.holds_manifest()? {
+        return Err(taken("a job"));
+    } else {
+        let differences = said(&read_job(out)?, job);
+        if !differences.is_empty() {
+            return Err(taken(&format!(
+                "a job, and another one: {}",
+                differences.join("; ")
+            )));
+        }
+        if let Some(other) = stand.iter().find(|b| !shards.contains_key(b)) {
+            return Err(taken(&format!(
+                "{}, which is in no share",
+                shard_name(*other)
+            )));
+        }
+        dir.remove_partials()?;
+    }
+    let layout = ShardLayout::of(job);
+    for (block, shard) in shards {
+        if stand.binary_search(block).is_ok() {
+            let there = layout.verify(&dir.shard(*block), *block);
+            match there {
+                Ok(record) if record.digest() == shard.digest => continue,
+                Err(Doubt::Failed(error)) => return Err(error.into()),
+                _ => dir.discard_shard(*block)?,
+            }
+        }
+        let partial = dir.begin_shard(*block)?;
+        let linked = link_all(shard, &partial, *block).and_then(|()| dir.commit_shard(*block));
+        linked.inspect_err(|_| dir.abandon_shard(*block))?;
+    }
+    let blocks: Vec<u64> = shards.keys().copied().collect();
+    Ok(write_manifest(&dir, whole, input_records, &blocks)?)
+}
+
+/// Links what the shard's record lists, and shard.json, and nothing else that may stand there.
+fn link_all(shard: &Checked, to: &Path, block: u64) -> Result<(), OutputError> {
     let error = |action, path: &Path, e| OutputError::Io {
         action,
         path: path.to_path_buf(),
         shard: Some(block),
         source: e,
     };
-    for entry in fs::read_dir(from).map_err(|e| error("list", from, e))? {
-        let entry = entry.map_err(|e| error("list", from, e))?;
-        let (source, target) = (entry.path(), to.join(entry.file_name()));
+    let changed = |reason: &str| OutputError::Unsound {
+        shard: shard.path.clone(),
+        reason: reason.into(),
+    };
+    let record = read_record(&shard.path)?;
+    if record.digest() != shard.digest {
+        return Err(changed("its shard.json was changed while it was merged"));
+    }
+    let files = record.files.iter();
+    let files = files.map(|(name, entry)| (name.as_str(), Some(entry)));
+    for (name, entry) in files.chain([(SHARD_FILE, None)]) {
+        let (source, target) = (shard.path.join(name), to.join(name));
         if fs::hard_link(&source, &target).is_ok() {
             continue;
         }
         let copied = fs::copy(&source, &target).and_then(|_| File::open(&target)?.sync_all());
         copied.map_err(|e| error("copy to", &target, e))?;
+        // A copy is made later than its original was hashed.
+        if let Some(entry) = entry
+            && hash_file(&target, Some(block))? != *entry
+        {
+            return Err(changed(&format!("{name} was changed while it was merged")));
+        }
     }
     Ok(())
 }

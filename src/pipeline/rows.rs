@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use super::JobError;
 use super::packing::Batch;
 use crate::architecture::ModelKind;
-use crate::model::{LayerOutput, Request};
+use crate::model::LayerOutput;
 use crate::output::{BlockFacts, JobDir, ShardLayout, ShardWriter, WrittenShard, name_shards};
 
 /// What the computing thread sends on.
@@ -249,20 +249,5 @@ impl Windows {
                 .collect()
         };
         Some(self.sums.iter_mut().map(mean).collect())
-    }
-}
-
-/// The layout of a job's shards.
-pub(crate) fn layout_of(
-    request: &Request,
-    width: usize,
-    dtype: crate::output::OutputDtype,
-) -> ShardLayout {
-    ShardLayout {
-        layers: request.layers.clone(),
-        width,
-        pooled: request.pool.is_some(),
-        per_token: request.per_token,
-        dtype,
     }
 }

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::feed::{Feed, FeedCounts};
 use super::packing::{Batch, Work};
-use super::rows::{Done, WriteCounts, Writer, finish, layout_of, waiting_shards};
+use super::rows::{Done, WriteCounts, Writer, finish, waiting_shards};
 use super::{FeedOptions, JobError, OpenJob, Records, Stop};
 use crate::model::{Embedder, Request};
-use crate::output::{BlockFacts, ManifestHead, write_manifest};
+use crate::output::{BlockFacts, ManifestHead, ShardLayout, write_manifest};
 use crate::sequence::{InputDigest, Tokenizer};
 
 /// Batches read ahead of the computing one.
@@ -129,11 +129,7 @@ pub fn run<E: Embedder, R: Records>(
     observer: &mut dyn Observer,
     stop: &Stop,
 ) -> Result<Report, JobError> {
-    let layout = layout_of(
-        &options.request,
-        embedder.config().hidden,
-        job.spec.output_dtype,
-    );
+    let layout = ShardLayout::of(&job.spec);
     let feed_counts = Arc::new(FeedCounts::default());
     let write_counts = WriteCounts::default();
     let feed = Feed {
@@ -142,6 +138,7 @@ pub fn run<E: Embedder, R: Records>(
         options: options.feed.clone(),
         out: job.dir.path().to_path_buf(),
         finished: job.finished.clone(),
+        revoked: false,
         counts: Arc::clone(&feed_counts),
         stop: stop.clone(),
     };

@@ -44,7 +44,7 @@ use std::sync::Arc;
 pub use clean::clean;
 pub use error::{Place, SequenceError, Unclean};
 pub use reader::{MAX_ID, ReaderOptions, SequenceReader};
-pub use scan::{InputSummary, ScanOptions, scan};
+pub use scan::{InputSummary, ScanOptions, scan, scan_each};
 pub use source::{Input, InputDigest};
 pub use tokenizer::{Tokenizer, TokenizerError};
 

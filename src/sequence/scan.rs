@@ -53,6 +53,18 @@ pub struct InputSummary {
 /// # Errors
 /// The first thing that the job itself would refuse, and a regular file that cannot be opened.
 pub fn scan(inputs: &[Input], options: &ScanOptions) -> Result<InputSummary, SequenceError> {
+    scan_each(inputs, options, |_| {})
+}
+
+/// The same, and gives each record to `each`, as read: before cleaning.
+///
+/// # Errors
+/// Those of [`scan`].
+pub fn scan_each(
+    inputs: &[Input],
+    options: &ScanOptions,
+    mut each: impl FnMut(&Record),
+) -> Result<InputSummary, SequenceError> {
     // A path that does not exist stays in, for its error.
     let readable: Vec<Input> = inputs.iter().filter(|i| !only_once(i)).cloned().collect();
     let mut summary = InputSummary {
@@ -66,6 +78,7 @@ pub fn scan(inputs: &[Input], options: &ScanOptions) -> Result<InputSummary, Seq
     let mut reader = SequenceReader::with_options(readable, options.reader.clone());
     let mut record = Record::default();
     while reader.next_into(&mut record)? {
+        each(&record);
         let counts = clean(options.alphabet, options.case, options.strict, &mut record)?;
         summary.longest = summary.longest.max(counts.residues);
         summary.counts += counts;

@@ -11,8 +11,8 @@ use seqstream::batch::PackedBatch;
 use seqstream::model::{Embedder, LayerOutput, ModelError, Pool, Request};
 use seqstream::output::{FORMAT, InputSpec, JobSpec, ModelSpec, OutputDtype};
 use seqstream::pipeline::{
-    FeedOptions, JobError, Observer, Records, Report, RunOptions, Share, Silent, Stop, open_job,
-    run,
+    Checks, FeedOptions, JobError, Observer, Records, Report, RunOptions, Share, Silent,
+    StandingBlocks, Stop, open_job, run,
 };
 use seqstream::sequence::{Alphabet, Case, InputDigest, Record, SequenceError, Tokenizer};
 
@@ -174,6 +174,8 @@ pub struct Job {
     pub resume: bool,
     pub piped: bool,
     pub model: &'static str,
+    /// Version of the layout.
+    pub format: u32,
     /// Hash of the input as the main pass sees it.
     pub read: &'static str,
 }
@@ -205,13 +207,14 @@ impl Job {
             resume: false,
             piped: false,
             model: "m0",
+            format: FORMAT,
             read: "i0",
         }
     }
 
     pub fn spec(&self) -> JobSpec {
         JobSpec {
-            format: FORMAT,
+            format: self.format,
             seqstream: "0".into(),
             model: ModelSpec {
                 blake3: self.model.into(),
@@ -221,7 +224,12 @@ impl Job {
             simd: "none".into(),
             gemm: None,
             dtype: "f32".into(),
-            pool: "mean".into(),
+            pool: match self.request.pool {
+                Some(Pool::Mean) => "mean",
+                Some(Pool::Cls) => "cls",
+                None => "none",
+            }
+            .into(),
             per_token: self.request.per_token,
             layers: self.request.layers.clone(),
             max_length: self.feed.limit.map(|l| l.max),
@@ -239,6 +247,20 @@ impl Job {
         }
     }
 
+    /// What a file says before the job begins, and a pipe does not.
+    pub fn checks(&self) -> Checks {
+        let mut input = StandingBlocks::new(
+            self.feed.shard_size,
+            self.feed.share,
+            &(0..1000).collect::<Vec<u64>>(),
+        );
+        self.records.iter().for_each(|record| input.take(record));
+        Checks {
+            threads: 1,
+            input: (!self.piped).then(|| input.finish()),
+        }
+    }
+
     pub fn run(&self, out: &Path) -> Result<Report, JobError> {
         self.run_with(out, &mut Hashing::new(), &mut Silent, &Stop::new())
     }
@@ -250,7 +272,7 @@ impl Job {
         observer: &mut dyn Observer,
         stop: &Stop,
     ) -> Result<Report, JobError> {
-        let job = open_job(out, self.spec(), self.resume)?;
+        let job = open_job(out, self.spec(), self.resume, &self.checks())?;
         let options = RunOptions {
             feed: self.feed.clone(),
             request: self.request.clone(),

@@ -1,0 +1,527 @@
+//! Whether a shard that stands is the one that its job made. Names and sizes say little: a shard of
+//! another model has the same ones.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use super::jobdir::shard_name;
+use super::shard::{IDS_FILE, SHARD_FILE, pooled_name, states_name};
+use super::{JobSpec, OutputError, ShardLayout, ShardRecord, hash_file, npy, read_record, states};
+
+/// Why a shard is not believed.
+#[derive(Debug)]
+pub enum Doubt {
+    /// It is not what its job made; the reason, as a clause.
+    Unsound(String),
+    /// It could not be looked at, or something stands in it that no job made.
+    Failed(OutputError),
+}
+
+impl From<OutputError> for Doubt {
+    fn from(error: OutputError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+fn unsound(reason: impl Into<String>) -> Doubt {
+    Doubt::Unsound(reason.into())
+}
+
+/// What a file of a shard holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    Ids,
+    Pooled,
+    States,
+}
+
+impl ShardLayout {
+    /// The layout of a job's shards.
+    pub fn of(spec: &JobSpec) -> Self {
+        Self {
+            layers: spec.layers.clone(),
+            width: spec.model.config.hidden,
+            pooled: spec.pool != "none",
+            per_token: spec.per_token,
+            dtype: spec.output_dtype,
+            shard_size: spec.shard_size,
+            job: spec.fingerprint(),
+        }
+    }
+
+    /// The files of a shard apart from shard.json.
+    fn contents(&self) -> Vec<(String, Content)> {
+        let mut contents = vec![(IDS_FILE.to_owned(), Content::Ids)];
+        for layer in &self.layers {
+            if self.pooled {
+                contents.push((pooled_name(*layer), Content::Pooled));
+            }
+            if self.per_token {
+                contents.push((states_name(*layer), Content::States));
+            }
+        }
+        contents
+    }
+
+    /// Checks all of the shard of block `b` in `path`: that it names this job, that nothing was
+    /// changed in its shard.json, that its files are those of the layout, with its shapes, and that
+    /// each has the hash that shard.json gives. Shards of format 1, which name no job and have no
+    /// seal, are believed where all the rest is right.
+    ///
+    /// Files are hashed by all threads of the rayon pool in which this is called.
+    pub fn verify(&self, path: &Path, block: u64) -> Result<ShardRecord, Doubt> {
+        let record = self.examine(path, block)?;
+        let files: Vec<_> = record.files.iter().collect();
+        let doubt = files.par_iter().find_map_first(|(name, entry)| {
+            let found = match hash_file(&path.join(name), Some(block)) {
+                Ok(found) => found,
+                Err(error) => return Some(error.into()),
+            };
+            let reason =
+                || format!("{name} was changed: it has not the hash that {SHARD_FILE} gives");
+            (found != **entry).then(|| unsound(reason()))
+        });
+        if let Some(doubt) = doubt {
+            return Err(doubt);
+        }
+        let lines = count_lines(&path.join(IDS_FILE), block)?;
+        if lines != record.facts.rows {
+            let rows = record.facts.rows;
+            return Err(unsound(format!(
+                "{IDS_FILE} has {lines} ids where {SHARD_FILE} says {rows}"
+            )));
+        }
+        Ok(record)
+    }
+
+    /// All of [`verify`](Self::verify) that takes no time: the files' hashes are not looked at.
+    pub fn examine(&self, path: &Path, block: u64) -> Result<ShardRecord, Doubt> {
+        let stand = files_in(path, block)?;
+        if !stand.contains(SHARD_FILE) {
+            return Err(unsound(format!("it has no {SHARD_FILE}")));
+        }
+        let record = match read_record(path) {
+            Err(OutputError::Malformed { reason, .. }) => {
+                return Err(unsound(format!(
+                    "its {SHARD_FILE} is not what seqstream writes: {reason}"
+                )));
+            }
+            other => other?,
+        };
+        self.check_record(&record, block)?;
+        for (name, content) in self.contents() {
+            if !stand.contains(&name) {
+                return Err(unsound(format!("it has no {name}")));
+            }
+            self.check_file(path, &name, content, &record)?;
+        }
+        // What it holds besides is of another layer or kind: a name that some other job gives.
+        let ours: BTreeSet<String> = self.contents().into_iter().map(|(name, _)| name).collect();
+        let surplus = |name: &&String| *name != SHARD_FILE && !ours.contains(*name);
+        if let Some(name) = stand.iter().find(surplus) {
+            return Err(unsound(format!(
+                "it has a {name}, which this job does not make"
+            )));
+        }
+        if !record.files.keys().eq(&ours) {
+            return Err(unsound(format!(
+                "its {SHARD_FILE} lists other files than this job makes"
+            )));
+        }
+        Ok(record)
+    }
+
+    fn check_record(&self, record: &ShardRecord, block: u64) -> Result<(), Doubt> {
+        if record
+            .seal
+            .as_ref()
+            .is_some_and(|seal| *seal != record.sealed())
+        {
+            return Err(unsound(format!("its {SHARD_FILE} was changed")));
+        }
+        if record.job != self.job {
+            return Err(unsound("it was made by another job"));
+        }
+        if record.seal.is_some() != self.job.is_some() {
+            return Err(unsound(format!("its {SHARD_FILE} has no seal")));
+        }
+        let facts = &record.facts;
+        let first = block.checked_mul(self.shard_size);
+        if record.name != shard_name(block) || Some(facts.first_record) != first {
+            return Err(unsound("it holds the records of another shard"));
+        }
+        if facts.rows == 0 || facts.rows > self.shard_size {
+            let (rows, most) = (facts.rows, self.shard_size);
+            return Err(unsound(format!(
+                "its {SHARD_FILE} says {rows} records, not 1 to {most}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Checks the size of a file, and the shape and the type that its header gives.
+    fn check_file(
+        &self,
+        shard: &Path,
+        name: &str,
+        content: Content,
+        record: &ShardRecord,
+    ) -> Result<(), Doubt> {
+        let path = shard.join(name);
+        let failed = |e| Doubt::Failed(OutputError::io("read", &path, None, e));
+        let mut file = File::open(&path).map_err(failed)?;
+        let bytes = file.metadata().map_err(failed)?.len();
+        let listed = record.files.get(name).map(|entry| entry.bytes);
+        if listed != Some(bytes) {
+            let listed =
+                listed.map_or_else(|| "lists no such file".into(), |n| format!("says {n}"));
+            return Err(unsound(format!(
+                "{name} has {bytes} bytes where {SHARD_FILE} {listed}"
+            )));
+        }
+        let Some(header) = self.header(content, bytes, record.facts.rows) else {
+            return Err(unsound(format!(
+                "{name} has not the size of this job's files: {bytes} bytes"
+            )));
+        };
+        let mut there = vec![0; header.len()];
+        file.read_exact(&mut there).map_err(failed)?;
+        if there != header {
+            return Err(unsound(format!(
+                "{name} has not the shape or the type of this job's files"
+            )));
+        }
+        Ok(())
+    }
+
+    /// How a file of so many bytes has to begin; `None` if no file of `rows` records has that size.
+    fn header(&self, content: Content, bytes: u64, rows: u64) -> Option<Vec<u8>> {
+        let row = (self.width as u64).checked_mul(self.dtype.size() as u64);
+        match content {
+            Content::Ids => Some(Vec::new()),
+            Content::Pooled => {
+                let size = rows.checked_mul(row?)?.checked_add(npy::HEADER as u64)?;
+                let rows = usize::try_from(rows).ok()?;
+                (size == bytes).then(|| npy::header(self.dtype, rows, self.width))
+            }
+            Content::States => {
+                let offsets = rows.checked_add(1)?;
+                let around = offsets.checked_mul(8)?.checked_add(states::BEFORE as u64)?;
+                let data = bytes.checked_sub(around)?;
+                let row = row?;
+                let tokens = data.checked_div(row).filter(|n| n * row == data)?;
+                let (tokens, offsets) =
+                    (i64::try_from(tokens).ok()?, usize::try_from(offsets).ok()?);
+                Some(states::header(self.dtype, tokens, self.width, offsets))
+            }
+        }
+    }
+}
+
+/// The names in a shard, each of which is a regular file with a name that some job gives.
+fn files_in(path: &Path, block: u64) -> Result<BTreeSet<String>, Doubt> {
+    let failed = |e: io::Error| Doubt::Failed(OutputError::io("read", path, Some(block), e));
+    if !fs::symlink_metadata(path).map_err(failed)?.is_dir() {
+        return Err(unsound("it is no directory"));
+    }
+    let mut names = BTreeSet::new();
+    let mut special = None;
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !is_ours(&name) {
+            // Neither ours to remove nor ours to pass on.
+            let path = path.to_path_buf();
+            return Err(OutputError::Foreign { path, name }.into());
+        }
+        if !entry.file_type().map_err(failed)?.is_file() {
+            special.get_or_insert_with(|| name.clone());
+        }
+        names.insert(name);
+    }
+    match special {
+        Some(name) => Err(unsound(format!("its {name} is no regular file"))),
+        None => Ok(names),
+    }
+}
+
+/// Whether some job gives a file of a shard this name.
+fn is_ours(name: &str) -> bool {
+    let layer =
+        |end| -> Option<usize> { name.strip_prefix("layer_")?.strip_suffix(end)?.parse().ok() };
+    name == SHARD_FILE
+        || name == IDS_FILE
+        || layer(".npy").is_some_and(|n| pooled_name(n) == name)
+        || layer(".safetensors").is_some_and(|n| states_name(n) == name)
+}
+
+fn count_lines(path: &Path, block: u64) -> Result<u64, OutputError> {
+    let failed = |e| OutputError::io("read", path, Some(block), e);
+    let mut file = File::open(path).map_err(failed)?;
+    let mut buffer = vec![0; 1 << 16];
+    let mut lines = 0;
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(lines),
+            Ok(n) => lines += memchr::memchr_iter(b'\n', &buffer[..n]).count() as u64,
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(failed(e)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::spec::tests::spec;
+    use super::super::{BlockFacts, JobDir, ShardWriter, name_shards};
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    /// Shard 1 of the job, with two records.
+    fn make(dir: &Path, layout: &ShardLayout) -> PathBuf {
+        let dir = JobDir::open(dir).unwrap();
+        let mut shard = ShardWriter::create(&dir, 1, layout).unwrap();
+        for id in ["a", "b"] {
+            let states: Vec<f32> = (0..3 * layout.width).map(|i| i as f32).collect();
+            shard
+                .push(id, &[&states[..layout.width]], &[&states])
+                .unwrap();
+        }
+        let facts = BlockFacts {
+            first_record: 4,
+            rows: 2,
+            tokens: 10,
+            digest: "d".into(),
+            counts: BTreeMap::from([("unknown".to_owned(), 1)]),
+        };
+        name_shards(vec![shard.complete(facts).unwrap()]).1.unwrap();
+        dir.shard(1)
+    }
+
+    fn reason(layout: &ShardLayout, shard: &Path) -> String {
+        match layout.verify(shard, 1) {
+            Ok(_) => "sound".into(),
+            Err(Doubt::Unsound(reason)) => reason,
+            Err(Doubt::Failed(error)) => format!("failed: {error}"),
+        }
+    }
+
+    /// Writes shard.json as `change` leaves it, sealed again: what a careful liar does.
+    fn rewrite(shard: &Path, change: impl Fn(&mut ShardRecord)) {
+        let mut record = read_record(shard).unwrap();
+        change(&mut record);
+        if record.seal.is_some() {
+            record.seal = Some(record.sealed());
+        }
+        fs::write(
+            shard.join(SHARD_FILE),
+            super::super::manifest::pretty(&record),
+        )
+        .unwrap();
+    }
+
+    fn states_spec() -> JobSpec {
+        let mut spec = spec();
+        spec.per_token = true;
+        spec
+    }
+
+    #[test]
+    fn each_way_in_which_a_shard_is_not_its_jobs() {
+        type Break = Box<dyn Fn(&Path)>;
+        let edit = |from: &'static str, to: &'static str| -> Break {
+            Box::new(move |shard: &Path| {
+                let path = shard.join(SHARD_FILE);
+                let text = fs::read_to_string(&path).unwrap();
+                assert!(text.contains(from), "{from}");
+                fs::write(path, text.replace(from, to)).unwrap();
+            })
+        };
+        let flip = |name: &'static str, at: usize| -> Break {
+            Box::new(move |shard: &Path| {
+                let mut bytes = fs::read(shard.join(name)).unwrap();
+                bytes[at] ^= 1;
+                fs::write(shard.join(name), bytes).unwrap();
+            })
+        };
+        let lie = |change: fn(&mut ShardRecord)| -> Break {
+            Box::new(move |shard: &Path| rewrite(shard, change))
+        };
+        let cases: Vec<(Break, &str)> = vec![
+            (Box::new(|_| {}), "sound"),
+            (
+                edit("\"unknown\": 1", "\"unknown\": 2"),
+                "its shard.json was changed",
+            ),
+            (
+                edit("\"tokens\": 10", "\"tokens\":  10"),
+                "not what seqstream writes: another spelling",
+            ),
+            (
+                edit("{", "["),
+                "its shard.json is not what seqstream writes",
+            ),
+            (
+                Box::new(|s| fs::remove_file(s.join(SHARD_FILE)).unwrap()),
+                "it has no shard.json",
+            ),
+            (
+                lie(|r| r.job = Some("0".repeat(64))),
+                "it was made by another job",
+            ),
+            (lie(|r| r.job = None), "it was made by another job"),
+            (
+                lie(|r| r.name = "shard-000002".into()),
+                "it holds the records of another shard",
+            ),
+            (
+                lie(|r| r.facts.first_record = 0),
+                "it holds the records of another shard",
+            ),
+            (lie(|r| r.facts.rows = 5), "says 5 records, not 1 to 4"),
+            (lie(|r| r.facts.rows = 0), "says 0 records, not 1 to 4"),
+            (
+                lie(|r| r.facts.rows = 3),
+                "has not the size of this job's files",
+            ),
+            (
+                lie(|r| drop(r.files.remove("layer_2.npy"))),
+                "layer_2.npy has 192 bytes where shard.json lists no",
+            ),
+            (
+                lie(|r| drop(r.files.insert("more".into(), r.files["ids.txt"].clone()))),
+                "lists other files than this job makes",
+            ),
+            (flip("layer_2.npy", 191), "layer_2.npy was changed"),
+            (
+                flip("layer_2.npy", 25),
+                "layer_2.npy has not the shape or the type",
+            ),
+            (
+                flip("layer_2.safetensors", 20),
+                "layer_2.safetensors has not the shape or the type",
+            ),
+            (flip("ids.txt", 0), "ids.txt was changed"),
+            (
+                Box::new(|s| fs::write(s.join("ids.txt"), "").unwrap()),
+                "ids.txt has 0 bytes where shard.json says 4",
+            ),
+            (
+                // One id with the length of two, and a hash that fits.
+                Box::new(|s| {
+                    fs::write(s.join("ids.txt"), "abc\n").unwrap();
+                    rewrite(s, |r| {
+                        let hash = blake3::hash(b"abc\n").to_hex().to_string();
+                        r.files.get_mut("ids.txt").unwrap().blake3 = hash;
+                    });
+                }),
+                "ids.txt has 1 ids where shard.json says 2",
+            ),
+            (
+                Box::new(|s| fs::remove_file(s.join("ids.txt")).unwrap()),
+                "it has no ids.txt",
+            ),
+            (
+                Box::new(|s| fs::write(s.join("layer_1.npy"), "").unwrap()),
+                "it has a layer_1.npy, which",
+            ),
+            (
+                Box::new(|s| fs::write(s.join("notes.txt"), "").unwrap()),
+                "failed: the output directory",
+            ),
+            (
+                Box::new(|s| fs::create_dir(s.join("layer_01.npy")).unwrap()),
+                "failed: the output directory",
+            ),
+            (
+                Box::new(|s| fs::create_dir(s.join("layer_1.npy")).unwrap()),
+                "its layer_1.npy is no regular file",
+            ),
+            (
+                Box::new(|s| {
+                    fs::remove_dir_all(s).unwrap();
+                    fs::write(s, "").unwrap();
+                }),
+                "it is no directory",
+            ),
+        ];
+        let layout = ShardLayout::of(&states_spec());
+        for (i, (change, expected)) in cases.iter().enumerate() {
+            let tmp = tempfile::tempdir().unwrap();
+            let shard = make(tmp.path(), &layout);
+            change(&shard);
+            let said = reason(&layout, &shard);
+            assert!(
+                said.contains(expected),
+                "case {i}: {said} instead of {expected}"
+            );
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_not_followed() {
+        let layout = ShardLayout::of(&states_spec());
+        let tmp = tempfile::tempdir().unwrap();
+        let shard = make(&tmp.path().join("out"), &layout);
+        let (ids, elsewhere) = (shard.join("ids.txt"), tmp.path().join("elsewhere"));
+        fs::rename(&ids, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &ids).unwrap();
+        assert_eq!(reason(&layout, &shard), "its ids.txt is no regular file");
+        fs::remove_file(&ids).unwrap();
+        fs::rename(&elsewhere, &ids).unwrap();
+        assert_eq!(reason(&layout, &shard), "sound");
+        fs::rename(&shard, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &shard).unwrap();
+        assert_eq!(reason(&layout, &shard), "it is no directory");
+    }
+
+    #[test]
+    fn a_shard_of_another_layout_is_not_this_jobs() {
+        let tmp = tempfile::tempdir().unwrap();
+        let made = ShardLayout::of(&states_spec());
+        let shard = make(tmp.path(), &made);
+        let said = |change: &dyn Fn(&mut ShardLayout)| {
+            let mut layout = made.clone();
+            change(&mut layout);
+            reason(&layout, &shard)
+        };
+        assert!(said(&|l| l.layers = vec![1]).contains("it has no layer_1.npy"));
+        assert!(said(&|l| l.per_token = false).contains("it has a layer_2.safetensors"));
+        assert!(said(&|l| l.pooled = false).contains("it has a layer_2.npy"));
+        assert!(said(&|l| l.width = 4).contains("layer_2.npy has not the size"));
+        assert!(said(&|l| l.width = usize::MAX).contains("layer_2.npy has not the size"));
+        assert!(said(&|l| l.shard_size = u64::MAX).contains("records of another shard"));
+        // As wide in bytes.
+        let half = said(&|l| (l.width, l.dtype) = (16, super::super::OutputDtype::F16));
+        assert!(
+            half.contains("layer_2.npy has not the shape or the type"),
+            "{half}"
+        );
+    }
+
+    #[test]
+    fn shards_of_format_1_name_no_job_and_are_checked_by_the_rest() {
+        let mut old = states_spec();
+        old.format = 1;
+        let (old, new) = (ShardLayout::of(&old), ShardLayout::of(&states_spec()));
+        let tmp = tempfile::tempdir().unwrap();
+        let shard = make(tmp.path(), &old);
+        let text = fs::read_to_string(shard.join(SHARD_FILE)).unwrap();
+        assert!(!text.contains("seal") && !text.contains("job"), "{text}");
+        assert_eq!(reason(&old, &shard), "sound");
+        assert_eq!(reason(&new, &shard), "it was made by another job");
+        fs::write(shard.join("ids.txt"), "a\nc\n").unwrap();
+        assert!(reason(&old, &shard).starts_with("ids.txt was changed"));
+        let tmp = tempfile::tempdir().unwrap();
+        assert_eq!(
+            reason(&old, &make(tmp.path(), &new)),
+            "it was made by another job"
+        );
+    }
+}
