@@ -70,6 +70,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         &summary,
     );
     let job = pipeline::open_job(&options.out, spec, options.resume)?;
+    job.dir.warnings().iter().for_each(|w| console.warn(w));
     if job.resumed {
         console.say(&format!(
             "resuming: {} shards stand already",

@@ -109,6 +109,9 @@ impl Failure {
                 JobError::Output(
                     OutputError::Foreign { .. }
                     | OutputError::Locked { .. }
+                    | OutputError::Marked { .. }
+                    | OutputError::Taken { .. }
+                    | OutputError::Removed { .. }
                     | OutputError::Malformed { .. },
                 ) => 6,
                 JobError::Output(_) => 5,

@@ -37,9 +37,32 @@ pub enum OutputError {
         name: String,
     },
     /// Another process is writing there.
-    #[error("another seqstream job is running in {}", path.display())]
+    #[error("another seqstream job is running in {}{}", path.display(), who(by.as_deref()))]
     Locked {
         /// The output directory.
+        path: PathBuf,
+        /// Which process, where that is known.
+        by: Option<String>,
+    },
+    /// On a file system without locks: a job was begun there, and it cannot be seen whether it still
+    /// runs.
+    #[error("{} says that {by} is running there, and it cannot be seen from here whether it still is", path.display())]
+    Marked {
+        /// The file that says so.
+        path: PathBuf,
+        /// The job.
+        by: String,
+    },
+    /// What this job was about to name has been made by another one meanwhile.
+    #[error("{} stands already: another job is writing in this directory, too", path.display())]
+    Taken {
+        /// The shard, or the file.
+        path: PathBuf,
+    },
+    /// What this job was writing has been removed by another one.
+    #[error("{} was removed while this job was writing it: another job is writing in this directory, too", path.display())]
+    Removed {
+        /// The partial shard.
         path: PathBuf,
     },
     /// A job.json, shard.json or manifest.json that cannot be understood.
@@ -54,6 +77,10 @@ pub enum OutputError {
 
 fn in_shard(shard: Option<u64>) -> String {
     shard.map(|b| format!(" (shard {b})")).unwrap_or_default()
+}
+
+fn who(by: Option<&str>) -> String {
+    by.map(|by| format!(": {by}")).unwrap_or_default()
 }
 
 impl OutputError {
@@ -84,6 +111,13 @@ impl OutputError {
             Self::F16Overflow { .. } => Some("write f32 instead: --output-dtype f32".into()),
             Self::Foreign { .. } => Some("give an empty or a new directory as --out".into()),
             Self::Locked { .. } => Some("wait for it to end, or give another --out".into()),
+            Self::Marked { path, .. } => Some(format!(
+                "wait for it to end; if it was killed, remove {} and run the same command again",
+                path.display()
+            )),
+            Self::Taken { .. } | Self::Removed { .. } => Some(
+                "nothing of the other job was touched; when it has ended, run the same command with --resume".into(),
+            ),
             Self::Malformed { path, .. } => match path.parent() {
                 Some(shard) if shard.file_name().is_some_and(|n| n.to_string_lossy().starts_with("shard-")) => {
                     Some(format!("remove {}: --resume then computes it again", shard.display()))

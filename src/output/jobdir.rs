@@ -1,16 +1,17 @@
 //! The output directory of a job: who may write there, and how a file appears in it at once.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use super::OutputError;
+use super::lock::{Guard, LOCK_FILE, RUNNING_FILE, locked};
+use super::owner::{Owner, State};
 
 /// What was asked, written first.
 pub const JOB_FILE: &str = "job.json";
 /// What was done, written last.
 pub const MANIFEST_FILE: &str = "manifest.json";
-const LOCK_FILE: &str = ".lock";
 /// Suffix of what is not whole yet.
 const PARTIAL: &str = ".partial";
 
@@ -34,11 +35,28 @@ pub fn list_shards(path: &Path) -> Result<Vec<u64>, OutputError> {
     Ok(blocks)
 }
 
+/// Where the file or directory `path` is written until it is whole: a name of the owner's own, so that
+/// no other job writes there, whatever locks are worth.
+pub(crate) fn partial_path(path: &Path, owner: &Owner) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{owner}{PARTIAL}"))
+}
+
+/// What of such a name is the final name, and the owner; programs before this one gave none.
+fn parse_partial(name: &str) -> Option<(&str, Option<Owner>)> {
+    let name = name.strip_prefix('.')?.strip_suffix(PARTIAL)?;
+    match name.rsplit_once('.').map(|(n, o)| (n, Owner::parse(o))) {
+        Some((name, Some(owner))) => Some((name, Some(owner))),
+        _ => Some((name, None)),
+    }
+}
+
 /// An output directory, locked against other jobs for as long as this lives.
 #[derive(Debug)]
 pub struct JobDir {
     path: PathBuf,
-    _lock: Option<File>,
+    owner: Owner,
+    guard: Guard,
 }
 
 impl JobDir {
@@ -47,31 +65,53 @@ impl JobDir {
     /// Refuses a directory in which anything stands that no job wrote, and one in which another
     /// job runs.
     pub fn open(path: &Path) -> Result<Self, OutputError> {
-        fs::create_dir_all(path)
+        create_dir(path)
             .map_err(|e| OutputError::io("create the output directory", path, None, e))?;
         // Before the lock file is made: a foreign directory is left as it was found.
         refuse_foreign(path)?;
-        let lock_path = path.join(LOCK_FILE);
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(|e| OutputError::io("create", &lock_path, None, e))?;
-        let lock = match lock.try_lock() {
-            Ok(()) => Some(lock),
-            Err(TryLockError::WouldBlock) => {
-                return Err(OutputError::Locked {
-                    path: path.to_path_buf(),
-                });
+        let owner = Owner::new();
+        let guard = Guard::take(path, &owner)?;
+        // Someone may have removed the lock of a job that is running.
+        for name in names(path)? {
+            if let Some((_, Some(other))) = parse_partial(&name)
+                && other.state() == State::Running
+            {
+                return Err(locked(path, Some(&other)));
             }
-            // A file system without locks: better to work there unguarded than not at all.
-            Err(TryLockError::Error(_)) => None,
-        };
+        }
         Ok(Self {
             path: path.to_path_buf(),
-            _lock: lock,
+            owner,
+            guard,
         })
+    }
+
+    /// What a user should know of this directory: that it has no locks, and what was left there.
+    pub fn warnings(&self) -> Vec<String> {
+        let left = names(&self.path).unwrap_or_default();
+        let left = left.iter().filter_map(|name| match parse_partial(name)? {
+            (_, Some(owner)) if !self.may_remove(&owner) => Some(format!(
+                "{} is left where it is, since {} may still be writing it; remove it when that job has ended",
+                self.path.join(name).display(),
+                owner.describe()
+            )),
+            _ => None,
+        });
+        self.guard
+            .warning(&self.path)
+            .into_iter()
+            .chain(left)
+            .collect()
+    }
+
+    /// Whether what `owner` has not finished is of no use to anyone. Of a process that cannot be seen
+    /// from here only a lock tells that it has ended.
+    fn may_remove(&self, owner: &Owner) -> bool {
+        match owner.state() {
+            State::Ours | State::Ended => true,
+            State::Running => false,
+            State::OutOfSight => self.guard.is_lock(),
+        }
     }
 
     /// The directory.
@@ -89,9 +129,9 @@ impl JobDir {
         self.path.join(shard_name(block))
     }
 
-    /// Where block `b` is written.
+    /// Where this job writes block `b`.
     pub fn partial(&self, block: u64) -> PathBuf {
-        self.path.join(format!(".{}{PARTIAL}", shard_name(block)))
+        partial_path(&self.shard(block), &self.owner)
     }
 
     /// The numbers of the shards that stand here, ascending.
@@ -104,21 +144,34 @@ impl JobDir {
         Ok(blocks)
     }
 
-    /// Removes what an interrupted job left unfinished.
+    /// Removes what interrupted jobs left unfinished. What may belong to a job that is running stays.
     pub fn remove_partials(&self) -> Result<(), OutputError> {
-        for name in names(&self.path)?.iter().filter(|n| n.ends_with(PARTIAL)) {
-            let path = self.path.join(name);
-            let removed = if path.is_dir() {
-                fs::remove_dir_all(&path)
-            } else {
-                fs::remove_file(&path)
+        for name in names(&self.path)? {
+            let Some((whole, owner)) = parse_partial(&name) else {
+                continue;
             };
-            removed.map_err(|e| OutputError::io("remove", &path, None, e))?;
+            if owner.as_ref().is_some_and(|o| !self.may_remove(o)) {
+                continue;
+            }
+            let path = self.path.join(&name);
+            // Under a name of ours first: if its job is running all the same, and is giving it its
+            // final name now, then either all of it is there or none.
+            let ours = partial_path(&self.path.join(whole), &self.owner);
+            match fs::rename(&path, &ours) {
+                Err(e) if e.kind() == ErrorKind::NotFound => continue,
+                renamed => renamed.map_err(|e| OutputError::io("rename", &path, None, e))?,
+            }
+            let removed = if ours.is_dir() {
+                fs::remove_dir_all(&ours)
+            } else {
+                fs::remove_file(&ours)
+            };
+            removed.map_err(|e| OutputError::io("remove", &ours, None, e))?;
         }
         Ok(())
     }
 
-    /// Makes the partial directory of block `b`, replacing one that was left there.
+    /// Makes the partial directory of block `b`, replacing one that this job has left there.
     pub fn begin_shard(&self, block: u64) -> Result<PathBuf, OutputError> {
         let path = self.partial(block);
         match fs::remove_dir_all(&path) {
@@ -148,8 +201,10 @@ impl JobDir {
     /// The second: it has its name.
     pub(crate) fn name_shard(&self, block: u64) -> Result<(), OutputError> {
         let path = self.shard(block);
-        fs::rename(self.partial(block), &path)
-            .map_err(|e| OutputError::io("rename to", &path, Some(block), e))
+        fs::rename(self.partial(block), &path).map_err(|e| match e.kind() {
+            ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty => OutputError::Taken { path },
+            _ => OutputError::io("rename to", &path, Some(block), e),
+        })
     }
 
     /// The third: names given so far, that of block `b` the last, outlive a power failure.
@@ -163,20 +218,75 @@ impl JobDir {
         let _ = fs::remove_dir_all(self.partial(block));
     }
 
-    /// Writes a file that appears whole or not at all.
+    /// What `error` is due to, where it befell the partial directory of block `b`: another job may
+    /// have removed that.
+    pub(crate) fn explain(&self, block: u64, error: OutputError) -> OutputError {
+        let path = self.partial(block);
+        let gone = |path: &Path| {
+            let there = path.symlink_metadata();
+            there.is_err_and(|e| e.kind() == ErrorKind::NotFound)
+        };
+        match &error {
+            OutputError::Io { source, .. }
+                if source.kind() == ErrorKind::NotFound && gone(&path) =>
+            {
+                OutputError::Removed { path }
+            }
+            _ => error,
+        }
+    }
+
+    /// Writes a file that appears whole or not at all, in place of one that stands there.
     pub fn write_atomic<F>(&self, name: &str, fill: F) -> Result<(), OutputError>
     where
         F: FnOnce(&mut dyn Write) -> Result<(), OutputError>,
     {
-        let partial = self.path.join(format!(".{name}{PARTIAL}"));
+        self.write_beside(name, fill, |partial, path| {
+            fs::rename(partial, path).map_err(|e| OutputError::io("rename to", path, None, e))
+        })
+    }
+
+    /// Writes a file that appears whole or not at all, and is an error where one stands there.
+    pub fn write_new<F>(&self, name: &str, fill: F) -> Result<(), OutputError>
+    where
+        F: FnOnce(&mut dyn Write) -> Result<(), OutputError>,
+    {
+        self.write_beside(name, fill, |partial, path| {
+            let error = |e: std::io::Error| match e.kind() {
+                ErrorKind::AlreadyExists => OutputError::Taken {
+                    path: path.to_path_buf(),
+                },
+                _ => OutputError::io("create", path, None, e),
+            };
+            match fs::hard_link(partial, path) {
+                Ok(()) => fs::remove_file(partial).map_err(error),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(error(e)),
+                // A file system without links: there a moment is left in which another job may write.
+                Err(_) => match path.symlink_metadata() {
+                    Ok(_) => Err(error(ErrorKind::AlreadyExists.into())),
+                    Err(e) if e.kind() == ErrorKind::NotFound => {
+                        fs::rename(partial, path).map_err(error)
+                    }
+                    Err(e) => Err(error(e)),
+                },
+            }
+        })
+    }
+
+    fn write_beside<F, N>(&self, name: &str, fill: F, give_name: N) -> Result<(), OutputError>
+    where
+        F: FnOnce(&mut dyn Write) -> Result<(), OutputError>,
+        N: FnOnce(&Path, &Path) -> Result<(), OutputError>,
+    {
         let path = self.path.join(name);
+        let partial = partial_path(&path, &self.owner);
         let error = |action, e| OutputError::io(action, &path, None, e);
         let file = File::create(&partial).map_err(|e| error("create", e))?;
         let mut out = std::io::BufWriter::new(file);
         let written = fill(&mut out).and_then(|()| {
             out.flush().map_err(|e| error("write", e))?;
             out.get_ref().sync_all().map_err(|e| error("sync", e))?;
-            fs::rename(&partial, &path).map_err(|e| error("rename to", e))?;
+            give_name(&partial, &path)?;
             sync_dir(&self.path).map_err(|e| error("sync", e))
         });
         if written.is_err() {
@@ -184,6 +294,23 @@ impl JobDir {
         }
         written
     }
+}
+
+/// Creates a directory and those above it, so that they outlive a power failure.
+fn create_dir(path: &Path) -> std::io::Result<()> {
+    let missing = path
+        .ancestors()
+        .take_while(|p| !p.as_os_str().is_empty() && !p.exists());
+    let missing: Vec<&Path> = missing.collect();
+    fs::create_dir_all(path)?;
+    for created in missing {
+        match created.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => sync_dir(Path::new("."))?,
+            Some(parent) => sync_dir(parent)?,
+            None => {}
+        }
+    }
+    Ok(())
 }
 
 fn names(path: &Path) -> Result<Vec<String>, OutputError> {
@@ -199,15 +326,15 @@ fn names(path: &Path) -> Result<Vec<String>, OutputError> {
 }
 
 fn refuse_foreign(path: &Path) -> Result<(), OutputError> {
+    let whole = |name: &str| {
+        [JOB_FILE, MANIFEST_FILE, RUNNING_FILE].contains(&name) || shard_number(name).is_some()
+    };
     let ours = |name: &str| {
-        [JOB_FILE, MANIFEST_FILE, LOCK_FILE].contains(&name)
-            || shard_number(name).is_some()
-            || name
-                .strip_prefix('.')
-                .and_then(|n| n.strip_suffix(PARTIAL))
-                .is_some_and(|n| {
-                    [JOB_FILE, MANIFEST_FILE].contains(&n) || shard_number(n).is_some()
-                })
+        name == LOCK_FILE
+            || whole(name)
+            || parse_partial(name).is_some_and(|(name, _)| whole(name))
+            // NFS keeps the content of a removed file so while a job has it open.
+            || name.starts_with(".nfs")
     };
     match names(path)?.into_iter().find(|name| !ours(name)) {
         Some(name) => Err(OutputError::Foreign {

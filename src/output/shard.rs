@@ -195,8 +195,8 @@ impl WrittenShard<'_> {
 pub fn name_shards(mut shards: Vec<WrittenShard<'_>>) -> (usize, Result<(), OutputError>) {
     let mut result = Ok(());
     let mut keep = |shards: &mut Vec<WrittenShard<'_>>, whole: usize, error: OutputError| {
+        result = Err(shards[whole].dir.explain(shards[whole].block, error));
         shards.truncate(whole);
-        result = Err(error);
     };
     let describe = |(i, shard): (usize, &mut WrittenShard<'_>)| Some((i, shard.describe().err()?));
     if let Some((i, error)) = shards.iter_mut().enumerate().find_map(describe) {

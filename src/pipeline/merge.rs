@@ -17,6 +17,8 @@ pub struct MergeReport {
     pub shards: u64,
     /// The manifest of the whole.
     pub manifest: ManifestHead,
+    /// What a user should know of the output directory.
+    pub warnings: Vec<String>,
 }
 
 /// Joins the complete jobs `sources` in `out`, which must hold no job.
@@ -80,6 +82,7 @@ pub fn merge(sources: &[PathBuf], out: &Path) -> Result<MergeReport, JobError> {
     Ok(MergeReport {
         shards: blocks.len() as u64,
         manifest,
+        warnings: dir.warnings(),
     })
 }
 
