@@ -221,15 +221,14 @@ impl JobDir {
     /// What `error` is due to, where it befell the partial directory of block `b`: another job may
     /// have removed that.
     pub(crate) fn explain(&self, block: u64, error: OutputError) -> OutputError {
-        let path = self.partial(block);
-        let gone = |path: &Path| {
-            let there = path.symlink_metadata();
-            there.is_err_and(|e| e.kind() == ErrorKind::NotFound)
-        };
+        self.explain_at(self.partial(block), error)
+    }
+
+    fn explain_at(&self, path: PathBuf, error: OutputError) -> OutputError {
+        let gone = path.symlink_metadata();
+        let gone = gone.is_err_and(|e| e.kind() == ErrorKind::NotFound) && self.path.exists();
         match &error {
-            OutputError::Io { source, .. }
-                if source.kind() == ErrorKind::NotFound && gone(&path) =>
-            {
+            OutputError::Io { source, .. } if gone && source.kind() == ErrorKind::NotFound => {
                 OutputError::Removed { path }
             }
             _ => error,
@@ -289,10 +288,11 @@ impl JobDir {
             give_name(&partial, &path)?;
             sync_dir(&self.path).map_err(|e| error("sync", e))
         });
-        if written.is_err() {
+        written.map_err(|error| {
+            let error = self.explain_at(partial.clone(), error);
             let _ = fs::remove_file(&partial);
-        }
-        written
+            error
+        })
     }
 }
 

@@ -74,6 +74,14 @@ pub struct ShardWriter<'a> {
 impl<'a> ShardWriter<'a> {
     /// Begins block `b`.
     pub fn create(dir: &'a JobDir, block: u64, layout: &ShardLayout) -> Result<Self, OutputError> {
+        Self::create_files(dir, block, layout).map_err(|e| dir.explain(block, e))
+    }
+
+    fn create_files(
+        dir: &'a JobDir,
+        block: u64,
+        layout: &ShardLayout,
+    ) -> Result<Self, OutputError> {
         let path = dir.begin_shard(block)?;
         let mut shard = Self {
             dir,

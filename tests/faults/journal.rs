@@ -12,8 +12,10 @@ use crate::workplace::{Job, Workplace};
 struct Unsynced {
     /// Files with other content, and directories with other entries, than the disk has.
     content: BTreeSet<PathBuf>,
-    /// Final names that were given or taken away since their directory was synced.
+    /// Final names that were given since their directory was synced.
     names: BTreeSet<PathBuf>,
+    /// Final names that were taken away since their directory was synced.
+    gone: BTreeSet<PathBuf>,
     files_made: u64,
     shards_named: u64,
 }
@@ -76,6 +78,13 @@ impl Unsynced {
         Ok(())
     }
 
+    fn end_of(&mut self, path: &Path, out: &Path) {
+        if is_final(path, out) {
+            self.names.remove(path);
+            self.gone.insert(path.to_owned());
+        }
+    }
+
     fn take(&mut self, call: &Call, out: &Path) -> Result<(), String> {
         let (path, second) = (&call.path, &call.second);
         let inside = |p: &Path| p.starts_with(out);
@@ -86,10 +95,10 @@ impl Unsynced {
             // In the directory that holds OUT another name appears.
             "mkdir" if inside(path) => {
                 let begins_shard = path.to_string_lossy().contains("/.shard-");
-                if let Some(gone) = self.names.iter().find(|n| begins_shard && !n.exists()) {
+                if let Some(gone) = self.gone.iter().find(|_| begins_shard) {
+                    let gone = gone.display();
                     return Err(format!(
-                        "a shard is begun before the end of {} is synced",
-                        gone.display()
+                        "a shard is begun before the end of {gone} is synced"
                     ));
                 }
                 self.content.insert(path.to_owned());
@@ -106,6 +115,7 @@ impl Unsynced {
             "fsync" | "fdatasync" => {
                 self.content.remove(path);
                 self.names.retain(|n| parent(n) != *path);
+                self.gone.retain(|n| parent(n) != *path);
             }
             "link" | "linkat" if inside(second) => {
                 self.named(path, second, out)?;
@@ -129,13 +139,12 @@ impl Unsynced {
                     });
                 }
                 self.content.insert(parent(second));
+                self.end_of(path, out);
             }
             "unlink" | "unlinkat" | "rmdir" if inside(path) => {
                 self.content.retain(|p| !p.starts_with(path));
                 self.content.insert(parent(path));
-                if is_final(path, out) {
-                    self.names.insert(path.clone());
-                }
+                self.end_of(path, out);
             }
             _ => {}
         }
@@ -151,7 +160,8 @@ fn check(calls: &[Call], out: &Path) -> Result<Unsynced, String> {
             .take(call, out)
             .map_err(|why| format!("call {}: {why}", call.number))?;
     }
-    if let Some(name) = unsynced.names.iter().next() {
+    let (names, gone) = (&unsynced.names, &unsynced.gone);
+    if let Some(name) = names.iter().chain(gone).next() {
         return Err(format!(
             "the job ends before the name of {} is synced",
             name.display()

@@ -40,15 +40,7 @@ pub fn library() -> &'static Path {
         let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/preload.c");
         let status = Command::new(&compiler)
-            .args([
-                "-std=gnu11",
-                "-Wall",
-                "-O1",
-                "-fno-delete-null-pointer-checks",
-                "-shared",
-                "-fPIC",
-                "-o",
-            ])
+            .args(["-std=gnu11", "-Wall", "-O1", "-shared", "-fPIC", "-o"])
             .args([path.as_os_str(), source.as_os_str()])
             .args(["-ldl", "-lpthread"])
             .status();
@@ -86,11 +78,8 @@ pub fn calls(command: &mut Command, data: bool) -> Vec<Call> {
         command.env("FAULT_DATA", "1");
     }
     let output = command.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        crate::cli_support::stderr(&output)
-    );
+    let said = crate::cli_support::stderr(&output);
+    assert!(output.status.success(), "{:?}: {said}", output.status);
     parse(&std::fs::read(log.path()).unwrap())
 }
 

@@ -133,8 +133,8 @@ fn sweep_whatever_call_fails_the_next_run_leaves_the_same_bytes() {
         operations.extend(calls.into_iter().map(|c| c.operation));
     }
     for needed in [
-        "open", "read", "write", "fsync", "rename", "link", "unlink", "unlinkat", "mkdir", "flock",
-        "mmap64",
+        "open", "read", "write", "fsync", "rename", "linkat", "unlink", "unlinkat", "mkdir",
+        "flock", "mmap64",
     ] {
         let seen = operations
             .iter()

@@ -14,6 +14,9 @@ use crate::preload::{self, Kind};
 /// The files of a directory, by path.
 pub type Tree = BTreeMap<String, Vec<u8>>;
 
+/// Whether `merge` goes on with what an earlier one has left. Else that has to be removed by hand.
+const MERGE_GOES_ON: bool = false;
+
 /// What is disturbed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Job {
@@ -180,6 +183,16 @@ impl Workplace {
 
     /// Goes on with what stands in `out`: what an undisturbed job leaves must come of it.
     pub fn finish(&self, job: Job, out: &str) -> Result<(), String> {
+        let merged = job == Job::Merge && self.path(out).join("manifest.json").exists();
+        if merged {
+            // It is complete, and a merge into it is refused.
+            let mut there = tree(&self.path(out));
+            there.retain(|name, _| !name.starts_with('.') || name == ".lock");
+            return self.compare(&there);
+        }
+        if job == Job::Merge && !MERGE_GOES_ON && self.path(out).exists() {
+            std::fs::remove_dir_all(self.path(out)).unwrap();
+        }
         let output = self.go_on(job, out).output().unwrap();
         if !output.status.success() {
             return Err(format!(
@@ -192,8 +205,11 @@ impl Workplace {
     }
 
     pub fn is_whole(&self, out: &str) -> Result<(), String> {
-        let there = tree(&self.path(out));
-        match there == self.whole {
+        self.compare(&tree(&self.path(out)))
+    }
+
+    fn compare(&self, there: &Tree) -> Result<(), String> {
+        match *there == self.whole {
             true => Ok(()),
             false => Err(format!("other files or bytes: {:?}", there.keys())),
         }
