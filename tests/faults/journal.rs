@@ -92,8 +92,8 @@ impl Unsynced {
             return Ok(());
         }
         match call.operation.as_str() {
-            // In the directory that holds OUT another name appears.
-            "mkdir" if inside(path) => {
+            // In the directory that holds it another name appears: for OUT, and for those above it, too.
+            "mkdir" if inside(path) || out.starts_with(path) => {
                 let begins_shard = path.to_string_lossy().contains("/.shard-");
                 if let Some(gone) = self.gone.iter().find(|_| begins_shard) {
                     let gone = gone.display();
@@ -167,11 +167,12 @@ fn check(calls: &[Call], out: &Path) -> Result<Unsynced, String> {
             name.display()
         ));
     }
-    // The directory itself, and its place in the one above. Its lock may come and go.
-    let made = |p: &&PathBuf| {
-        **p == parent(out) || is_final(p, out) || p.starts_with(out) && p.parent() != Some(out)
+    // Locks and what is not whole may come and go.
+    let matters = |p: &&PathBuf| match p.strip_prefix(out) {
+        Ok(inside) => !inside.to_string_lossy().starts_with('.') && **p != *out,
+        Err(_) => true,
     };
-    if let Some(path) = unsynced.content.iter().find(|p| **p != *out && made(p)) {
+    if let Some(path) = unsynced.content.iter().find(matters) {
         return Err(format!("the job ends before {} is synced", path.display()));
     }
     Ok(unsynced)
@@ -181,14 +182,20 @@ fn check(calls: &[Call], out: &Path) -> Result<Unsynced, String> {
 fn journal_everything_is_synced_before_it_is_named_and_its_name_after() {
     let place = Workplace::new();
     let mut shards = Vec::new();
-    for job in [Job::Embed, Job::Resume, Job::Merge] {
-        let calls = preload::calls(&mut place.begin(job, "out"), false);
-        let unsynced =
-            check(&calls, &place.path("out")).unwrap_or_else(|why| panic!("{job:?}: {why}"));
-        assert!(unsynced.files_made > 2, "{job:?}: {}", unsynced.files_made);
-        shards.push(unsynced.shards_named);
+    // Directories above OUT are made with it. Without links, merge copies.
+    for (out, links) in [("out", "all"), ("new/deep/out", "none")] {
+        for job in [Job::Embed, Job::Resume, Job::Merge] {
+            let mut command = place.begin(job, out);
+            let calls = preload::calls(command.env("FAULT_LINKS", links), false);
+            let unsynced = check(&calls, &place.path(out));
+            let unsynced = unsynced.unwrap_or_else(|why| panic!("{job:?}, links: {links}: {why}"));
+            assert!(unsynced.files_made > 2, "{job:?}: {}", unsynced.files_made);
+            shards.push(unsynced.shards_named);
+            place.is_whole(out).unwrap();
+            std::fs::remove_dir_all(place.path(out.split('/').next().unwrap())).unwrap();
+        }
     }
-    assert_eq!(shards, [3, 2, 3]);
+    assert_eq!(shards, [3, 2, 3, 3, 2, 3]);
 }
 
 /// The check itself: it sees each step that is left out.

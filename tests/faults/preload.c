@@ -6,6 +6,7 @@
 //                or the number of a signal that is raised before the call is made
 //   FAULT_LOG    a file to which a line is appended for each call: NUMBER OPERATION RESULT PATH [PATH], separated by tabs
 //   FAULT_DATA   with FAULT_LOG: lines of writes have the bytes in hexadecimal and their offset as further fields
+//   FAULT_LINKS  "none": a file system without hard links
 //   FAULT_FLOCK  what flock does: "ENOLCK", "ENOSYS", "granted" (to all), "local" (within a process alone)
 //   FAULT_BOOT   a file that stands for /proc/sys/kernel/random/boot_id: another machine
 //
@@ -215,8 +216,12 @@ int ftruncate64(int fd, off64_t size) { CALL(int, ftruncate64, ENOSPC, real(fd, 
 off64_t lseek64(int fd, off64_t at, int from) { CALL(off64_t, lseek64, EIO, real(fd, at, from), fd, 0, NONE, 0, NONE) }
 int rename(const char *from, const char *to) { CALL(int, rename, EIO, real(from, to), -1, AT_FDCWD, from, AT_FDCWD, to) }
 int link(const char *from, const char *to) { CALL(int, link, EPERM, real(from, to), -1, AT_FDCWD, from, AT_FDCWD, to) }
+static int links(void) {
+    const char *which = getenv("FAULT_LINKS");
+    return !which || strcmp(which, "none");
+}
 int linkat(int d, const char *from, int e, const char *to, int flags) {
-    CALL(int, linkat, EPERM, real(d, from, e, to, flags), -1, d, from, e, to)
+    CALL(int, linkat, EPERM, links() ? real(d, from, e, to, flags) : (errno = EPERM, -1), -1, d, from, e, to)
 }
 int unlink(const char *path) { CALL(int, unlink, EIO, real(path), -1, AT_FDCWD, path, 0, NONE) }
 int unlinkat(int dir, const char *path, int flags) { CALL(int, unlinkat, EIO, real(dir, path, flags), -1, dir, path, 0, NONE) }
