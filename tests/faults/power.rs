@@ -215,7 +215,7 @@ fn lay_out(found: &Found, at: &Path) {
 }
 
 #[test]
-fn power_cuts_leave_nothing_half_written_and_the_next_run_leaves_the_same_bytes() {
+fn power_cuts_at_each_step_of_the_journal_leave_the_same_bytes_to_the_next_run() {
     let place = Workplace::new();
     for job in [Job::Embed, Job::Resume, Job::Merge] {
         let mut command = place.begin(job, "out");
