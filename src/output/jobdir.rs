@@ -426,4 +426,81 @@ mod tests {
         job.write_atomic(JOB_FILE, write(b"new")).unwrap();
         assert_eq!(fs::read(dir.path().join(JOB_FILE)).unwrap(), b"new");
     }
+
+    #[test]
+    fn a_file_that_has_to_be_new_replaces_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let job = JobDir::open(dir.path()).unwrap();
+        let write = |text: &'static str| {
+            job.write_new(JOB_FILE, move |out| {
+                let written = out.write_all(text.as_bytes());
+                written.map_err(|e| OutputError::io("write", Path::new("x"), None, e))
+            })
+        };
+        write("first").unwrap();
+        let error = write("second").unwrap_err();
+        assert!(
+            matches!(&error, OutputError::Taken { path } if path.ends_with(JOB_FILE)),
+            "{error}"
+        );
+        assert_eq!(fs::read(dir.path().join(JOB_FILE)).unwrap(), b"first");
+        assert_eq!(names(dir.path()).unwrap(), [LOCK_FILE, JOB_FILE]);
+    }
+
+    #[test]
+    fn what_a_running_process_has_not_finished_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let here = |name: String| {
+            fs::create_dir(dir.path().join(&name)).unwrap();
+            name
+        };
+        let ours = Owner::new().to_string();
+        // Another process, and the same number at another time, on this machine; and another machine.
+        let parts: Vec<&str> = ours.rsplitn(4, '-').collect();
+        let [_, start, process, machine] = parts[..] else {
+            panic!("{ours}");
+        };
+        let ended = here(format!(
+            ".shard-000001.{machine}-{process}-{start}0-00000000{PARTIAL}"
+        ));
+        let elsewhere = here(format!(
+            ".shard-000002.other-00000000-{process}-{start}-00000000{PARTIAL}"
+        ));
+        let nameless = here(format!(".shard-000003{PARTIAL}"));
+        let job = JobDir::open(dir.path()).unwrap();
+        // A lock shows that nobody is there.
+        assert_eq!(job.warnings(), Vec::<String>::new());
+        job.remove_partials().unwrap();
+        for gone in [ended, elsewhere, nameless] {
+            assert!(!dir.path().join(&gone).exists(), "{gone}");
+        }
+        drop(job);
+        #[cfg(target_os = "linux")]
+        {
+            let start = start_of_parent();
+            let process = std::os::unix::process::parent_id();
+            let running = here(format!(
+                ".shard-000004.{machine}-{process}-{start:x}-00000000{PARTIAL}"
+            ));
+            let error = JobDir::open(dir.path()).unwrap_err();
+            assert!(
+                matches!(&error, OutputError::Locked { by: Some(by), .. } if by.contains(&process.to_string())),
+                "{error}"
+            );
+            assert!(dir.path().join(running).exists());
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn start_of_parent() -> u64 {
+        let stat = format!("/proc/{}/stat", std::os::unix::process::parent_id());
+        let stat = fs::read_to_string(stat).unwrap();
+        let after_name = stat.rsplit(')').next().unwrap();
+        after_name
+            .split_whitespace()
+            .nth(19)
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
 }

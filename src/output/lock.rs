@@ -130,12 +130,23 @@ fn remove_mark(path: &Path, text: &str) -> Result<(), OutputError> {
     fs::remove_file(&aside).map_err(|e| error("remove", e))
 }
 
+/// Creates the file that only one job can create, with its content at once where there are links.
 fn mark(dir: &Path, owner: &Owner) -> Result<(PathBuf, String), OutputError> {
     let path = dir.join(RUNNING_FILE);
     let text = format!("{owner}\n");
+    let aside = super::jobdir::partial_path(&path, owner);
     let error = |e: io::Error| OutputError::io("create", &path, None, e);
+    let linked = fs::write(&aside, &text).and_then(|()| fs::hard_link(&aside, &path));
+    let _ = fs::remove_file(&aside);
+    let taken = |e: &io::Error| e.kind() == ErrorKind::AlreadyExists;
+    match linked {
+        Ok(()) => return Ok((path, text)),
+        Err(e) if taken(&e) => return Err(locked(dir, None)),
+        // Perhaps a file system without links.
+        Err(_) => {}
+    }
     let mut file = match File::create_new(&path) {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(locked(dir, None)),
+        Err(e) if taken(&e) => return Err(locked(dir, None)),
         file => file.map_err(error)?,
     };
     if let Err(e) = file.write_all(text.as_bytes()) {

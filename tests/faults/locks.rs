@@ -164,6 +164,43 @@ fn locks_that_someone_removed_do_not_let_a_second_job_in() {
     assert_same(&place.path("whole"), &out);
 }
 
+/// One job has a lock that the other one cannot see, and neither sees the other's process.
+#[test]
+fn locks_that_are_worth_nothing_let_the_first_to_name_a_shard_win() {
+    let place = place();
+    let out = place.path("out");
+    let boot = place.path("boot");
+    let first = start(&place, on(&mut resume(&place), "local", Some(&boot)));
+    pause(&first);
+    let second = on(&mut resume(&place), "ENOLCK", None).output().unwrap();
+    let said = stderr(&second);
+    assert!(second.status.success(), "{said}");
+    assert!(
+        said.contains(" is left where it is, since process "),
+        "{said}"
+    );
+    let mut before = tree(&out);
+    let all = before.len();
+    before.retain(|name, _| !name.starts_with(".shard-"));
+    assert!(before.len() < all);
+    go_on(&first);
+    let first = first.wait_with_output().unwrap();
+    fails(
+        &first,
+        6,
+        &[
+            "out/shard-0000",
+            " stands already: another job is writing in this directory, too",
+        ],
+    );
+    assert_eq!(
+        tree(&out),
+        before,
+        "the first job removes its own, and nothing else"
+    );
+    assert_same(&place.path("whole"), &out);
+}
+
 /// Locks that hold on one machine only, as Lustre has them: two machines write in one directory, and
 /// nothing tells them so until they meet.
 #[test]

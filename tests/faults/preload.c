@@ -3,7 +3,8 @@
 //
 //   FAULT_CALL   the number of the call that is disturbed, from 1
 //   FAULT_KIND   how: "fail" (an error fitting to the call), "interrupt" (EINTR), "short" (half of what was asked for),
-//                or the number of a signal that is raised before the call is made
+//                "full" (from this call on, nothing can be written to any file), or the number of a signal that is
+//                raised before the call is made
 //   FAULT_LOG    a file to which a line is appended for each call: NUMBER OPERATION RESULT PATH [PATH], separated by tabs
 //   FAULT_DATA   with FAULT_LOG: lines of writes have the bytes in hexadecimal and their offset as further fields
 //   FAULT_LINKS  "none": a file system without hard links
@@ -38,7 +39,7 @@
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
 static long calls, disturbed = -1;
 static int log_file = -1, with_data;
-static enum { FAIL = -1, INTERRUPT = -2, SHORT = -3 } kind;
+static enum { FAIL = -1, INTERRUPT = -2, SHORT = -3, FULL = -4 } kind;
 
 #define REAL(name) \
     static __typeof__(&name) real; \
@@ -49,16 +50,21 @@ __attribute__((constructor)) static void begin(void) {
     disturbed = text ? atol(text) : 0;
     text = getenv("FAULT_KIND");
     if (text)
-        kind = !strcmp(text, "fail") ? FAIL : !strcmp(text, "interrupt") ? INTERRUPT : !strcmp(text, "short") ? SHORT : atoi(text);
+        kind = !strcmp(text, "fail") ? FAIL
+               : !strcmp(text, "interrupt") ? INTERRUPT
+               : !strcmp(text, "short") ? SHORT
+               : !strcmp(text, "full") ? FULL
+                                       : atoi(text);
     text = getenv("FAULT_LOG");
     if (text) log_file = (int)syscall(SYS_openat, AT_FDCWD, text, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     with_data = getenv("FAULT_DATA") != NULL;
 }
 
-// What is to become of the call that begins: 0, FAIL, INTERRUPT or SHORT. The lock is held until end().
+// What is to become of the call that begins: 0, FAIL, INTERRUPT, SHORT or FULL. The lock is held until end().
 static int start(long *number) {
     pthread_mutex_lock(&one_at_a_time);
     *number = ++calls;
+    if (disturbed && kind == FULL && *number >= disturbed) return FULL;
     if (disturbed != *number) return 0;
     if ((int)kind <= 0) return kind;
     // To this thread, before the call is made. A handler may end the process, or not.
@@ -122,7 +128,7 @@ static int may_be_interrupted(const char *name) {
     int fate = start(&number); \
     if ((int)(fd_path) >= 0) path_of(fd_path, a); \
     type result = (type)-1; \
-    if (fate == FAIL) errno = error; \
+    if (fate == FAIL || (fate == FULL && error == ENOSPC)) errno = error; \
     else if (fate == INTERRUPT && may_be_interrupted(#name)) errno = EINTR; \
     else result = make; \
     end(number, #name, (long)result, a, b, NULL, 0, 0); \
@@ -149,6 +155,7 @@ static const char *elsewhere(const char *path) {
         path_at(AT_FDCWD, path, a); \
         int fate = start(&number), result = -1; \
         if (fate == FAIL) errno = EMFILE; \
+        else if (fate == FULL && flags & O_CREAT && syscall(SYS_faccessat, AT_FDCWD, path, F_OK)) errno = ENOSPC; \
         else if (fate == INTERRUPT) errno = EINTR; \
         else result = real(path, flags, mode); \
         end(number, "open", result, a, how, NULL, 0, 0); \
@@ -193,7 +200,7 @@ ssize_t pread64(int fd, void *to, size_t size, off64_t at) { READ(pread64, real(
     long at = (offset); \
     ssize_t result = -1; \
     if (fate == SHORT && size > 1) size /= 2; \
-    if (fate == FAIL) errno = ENOSPC; \
+    if (fate == FAIL || (fate == FULL && a[0] == '/')) errno = ENOSPC; \
     else if (fate == INTERRUPT) errno = EINTR; \
     else result = make; \
     end(number, #name, (long)result, a, "", from, result > 0 ? (size_t)result : 0, at); \
@@ -221,7 +228,8 @@ static int links(void) {
     return !which || strcmp(which, "none");
 }
 int linkat(int d, const char *from, int e, const char *to, int flags) {
-    CALL(int, linkat, EPERM, links() ? real(d, from, e, to, flags) : (errno = EPERM, -1), -1, d, from, e, to)
+    int error = links() ? ENOSPC : EPERM;
+    CALL(int, linkat, error, links() ? real(d, from, e, to, flags) : (errno = EPERM, -1), -1, d, from, e, to)
 }
 int unlink(const char *path) { CALL(int, unlink, EIO, real(path), -1, AT_FDCWD, path, 0, NONE) }
 int unlinkat(int dir, const char *path, int flags) { CALL(int, unlinkat, EIO, real(dir, path, flags), -1, dir, path, 0, NONE) }

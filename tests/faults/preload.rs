@@ -14,6 +14,8 @@ pub enum Kind {
     Interrupt,
     /// It reads or writes half of what was asked for.
     Short,
+    /// From this call on the disk is full.
+    Full,
     /// The process gets this signal before the call.
     Signal(i32),
 }
@@ -62,6 +64,7 @@ pub fn disturb(command: &mut Command, call: u64, kind: Kind) -> &mut Command {
         Kind::Fail => "fail".to_owned(),
         Kind::Interrupt => "interrupt".to_owned(),
         Kind::Short => "short".to_owned(),
+        Kind::Full => "full".to_owned(),
         Kind::Signal(signal) => signal.to_string(),
     };
     load(command)

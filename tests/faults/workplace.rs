@@ -24,6 +24,8 @@ pub enum Job {
     Embed,
     /// `embed --resume` after a job that was killed as it named its second shard.
     Resume,
+    /// The same where there are no locks.
+    Unlocked,
     /// `merge` of two shares.
     Merge,
 }
@@ -126,7 +128,7 @@ impl Workplace {
         }
         match job {
             Job::Embed => self.embed(out),
-            Job::Resume => {
+            Job::Resume | Job::Unlocked => {
                 copy(&self.path("killed"), &path);
                 self.go_on(job, out)
             }
@@ -137,9 +139,12 @@ impl Workplace {
     /// The command that goes on with what stands in `out`.
     pub fn go_on(&self, job: Job, out: &str) -> Command {
         match job {
-            Job::Embed | Job::Resume => {
+            Job::Embed | Job::Resume | Job::Unlocked => {
                 let mut command = self.embed(out);
                 command.arg("--resume");
+                if job == Job::Unlocked {
+                    preload::load(&mut command).env("FAULT_FLOCK", "ENOLCK");
+                }
                 command
             }
             Job::Merge => self.merge(out),
@@ -186,9 +191,7 @@ impl Workplace {
         let merged = job == Job::Merge && self.path(out).join("manifest.json").exists();
         if merged {
             // It is complete, and a merge into it is refused.
-            let mut there = tree(&self.path(out));
-            there.retain(|name, _| !name.starts_with('.') || name == ".lock");
-            return self.compare(&there);
+            return self.holds_all(out);
         }
         if job == Job::Merge && !MERGE_GOES_ON && self.path(out).exists() {
             std::fs::remove_dir_all(self.path(out)).unwrap();
@@ -202,6 +205,13 @@ impl Workplace {
             ));
         }
         self.is_whole(out)
+    }
+
+    /// Whether a job that says so is complete. What it could not remove may be left beside.
+    pub fn holds_all(&self, out: &str) -> Result<(), String> {
+        let mut there = tree(&self.path(out));
+        there.retain(|name, _| !name.starts_with('.') || name == ".lock");
+        self.compare(&there)
     }
 
     pub fn is_whole(&self, out: &str) -> Result<(), String> {
