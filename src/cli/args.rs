@@ -14,7 +14,7 @@ Exit codes:
   3  bad input data
   4  bad model or weights
   5  the output could not be written, or a file of it not read
-  6  resume or merge refused
+  6  resume or merge refused, or another job is writing in the directory
   7  the device is not available
   8  the device failed, or has too little memory; finished shards are kept
   130, 143  stopped by SIGINT or SIGTERM, after finishing the shard in hand";

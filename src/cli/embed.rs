@@ -78,6 +78,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     };
     let job = pipeline::open_job(&options.out, spec, options.resume, &checks)?;
     drop(checks);
+    job.dir.warnings().iter().for_each(|w| console.warn(w));
     for Removed { shard, reason } in &job.removed {
         console.warn(&format!("{} is computed again: {reason}", shard.display()));
     }

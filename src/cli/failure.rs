@@ -135,12 +135,18 @@ impl Failure {
                     OutputError::Foreign { .. }
                     | OutputError::Locked { .. }
                     | OutputError::Unsound { .. }
+                    | OutputError::Marked { .. }
+                    | OutputError::Taken { .. }
+                    | OutputError::Removed { .. }
                     | OutputError::Malformed { .. },
                 )
                 | JobError::MergeOutput(
                     OutputError::Foreign { .. }
                     | OutputError::Locked { .. }
                     | OutputError::Unsound { .. }
+                    | OutputError::Marked { .. }
+                    | OutputError::Taken { .. }
+                    | OutputError::Removed { .. }
                     | OutputError::Malformed { .. },
                 ) => 6,
                 JobError::Output(_) | JobError::MergeOutput(_) => 5,

@@ -7,6 +7,7 @@ use crate::pipeline;
 
 pub fn run(args: &MergeArgs, console: &Console) -> Result<(), Failure> {
     let report = pipeline::merge(&args.sources, &args.out)?;
+    report.warnings.iter().for_each(|w| console.warn(w));
     console.say(&format!(
         "merged {} shards, {} sequences, each standing once, into {}",
         count(report.shards),

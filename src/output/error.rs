@@ -37,9 +37,32 @@ pub enum OutputError {
         name: String,
     },
     /// Another process is writing there.
-    #[error("another seqstream job is running in {}", path.display())]
+    #[error("another seqstream job is running in {}{}", path.display(), who(by.as_deref()))]
     Locked {
         /// The output directory.
+        path: PathBuf,
+        /// Which process, where that is known.
+        by: Option<String>,
+    },
+    /// On a file system without locks: a job was begun there, and it cannot be seen whether it still
+    /// runs.
+    #[error("{} says that {by} is running there, and it cannot be seen from here whether it still is", path.display())]
+    Marked {
+        /// The file that says so.
+        path: PathBuf,
+        /// The job.
+        by: String,
+    },
+    /// What this job was about to name has been made by another one meanwhile.
+    #[error("{} stands already: another job is writing in this directory, too", path.display())]
+    Taken {
+        /// The shard, or the file.
+        path: PathBuf,
+    },
+    /// What this job was writing has been removed by another one.
+    #[error("{} was removed while this job was writing it: another job is writing in this directory, too", path.display())]
+    Removed {
+        /// The partial shard.
         path: PathBuf,
     },
     /// A finished shard is not what its job made.
@@ -67,6 +90,10 @@ fn is_shard(path: &Path) -> bool {
 
 fn in_shard(shard: Option<u64>) -> String {
     shard.map(|b| format!(" (shard {b})")).unwrap_or_default()
+}
+
+fn who(by: Option<&str>) -> String {
+    by.map(|by| format!(": {by}")).unwrap_or_default()
 }
 
 impl OutputError {
@@ -105,6 +132,13 @@ impl OutputError {
                 "it was changed while the job was running: run `embed` once more with --resume, which computes it again".into(),
             ),
             Self::Locked { .. } => Some("wait for it to end, or give another --out".into()),
+            Self::Marked { path, .. } => Some(format!(
+                "wait for it to end; if it was killed, remove {} and run the same command again",
+                path.display()
+            )),
+            Self::Taken { .. } | Self::Removed { .. } => Some(
+                "nothing of the other job was touched; when it has ended, run the same command with --resume".into(),
+            ),
             Self::Malformed { path, .. } => match path.parent() {
                 _ if path.file_name().is_some_and(|n| n == super::MANIFEST_FILE) => {
                     Some("run the job of that directory again with --resume, which writes it anew".into())

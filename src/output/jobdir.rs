@@ -1,16 +1,17 @@
 //! The output directory of a job: who may write there, and how a file appears in it at once.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use super::OutputError;
+use super::lock::{Guard, LOCK_FILE, RUNNING_FILE, locked};
+use super::owner::{Owner, State};
 
 /// What was asked, written first.
 pub const JOB_FILE: &str = "job.json";
 /// What was done, written last.
 pub const MANIFEST_FILE: &str = "manifest.json";
-const LOCK_FILE: &str = ".lock";
 /// Suffix of what is not whole yet.
 const PARTIAL: &str = ".partial";
 
@@ -35,11 +36,28 @@ pub fn list_shards(path: &Path) -> Result<Vec<u64>, OutputError> {
     Ok(blocks)
 }
 
+/// Where the file or directory `path` is written until it is whole: a name of the owner's own, so that
+/// no other job writes there, whatever locks are worth.
+pub(crate) fn partial_path(path: &Path, owner: &Owner) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{owner}{PARTIAL}"))
+}
+
+/// What of such a name is the final name, and the owner; programs before this one gave none.
+fn parse_partial(name: &str) -> Option<(&str, Option<Owner>)> {
+    let name = name.strip_prefix('.')?.strip_suffix(PARTIAL)?;
+    match name.rsplit_once('.').map(|(n, o)| (n, Owner::parse(o))) {
+        Some((name, Some(owner))) => Some((name, Some(owner))),
+        _ => Some((name, None)),
+    }
+}
+
 /// An output directory, locked against other jobs for as long as this lives.
 #[derive(Debug)]
 pub struct JobDir {
     path: PathBuf,
-    _lock: Option<File>,
+    owner: Owner,
+    guard: Guard,
 }
 
 impl JobDir {
@@ -48,31 +66,53 @@ impl JobDir {
     /// Refuses a directory in which anything stands that no job wrote, and one in which another
     /// job runs.
     pub fn open(path: &Path) -> Result<Self, OutputError> {
-        fs::create_dir_all(path)
+        create_dir(path)
             .map_err(|e| OutputError::io("create the output directory", path, None, e))?;
         // Before the lock file is made: a foreign directory is left as it was found.
         refuse_foreign(path)?;
-        let lock_path = path.join(LOCK_FILE);
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(|e| OutputError::io("create", &lock_path, None, e))?;
-        let lock = match lock.try_lock() {
-            Ok(()) => Some(lock),
-            Err(TryLockError::WouldBlock) => {
-                return Err(OutputError::Locked {
-                    path: path.to_path_buf(),
-                });
+        let owner = Owner::new();
+        let guard = Guard::take(path, &owner)?;
+        // Someone may have removed the lock of a job that is running.
+        for name in names(path)? {
+            if let Some((_, Some(other))) = parse_partial(&name)
+                && other.state() == State::Running
+            {
+                return Err(locked(path, Some(&other)));
             }
-            // A file system without locks: better to work there unguarded than not at all.
-            Err(TryLockError::Error(_)) => None,
-        };
+        }
         Ok(Self {
             path: path.to_path_buf(),
-            _lock: lock,
+            owner,
+            guard,
         })
+    }
+
+    /// What a user should know of this directory: that it has no locks, and what was left there.
+    pub fn warnings(&self) -> Vec<String> {
+        let left = names(&self.path).unwrap_or_default();
+        let left = left.iter().filter_map(|name| match parse_partial(name)? {
+            (_, Some(owner)) if !self.may_remove(&owner) => Some(format!(
+                "{} is left where it is, since {} may still be writing it; remove it when that job has ended",
+                self.path.join(name).display(),
+                owner.describe()
+            )),
+            _ => None,
+        });
+        self.guard
+            .warning(&self.path)
+            .into_iter()
+            .chain(left)
+            .collect()
+    }
+
+    /// Whether what `owner` has not finished is of no use to anyone. Of a process that cannot be seen
+    /// from here only a lock tells that it has ended.
+    fn may_remove(&self, owner: &Owner) -> bool {
+        match owner.state() {
+            State::Ours | State::Ended => true,
+            State::Running => false,
+            State::OutOfSight => self.guard.is_lock(),
+        }
     }
 
     /// The directory.
@@ -95,9 +135,9 @@ impl JobDir {
         self.path.join(shard_name(block))
     }
 
-    /// Where block `b` is written.
+    /// Where this job writes block `b`.
     pub fn partial(&self, block: u64) -> PathBuf {
-        self.path.join(format!(".{}{PARTIAL}", shard_name(block)))
+        partial_path(&self.shard(block), &self.owner)
     }
 
     /// The numbers of the shards that stand here, ascending.
@@ -110,16 +150,29 @@ impl JobDir {
         Ok(blocks)
     }
 
-    /// Removes what an interrupted job left unfinished.
+    /// Removes what interrupted jobs left unfinished. What may belong to a job that is running stays.
     pub fn remove_partials(&self) -> Result<(), OutputError> {
-        for name in names(&self.path)?.iter().filter(|n| n.ends_with(PARTIAL)) {
-            let path = self.path.join(name);
-            let removed = if path.is_dir() {
-                fs::remove_dir_all(&path)
-            } else {
-                fs::remove_file(&path)
+        for name in names(&self.path)? {
+            let Some((whole, owner)) = parse_partial(&name) else {
+                continue;
             };
-            removed.map_err(|e| OutputError::io("remove", &path, None, e))?;
+            if owner.as_ref().is_some_and(|o| !self.may_remove(o)) {
+                continue;
+            }
+            let path = self.path.join(&name);
+            // Under a name of ours first: if its job is running all the same, and is giving it its
+            // final name now, then either all of it is there or none.
+            let ours = partial_path(&self.path.join(whole), &self.owner);
+            match fs::rename(&path, &ours) {
+                Err(e) if e.kind() == ErrorKind::NotFound => continue,
+                renamed => renamed.map_err(|e| OutputError::io("rename", &path, None, e))?,
+            }
+            let removed = if ours.is_dir() {
+                fs::remove_dir_all(&ours)
+            } else {
+                fs::remove_file(&ours)
+            };
+            removed.map_err(|e| OutputError::io("remove", &ours, None, e))?;
         }
         Ok(())
     }
@@ -140,7 +193,7 @@ impl JobDir {
         removed.map_err(|e| error("remove", e))
     }
 
-    /// Makes the partial directory of block `b`, replacing one that was left there.
+    /// Makes the partial directory of block `b`, replacing one that this job has left there.
     pub fn begin_shard(&self, block: u64) -> Result<PathBuf, OutputError> {
         let path = self.partial(block);
         match fs::remove_dir_all(&path) {
@@ -170,8 +223,10 @@ impl JobDir {
     /// The second: it has its name.
     pub(crate) fn name_shard(&self, block: u64) -> Result<(), OutputError> {
         let path = self.shard(block);
-        fs::rename(self.partial(block), &path)
-            .map_err(|e| OutputError::io("rename to", &path, Some(block), e))
+        fs::rename(self.partial(block), &path).map_err(|e| match e.kind() {
+            ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty => OutputError::Taken { path },
+            _ => OutputError::io("rename to", &path, Some(block), e),
+        })
     }
 
     /// The third: names given so far, that of block `b` the last, outlive a power failure.
@@ -185,26 +240,81 @@ impl JobDir {
         let _ = fs::remove_dir_all(self.partial(block));
     }
 
-    /// Writes a file that appears whole or not at all.
+    /// What `error` is due to, where it befell the partial directory of block `b`: another job may
+    /// have removed that.
+    pub(crate) fn explain(&self, block: u64, error: OutputError) -> OutputError {
+        self.explain_at(self.partial(block), error)
+    }
+
+    fn explain_at(&self, path: PathBuf, error: OutputError) -> OutputError {
+        let gone = path.symlink_metadata();
+        let gone = gone.is_err_and(|e| e.kind() == ErrorKind::NotFound) && self.path.exists();
+        match &error {
+            OutputError::Io { source, .. } if gone && source.kind() == ErrorKind::NotFound => {
+                OutputError::Removed { path }
+            }
+            _ => error,
+        }
+    }
+
+    /// Writes a file that appears whole or not at all, in place of one that stands there.
     pub fn write_atomic<F>(&self, name: &str, fill: F) -> Result<(), OutputError>
     where
         F: FnOnce(&mut dyn Write) -> Result<(), OutputError>,
     {
-        let partial = self.path.join(format!(".{name}{PARTIAL}"));
+        self.write_beside(name, fill, |partial, path| {
+            fs::rename(partial, path).map_err(|e| OutputError::io("rename to", path, None, e))
+        })
+    }
+
+    /// Writes a file that appears whole or not at all, and is an error where one stands there.
+    pub fn write_new<F>(&self, name: &str, fill: F) -> Result<(), OutputError>
+    where
+        F: FnOnce(&mut dyn Write) -> Result<(), OutputError>,
+    {
+        self.write_beside(name, fill, |partial, path| {
+            let error = |e: std::io::Error| match e.kind() {
+                ErrorKind::AlreadyExists => OutputError::Taken {
+                    path: path.to_path_buf(),
+                },
+                _ => OutputError::io("create", path, None, e),
+            };
+            match fs::hard_link(partial, path) {
+                Ok(()) => fs::remove_file(partial).map_err(error),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(error(e)),
+                // A file system without links: there a moment is left in which another job may write.
+                Err(_) => match path.symlink_metadata() {
+                    Ok(_) => Err(error(ErrorKind::AlreadyExists.into())),
+                    Err(e) if e.kind() == ErrorKind::NotFound => {
+                        fs::rename(partial, path).map_err(error)
+                    }
+                    Err(e) => Err(error(e)),
+                },
+            }
+        })
+    }
+
+    fn write_beside<F, N>(&self, name: &str, fill: F, give_name: N) -> Result<(), OutputError>
+    where
+        F: FnOnce(&mut dyn Write) -> Result<(), OutputError>,
+        N: FnOnce(&Path, &Path) -> Result<(), OutputError>,
+    {
         let path = self.path.join(name);
+        let partial = partial_path(&path, &self.owner);
         let error = |action, e| OutputError::io(action, &path, None, e);
         let file = File::create(&partial).map_err(|e| error("create", e))?;
         let mut out = std::io::BufWriter::new(file);
         let written = fill(&mut out).and_then(|()| {
             out.flush().map_err(|e| error("write", e))?;
             out.get_ref().sync_all().map_err(|e| error("sync", e))?;
-            fs::rename(&partial, &path).map_err(|e| error("rename to", e))?;
+            give_name(&partial, &path)?;
             sync_dir(&self.path).map_err(|e| error("sync", e))
         });
-        if written.is_err() {
+        written.map_err(|error| {
+            let error = self.explain_at(partial.clone(), error);
             let _ = fs::remove_file(&partial);
-        }
-        written
+            error
+        })
     }
 }
 
@@ -227,6 +337,23 @@ fn stands(path: &Path) -> Result<bool, OutputError> {
     }
 }
 
+/// Creates a directory and those above it, so that they outlive a power failure.
+fn create_dir(path: &Path) -> std::io::Result<()> {
+    let missing = path
+        .ancestors()
+        .take_while(|p| !p.as_os_str().is_empty() && !p.exists());
+    let missing: Vec<&Path> = missing.collect();
+    fs::create_dir_all(path)?;
+    for created in missing {
+        match created.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => sync_dir(Path::new("."))?,
+            Some(parent) => sync_dir(parent)?,
+            None => {}
+        }
+    }
+    Ok(())
+}
+
 fn names(path: &Path) -> Result<Vec<String>, OutputError> {
     let list = || -> std::io::Result<Vec<String>> {
         let mut names = Vec::new();
@@ -240,15 +367,15 @@ fn names(path: &Path) -> Result<Vec<String>, OutputError> {
 }
 
 fn refuse_foreign(path: &Path) -> Result<(), OutputError> {
+    let whole = |name: &str| {
+        [JOB_FILE, MANIFEST_FILE, RUNNING_FILE].contains(&name) || shard_number(name).is_some()
+    };
     let ours = |name: &str| {
-        [JOB_FILE, MANIFEST_FILE, LOCK_FILE].contains(&name)
-            || shard_number(name).is_some()
-            || name
-                .strip_prefix('.')
-                .and_then(|n| n.strip_suffix(PARTIAL))
-                .is_some_and(|n| {
-                    [JOB_FILE, MANIFEST_FILE].contains(&n) || shard_number(n).is_some()
-                })
+        name == LOCK_FILE
+            || whole(name)
+            || parse_partial(name).is_some_and(|(name, _)| whole(name))
+            // NFS keeps the content of a removed file so while a job has it open.
+            || name.starts_with(".nfs")
     };
     match names(path)?.into_iter().find(|name| !ours(name)) {
         Some(name) => Err(OutputError::Foreign {
@@ -339,5 +466,82 @@ mod tests {
         assert_eq!(fs::read(dir.path().join(JOB_FILE)).unwrap(), b"old");
         job.write_atomic(JOB_FILE, write(b"new")).unwrap();
         assert_eq!(fs::read(dir.path().join(JOB_FILE)).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_file_that_has_to_be_new_replaces_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let job = JobDir::open(dir.path()).unwrap();
+        let write = |text: &'static str| {
+            job.write_new(JOB_FILE, move |out| {
+                let written = out.write_all(text.as_bytes());
+                written.map_err(|e| OutputError::io("write", Path::new("x"), None, e))
+            })
+        };
+        write("first").unwrap();
+        let error = write("second").unwrap_err();
+        assert!(
+            matches!(&error, OutputError::Taken { path } if path.ends_with(JOB_FILE)),
+            "{error}"
+        );
+        assert_eq!(fs::read(dir.path().join(JOB_FILE)).unwrap(), b"first");
+        assert_eq!(names(dir.path()).unwrap(), [LOCK_FILE, JOB_FILE]);
+    }
+
+    #[test]
+    fn what_a_running_process_has_not_finished_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let here = |name: String| {
+            fs::create_dir(dir.path().join(&name)).unwrap();
+            name
+        };
+        let ours = Owner::new().to_string();
+        // Another process, and the same number at another time, on this machine; and another machine.
+        let parts: Vec<&str> = ours.rsplitn(4, '-').collect();
+        let [_, start, process, machine] = parts[..] else {
+            panic!("{ours}");
+        };
+        let ended = here(format!(
+            ".shard-000001.{machine}-{process}-{start}0-00000000{PARTIAL}"
+        ));
+        let elsewhere = here(format!(
+            ".shard-000002.other-00000000-{process}-{start}-00000000{PARTIAL}"
+        ));
+        let nameless = here(format!(".shard-000003{PARTIAL}"));
+        let job = JobDir::open(dir.path()).unwrap();
+        // A lock shows that nobody is there.
+        assert_eq!(job.warnings(), Vec::<String>::new());
+        job.remove_partials().unwrap();
+        for gone in [ended, elsewhere, nameless] {
+            assert!(!dir.path().join(&gone).exists(), "{gone}");
+        }
+        drop(job);
+        #[cfg(target_os = "linux")]
+        {
+            let start = start_of_parent();
+            let process = std::os::unix::process::parent_id();
+            let running = here(format!(
+                ".shard-000004.{machine}-{process}-{start:x}-00000000{PARTIAL}"
+            ));
+            let error = JobDir::open(dir.path()).unwrap_err();
+            assert!(
+                matches!(&error, OutputError::Locked { by: Some(by), .. } if by.contains(&process.to_string())),
+                "{error}"
+            );
+            assert!(dir.path().join(running).exists());
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn start_of_parent() -> u64 {
+        let stat = format!("/proc/{}/stat", std::os::unix::process::parent_id());
+        let stat = fs::read_to_string(stat).unwrap();
+        let after_name = stat.rsplit(')').next().unwrap();
+        after_name
+            .split_whitespace()
+            .nth(19)
+            .unwrap()
+            .parse()
+            .unwrap()
     }
 }

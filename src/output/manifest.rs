@@ -102,10 +102,10 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<T, OutputError> {
     serde_json::from_reader(file).map_err(|e| json_error(path, e))
 }
 
-/// Writes job.json.
+/// Writes job.json, where none stands.
 pub fn write_job(dir: &JobDir, spec: &JobSpec) -> Result<(), OutputError> {
     let path = dir.path().join(JOB_FILE);
-    dir.write_atomic(JOB_FILE, |out| {
+    dir.write_new(JOB_FILE, |out| {
         out.write_all(&pretty(spec))
             .map_err(|e| OutputError::io("write", &path, None, e))
     })

@@ -12,10 +12,14 @@
 //!   shard-000001/ ...
 //!   manifest.json         written last: what was done, with every file's hash
 //!   .lock                 empty; held by the job that is running here
+//!   .running              only where the file system has no locks: which job is running here
 //! ```
 //!
-//! A shard is written as `.shard-000000.partial/`, its files and the directory synced, then
-//! renamed: a reader, or a resumed job, sees all of its files or none. Nothing here depends on
+//! A shard is written as `.shard-000000.OWNER.partial/`, its files and the directory synced, then
+//! renamed: a reader, or a resumed job, sees all of its files or none. OWNER names machine and process,
+//! so that two jobs that nothing keeps apart do not write into each other's shards: the second one to
+//! name a shard fails. What a killed job leaves is removed by a resumed one, where the lock or the
+//! list of processes shows that it has ended. Nothing here depends on
 //! threads, budgets or the clock, so an interrupted and resumed job leaves the same bytes as one
 //! that ran through.
 //!
@@ -25,8 +29,10 @@ mod check;
 mod error;
 mod file;
 mod jobdir;
+mod lock;
 mod manifest;
 mod npy;
+mod owner;
 mod shard;
 mod spec;
 mod states;

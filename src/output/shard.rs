@@ -109,6 +109,14 @@ pub struct ShardWriter<'a> {
 impl<'a> ShardWriter<'a> {
     /// Begins block `b`.
     pub fn create(dir: &'a JobDir, block: u64, layout: &ShardLayout) -> Result<Self, OutputError> {
+        Self::create_files(dir, block, layout).map_err(|e| dir.explain(block, e))
+    }
+
+    fn create_files(
+        dir: &'a JobDir,
+        block: u64,
+        layout: &ShardLayout,
+    ) -> Result<Self, OutputError> {
         let path = dir.begin_shard(block)?;
         let mut shard = Self {
             dir,
@@ -238,8 +246,8 @@ impl WrittenShard<'_> {
 pub fn name_shards(mut shards: Vec<WrittenShard<'_>>) -> (usize, Result<(), OutputError>) {
     let mut result = Ok(());
     let mut keep = |shards: &mut Vec<WrittenShard<'_>>, whole: usize, error: OutputError| {
+        result = Err(shards[whole].dir.explain(shards[whole].block, error));
         shards.truncate(whole);
-        result = Err(error);
     };
     let describe = |(i, shard): (usize, &mut WrittenShard<'_>)| Some((i, shard.describe().err()?));
     if let Some((i, error)) = shards.iter_mut().enumerate().find_map(describe) {

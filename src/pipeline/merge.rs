@@ -22,6 +22,8 @@ pub struct MergeReport {
     pub shards: u64,
     /// The manifest of the whole.
     pub manifest: ManifestHead,
+    /// What a user should know of the output directory.
+    pub warnings: Vec<String>,
 }
 
 /// A share: what its manifest.json says, which agrees with its job.json.
@@ -90,6 +92,7 @@ pub fn merge(sources: &[PathBuf], out: &Path) -> Result<MergeReport, JobError> {
     Ok(MergeReport {
         shards: shards.len() as u64,
         manifest,
+        warnings: dir.warnings(),
     })
 }
 

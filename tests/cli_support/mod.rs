@@ -156,21 +156,31 @@ pub fn stderr(output: &Output) -> String {
 /// Waits until `path` is there; the child must not end before.
 #[track_caller]
 pub fn wait_for(path: &Path, child: &mut Child) {
+    wait_until(&path.display().to_string(), child, || path.exists());
+}
+
+/// Waits until `there` says that `what` is there; the child must not end before.
+#[track_caller]
+pub fn wait_until(what: &str, child: &mut Child, there: impl Fn() -> bool) {
     // Far beyond what it takes, so that a hang is a failure and not a hang.
     let deadline = Instant::now() + Duration::from_secs(120);
-    while !path.exists() {
-        assert!(
-            Instant::now() < deadline,
-            "{} does not come",
-            path.display()
-        );
+    while !there() {
+        assert!(Instant::now() < deadline, "{what} does not come");
         assert!(
             child.try_wait().unwrap().is_none(),
-            "ended before {} was there",
-            path.display()
+            "ended before {what} was there"
         );
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Where a job is writing a shard, or has left it unfinished.
+pub fn partial(out: &Path, block: u64) -> Option<PathBuf> {
+    let begins = format!(".shard-{block:06}.");
+    // Before the job has begun there is no such directory.
+    let mut entries = std::fs::read_dir(out).ok()?.map(|e| e.unwrap());
+    let found = entries.find(|e| e.file_name().to_string_lossy().starts_with(&begins));
+    found.map(|e| e.path())
 }
 
 #[cfg(unix)]

@@ -356,3 +356,11 @@ pub fn rows(out: &Path, layer: usize) -> Vec<(String, Vec<f32>)> {
     }
     rows
 }
+
+/// Where a job is writing a shard, or has left it unfinished.
+pub fn partial(out: &Path, block: u64) -> Option<std::path::PathBuf> {
+    let begins = format!(".shard-{block:06}.");
+    let mut entries = std::fs::read_dir(out).unwrap().map(|e| e.unwrap());
+    let found = entries.find(|e| e.file_name().to_string_lossy().starts_with(&begins));
+    found.map(|e| e.path())
+}

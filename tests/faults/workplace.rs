@@ -1,0 +1,246 @@
+//! Small jobs, what each leaves when nothing disturbs it, and what may stand while it is unfinished.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use seqstream::model::config::ModelConfig;
+use seqstream::weights::DType;
+use seqstream::weights::random::write_random;
+
+use crate::cli_support::{fasta, seqstream, stderr, tree};
+use crate::preload::{self, Kind};
+
+/// The files of a directory, by path.
+pub type Tree = BTreeMap<String, Vec<u8>>;
+
+/// Whether `merge` goes on with what an earlier one has left. Else that has to be removed by hand.
+const MERGE_GOES_ON: bool = false;
+
+/// What is disturbed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Job {
+    /// `embed` into an empty place.
+    Embed,
+    /// `embed --resume` after a job that was killed as it named its second shard.
+    Resume,
+    /// The same where there are no locks.
+    Unlocked,
+    /// `merge` of two shares.
+    Merge,
+}
+
+/// A directory with a model, an input of three shards, two shares, and a killed job.
+pub struct Workplace {
+    dir: tempfile::TempDir,
+    /// What an undisturbed job leaves.
+    pub whole: Tree,
+    /// What a merge leaves.
+    pub merged: Tree,
+}
+
+impl Workplace {
+    pub fn new() -> Self {
+        // Every trial syncs some twenty times: in memory, if that can be had.
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        let mut place = Self {
+            dir: dir.unwrap(),
+            whole: Tree::new(),
+            merged: Tree::new(),
+        };
+        write_random(
+            &ModelConfig::esm2(1, 16, 2).into(),
+            1,
+            DType::F32,
+            &place.path("model"),
+        )
+        .unwrap();
+        std::fs::write(place.path("in.fa"), fasta(20)).unwrap();
+        for (out, options) in [
+            ("whole", &[][..]),
+            ("part1", &["--shard", "1/2"]),
+            ("part2", &["--shard", "2/2"]),
+        ] {
+            succeed(place.embed(out).args(options));
+        }
+        // Killed where its second shard was about to get its name.
+        let calls = preload::calls(&mut place.embed("counted"), false);
+        let names = |c: &&preload::Call| {
+            c.operation == "rename" && c.second.ends_with("counted/shard-000001")
+        };
+        let call = calls.iter().find(names).unwrap().number;
+        // The calls of several threads come in another order now and then.
+        for n in call.saturating_sub(20).. {
+            let mut command = place.embed("killed");
+            let status = preload::disturb(&mut command, n, Kind::Signal(9))
+                .status()
+                .unwrap();
+            assert!(
+                !status.success(),
+                "it ended before its second shard got its name"
+            );
+            let stands = |shard: &str| place.path("killed").join(shard).exists();
+            if stands("shard-000000") && !stands("shard-000001") {
+                break;
+            }
+            std::fs::remove_dir_all(place.path("killed")).unwrap();
+        }
+        succeed(&mut place.merge("merged"));
+        place.whole = tree(&place.path("whole"));
+        place.merged = tree(&place.path("merged"));
+        assert_eq!(place.whole, place.merged);
+        place
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn embed(&self, out: &str) -> Command {
+        let mut command = seqstream();
+        command.current_dir(self.dir.path());
+        command.args([
+            "embed",
+            "in.fa",
+            "--model",
+            "model",
+            "--out",
+            out,
+            "--threads",
+            "1",
+        ]);
+        command.args(["--shard-size", "8", "--per-token", "--quiet"]);
+        command
+    }
+
+    fn merge(&self, out: &str) -> Command {
+        let mut command = seqstream();
+        command.current_dir(self.dir.path());
+        command.args(["merge", "part1", "part2", "--out", out, "--quiet"]);
+        command
+    }
+
+    /// Prepares the directory `out`, and gives the command.
+    pub fn begin(&self, job: Job, out: &str) -> Command {
+        let path = self.path(out);
+        if path.exists() {
+            std::fs::remove_dir_all(&path).unwrap();
+        }
+        match job {
+            Job::Embed => self.embed(out),
+            Job::Resume | Job::Unlocked => {
+                copy(&self.path("killed"), &path);
+                self.go_on(job, out)
+            }
+            Job::Merge => self.merge(out),
+        }
+    }
+
+    /// The command that goes on with what stands in `out`.
+    pub fn go_on(&self, job: Job, out: &str) -> Command {
+        match job {
+            Job::Embed | Job::Resume | Job::Unlocked => {
+                let mut command = self.embed(out);
+                command.arg("--resume");
+                if job == Job::Unlocked {
+                    preload::load(&mut command).env("FAULT_FLOCK", "ENOLCK");
+                }
+                command
+            }
+            Job::Merge => self.merge(out),
+        }
+    }
+
+    /// Whether everything under a final name in `out` is whole.
+    pub fn standing(&self, out: &str) -> Result<(), String> {
+        let path = self.path(out);
+        if !path.exists() {
+            return Ok(());
+        }
+        let there = tree(&path);
+        for entry in std::fs::read_dir(&path).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if name.starts_with('.') {
+                continue;
+            }
+            let part = |tree: &Tree| -> Tree {
+                let of = |n: &String| *n == name || n.starts_with(&format!("{name}/"));
+                tree.iter()
+                    .filter(|(n, _)| of(n))
+                    .map(|(n, b)| (n.clone(), b.clone()))
+                    .collect()
+            };
+            if !self.whole.contains_key(&name) && part(&self.whole).is_empty() {
+                return Err(format!("{name} is no part of the job"));
+            }
+            if part(&there) != part(&self.whole) {
+                return Err(format!("{name} stands and is not whole"));
+            }
+        }
+        if there.contains_key("manifest.json") {
+            let missing = self.whole.keys().find(|n| !there.contains_key(*n));
+            if let Some(missing) = missing {
+                return Err(format!("manifest.json stands, {missing} does not"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on with what stands in `out`: what an undisturbed job leaves must come of it.
+    pub fn finish(&self, job: Job, out: &str) -> Result<(), String> {
+        let merged = job == Job::Merge && self.path(out).join("manifest.json").exists();
+        if merged {
+            // It is complete, and a merge into it is refused.
+            return self.holds_all(out);
+        }
+        if job == Job::Merge && !MERGE_GOES_ON && self.path(out).exists() {
+            std::fs::remove_dir_all(self.path(out)).unwrap();
+        }
+        let output = self.go_on(job, out).output().unwrap();
+        if !output.status.success() {
+            return Err(format!(
+                "the next run: {:?}: {}",
+                output.status,
+                stderr(&output)
+            ));
+        }
+        self.is_whole(out)
+    }
+
+    /// Whether a job that says so is complete. What it could not remove may be left beside.
+    pub fn holds_all(&self, out: &str) -> Result<(), String> {
+        let mut there = tree(&self.path(out));
+        there.retain(|name, _| !name.starts_with('.') || name == ".lock");
+        self.compare(&there)
+    }
+
+    pub fn is_whole(&self, out: &str) -> Result<(), String> {
+        self.compare(&tree(&self.path(out)))
+    }
+
+    fn compare(&self, there: &Tree) -> Result<(), String> {
+        match *there == self.whole {
+            true => Ok(()),
+            false => Err(format!("other files or bytes: {:?}", there.keys())),
+        }
+    }
+}
+
+#[track_caller]
+pub fn succeed(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+/// Copies a directory of directories of files.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}
