@@ -15,6 +15,7 @@
 //! | [`output`] | npy, safetensors, shards, the manifest |
 //! | [`pipeline`] | one job: read, pack, run, write; resume, merge |
 //! | [`cli`] | a file a subcommand |
+//! | [`system`] | what the operating system allows this process: memory, open files, signals |
 //!
 //! `docs/architecture.md` has the invariants.
 
@@ -26,4 +27,5 @@ pub mod output;
 pub mod pipeline;
 pub mod sequence;
 pub mod stream;
+pub mod system;
 pub mod weights;

@@ -9,8 +9,10 @@ use crate::backend::cpu::Cpu;
 use crate::backend::cuda::driver::{Context, DriverError};
 use crate::backend::cuda::gemm::Algorithms;
 use crate::backend::cuda::{self, Cuda, CudaError, CudaOptions};
-use crate::model::{Embedder, Fleet, Model, Request};
+use crate::model::{Embedder, Fleet, Model, Request, host_bytes};
+use crate::pipeline::MemoryRoom;
 use crate::stream::{StreamManager, StreamOptions};
+use crate::system::memory::{self, Bound, show};
 use crate::weights::{Checkpoint, DType};
 
 /// What is to be computed, as far as a device has to know it before.
@@ -23,7 +25,72 @@ pub struct Job {
     pub threads: usize,
     /// Tokens of the longest sequence, where it is known.
     pub longest: Option<usize>,
+    /// The memory of the host that is left for computing, where that bounds it.
+    pub memory: Option<MemoryRoom>,
 }
+
+/// What the host's memory has room for, beside the model itself.
+///
+/// # Errors
+/// [`Failure::Memory`] where not even the weights fit.
+pub fn room(
+    device: &Device,
+    checkpoint: &Checkpoint,
+    request: &Request,
+    threads: usize,
+) -> Result<Option<MemoryRoom>, Failure> {
+    // On CUDA a pass is bounded by the device's memory.
+    let (Device::Cpu, Some(mut available)) = (device, memory::available()) else {
+        return Ok(None);
+    };
+    let weights = checkpoint.converted_bytes();
+    if weights > available.bytes {
+        return Err(Failure::Memory {
+            message: format!(
+                "the weights need {} of memory as f32, and {} can be had {}",
+                show(weights),
+                show(available.bytes),
+                available.bound
+            ),
+            hint: "weights-tools convert --dtype f32 makes a file that is used where it is mapped; or give the job more memory"
+                .into(),
+        });
+    }
+    available.bytes -= weights;
+    if available.bound == Bound::AddressSpace {
+        // Each thread has a stack, and a part of the heap for itself, unless there is too little for that.
+        let threads = (threads + OTHER_THREADS) as u64 * THREAD_SPACE;
+        available.bytes = available.bytes.saturating_sub(threads).max(available.bytes / 4);
+    }
+    Ok(Some(MemoryRoom {
+        per_token: host_bytes(checkpoint.config(), request, threads),
+        available,
+    }))
+}
+
+/// Checks that a sequence of so many tokens can be computed.
+///
+/// # Errors
+/// [`Failure::Memory`].
+pub fn fits(memory: &MemoryRoom, tokens: usize) -> Result<(), Failure> {
+    if tokens as u64 <= memory.tokens() {
+        return Ok(());
+    }
+    Err(Failure::Memory {
+        message: format!(
+            "a sequence of {tokens} tokens needs about {} of memory, and {} can be had {}",
+            show(memory.per_token.saturating_mul(tokens as u64)),
+            show(memory.available.bytes),
+            memory.available.bound
+        ),
+        hint: format!("measure sequences of at most {} tokens", memory.tokens()),
+    })
+}
+
+/// Threads of a job that do not compute.
+const OTHER_THREADS: usize = 5;
+/// Addresses that a thread takes: its stack, and 64 MiB for what it allocates.
+const THREAD_SPACE: u64 = 66 << 20;
 
 /// What, besides the model, decides the bits of a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,9 +141,12 @@ pub fn load(device: &Device, checkpoint: &Checkpoint, job: &Job) -> Result<Engin
 fn on_cpu(checkpoint: &Checkpoint, job: &Job) -> Result<Engine, Failure> {
     let cpu = Cpu::new(job.threads)?;
     let model = Model::load(cpu, checkpoint.config(), checkpoint)?;
+    let room = job.memory.map_or(u64::MAX, |m| m.tokens());
     let token_budget = job
         .token_budget
-        .unwrap_or_else(|| options::default_budget(job.threads));
+        .unwrap_or_else(|| options::default_budget(job.threads))
+        .min(usize::try_from(room).unwrap_or(usize::MAX))
+        .max(1);
     Ok(Engine {
         embedder: Box::new(model),
         identity: Identity {

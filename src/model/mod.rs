@@ -5,9 +5,11 @@ pub mod config;
 mod dnabert;
 mod esm2;
 mod fleet;
+mod memory;
 mod passes;
 
 pub use fleet::Fleet;
+pub use memory::host_bytes;
 pub use passes::Model;
 
 use crate::backend::{Backend, BackendError, Norm, Wanted};

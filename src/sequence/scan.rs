@@ -53,6 +53,18 @@ pub struct InputSummary {
 /// # Errors
 /// The first thing that the job itself would refuse, and a regular file that cannot be opened.
 pub fn scan(inputs: &[Input], options: &ScanOptions) -> Result<InputSummary, SequenceError> {
+    scan_each(inputs, options, |_, _| Ok(()))
+}
+
+/// The same, showing each record, once it is cleaned, and what cleaning counted of it.
+///
+/// # Errors
+/// Those of [`scan`], and the first of `visit`.
+pub fn scan_each<E: From<SequenceError>>(
+    inputs: &[Input],
+    options: &ScanOptions,
+    mut visit: impl FnMut(&Record, &CleanCounts) -> Result<(), E>,
+) -> Result<InputSummary, E> {
     // A path that does not exist stays in, for its error.
     let readable: Vec<Input> = inputs.iter().filter(|i| !only_once(i)).cloned().collect();
     let mut summary = InputSummary {
@@ -67,6 +79,7 @@ pub fn scan(inputs: &[Input], options: &ScanOptions) -> Result<InputSummary, Seq
     let mut record = Record::default();
     while reader.next_into(&mut record)? {
         let counts = clean(options.alphabet, options.case, options.strict, &mut record)?;
+        visit(&record, &counts)?;
         summary.longest = summary.longest.max(counts.residues);
         summary.counts += counts;
     }

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use seqstream::system::signals;
 use seqstream::weights::{DType, WeightsError};
 
 /// Inspect, convert, verify and make model weights for seqstream.
@@ -35,6 +36,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    signals::prepare();
     let result = match Cli::parse().command {
         Command::Inspect(args) => inspect::run(args),
         Command::Convert(args) => convert::run(args),
@@ -66,6 +68,13 @@ impl From<DTypeArg> for DType {
             DTypeArg::Bf16 => DType::Bf16,
         }
     }
+}
+
+/// Starts the threads that hash, check and make values; without this their first use would end the program where
+/// they cannot be had.
+fn start_threads() -> Result<(), Failure> {
+    let started = rayon::ThreadPoolBuilder::new().build_global();
+    started.map_err(|e| Failure::other(format!("cannot start a thread: {e}")))
 }
 
 /// Why a subcommand failed, with the exit code that says which sort of failure it was.
