@@ -99,7 +99,7 @@ fn a_thread_that_cannot_be_had_is_an_error_whichever_it_is() {
 fn numbers_beyond_any_machine_are_usage_errors() {
     let place = Place::new(1);
     for options in [
-        "--threads 4097",
+        "--threads 1025",
         "--threads 10000",
         "--token-budget 99999999999",
         "--max-length 99999999999999",
@@ -112,7 +112,7 @@ fn numbers_beyond_any_machine_are_usage_errors() {
         assert!(text.contains("is not in 1..="), "{options}: {text}");
         assert!(!place.path("out").exists());
     }
-    for options in ["--threads 4097", "--tokens 999999999", "--rounds 9999999", "--lengths 9999999"] {
+    for options in ["--threads 1025", "--tokens 999999999", "--rounds 9999999", "--lengths 9999999"] {
         let mut command = place.command(env!("CARGO_BIN_EXE_seqstream"));
         command.args(["bench", "-m", "model"]).args(options.split(' '));
         let output = command.output().unwrap();
@@ -321,7 +321,7 @@ fn weights_beyond_the_memory_there_is_are_an_error() {
     let config = ModelConfig::esm2(8, 512, 8);
     write_random(&config.into(), 1, DType::F16, &place.path("model")).unwrap();
     let command = after("ulimit -d 60000", &place.embed("out", "-q"));
-    fails(command, 8, &["the weights need 97", "ulimit -d", "weights-tools convert --dtype f32"]);
+    fails(command, 8, &["the weights need 96.3 MiB", "ulimit -d", "weights-tools convert --dtype f32"]);
     assert!(!place.path("out").exists());
 }
 

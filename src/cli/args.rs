@@ -186,7 +186,7 @@ pub struct EmbedArgs {
         help_heading = "Running"
     )]
     pub streams: SwitchArg,
-    /// Threads that compute, at most 4096; with CUDA a quarter of them, at most 8, tokenise [default: all cores]
+    /// Threads that compute, at most 1024; with CUDA a quarter of them, at most 8, tokenise [default: all cores]
     #[arg(long, value_name = "N", value_parser = threads(), help_heading = "Running")]
     pub threads: Option<usize>,
     /// Tokens computed at once; decides speed and memory, never a result [default: by threads, from
@@ -286,7 +286,7 @@ pub struct BenchArgs {
     /// Tokens computed at once
     #[arg(long, value_name = "N", value_parser = token_budget())]
     pub token_budget: Option<usize>,
-    /// Threads of the CPU, at most 4096 [default: all cores]
+    /// Threads of the CPU, at most 1024 [default: all cores]
     #[arg(long, value_name = "N", value_parser = threads())]
     pub threads: Option<usize>,
     /// Print one JSON object
@@ -360,9 +360,10 @@ pub enum OutputDtypeArg {
     F16,
 }
 
-/// More than any machine has cores: threads beyond them only wait for each other.
+/// As many cores as large machines have. Threads beyond the cores look for work in vain, and the more of them there are,
+/// the longer each takes: on two cores 2048 need minutes for what one does at once.
 fn threads() -> impl TypedValueParser<Value = usize> {
-    up_to(4096)
+    up_to(1024)
 }
 
 /// More tokens than any device computes at once.

@@ -151,13 +151,15 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
 
 /// Hashes the model, beside whatever else is done with it.
 fn hash(checkpoint: &Checkpoint, threads: usize) -> Result<String, Failure> {
+    // Threads beyond the cores would only read the disk in another order.
+    let threads = threads.min(options::cores());
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(no_thread)?;
     Ok(pool.install(|| checkpoint.hash())?)
 }
 
 fn no_thread(error: impl std::fmt::Display) -> Failure {
-    Failure::Other(format!("cannot start a thread: {error}"))
+    JobError::NoThread(error.to_string()).into()
 }
 
 /// Reads through every input that can be read twice, so that a bad record fails the job now and

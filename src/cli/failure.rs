@@ -105,7 +105,7 @@ impl Failure {
             Self::Memory { .. } => 8,
             Self::Stopped(signal) => u8::try_from(128 + signal).unwrap_or(1),
             Self::Job(job) => match job {
-                JobError::Internal(_) => 1,
+                JobError::NoThread(_) | JobError::Internal(_) => 1,
                 JobError::Sequence(_)
                 | JobError::TooLong { .. }
                 | JobError::NoRoom { .. }

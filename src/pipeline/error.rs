@@ -126,6 +126,9 @@ pub enum JobError {
         /// The remedy.
         hint: String,
     },
+    /// A thread that the system would not start.
+    #[error("cannot start a thread: {0}")]
+    NoThread(String),
     /// A fault in this program.
     #[error("internal error: {0}")]
     Internal(String),
@@ -182,6 +185,9 @@ impl JobError {
                 Some("give the input that the job was started with, or another --out".into())
             }
             Self::Merge { hint, .. } => Some(hint.clone()),
+            Self::NoThread(_) => {
+                Some("raise the number of processes and threads that this user may have (ulimit -u), or give fewer --threads".into())
+            }
             Self::Internal(_) => Some("please report this with the command that led to it".into()),
         }
     }

@@ -154,7 +154,7 @@ pub fn run<E: Embedder, R: Records>(
     std::thread::Builder::new()
         .name("reader".into())
         .spawn(move || feed.run(work_to))
-        .map_err(|e| JobError::Internal(format!("cannot start a thread: {e}")))?;
+        .map_err(|e| JobError::NoThread(e.to_string()))?;
     let writer = Writer {
         dir: &job.dir,
         layout: &layout,
@@ -181,7 +181,7 @@ pub fn run<E: Embedder, R: Records>(
     let ended = std::thread::scope(|scope| {
         let (done_to, done) = sync_channel(write_behind(options, layout.width));
         let (whole_to, whole) = sync_channel(waiting_shards(&layout));
-        let no_thread = |e| JobError::Internal(format!("cannot start a thread: {e}"));
+        let no_thread = |e: std::io::Error| JobError::NoThread(e.to_string());
         let counts = &write_counts;
         let weights = options.weights.as_deref();
         let (slots_to, slots) = channel();

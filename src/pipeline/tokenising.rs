@@ -93,14 +93,13 @@ impl Way {
             let packer = Box::new(packer);
             return Ok(Self::Alone { tokenizer, packer });
         }
-        let failed = |e: String| JobError::Internal(format!("cannot start a thread: {e}"));
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("tokens {i}"))
             // The packer misses its group, and says so.
             .panic_handler(|_| {})
             .build()
-            .map_err(|e| failed(e.to_string()))?;
+            .map_err(|e| JobError::NoThread(e.to_string()))?;
         let (to_packer, groups) = sync_channel::<Receiver<Group>>(AHEAD * threads);
         std::thread::Builder::new()
             .name("packer".into())
@@ -119,7 +118,7 @@ impl Way {
                     }
                 }
             })
-            .map_err(|e| failed(e.to_string()))?;
+            .map_err(|e| JobError::NoThread(e.to_string()))?;
         Ok(Self::Pool {
             tokenizer,
             most,
