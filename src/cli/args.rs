@@ -17,7 +17,7 @@ Exit codes:
   6  resume or merge refused
   7  the device is not available
   8  the device failed, or there is too little memory for the model; finished shards are kept
-  130, 143  stopped by SIGINT or SIGTERM, after finishing the shard in hand; a second signal stops at once";
+  130, 143  stopped by SIGINT or SIGTERM: after the shard in hand, by a second signal at once";
 
 const EMBED_EXAMPLES: &str = "\
 Examples:
