@@ -219,6 +219,7 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
             strict: false,
             limit: None,
             room: usize::MAX,
+            memory: None,
             token_budget: 33_792,
             first_batches: 1,
             first_budget: 67_584,
@@ -229,6 +230,7 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
         request,
         input_records: None,
         piped: false,
+        weights: None,
     };
     let job =
         open_job(dir.path(), spec, false, &Checks::default()).unwrap_or_else(|e| panic!("{e}"));

@@ -31,6 +31,7 @@
 //! | [`engine`] | a path and some devices become something that embeds: [`Session`] |
 //! | [`pipeline`] | one job: read, pack, run, write; resume, merge |
 //! | [`cli`] | the program: one file per subcommand |
+//! | [`system`] | what the operating system allows this process: memory, open files, signals |
 //!
 //! `docs/architecture.md` has the design, the invariants and where to start reading.
 
@@ -45,6 +46,7 @@ pub mod model;
 pub mod output;
 pub mod pipeline;
 pub mod sequence;
+pub mod system;
 pub mod weights;
 
 pub use engine::{Device, Embedding, EngineError, Session};

@@ -4,8 +4,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use seqstream::cli::{self, Cli, Console, Verbosity};
+use seqstream::system::signals;
 
 fn main() -> ExitCode {
+    signals::prepare();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(answer) => {

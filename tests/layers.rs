@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules by level: a module may import its own level's modules never, lower ones always.
 const LEVELS: [&[&str]; 10] = [
-    &["dtype", "batch"],
+    &["dtype", "batch", "system"],
     &["sequence", "architecture"],
     &["weights", "output"],
     &["gpu"],

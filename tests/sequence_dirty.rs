@@ -301,3 +301,30 @@ fn fastq() {
         SequenceError::HeaderInsideLine { .. }
     ));
 }
+
+#[test]
+fn one_residue_a_line_takes_no_more_memory_than_its_residues() {
+    let mut text = b">a\n".to_vec();
+    for _ in 0..300_000 {
+        text.extend_from_slice(b"A\n\n");
+    }
+    text.extend_from_slice(b"a\n>b\nMK\nV\n");
+    let options = ReaderOptions::default();
+    let mut reader = SequenceReader::from_reader("x.fa", Cursor::new(text), options).unwrap();
+    let mut first = reader.next().unwrap().unwrap();
+    assert_eq!(first.sequence.len(), 300_001);
+    // The text's own buffer may be twice its size.
+    assert!(first.bytes() < 600_000 + 400_000, "{}", first.bytes());
+    // Lines are known as far as they were kept, and not guessed beyond.
+    assert_eq!(first.layout.locate(0), Some((2, 1)));
+    assert_eq!(first.layout.locate(4000), Some((8002, 1)));
+    assert_eq!(first.layout.locate(300_000), None);
+    let refused = clean(Alphabet::Protein, Case::Upper, true, &mut first).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "x.fa, record 1 ('a'): the lower-case letter 'a' (residue 300001)"
+    );
+    // The next record has a layout of its own.
+    let second = reader.next().unwrap().unwrap();
+    assert_eq!(second.layout.locate(2), Some((600_005, 1)));
+}

@@ -16,8 +16,8 @@ Exit codes:
   5  the output could not be written, or a file of it not read
   6  resume or merge refused, or another job is writing in the directory
   7  the device is not available
-  8  the device failed, or has too little memory; finished shards are kept
-  130, 143  stopped by SIGINT or SIGTERM, after finishing the shard in hand";
+  8  the device failed, or there is too little memory for the model; finished shards are kept
+  130, 143  stopped by SIGINT or SIGTERM: after the shard in hand, by a second signal at once";
 
 const EMBED_EXAMPLES: &str = "\
 Examples:
@@ -186,12 +186,12 @@ pub struct EmbedArgs {
         help_heading = "Running"
     )]
     pub streams: SwitchArg,
-    /// Threads that compute; with CUDA a quarter of them, at most 8, tokenise [default: all cores]
-    #[arg(long, value_name = "N", value_parser = positive(), help_heading = "Running")]
+    /// Threads that compute, at most 1024; with CUDA a quarter of them, at most 8, tokenise [default: all cores]
+    #[arg(long, value_name = "N", value_parser = threads(), help_heading = "Running")]
     pub threads: Option<usize>,
     /// Tokens computed at once; decides speed and memory, never a result [default: by threads, from
     /// 4096; on CUDA by the device and its free memory]
-    #[arg(long, value_name = "N", value_parser = positive(), help_heading = "Running")]
+    #[arg(long, value_name = "N", value_parser = token_budget(), help_heading = "Running")]
     pub token_budget: Option<usize>,
     /// Compute share i of n only, from 1/n to n/n; `merge` joins them
     #[arg(
@@ -269,10 +269,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE")]
     pub fasta: Vec<PathBuf>,
     /// Tokens of a round, at least [default: 405504]
-    #[arg(long, value_name = "N", value_parser = positive())]
+    #[arg(long, value_name = "N", value_parser = up_to(1 << 28))]
     pub tokens: Option<usize>,
     /// Rounds that are timed, after one that is not; the median counts
-    #[arg(long, value_name = "N", default_value = "5", value_parser = positive())]
+    #[arg(long, value_name = "N", default_value = "5", value_parser = up_to(1 << 20))]
     pub rounds: usize,
     /// Keep the states of every token too, as `embed --per-token` does
     #[arg(long)]
@@ -284,10 +284,10 @@ pub struct BenchArgs {
     #[arg(long)]
     pub cold: bool,
     /// Tokens computed at once
-    #[arg(long, value_name = "N", value_parser = positive())]
+    #[arg(long, value_name = "N", value_parser = token_budget())]
     pub token_budget: Option<usize>,
-    /// Threads of the CPU [default: all cores]
-    #[arg(long, value_name = "N", value_parser = positive())]
+    /// Threads of the CPU, at most 1024 [default: all cores]
+    #[arg(long, value_name = "N", value_parser = threads())]
     pub threads: Option<usize>,
     /// Print one JSON object
     #[arg(long)]
@@ -360,6 +360,23 @@ pub enum OutputDtypeArg {
     F16,
 }
 
+/// As many cores as large machines have. Threads beyond the cores look for work in vain, and the more of them there are,
+/// the longer each takes: on two cores 2048 need minutes for what one does at once.
+fn threads() -> impl TypedValueParser<Value = usize> {
+    up_to(1024)
+}
+
+/// More tokens than any device computes at once.
+fn token_budget() -> impl TypedValueParser<Value = usize> {
+    up_to(1 << 32)
+}
+
+fn up_to(most: u64) -> impl TypedValueParser<Value = usize> {
+    clap::value_parser!(u64)
+        .range(1..=most)
+        .map(|n| n as usize)
+}
+
 fn bench_length() -> impl TypedValueParser<Value = usize> {
     clap::value_parser!(u64)
         .range(3..=1 << 20)
@@ -367,7 +384,5 @@ fn bench_length() -> impl TypedValueParser<Value = usize> {
 }
 
 fn positive() -> impl TypedValueParser<Value = usize> {
-    clap::value_parser!(u64)
-        .range(1..=1 << 40)
-        .map(|n| n as usize)
+    up_to(1 << 40)
 }

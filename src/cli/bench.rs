@@ -53,11 +53,17 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
         per_token: args.per_token,
     };
     let longest = workloads.iter().flat_map(|w| &w.sequences).map(Vec::len);
+    let longest = longest.max();
+    let memory = engine::host_memory(&device, &checkpoint, &request, threads)?;
+    if let (Some(memory), Some(longest)) = (memory, longest) {
+        engine::fits(&memory, longest)?;
+    }
     let job = Job {
+        memory,
         request: request.clone(),
         token_budget: args.token_budget,
         threads,
-        longest: longest.max(),
+        longest,
     };
     let measure = Measure {
         request,

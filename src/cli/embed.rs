@@ -20,7 +20,8 @@ use crate::pipeline::{
     StandingBlocks, Stop,
 };
 use crate::sequence::{
-    Case, Input, InputSummary, ReaderOptions, ScanOptions, SequenceReader, scan_each,
+    Case, CleanCounts, Input, InputSummary, ReaderOptions, Record, ScanOptions, SequenceReader,
+    Tokenizer, scan_each,
 };
 use crate::weights::Checkpoint;
 
@@ -44,20 +45,41 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         });
     }
     let alphabet = engine::alphabet(config.kind);
-    let (summary, input) = check_inputs(&options, alphabet, console)?;
+    let memory = engine::host_memory(&options.device, &checkpoint, &request, options.threads)?;
+    let mut feed = FeedOptions {
+        alphabet,
+        case: options.case,
+        strict: options.strict,
+        limit: options.limit,
+        memory,
+        shard_size: options.shard_size,
+        share: options.share,
+        // Decided by the engine, once it stands.
+        room: usize::MAX,
+        token_budget: 1,
+        first_batches: 0,
+        first_budget: 1,
+        threads: 1,
+    };
+    let (summary, input) = check_inputs(&options, &feed, &tokenizer, console)?;
     let job = engine::Job {
         request: request.clone(),
         token_budget: options.token_budget,
         threads: options.threads,
         longest: longest(&options, &summary),
+        memory: room,
     };
+    let checkpoint = Arc::new(checkpoint);
     let start = Instant::now();
     let (hash, engine) = std::thread::scope(|scope| {
-        let hashing = scope.spawn(|| hash(&checkpoint, options.threads));
+        let hashing = std::thread::Builder::new()
+            .name("hash".into())
+            .spawn_scoped(scope, || hash(&checkpoint, options.threads))
+            .map_err(no_thread)?;
         let engine = engine::load(&options.device, &checkpoint, &job);
         let panicked = |_| Err(Failure::Other("the thread that hashes panicked".into()));
-        (hashing.join().unwrap_or_else(panicked), engine)
-    });
+        Ok::<_, Failure>((hashing.join().unwrap_or_else(panicked), engine))
+    })?;
     let (hash, mut engine) = (hash?, engine?);
     console.detail(&format!(
         "hashed the model and set it up in {}: {hash}",
@@ -88,21 +110,15 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
             count(job.finished.len() as u64)
         ));
     }
+    feed.room = engine.room;
+    feed.token_budget = engine.token_budget;
+    feed.first_batches = engine.first_batches;
+    feed.first_budget = engine.first_budget;
+    feed.threads = engine.tokenising;
     let run_options = RunOptions {
-        feed: FeedOptions {
-            alphabet,
-            case: options.case,
-            strict: options.strict,
-            limit: options.limit,
-            room: engine.room,
-            token_budget: engine.token_budget,
-            first_batches: engine.first_batches,
-            first_budget: engine.first_budget,
-            shard_size: options.shard_size,
-            share: options.share,
-            threads: engine.tokenising,
-        },
+        feed,
         request,
+        weights: Some(Arc::clone(&checkpoint)),
         input_records: summary.complete.then_some(summary.records),
         piped: !summary.complete,
     };
@@ -147,16 +163,23 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
 
 /// Hashes the model, beside whatever else is done with it.
 fn hash(checkpoint: &Checkpoint, threads: usize) -> Result<String, Failure> {
+    // Threads beyond the cores would only read the disk in another order.
+    let threads = threads.min(options::cores());
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool = pool.map_err(|e| Failure::Other(format!("cannot start a thread: {e}")))?;
+    let pool = pool.map_err(no_thread)?;
     Ok(pool.install(|| checkpoint.hash())?)
+}
+
+fn no_thread(error: impl std::fmt::Display) -> Failure {
+    JobError::NoThread(error.to_string()).into()
 }
 
 /// Reads through every input that can be read twice, so that a bad record fails the job now and
 /// not in an hour.
 fn check_inputs(
     options: &EmbedOptions,
-    alphabet: crate::sequence::Alphabet,
+    feed: &FeedOptions,
+    tokenizer: &Tokenizer,
     console: &Console,
 ) -> Result<(InputSummary, Option<StandingBlocks>), Failure> {
     let start = Instant::now();
@@ -166,12 +189,20 @@ fn check_inputs(
     };
     let mut blocks = StandingBlocks::new(options.shard_size, options.share, &standing);
     let scan_options = ScanOptions {
-        alphabet,
+        alphabet: feed.alphabet,
         case: options.case,
         strict: options.strict,
         reader: ReaderOptions::default(),
     };
-    let summary = scan_each(&options.inputs, &scan_options, |record| blocks.take(record))?;
+    let fits = |record: &Record, counts: &CleanCounts| match &feed.memory {
+        Some(memory) => {
+            pipeline::check_memory(memory, record, counts.residues, feed, tokenizer)
+                .map_err(Failure::from)
+        }
+        None => Ok(()),
+    };
+    let read = |record: &Record| blocks.take(record);
+    let summary = scan_each(&options.inputs, &scan_options, read, fits)?;
     if summary.complete {
         console.say(&format!(
             "input: {} sequences, {} residues, the longest {}; read in {}",

@@ -29,6 +29,14 @@ pub enum Failure {
         /// The remedy.
         hint: String,
     },
+    /// Too little memory for the model itself.
+    #[error("{message}")]
+    Memory {
+        /// What needs how much, and what there is.
+        message: String,
+        /// The remedy.
+        hint: String,
+    },
     /// A job failed.
     #[error(transparent)]
     Job(#[from] JobError),
@@ -90,6 +98,7 @@ impl From<EngineError> for Failure {
             EngineError::Tokenizer(e) => e.into(),
             EngineError::Sequence(e) => e.into(),
             EngineError::NoTokenizer { model } => Self::NoTokenizer { model },
+            EngineError::Memory { message, hint } => Self::Memory { message, hint },
             EngineError::MixedDevices { .. } => Self::Usage {
                 message: format!("--device: {error}"),
                 hint: Some(
@@ -119,12 +128,14 @@ impl Failure {
             | Self::NoTokenizer { .. }
             | Self::Vocabulary { .. } => 4,
             Self::Device { .. } => 7,
+            Self::Memory { .. } => 8,
             Self::Stopped(signal) => u8::try_from(128 + signal).unwrap_or(1),
             Self::Job(job) => match job {
-                JobError::Internal(_) => 1,
+                JobError::NoThread(_) | JobError::Internal(_) => 1,
                 JobError::Sequence(_)
                 | JobError::TooLong { .. }
                 | JobError::NoRoom { .. }
+                | JobError::NoMemory { .. }
                 | JobError::InputChanged { .. } => 3,
                 JobError::Model(ModelError::Backend(BackendError::Cuda(e))) => {
                     if e.is_unavailable() { 7 } else { 8 }
@@ -169,7 +180,7 @@ impl Failure {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Usage { hint, .. } => hint.clone(),
-            Self::Device { hint, .. } => Some(hint.clone()),
+            Self::Device { hint, .. } | Self::Memory { hint, .. } => Some(hint.clone()),
             Self::Job(e) => e.hint(),
             Self::Weights(e) => e.hint(),
             Self::Tokenizer(e) => e.hint(),

@@ -37,6 +37,14 @@ pub enum EngineError {
         /// The model, as it was named.
         model: String,
     },
+    /// Too little memory for the model, or for a sequence.
+    #[error("{message}")]
+    Memory {
+        /// What needs how much, and what there is.
+        message: String,
+        /// The remedy.
+        hint: String,
+    },
     /// Devices of different kinds in one job.
     #[error(
         "{first} and {other} would compute different bits, and a row must not depend on the device that computed it"

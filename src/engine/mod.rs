@@ -6,15 +6,18 @@
 //! | `open` | tells which alphabet and tokenizer a model needs |
 //! | this file | puts the model on its devices: [`load`], [`on_cuda`] |
 //! | `fleet` | several devices as one [`Embedder`] |
+//! | `memory` | what the host's memory has room for |
 //! | `error` | [`EngineError`] |
 
 mod error;
 mod fleet;
+mod memory;
 mod open;
 mod session;
 
 pub use error::EngineError;
 pub use fleet::Fleet;
+pub use memory::{HostMemory, fits, host_memory};
 pub use open::{alphabet, tokenizer};
 pub use session::{Embedding, Session};
 
@@ -56,6 +59,8 @@ pub struct Job {
     pub threads: usize,
     /// Tokens of the longest sequence, where it is known.
     pub longest: Option<usize>,
+    /// The memory of the host that is left for computing, where that bounds it.
+    pub memory: Option<HostMemory>,
 }
 
 /// What, besides the model, decides the bits of a result.
@@ -107,9 +112,12 @@ pub fn load(device: &Device, checkpoint: &Checkpoint, job: &Job) -> Result<Engin
 fn on_cpu(checkpoint: &Checkpoint, job: &Job) -> Result<Engine, EngineError> {
     let cpu = Cpu::new(job.threads)?;
     let model = Model::load(cpu, checkpoint.config(), checkpoint)?;
+    let capacity = job.memory.map_or(u64::MAX, |m| m.tokens());
     let token_budget = job
         .token_budget
-        .unwrap_or_else(|| default_budget(job.threads));
+        .unwrap_or_else(|| default_budget(job.threads))
+        .min(usize::try_from(capacity).unwrap_or(usize::MAX))
+        .max(1);
     Ok(Engine {
         embedder: Box::new(model),
         identity: Identity {

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::{Device, Engine, EngineError, Job, alphabet, load, tokenizer};
+use super::{
+    Device, Engine, EngineError, HostMemory, Job, alphabet, fits, host_memory, load, tokenizer,
+};
 use crate::batch::PackedBatch;
 use crate::model::{LayerOutput, Request};
 use crate::sequence::{Alphabet, Case, CleanCounts, Record, Tokenizer, clean};
@@ -15,6 +17,7 @@ pub struct Session {
     alphabet: Alphabet,
     request: Request,
     width: usize,
+    memory: Option<HostMemory>,
 }
 
 /// The representations of one sequence.
@@ -43,10 +46,13 @@ impl Session {
                 layers: config.layers,
             });
         }
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let memory = host_memory(device, &checkpoint, &request, threads)?;
         let job = Job {
+            memory,
             request: request.clone(),
             token_budget: None,
-            threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
+            threads,
             longest: None,
         };
         Ok(Self {
@@ -55,6 +61,7 @@ impl Session {
             width: config.hidden,
             engine: load(device, &checkpoint, &job)?,
             request,
+            memory,
         })
     }
 
@@ -81,6 +88,9 @@ impl Session {
             let cleaned = clean(self.alphabet, Case::Upper, false, &mut record)?;
             ids.clear();
             self.tokenizer.encode(&record.sequence, &mut ids);
+            if let Some(memory) = &self.memory {
+                fits(memory, ids.len())?;
+            }
             if !batch.is_empty() && batch.total() + ids.len() > self.engine.token_budget {
                 self.run(&mut batch, &mut embeddings)?;
             }

@@ -3,8 +3,10 @@
 
 mod dnabert;
 mod esm2;
+mod memory;
 mod passes;
 
+pub use memory::host_bytes;
 pub use passes::Model;
 
 use crate::architecture::{ModelConfig, ModelKind};

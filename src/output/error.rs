@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::system::files;
+
 /// An output that could not be written, or an output directory that may not be written to.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
@@ -117,6 +119,9 @@ impl OutputError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Some(
                 "free some space, then run the same command with --resume: finished shards are kept".into(),
             ),
+            Self::Io { source, .. } if files::hint(source).is_some() => files::hint(source).map(|what| {
+                format!("{what}; then run the same command with --resume: finished shards are kept")
+            }),
             Self::Io { action: "read" | "list", .. } => Some(
                 "run the same command again; if it fails again, see that the file is there, may be read, and that its disk is sound".into(),
             ),

@@ -3,6 +3,7 @@
 use crate::model::ModelError;
 use crate::output::{Difference, OutputError};
 use crate::sequence::{Place, SequenceError};
+use crate::system::memory::{Available, show};
 use std::path::PathBuf;
 
 /// A job that did not begin, or did not come to its end.
@@ -32,6 +33,23 @@ pub enum JobError {
         tokens: usize,
         /// The device's limit.
         most: usize,
+    },
+    /// A record for which there is too little memory, even alone.
+    #[error(
+        "{place}: embedding this sequence of {letters} letters needs about {} of memory, and {} can be had {}",
+        show(*needs), show(available.bytes), available.bound
+    )]
+    NoMemory {
+        /// Where.
+        place: Place,
+        /// Residues or bases, as cleaned.
+        letters: u64,
+        /// Bytes.
+        needs: u64,
+        /// What there was when the job began.
+        available: Available,
+        /// Tokens of a sequence for which it would do.
+        most: u64,
     },
     /// The second reading of an input gave other bytes than the first.
     #[error(
@@ -117,6 +135,9 @@ pub enum JobError {
     /// The merged output could not be written.
     #[error(transparent)]
     MergeOutput(OutputError),
+    /// A thread that the system would not start.
+    #[error("cannot start a thread: {0}")]
+    NoThread(String),
     /// A fault in this program.
     #[error("internal error: {0}")]
     Internal(String),
@@ -151,6 +172,14 @@ impl JobError {
                 .hint()
                 .unwrap_or_default(),
             ),
+            Self::NoMemory { most, .. } => Some(match most {
+                0..3 => "use a machine with more memory, or raise the limit".into(),
+                most => format!(
+                    "embed it in windows (--long window) or cut it (--long truncate), with --max-length {} at most; or give \
+                     the job more memory",
+                    most - 2
+                ),
+            }),
             Self::NonFinite { f16: true, .. } => {
                 Some("values have probably overflowed in f16: use --dtype bf16 or f32; if that gives the same, `weights-tools verify MODEL` looks for values that are not finite".into())
             }
@@ -190,6 +219,9 @@ impl JobError {
                 Some("when this is mended, run the same merge again: it goes on where it ended".into())
             }
             Self::Merge { hint, .. } => Some(hint.clone()),
+            Self::NoThread(_) => {
+                Some("raise the number of processes and threads that this user may have (ulimit -u), or give fewer --threads".into())
+            }
             Self::Internal(_) => Some("please report this with the command that led to it".into()),
         }
     }

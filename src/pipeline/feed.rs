@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::blocks::RecordsDigest;
-use super::packing::{End, Packer, WorkSender};
+use super::packing::{End, Gone, Packer, WorkSender};
+use super::room::check_memory;
 use super::tokenising::{Group, Then, Way};
 use super::{JobError, LengthLimit, Stop};
+use crate::engine::HostMemory;
 use crate::output::{BlockFacts, ShardRecord, read_record, revoke_manifest, shard_name};
 use crate::sequence::{
     Alphabet, Case, CleanCounts, InputDigest, Record, SequenceError, SequenceReader, Tokenizer,
     clean,
 };
+use crate::system::pause::OnPause;
 
 /// Where records come from: a `SequenceReader`, or a list in a test.
 pub trait Records: Send + 'static {
@@ -21,6 +24,8 @@ pub trait Records: Send + 'static {
     fn next_record(&mut self) -> Option<Result<Record, SequenceError>>;
     /// What every input was, in order; called after the last record.
     fn digests(&self) -> Vec<InputDigest>;
+    /// What is to be done where [`next_record`](Self::next_record) would wait for a pipe.
+    fn on_pause(&mut self, _: OnPause) {}
 }
 
 impl Records for SequenceReader {
@@ -30,6 +35,10 @@ impl Records for SequenceReader {
 
     fn digests(&self) -> Vec<InputDigest> {
         SequenceReader::digests(self).to_vec()
+    }
+
+    fn on_pause(&mut self, act: OnPause) {
+        SequenceReader::on_pause(self, act);
     }
 }
 
@@ -103,6 +112,8 @@ pub struct FeedOptions {
     pub limit: Option<LengthLimit>,
     /// The most tokens of a sequence, special tokens included, that the model has room for.
     pub room: usize,
+    /// The memory that a sequence takes on the host and what there is of it, where that bounds its length.
+    pub memory: Option<HostMemory>,
     /// The most tokens of a batch, special tokens included; a longer sequence is a batch alone.
     pub token_budget: usize,
     /// Batches at the start that may have `first_budget` instead: one a device, behind which its weights arrive.
@@ -122,6 +133,8 @@ pub struct FeedOptions {
 pub(crate) struct FeedCounts {
     /// Records of finished shards that were read past.
     pub reused: AtomicU64,
+    /// Whether the computing thread has nothing to do.
+    pub idle: AtomicBool,
 }
 
 pub(crate) struct Feed<R> {
@@ -138,8 +151,42 @@ pub(crate) struct Feed<R> {
     pub stop: Stop,
 }
 
-/// Bytes of sequence of a group, if not one record has more: some milliseconds of tokenising.
-const GROUP: usize = 32 << 10;
+/// Bytes of the records of a group, if not one record has more: some milliseconds of tokenising.
+const GROUP: usize = 64 << 10;
+
+/// What was read and is on its way to the computing thread. The reader fills it; where it waits for a
+/// pipe, it empties it.
+struct Outgoing {
+    group: Group,
+    way: Way,
+    /// Whether records were read that may not have been sent on to the computing thread.
+    held: bool,
+}
+
+impl Outgoing {
+    fn send(&mut self) -> Result<(), Gone> {
+        self.way.send(std::mem::take(&mut self.group))
+    }
+
+    /// At a pause of the input: all that was read is computed, if there is nothing else to compute. Whether
+    /// nothing is left to be done.
+    fn pause(&mut self, idle: bool) -> bool {
+        if !self.held {
+            return true;
+        }
+        if idle {
+            self.held = false;
+            self.group.then = Some(Then::Pause);
+            // Where nobody listens any more the reader soon meets that itself.
+            let _ = self.send();
+        }
+        idle
+    }
+}
+
+fn lock(outgoing: &Mutex<Outgoing>) -> MutexGuard<'_, Outgoing> {
+    outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The block being read.
 struct Block {
@@ -157,21 +204,30 @@ impl<R: Records> Feed<R> {
     pub(crate) fn run(mut self, to: WorkSender) {
         let packer = Packer::new(self.options.clone(), to.clone());
         match Way::new(self.options.threads, &self.tokenizer, packer) {
-            Ok(mut way) => {
+            Ok(way) => {
                 drop(to);
-                let mut group = Group::default();
-                if let Err(End::Failed(error)) = self.read_all(&mut group, &mut way) {
-                    group.then = Some(Then::Failed(error));
+                let outgoing = Arc::new(Mutex::new(Outgoing {
+                    group: Group::default(),
+                    way,
+                    held: false,
+                }));
+                let (at_pause, counts) = (Arc::clone(&outgoing), Arc::clone(&self.counts));
+                self.records.on_pause(Arc::new(Mutex::new(move || {
+                    lock(&at_pause).pause(counts.idle.load(Ordering::Relaxed))
+                })));
+                if let Err(End::Failed(error)) = self.read_all(&outgoing) {
+                    let mut outgoing = lock(&outgoing);
+                    outgoing.group.then = Some(Then::Failed(error));
                     // Nobody listening is no reason to complain.
-                    let _ = way.send(group);
+                    let _ = outgoing.send();
                 }
             }
             Err(error) => drop(to.send(Err(error))),
         }
     }
 
-    /// Of an error, what was read before it is left in `group`.
-    fn read_all(&mut self, group: &mut Group, way: &mut Way) -> Result<(), End> {
+    /// Of an error, what was read before it is left in the group. The lock is not held while a record is read.
+    fn read_all(&mut self, outgoing: &Mutex<Outgoing>) -> Result<(), End> {
         let mut index = 0;
         let mut block: Option<Block> = None;
         while let Some(record) = self.records.next_record() {
@@ -189,9 +245,11 @@ impl<R: Records> Feed<R> {
                         self.counts.reused.fetch_add(1, Ordering::Relaxed);
                     }
                     None => {
-                        self.clean(record, current, group)?;
-                        if group.bytes >= GROUP {
-                            way.send(std::mem::take(group))?;
+                        let mut outgoing = lock(outgoing);
+                        self.clean(record, current, &mut outgoing.group)?;
+                        outgoing.held = true;
+                        if outgoing.group.bytes >= GROUP {
+                            outgoing.send()?;
                         }
                     }
                 }
@@ -199,7 +257,7 @@ impl<R: Records> Feed<R> {
             if index.is_multiple_of(self.options.shard_size)
                 && let Some(full) = block.take()
             {
-                self.end(full, false, group, way)?;
+                self.end(full, false, &mut lock(outgoing))?;
             }
             // Where nothing is sent, nobody tells us to stop.
             if block.as_ref().is_none_or(|b| b.finished.is_some())
@@ -209,7 +267,7 @@ impl<R: Records> Feed<R> {
             }
         }
         if let Some(short) = block.take() {
-            self.end(short, true, group, way)?;
+            self.end(short, true, &mut lock(outgoing))?;
         }
         let blocks = index.div_ceil(self.options.shard_size);
         let ours = |b: &u64| *b < blocks && self.options.share.holds(*b);
@@ -221,11 +279,12 @@ impl<R: Records> Feed<R> {
             }
             .into());
         }
-        group.then = Some(Then::InputEnd {
+        let mut outgoing = lock(outgoing);
+        outgoing.group.then = Some(Then::InputEnd {
             records: index,
             digests: self.records.digests(),
         });
-        way.send(std::mem::take(group))?;
+        outgoing.send()?;
         Ok(())
     }
 
@@ -252,19 +311,24 @@ impl<R: Records> Feed<R> {
 
     fn clean(&self, mut record: Record, block: &mut Block, group: &mut Group) -> Result<(), End> {
         let options = &self.options;
-        block.clean += clean(options.alphabet, options.case, options.strict, &mut record)?;
+        let counts = clean(options.alphabet, options.case, options.strict, &mut record)?;
+        if let Some(memory) = &options.memory {
+            check_memory(memory, &record, counts.residues, options, &self.tokenizer)?;
+        }
+        block.clean += counts;
         group.push(block.number, record);
         Ok(())
     }
 
     /// The end of a block goes on at once: its shard may be all that a slow pipe has to give for long.
-    fn end(&self, block: Block, short: bool, group: &mut Group, way: &mut Way) -> Result<(), End> {
+    fn end(&self, block: Block, short: bool, outgoing: &mut Outgoing) -> Result<(), End> {
         let number = block.number;
         let (facts, finished) = block.facts();
         let Some(finished) = finished else {
-            group.block = number;
-            group.then = Some(Then::BlockEnd { facts, short });
-            way.send(std::mem::take(group))?;
+            outgoing.group.block = number;
+            outgoing.group.then = Some(Then::BlockEnd { facts, short });
+            outgoing.held = false;
+            outgoing.send()?;
             return Ok(());
         };
         let there = &finished.facts;

@@ -27,26 +27,60 @@ pub enum Long {
     Error,
 }
 
+/// The parts of a sequence that are embedded, in order. There may be as many as tokens, so no list of
+/// them is made.
+#[derive(Debug)]
+pub(crate) struct Pieces {
+    start: usize,
+    /// Where the last part ends.
+    end: usize,
+    max: usize,
+    stride: usize,
+    done: bool,
+}
+
+impl Iterator for Pieces {
+    type Item = Range<usize>;
+
+    fn next(&mut self) -> Option<Range<usize>> {
+        if self.done {
+            return None;
+        }
+        let start = self.start;
+        self.done = self.end - start <= self.max;
+        self.start += self.stride;
+        Some(start..if self.done { self.end } else { start + self.max })
+    }
+}
+
+impl Pieces {
+    /// Whether the part that was given last is the last one.
+    pub(crate) fn done(&self) -> bool {
+        self.done
+    }
+}
+
 /// The parts of a sequence of `content` tokens that are embedded. `None`: it is too long, and that
 /// is an error.
-pub(crate) fn pieces(content: usize, limit: Option<LengthLimit>) -> Option<Vec<Range<usize>>> {
+pub(crate) fn pieces(content: usize, limit: Option<LengthLimit>) -> Option<Pieces> {
+    let whole = |end| Pieces {
+        start: 0,
+        end,
+        max: end,
+        stride: 1,
+        done: false,
+    };
     let Some(LengthLimit { max, long }) = limit.filter(|l| content > l.max) else {
-        return Some(std::iter::once(0..content).collect());
+        return Some(whole(content));
     };
     match long {
         Long::Error => None,
-        Long::Truncate => Some(std::iter::once(0..max).collect()),
-        Long::Window { stride } => {
-            let stride = stride.clamp(1, max);
-            let mut windows = Vec::with_capacity(content.div_ceil(stride));
-            let mut start = 0;
-            while start + max < content {
-                windows.push(start..start + max);
-                start += stride;
-            }
-            windows.push(start..content);
-            Some(windows)
-        }
+        Long::Truncate => Some(whole(max)),
+        Long::Window { stride } => Some(Pieces {
+            max,
+            stride: stride.clamp(1, max),
+            ..whole(content)
+        }),
     }
 }
 
@@ -55,6 +89,10 @@ pub(crate) fn pieces(content: usize, limit: Option<LengthLimit>) -> Option<Vec<R
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn pieces(content: usize, limit: Option<LengthLimit>) -> Option<Vec<Range<usize>>> {
+        super::pieces(content, limit).map(Iterator::collect)
+    }
 
     fn window(max: usize, stride: usize) -> Option<LengthLimit> {
         Some(LengthLimit {
@@ -78,6 +116,13 @@ mod tests {
             long: Long::Error,
         };
         assert_eq!(pieces(10, Some(error)), Some(vec![0..10]));
+    }
+
+    #[test]
+    fn windows_are_as_many_as_tokens_and_take_no_memory() {
+        let windows = super::pieces(1 << 40, window(10, 1)).unwrap();
+        let first: Vec<_> = windows.take(2).collect();
+        assert_eq!(first, [0..10, 1..11]);
     }
 
     proptest! {

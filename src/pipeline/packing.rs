@@ -4,7 +4,7 @@ use std::sync::mpsc::SyncSender;
 
 use super::JobError;
 use super::feed::FeedOptions;
-use super::length::pieces;
+use super::length::{LengthLimit, Long, pieces};
 use super::tokenising::{Group, Then};
 use crate::batch::PackedBatch;
 use crate::output::BlockFacts;
@@ -71,11 +71,17 @@ impl<E: Into<JobError>> From<E> for End {
     }
 }
 
+/// Bytes of names that a batch holds, if not one name has more. A batch of as many short sequences as fit
+/// has less than that, unless names are thousands of letters long.
+const BATCH_IDS: usize = 4 << 20;
+
 /// Puts batches together.
 pub(crate) struct Packer {
     options: FeedOptions,
     to: WorkSender,
     batch: Batch,
+    /// Bytes of the names in it.
+    id_bytes: usize,
     /// Batches sent on.
     sent: usize,
     counts: Counts,
@@ -95,6 +101,7 @@ impl Packer {
             options,
             to,
             batch: Batch::default(),
+            id_bytes: 0,
             sent: 0,
             counts: Counts::default(),
         }
@@ -106,6 +113,7 @@ impl Packer {
         let then = group.then.take();
         let taken = self.records(group).and_then(|block| match then {
             None => Ok(()),
+            Some(Then::Pause) => Ok(self.send_batch()?),
             Some(Then::BlockEnd { facts, short }) => Ok(self.end(block, facts, short)?),
             Some(Then::InputEnd { records, digests }) => {
                 Ok(self.send(Work::InputEnd { records, digests })?)
@@ -137,8 +145,24 @@ impl Packer {
         }
     }
 
+    /// Tokens of a sequence that are looked at: what is kept of it, and one more that says whether it is longer.
+    pub(crate) fn most_tokens(&self) -> usize {
+        match self.options.limit {
+            Some(LengthLimit {
+                max,
+                long: Long::Truncate,
+            }) => max.saturating_add(1),
+            _ => usize::MAX,
+        }
+    }
+
+    /// Sends the batch on, unless it is empty.
     fn send_batch(&mut self) -> Result<(), Gone> {
+        if self.batch.packed.is_empty() {
+            return Ok(());
+        }
         self.sent += 1;
+        self.id_bytes = 0;
         let batch = std::mem::take(&mut self.batch);
         self.send(Work::Batch(batch))
     }
@@ -169,7 +193,7 @@ impl Packer {
             }
             .into());
         }
-        let Some(parts) = pieces(content.len(), options.limit) else {
+        let Some(mut parts) = pieces(content.len(), options.limit) else {
             return Err(JobError::TooLong {
                 place: record.place(),
                 tokens: content.len(),
@@ -177,14 +201,16 @@ impl Packer {
             }
             .into());
         };
-        match parts.as_slice() {
-            [one] if one.len() < content.len() => self.counts.truncated += 1,
-            [_] => {}
-            _ => self.counts.windowed += 1,
+        match options.limit.filter(|l| content.len() > l.max) {
+            None => {}
+            Some(LengthLimit {
+                long: Long::Window { .. },
+                ..
+            }) => self.counts.windowed += 1,
+            Some(_) => self.counts.truncated += 1,
         }
         let mut sequence = Vec::new();
-        let last = parts.len() - 1;
-        for (i, part) in parts.into_iter().enumerate() {
+        while let Some(part) = parts.next() {
             let length = part.len() + 2;
             if length > self.options.room {
                 return Err(JobError::NoRoom {
@@ -195,7 +221,8 @@ impl Packer {
                 .into());
             }
             let packed = &self.batch.packed;
-            if !packed.is_empty() && packed.total() + length > self.budget() {
+            let more_ids = self.id_bytes + record.id.len() > BATCH_IDS;
+            if packed.total() + length > self.budget() || more_ids {
                 self.send_batch()?;
             }
             self.batch.block = block;
@@ -210,18 +237,17 @@ impl Packer {
             }
             self.batch.pieces.push(Piece {
                 content: part.len(),
-                last: i == last,
+                last: parts.done(),
             });
             self.counts.tokens += length as u64;
         }
+        self.id_bytes += record.id.len();
         self.batch.ids.push(record.id);
         Ok(())
     }
 
     fn end(&mut self, block: u64, mut facts: BlockFacts, short: bool) -> Result<(), Gone> {
-        if !self.batch.packed.is_empty() {
-            self.send_batch()?;
-        }
+        self.send_batch()?;
         let counts = std::mem::take(&mut self.counts);
         facts.tokens = counts.tokens;
         facts.counts.insert("truncated".into(), counts.truncated);

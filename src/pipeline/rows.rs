@@ -2,13 +2,14 @@
 //! the finishing thread, which waits for the disk while the writer goes on.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, Sender, SyncSender};
 
 use super::JobError;
 use super::packing::Batch;
 use crate::architecture::ModelKind;
-use crate::model::LayerOutput;
+use crate::model::{LayerOutput, ModelError};
 use crate::output::{BlockFacts, JobDir, ShardLayout, ShardWriter, WrittenShard, name_shards};
+use crate::weights::Checkpoint;
 
 /// What the computing thread sends on.
 pub(crate) enum Done {
@@ -34,11 +35,12 @@ pub(crate) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     /// Writes until nothing more comes, and sends whole shards on. A block whose end does not come
-    /// is dropped.
+    /// is dropped. A shard is begun where `slots` has one, which comes back once its files are closed.
     pub(crate) fn run(
         &self,
         from: Receiver<Done>,
         to: SyncSender<WrittenShard<'a>>,
+        slots: &Receiver<()>,
     ) -> Result<(), JobError> {
         let mut shard: Option<ShardWriter<'_>> = None;
         let mut windows = Windows::new(self.layout);
@@ -50,6 +52,10 @@ impl<'a> Writer<'a> {
                     let shard = match &mut shard {
                         Some(shard) => shard,
                         None => {
+                            if slots.recv().is_err() {
+                                // The finishing thread has failed, and says so itself.
+                                return Ok(());
+                            }
                             row = batch.block * self.shard_size;
                             shard.insert(ShardWriter::create(self.dir, batch.block, self.layout)?)
                         }
@@ -132,17 +138,40 @@ pub(crate) fn waiting_shards(layout: &ShardLayout) -> usize {
     (WAITING_FILES / layout.files()).clamp(1, WAITING_SHARDS)
 }
 
+/// Shards that may be open at once, where a process may open `left` files more: each has its files,
+/// shard.json and, while it is synced, its directory; others are opened beside them.
+pub(crate) fn open_shards(layout: &ShardLayout, left: Option<usize>) -> usize {
+    /// An input, a file that is hashed, job.json or the manifest, and some for libraries.
+    const OTHERS: usize = 6;
+    // One that is written, one that waits to be sent on, those that wait, those that are finished.
+    let wanted = 2 + waiting_shards(layout) + WAITING_SHARDS;
+    let allowed = left.map_or(wanted, |n| n.saturating_sub(OTHERS) / (layout.files() + 2));
+    allowed.clamp(1, wanted)
+}
+
 /// The finishing thread: hashes, syncs and names shards until no more come, all those that wait at
 /// once. A disk that is slow to sync holds nothing up then: it is asked less often.
 pub(crate) fn finish(
     from: Receiver<WrittenShard<'_>>,
     counts: &WriteCounts,
+    weights: Option<&Checkpoint>,
+    slots: &Sender<()>,
 ) -> Result<(), JobError> {
     while let Ok(first) = from.recv() {
         let waiting = from.try_iter().take(WAITING_SHARDS);
-        let (named, result) = name_shards(std::iter::once(first).chain(waiting).collect());
+        let shards: Vec<_> = std::iter::once(first).chain(waiting).collect();
+        // All that is in them was computed before this.
+        if let Some(weights) = weights {
+            weights.unchanged().map_err(ModelError::from)?;
+        }
+        let closed = shards.len();
+        let (named, result) = name_shards(shards);
         counts.shards.fetch_add(named as u64, Ordering::Relaxed);
         result?;
+        for _ in 0..closed {
+            // A writer that has ended begins no more shards.
+            let _ = slots.send(());
+        }
     }
     Ok(())
 }

@@ -3,16 +3,18 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 use super::feed::{Feed, FeedCounts};
 use super::packing::{Batch, Work};
-use super::rows::{Done, WriteCounts, Writer, finish, waiting_shards};
+use super::rows::{Done, WriteCounts, Writer, finish, open_shards, waiting_shards};
 use super::{FeedOptions, JobError, OpenJob, Records, Stop};
-use crate::model::{Embedder, Request};
+use crate::model::{Embedder, ModelError, Request};
 use crate::output::{BlockFacts, ManifestHead, ShardLayout, write_manifest};
 use crate::sequence::{InputDigest, Tokenizer};
+use crate::system::files;
+use crate::weights::Checkpoint;
 
 /// Batches read ahead of the computing one.
 const READ_AHEAD: usize = 4;
@@ -36,6 +38,8 @@ pub struct RunOptions {
     pub input_records: Option<u64>,
     /// Whether any input is a pipe: its end, after a signal, may be no end.
     pub piped: bool,
+    /// The files that the model is computed from, which must not change before what was computed has its name.
+    pub weights: Option<Arc<Checkpoint>>,
 }
 
 /// How far a run has come.
@@ -147,7 +151,7 @@ pub fn run<E: Embedder, R: Records>(
     std::thread::Builder::new()
         .name("reader".into())
         .spawn(move || feed.run(work_to))
-        .map_err(|e| JobError::Internal(format!("cannot start a thread: {e}")))?;
+        .map_err(|e| JobError::NoThread(e.to_string()))?;
     let writer = Writer {
         dir: &job.dir,
         layout: &layout,
@@ -174,15 +178,21 @@ pub fn run<E: Embedder, R: Records>(
     let ended = std::thread::scope(|scope| {
         let (done_to, done) = sync_channel(write_behind(options, layout.width));
         let (whole_to, whole) = sync_channel(waiting_shards(&layout));
-        let no_thread = |e| JobError::Internal(format!("cannot start a thread: {e}"));
+        let no_thread = |e: std::io::Error| JobError::NoThread(e.to_string());
         let counts = &write_counts;
+        let weights = options.weights.as_deref();
+        let (slots_to, slots) = channel();
+        for _ in 0..open_shards(&layout, files::left()) {
+            // The other end stands just above.
+            let _ = slots_to.send(());
+        }
         let finishing = std::thread::Builder::new()
             .name("finisher".into())
-            .spawn_scoped(scope, move || finish(whole, counts))
+            .spawn_scoped(scope, move || finish(whole, counts, weights, &slots_to))
             .map_err(no_thread)?;
         let writing = std::thread::Builder::new()
             .name("writer".into())
-            .spawn_scoped(scope, move || writer.run(done, whole_to))
+            .spawn_scoped(scope, move || writer.run(done, whole_to, &slots))
             .map_err(no_thread)?;
         let ended = compute.run(&work, done_to);
         // Wakes a reader that waits for room in the channel.
@@ -272,7 +282,10 @@ impl<E: Embedder> Compute<'_, E> {
             let next = match submitted.is_empty() {
                 true => {
                     let start = Instant::now();
+                    self.feed_counts.idle.store(true, Ordering::Relaxed);
                     let next = work.recv_timeout(TICK);
+                    let idle = matches!(next, Err(RecvTimeoutError::Timeout));
+                    self.feed_counts.idle.store(idle, Ordering::Relaxed);
                     self.progress.starved += start.elapsed();
                     next
                 }
@@ -430,6 +443,9 @@ fn complete(
                 name: digest.name.clone(),
             });
         }
+    }
+    if let Some(weights) = &options.weights {
+        weights.unchanged().map_err(ModelError::from)?;
     }
     let size = options.feed.shard_size;
     let blocks: Vec<u64> = (0..records.div_ceil(size))

@@ -1,9 +1,15 @@
 //! Stopping in good order: the first SIGINT or SIGTERM asks, a second one ends the process.
+//!
+//! After the first the shard in hand is finished, however long that takes: no deadline could tell a
+//! long shard from one that never ends, and whoever cannot wait sends a second signal, or SIGKILL as
+//! supervisors do. Either costs the shard in hand and nothing else.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::system::signals::is_ignored;
 
 /// Whether the job has been asked to stop. Clones share the answer.
 #[derive(Debug, Clone, Default)]
@@ -16,10 +22,13 @@ impl Stop {
     }
 
     /// One that the first SIGINT or SIGTERM trips; a second signal ends the process at once, with
-    /// 130 or 143.
+    /// 130 or 143. A signal that this process was started to ignore stays ignored: a shell does that to
+    /// SIGINT for what a script runs in the background, so that Ctrl-C ends the script alone.
     pub fn on_signals() -> std::io::Result<Self> {
         let stop = Self::new();
-        for signal in [SIGINT, SIGTERM] {
+        let mut heeded = vec![SIGINT, SIGTERM];
+        heeded.retain(|signal| !is_ignored(*signal));
+        for &signal in &heeded {
             let asked = Arc::new(AtomicBool::new(false));
             // Registered before the flag is set by the same signal: the first one passes by.
             signal_hook::flag::register_conditional_shutdown(
@@ -27,7 +36,7 @@ impl Stop {
                 128 + signal,
                 Arc::clone(&asked),
             )?;
-            for other in [SIGINT, SIGTERM] {
+            for &other in &heeded {
                 signal_hook::flag::register(other, Arc::clone(&asked))?;
             }
             signal_hook::flag::register_usize(signal, Arc::clone(&stop.0), signal as usize)?;

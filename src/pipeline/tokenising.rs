@@ -18,7 +18,7 @@ const AHEAD: usize = 2;
 pub(crate) struct Group {
     pub block: u64,
     pub records: Vec<Record>,
-    /// Bytes of their sequences.
+    /// Bytes that they hold, names included.
     pub bytes: usize,
     /// Once tokenised: of all records, special tokens included.
     pub tokens: Vec<u32>,
@@ -41,6 +41,8 @@ pub(crate) enum Then {
         records: u64,
         digests: Vec<InputDigest>,
     },
+    /// The input pauses, and the model has nothing to do: what is there is computed.
+    Pause,
     /// The next record could not be read.
     Failed(JobError),
 }
@@ -48,13 +50,16 @@ pub(crate) enum Then {
 impl Group {
     pub fn push(&mut self, block: u64, record: Record) {
         self.block = block;
-        self.bytes += record.sequence.len();
+        self.bytes += record.bytes();
         self.records.push(record);
     }
 
-    fn tokenise(&mut self, tokenizer: &Tokenizer) {
-        for record in &self.records {
-            tokenizer.encode(&record.sequence, &mut self.tokens);
+    /// Of each record as many content tokens as `most`, which makes of it all that is kept.
+    fn tokenise(&mut self, tokenizer: &Tokenizer, most: usize) {
+        for record in &mut self.records {
+            // The text is not needed again, and a long one takes room.
+            let text = std::mem::take(&mut record.sequence);
+            tokenizer.encode_first(&text, most, &mut self.tokens);
             self.ends.push(self.tokens.len());
         }
     }
@@ -70,6 +75,7 @@ pub(crate) enum Way {
     /// Threads tokenise, and one more packs: by the order in which groups were sent, whichever is done first.
     Pool {
         tokenizer: Arc<Tokenizer>,
+        most: usize,
         pool: ThreadPool,
         to_packer: SyncSender<Receiver<Group>>,
     },
@@ -82,18 +88,18 @@ impl Way {
         mut packer: Packer,
     ) -> Result<Self, JobError> {
         let tokenizer = Arc::clone(tokenizer);
+        let most = packer.most_tokens();
         if threads < 2 {
             let packer = Box::new(packer);
             return Ok(Self::Alone { tokenizer, packer });
         }
-        let failed = |e: String| JobError::Internal(format!("cannot start a thread: {e}"));
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("tokens {i}"))
             // The packer misses its group, and says so.
             .panic_handler(|_| {})
             .build()
-            .map_err(|e| failed(e.to_string()))?;
+            .map_err(|e| JobError::NoThread(e.to_string()))?;
         let (to_packer, groups) = sync_channel::<Receiver<Group>>(AHEAD * threads);
         std::thread::Builder::new()
             .name("packer".into())
@@ -112,9 +118,10 @@ impl Way {
                     }
                 }
             })
-            .map_err(|e| failed(e.to_string()))?;
+            .map_err(|e| JobError::NoThread(e.to_string()))?;
         Ok(Self::Pool {
             tokenizer,
+            most,
             pool,
             to_packer,
         })
@@ -124,19 +131,20 @@ impl Way {
     pub fn send(&mut self, mut group: Group) -> Result<(), Gone> {
         match self {
             Self::Alone { tokenizer, packer } => {
-                group.tokenise(tokenizer);
+                group.tokenise(tokenizer, packer.most_tokens());
                 packer.take(group)
             }
             Self::Pool {
                 tokenizer,
+                most,
                 pool,
                 to_packer,
             } => {
                 let (done, tokenised) = sync_channel(1);
                 to_packer.send(tokenised).map_err(|_| Gone)?;
-                let tokenizer = Arc::clone(tokenizer);
+                let (tokenizer, most) = (Arc::clone(tokenizer), *most);
                 pool.spawn(move || {
-                    group.tokenise(&tokenizer);
+                    group.tokenise(&tokenizer, most);
                     // A packer that has ended wants no more.
                     let _ = done.send(group);
                 });

@@ -268,10 +268,11 @@ fn first_unclean(
 }
 
 fn refusal(record: &Record, at: usize, found: Unclean) -> SequenceError {
-    let (line, column) = record
-        .layout
-        .locate(at as u64)
-        .unwrap_or((record.line, at as u64 + 1));
+    let (line, column) = match record.layout.locate(at as u64) {
+        Some(place) => place,
+        None if record.layout.ends_before(at as u64) => (0, 0),
+        None => (record.line, at as u64 + 1),
+    };
     SequenceError::Strict {
         place: Place {
             line,

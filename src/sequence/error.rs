@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::system::files;
+
 /// Where in the input something was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -184,6 +186,14 @@ pub enum SequenceError {
         /// The limit, in bytes.
         limit: usize,
     },
+    /// A sequence that the system gives no memory for.
+    #[error("{place}: there is no memory for the text of this sequence, of which {read} bytes are read")]
+    NoMemory {
+        /// Where.
+        place: Place,
+        /// Its length so far.
+        read: usize,
+    },
     /// A FASTQ record that breaks the format.
     #[error("{place}: malformed FASTQ: {reason}")]
     Fastq {
@@ -193,11 +203,11 @@ pub enum SequenceError {
         reason: String,
     },
     /// What `--strict` refuses.
-    #[error("{place}, column {column}: {found} (residue {position})")]
+    #[error("{place}{}: {found} (residue {position})", in_column(*.column))]
     Strict {
-        /// The record and the line.
+        /// The record and the line; 0 far into a record whose lines are of many lengths.
         place: Place,
-        /// 1-based byte column within the line.
+        /// 1-based byte column within the line; 0 where the line is not known.
         column: u64,
         /// 1-based byte position within the sequence, its lines joined.
         position: u64,
@@ -208,6 +218,13 @@ pub enum SequenceError {
 
 fn in_brackets(compression: &Option<&'static str>) -> String {
     compression.map(|c| format!(" ({c})")).unwrap_or_default()
+}
+
+fn in_column(column: u64) -> String {
+    match column {
+        0 => String::new(),
+        n => format!(", column {n}"),
+    }
 }
 
 impl SequenceError {
@@ -234,6 +251,7 @@ impl SequenceError {
             | Self::IdNotUtf8 { place }
             | Self::IdTooLong { place, .. }
             | Self::SequenceTooLong { place, .. }
+            | Self::NoMemory { place, .. }
             | Self::Fastq { place, .. }
             | Self::Strict { place, .. } => Some(place),
         }
@@ -246,7 +264,7 @@ impl SequenceError {
                 std::io::ErrorKind::NotFound => "check the path; `-` reads standard input",
                 std::io::ErrorKind::IsADirectory => "name the files in it, e.g. DIR/*.fasta",
                 std::io::ErrorKind::PermissionDenied => "check who may read the file",
-                _ => return None,
+                _ => return files::hint(source).map(Into::into),
             },
             Self::Read {
                 compression: Some(_),
@@ -285,6 +303,7 @@ impl SequenceError {
                 "the name is the header up to the first space: put a space after it"
             }
             Self::SequenceTooLong { .. } => "split the sequence",
+            Self::NoMemory { .. } => "split the sequence, or give the job more memory",
             Self::Fastq { .. } => {
                 "a record is '@' and a name, the sequence, '+', and as many quality characters as bases; check that the file is whole"
             }

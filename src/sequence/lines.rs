@@ -45,7 +45,8 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Reads the first block, drops a UTF-8 byte order mark, and decides what ends a line.
+    /// Reads the first block, drops a UTF-8 byte order mark, and decides what ends a line. It waits for no more than
+    /// that takes: with the first LF it is decided, however much of a pipe is still to come.
     pub fn new(source: Source, longest_piece: usize) -> Self {
         let mut lines = Self {
             source,
@@ -61,7 +62,9 @@ impl Lines {
             offset: 0,
             longest_piece: longest_piece.max(1),
         };
-        while lines.end < PEEK && !lines.eof && lines.error.is_none() {
+        let mut decided = false;
+        while lines.end < PEEK && !lines.eof && lines.error.is_none() && !decided {
+            let before = lines.end;
             match lines
                 .source
                 .read(lines.block.get_mut(lines.end..).unwrap_or_default())
@@ -69,6 +72,8 @@ impl Lines {
                 Ok(n) => {
                     lines.end += n;
                     lines.eof = n == 0;
+                    let read = lines.block.get(before..lines.end).unwrap_or_default();
+                    decided = memchr::memchr(b'\n', read).is_some();
                 }
                 Err(e) => lines.error = Some(e),
             }

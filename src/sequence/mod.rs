@@ -96,6 +96,14 @@ impl Record {
         }
     }
 
+    /// Bytes of memory that it takes.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.id.capacity()
+            + self.sequence.capacity()
+            + self.layout.runs.capacity() * size_of::<Run>()
+    }
+
     /// The place of this record's header.
     pub fn place(&self) -> Place {
         Place {
@@ -109,10 +117,18 @@ impl Record {
 }
 
 /// Which line each byte of a sequence stood on. Lines of equal length, which nearly all files have, share an entry.
+///
+/// Where lines are of many lengths, only the first ones are kept: a file of one residue a line must not take forty
+/// times its size.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Layout {
     runs: Vec<Run>,
+    /// Whether lines beyond the runs were left out.
+    cut: bool,
 }
+
+/// Runs of a layout, at most: 160 KiB.
+const MAX_RUNS: usize = 4096;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Run {
@@ -126,10 +142,14 @@ struct Run {
 impl Layout {
     fn clear(&mut self) {
         self.runs.clear();
+        self.cut = false;
     }
 
     /// The sequence's bytes `start..end` stood on `line`.
     fn push(&mut self, line: u64, start: u64, end: u64) {
+        if self.cut {
+            return;
+        }
         if let Some(run) = self.runs.last_mut() {
             let full = run.end == run.start + run.lines * run.width;
             if full && line == run.line + run.lines && end - start <= run.width {
@@ -137,6 +157,10 @@ impl Layout {
                 run.end = end;
                 return;
             }
+        }
+        self.cut = self.runs.len() == MAX_RUNS;
+        if self.cut {
+            return;
         }
         self.runs.push(Run {
             start,
@@ -147,8 +171,16 @@ impl Layout {
         });
     }
 
+    /// Whether the lines of what comes later in the sequence were not kept.
+    fn ends_before(&self, position: u64) -> bool {
+        self.cut && self.runs.last().is_none_or(|r| r.end <= position)
+    }
+
     /// The 1-based line and column of a byte of the sequence as read; None where no layout was kept.
     pub fn locate(&self, position: u64) -> Option<(u64, u64)> {
+        if self.ends_before(position) {
+            return None;
+        }
         let after = self.runs.partition_point(|r| r.start <= position);
         let run = self.runs.get(after.checked_sub(1)?)?;
         let within = position - run.start;

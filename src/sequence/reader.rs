@@ -7,6 +7,7 @@ use super::lines::{LineError, Lines};
 use super::source::{Input, InputDigest, Source, what_else};
 use super::tokenizer::esm;
 use super::{Place, Record, SequenceError};
+use crate::system::pause::OnPause;
 
 /// The longest id, in bytes. Headers may be of any length; only the first word is kept.
 pub const MAX_ID: usize = 1 << 20;
@@ -45,6 +46,7 @@ pub struct SequenceReader {
     index: u64,
     digests: Vec<InputDigest>,
     failed: bool,
+    on_pause: Option<OnPause>,
 }
 
 struct Open {
@@ -70,7 +72,14 @@ impl SequenceReader {
             index: 0,
             digests: Vec::new(),
             failed: false,
+            on_pause: None,
         }
+    }
+
+    /// Calls `act` where standard input or a pipe has nothing to read, before waiting for it. Holds for inputs that
+    /// are not open yet.
+    pub fn on_pause(&mut self, act: OnPause) {
+        self.on_pause = Some(act);
     }
 
     /// Reads one stream that is already open; `name` is what messages call it.
@@ -135,7 +144,7 @@ impl SequenceReader {
             let Some(input) = self.inputs.next() else {
                 return Ok(false);
             };
-            let source = Source::open(&input)?;
+            let source = Source::open(&input, self.on_pause.clone())?;
             self.begin(source)?;
         }
     }
@@ -415,6 +424,12 @@ impl Open {
                 return Err(SequenceError::SequenceTooLong {
                     place: record.place(),
                     limit: options.max_sequence,
+                });
+            }
+            if record.sequence.try_reserve(returns + length).is_err() {
+                return Err(SequenceError::NoMemory {
+                    place: record.place(),
+                    read: record.sequence.len(),
                 });
             }
             record.sequence.extend(std::iter::repeat_n(b'\r', returns));

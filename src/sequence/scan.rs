@@ -53,18 +53,20 @@ pub struct InputSummary {
 /// # Errors
 /// The first thing that the job itself would refuse, and a regular file that cannot be opened.
 pub fn scan(inputs: &[Input], options: &ScanOptions) -> Result<InputSummary, SequenceError> {
-    scan_each(inputs, options, |_| {})
+    scan_each(inputs, options, |_| {}, |_, _| Ok(()))
 }
 
-/// The same, and gives each record to `each`, as read: before cleaning.
+/// The same. `read` is shown each record as it was read; `cleaned` is shown it once it is cleaned,
+/// and what cleaning counted in it.
 ///
 /// # Errors
-/// Those of [`scan`].
-pub fn scan_each(
+/// The errors of [`scan`], and the first error of `cleaned`.
+pub fn scan_each<E: From<SequenceError>>(
     inputs: &[Input],
     options: &ScanOptions,
-    mut each: impl FnMut(&Record),
-) -> Result<InputSummary, SequenceError> {
+    mut read: impl FnMut(&Record),
+    mut cleaned: impl FnMut(&Record, &CleanCounts) -> Result<(), E>,
+) -> Result<InputSummary, E> {
     // A path that does not exist stays in, for its error.
     let readable: Vec<Input> = inputs.iter().filter(|i| !only_once(i)).cloned().collect();
     let mut summary = InputSummary {
@@ -78,8 +80,9 @@ pub fn scan_each(
     let mut reader = SequenceReader::with_options(readable, options.reader.clone());
     let mut record = Record::default();
     while reader.next_into(&mut record)? {
-        each(&record);
+        read(&record);
         let counts = clean(options.alphabet, options.case, options.strict, &mut record)?;
+        cleaned(&record, &counts)?;
         summary.longest = summary.longest.max(counts.residues);
         summary.counts += counts;
     }

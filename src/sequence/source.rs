@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::SequenceError;
+use crate::system::pause::{OnPause, Pausing};
 
 /// Large enough that a system call costs nothing beside hashing its bytes.
 const RAW_BLOCK: usize = 256 * 1024;
@@ -86,21 +87,26 @@ impl<R: Read> Read for Hashing<R> {
 }
 
 impl Source {
-    pub fn open(input: &Input) -> Result<Self, SequenceError> {
+    /// Of an input that may make its reader wait, `on_pause` is called before it does.
+    pub fn open(input: &Input, on_pause: Option<OnPause>) -> Result<Self, SequenceError> {
         let name = input.name();
         let failed = |source| SequenceError::Open {
             file: name.clone(),
             source,
         };
         let reader: Box<dyn Read + Send> = match input {
-            Input::Stdin => Box::new(io::stdin()),
+            Input::Stdin => Box::new(Pausing::new(io::stdin(), on_pause)),
             Input::Path(path) => {
                 let file = File::open(path).map_err(failed)?;
-                // Opening a directory succeeds; only reading it fails, with a message that says less.
-                if file.metadata().is_ok_and(|m| m.is_dir()) {
-                    return Err(failed(io::ErrorKind::IsADirectory.into()));
+                let kind = file.metadata().map(|m| m.file_type());
+                match kind {
+                    // Opening a directory succeeds; only reading it fails, with a message that says less.
+                    Ok(kind) if kind.is_dir() => {
+                        return Err(failed(io::ErrorKind::IsADirectory.into()));
+                    }
+                    Ok(kind) if kind.is_file() => Box::new(file),
+                    _ => Box::new(Pausing::new(file, on_pause)),
                 }
-                Box::new(file)
             }
         };
         Self::new(name.clone(), reader).map_err(failed)

@@ -1,13 +1,14 @@
 //! A model's weights, whatever files they come in.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::hash;
 use super::identify::{self, Located, Tensors};
-use super::mapped::Mapped;
+use super::mapped::{Mapped, Stamp, State};
 use super::source::{Source, read_json};
 use super::stored::{Malformed, StoredDType};
 use super::torch::{self, FairEsmSettings, TorchFile};
@@ -29,7 +30,30 @@ pub struct Checkpoint {
     config: ModelConfig,
     config_path: Option<PathBuf>,
     warnings: Vec<String>,
+    /// The other files that [`hash`](Self::hash) may be of, opened before any of them was read.
+    beside: Vec<Beside>,
+    /// The hash, once it was taken.
+    hash: OnceLock<String>,
 }
+
+/// A file that stands beside the weights.
+#[derive(Debug)]
+struct Beside {
+    path: PathBuf,
+    file: File,
+    stamp: Stamp,
+}
+
+impl Beside {
+    fn open(path: PathBuf) -> Result<Self, WeightsError> {
+        let file = File::open(&path).map_err(WeightsError::read(&path))?;
+        let stamp = Stamp::of(&file.metadata().map_err(WeightsError::read(&path))?);
+        Ok(Self { path, file, stamp })
+    }
+}
+
+/// Reads a file's first bytes into a hasher, by way of a buffer.
+type HashFile = fn(&mut blake3::Hasher, &File, u64, &mut Vec<u8>) -> io::Result<()>;
 
 /// A tensor as `inspect` shows it.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -57,6 +81,12 @@ impl Checkpoint {
     /// [`WeightsError`] of every sort but those of writing.
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
         let source = Source::find(path)?;
+        let mut beside = Vec::new();
+        let index = source.index.as_ref().map(|(path, _)| path.clone());
+        let others = [config_json::FILE, TOKENIZER].map(|name| source.beside(name));
+        for path in others.into_iter().chain([index]).flatten() {
+            beside.push(Beside::open(path)?);
+        }
         let mut files = Vec::new();
         let mut stored = Vec::new();
         let mut settings = FairEsmSettings::default();
@@ -116,6 +146,8 @@ impl Checkpoint {
             config,
             config_path,
             warnings,
+            beside,
+            hash: OnceLock::new(),
         })
     }
 
@@ -177,7 +209,7 @@ impl Checkpoint {
 
     /// tokenizer.json beside the weights, if it is there.
     pub fn tokenizer_path(&self) -> Option<PathBuf> {
-        self.source.beside("tokenizer.json")
+        self.source.beside(TOKENIZER)
     }
 
     /// The config.json that gave the architecture, if one did.
@@ -198,6 +230,20 @@ impl Checkpoint {
     /// Bytes of all files that hold tensors.
     pub fn total_bytes(&self) -> u64 {
         self.files.iter().map(|f| f.bytes().len() as u64).sum()
+    }
+
+    /// Bytes of memory that the model's weights take where they are computed in f32: those of tensors that are stored
+    /// in another format. The others are used where they are mapped.
+    pub fn converted_bytes(&self) -> u64 {
+        let used = layout::expected(&self.config).into_iter();
+        let stored = used
+            .filter(|e| e.need != layout::Need::Unused)
+            .filter_map(|e| self.find(&e.name));
+        let values = |t: &Located| t.stored.shape.iter().map(|n| *n as u64).product::<u64>();
+        stored
+            .filter(|t| t.stored.dtype != StoredDType::Float(DType::F32))
+            .map(|t| 4 * values(t))
+            .sum()
     }
 
     /// All tensors of the files, those not used too, in the order of their canonical names with
@@ -234,33 +280,95 @@ impl Checkpoint {
     /// and tokenizer.json, by file name and content. Hexadecimal BLAKE3.
     ///
     /// The files are read from start to end, some MiB at a time, by the threads of the rayon pool that this is called in.
+    /// They are those that were opened, whatever stands under their paths by now.
     ///
     /// # Errors
-    /// [`WeightsError::Read`].
+    /// [`WeightsError::Read`], and [`WeightsError::Changed`] where a file is not what it was when the checkpoint was
+    /// opened.
     pub fn hash(&self) -> Result<String, WeightsError> {
-        let index = self.source.index.as_ref().map(|(path, _)| path.clone());
-        let mut files: Vec<PathBuf> = self.source.files.clone();
-        files.extend(index);
-        files.extend(self.config_path.clone());
-        files.extend(self.tokenizer_path());
-        files.sort();
+        let hash = self.hash_with(hash::file)?;
+        // These are read by their paths, when the checkpoint is opened and by the tokeniser.
+        for Beside { path, stamp, .. } in self.hashed_beside() {
+            let now = Stamp::of(&fs::metadata(path).map_err(WeightsError::read(path))?);
+            if stamp.state(&now) == State::Changed {
+                return Err(WeightsError::Changed { path: path.clone() });
+            }
+        }
+        // Where it was taken before, that one stays.
+        let _ = self.hash.set(hash.clone());
+        Ok(hash)
+    }
+
+    /// A config.json that was not asked is no part of the model.
+    fn hashed_beside(&self) -> impl Iterator<Item = &Beside> {
+        let asked = self.config_path.is_some();
+        let is_config = |b: &Beside| b.path.file_name().is_some_and(|n| n == config_json::FILE);
+        self.beside.iter().filter(move |b| asked || !is_config(b))
+    }
+
+    fn hash_with(&self, hash_file: HashFile) -> Result<String, WeightsError> {
+        let mut files: Vec<(&Path, &File)> =
+            self.files.iter().map(|m| (m.path(), m.file())).collect();
+        files.extend(self.hashed_beside().map(|b| (b.path.as_path(), &b.file)));
+        files.sort_by_key(|(path, _)| *path);
         let mut hasher = blake3::Hasher::new();
         let mut buffer = Vec::new();
-        for path in files {
+        for (path, file) in files {
             // Lengths before contents, so that no two sets of files run together to the same bytes.
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             hasher.update(&(name.len() as u64).to_le_bytes());
             hasher.update(name.as_bytes());
-            let length = fs::metadata(&path)
-                .map_err(WeightsError::read(&path))?
-                .len();
+            let length = file.metadata().map_err(WeightsError::read(path))?.len();
             hasher.update(&length.to_le_bytes());
-            hash::file(&mut hasher, &path, length, &mut buffer)
-                .map_err(WeightsError::read(&path))?;
+            hash_file(&mut hasher, file, length, &mut buffer).map_err(WeightsError::read(path))?;
+        }
+        for file in &self.files {
+            if file.state().map_err(WeightsError::read(file.path()))?.0 == State::Changed {
+                return Err(WeightsError::Changed {
+                    path: file.path().to_owned(),
+                });
+            }
         }
         Ok(hasher.finalize().to_hex().to_string())
     }
+
+    /// Checks that the mapped files still are what they were when they were opened, by size and times; where only
+    /// their names, owners or permissions changed, by their content. To be asked after computing, and before what was
+    /// computed is called a result.
+    ///
+    /// # Errors
+    /// [`WeightsError::Changed`], and [`WeightsError::Read`].
+    pub fn unchanged(&self) -> Result<(), WeightsError> {
+        let mut touched = Vec::new();
+        for file in &self.files {
+            match file.state().map_err(WeightsError::read(file.path()))? {
+                (State::Same, _) => {}
+                (State::Touched, now) => touched.push((file, now)),
+                (State::Changed, _) => {
+                    return Err(WeightsError::Changed {
+                        path: file.path().to_owned(),
+                    });
+                }
+            }
+        }
+        let (Some((first, _)), Some(hash)) = (touched.first(), self.hash.get()) else {
+            return Ok(());
+        };
+        // By this thread alone, since none of a pool may be at hand.
+        if self.hash_with(hash::file_alone)? != *hash {
+            return Err(WeightsError::Changed {
+                path: first.path().to_owned(),
+            });
+        }
+        for (file, now) in touched {
+            file.accept(now);
+        }
+        Ok(())
+    }
 }
+
+/// What DNABERT's tokeniser is called.
+const TOKENIZER: &str = "tokenizer.json";
 
 /// Reads the index of a weights file of either format, told apart by their first bytes.
 ///

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::system::files;
+
 /// Why weights could not be read or written. Every message names the file, and the tensor where
 /// there is one; [`WeightsError::hint`] has the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +115,15 @@ pub enum WeightsError {
         /// The other, perhaps the same.
         second: PathBuf,
     },
+    /// A file is not what it was when it was opened.
+    #[error(
+        "{} changed while the job was running: what was computed since may be of neither version",
+        path.display()
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// A model that was to be made cannot exist.
     #[error("no such model can be made: {what}")]
     Spec {
@@ -145,14 +156,17 @@ impl WeightsError {
             WeightsError::Read { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => "check the path".into(),
                 io::ErrorKind::PermissionDenied => "check the permissions of the file and its folders".into(),
-                _ => return None,
+                io::ErrorKind::OutOfMemory => {
+                    "the files of a model are mapped whole: raise the limit of the address space, ulimit -v unlimited".into()
+                }
+                _ => return files::hint(source).map(Into::into),
             },
             WeightsError::Write { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                     "free some space, or choose another --out".into()
                 }
                 io::ErrorKind::PermissionDenied => "choose a folder you may write to".into(),
-                _ => return None,
+                _ => return files::hint(source).map(Into::into),
             },
             WeightsError::NoWeights { .. } => "give a folder with model.safetensors or pytorch_model.bin \
                  (or one of them sharded, with its index), or a .safetensors, .bin or fair-esm .pt file"
@@ -167,6 +181,12 @@ impl WeightsError {
                 "check that config.json is the one published with these weights".into()
             }
             WeightsError::Twice { .. } => "keep one of the two files".into(),
+            WeightsError::Changed { .. } => {
+                "put the file back and run the same command with --resume (finished shards were computed before the \
+                 change), or start again with another --out; to replace a model that is in use, write the new file \
+                 beside the old one and rename it"
+                    .into()
+            }
             WeightsError::Spec { .. } => {
                 "choose a head count that divides the hidden size, and sizes of at least 1".into()
             }

@@ -1,21 +1,82 @@
 //! Memory-mapped files. The only `unsafe` of the weights stands here.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use memmap2::Mmap;
 
 use super::WeightsError;
+use crate::system::signals::MappedRegion;
 
 /// A whole file, mapped read-only: its pages are read when first touched, and the system may drop
 /// them again when memory is short.
 ///
-/// The file must not be shortened while a program uses it; that ends the program with SIGBUS, as
-/// with every mapped file.
+/// The file must not be shortened while a program uses it: reading a page that is gone raises SIGBUS,
+/// which ends the program (`system/signals.rs` says then which file it was).
 #[derive(Debug)]
 pub struct Mapped {
     path: PathBuf,
+    /// Stands before the mapping, since fields are dropped in this order.
+    _region: MappedRegion,
     map: Mmap,
+    /// The mapped file itself, whatever stands under its path by now.
+    file: File,
+    /// What the file was when it was mapped.
+    stamp: Mutex<Stamp>,
+}
+
+/// What tells one state of a file from another, without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    /// Device and inode, where there are such.
+    identity: (u64, u64),
+    bytes: u64,
+    modified: Option<SystemTime>,
+    /// When anything of the file last changed, its name and its times too: seconds and nanoseconds.
+    touched: (i64, i64),
+}
+
+/// How a file stands to what it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Same,
+    /// Its name, owner, permissions or times are others: its content may still be the same.
+    Touched,
+    Changed,
+}
+
+impl Stamp {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        #[cfg(unix)]
+        let (identity, touched) = {
+            use std::os::unix::fs::MetadataExt;
+            let m = metadata;
+            ((m.dev(), m.ino()), (m.ctime(), m.ctime_nsec()))
+        };
+        #[cfg(not(unix))]
+        let (identity, touched) = ((0, 0), (0, 0));
+        Self {
+            identity,
+            bytes: metadata.len(),
+            modified: metadata.modified().ok(),
+            touched,
+        }
+    }
+
+    pub(super) fn state(&self, now: &Self) -> State {
+        let untouched = Self {
+            touched: self.touched,
+            ..*now
+        };
+        match (self == now, *self == untouched) {
+            (true, _) => State::Same,
+            (false, true) => State::Touched,
+            (false, false) => State::Changed,
+        }
+    }
 }
 
 impl Mapped {
@@ -25,7 +86,8 @@ impl Mapped {
     /// [`WeightsError::Read`].
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
         let file = File::open(path).map_err(WeightsError::read(path))?;
-        if file.metadata().map_err(WeightsError::read(path))?.is_dir() {
+        let metadata = file.metadata().map_err(WeightsError::read(path))?;
+        if metadata.is_dir() {
             return Err(WeightsError::read(path)(
                 std::io::ErrorKind::IsADirectory.into(),
             ));
@@ -34,12 +96,33 @@ impl Mapped {
         // bound to its own lifetime. Another process writing to the file changes bytes under us:
         // every byte pattern is a valid u8 and f32, and all offsets were checked against the
         // mapping's length, so that this can give wrong numbers but no invalid value or access
-        // inside the mapping. Shortening the file raises SIGBUS, as documented above.
+        // inside the mapping. Shortening the file raises SIGBUS, as documented above. That the bytes
+        // did change is seen by `state`, before anything that was computed with them gets its name.
         let map = unsafe { Mmap::map(&file) }.map_err(WeightsError::read(path))?;
         Ok(Self {
             path: path.to_owned(),
+            _region: MappedRegion::watch(&map, path),
             map,
+            file,
+            stamp: Mutex::new(Stamp::of(&metadata)),
         })
+    }
+
+    /// The file that is mapped, to be read in other ways.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Whether the file is what it was when it was mapped, and what it is now.
+    pub(super) fn state(&self) -> io::Result<(State, Stamp)> {
+        let now = Stamp::of(&self.file.metadata()?);
+        let stamp = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok((stamp.state(&now), now))
+    }
+
+    /// Takes a file that was touched and holds the same bytes for what was mapped.
+    pub(super) fn accept(&self, now: Stamp) {
+        *self.stamp.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
     /// The file.

@@ -1,12 +1,11 @@
 //! A tensor in a mapped file.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
 use super::WeightsError;
+use super::hash::read_at;
 use super::mapped::{Mapped, as_f32};
 use crate::dtype::DType;
 
@@ -85,14 +84,13 @@ impl Tensor {
         mut visit: impl FnMut(usize, &[f32]) -> Result<(), E>,
     ) -> Result<(), E> {
         let path = self.file();
-        let mut file = File::open(path).map_err(WeightsError::read(path))?;
-        file.seek(SeekFrom::Start(self.range.start as u64))
-            .map_err(WeightsError::read(path))?;
+        let size = self.dtype.size();
         let (mut bytes, mut values) = (Vec::new(), Vec::new());
         let most = most.max(1);
         for first in (0..self.len()).step_by(most) {
-            bytes.resize(most.min(self.len() - first) * self.dtype.size(), 0);
-            file.read_exact(&mut bytes)
+            bytes.resize(most.min(self.len() - first) * size, 0);
+            let start = self.range.start + first * size;
+            read_at(self.file.file(), &mut bytes, start as u64)
                 .map_err(WeightsError::read(path))?;
             values.clear();
             self.dtype.decode(&bytes, &mut values);

@@ -195,6 +195,7 @@ impl Job {
                 strict: false,
                 limit: None,
                 room: usize::MAX,
+                memory: None,
                 token_budget: 100,
                 first_batches: n % 4,
                 first_budget: 170,
@@ -278,6 +279,7 @@ impl Job {
             request: self.request.clone(),
             input_records: Some(self.records.len() as u64),
             piped: self.piped,
+            weights: None,
         };
         let list = List {
             records: self.records.clone().into_iter(),

@@ -82,6 +82,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         }
         total.add(&deviation);
     }
+    checkpoint.unchanged()?;
     writer.finish()?;
     // What was written must be a model again.
     Checkpoint::open(out)?;

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use seqstream::dtype::DType;
+use seqstream::system::signals;
 use seqstream::weights::WeightsError;
 
 /// Inspect, convert, verify and make model weights for seqstream.
@@ -36,6 +37,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    signals::prepare();
     let result = match Cli::parse().command {
         Command::Inspect(args) => inspect::run(args),
         Command::Convert(args) => convert::run(args),
@@ -67,6 +69,13 @@ impl From<DTypeArg> for DType {
             DTypeArg::Bf16 => DType::Bf16,
         }
     }
+}
+
+/// Starts the threads that hash, check and make values; without this their first use would end the program where
+/// they cannot be had.
+fn start_threads() -> Result<(), Failure> {
+    let started = rayon::ThreadPoolBuilder::new().build_global();
+    started.map_err(|e| Failure::other(format!("cannot start a thread: {e}")))
 }
 
 /// Why a subcommand failed, with the exit code that says which sort of failure it was.

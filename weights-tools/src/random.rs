@@ -65,6 +65,7 @@ enum Kind {
 
 pub fn run(args: Args) -> Result<(), Failure> {
     let config = config(&args)?;
+    crate::start_threads()?;
     let spec = RandomSpec {
         config,
         max_shard_bytes: args.max_shard_size,

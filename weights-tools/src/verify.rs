@@ -26,6 +26,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<(), Failure> {
+    crate::start_threads()?;
     let checkpoint = Checkpoint::open(&args.path)?;
     for warning in checkpoint.warnings() {
         eprintln!("warning: {warning}");

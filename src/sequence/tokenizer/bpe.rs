@@ -65,11 +65,18 @@ fn kind_at(text: &[u8]) -> (Kind, usize) {
 impl Bpe {
     /// Appends the special tokens and between them the tokens of `text`.
     pub fn encode(&self, text: &[u8], out: &mut Vec<u32>) {
+        self.encode_first(text, usize::MAX, out);
+    }
+
+    /// The same, but nothing after the word with which `text` has `most` tokens. Which tokens a word begins with may
+    /// depend on its end, so that no word is cut.
+    pub(super) fn encode_first(&self, text: &[u8], most: usize, out: &mut Vec<u32>) {
         out.extend_from_slice(&self.before);
         let [plain, normalized] = &self.added;
-        split(plain, text, out, &mut |piece, out| {
-            split(normalized, piece, out, &mut |piece, out| {
-                self.words(piece, out)
+        let end = out.len().saturating_add(most);
+        split(plain, text, end, out, &mut |piece, out| {
+            split(normalized, piece, end, out, &mut |piece, out| {
+                self.words(piece, end, out)
             });
         });
         out.extend_from_slice(&self.after);
@@ -80,9 +87,10 @@ impl Bpe {
         self.vocab_size
     }
 
-    fn words(&self, text: &[u8], out: &mut Vec<u32>) {
+    /// Until `out` has `most` entries.
+    fn words(&self, text: &[u8], most: usize, out: &mut Vec<u32>) {
         let mut at = 0;
-        while at < text.len() {
+        while at < text.len() && out.len() < most {
             let (kind, mut end) = kind_at(text.get(at..).unwrap_or_default());
             end += at;
             if kind != Kind::Broken {
@@ -156,15 +164,20 @@ impl Bpe {
     }
 }
 
-/// Puts the ids of the added tokens in `text` into `out`, and hands what stands between them to `rest`.
+/// Puts the ids of the added tokens in `text` into `out`, and hands what stands between them to `rest`, until `out` has
+/// `most` entries.
 fn split(
     added: &AddedTokens,
     mut text: &[u8],
+    most: usize,
     out: &mut Vec<u32>,
     rest: &mut dyn FnMut(&[u8], &mut Vec<u32>),
 ) {
     while let Some((start, len, id)) = added.find(text) {
         rest(text.get(..start).unwrap_or_default(), out);
+        if out.len() >= most {
+            return;
+        }
         out.push(id);
         text = text.get(start + len..).unwrap_or_default();
     }

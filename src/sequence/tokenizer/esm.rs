@@ -65,12 +65,20 @@ pub struct Esm;
 impl Esm {
     /// Appends `<cls>`, the tokens of `text`, `<eos>`.
     pub fn encode(&self, text: &[u8], out: &mut Vec<u32>) {
-        out.reserve(text.len() + 2);
+        self.encode_first(text, usize::MAX, out);
+    }
+
+    /// The same with the first `most` tokens of `text` alone.
+    pub(super) fn encode_first(&self, text: &[u8], most: usize, out: &mut Vec<u32>) {
+        out.reserve(text.len().min(most) + 2);
         out.push(CLS);
+        let end = out.len().saturating_add(most);
         let mut at = 0;
         // Whether the last thing met was unknown text that the next unknown character joins.
         let mut open = false;
-        while let Some(&b) = text.get(at) {
+        while out.len() < end
+            && let Some(&b) = text.get(at)
+        {
             let id = LETTERS[usize::from(b)];
             if id != NO_LETTER {
                 out.push(id.into());
@@ -119,6 +127,20 @@ mod tests {
         let mut out = Vec::new();
         Esm.encode(text, &mut out);
         out
+    }
+
+    #[test]
+    fn the_first_tokens_are_those_of_the_whole() {
+        let text = "M<mask>JJ \u{e9}\u{2003}KL\u{1f}".as_bytes();
+        let whole = ids(text);
+        for most in 0..12 {
+            let mut first = vec![9];
+            Esm.encode_first(text, most, &mut first);
+            let kept = most.min(whole.len() - 2);
+            assert_eq!(first[..2], [9, 0]);
+            assert_eq!(first[2..first.len() - 1], whole[1..1 + kept], "{most}");
+            assert_eq!(first.last(), Some(&EOS));
+        }
     }
 
     #[test]

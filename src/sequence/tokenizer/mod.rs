@@ -57,6 +57,15 @@ impl Tokenizer {
         }
     }
 
+    /// Appends what [`encode`](Self::encode) does, or, where the text has more than `most` tokens between the special
+    /// ones, perhaps only the first ones of them, `most` at least: memory then goes by what is wanted of a text.
+    pub fn encode_first(&self, text: &[u8], most: usize, out: &mut Vec<u32>) {
+        match self {
+            Self::Esm2(esm) => esm.encode_first(text, most, out),
+            Self::Bpe(bpe) => bpe.encode_first(text, most, out),
+        }
+    }
+
     /// One more than the highest id that `encode` can give: the least number of rows of an embedding table.
     pub fn vocab_size(&self) -> usize {
         match self {

@@ -1,0 +1,127 @@
+//! Whether a record's embedding fits into the memory there is, asked before it is tried: to ask the system
+//! for more than it has ends a program without a word.
+
+use super::{FeedOptions, JobError, Long};
+use crate::engine::HostMemory;
+use crate::sequence::{Alphabet, Case, Record, Tokenizer};
+
+/// Bytes that each letter of a record takes until its tokens are in batches: itself, and a token.
+const LETTER: u64 = 5;
+
+/// Checks a cleaned record of `letters` residues or bases. Where it may not fit, its tokens are counted.
+///
+/// # Errors
+/// [`JobError::NoMemory`], naming it.
+pub fn check_memory(
+    memory: &HostMemory,
+    record: &Record,
+    letters: u64,
+    options: &FeedOptions,
+    tokenizer: &Tokenizer,
+) -> Result<(), JobError> {
+    let limit = options.limit;
+    let cut = |tokens: u64| limit.map_or(tokens, |l| tokens.min(l.max as u64));
+    let read = match limit.map(|l| l.long) {
+        Some(Long::Truncate) => cut(letters),
+        _ => letters,
+    };
+    let read = letters.saturating_add(read.saturating_mul(LETTER - 1));
+    let needs = |tokens: u64| {
+        let computed = memory.per_token.saturating_mul(cut(tokens).saturating_add(2));
+        computed.saturating_add(read)
+    };
+    let fits = |needs: u64| needs <= memory.available.bytes;
+    // A token has a letter at least.
+    let mut needed = needs(letters);
+    if fits(needed) {
+        return Ok(());
+    }
+    let letter_by_letter = options.alphabet == Alphabet::Protein && options.case == Case::Upper;
+    if !letter_by_letter && fits(read) {
+        let mut tokens = Vec::new();
+        tokenizer.encode(&record.sequence, &mut tokens);
+        needed = needs(tokens.len().saturating_sub(2) as u64);
+        if fits(needed) {
+            return Ok(());
+        }
+    }
+    Err(JobError::NoMemory {
+        place: record.place(),
+        letters,
+        needs: needed,
+        available: memory.available,
+        most: memory.tokens(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{LengthLimit, Share};
+    use super::*;
+    use crate::system::memory::{Available, Bound};
+
+    /// What a record of this text needs beyond 10,000 bytes, at 100 a token.
+    fn check(text: &[u8], letters: u64, limit: Option<LengthLimit>, case: Case) -> Option<u64> {
+        let room = HostMemory {
+            per_token: 100,
+            available: Available {
+                bytes: 10_000,
+                bound: Bound::Machine,
+            },
+        };
+        let options = FeedOptions {
+            alphabet: Alphabet::Protein,
+            case,
+            strict: false,
+            limit,
+            room: usize::MAX,
+            memory: Some(room),
+            token_budget: 1,
+            first_batches: 0,
+            first_budget: 1,
+            shard_size: 1,
+            share: Share::ALL,
+            threads: 1,
+        };
+        let record = Record::new("a", text);
+        match check_memory(&room, &record, letters, &options, &Tokenizer::esm2()) {
+            Ok(()) => None,
+            Err(JobError::NoMemory { needs, most, .. }) => {
+                assert_eq!(most, 100);
+                Some(needs)
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    fn upper(letters: usize, limit: Option<(usize, Long)>) -> Option<u64> {
+        let limit = limit.map(|(max, long)| LengthLimit { max, long });
+        check(&b"A".repeat(letters), letters as u64, limit, Case::Upper)
+    }
+
+    #[test]
+    fn a_record_fits_to_the_letter() {
+        // 105 bytes a letter, and 100 for each of two special tokens.
+        assert_eq!(upper(93, None), None);
+        assert_eq!(upper(94, None), Some(200 + 94 * 105));
+    }
+
+    #[test]
+    fn limits_bound_what_is_computed_and_windows_what_is_read() {
+        let windows = Long::Window { stride: 10 };
+        assert_eq!(upper(1000, Some((10, windows))), None);
+        assert_eq!(upper(5000, Some((10, windows))), Some(1200 + 5000 * 5));
+        assert_eq!(upper(5000, Some((10, Long::Truncate))), None);
+        assert_eq!(upper(1000, Some((95, Long::Truncate))), Some(9700 + 1000 + 95 * 4));
+        // Beyond its limit a record is another error's.
+        assert_eq!(upper(1000, Some((10, Long::Error))), None);
+    }
+
+    #[test]
+    fn where_a_token_has_several_letters_they_are_counted() {
+        let unknown = b"j".repeat(1000);
+        assert_eq!(check(&unknown, 1000, None, Case::Keep), None);
+        let spaced = b"j ".repeat(500);
+        assert_eq!(check(&spaced, 500, None, Case::Keep), Some(50_200 + 2500));
+    }
+}

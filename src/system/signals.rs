@@ -1,0 +1,199 @@
+//! Signals that have nothing to do with stopping a job (`pipeline/stop.rs` has those).
+//!
+//! The only `unsafe` of this room stands here: the calls of `sigaction`, and a handler of SIGBUS. The
+//! handler reads atomics and calls `write`, `signal`, `raise` and `_exit`, all of which POSIX
+//! allows in a handler.
+
+use std::path::Path;
+
+/// What a message may have of bytes; the end of a longer path is left out.
+const TEXT: usize = 1024;
+
+/// A region of memory whose pages are those of a file. While it stands, a page of it that cannot be
+/// read ends the program with a message that names the file.
+#[derive(Debug)]
+pub struct MappedRegion {
+    #[cfg(unix)]
+    slot: Option<usize>,
+}
+
+/// What is said when a page of the file cannot be read.
+fn message(path: &Path) -> Vec<u8> {
+    // A name may hold anything, a control sequence of the terminal too.
+    let name: String = path.to_string_lossy().escape_debug().collect();
+    let end = "can no longer be read: the file was shortened while it was in use, or its disk failed\n\
+               hint: restore the file and run the same command again (embed: with --resume; finished shards are kept)\n";
+    let start = "error: ";
+    let most = TEXT - start.len() - end.len() - 1;
+    let shown: String = name.chars().take(most / 4).collect();
+    format!("{start}{shown} {end}").into_bytes()
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+
+    use super::{MappedRegion, TEXT, message};
+
+    /// The exit code for bad weights: only weights are mapped.
+    const LOST: libc::c_int = 4;
+    /// Files that are watched at once; those beyond are mapped all the same.
+    const SLOTS: usize = 128;
+
+    const FREE: u8 = 0;
+    const CHANGING: u8 = 1;
+    const IN_USE: u8 = 2;
+
+    /// Everything is atomic and nothing is a pointer, so that the handler may read a slot whatever
+    /// other threads do to it.
+    struct Slot {
+        state: AtomicU8,
+        start: AtomicUsize,
+        end: AtomicUsize,
+        length: AtomicUsize,
+        text: [AtomicU8; TEXT],
+    }
+
+    static REGIONS: [Slot; SLOTS] = [const {
+        Slot {
+            state: AtomicU8::new(FREE),
+            start: AtomicUsize::new(0),
+            end: AtomicUsize::new(0),
+            length: AtomicUsize::new(0),
+            text: [const { AtomicU8::new(0) }; TEXT],
+        }
+    }; SLOTS];
+
+    impl MappedRegion {
+        /// Watches `bytes`, a mapping of the file at `path`, until this is dropped.
+        pub fn watch(bytes: &[u8], path: &Path) -> Self {
+            let range = bytes.as_ptr_range();
+            let claim = |slot: &Slot| {
+                let (order, failed) = (Ordering::Acquire, Ordering::Relaxed);
+                let claimed = slot.state.compare_exchange(FREE, CHANGING, order, failed);
+                claimed.is_ok()
+            };
+            let slot = REGIONS.iter().position(claim);
+            if let Some(slot) = slot.and_then(|i| REGIONS.get(i)) {
+                let text = message(path);
+                for (to, from) in slot.text.iter().zip(&text) {
+                    to.store(*from, Ordering::Relaxed);
+                }
+                slot.length.store(text.len().min(TEXT), Ordering::Relaxed);
+                slot.start.store(range.start as usize, Ordering::Relaxed);
+                slot.end.store(range.end as usize, Ordering::Relaxed);
+                slot.state.store(IN_USE, Ordering::Release);
+            }
+            Self { slot }
+        }
+    }
+
+    impl Drop for MappedRegion {
+        fn drop(&mut self) {
+            if let Some(slot) = self.slot.and_then(|i| REGIONS.get(i)) {
+                slot.state.store(FREE, Ordering::Release);
+            }
+        }
+    }
+
+    /// Whether whoever started this program wants it to ignore a signal: `nohup`, or `&` in a script.
+    pub fn is_ignored(signal: i32) -> bool {
+        // SAFETY: `sigaction` is a plain struct of integers and addresses, for which zeros are valid.
+        let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: without a new action nothing changes, and `now` is there to be written to.
+        let asked = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut now) };
+        asked == 0 && now.sa_sigaction == libc::SIG_IGN
+    }
+
+    /// Makes errors of what would otherwise kill this process without a word: writing beyond
+    /// `ulimit -f` is then a failed write, and a mapped page that cannot be read is told with the
+    /// file's name. To be called once, at the start of a program.
+    pub fn prepare() {
+        // SAFETY: to ignore a signal runs no code of ours.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+        // SAFETY: as in `is_ignored`.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = lost;
+        action.sa_sigaction = handler as libc::sighandler_t;
+        // The stack of a thread may be what is gone; Rust gives each thread another for signals.
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        // SAFETY: the handler has the signature that SA_SIGINFO asks for, and does nothing but what
+        // is allowed in one: it reads atomics and calls async-signal-safe functions.
+        unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) };
+    }
+
+    /// The handler of SIGBUS.
+    extern "C" fn lost(
+        signal: libc::c_int,
+        info: *mut libc::siginfo_t,
+        _context: *mut libc::c_void,
+    ) {
+        // SAFETY: the system gives a handler with SA_SIGINFO a valid `info`.
+        let address = unsafe { (*info).si_addr() } as usize;
+        let holds = |slot: &&Slot| {
+            slot.state.load(Ordering::Acquire) == IN_USE
+                && slot.start.load(Ordering::Relaxed) <= address
+                && address < slot.end.load(Ordering::Relaxed)
+        };
+        let Some(slot) = REGIONS.iter().find(holds) else {
+            // Not a page of ours: it ends the program as if there were no handler. The signal is
+            // blocked while this runs, so the raised one arrives when it returns.
+            // SAFETY: both functions are async-signal-safe.
+            unsafe {
+                libc::signal(signal, libc::SIG_DFL);
+                libc::raise(signal);
+            }
+            return;
+        };
+        let mut text = [0u8; TEXT];
+        for (to, from) in text.iter_mut().zip(&slot.text) {
+            *to = from.load(Ordering::Relaxed);
+        }
+        let length = slot.length.load(Ordering::Relaxed).min(TEXT);
+        // SAFETY: both functions are async-signal-safe, and `text` has `length` bytes at least.
+        unsafe {
+            libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), length);
+            libc::_exit(LOST);
+        }
+    }
+}
+
+#[cfg(unix)]
+pub use unix::{is_ignored, prepare};
+
+#[cfg(not(unix))]
+impl MappedRegion {
+    /// There are no such signals here.
+    pub fn watch(_: &[u8], _: &Path) -> Self {
+        Self {}
+    }
+}
+
+/// There are no such signals here.
+#[cfg(not(unix))]
+pub fn is_ignored(_: i32) -> bool {
+    false
+}
+
+/// There are no such signals here.
+#[cfg(not(unix))]
+pub fn prepare() {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_fits_whatever_the_name() {
+        for name in ["m.safetensors", &"\u{1b}]0;x\u{7}é".repeat(9000)] {
+            let text = message(Path::new(name));
+            assert!(text.len() <= TEXT, "{}", text.len());
+            let text = String::from_utf8(text).unwrap();
+            assert!(text.starts_with("error: ") && text.ends_with("kept)\n"), "{text}");
+            assert!(!text.contains('\u{1b}'), "{text}");
+        }
+        let text = String::from_utf8(message(Path::new("m/model.safetensors"))).unwrap();
+        assert!(text.starts_with("error: m/model.safetensors can no longer"), "{text}");
+    }
+}
