@@ -30,7 +30,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut session = Session::open(&model, &Device::Cpu, request)?;
     for (name, embedding) in names.iter().zip(session.embed(&sequences)?) {
         let row = &embedding.layers[1].pooled;
-        println!("{name:<24} {:9.5} {:9.5} {:9.5} ...", row[0], row[1], row[2]);
+        println!(
+            "{name:<24} {:9.5} {:9.5} {:9.5} ...",
+            row[0], row[1], row[2]
+        );
         if embedding.cleaned.unknown > 0 {
             println!("  unknown residues: {}", embedding.cleaned.unknown);
         }

@@ -32,6 +32,7 @@
 //! | [`pipeline`] | one job: read, pack, run, write; resume, merge |
 //! | [`cli`] | the program: one file per subcommand |
 //! | [`system`] | what the operating system allows this process: memory, open files, signals |
+//! | [`untrusted`] | files that others wrote: how they are opened, bounded and shown |
 //!
 //! `docs/architecture.md` has the design, the invariants and where to start reading.
 
@@ -47,6 +48,8 @@ pub mod output;
 pub mod pipeline;
 pub mod sequence;
 pub mod system;
+pub mod stream;
+pub mod untrusted;
 pub mod weights;
 
 pub use engine::{Device, Embedding, EngineError, Session};

@@ -1,6 +1,7 @@
 //! `seqstream embed`: the main job.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,21 +15,35 @@ use super::{Console, Failure, machine, model};
 use crate::architecture::ModelConfig;
 use crate::engine::{self, Identity};
 use crate::model::{Pool, Request};
-use crate::output::{FORMAT, InputSpec, JOB_FILE, JobSpec, ModelSpec, list_shards};
-use crate::pipeline::{
-    self, Checks, FeedOptions, JobError, LengthLimit, Long, Removed, Report, RunOptions,
-    StandingBlocks, Stop,
-};
+use crate::output::FORMAT;
+use crate::output::InputSpec;
+use crate::output::JOB_FILE;
+use crate::output::JobSpec;
+use crate::output::ModelSpec;
+use crate::output::list_shards;
+use crate::pipeline::self;
+use crate::pipeline::Checks;
+use crate::pipeline::FeedOptions;
+use crate::pipeline::JobError;
+use crate::pipeline::LengthLimit;
+use crate::pipeline::Long;
+use crate::pipeline::Removed;
+use crate::pipeline::Report;
+use crate::pipeline::RunOptions;
+use crate::pipeline::StandingBlocks;
+use crate::pipeline::Stop;
+use crate::output::OutputError;
 use crate::sequence::{
     Case, CleanCounts, Input, InputSummary, ReaderOptions, Record, ScanOptions, SequenceReader,
     Tokenizer, scan_each,
 };
+use crate::untrusted::file;
 use crate::weights::Checkpoint;
 
 pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     let options = EmbedOptions::try_from(args)?;
     // The cheap refusals first: hashing and reading may take minutes.
-    if !options.resume && options.out.join(JOB_FILE).exists() {
+    if !options.resume && holds_a_job(&options.out)? {
         return Err(JobError::Exists {
             path: options.out.clone(),
         }
@@ -157,6 +172,19 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
                 resume_command(std::env::args_os())
             ));
             Err(Failure::Stopped(signal))
+        }
+    }
+}
+
+/// Whether a job stands in `out`. What cannot be looked at is not taken for absent.
+fn holds_a_job(out: &Path) -> Result<bool, Failure> {
+    let path = out.join(JOB_FILE);
+    match file::is_there(&path) {
+        Ok(there) => Ok(there),
+        // `out` is no folder, which opening the job says better.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(false),
+        Err(source) => {
+            Err(JobError::Output(OutputError::io("look at", &path, None, source)).into())
         }
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::system::files;
+use crate::untrusted::Shown;
 
 /// An output that could not be written, or an output directory that may not be written to.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +22,10 @@ pub enum OutputError {
         source: io::Error,
     },
     /// A value that f16 cannot hold.
-    #[error("record \"{id}\", layer {layer}: the value {value} is beyond the range of f16 (65504)")]
+    #[error(
+        "record \"{}\", layer {layer}: the value {value} is beyond the range of f16 (65504)",
+        Shown(id)
+    )]
     F16Overflow {
         /// Id of the record.
         id: String,
@@ -31,7 +35,7 @@ pub enum OutputError {
         value: f32,
     },
     /// The directory holds something that no job of ours wrote.
-    #[error("the output directory {} holds \"{}\", which is no part of a seqstream job", path.display(), name.escape_debug())]
+    #[error("the output directory {} holds \"{}\", which is no part of a seqstream job", path.display(), Shown(name))]
     Foreign {
         /// The output directory.
         path: PathBuf,

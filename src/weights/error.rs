@@ -4,13 +4,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::system::files;
+use crate::untrusted::Shown;
+use crate::untrusted::shown;
 
 /// Why weights could not be read or written. Every message names the file, and the tensor where
 /// there is one; [`WeightsError::hint`] has the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// A file could not be opened, mapped or read.
-    #[error("{}: cannot be read: {source}", path.display())]
+    #[error("{}: cannot be read: {source}", shown::path(path))]
     Read {
         /// The file.
         path: PathBuf,
@@ -18,7 +20,7 @@ pub enum WeightsError {
         source: io::Error,
     },
     /// A file could not be written.
-    #[error("{}: cannot be written: {source}", path.display())]
+    #[error("{}: cannot be written: {source}", shown::path(path))]
     Write {
         /// The file.
         path: PathBuf,
@@ -26,7 +28,7 @@ pub enum WeightsError {
         source: io::Error,
     },
     /// A path leads to no one set of weights.
-    #[error("{}: {what}", path.display())]
+    #[error("{}: {what}", shown::path(path))]
     NoWeights {
         /// The folder or file asked for.
         path: PathBuf,
@@ -34,7 +36,7 @@ pub enum WeightsError {
         what: String,
     },
     /// A file is not what it should be.
-    #[error("{}: {what}", path.display())]
+    #[error("{}: {what}", shown::path(path))]
     Format {
         /// The file.
         path: PathBuf,
@@ -44,7 +46,7 @@ pub enum WeightsError {
         hint: String,
     },
     /// The architecture is unknown, impossible or not computed here.
-    #[error("{}: {what}", path.display())]
+    #[error("{}: {what}", shown::path(path))]
     Config {
         /// The file that says so.
         path: PathBuf,
@@ -54,7 +56,7 @@ pub enum WeightsError {
         hint: String,
     },
     /// A tensor that the architecture needs is in no file.
-    #[error("{}: tensor {tensor} is missing, expected shape {expected:?}{}", path.display(), and_more(*.more))]
+    #[error("{}: tensor {} is missing, expected shape {}{}", shown::path(path), Shown(tensor), shown::shape(expected), and_more(*.more))]
     Missing {
         /// Canonical name.
         tensor: String,
@@ -66,7 +68,7 @@ pub enum WeightsError {
         more: usize,
     },
     /// A tensor that the architecture has no place for.
-    #[error("{}: tensor {tensor} of shape {found:?} has no place in this model ({model}), which expects no such tensor{}", path.display(), and_more(*.more))]
+    #[error("{}: tensor {} of shape {} has no place in this model ({model}), which expects no such tensor{}", shown::path(path), Shown(tensor), shown::shape(found), and_more(*.more))]
     Extra {
         /// Name as the file has it.
         tensor: String,
@@ -80,7 +82,7 @@ pub enum WeightsError {
         more: usize,
     },
     /// A tensor's shape is not the architecture's.
-    #[error("{}: tensor {tensor} has shape {found:?}, expected {expected:?}{}", path.display(), and_more(*.more))]
+    #[error("{}: tensor {} has shape {}, expected {}{}", shown::path(path), Shown(tensor), shown::shape(found), shown::shape(expected), and_more(*.more))]
     Shape {
         /// Name as the file has it.
         tensor: String,
@@ -94,7 +96,7 @@ pub enum WeightsError {
         more: usize,
     },
     /// A tensor that is needed is stored in a way that cannot be used.
-    #[error("{}: tensor {tensor} {what}", path.display())]
+    #[error("{}: tensor {} {what}", shown::path(path), Shown(tensor))]
     Unusable {
         /// Name as the file has it.
         tensor: String,
@@ -106,7 +108,12 @@ pub enum WeightsError {
         hint: String,
     },
     /// Two tensors go by one name.
-    #[error("tensor {tensor} stands twice: in {} and in {}", first.display(), second.display())]
+    #[error(
+        "tensor {} stands twice: in {} and in {}",
+        Shown(tensor),
+        shown::path(first),
+        shown::path(second)
+    )]
     Twice {
         /// Canonical name.
         tensor: String,
@@ -154,7 +161,16 @@ impl WeightsError {
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             WeightsError::Read { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound => "check the path".into(),
+                io::ErrorKind::NotFound => {
+                    "check the path; where it is a link, download what it leads to again".into()
+                }
+                io::ErrorKind::IsADirectory => {
+                    "a folder stands where a file is expected: move it away, or name a file in it"
+                        .into()
+                }
+                io::ErrorKind::InvalidInput => {
+                    "weights are mapped: copy them to a regular file, and give that".into()
+                }
                 io::ErrorKind::PermissionDenied => "check the permissions of the file and its folders".into(),
                 io::ErrorKind::OutOfMemory => {
                     "the files of a model are mapped whole: raise the limit of the address space, ulimit -v unlimited".into()

@@ -1,6 +1,7 @@
 //! Memory-mapped files. The only `unsafe` of the weights stands here.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
+use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -10,6 +11,7 @@ use memmap2::Mmap;
 
 use super::WeightsError;
 use crate::system::signals::MappedRegion;
+use crate::untrusted::file;
 
 /// A whole file, mapped read-only: its pages are read when first touched, and the system may drop
 /// them again when memory is short.
@@ -85,13 +87,7 @@ impl Mapped {
     /// # Errors
     /// [`WeightsError::Read`].
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
-        let file = File::open(path).map_err(WeightsError::read(path))?;
-        let metadata = file.metadata().map_err(WeightsError::read(path))?;
-        if metadata.is_dir() {
-            return Err(WeightsError::read(path)(
-                std::io::ErrorKind::IsADirectory.into(),
-            ));
-        }
+        let file = file::open(path).map_err(WeightsError::read(path))?;
         // SAFETY: the mapping is read-only and private to `Mapped`, which hands out shared slices
         // bound to its own lifetime. Another process writing to the file changes bytes under us:
         // every byte pattern is a valid u8 and f32, and all offsets were checked against the

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use seqstream::dtype::DType;
 use seqstream::model::config::ModelConfig;
-use seqstream::weights::DType;
 use seqstream::weights::random::write_random;
 
 use crate::cli_support::{fasta, seqstream, stderr, tree};

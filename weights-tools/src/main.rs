@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use seqstream::dtype::DType;
 use seqstream::system::signals;
+use seqstream::untrusted::shown;
 use seqstream::weights::WeightsError;
 
 /// Inspect, convert, verify and make model weights for seqstream.
@@ -135,9 +136,9 @@ impl Failure {
     }
 
     fn report(self) -> ExitCode {
-        eprintln!("error: {}", self.message);
+        eprintln!("error: {}", shown::message(&self.message));
         if let Some(hint) = self.hint {
-            eprintln!("hint: {hint}");
+            eprintln!("hint: {}", shown::message(&hint));
         }
         ExitCode::from(self.code)
     }

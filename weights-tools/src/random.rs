@@ -4,9 +4,13 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::ValueEnum;
+use seqstream::architecture::ModelConfig;
+use seqstream::architecture::ModelKind;
 use seqstream::architecture::layout;
-use seqstream::architecture::{ModelConfig, ModelKind};
-use seqstream::weights::random::{RandomSpec, write_random};
+use seqstream::untrusted::shown;
+use seqstream::weights::random::RandomSpec;
+use seqstream::weights::random::standing_model;
+use seqstream::weights::random::write_random;
 
 use crate::{DTypeArg, Failure, size};
 
@@ -55,6 +59,9 @@ pub struct Args {
     /// The folder to write
     #[arg(long)]
     out: PathBuf,
+    /// Replace a model that stands there
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -70,12 +77,21 @@ pub fn run(args: Args) -> Result<(), Failure> {
         config,
         max_shard_bytes: args.max_shard_size,
     };
+    if !args.force
+        && let Some(path) = standing_model(&args.out)?
+    {
+        let what = format!("{} stands there already", shown::path(&path));
+        return Err(Failure::output_exists(
+            what,
+            "choose an empty folder as --out, or add --force to replace the model in this one",
+        ));
+    }
     let start = Instant::now();
     write_random(&spec, args.seed, args.dtype.into(), &args.out)?;
     let c = &spec.config;
     eprintln!(
         "wrote {}: random {} of {} layers, width {}, {} heads, {} parameters in {}, in {:.1} s",
-        args.out.display(),
+        shown::path(&args.out),
         c.kind,
         c.layers,
         c.hidden,

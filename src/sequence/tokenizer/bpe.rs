@@ -10,9 +10,9 @@ use crate::sequence::decode;
 /// The tokeniser that a `tokenizer.json` describes.
 #[derive(Debug)]
 pub struct Bpe {
-    /// Ids before and after the text's.
-    pub(super) before: Vec<u32>,
-    pub(super) after: Vec<u32>,
+    /// The ids before and after the text's.
+    pub(super) before: u32,
+    pub(super) after: u32,
     /// Tokens matched in the text as it is; then, in what is left, those marked as normalised.
     pub(super) added: [AddedTokens; 2],
     pub(super) unknown: u32,
@@ -71,7 +71,7 @@ impl Bpe {
     /// The same, but nothing after the word with which `text` has `most` tokens. Which tokens a word begins with may
     /// depend on its end, so that no word is cut.
     pub(super) fn encode_first(&self, text: &[u8], most: usize, out: &mut Vec<u32>) {
-        out.extend_from_slice(&self.before);
+        out.push(self.before);
         let [plain, normalized] = &self.added;
         let end = out.len().saturating_add(most);
         split(plain, text, end, out, &mut |piece, out| {
@@ -79,7 +79,7 @@ impl Bpe {
                 self.words(piece, end, out)
             });
         });
-        out.extend_from_slice(&self.after);
+        out.push(self.after);
     }
 
     /// One more than the highest id.
