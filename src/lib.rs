@@ -48,7 +48,6 @@ pub mod output;
 pub mod pipeline;
 pub mod sequence;
 pub mod system;
-pub mod stream;
 pub mod untrusted;
 pub mod weights;
 

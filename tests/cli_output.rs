@@ -5,11 +5,10 @@
 
 mod cli_support;
 
+use cli_support::*;
+use seqstream::architecture::ModelConfig;
 use std::fs;
 use std::process::Command;
-
-use cli_support::*;
-use seqstream::model::config::ModelConfig;
 
 fn merge(place: &Place, sources: &[&str], out: &str) -> Command {
     let mut command = place.command(env!("CARGO_BIN_EXE_seqstream"));

@@ -7,8 +7,8 @@
 mod cli_support;
 
 use cli_support::*;
+use seqstream::architecture::ModelConfig;
 use seqstream::dtype::DType;
-use seqstream::model::config::ModelConfig;
 use seqstream::weights::random::write_random;
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};

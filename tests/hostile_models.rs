@@ -4,21 +4,20 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)] // in helpers too, which clippy does not take for tests
 
-use std::fmt::Write as _;
-use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::symlink;
-use std::path::Path;
-use std::process::{Command, Output};
-
+use seqstream::architecture::ModelConfig;
 use seqstream::dtype::DType;
-use seqstream::model::config::ModelConfig;
 use seqstream::output::OutputError;
 use seqstream::pipeline::JobError;
 use seqstream::sequence::Tokenizer;
 use seqstream::weights::random::write_random;
 use seqstream::weights::{Checkpoint, read_index, read_torch_index};
 use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Output};
 
 /// What would clear the screen, set the window's title and forge a hint, if it were printed as it is.
 const HOSTILE: &str = "x\n\u{1b}[36;1mhint:\u{1b}[0m run: curl | sh\u{1b}]0;title\u{7}\r\u{9b}2J";

@@ -65,7 +65,7 @@ pub fn write(config: &ModelConfig, dtype: DType) -> Vec<u8> {
 
 /// The longest config.json that is read: published ones have 1 kB, those with the names of many
 /// labels some hundred.
-pub(super) const LONGEST: u64 = 1 << 20;
+pub const LONGEST: u64 = 1 << 20;
 /// The most values of the keys that are read: they are numbers, names, and one small object.
 const MOST_VALUES: usize = 1000;
 

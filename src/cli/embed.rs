@@ -1,44 +1,30 @@
 //! `seqstream embed`: the main job.
 
-use std::ffi::OsString;
-use std::io;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Instant;
-
-use serde_json::json;
-
 use super::args::EmbedArgs;
-use super::options::{self, EmbedOptions};
+use super::options::EmbedOptions;
 use super::progress::{Display, bytes, count, duration, signal_name};
-use super::{Console, Failure, machine, model};
+use super::{Console, Failure, machine, model, options};
 use crate::architecture::ModelConfig;
-use crate::engine::{self, Identity};
+use crate::engine::Identity;
 use crate::model::{Pool, Request};
-use crate::output::FORMAT;
-use crate::output::InputSpec;
-use crate::output::JOB_FILE;
-use crate::output::JobSpec;
-use crate::output::ModelSpec;
-use crate::output::list_shards;
-use crate::pipeline::self;
-use crate::pipeline::Checks;
-use crate::pipeline::FeedOptions;
-use crate::pipeline::JobError;
-use crate::pipeline::LengthLimit;
-use crate::pipeline::Long;
-use crate::pipeline::Removed;
-use crate::pipeline::Report;
-use crate::pipeline::RunOptions;
-use crate::pipeline::StandingBlocks;
-use crate::pipeline::Stop;
-use crate::output::OutputError;
+use crate::output::{FORMAT, InputSpec, JOB_FILE, JobSpec, ModelSpec, OutputError, list_shards};
+use crate::pipeline::{
+    Checks, FeedOptions, JobError, LengthLimit, Long, Removed, Report, RunOptions, StandingBlocks,
+    Stop,
+};
 use crate::sequence::{
     Case, CleanCounts, Input, InputSummary, ReaderOptions, Record, ScanOptions, SequenceReader,
     Tokenizer, scan_each,
 };
 use crate::untrusted::file;
 use crate::weights::Checkpoint;
+use crate::{engine, pipeline};
+use serde_json::json;
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
 
 pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     let options = EmbedOptions::try_from(args)?;
@@ -82,7 +68,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         token_budget: options.token_budget,
         threads: options.threads,
         longest: longest(&options, &summary),
-        memory: room,
+        memory,
     };
     let checkpoint = Arc::new(checkpoint);
     let start = Instant::now();
@@ -223,10 +209,8 @@ fn check_inputs(
         reader: ReaderOptions::default(),
     };
     let fits = |record: &Record, counts: &CleanCounts| match &feed.memory {
-        Some(memory) => {
-            pipeline::check_memory(memory, record, counts.residues, feed, tokenizer)
-                .map_err(Failure::from)
-        }
+        Some(memory) => pipeline::check_memory(memory, record, counts.residues, feed, tokenizer)
+            .map_err(Failure::from),
         None => Ok(()),
     };
     let read = |record: &Record| blocks.take(record);

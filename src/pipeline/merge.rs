@@ -84,7 +84,7 @@ pub fn merge(sources: &[PathBuf], out: &Path) -> Result<MergeReport, JobError> {
     let mut job = read_job(first.path)?;
     job.shard = Share::ALL.to_string();
     let written = write(out, &job, &whole, first.head.input_records, &shards);
-    let manifest = written.map_err(|error| match error {
+    let (manifest, warnings) = written.map_err(|error| match error {
         // That of a job says --resume, which `merge` has not.
         JobError::Output(error) => JobError::MergeOutput(error),
         other => other,
@@ -92,7 +92,7 @@ pub fn merge(sources: &[PathBuf], out: &Path) -> Result<MergeReport, JobError> {
     Ok(MergeReport {
         shards: shards.len() as u64,
         manifest,
-        warnings: dir.warnings(),
+        warnings,
     })
 }
 
@@ -309,7 +309,7 @@ fn write(
     whole: &JobSpec,
     input_records: u64,
     shards: &BTreeMap<u64, Checked>,
-) -> Result<ManifestHead, JobError> {
+) -> Result<(ManifestHead, Vec<String>), JobError> {
     let dir = JobDir::open(out)?;
     let stand = dir.shards()?;
     let taken = |why: &str| {
@@ -357,7 +357,8 @@ fn write(
         linked.inspect_err(|_| dir.abandon_shard(*block))?;
     }
     let blocks: Vec<u64> = shards.keys().copied().collect();
-    Ok(write_manifest(&dir, whole, input_records, &blocks)?)
+    let manifest = write_manifest(&dir, whole, input_records, &blocks)?;
+    Ok((manifest, dir.warnings()))
 }
 
 /// Links what the shard's record lists, and shard.json, and nothing else that may stand there.

@@ -31,7 +31,7 @@ pub use error::JobError;
 pub use feed::{FeedOptions, Records, Share};
 pub use job::{Checks, OpenJob, Removed, open_job};
 pub use length::{LengthLimit, Long};
-pub use room::check_memory;
 pub use merge::{MergeReport, merge};
+pub use room::check_memory;
 pub use run::{Observer, Progress, Report, RunOptions, Silent, run};
 pub use stop::Stop;

@@ -27,7 +27,9 @@ pub fn check_memory(
     };
     let read = letters.saturating_add(read.saturating_mul(LETTER - 1));
     let needs = |tokens: u64| {
-        let computed = memory.per_token.saturating_mul(cut(tokens).saturating_add(2));
+        let computed = memory
+            .per_token
+            .saturating_mul(cut(tokens).saturating_add(2));
         computed.saturating_add(read)
     };
     let fits = |needs: u64| needs <= memory.available.bytes;
@@ -112,7 +114,10 @@ mod tests {
         assert_eq!(upper(1000, Some((10, windows))), None);
         assert_eq!(upper(5000, Some((10, windows))), Some(1200 + 5000 * 5));
         assert_eq!(upper(5000, Some((10, Long::Truncate))), None);
-        assert_eq!(upper(1000, Some((95, Long::Truncate))), Some(9700 + 1000 + 95 * 4));
+        assert_eq!(
+            upper(1000, Some((95, Long::Truncate))),
+            Some(9700 + 1000 + 95 * 4)
+        );
         // Beyond its limit a record is another error's.
         assert_eq!(upper(1000, Some((10, Long::Error))), None);
     }

@@ -1,38 +1,21 @@
 //! A model's weights, whatever files they come in.
 
+use super::identify::{Located, Tensors};
+use super::mapped::{Mapped, Stamp, State};
+use super::source::{Source, read_json};
+use super::stored::{MOST_TENSORS, Malformed, StoredDType};
+use super::torch::{FairEsmSettings, TorchFile};
+use super::{Tensor, WeightsError, frequencies, hash, identify, safetensors, torch};
+use crate::architecture::names::Naming;
+use crate::architecture::{ModelConfig, ModelKind, config_json, layout};
+use crate::dtype::DType;
+use crate::untrusted::{Shown, file};
 use std::collections::BTreeMap;
-use std::fs::self;
 use std::fs::File;
-use std::io;
-use std::fs;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-
-use super::hash;
-use super::identify::self;
-use super::identify::Located;
-use super::identify::Tensors;
-use super::mapped::Mapped;
-use super::mapped::Stamp;
-use super::mapped::State;
-use crate::architecture::names::Naming;
-use super::source::{Source, read_json};
-use super::stored::{MOST_TENSORS, Malformed, StoredDType};
-use super::torch::{self, FairEsmSettings, TorchFile};
-use super::Tensor;
-use super::WeightsError;
-use super::safetensors;
-use crate::architecture::names::Naming;
-use crate::architecture::ModelConfig;
-use crate::architecture::ModelKind;
-use crate::architecture::config_json;
-use crate::architecture::layout;
-use crate::dtype::DType;
-use super::frequencies;
-use super::hash;
-use crate::untrusted::Shown;
-use crate::untrusted::file;
+use std::{fs, io};
 
 /// A model's weights: mapped files and an index of the tensors in them, checked against the
 /// architecture.

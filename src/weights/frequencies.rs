@@ -4,14 +4,13 @@
 //! the same in every layer, and the backends keep one table of angles for all of them: a model whose
 //! layers differ would be computed otherwise than by Hugging Face, and so is refused.
 
-use std::path::Path;
-use std::sync::Arc;
-
-use super::architecture::{Located, Tensors};
+use super::WeightsError;
+use super::identify::{Located, Tensors};
 use super::mapped::Mapped;
 use super::stored::StoredDType;
-use super::{WeightsError, layout};
-use crate::model::config::{ModelConfig, ModelKind};
+use crate::architecture::{ModelConfig, ModelKind, layout};
+use std::path::Path;
+use std::sync::Arc;
 
 /// Refuses a model whose layers have different frequencies, or some of whose layers have none while
 /// others have.

@@ -1,22 +1,15 @@
 //! Which architecture a set of tensors is, from config.json or from the tensors themselves, and
 //! whether the tensors are all there and no others.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
 use super::WeightsError;
 use super::stored::{StoredDType, StoredTensor};
 use super::torch::FairEsmSettings;
-use crate::architecture::config_json;
-use crate::architecture::layout::self;
-use crate::architecture::layout::Expected;
-use crate::architecture::layout::Need;
+use crate::architecture::layout::{Expected, Need};
 use crate::architecture::names::Naming;
-use crate::architecture::ModelConfig;
-use crate::architecture::ModelKind;
-use super::WeightsError;
-use crate::untrusted::Shown;
-use crate::untrusted::shown;
+use crate::architecture::{ModelConfig, ModelKind, config_json, layout};
+use crate::untrusted::{Shown, shown};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 /// A tensor with the file it stands in.
 #[derive(Debug)]

@@ -88,6 +88,7 @@ impl Mapped {
     /// [`WeightsError::Read`].
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
         let file = file::open(path).map_err(WeightsError::read(path))?;
+        let metadata = file.metadata().map_err(WeightsError::read(path))?;
         // SAFETY: the mapping is read-only and private to `Mapped`, which hands out shared slices
         // bound to its own lifetime. Another process writing to the file changes bytes under us:
         // every byte pattern is a valid u8 and f32, and all offsets were checked against the

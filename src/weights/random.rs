@@ -29,25 +29,18 @@
 //! LayerNorm gains and biases, biases and outliers are what real models have and what zeros and
 //! ones would hide mistakes behind; activations stay of order 1 to 100 through 48 layers.
 
-use std::ffi::OsString;
-use std::fs;
-use std::path::{Path, PathBuf};
-
+use super::WeightsError;
+use super::write::{Planned, SafetensorsWriter, file_rank, write_file};
+use crate::architecture::layout::{Expected, Role};
+use crate::architecture::{ModelConfig, ModelKind, config_json, layout};
+use crate::dtype::DType;
+use crate::untrusted::file;
 use half::f16;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
-
-use super::WeightsError;
-use super::write::{Planned, SafetensorsWriter, file_rank, write_file};
-use crate::architecture::config_json;
-use crate::architecture::layout::self;
-use crate::architecture::layout::Expected;
-use crate::architecture::layout::Role;
-use crate::architecture::ModelConfig;
-use crate::architecture::ModelKind;
-use crate::dtype::DType;
-use super::WeightsError;
-use crate::untrusted::file;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// Values made before they are written: 16 MiB of f32 at most, whatever the model's size.
 const BLOCK: usize = 1 << 22;

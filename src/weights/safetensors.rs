@@ -10,13 +10,13 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
+use super::stored::MOST_DIMENSIONS;
 use super::stored::Malformed;
 use super::stored::StoredDType;
 use super::stored::StoredTensor;
 use super::stored::element_count;
-use crate::dtype::DType;
-use super::stored::MOST_DIMENSIONS;
 use super::stored::fitting_name;
+use crate::dtype::DType;
 use crate::untrusted::Shown;
 use crate::untrusted::shown;
 

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use super::Checkpoint;
 use super::TensorInfo;
-use crate::architecture::layout;
 use crate::architecture::ModelConfig;
 use crate::architecture::ModelKind;
+use crate::architecture::layout;
 use crate::untrusted::Shown;
 use crate::untrusted::shown;
 

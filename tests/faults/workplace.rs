@@ -1,15 +1,14 @@
 //! Small jobs, what each leaves when nothing disturbs it, and what may stand while it is unfinished.
 
+use crate::cli_support::{fasta, seqstream, stderr, tree};
+use crate::preload;
+use crate::preload::Kind;
+use seqstream::architecture::ModelConfig;
+use seqstream::dtype::DType;
+use seqstream::weights::random::write_random;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-use seqstream::dtype::DType;
-use seqstream::model::config::ModelConfig;
-use seqstream::weights::random::write_random;
-
-use crate::cli_support::{fasta, seqstream, stderr, tree};
-use crate::preload::{self, Kind};
 
 /// The files of a directory, by path.
 pub type Tree = BTreeMap<String, Vec<u8>>;
