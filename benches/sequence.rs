@@ -230,7 +230,7 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
         input_records: None,
         piped: false,
     };
-    let job = open_job(dir.path(), spec, false).unwrap_or_else(|e| panic!("{e}"));
+    let job = open_job(dir.path(), spec, false, None).unwrap_or_else(|e| panic!("{e}"));
     let reader = SequenceReader::from_reader("bench", Cursor::new(text), ReaderOptions::default())
         .unwrap_or_else(|e| panic!("{e}"));
     let report = run(

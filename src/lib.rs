@@ -25,5 +25,6 @@ pub mod model;
 pub mod output;
 pub mod pipeline;
 pub mod sequence;
+mod small_file;
 pub mod stream;
 pub mod weights;

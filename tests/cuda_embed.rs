@@ -275,7 +275,7 @@ fn a_device_that_fails_ends_the_job_and_keeps_its_shards() {
     // Too little memory for the model.
     let mut command = place.embed("failed", options);
     command.env("SEQSTREAM_SIM_MEMORY", "560000000");
-    fails(command, 8, &["bytes free, and the model needs"]);
+    fails(command, 8, &["0.5 GiB free, and the model needs 0.6 GiB"]);
 }
 
 #[test]

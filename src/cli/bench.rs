@@ -1,6 +1,7 @@
 //! `seqstream bench`: how fast a model runs here, against its matrix products alone.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -10,8 +11,9 @@ use super::cold::cold;
 use super::engine::{self, Job};
 use super::options::{self, Device};
 use super::progress::count;
-use super::{Console, Failure, model};
+use super::{Console, Failure, algorithms, model};
 use crate::backend::cuda::Cuda;
+use crate::backend::cuda::gemm::Algorithms;
 use crate::backend::{self, BackendError};
 use crate::batch::PackedBatch;
 use crate::model::config::{ModelConfig, ModelKind};
@@ -57,6 +59,10 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
         token_budget: args.token_budget,
         threads,
         longest: longest.max(),
+        algorithms: match &device {
+            Device::Cpu => Arc::new(Algorithms::new(None)),
+            Device::Cuda { .. } => algorithms::from_cache(console),
+        },
     };
     let measure = Measure {
         request,
@@ -75,7 +81,7 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
             let first = workloads.first().filter(|_| args.cold);
             let loading = first.map(|first| cold(on, &checkpoint, &job, first, &measure));
             let loading = loading.transpose()?;
-            let mut model = one(on, &checkpoint, &job)?;
+            let mut model = one(on, &checkpoint, &job, console)?;
             let info = model.backend().device();
             let budget = engine::budget(&job, info.multiprocessors as usize, model.limits().tokens);
             let name = format!("{} {}", info.name, dtype.name());
@@ -85,7 +91,7 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
             (name, budget, loading)
         }
         _ => {
-            let mut engine = engine::load(&device, &checkpoint, &job)?;
+            let mut engine = engine::load(&device, &checkpoint, &job, console)?;
             engine::describe(&engine, &checkpoint, console);
             let name = format!("{} {}", engine.place, engine.identity.dtype);
             for workload in &workloads {
@@ -103,11 +109,12 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
 }
 
 pub(super) fn one(
-    (devices, dtype, overlap): (&[u32], DType, bool),
+    on: (&[u32], DType, bool),
     checkpoint: &Checkpoint,
     job: &Job,
+    console: &Console,
 ) -> Result<Model<Cuda>, Failure> {
-    let models = engine::on_cuda(devices, dtype, overlap, checkpoint, job)?;
+    let models = engine::on_cuda(on, checkpoint, job, console)?;
     let model = models.into_iter().next();
     model.ok_or_else(|| Failure::Other("no device".into()))
 }
@@ -116,7 +123,7 @@ pub(super) struct Measure<'a> {
     request: Request,
     rounds: usize,
     breakdown: bool,
-    console: &'a Console,
+    pub console: &'a Console,
 }
 
 impl Measure<'_> {

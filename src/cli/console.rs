@@ -72,6 +72,11 @@ impl Console {
         stderr(&format!("{} {text}", self.paint("warning:", "33;1")));
     }
 
+    /// What to do about what was just said.
+    pub fn hint(&self, text: &str) {
+        stderr(&format!("{} {text}", self.paint("hint:", "36;1")));
+    }
+
     /// Why the program fails, and what to do about it.
     pub fn fail(&self, failure: &Failure) {
         if failure.is_silent() {
@@ -79,7 +84,7 @@ impl Console {
         }
         stderr(&format!("{} {failure}", self.paint("error:", "31;1")));
         if let Some(hint) = failure.hint() {
-            stderr(&format!("{} {hint}", self.paint("hint:", "36;1")));
+            self.hint(&hint);
         }
     }
 

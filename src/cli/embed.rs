@@ -11,7 +11,7 @@ use super::args::EmbedArgs;
 use super::engine::{self, Identity};
 use super::options::{self, EmbedOptions};
 use super::progress::{Display, bytes, count, duration, signal_name};
-use super::{Console, Failure, machine, model};
+use super::{Console, Failure, algorithms, machine, model};
 use crate::model::config::ModelConfig;
 use crate::model::{Pool, Request};
 use crate::output::{FORMAT, InputSpec, JOB_FILE, JobSpec, ModelSpec};
@@ -42,20 +42,34 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     }
     let alphabet = model::alphabet(config.kind);
     let summary = check_inputs(&options, alphabet, console)?;
+    let algorithms = algorithms::of_job(&options, console)?;
     let job = engine::Job {
         request: request.clone(),
         token_budget: options.token_budget,
         threads: options.threads,
         longest: longest(&options, &summary),
+        algorithms: Arc::clone(&algorithms),
     };
     let start = Instant::now();
     let (hash, engine) = std::thread::scope(|scope| {
         let hashing = scope.spawn(|| hash(&checkpoint, options.threads));
-        let engine = engine::load(&options.device, &checkpoint, &job);
+        let engine = engine::load(&options.device, &checkpoint, &job, console);
         let panicked = |_| Err(Failure::Other("the thread that hashes panicked".into()));
         (hashing.join().unwrap_or_else(panicked), engine)
     });
-    let (hash, mut engine) = (hash?, engine?);
+    let hash = hash?;
+    let mut engine = match engine {
+        Err(failure) if options.resume && failure.is_refused_table() => {
+            // The table may lack what other options than the job's want: then say which they are.
+            let asked = |there: &JobSpec| {
+                let identity = Identity::of_job(there, &options.device);
+                spec(&options, &config, &identity, hash, &request, &summary)
+            };
+            pipeline::compare_job(&options.out, asked)?;
+            return Err(failure);
+        }
+        engine => engine?,
+    };
     console.detail(&format!(
         "hashed the model and set it up in {}: {hash}",
         duration(start.elapsed())
@@ -69,7 +83,9 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         &request,
         &summary,
     );
-    let job = pipeline::open_job(&options.out, spec, options.resume)?;
+    // On CUDA alone: on the CPU no product has asked for an algorithm.
+    let table = algorithms.table().map(|table| table.to_json());
+    let job = pipeline::open_job(&options.out, spec, options.resume, table.as_deref())?;
     if job.resumed {
         console.say(&format!(
             "resuming: {} shards stand already",

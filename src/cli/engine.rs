@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::options::{self, Device};
-use super::{Console, Failure};
+use super::{Console, Failure, algorithms};
 use crate::backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::driver::{Context, DriverError};
 use crate::backend::cuda::gemm::Algorithms;
 use crate::backend::cuda::{self, Cuda, CudaError, CudaOptions};
 use crate::model::{Embedder, Fleet, Model, Request};
+use crate::output::JobSpec;
 use crate::stream::{StreamManager, StreamOptions};
 use crate::weights::{Checkpoint, DType};
 
@@ -23,6 +24,8 @@ pub struct Job {
     pub threads: usize,
     /// Tokens of the longest sequence, where it is known.
     pub longest: Option<usize>,
+    /// The algorithms of the products on CUDA, for all devices.
+    pub algorithms: Arc<Algorithms>,
 }
 
 /// What, besides the model, decides the bits of a result.
@@ -36,6 +39,23 @@ pub struct Identity {
     pub dtype: &'static str,
     /// The algorithms of the products on CUDA.
     pub gemm: Option<String>,
+}
+
+impl Identity {
+    /// What a job on `device` has that goes on with the job `there`, as far as that is known before the model is
+    /// loaded.
+    pub fn of_job(there: &JobSpec, device: &Device) -> Self {
+        let (device, dtype) = match device {
+            Device::Cpu => ("cpu", DType::F32),
+            Device::Cuda { dtype, .. } => ("cuda", *dtype),
+        };
+        Self {
+            device,
+            simd: there.simd.clone(),
+            dtype: dtype.name(),
+            gemm: there.gemm.clone(),
+        }
+    }
 }
 
 /// A model, ready to compute.
@@ -57,7 +77,12 @@ pub struct Engine {
 }
 
 /// Puts the model on its devices. On CUDA its weights may still be on their way when this returns.
-pub fn load(device: &Device, checkpoint: &Checkpoint, job: &Job) -> Result<Engine, Failure> {
+pub fn load(
+    device: &Device,
+    checkpoint: &Checkpoint,
+    job: &Job,
+    console: &Console,
+) -> Result<Engine, Failure> {
     match device {
         Device::Cpu => on_cpu(checkpoint, job),
         Device::Cuda {
@@ -65,7 +90,8 @@ pub fn load(device: &Device, checkpoint: &Checkpoint, job: &Job) -> Result<Engin
             dtype,
             overlap,
         } => {
-            let models = on_cuda(devices, *dtype, *overlap, checkpoint, job)?;
+            let on = (devices.as_slice(), *dtype, *overlap);
+            let models = on_cuda(on, checkpoint, job, console)?;
             fleet(models, *dtype, job)
         }
     }
@@ -96,11 +122,10 @@ fn on_cpu(checkpoint: &Checkpoint, job: &Job) -> Result<Engine, Failure> {
 
 /// The model on each of these devices, with streams and algorithms that they share.
 pub fn on_cuda(
-    devices: &[u32],
-    dtype: DType,
-    overlap: bool,
+    (devices, dtype, overlap): (&[u32], DType, bool),
     checkpoint: &Checkpoint,
     job: &Job,
+    console: &Console,
 ) -> Result<Vec<Model<Cuda>>, Failure> {
     let cuda = |e: CudaError| Failure::from(backend::BackendError::from(e));
     let contexts: Result<Vec<_>, DriverError> = devices.iter().map(|d| Context::new(*d)).collect();
@@ -116,7 +141,6 @@ pub fn on_cuda(
         .create_streams(&contexts)
         .map_err(|e| cuda(e.into()))?;
     let manager = Arc::new(manager);
-    let algorithms = Arc::new(Algorithms::new(Algorithms::default_cache()));
     let options = CudaOptions {
         dtype,
         tokens: job.token_budget,
@@ -130,13 +154,16 @@ pub fn on_cuda(
         let backend = Cuda::new(
             Arc::clone(&manager),
             context,
-            Arc::clone(&algorithms),
+            Arc::clone(&job.algorithms),
             options,
         );
         let backend = backend.map_err(cuda)?;
         Ok(Model::load(backend, checkpoint.config(), checkpoint)?)
     };
-    contexts.iter().map(load).collect()
+    let models = contexts.iter().map(load).collect();
+    // Before a failure is told: it may be what led to it.
+    algorithms::warn(&job.algorithms, console);
+    models
 }
 
 fn fleet(models: Vec<Model<Cuda>>, dtype: DType, job: &Job) -> Result<Engine, Failure> {

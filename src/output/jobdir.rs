@@ -10,6 +10,8 @@ use super::OutputError;
 pub const JOB_FILE: &str = "job.json";
 /// What was done, written last.
 pub const MANIFEST_FILE: &str = "manifest.json";
+/// The GEMM algorithms of a job on CUDA, written before [`JOB_FILE`].
+pub const ALGORITHMS_FILE: &str = "algorithms.json";
 const LOCK_FILE: &str = ".lock";
 /// Suffix of what is not whole yet.
 const PARTIAL: &str = ".partial";
@@ -96,12 +98,7 @@ impl JobDir {
 
     /// The numbers of the shards that stand here, ascending.
     pub fn shards(&self) -> Result<Vec<u64>, OutputError> {
-        let mut blocks: Vec<u64> = names(&self.path)?
-            .iter()
-            .filter_map(|n| shard_number(n))
-            .collect();
-        blocks.sort_unstable();
-        Ok(blocks)
+        list_shards(&self.path)
     }
 
     /// Removes what an interrupted job left unfinished.
@@ -200,13 +197,14 @@ fn names(path: &Path) -> Result<Vec<String>, OutputError> {
 
 fn refuse_foreign(path: &Path) -> Result<(), OutputError> {
     let ours = |name: &str| {
-        [JOB_FILE, MANIFEST_FILE, LOCK_FILE].contains(&name)
+        [JOB_FILE, ALGORITHMS_FILE, MANIFEST_FILE, LOCK_FILE].contains(&name)
             || shard_number(name).is_some()
             || name
                 .strip_prefix('.')
                 .and_then(|n| n.strip_suffix(PARTIAL))
                 .is_some_and(|n| {
-                    [JOB_FILE, MANIFEST_FILE].contains(&n) || shard_number(n).is_some()
+                    [JOB_FILE, ALGORITHMS_FILE, MANIFEST_FILE].contains(&n)
+                        || shard_number(n).is_some()
                 })
     };
     match names(path)?.into_iter().find(|name| !ours(name)) {

@@ -3,6 +3,7 @@
 //! ```text
 //! OUT/
 //!   job.json              what was asked: everything that decides the bytes
+//!   algorithms.json       on CUDA: the GEMM algorithms, whose digest is `gemm` in job.json
 //!   shard-000000/         records 0 .. shard_size of the whole input
 //!     ids.txt             one id a line, in input order
 //!     layer_33.npy        [rows, d] pooled rows
@@ -18,6 +19,7 @@
 //! threads, budgets or the clock, so an interrupted and resumed job leaves the same bytes as one
 //! that ran through.
 
+mod algorithms;
 mod error;
 mod file;
 mod jobdir;
@@ -27,9 +29,10 @@ mod shard;
 mod spec;
 mod states;
 
+pub use algorithms::{read_algorithms, write_algorithms};
 pub use error::OutputError;
 pub use file::{FileEntry, OutputDtype, hash_file};
-pub use jobdir::{JOB_FILE, JobDir, MANIFEST_FILE, list_shards, shard_name};
+pub use jobdir::{ALGORITHMS_FILE, JOB_FILE, JobDir, MANIFEST_FILE, list_shards, shard_name};
 pub use manifest::{
     ManifestHead, read_job, read_manifest_head, read_shard, read_shard_at, write_job,
     write_manifest,

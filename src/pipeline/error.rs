@@ -1,7 +1,7 @@
 //! How a job can fail.
 
 use crate::model::ModelError;
-use crate::output::{Difference, OutputError};
+use crate::output::{ALGORITHMS_FILE, Difference, OutputError};
 use crate::sequence::{Place, SequenceError};
 use std::path::PathBuf;
 
@@ -100,6 +100,14 @@ pub enum JobError {
         /// Records in the input.
         records: u64,
     },
+    /// A table of GEMM algorithms that a job cannot be computed with.
+    #[error("the table of GEMM algorithms {} cannot be used: {reason}", path.display())]
+    Algorithms {
+        /// Its file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// Jobs that cannot be merged.
     #[error("cannot merge: {reason}")]
     Merge {
@@ -149,12 +157,19 @@ impl JobError {
             Self::Exists { .. } => {
                 Some("add --resume to go on with it, or give another --out to start anew".into())
             }
+            // The directory's own table would have been used if it were there.
+            Self::Differs { differences, .. } if differences.iter().all(|d| d.field == "gemm") => Some(format!(
+                "{ALGORITHMS_FILE}, which holds the job's GEMM algorithms, is missing there: put it back, or give that of another share of the same job by --gemm-algorithms, or another --out"
+            )),
             Self::Differs { .. } => {
                 Some("give the options, model and inputs of that job, or another --out".into())
             }
             Self::RecordsDiffer { .. } | Self::Surplus { .. } => {
                 Some("give the input that the job was started with, or another --out".into())
             }
+            Self::Algorithms { .. } => Some(
+                "put the file back as the job wrote it: all shares of one job have the same; or begin a new job, with another --out".into(),
+            ),
             Self::Merge { hint, .. } => Some(hint.clone()),
             Self::Internal(_) => Some("please report this with the command that led to it".into()),
         }

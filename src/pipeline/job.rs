@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::JobError;
-use crate::output::{JobDir, JobSpec, read_job, write_job};
+use crate::output::{ALGORITHMS_FILE, JobDir, JobSpec, read_job, write_algorithms, write_job};
 
 /// A job whose directory is locked and whose job.json stands.
 #[derive(Debug)]
@@ -18,11 +18,37 @@ pub struct OpenJob {
     pub resumed: bool,
 }
 
+/// Compares the job in `out`, if there is one, with the job that is `asked` to go on with it.
+///
+/// # Errors
+/// [`JobError::Differs`]
+pub fn compare_job(out: &Path, asked: impl FnOnce(&JobSpec) -> JobSpec) -> Result<(), JobError> {
+    let there = read_job(out)?;
+    refuse_differences(out, &there, &asked(&there))
+}
+
+fn refuse_differences(out: &Path, there: &JobSpec, asked: &JobSpec) -> Result<(), JobError> {
+    let differences = there.differences(asked);
+    match differences.is_empty() {
+        true => Ok(()),
+        false => Err(JobError::Differs {
+            path: out.to_path_buf(),
+            differences,
+        }),
+    }
+}
+
 /// Opens the directory `out` for the job `asked`.
 ///
 /// A directory that holds a job is refused unless `resume` is set and that job is this one.
 /// `resume` on an empty directory begins the job: a script need not know which run is the first.
-pub fn open_job(out: &Path, asked: JobSpec, resume: bool) -> Result<OpenJob, JobError> {
+/// `algorithms` is what becomes algorithms.json, on CUDA: `asked.gemm` is its digest.
+pub fn open_job(
+    out: &Path,
+    asked: JobSpec,
+    resume: bool,
+    algorithms: Option<&str>,
+) -> Result<OpenJob, JobError> {
     let dir = JobDir::open(out)?;
     let finished = dir.shards()?;
     if !dir.holds_job() {
@@ -33,6 +59,10 @@ pub fn open_job(out: &Path, asked: JobSpec, resume: bool) -> Result<OpenJob, Job
             });
         }
         dir.remove_partials()?;
+        // First, so that it stands wherever a job.json does that names it.
+        if let Some(text) = algorithms {
+            write_algorithms(&dir, text)?;
+        }
         write_job(&dir, &asked)?;
         return Ok(OpenJob {
             dir,
@@ -47,14 +77,15 @@ pub fn open_job(out: &Path, asked: JobSpec, resume: bool) -> Result<OpenJob, Job
         });
     }
     let spec = read_job(out)?;
-    let differences = spec.differences(&asked);
-    if !differences.is_empty() {
-        return Err(JobError::Differs {
-            path: out.to_path_buf(),
-            differences,
-        });
-    }
+    refuse_differences(out, &spec, &asked)?;
     dir.remove_partials()?;
+    // A job that an older version began has none yet. Another one than the job's cannot be here:
+    // its digest would be a difference.
+    if let Some(text) = algorithms
+        && !dir.path().join(ALGORITHMS_FILE).exists()
+    {
+        write_algorithms(&dir, text)?;
+    }
     Ok(OpenJob {
         dir,
         spec,

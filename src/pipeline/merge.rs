@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use super::{JobError, Share};
+use super::{JobError, KeptAlgorithms, Share};
 use crate::output::{
     JobDir, ManifestHead, OutputError, hash_file, list_shards, read_job, read_manifest_head,
-    read_shard_at, shard_name, write_job, write_manifest,
+    read_shard_at, shard_name, write_algorithms, write_job, write_manifest,
 };
 
 /// What a merge did.
@@ -36,12 +36,9 @@ pub fn merge(sources: &[PathBuf], out: &Path) -> Result<MergeReport, JobError> {
     for other in rest {
         let mut there = manifest_of(other)?;
         there.job.shard = Share::ALL.to_string();
-        let mut differences: Vec<String> = manifest
-            .job
-            .differences(&there.job)
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let different = manifest.job.differences(&there.job);
+        let gemm_alone = different.iter().all(|d| d.field == "gemm");
+        let mut differences: Vec<String> = different.iter().map(ToString::to_string).collect();
         if manifest.input_records != there.input_records {
             let (a, b) = (manifest.input_records, there.input_records);
             differences.push(format!("input_records was {a}, now {b}"));
@@ -53,12 +50,17 @@ pub fn merge(sources: &[PathBuf], out: &Path) -> Result<MergeReport, JobError> {
                 other.display(),
                 differences.join("; ")
             );
-            return Err(refuse(
-                reason,
-                "run every share with the same model, options and inputs",
-            ));
+            let hint = match gemm_alone && differences.len() == different.len() {
+                true => format!(
+                    "run one of them again, with another --out and `--gemm-algorithms {}`",
+                    first.display()
+                ),
+                false => "run every share with the same model, options and inputs".into(),
+            };
+            return Err(refuse(reason, hint));
         }
     }
+    let algorithms = algorithms(sources, manifest.job.gemm.as_deref())?;
     let shards = collect(sources, &manifest)?;
     let dir = JobDir::open(out)?;
     if dir.holds_job() || !dir.shards()?.is_empty() {
@@ -69,6 +71,9 @@ pub fn merge(sources: &[PathBuf], out: &Path) -> Result<MergeReport, JobError> {
     }
     let mut job = read_job(first)?;
     job.shard = Share::ALL.to_string();
+    if let Some(kept) = algorithms {
+        write_algorithms(&dir, &kept.table.to_json())?;
+    }
     write_job(&dir, &job)?;
     for (block, path) in &shards {
         let partial = dir.begin_shard(*block)?;
@@ -103,6 +108,17 @@ fn manifest_of(source: &Path) -> Result<ManifestHead, JobError> {
         }
         other => Ok(other?),
     }
+}
+
+/// The table of GEMM algorithms that the shares were computed with; none on the CPU, and none where all shares are of an
+/// older version of this program. A table that is another one is refused, wherever it stands.
+fn algorithms(sources: &[PathBuf], gemm: Option<&str>) -> Result<Option<KeptAlgorithms>, JobError> {
+    let mut found = None;
+    for source in sources {
+        let kept = KeptAlgorithms::of_job(source, gemm)?;
+        found = found.or(kept);
+    }
+    Ok(found)
 }
 
 /// Where each block stands, every one checked.

@@ -13,6 +13,7 @@
 //! nothing is gained by sorting, and the order of the output is that of the input. What is in
 //! flight is bounded by the budget and the depth of the channels, whatever the input's size.
 
+mod algorithms;
 mod error;
 mod feed;
 mod job;
@@ -24,9 +25,10 @@ mod run;
 mod stop;
 mod tokenising;
 
+pub use algorithms::KeptAlgorithms;
 pub use error::JobError;
 pub use feed::{FeedOptions, Records, Share};
-pub use job::{OpenJob, open_job};
+pub use job::{OpenJob, compare_job, open_job};
 pub use length::{LengthLimit, Long};
 pub use merge::{MergeReport, merge};
 pub use run::{Observer, Progress, Report, RunOptions, Silent, run};

@@ -250,7 +250,7 @@ impl Job {
         observer: &mut dyn Observer,
         stop: &Stop,
     ) -> Result<Report, JobError> {
-        let job = open_job(out, self.spec(), self.resume)?;
+        let job = open_job(out, self.spec(), self.resume, None)?;
         let options = RunOptions {
             feed: self.feed.clone(),
             request: self.request.clone(),
