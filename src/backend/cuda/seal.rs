@@ -159,7 +159,7 @@ impl Cuda {
         let uploader = Uploader::new(&loading, &mut arena, upload)?;
         let fences = Arc::new(LayerFences::new(&loading, "group", groups)?);
         let of_loader = Arc::clone(&casts);
-        let loader = Loader::start(uploader, Arc::clone(&fences), None, move |up, fences| {
+        let loader = Loader::start(uploader, fences, move |up, fences| {
             weights::load(&placed, groups, &of_loader, up, fences)
         })?;
         Ok(Running {
@@ -176,14 +176,13 @@ impl Cuda {
             scratch,
             sums,
             processor,
-            fences,
             group_bytes,
             arrived: 0,
             passes: 0,
             pass: None,
             ended: Default::default(),
             profile: None,
-            _loader: loader,
+            loader,
             _casts: casts,
         })
     }

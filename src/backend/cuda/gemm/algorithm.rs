@@ -70,11 +70,6 @@ impl Algorithm {
     pub(super) fn library(&self) -> sys::cublasLtMatmulAlgo_t {
         sys::cublasLtMatmulAlgo_t { data: self.data }
     }
-
-    /// Bytes of workspace that it uses, at most [`WORKSPACE`].
-    pub fn workspace(&self) -> usize {
-        self.workspace
-    }
 }
 
 /// What an algorithm's bytes are valid for, and its bits the same on. Not the device's name nor its number of
