@@ -322,7 +322,7 @@ fn a_given_table_that_does_not_serve_is_refused_and_nothing_is_chosen_instead() 
         );
     }
     fs::write(&given, without_one(&text)).unwrap();
-    let lacks = "it has no algorithm for the product f";
+    let lacks = "it has no algorithm for the product ";
     refused("", 6, &["given.json", lacks, "another model"]);
     fs::write(&given, &text).unwrap();
     refused("--dtype bf16", 6, &["given.json", lacks]);
