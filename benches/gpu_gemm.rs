@@ -164,7 +164,7 @@ fn main() {
         "chosen_at_rows": tuning.rows,
         "flush_bytes": FLUSH,
         "models": models,
-        "algorithms": serde_json::from_str::<Value>(&algorithms.to_json().unwrap()).unwrap(),
+        "algorithms": serde_json::from_str::<Value>(&algorithms.table().unwrap().to_json()).unwrap(),
     });
     if let Some(file) = &options.file {
         std::fs::write(file, serde_json::to_string_pretty(&result).unwrap() + "\n").unwrap();

@@ -232,8 +232,8 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
         piped: false,
         weights: None,
     };
-    let job =
-        open_job(dir.path(), spec, false, &Checks::default()).unwrap_or_else(|e| panic!("{e}"));
+    let job = open_job(dir.path(), spec, false, &Checks::default(), None)
+        .unwrap_or_else(|e| panic!("{e}"));
     let reader = SequenceReader::from_reader("bench", Cursor::new(text), ReaderOptions::default())
         .unwrap_or_else(|e| panic!("{e}"));
     let report = run(

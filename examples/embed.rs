@@ -28,6 +28,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         per_token: false,
     };
     let mut session = Session::open(&model, &Device::Cpu, request)?;
+    for warning in session.warnings() {
+        eprintln!("warning: {warning}");
+    }
     for (name, embedding) in names.iter().zip(session.embed(&sequences)?) {
         let row = &embedding.layers[1].pooled;
         println!(

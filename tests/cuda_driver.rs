@@ -170,10 +170,8 @@ fn streams_are_idle_when_their_work_is_done_and_devices_are_what_they_are() {
     }
     stream.synchronize().unwrap();
     assert_eq!(stream.status().unwrap(), Busy::Idle);
-    assert!(end.passed().unwrap());
     assert!(end.milliseconds_since(&start).unwrap().unwrap() >= 0.0);
     let plain = Fence::new(&context).unwrap();
-    assert!(plain.passed().unwrap(), "never recorded");
     assert_eq!(plain.milliseconds_since(&start).unwrap(), None);
     assert_eq!(Context::new(3).unwrap_err().at.device, Some(3));
 }

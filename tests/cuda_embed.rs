@@ -5,10 +5,12 @@
 mod cli_support;
 mod cuda_support;
 
+use cli_support::tree as files;
 use cli_support::{
-    Place, assert_same, fails, fasta, jobs, rows, states, stderr, tree as files, wait_for, written,
+    Place, assert_same, fails, fasta, jobs, rows, states, stderr, wait_for, written,
 };
 use cuda_support::real::{absent, not_run, wants_real};
+use seqstream::architecture::ModelConfig;
 use seqstream::backend::cuda::kernels;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -275,7 +277,7 @@ fn a_device_that_fails_ends_the_job_and_keeps_its_shards() {
     // Too little memory for the model.
     let mut command = place.embed("failed", options);
     command.env("SEQSTREAM_SIM_MEMORY", "560000000");
-    fails(command, 8, &["bytes free, and the model needs"]);
+    fails(command, 8, &["0.5 GiB free, and the model needs 0.6 GiB"]);
 }
 
 #[test]
@@ -363,6 +365,60 @@ fn an_overflow_in_f16_is_named_with_its_remedy() {
             "{dtype}"
         );
     }
+}
+
+/// Where a model does not fit, what is advised is what makes it fit: a dtype of 16 bits, or fewer tokens a pass.
+#[test]
+fn advice_on_too_little_memory_is_true() {
+    let Some(place) = simulated(0, 1) else {
+        return;
+    };
+    std::fs::remove_dir_all(place.path("model")).unwrap();
+    place.model("model", ModelConfig::esm2(2, 320, 20), 1);
+    std::fs::write(place.path("in.fa"), ">a\nMKV\n").unwrap();
+    // With so many MB of memory: what it says where the model does not fit.
+    let run = |megabytes: u32, options: &str| {
+        let _ = std::fs::remove_dir_all(place.path("out"));
+        let mut command = place.embed("out", &format!("-q {options}"));
+        command.env("SEQSTREAM_SIM_MEMORY", format!("{megabytes}000000"));
+        let output = command.output().unwrap();
+        let said = stderr(&output);
+        match output.status.code() {
+            Some(0) => None,
+            code => {
+                assert_eq!(code, Some(8), "{said}");
+                assert!(said.contains(" GiB free, and the model needs "), "{said}");
+                Some(said)
+            }
+        }
+    };
+    let least = |dtype: &str| {
+        let (mut too_few, mut enough) = (540, 668);
+        while enough - too_few > 1 {
+            let middle = too_few + (enough - too_few) / 2;
+            match run(middle, &format!("--dtype {dtype}")) {
+                Some(_) => too_few = middle,
+                None => enough = middle,
+            }
+        }
+        enough
+    };
+    let (f16, f32) = (least("f16"), least("f32"));
+    assert!(540 < f16 && f16 + 2 < f32 && f32 < 668, "{f16} {f32}");
+    let said = run(f32 - 2, "--dtype f32").unwrap();
+    assert!(said.contains("hint: use --dtype f16 or bf16"), "{said}");
+    // Not where that would not fit either, nor where it was asked for.
+    let said = run(f16 - 10, "--dtype f32").unwrap();
+    assert!(
+        said.contains("hint: use a device with 0.6 GiB free"),
+        "{said}"
+    );
+    let said = run(f16 - 1, "--dtype f16").unwrap();
+    assert!(!said.contains("--dtype"), "{said}");
+    let (_, fewer) = said.split_once("hint: use --token-budget ").unwrap();
+    let fewer = fewer.split_once(',').unwrap().0;
+    let fewer = format!("--dtype f16 --token-budget {fewer}");
+    assert_eq!(run(f16 - 1, &fewer), None);
 }
 
 #[test]

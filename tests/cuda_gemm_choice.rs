@@ -4,9 +4,17 @@
 
 mod cuda_support;
 
+use cuda_support::algorithms::{place_in, sealed};
 use cuda_support::products::*;
 use seqstream::dtype::DType;
-use seqstream::gpu::cublaslt::{Algorithms, Gemm, GemmError, Kind, ProductSpec, Tuning, cublaslt};
+use seqstream::gpu::cublaslt::AlgorithmTable;
+use seqstream::gpu::cublaslt::Algorithms;
+use seqstream::gpu::cublaslt::Gemm;
+use seqstream::gpu::cublaslt::GemmError;
+use seqstream::gpu::cublaslt::Kind;
+use seqstream::gpu::cublaslt::ProductSpec;
+use seqstream::gpu::cublaslt::Tuning;
+use seqstream::gpu::cublaslt::cublaslt;
 use seqstream::gpu::driver::Context;
 use std::fs;
 use std::sync::Arc;
@@ -16,22 +24,16 @@ fn the_fastest_that_sums_k_whole_is_chosen_and_runs_allocate_nothing() {
     let Some(simulator) = start(1, 0) else { return };
     let mut rig = Rig::new(0);
     let spec = spec(48, 96, DType::F16, Kind::Accumulate, true);
-    let place = |tuning| {
+    let place = |tuning: Tuning| {
         let algorithms = Arc::new(Algorithms::new(None));
         let gemm = Gemm::load(&rig.context, Arc::clone(&algorithms), tuning).unwrap();
         gemm.product(&spec).unwrap();
         // The second word is the algorithm's place in the simulator's list.
-        let json = algorithms.to_json().unwrap();
-        let digits = json.find("\"algorithm\":\"").unwrap() + 13;
-        json.as_bytes()[digits + 31] as char
+        let json = algorithms.table().unwrap().to_json();
+        json.as_bytes()[place_in(&json).end - 1] as char
     };
     // The list is in cuda-sim/src/cublaslt_algorithms.rs: five traps, a slow one, the best, another.
     assert_eq!(place(TUNING), '6');
-    assert_eq!(
-        place(Tuning::untimed(64)),
-        '5',
-        "the library's first that may be used"
-    );
     let gemm = gemm(&rig.context);
     let product = gemm.product(&spec).unwrap();
     let case = Case::new(&mut rig, &spec, 40);
@@ -112,9 +114,13 @@ fn all_devices_of_a_job_use_one_table_and_so_does_its_resumption() {
         results.push(Case::new(&mut rig, &spec, 33).run(&rig, &product));
     }
     assert!(results.iter().all(|bits| *bits == results[0]));
-    let json = algorithms.to_json().unwrap();
+    let json = algorithms.table().unwrap().to_json();
+    let imposed = |json: &str| {
+        let table = AlgorithmTable::parse(json).unwrap();
+        Arc::new(Algorithms::imposed(table, "the table T".into()))
+    };
     let rig = Rig::new(2);
-    let resumed = Arc::new(Algorithms::imposed(&json).unwrap());
+    let resumed = imposed(&json);
     let gemm = Gemm::load(&rig.context, Arc::clone(&resumed), TUNING).unwrap();
     let before = counter(&simulator, "matmuls");
     gemm.product(&spec).unwrap();
@@ -127,26 +133,22 @@ fn all_devices_of_a_job_use_one_table_and_so_does_its_resumption() {
     };
     let error = gemm.product(&other).unwrap_err().to_string();
     assert!(
-        error.contains("device 2: there is none for f16 40x72 store"),
+        error.contains("device 2: it has no algorithm for the product f16 40x72 store"),
         "{error}"
     );
-    let word = |place: u64| format!("{place:016x}");
     for (place, reason) in [
         (2, "sums K in 2 parts"),
         (4, "does not serve 1 rows"),
         (99, "CUBLAS_STATUS_INVALID_VALUE"),
     ] {
-        let digits = json.find("\"algorithm\":\"").unwrap() + 13;
         let mut bad = json.clone();
-        bad.replace_range(digits + 16..digits + 32, &word(place));
-        let bad = Arc::new(Algorithms::imposed(&bad).unwrap());
-        let gemm = Gemm::load(&rig.context, bad, TUNING).unwrap();
+        bad.replace_range(place_in(&json), &format!("{place:016x}"));
+        let gemm = Gemm::load(&rig.context, imposed(&sealed(&bad)), TUNING).unwrap();
         let error = gemm.product(&spec).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
     }
-    let old = json.replace("130002", "120805");
-    let old = Arc::new(Algorithms::imposed(&old).unwrap());
-    let error = Gemm::load(&rig.context, old, TUNING).unwrap_err();
+    let old = sealed(&json.replace("130002", "120805"));
+    let error = Gemm::load(&rig.context, imposed(&old), TUNING).unwrap_err();
     assert!(matches!(error, GemmError::Imposed { .. }), "{error}");
     assert!(error.hint().unwrap().contains("begun with"));
 }

@@ -172,7 +172,7 @@ fn an_error_names_product_rows_and_the_drivers_own_reason() {
             .to_string()
             .contains("bias at 0x0")
     );
-    let small = rig.workspace.part(0..4096);
+    let small = rig.workspace.slice(0..4096);
     // SAFETY: as in `Case::run`.
     let error = unsafe { product.run(&rig.stream, &small, case.operands(), 9) };
     assert!(

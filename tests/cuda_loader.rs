@@ -49,7 +49,7 @@ fn a_layer_is_there_before_it_is_used_however_late_it_is_loaded() {
             }
             Ok(())
         };
-        let loader = Loader::start(uploader, loaded, None, work).unwrap();
+        let loader = Loader::start(uploader, loaded, work).unwrap();
         for layer in 0..LAYERS {
             loader.loaded().wait(layer, ring.compute()).unwrap();
             read(&mut ring, layer, &buffers[layer as usize]).unwrap();
@@ -272,7 +272,7 @@ fn waiting_for_layer_1(work: Work) -> (StreamError, String, Result<(), StreamErr
         sleep(A_WHILE);
         work(uploader, loaded)
     };
-    let loader = Loader::start(rig.uploader, loaded, None, work).unwrap();
+    let loader = Loader::start(rig.uploader, loaded, work).unwrap();
     loader.loaded().wait(0, rig.ring.compute()).unwrap();
     let error = loader.loaded().wait(1, rig.ring.compute()).unwrap_err();
     let finished = loader.finish().map(|_| ());
@@ -320,7 +320,7 @@ fn a_failure_elsewhere_wakes_whoever_waits_and_ends_the_loader() {
         uploader.mark(loaded)?;
         waits.wait(0, uploader.stream())
     };
-    let loader = Loader::start(rig.uploader, loaded, Some(Arc::clone(&used)), work).unwrap();
+    let loader = Loader::start(rig.uploader, loaded, work).unwrap();
     loader.loaded().wait(0, rig.ring.compute()).unwrap();
     sleep(A_WHILE);
     simulator.fault("cuEventRecord#1:700:sticky");
@@ -335,13 +335,12 @@ fn a_failure_elsewhere_wakes_whoever_waits_and_ends_the_loader() {
 #[test]
 fn a_loader_that_is_dropped_stops_wherever_it_is() {
     let _watchdog = watchdog("a dropped loader");
-    for at in ["uploading", "waiting", "done"] {
+    for at in ["uploading", "done"] {
         let simulator = simulator(1, 2);
         let reports = Reports::default();
         let rig = rig(1, &reports, true);
         let loaded = fences(&rig.streams, "layer", 1);
-        let used = fences(&rig.streams, "used", 1);
-        let (target, waits) = (rig.buffers[0].clone(), Arc::clone(&used));
+        let target = rig.buffers[0].clone();
         let (there, begun) = channel();
         let work = move |uploader: &mut Uploader, _: &LayerFences| {
             there.send(()).unwrap();
@@ -349,17 +348,16 @@ fn a_loader_that_is_dropped_stops_wherever_it_is() {
                 "uploading" => loop {
                     uploader.upload(&[1; LAYER], &target, 0)?;
                 },
-                "waiting" => waits.wait(0, uploader.stream()),
                 _ => Ok(()),
             }
         };
-        let loader = Loader::start(rig.uploader, loaded, Some(Arc::clone(&used)), work).unwrap();
+        let loader = Loader::start(rig.uploader, loaded, work).unwrap();
         begun.recv().unwrap();
         drop(loader);
         // That is no failure.
         assert_eq!(rig.manager.check(), Ok(()), "{at}");
         assert_eq!(reports.text(), "", "{at}");
-        drop((rig.ring, rig.buffers, rig.streams, rig.manager, used));
+        drop((rig.ring, rig.buffers, rig.streams, rig.manager));
         simulator.assert_nothing_held(at);
     }
 }
@@ -394,7 +392,7 @@ fn a_fault_at_every_call_with_a_loader_ends_without_a_hang_or_a_leak() {
                 }
                 Ok(())
             };
-            let loader = Loader::start(uploader, loaded, Some(Arc::clone(&used)), work).unwrap();
+            let loader = Loader::start(uploader, loaded, work).unwrap();
             let mut compute = || {
                 for n in 0..4 {
                     loader.loaded().wait(n, ring.compute())?;

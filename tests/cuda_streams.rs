@@ -456,21 +456,17 @@ fn the_environment_asks_for_the_log_in_a_file() {
 }
 
 #[test]
-fn an_arena_takes_what_is_free_and_regions_have_parts() {
+fn an_arena_has_what_was_asked_for_and_regions_have_parts() {
     let _simulator = simulator(1, 0);
     let context = Context::new(0).unwrap();
-    let (free, _) = context.memory().unwrap();
-    let keep = 1 << 20;
-    let mut arena = Arena::of_free(&context, keep).unwrap();
+    let mut arena = Arena::new(&context, 2000).unwrap();
     let left = arena.left();
-    assert!(left as u64 <= free - keep as u64 && left as u64 > free - keep as u64 - 256);
+    assert_eq!(left, Arena::footprint(2000));
     let region = arena.take("all", left).unwrap();
     let part = region.slice(300..1000).slice(10..20);
     assert_eq!((part.address(), part.bytes()), (region.address() + 310, 10));
-    let error: DriverError = Arena::of_free(&context, keep).unwrap_err();
+    let error: DriverError = arena.take("more", 1).unwrap_err();
     assert_eq!(error.code, 2);
-    assert!(
-        error.to_string().contains("keeping 1048576 bytes of"),
-        "{error}"
-    );
+    let said = "placing more, 1 bytes of 0 left";
+    assert!(error.to_string().contains(said), "{error}");
 }

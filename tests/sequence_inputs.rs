@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::Path;
 
 use seqstream::sequence::{
-    Alphabet, Input, Record, ScanOptions, SequenceError, SequenceReader, scan,
+    Alphabet, Case, Input, ReaderOptions, Record, ScanOptions, SequenceError, SequenceReader, scan,
 };
 use sequence_support::*;
 
@@ -180,7 +180,12 @@ fn a_scan_counts_and_checks_without_keeping() {
     let (_d1, first) = temporary("a.fa", b">a\nMKv*\n>\nJ<mask>\n");
     let packed = zstandard(b">c\nACDEF\n");
     let (_d2, second) = temporary("b.zst", &packed);
-    let mut options = ScanOptions::new(Alphabet::Protein);
+    let mut options = ScanOptions {
+        alphabet: Alphabet::Protein,
+        case: Case::Upper,
+        strict: false,
+        reader: ReaderOptions::default(),
+    };
     let summary = scan(&[Input::from(&first), Input::from(&second)], &options).unwrap();
     assert_eq!(
         (

@@ -73,7 +73,7 @@ impl Device {
         }
         for at in (0..extent.pool).step_by(part) {
             // SAFETY: nobody else knows the pool, and the stream is waited for.
-            unsafe { stream.load(&pinned, 0..part, &pool.part(at..at + part))? };
+            unsafe { stream.load(&pinned, 0..part, &pool.slice(at..at + part))? };
         }
         stream.synchronize()?;
         Ok(Self {

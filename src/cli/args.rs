@@ -14,7 +14,7 @@ Exit codes:
   3  bad input data
   4  bad model or weights
   5  the output could not be written, or a file of it not read
-  6  resume or merge refused, or another job is writing in the directory
+  6  resume or merge refused, a table of GEMM algorithms that cannot be used, or another job is writing in the directory
   7  the device is not available
   8  the device failed, or there is too little memory for the model; finished shards are kept
   130, 143  stopped by SIGINT or SIGTERM: after the shard in hand, by a second signal at once";
@@ -36,6 +36,9 @@ Examples:
   Two machines, then one result:
     seqstream embed all.fasta --model M --out part1 --shard 1/2     (and 2/2 on the other)
     seqstream merge part1 part2 --out whole
+
+  The same on GPUs, where both machines need the same GEMM algorithms:
+    seqstream embed all.fasta --model M --out part2 --shard 2/2 --device cuda --gemm-algorithms part1
 
 In NumPy:
     import numpy as np
@@ -201,6 +204,10 @@ pub struct EmbedArgs {
         help_heading = "Running"
     )]
     pub shard: String,
+    /// Compute with the GEMM algorithms of this job, on CUDA: its output directory, or the
+    /// algorithms.json in it. Shares of one job that run on different machines need the same ones
+    #[arg(long, value_name = "DIR|FILE", help_heading = "Running")]
+    pub gemm_algorithms: Option<PathBuf>,
     /// Sequences in one shard of the output
     #[arg(long, value_name = "N", default_value = "2048", value_parser = positive(), help_heading = "Running")]
     pub shard_size: usize,

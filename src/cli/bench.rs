@@ -1,24 +1,24 @@
 //! `seqstream bench`: how fast a model runs here, against its matrix products alone.
 
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
-
-use serde_json::{Value, json};
-
 use super::args::BenchArgs;
 use super::cold::cold;
-use super::options;
 use super::progress::count;
-use super::{Console, Failure, model};
+use super::{Console, Failure, algorithms, model, options};
 use crate::architecture::{ModelConfig, ModelKind};
+use crate::backend::BackendError;
 use crate::backend::cuda::Cuda;
-use crate::backend::{self, BackendError};
 use crate::batch::PackedBatch;
 use crate::dtype::DType;
-use crate::engine::{self, Device, EngineError, Job};
+use crate::engine::{Device, EngineError, Job};
+use crate::gpu::cublaslt::Algorithms;
 use crate::model::{Embedder, Model, Pool, Request};
 use crate::sequence::{Case, Input, SequenceReader, clean};
 use crate::weights::Checkpoint;
+use crate::{backend, engine};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Batches of a round of a fixed length: enough that filling and emptying the pipeline shows little.
 const BATCHES: usize = 12;
@@ -64,6 +64,10 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
         token_budget: args.token_budget,
         threads,
         longest,
+        algorithms: match &device {
+            Device::Cpu => Arc::new(Algorithms::new(None)),
+            Device::Cuda { .. } => algorithms::from_cache(console),
+        },
     };
     let measure = Measure {
         request,
@@ -82,7 +86,7 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
             let first = workloads.first().filter(|_| args.cold);
             let loading = first.map(|first| cold(on, &checkpoint, &job, first, &measure));
             let loading = loading.transpose()?;
-            let mut model = one(on, &checkpoint, &job)?;
+            let mut model = one(on, &checkpoint, &job, console)?;
             let info = model.backend().device();
             let budget = engine::budget(&job, info.multiprocessors as usize, model.limits().tokens);
             let name = format!("{} {}", info.name, dtype.name());
@@ -92,7 +96,9 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
             (name, budget, loading)
         }
         _ => {
-            let mut engine = engine::load(&device, &checkpoint, &job)?;
+            let engine = engine::load(&device, &checkpoint, &job);
+            algorithms::warn(&job.algorithms, console);
+            let mut engine = engine?;
             model::describe(&engine, &checkpoint, console);
             let name = format!("{} {}", engine.place, engine.identity.dtype);
             for workload in &workloads {
@@ -110,11 +116,14 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
 }
 
 pub(super) fn one(
-    (devices, dtype, overlap): (&[u32], DType, bool),
+    on: (&[u32], DType, bool),
     checkpoint: &Checkpoint,
     job: &Job,
+    console: &Console,
 ) -> Result<Model<Cuda>, Failure> {
-    let models = engine::on_cuda(devices, dtype, overlap, checkpoint, job)?;
+    let models = engine::on_cuda(on, checkpoint, job);
+    algorithms::warn(&job.algorithms, console);
+    let models = models?;
     let model = models.into_iter().next();
     model.ok_or_else(|| EngineError::NoDevice.into())
 }
@@ -123,7 +132,7 @@ pub(super) struct Measure<'a> {
     request: Request,
     rounds: usize,
     breakdown: bool,
-    console: &'a Console,
+    pub console: &'a Console,
 }
 
 impl Measure<'_> {

@@ -32,7 +32,7 @@ pub(super) fn cold(
     // The first reads the file into the system's cache, and chooses algorithms.
     for round in 0..=COLD_ROUNDS {
         // Loading, then computing.
-        let mut model = one(on, checkpoint, job)?;
+        let mut model = one(on, checkpoint, job, measure.console)?;
         let start = Instant::now();
         model.backend_mut().settle().map_err(failed)?;
         let loading = start.elapsed().as_secs_f64();
@@ -45,7 +45,7 @@ pub(super) fn cold(
         let computing = measure.round(&mut model, &batches)?;
         drop(model);
         // Both at once: from when the weights are on their way to the last result.
-        let mut model = one(on, checkpoint, job)?;
+        let mut model = one(on, checkpoint, job, measure.console)?;
         let together = measure.round(&mut model, &batches)?;
         if round > 0 {
             rounds.push(Cold {

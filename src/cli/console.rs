@@ -77,6 +77,15 @@ impl Console {
         ));
     }
 
+    /// What to do about what was just said.
+    pub fn hint(&self, text: &str) {
+        stderr(&format!(
+            "{} {}",
+            self.paint("hint:", "36;1"),
+            shown::message(text)
+        ));
+    }
+
     /// Why the program fails, and what to do about it.
     pub fn fail(&self, failure: &Failure) {
         if failure.is_silent() {
@@ -88,11 +97,7 @@ impl Console {
             shown::message(&failure.to_string())
         ));
         if let Some(hint) = failure.hint() {
-            stderr(&format!(
-                "{} {}",
-                self.paint("hint:", "36;1"),
-                shown::message(&hint)
-            ));
+            self.hint(&hint);
         }
     }
 

@@ -3,7 +3,7 @@
 use super::args::EmbedArgs;
 use super::options::EmbedOptions;
 use super::progress::{Display, bytes, count, duration, signal_name};
-use super::{Console, Failure, machine, model, options};
+use super::{Console, Failure, algorithms, machine, model, options};
 use crate::architecture::ModelConfig;
 use crate::engine::Identity;
 use crate::model::{Pool, Request};
@@ -25,7 +25,6 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-
 pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     let options = EmbedOptions::try_from(args)?;
     // The cheap refusals first: hashing and reading may take minutes.
@@ -63,12 +62,14 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         threads: 1,
     };
     let (summary, input) = check_inputs(&options, &feed, &tokenizer, console)?;
+    let algorithms = algorithms::of_job(&options, console)?;
     let job = engine::Job {
         request: request.clone(),
         token_budget: options.token_budget,
         threads: options.threads,
         longest: longest(&options, &summary),
         memory,
+        algorithms: Arc::clone(&algorithms),
     };
     let checkpoint = Arc::new(checkpoint);
     let start = Instant::now();
@@ -77,11 +78,25 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
             .name("hash".into())
             .spawn_scoped(scope, || hash(&checkpoint, options.threads))
             .map_err(no_thread)?;
-        let engine = engine::load(&options.device, &checkpoint, &job);
+        let engine = engine::load(&options.device, &checkpoint, &job).map_err(Failure::from);
         let panicked = |_| Err(Failure::Other("the thread that hashes panicked".into()));
         Ok::<_, Failure>((hashing.join().unwrap_or_else(panicked), engine))
     })?;
-    let (hash, mut engine) = (hash?, engine?);
+    // Before a failure is told: a warning may say what led to it.
+    algorithms::warn(&algorithms, console);
+    let hash = hash?;
+    let mut engine = match engine {
+        Err(failure) if options.resume && failure.is_refused_table() => {
+            // The table may lack what other options than the job's want: then say which they are.
+            let asked = |there: &JobSpec| {
+                let identity = Identity::of_job(there, &options.device);
+                spec(&options, &config, &identity, hash, &request, &summary)
+            };
+            pipeline::compare_job(&options.out, asked)?;
+            return Err(failure);
+        }
+        engine => engine?,
+    };
     console.detail(&format!(
         "hashed the model and set it up in {}: {hash}",
         duration(start.elapsed())
@@ -99,7 +114,15 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         threads: options.threads,
         input,
     };
-    let job = pipeline::open_job(&options.out, spec, options.resume, &checks)?;
+    // On CUDA alone: on the CPU no product has asked for an algorithm.
+    let table = algorithms.table().map(|table| table.to_json());
+    let job = pipeline::open_job(
+        &options.out,
+        spec,
+        options.resume,
+        &checks,
+        table.as_deref(),
+    )?;
     drop(checks);
     job.dir.warnings().iter().for_each(|w| console.warn(w));
     for Removed { shard, reason } in &job.removed {

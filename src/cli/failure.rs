@@ -1,6 +1,7 @@
 //! Every way the program can fail, what it says, and with which code it exits.
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::backend::BackendError;
 use crate::engine::EngineError;
@@ -34,6 +35,16 @@ pub enum Failure {
     Memory {
         /// What needs how much, and what there is.
         message: String,
+        /// The remedy.
+        hint: String,
+    },
+    /// A table of GEMM algorithms that was given, and cannot be used.
+    #[error("--gemm-algorithms: {} cannot be used: {reason}", path.display())]
+    GivenAlgorithms {
+        /// Its file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
         /// The remedy.
         hint: String,
     },
@@ -127,6 +138,7 @@ impl Failure {
             | Self::Tokenizer(_)
             | Self::NoTokenizer { .. }
             | Self::Vocabulary { .. } => 4,
+            Self::GivenAlgorithms { .. } => 6,
             Self::Device { .. } => 7,
             Self::Memory { .. } => 8,
             Self::Stopped(signal) => u8::try_from(128 + signal).unwrap_or(1),
@@ -138,7 +150,13 @@ impl Failure {
                 | JobError::NoMemory { .. }
                 | JobError::InputChanged { .. } => 3,
                 JobError::Model(ModelError::Backend(BackendError::Cuda(e))) => {
-                    if e.is_unavailable() { 7 } else { 8 }
+                    if e.is_refused_table() {
+                        6
+                    } else if e.is_unavailable() {
+                        7
+                    } else {
+                        8
+                    }
                 }
                 JobError::Model(ModelError::Backend(_)) => 1,
                 JobError::Model(_) | JobError::NonFinite { .. } => 4,
@@ -166,9 +184,18 @@ impl Failure {
                 | JobError::Differs { .. }
                 | JobError::RecordsDiffer { .. }
                 | JobError::Surplus { .. }
+                | JobError::Algorithms { .. }
                 | JobError::Merge { .. } => 6,
             },
         }
+    }
+
+    /// Whether it is the table of GEMM algorithms that cannot be used.
+    pub fn is_refused_table(&self) -> bool {
+        let Self::Job(JobError::Model(ModelError::Backend(BackendError::Cuda(e)))) = self else {
+            return false;
+        };
+        e.is_refused_table()
     }
 
     /// Whether anything is left to be said.
@@ -180,7 +207,9 @@ impl Failure {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Usage { hint, .. } => hint.clone(),
-            Self::Device { hint, .. } | Self::Memory { hint, .. } => Some(hint.clone()),
+            Self::Device { hint, .. }
+            | Self::Memory { hint, .. }
+            | Self::GivenAlgorithms { hint, .. } => Some(hint.clone()),
             Self::Job(e) => e.hint(),
             Self::Weights(e) => e.hint(),
             Self::Tokenizer(e) => e.hint(),

@@ -1,5 +1,6 @@
 //! The program: one file a subcommand, and what they share.
 
+mod algorithms;
 mod args;
 mod bench;
 mod cold;

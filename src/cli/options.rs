@@ -34,6 +34,8 @@ pub struct EmbedOptions {
     pub token_budget: Option<usize>,
     pub share: Share,
     pub shard_size: u64,
+    /// Whose GEMM algorithms are to be used, where it was said.
+    pub gemm_algorithms: Option<PathBuf>,
     pub json: bool,
 }
 
@@ -110,6 +112,12 @@ impl TryFrom<EmbedArgs> for EmbedOptions {
 
     fn try_from(args: EmbedArgs) -> Result<Self, Failure> {
         let device = device(&args.device, args.dtype, args.streams)?;
+        if args.gemm_algorithms.is_some() && device == Device::Cpu {
+            return Err(usage(
+                "--gemm-algorithms is for CUDA devices: on the CPU there is nothing to choose",
+                "leave it out, or add --device cuda",
+            ));
+        }
         let pool = match args.pool {
             PoolArg::Mean => Some(Pool::Mean),
             PoolArg::Cls => Some(Pool::Cls),
@@ -164,6 +172,7 @@ impl TryFrom<EmbedArgs> for EmbedOptions {
             token_budget: args.token_budget,
             share: share(&args.shard)?,
             shard_size: args.shard_size as u64,
+            gemm_algorithms: args.gemm_algorithms,
             json: args.json,
         })
     }
@@ -315,6 +324,7 @@ mod tests {
             "--max-length 9 --long window --stride 10",
             "--max-length 9 --long window --per-token",
             "--dtype bf16",
+            "--gemm-algorithms other",
             "--shard 0/2",
             "--shard 3/2",
             "--shard 1",

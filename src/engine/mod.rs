@@ -21,17 +21,18 @@ pub use memory::{HostMemory, fits, host_memory};
 pub use open::{alphabet, tokenizer};
 pub use session::{Embedding, Session};
 
-use std::sync::Arc;
-
 use crate::backend;
 use crate::backend::cpu::Cpu;
-use crate::backend::cuda::{self, Cuda, CudaError, CudaOptions};
+use crate::backend::cuda;
+use crate::backend::cuda::{Cuda, CudaError, CudaOptions};
 use crate::dtype::DType;
 use crate::gpu::cublaslt::Algorithms;
 use crate::gpu::driver::{Context, DriverError};
 use crate::gpu::stream::{StreamManager, StreamOptions};
 use crate::model::{Embedder, Model, Request};
+use crate::output::JobSpec;
 use crate::weights::Checkpoint;
+use std::sync::Arc;
 
 /// Where to compute, and in which dtype.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub struct Job {
     pub longest: Option<usize>,
     /// The memory of the host that is left for computing, where that bounds it.
     pub memory: Option<HostMemory>,
+    /// The algorithms of the products on CUDA, for all devices.
+    pub algorithms: Arc<Algorithms>,
 }
 
 /// What, besides the model, decides the bits of a result.
@@ -74,6 +77,23 @@ pub struct Identity {
     pub dtype: &'static str,
     /// The algorithms of the products on CUDA.
     pub gemm: Option<String>,
+}
+
+impl Identity {
+    /// What a job on `device` has that goes on with the job `there`, as far as that is known before the model is
+    /// loaded.
+    pub fn of_job(there: &JobSpec, device: &Device) -> Self {
+        let (device, dtype) = match device {
+            Device::Cpu => ("cpu", DType::F32),
+            Device::Cuda { dtype, .. } => ("cuda", *dtype),
+        };
+        Self {
+            device,
+            simd: there.simd.clone(),
+            dtype: dtype.name(),
+            gemm: there.gemm.clone(),
+        }
+    }
 }
 
 /// A model, ready to compute.
@@ -103,7 +123,8 @@ pub fn load(device: &Device, checkpoint: &Checkpoint, job: &Job) -> Result<Engin
             dtype,
             overlap,
         } => {
-            let models = on_cuda(devices, *dtype, *overlap, checkpoint, job)?;
+            let on = (devices.as_slice(), *dtype, *overlap);
+            let models = on_cuda(on, checkpoint, job)?;
             fleet(models, *dtype, job)
         }
     }
@@ -137,9 +158,7 @@ fn on_cpu(checkpoint: &Checkpoint, job: &Job) -> Result<Engine, EngineError> {
 
 /// The model on each of these devices, with streams and algorithms that they share.
 pub fn on_cuda(
-    devices: &[u32],
-    dtype: DType,
-    overlap: bool,
+    (devices, dtype, overlap): (&[u32], DType, bool),
     checkpoint: &Checkpoint,
     job: &Job,
 ) -> Result<Vec<Model<Cuda>>, EngineError> {
@@ -157,7 +176,6 @@ pub fn on_cuda(
         .create_streams(&contexts)
         .map_err(|e| cuda(e.into()))?;
     let manager = Arc::new(manager);
-    let algorithms = Arc::new(Algorithms::new(Algorithms::default_cache()));
     let options = CudaOptions {
         dtype,
         tokens: job.token_budget,
@@ -171,7 +189,7 @@ pub fn on_cuda(
         let backend = Cuda::new(
             Arc::clone(&manager),
             context,
-            Arc::clone(&algorithms),
+            Arc::clone(&job.algorithms),
             options,
         );
         let backend = backend.map_err(cuda)?;

@@ -1,11 +1,13 @@
 //! A model with its tokenizer, ready for text: the front door of the library.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{
     Device, Engine, EngineError, HostMemory, Job, alphabet, fits, host_memory, load, tokenizer,
 };
 use crate::batch::PackedBatch;
+use crate::gpu::cublaslt::Algorithms;
 use crate::model::{LayerOutput, Request};
 use crate::sequence::{Alphabet, Case, CleanCounts, Record, Tokenizer, clean};
 use crate::weights::Checkpoint;
@@ -18,6 +20,7 @@ pub struct Session {
     request: Request,
     width: usize,
     memory: Option<HostMemory>,
+    warnings: Vec<String>,
 }
 
 /// The representations of one sequence.
@@ -48,8 +51,10 @@ impl Session {
         }
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         let memory = host_memory(device, &checkpoint, &request, threads)?;
+        let algorithms = Arc::new(Algorithms::new(Algorithms::default_cache()));
         let job = Job {
             memory,
+            algorithms: Arc::clone(&algorithms),
             request: request.clone(),
             token_budget: None,
             threads,
@@ -60,6 +65,7 @@ impl Session {
             alphabet: alphabet(config.kind),
             width: config.hidden,
             engine: load(device, &checkpoint, &job)?,
+            warnings: [checkpoint.warnings().to_vec(), algorithms.take_warnings()].concat(),
             request,
             memory,
         })
@@ -68,6 +74,12 @@ impl Session {
     /// The model's width: the length of a pooled row, and of a token's state.
     pub fn width(&self) -> usize {
         self.width
+    }
+
+    /// What a user should know although it stops nothing: a checkpoint without its rotary
+    /// frequencies, a cache of GEMM algorithms that cannot be written.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Embeds sequences, in their order. Text is cleaned as `seqstream embed` cleans it, and

@@ -12,6 +12,8 @@ use super::owner::{Owner, State};
 pub const JOB_FILE: &str = "job.json";
 /// What was done, written last.
 pub const MANIFEST_FILE: &str = "manifest.json";
+/// The GEMM algorithms of a job on CUDA, written before [`JOB_FILE`].
+pub const ALGORITHMS_FILE: &str = "algorithms.json";
 /// Suffix of what is not whole yet.
 const PARTIAL: &str = ".partial";
 
@@ -142,12 +144,7 @@ impl JobDir {
 
     /// The numbers of the shards that stand here, ascending.
     pub fn shards(&self) -> Result<Vec<u64>, OutputError> {
-        let mut blocks: Vec<u64> = names(&self.path)?
-            .iter()
-            .filter_map(|n| shard_number(n))
-            .collect();
-        blocks.sort_unstable();
-        Ok(blocks)
+        list_shards(&self.path)
     }
 
     /// Removes what interrupted jobs left unfinished. What may belong to a job that is running stays.
@@ -368,7 +365,8 @@ fn names(path: &Path) -> Result<Vec<String>, OutputError> {
 
 fn refuse_foreign(path: &Path) -> Result<(), OutputError> {
     let whole = |name: &str| {
-        [JOB_FILE, MANIFEST_FILE, RUNNING_FILE].contains(&name) || shard_number(name).is_some()
+        [JOB_FILE, ALGORITHMS_FILE, MANIFEST_FILE, RUNNING_FILE].contains(&name)
+            || shard_number(name).is_some()
     };
     let ours = |name: &str| {
         name == LOCK_FILE

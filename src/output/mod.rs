@@ -3,6 +3,7 @@
 //! ```text
 //! OUT/
 //!   job.json              what was asked: everything that decides the bytes
+//!   algorithms.json       on CUDA: the GEMM algorithms, whose digest is `gemm` in job.json
 //!   shard-000000/         records 0 .. shard_size of the whole input
 //!     ids.txt             one id a line, in input order
 //!     layer_33.npy        [rows, d] pooled rows
@@ -25,6 +26,7 @@
 //!
 //! A shard that stands is believed only if it is the one that its job made: [`ShardLayout::verify`].
 
+mod algorithms;
 mod check;
 mod error;
 mod file;
@@ -37,10 +39,20 @@ mod shard;
 mod spec;
 mod states;
 
+pub use algorithms::read_algorithms;
+pub use algorithms::write_algorithms;
 pub use check::Doubt;
 pub use error::OutputError;
-pub use file::{FileEntry, OutputDtype, hash_file};
-pub use jobdir::{JOB_FILE, JobDir, MANIFEST_FILE, list_shards, revoke_manifest, shard_name};
+pub use file::FileEntry;
+pub use file::OutputDtype;
+pub use file::hash_file;
+pub use jobdir::ALGORITHMS_FILE;
+pub use jobdir::JOB_FILE;
+pub use jobdir::JobDir;
+pub use jobdir::MANIFEST_FILE;
+pub use jobdir::list_shards;
+pub use jobdir::revoke_manifest;
+pub use jobdir::shard_name;
 pub use manifest::{
     ManifestHead, Totals, read_job, read_manifest, read_record, write_job, write_manifest,
 };

@@ -1,7 +1,7 @@
 //! How a job can fail.
 
 use crate::model::ModelError;
-use crate::output::{Difference, OutputError};
+use crate::output::{ALGORITHMS_FILE, Difference, OutputError};
 use crate::sequence::{Place, SequenceError};
 use crate::system::memory::Available;
 use crate::system::memory::show;
@@ -127,6 +127,14 @@ pub enum JobError {
         /// Records in the input.
         records: u64,
     },
+    /// A table of GEMM algorithms that a job cannot be computed with.
+    #[error("the table of GEMM algorithms {} cannot be used: {reason}", path.display())]
+    Algorithms {
+        /// Its file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// Jobs that cannot be merged.
     #[error("cannot merge: {reason}")]
     Merge {
@@ -192,6 +200,10 @@ impl JobError {
             Self::Exists { .. } => {
                 Some("add --resume to go on with it, or give another --out to start anew".into())
             }
+            // The directory's own table would have been used if it were there.
+            Self::Differs { differences, .. } if differences.iter().all(|d| d.field == "gemm") => Some(format!(
+                "{ALGORITHMS_FILE}, which holds the job's GEMM algorithms, is missing there: put it back, or give that of another share of the same job by --gemm-algorithms, or another --out"
+            )),
             Self::Differs { .. } => {
                 Some("give the options, model and inputs of that job, or another --out".into())
             }
@@ -221,6 +233,9 @@ impl JobError {
             Self::MergeOutput(_) => {
                 Some("when this is mended, run the same merge again: it goes on where it ended".into())
             }
+            Self::Algorithms { .. } => Some(
+                "put the file back as the job wrote it: all shares of one job have the same; or begin a new job, with another --out".into(),
+            ),
             Self::Merge { hint, .. } => Some(hint.clone()),
             Self::NoThread(_) => {
                 Some("raise the number of processes and threads that this user may have (ulimit -u), or give fewer --threads".into())

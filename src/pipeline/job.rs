@@ -3,13 +3,21 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::JobError;
+use super::StandingBlocks;
+use crate::output::ALGORITHMS_FILE;
+use crate::output::Doubt;
+use crate::output::JobDir;
+use crate::output::JobSpec;
+use crate::output::OutputError;
+use crate::output::ShardLayout;
+use crate::output::ShardRecord;
+use crate::output::read_job;
+use crate::output::read_manifest;
+use crate::output::revoke_manifest;
+use crate::output::write_algorithms;
+use crate::output::write_job;
 use rayon::prelude::*;
-
-use super::{JobError, StandingBlocks};
-use crate::output::{
-    Doubt, JobDir, JobSpec, OutputError, ShardLayout, ShardRecord, read_job, read_manifest,
-    revoke_manifest, write_job,
-};
 
 /// A job whose directory is locked and whose job.json stands.
 #[derive(Debug)]
@@ -44,18 +52,47 @@ pub struct Checks {
     pub input: Option<StandingBlocks>,
 }
 
+/// Compares the job in `out`, if there is one, with the job that is `asked` to go on with it.
+///
+/// # Errors
+/// [`JobError::Differs`]
+pub fn compare_job(out: &Path, asked: impl FnOnce(&JobSpec) -> JobSpec) -> Result<(), JobError> {
+    let there = read_job(out)?;
+    let mut asked = asked(&there);
+    asked.format = older_format(&there, &asked);
+    refuse_differences(out, &there, &asked)
+}
+
+/// A job of an older format goes on in that format.
+fn older_format(there: &JobSpec, asked: &JobSpec) -> u32 {
+    there.format.max(1).min(asked.format)
+}
+
+fn refuse_differences(out: &Path, there: &JobSpec, asked: &JobSpec) -> Result<(), JobError> {
+    let differences = there.differences(asked);
+    match differences.is_empty() {
+        true => Ok(()),
+        false => Err(JobError::Differs {
+            path: out.to_path_buf(),
+            differences,
+        }),
+    }
+}
+
 /// Opens the directory `out` for the job `asked`.
 ///
 /// A directory that holds a job is refused unless `resume` is set and that job is this one.
 /// `resume` on an empty directory begins the job: a script need not know which run is the first.
 ///
 /// Of a job that goes on, every shard that stands is checked whole, and what is not what this job
-/// makes of this input is removed, to be computed again.
+/// makes of this input is removed, to be computed again. `algorithms` is what becomes
+/// algorithms.json, on CUDA: `asked.gemm` is its digest.
 pub fn open_job(
     out: &Path,
     mut asked: JobSpec,
     resume: bool,
     checks: &Checks,
+    algorithms: Option<&str>,
 ) -> Result<OpenJob, JobError> {
     let dir = JobDir::open(out)?;
     let standing = dir.shards()?;
@@ -67,6 +104,10 @@ pub fn open_job(
             });
         }
         dir.remove_partials()?;
+        // First, so that it stands wherever a job.json does that names it.
+        if let Some(text) = algorithms {
+            write_algorithms(&dir, text)?;
+        }
         write_job(&dir, &asked)?;
         return Ok(OpenJob {
             dir,
@@ -82,16 +123,16 @@ pub fn open_job(
         });
     }
     let spec = read_job(out)?;
-    // A job of the older format goes on in that format.
-    asked.format = spec.format.max(1).min(asked.format);
-    let differences = spec.differences(&asked);
-    if !differences.is_empty() {
-        return Err(JobError::Differs {
-            path: out.to_path_buf(),
-            differences,
-        });
-    }
+    asked.format = older_format(&spec, &asked);
+    refuse_differences(out, &spec, &asked)?;
     dir.remove_partials()?;
+    // A job that an older version began has none yet. Another one than the job's cannot be here:
+    // its digest would be a difference.
+    if let Some(text) = algorithms
+        && !dir.path().join(ALGORITHMS_FILE).exists()
+    {
+        write_algorithms(&dir, text)?;
+    }
     let (finished, removed) = keep_sound(&dir, &spec, standing, checks)?;
     Ok(OpenJob {
         dir,

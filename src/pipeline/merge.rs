@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::job::pool;
-use super::{JobError, Share};
+use super::{JobError, KeptAlgorithms, Share};
 use crate::output::{
     Doubt, FORMAT, JobDir, JobSpec, ManifestHead, OutputError, SHARD_FILE, ShardLayout,
     ShardRecord, Totals, hash_file, list_shards, read_job, read_manifest, read_record, shard_name,
-    write_job, write_manifest,
+    write_algorithms, write_job, write_manifest,
 };
 
 /// What a merge did.
@@ -62,7 +62,9 @@ pub fn merge(sources: &[PathBuf], out: &Path) -> Result<MergeReport, JobError> {
     for other in rest {
         let mut there = other.head.job.clone();
         there.shard = Share::ALL.to_string();
-        let mut differences = said(&whole, &there);
+        let different = whole.differences(&there);
+        let gemm_alone = different.iter().all(|d| d.field == "gemm");
+        let mut differences: Vec<String> = different.iter().map(ToString::to_string).collect();
         if first.head.input_records != other.head.input_records {
             let (a, b) = (first.head.input_records, other.head.input_records);
             differences.push(format!("input_records was {a}, now {b}"));
@@ -74,16 +76,21 @@ pub fn merge(sources: &[PathBuf], out: &Path) -> Result<MergeReport, JobError> {
                 other.path.display(),
                 differences.join("; ")
             );
-            return Err(refuse(
-                reason,
-                "run every share with the same model, options and inputs",
-            ));
+            let hint = match gemm_alone && differences.len() == different.len() {
+                true => format!(
+                    "run one of them again, with another --out and `--gemm-algorithms {}`",
+                    first.path.display()
+                ),
+                false => "run every share with the same model, options and inputs".into(),
+            };
+            return Err(refuse(reason, hint));
         }
     }
+    let table = algorithms(&sources, whole.gemm.as_deref())?;
     let shards = collect(&sources, &first.head)?;
     let mut job = read_job(first.path)?;
     job.shard = Share::ALL.to_string();
-    let written = write(out, &job, &whole, first.head.input_records, &shards);
+    let written = write(out, &job, &whole, table, first.head.input_records, &shards);
     let (manifest, warnings) = written.map_err(|error| match error {
         // That of a job says --resume, which `merge` has not.
         JobError::Output(error) => JobError::MergeOutput(error),
@@ -190,6 +197,20 @@ fn source(path: &Path) -> Result<Source<'_>, JobError> {
         ));
     }
     Ok(Source { path, head, listed })
+}
+
+/// The table of GEMM algorithms that the shares were computed with; none on the CPU, and none where all shares are of an
+/// older version of this program. A table that is another one is refused, wherever it stands.
+fn algorithms(
+    sources: &[Source<'_>],
+    gemm: Option<&str>,
+) -> Result<Option<KeptAlgorithms>, JobError> {
+    let mut found = None;
+    for source in sources {
+        let kept = KeptAlgorithms::of_job(source.path, gemm)?;
+        found = found.or(kept);
+    }
+    Ok(found)
 }
 
 /// Where each block stands, every one checked.
@@ -307,6 +328,7 @@ fn write(
     out: &Path,
     job: &JobSpec,
     whole: &JobSpec,
+    algorithms: Option<KeptAlgorithms>,
     input_records: u64,
     shards: &BTreeMap<u64, Checked>,
 ) -> Result<(ManifestHead, Vec<String>), JobError> {
@@ -323,6 +345,10 @@ fn write(
             return Err(taken("shards without the job.json that says what they are"));
         }
         dir.remove_partials()?;
+        // First, so that it stands wherever a job.json does that names it.
+        if let Some(kept) = algorithms {
+            write_algorithms(&dir, &kept.table.to_json())?;
+        }
         write_job(&dir, job)?;
     } else if dir.holds_manifest()? {
         return Err(taken("a job"));

@@ -13,6 +13,7 @@
 //! nothing is gained by sorting, and the order of the output is that of the input. What is in
 //! flight is bounded by the budget and the depth of the channels, whatever the input's size.
 
+mod algorithms;
 mod blocks;
 mod error;
 mod feed;
@@ -26,10 +27,17 @@ mod run;
 mod stop;
 mod tokenising;
 
+pub use algorithms::KeptAlgorithms;
 pub use blocks::StandingBlocks;
 pub use error::JobError;
-pub use feed::{FeedOptions, Records, Share};
-pub use job::{Checks, OpenJob, Removed, open_job};
+pub use feed::FeedOptions;
+pub use feed::Records;
+pub use feed::Share;
+pub use job::Checks;
+pub use job::OpenJob;
+pub use job::Removed;
+pub use job::compare_job;
+pub use job::open_job;
 pub use length::{LengthLimit, Long};
 pub use merge::{MergeReport, merge};
 pub use room::check_memory;

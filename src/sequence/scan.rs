@@ -18,18 +18,6 @@ pub struct ScanOptions {
     pub reader: ReaderOptions,
 }
 
-impl ScanOptions {
-    /// Cleaned, not strict.
-    pub fn new(alphabet: Alphabet) -> Self {
-        Self {
-            alphabet,
-            case: Case::Upper,
-            strict: false,
-            reader: ReaderOptions::default(),
-        }
-    }
-}
-
 /// What stands in the inputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InputSummary {

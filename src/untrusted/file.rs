@@ -75,6 +75,25 @@ pub fn read(path: &Path, most: u64) -> io::Result<Result<Vec<u8>, u64>> {
     Ok(if read > most { Err(read) } else { Ok(bytes) })
 }
 
+/// Reads a regular text file of at most `most` bytes.
+///
+/// # Errors
+/// As [`open`]; and [`io::ErrorKind::InvalidData`] for what can be no such file: a folder, a named
+/// pipe, a device, a longer file, bytes that are not UTF-8.
+pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
+    let bad = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
+    let bytes = match read(path, most) {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(_)) => return Err(bad(format!("it has more than {most} bytes"))),
+        Err(e) if e.kind() == io::ErrorKind::IsADirectory => {
+            return Err(bad("it is a directory and not a file".into()));
+        }
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => return Err(bad(e.to_string())),
+        Err(e) => return Err(e),
+    };
+    String::from_utf8(bytes).map_err(|_| bad("it is not UTF-8 text".into()))
+}
+
 fn check(metadata: &Metadata) -> io::Result<()> {
     if metadata.is_file() {
         return Ok(());
@@ -118,6 +137,25 @@ mod tests {
         let kind = |path: &Path| read(path, 9).unwrap_err().kind();
         assert_eq!(kind(dir.path()), io::ErrorKind::IsADirectory);
         assert_eq!(kind(&dir.path().join("none")), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn only_short_texts_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("text"), "four").unwrap();
+        fs::write(path("bytes"), [0xff, 0xfe]).unwrap();
+        assert_eq!(read_text(&path("text"), 4).unwrap(), "four");
+        let refused = |name: &str, most| {
+            let error = read_text(&path(name), most).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+            error.to_string()
+        };
+        assert_eq!(refused("text", 3), "it has more than 3 bytes");
+        assert_eq!(refused("bytes", 9), "it is not UTF-8 text");
+        assert_eq!(refused("", 9), "it is a directory and not a file");
+        let absent = read_text(&path("absent"), 9).unwrap_err();
+        assert_eq!(absent.kind(), io::ErrorKind::NotFound);
     }
 
     #[cfg(unix)]

@@ -1,6 +1,7 @@
 //! Devices for tests of the CUDA path: the simulated driver, or a real one ([`gpu`]).
 #![allow(dead_code)]
 
+pub mod algorithms;
 pub mod gpu;
 pub mod launches;
 pub mod model;

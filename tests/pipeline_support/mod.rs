@@ -273,7 +273,7 @@ impl Job {
         observer: &mut dyn Observer,
         stop: &Stop,
     ) -> Result<Report, JobError> {
-        let job = open_job(out, self.spec(), self.resume, &self.checks())?;
+        let job = open_job(out, self.spec(), self.resume, &self.checks(), None)?;
         let options = RunOptions {
             feed: self.feed.clone(),
             request: self.request.clone(),

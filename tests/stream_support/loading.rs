@@ -98,7 +98,7 @@ pub fn layers_through_two_buffers(uploads: u64, reports: &Reports) {
         }
         Ok(())
     };
-    let loader = Loader::start(uploader, loaded, Some(Arc::clone(&used)), work).unwrap();
+    let loader = Loader::start(uploader, loaded, work).unwrap();
     let mut collected = 0;
     let mut collect = |ring: &mut StreamProcessor| {
         let results = ring.collect().unwrap();

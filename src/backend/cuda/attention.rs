@@ -227,12 +227,6 @@ impl WorkList {
     /// Slots that make an item.
     pub const SLOTS: usize = SHORT_SLOTS;
 
-    /// The most bytes that either list takes in a batch of so many tokens.
-    pub fn most_bytes(tokens: usize) -> usize {
-        // An item a token, or all slots of one item for a single token.
-        (tokens * size_of::<AttentionItem>()).max(Self::SLOTS * size_of::<AttentionSlot>())
-    }
-
     /// Items of the short kernel.
     pub fn short_items(&self) -> usize {
         self.slots.len() / Self::SLOTS
@@ -294,6 +288,7 @@ impl WorkList {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::cuda::plan::Capacity;
 
     #[test]
     fn tiles_are_those_of_the_header() {
@@ -391,8 +386,13 @@ mod tests {
             ] {
                 let kernels = AttentionKernels::new(head_dim, dtype, rotary, capability).unwrap();
                 let work = kernels.work(&starts);
-                assert!(work.item_bytes().len() <= WorkList::most_bytes(tokens));
-                assert!(work.slot_bytes().len() <= WorkList::most_bytes(tokens));
+                // What a pass has room for.
+                let capacity = Capacity {
+                    tokens,
+                    sequences: lengths.len(),
+                };
+                assert!(work.items.len() <= capacity.items());
+                assert!(work.short_items() <= capacity.items());
                 let mut times = vec![0; tokens];
                 let mut cost = u64::MAX;
                 for item in &work.items {

@@ -76,7 +76,7 @@ pub struct Cuda {
     pub(super) gemm: Gemm,
     pub(super) resident: Resident,
     pub(super) specs: Vec<ProductSpec>,
-    layers: Vec<Layer>,
+    pub(super) layers: Vec<Layer>,
     pub(super) matrices: Vec<(Role, usize)>,
     pub(super) attention: Vec<AttentionFunctions>,
     /// Rotations by what they are made of, and how many values a position.

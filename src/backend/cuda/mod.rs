@@ -28,7 +28,7 @@ mod slot;
 mod weights;
 
 pub use backend::{Cuda, CudaOptions, LOAD_STREAMS};
-pub use error::CudaError;
+pub use error::{CudaError, Shortage};
 pub use plan::{default_tokens, first_tokens};
 pub mod params;
 

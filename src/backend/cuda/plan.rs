@@ -53,10 +53,15 @@ impl Capacity {
         }
     }
 
+    /// The most items of attention's work lists.
+    pub fn items(&self) -> usize {
+        self.tokens.div_ceil(16) + self.sequences
+    }
+
     /// Bytes of the input of the largest pass.
     pub fn input(&self) -> usize {
         let Self { tokens, sequences } = *self;
-        let items = tokens.div_ceil(16) + sequences;
+        let items = self.items();
         [
             tokens * 4,
             tokens * 4,
@@ -118,6 +123,12 @@ pub fn first_tokens(multiprocessors: usize) -> usize {
 /// Tokens of the smallest pass that is worth having, if so many are wanted.
 pub(super) fn smallest(wanted: usize) -> usize {
     TILE_ROWS.min(wanted.max(1))
+}
+
+/// The most tokens, fewer than `tokens`, of a pass that fits into `free` bytes.
+pub(super) fn most_below(needs: &Needs, tokens: usize, free: usize) -> Option<usize> {
+    let fits = |tokens: &usize| Capacity::of_tokens(*tokens).bytes(needs) <= free;
+    (1..tokens).rev().find(fits)
 }
 
 /// The largest capacity of at most `wanted` tokens that fits into `free` bytes: of what is wanted, or else of whole waves
@@ -194,6 +205,16 @@ mod tests {
         };
         let free = Capacity::of_tokens(10_000).bytes(&NEEDS);
         assert!(capacity(&states, 10_000, wave(1), free).unwrap().tokens < 10_000);
+    }
+
+    #[test]
+    fn fewer_tokens_are_the_most_that_fit() {
+        let free = |tokens| Capacity::of_tokens(tokens).bytes(&NEEDS);
+        assert_eq!(most_below(&NEEDS, 128, free(128)), Some(127));
+        assert_eq!(most_below(&NEEDS, 128, free(40)), Some(40));
+        assert_eq!(most_below(&NEEDS, 128, free(1)), Some(1));
+        assert_eq!(most_below(&NEEDS, 128, free(1) - 1), None);
+        assert_eq!(most_below(&NEEDS, 1, free(1)), None);
     }
 
     #[test]

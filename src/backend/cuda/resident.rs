@@ -92,6 +92,11 @@ impl Resident {
         self.parameters.iter().map(one).sum()
     }
 
+    /// Bytes of one of them.
+    pub fn bytes(&self, parameter: ParameterId) -> usize {
+        self.parameters[parameter.0].bytes()
+    }
+
     /// Whether any is cast on the device, for which there has to be an area.
     pub fn any_cast(&self) -> bool {
         let cast = |piece: &Piece, to| match piece {

@@ -15,9 +15,13 @@ use super::slot::{InputLayout, floats};
 use crate::backend::Represented;
 use crate::batch::PackedBatch;
 use crate::dtype::DType;
-use crate::gpu::cublaslt::{GemmError, Product};
-use crate::gpu::driver::{Region, Stream};
-use crate::gpu::stream::{LayerFences, Loader, StreamError, StreamProcessor};
+use crate::gpu::cublaslt::GemmError;
+use crate::gpu::cublaslt::Product;
+use crate::gpu::driver::Region;
+use crate::gpu::driver::Stream;
+use crate::gpu::stream::Loader;
+use crate::gpu::stream::StreamError;
+use crate::gpu::stream::StreamProcessor;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -102,7 +106,6 @@ pub(super) struct Running {
     /// Sums of rows on their way to means: f64 [capacity's tokens / 32 + 1, width].
     pub sums: Region,
     pub processor: StreamProcessor,
-    pub fences: Arc<LayerFences>,
     /// Bytes of each group of parameters, of which there is at least one.
     pub group_bytes: Vec<usize>,
     /// Groups that the compute stream waits for already.
@@ -113,7 +116,7 @@ pub(super) struct Running {
     pub ended: VecDeque<(u64, usize)>,
     pub profile: Option<Profile>,
     /// Its thread ends before the memory that it writes to goes.
-    pub _loader: Loader,
+    pub loader: Loader,
     /// The loader's kernels, kept until the end: to unload a module waits for the whole device.
     pub _casts: Arc<Casts>,
 }
@@ -175,7 +178,8 @@ impl Running {
     /// The stream is in order: a fence that it waited for once is behind all that follows.
     pub fn need(&mut self, group: usize) -> Result<(), CudaError> {
         while self.arrived <= group {
-            self.fences.wait(self.arrived as u64, self.compute())?;
+            let next = self.arrived as u64;
+            self.loader.loaded().wait(next, self.compute())?;
             self.arrived += 1;
             if self.arrived == 1 {
                 self.fill_tables()?;

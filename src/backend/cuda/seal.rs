@@ -3,11 +3,12 @@
 
 use super::backend::{Cuda, CudaOptions, LOAD_STREAMS, SLOTS};
 use super::error::CudaError;
+use super::error::Shortage;
 use super::functions::{Casts, Functions};
 use super::fused::Fused;
 use super::plan::{self, Capacity, Needs};
 use super::resident::ParameterId;
-use super::running::{Place, Running, Table};
+use super::running::{Layer, Place, Running, Table};
 use super::weights;
 use crate::backend::Role;
 use crate::dtype::DType;
@@ -22,10 +23,10 @@ use std::sync::Arc;
 const UPLOAD_SLOT: usize = 16 << 20;
 
 impl Cuda {
-    /// What a token takes of the device: its rows of all matrices, of scratch and of tables.
-    fn bytes_a_token(&self) -> usize {
-        let t = self.options.dtype.size();
-        let matrix = |(role, width): &(Role, usize)| match (role, self.options.dtype) {
+    /// What a token takes of the device in a dtype: its rows of all matrices, of scratch and of tables.
+    fn bytes_a_token(&self, dtype: DType) -> usize {
+        let t = dtype.size();
+        let matrix = |(role, width): &(Role, usize)| match (role, dtype) {
             (_, DType::F32) | (Role::Residual, _) => 4 * width,
             (Role::Activation, _) => t * width,
             (Role::Both, _) => (4 + t) * width,
@@ -43,7 +44,7 @@ impl Cuda {
                 + Arena::footprint(WORKSPACE)
                 + Arena::footprint(upload.device_bytes())
                 + parts * plan::ALIGN,
-            a_token: self.bytes_a_token(),
+            a_token: self.bytes_a_token(self.options.dtype),
             slots: SLOTS,
             width: stream.map_or(0, |(_, width)| *width),
             representations: self.options.representations,
@@ -54,17 +55,37 @@ impl Cuda {
 
     fn capacity(&self, needs: &Needs) -> Result<Capacity, CudaError> {
         let wanted = wanted_tokens(&self.options, &self.info);
-        let (free, _) = self.context.memory()?;
+        let (free, total) = self.context.memory()?;
         let usable = (free as usize).saturating_sub(plan::RESERVE);
         let wave = plan::wave(self.info.multiprocessors as usize);
         plan::capacity(needs, wanted, wave, usable).ok_or_else(|| {
             let tokens = plan::smallest(wanted);
-            CudaError::Memory {
+            let longest = self.options.longest.unwrap_or(1);
+            CudaError::Memory(Box::new(Shortage {
                 device: self.context.ordinal(),
                 free,
+                total,
                 needed: (Capacity::of_tokens(tokens).bytes(needs) + plan::RESERVE) as u64,
                 tokens,
-            }
+                fits_in_16_bits: self
+                    .in_16_bits(needs)
+                    .is_some_and(|needs| Capacity::of_tokens(tokens).bytes(&needs) <= usable),
+                fewer_tokens: plan::most_below(needs, tokens, usable).filter(|n| *n >= longest),
+            }))
+        })
+    }
+
+    /// What the job would need in a dtype of 16 bits, about and at most; `None` where it has one.
+    fn in_16_bits(&self, needs: &Needs) -> Option<Needs> {
+        if self.options.dtype != DType::F32 {
+            return None;
+        }
+        // Gains, biases and the embedding table are f32 in any dtype, and so is what a layer's sums are made in.
+        let half = |layer: &Layer| self.resident.bytes(layer.weight) / 2;
+        Some(Needs {
+            fixed: needs.fixed - self.layers.iter().map(half).sum::<usize>(),
+            a_token: self.bytes_a_token(DType::F16),
+            ..*needs
         })
     }
 
@@ -139,7 +160,7 @@ impl Cuda {
         let uploader = Uploader::new(&loading, &mut arena, upload)?;
         let fences = Arc::new(LayerFences::new(&loading, "group", groups)?);
         let of_loader = Arc::clone(&casts);
-        let loader = Loader::start(uploader, Arc::clone(&fences), None, move |up, fences| {
+        let loader = Loader::start(uploader, fences, move |up, fences| {
             weights::load(&placed, groups, &of_loader, up, fences)
         })?;
         Ok(Running {
@@ -156,14 +177,13 @@ impl Cuda {
             scratch,
             sums,
             processor,
-            fences,
             group_bytes,
             arrived: 0,
             passes: 0,
             pass: None,
             ended: Default::default(),
             profile: None,
-            _loader: loader,
+            loader,
             _casts: casts,
         })
     }

@@ -2,11 +2,11 @@
 
 use super::bindings as sys;
 use super::cache::Cache;
-use super::error::GemmError;
+use super::error::{GemmError, Refusal};
 use super::library::version_text;
 use super::product::{ProductSpec, WORKSPACE};
+use super::table::{AlgorithmTable, Table};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -70,11 +70,6 @@ impl Algorithm {
     pub(super) fn library(&self) -> sys::cublasLtMatmulAlgo_t {
         sys::cublasLtMatmulAlgo_t { data: self.data }
     }
-
-    /// Bytes of workspace that it uses, at most [`WORKSPACE`].
-    pub fn workspace(&self) -> usize {
-        self.workspace
-    }
 }
 
 /// What an algorithm's bytes are valid for, and its bits the same on. Not the device's name nor its number of
@@ -98,40 +93,55 @@ impl std::fmt::Display for Machine {
     }
 }
 
-/// Products by name, and their algorithms: as a job keeps it and as it lies on disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Table {
-    pub machine: Machine,
-    pub products: BTreeMap<String, Algorithm>,
-}
-
-impl Table {
-    pub fn new(machine: Machine) -> Self {
-        Self {
-            machine,
-            products: BTreeMap::new(),
-        }
-    }
-
-    pub fn to_json(&self) -> String {
-        // Strings and numbers: nothing in it can fail to be written.
-        serde_json::to_string(self).unwrap_or_default()
-    }
-}
-
-/// The algorithms of one job, for all its devices: a product is looked up here, then in the cache on disk, and only
-/// then chosen. Shared by `Arc`.
+/// The algorithms of one job, for all its devices: a product is looked up here, then in the table that was given or in
+/// the cache on disk, and only without a given table it is chosen. Shared by `Arc`.
 pub struct Algorithms {
-    cache: Option<PathBuf>,
-    imposed: bool,
+    source: Source,
     inner: Mutex<Inner>,
 }
 
+/// Where an algorithm comes from that this job has not used before.
+#[derive(Debug)]
+enum Source {
+    /// The folder that choices are kept in; without one they are forgotten.
+    Cache(Option<PathBuf>),
+    /// This table, and nothing else.
+    Given { table: AlgorithmTable, name: String },
+}
+
+#[derive(Default)]
 struct Inner {
-    /// Of the first device that asked, or as imposed.
-    table: Option<Table>,
+    /// What is in use so far. The device is the first that asked.
+    used: Option<AlgorithmTable>,
+    /// All warnings that there were, each once.
     warnings: Vec<String>,
+    /// How many of them have been taken.
+    taken: usize,
+    /// The cache could not be written. It is not tried again, since a lock may have been waited for.
+    unwritable: bool,
+}
+
+impl Inner {
+    fn used(&mut self, machine: Machine, device_name: &str) -> &mut AlgorithmTable {
+        self.used.get_or_insert_with(|| AlgorithmTable {
+            device: device_name.to_owned(),
+            table: Table::new(machine),
+        })
+    }
+
+    fn warn(&mut self, warning: String) {
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
+    }
+}
+
+/// The device that asks for an algorithm.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asking<'a> {
+    pub machine: Machine,
+    pub device_name: &'a str,
+    pub ordinal: u32,
 }
 
 impl Algorithms {
@@ -139,30 +149,18 @@ impl Algorithms {
     /// are made again by every process, and may differ.
     pub fn new(cache: Option<PathBuf>) -> Self {
         Self {
-            cache,
-            imposed: false,
-            inner: Mutex::new(Inner {
-                table: None,
-                warnings: Vec::new(),
-            }),
+            source: Source::Cache(cache),
+            inner: Mutex::default(),
         }
     }
 
-    /// Those of a job that was begun before, as [`Algorithms::to_json`] gave them: what is not in the table cannot be
-    /// had.
-    ///
-    /// # Errors
-    /// [`GemmError::Table`]
-    pub fn imposed(json: &str) -> Result<Self, GemmError> {
-        let table = serde_json::from_str(json).map_err(|e| GemmError::Table(e.to_string()))?;
-        Ok(Self {
-            cache: None,
-            imposed: true,
-            inner: Mutex::new(Inner {
-                table: Some(table),
-                warnings: Vec::new(),
-            }),
-        })
+    /// Those of a job that was begun before, or of another share of the same job: what is not in the table cannot be
+    /// had. `name` says in errors which table it is, such as its file.
+    pub fn imposed(table: AlgorithmTable, name: String) -> Self {
+        Self {
+            source: Source::Given { table, name },
+            inner: Mutex::default(),
+        }
     }
 
     /// `$SEQSTREAM_CACHE`, or `seqstream` in `$XDG_CACHE_HOME`, or `~/.cache/seqstream`; `None` where there is no home.
@@ -176,101 +174,100 @@ impl Algorithms {
             .or_else(|| Some(folder("HOME")?.join(".cache/seqstream")))
     }
 
-    /// The table of all products in use so far, as JSON on one line, for [`Algorithms::imposed`]. `None` before the
-    /// first device.
-    pub fn to_json(&self) -> Option<String> {
-        self.lock().table.as_ref().map(Table::to_json)
+    /// The table of all products in use so far. `None` before the first device.
+    pub fn table(&self) -> Option<AlgorithmTable> {
+        self.lock().used.clone()
     }
 
-    /// A digest of the same: the library's version, the compute capability, and the algorithms of all products in
-    /// use, which with the operands decide a product's bits. `none` before the first device.
+    /// [`AlgorithmTable::fingerprint`] of the same; `none` before the first device.
     pub fn fingerprint(&self) -> String {
-        let Some(json) = self.to_json() else {
-            return "none".into();
-        };
-        blake3::hash(json.as_bytes()).to_hex()[..32].to_owned()
+        let inner = self.lock();
+        let used = inner.used.as_ref().map(AlgorithmTable::fingerprint);
+        used.unwrap_or_else(|| "none".into())
     }
 
-    /// What went wrong without being an error: a cache that could not be read or written. Each is told once.
+    /// What went wrong without being an error, such as a cache that could not be read or written. Each is told once.
     pub fn take_warnings(&self) -> Vec<String> {
-        std::mem::take(&mut self.lock().warnings)
+        let mut inner = self.lock();
+        let new = inner.warnings[inner.taken..].to_vec();
+        inner.taken = inner.warnings.len();
+        new
     }
 
-    /// Whether the table serves a machine; it becomes the machine's if it was none's.
-    pub(super) fn admit(&self, machine: Machine, device: u32) -> Result<(), GemmError> {
+    /// Whether the table serves a device; it becomes the device's if it was none's.
+    pub(super) fn admit(&self, asking: Asking<'_>) -> Result<(), GemmError> {
         let mut inner = self.lock();
-        let table = inner.table.get_or_insert_with(|| Table::new(machine));
-        match table.machine == machine {
-            true => Ok(()),
-            false => Err(GemmError::Imposed {
-                device,
-                reason: format!("they are for {}, and here is {machine}", table.machine),
-            }),
+        if let Source::Given { table, .. } = &self.source
+            && (table.table.machine, table.device.as_str()) != (asking.machine, asking.device_name)
+        {
+            let refusal = Refusal::Machine {
+                of: format!("{}, {}", table.device, table.table.machine),
+                here: format!("{}, {}", asking.device_name, asking.machine),
+            };
+            return Err(self.refuse(asking.ordinal, refusal));
+        }
+        let used = inner.used(asking.machine, asking.device_name);
+        if used.table.machine != asking.machine {
+            let refusal = Refusal::Machine {
+                of: used.table.machine.to_string(),
+                here: asking.machine.to_string(),
+            };
+            return Err(self.refuse(asking.ordinal, refusal));
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, device: u32, refusal: Refusal) -> GemmError {
+        let table = match &self.source {
+            Source::Given { name, .. } => name.clone(),
+            Source::Cache(_) => "the GEMM algorithms that the job's first device uses".into(),
+        };
+        GemmError::Imposed {
+            table,
+            device,
+            refusal,
         }
     }
 
-    /// The algorithm of a product: the job's, or the cache's, or what `choose` answers, one caller at a time, so that
-    /// all devices have the same. `usable` says why an algorithm that comes from outside is not (`None`: it is).
+    /// The algorithm of a product: the job's, or the given table's, or the cache's, or what `choose` answers, one caller
+    /// at a time, so that all devices have the same. `usable` says why an algorithm that comes from outside is not
+    /// (`None`: it is).
     pub(super) fn get(
         &self,
         spec: &ProductSpec,
-        (machine, device_name, device): (Machine, &str, u32),
+        asking: Asking<'_>,
         usable: impl Fn(&Algorithm) -> Result<Option<String>, GemmError>,
         choose: impl FnOnce() -> Result<Algorithm, GemmError>,
     ) -> Result<Algorithm, GemmError> {
         let mut inner = self.lock();
-        let Inner { table, warnings } = &mut *inner;
-        let table = table.get_or_insert_with(|| Table::new(machine));
         let name = spec.to_string();
-        if let Some(known) = table.products.get(&name) {
-            let imposed = |reason| GemmError::Imposed { device, reason };
-            return match usable(known)? {
-                None => Ok(known.clone()),
-                Some(reason) => Err(imposed(format!("{spec}: {reason}"))),
-            };
-        }
-        if self.imposed {
-            let reason = format!("there is none for {spec}");
-            return Err(GemmError::Imposed { device, reason });
-        }
-        let cache = self.cache.as_deref();
-        let cache = cache.map(|folder| Cache::new(folder, device_name, machine));
-        let kept = cache.as_ref().and_then(|cache| {
-            let products = cache.read().unwrap_or_else(|warning| {
-                warnings.push(warning);
-                BTreeMap::new()
-            });
-            products.get(&name).cloned()
-        });
-        let mut replace = false;
-        if let Some(kept) = kept {
-            match usable(&kept)? {
-                None => {
-                    table.products.insert(name, kept.clone());
-                    return Ok(kept);
-                }
+        let used = inner.used(asking.machine, asking.device_name);
+        let known = used.table.products.get(&name);
+        let known = match &self.source {
+            Source::Given { table, .. } => known.or(table.table.products.get(&name)),
+            Source::Cache(_) => known,
+        };
+        let algorithm = match (known.cloned(), &self.source) {
+            (Some(known), _) => match usable(&known)? {
+                None => known,
                 Some(reason) => {
-                    replace = true;
-                    warnings.push(format!(
-                        "the kept GEMM algorithm of {spec} is not used: {reason}"
-                    ));
+                    let refusal = Refusal::Unusable { spec: name, reason };
+                    return Err(self.refuse(asking.ordinal, refusal));
                 }
+            },
+            (None, Source::Given { .. }) => {
+                return Err(self.refuse(asking.ordinal, Refusal::Lacks { spec: name }));
             }
-        }
-        let mut chosen = choose()?;
-        if let Some(cache) = &cache {
-            match cache.add(&name, &chosen, replace) {
-                // Another process may have been first: both use its choice.
-                Ok(stands) => {
-                    if stands != chosen && usable(&stands)?.is_none() {
-                        chosen = stands;
-                    }
-                }
-                Err(warning) => warnings.push(warning),
+            (None, Source::Cache(folder)) => {
+                let cache = folder
+                    .as_deref()
+                    .map(|folder| Cache::new(folder, asking.device_name, asking.machine));
+                from_cache(&mut inner, cache.as_ref(), &name, usable, choose)?
             }
-        }
-        table.products.insert(name, chosen.clone());
-        Ok(chosen)
+        };
+        let used = inner.used(asking.machine, asking.device_name);
+        used.table.products.insert(name, algorithm.clone());
+        Ok(algorithm)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -279,11 +276,53 @@ impl Algorithms {
     }
 }
 
+/// What the cache has for a product, or what `choose` answers, which the cache then keeps.
+fn from_cache(
+    inner: &mut Inner,
+    cache: Option<&Cache>,
+    name: &str,
+    usable: impl Fn(&Algorithm) -> Result<Option<String>, GemmError>,
+    choose: impl FnOnce() -> Result<Algorithm, GemmError>,
+) -> Result<Algorithm, GemmError> {
+    let kept = cache.and_then(|cache| match cache.read() {
+        Ok(products) => products.get(name).cloned(),
+        Err(warning) => {
+            inner.warn(warning);
+            None
+        }
+    });
+    let mut replace = false;
+    if let Some(kept) = kept {
+        match usable(&kept)? {
+            None => return Ok(kept),
+            Some(reason) => {
+                replace = true;
+                inner.warn(format!(
+                    "the kept GEMM algorithm of {name} is not used: {reason}"
+                ));
+            }
+        }
+    }
+    let chosen = choose()?;
+    let Some(cache) = cache.filter(|_| !inner.unwritable) else {
+        return Ok(chosen);
+    };
+    match cache.add(name, &chosen, replace) {
+        // Another process may have been first: both use its choice.
+        Ok(stands) if stands != chosen && usable(&stands)?.is_none() => Ok(stands),
+        Ok(_) => Ok(chosen),
+        Err(warning) => {
+            inner.unwritable = true;
+            inner.warn(warning);
+            Ok(chosen)
+        }
+    }
+}
+
 impl std::fmt::Debug for Algorithms {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Algorithms")
-            .field("cache", &self.cache)
-            .field("imposed", &self.imposed)
+            .field("source", &self.source)
             .finish_non_exhaustive()
     }
 }

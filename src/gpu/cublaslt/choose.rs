@@ -28,7 +28,7 @@ pub struct Tuning {
     /// The rows that they are timed at. The choice is kept whatever the rows, so these should not be a job's budget
     /// where that is changed from job to job, but the same for all jobs. A product of more rows is run in parts of so many.
     pub rows: usize,
-    /// Timed runs of each that is promising; the median counts. 0: the library's first that may be used is taken.
+    /// Timed runs of each that is promising, at least one; the median counts.
     pub rounds: usize,
     /// Bytes that are written between runs, more than any device's L2 has.
     pub flush: usize,
@@ -47,15 +47,6 @@ impl Tuning {
             rows,
             rounds: 7,
             flush: 128 << 20,
-        }
-    }
-
-    /// As the library orders them for so many rows, without timing.
-    pub fn untimed(rows: usize) -> Self {
-        Self {
-            rows,
-            rounds: 0,
-            flush: 0,
         }
     }
 }
@@ -80,10 +71,7 @@ pub(super) fn choose(
             Err(reason) => refused.push(format!("offer {i}: {reason}")),
         }
     }
-    if tuning.rounds > 0 {
-        candidates = by_time(&bench, candidates, tuning.rounds)?;
-    }
-    for (i, product) in candidates {
+    for (i, product) in by_time(&bench, candidates, tuning.rounds)? {
         match bench.differs(&product)? {
             None => return Ok(product.algorithm().clone()),
             Some(reason) => refused.push(format!("offer {i}: {reason}")),

@@ -35,12 +35,14 @@ pub enum GemmError {
         refused: Vec<String>,
     },
     /// The table that this job has to use does not serve.
-    #[error("the job's GEMM algorithms do not serve on device {device}: {reason}")]
+    #[error("{table} cannot be used on device {device}: {refusal}")]
     Imposed {
+        /// Which table, in words.
+        table: String,
         /// The device's ordinal.
         device: u32,
         /// Why not.
-        reason: String,
+        refusal: Refusal,
     },
     /// A table of algorithms that cannot be read.
     #[error("not a table of GEMM algorithms: {0}")]
@@ -56,6 +58,50 @@ pub enum GemmError {
     /// The driver failed.
     #[error(transparent)]
     Driver(#[from] DriverError),
+}
+
+/// Why a table of algorithms does not serve.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It is of another kind of device, or version of cuBLASLt.
+    #[error("it is for {of}, and here is {here}")]
+    Machine {
+        /// Device and library that it is for.
+        of: String,
+        /// Device and library that are here.
+        here: String,
+    },
+    /// It has no algorithm for a product of this job.
+    #[error("it has no algorithm for the product {spec}")]
+    Lacks {
+        /// The product.
+        spec: String,
+    },
+    /// An algorithm of the table is none that may be used.
+    #[error("its algorithm for the product {spec} is refused: {reason}")]
+    Unusable {
+        /// The product.
+        spec: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Refusal {
+    /// What may help.
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::Machine { .. } => {
+                "a job goes on only with the kind of GPU and the version of cuBLASLt that it was begun with: choose that GPU, or that library by SEQSTREAM_LIBCUBLASLT; on others begin a new job in another output directory, without this table"
+            }
+            Self::Lacks { .. } => {
+                "the table is of a job with another model, dtype or version of seqstream: give the table of a job with the same ones, or begin a new job without a table"
+            }
+            Self::Unusable { .. } => {
+                "the table is not what this cuBLASLt gave: give the table of another share of the same job, or begin a new job without a table"
+            }
+        }
+    }
 }
 
 fn refusals(refused: &[String]) -> String {
@@ -140,6 +186,11 @@ impl GemmError {
         self
     }
 
+    /// Whether a table of algorithms is refused, as opposed to a device that fails.
+    pub fn is_refused_table(&self) -> bool {
+        matches!(self, Self::Imposed { .. })
+    }
+
     /// What may help.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
@@ -165,9 +216,7 @@ impl GemmError {
             Self::NoAlgorithm { .. } => {
                 "use another cuBLAS, by SEQSTREAM_LIBCUBLASLT, or another --dtype"
             }
-            Self::Imposed { .. } => {
-                "a job has to go on with the cuBLAS and the kind of device that it was begun with; start it anew for others"
-            }
+            Self::Imposed { refusal, .. } => refusal.hint(),
             Self::Driver(error) => error.job_hint(),
             Self::Table(_) | Self::Operand { .. } => return None,
         })

@@ -38,17 +38,20 @@ mod error;
 mod handle;
 mod library;
 mod product;
+mod table;
 #[cfg(test)]
 mod tests;
 mod workbench;
 
 pub use algorithm::{Algorithm, Algorithms, Machine};
 pub use choose::Tuning;
-pub use error::{CallError, GemmError};
+pub use error::{CallError, GemmError, Refusal};
 pub use product::{ALIGNMENT, CHAIN_STEP, Kind, Operands, Product, ProductSpec, WHOLE, WORKSPACE};
+pub use table::AlgorithmTable;
 pub use workbench::{Workbench, randomise};
 
 use crate::gpu::driver::{Context, devices};
+use algorithm::Asking;
 use handle::Lt;
 use product::Described;
 use std::sync::Arc;
@@ -91,7 +94,11 @@ impl Gemm {
             cublaslt: library.version,
         };
         let lt = Lt::new(context, library)?;
-        algorithms.admit(machine, ordinal)?;
+        algorithms.admit(Asking {
+            machine,
+            device_name: &device_name,
+            ordinal,
+        })?;
         Ok(Self {
             lt,
             machine,
@@ -113,13 +120,13 @@ impl Gemm {
             let answer = choose::usable(&mut described, spec, &algorithm.library(), most)?;
             Ok(answer.err())
         };
-        let device = (
-            self.machine,
-            self.device_name.as_str(),
-            self.lt.context.ordinal(),
-        );
+        let asking = Asking {
+            machine: self.machine,
+            device_name: &self.device_name,
+            ordinal: self.lt.context.ordinal(),
+        };
         let choose = || choose::choose(&self.lt, spec, &self.tuning);
-        let algorithm = self.algorithms.get(spec, device, usable, choose)?;
+        let algorithm = self.algorithms.get(spec, asking, usable, choose)?;
         let described = Described::new(&self.lt, spec, most)?;
         Ok(Product::new(*spec, algorithm, described, most))
     }

@@ -1,18 +1,31 @@
 //! The table of algorithms and its cache, without a device.
 
-use super::algorithm::{Algorithm, Algorithms, Machine, Table};
+use super::GemmError;
+use super::Kind;
+use super::ProductSpec;
+use super::Refusal;
+use super::WHOLE;
+use super::algorithm::{Algorithm, Algorithms, Asking, Machine};
 use super::bindings as sys;
 use super::cache::Cache;
 use super::library::version_text;
-use super::{GemmError, Kind, ProductSpec, WHOLE};
+use super::table::AlgorithmTable;
+use super::table::Table;
 use crate::dtype::DType;
 use std::fs;
+use std::time::Duration;
 
 const HERE: Machine = Machine {
     capability: (9, 0),
     cublaslt: 130_002,
 };
 const DEVICE: &str = "NVIDIA H100 80GB HBM3";
+
+const ASKING: Asking<'static> = Asking {
+    machine: HERE,
+    device_name: DEVICE,
+    ordinal: 0,
+};
 
 fn algorithm(seed: u64) -> Algorithm {
     let data = std::array::from_fn(|i| seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> i);
@@ -31,12 +44,13 @@ fn spec(outputs: usize) -> ProductSpec {
 }
 
 fn get(algorithms: &Algorithms, spec: &ProductSpec, seed: u64) -> Result<Algorithm, GemmError> {
-    algorithms.get(
-        spec,
-        (HERE, DEVICE, 0),
-        |_| Ok(None),
-        || Ok(algorithm(seed)),
-    )
+    algorithms.get(spec, ASKING, |_| Ok(None), || Ok(algorithm(seed)))
+}
+
+/// What a job was given that goes on with these.
+fn imposed(algorithms: &Algorithms) -> Algorithms {
+    let text = algorithms.table().unwrap().to_json();
+    Algorithms::imposed(AlgorithmTable::parse(&text).unwrap(), "the table T".into())
 }
 
 #[test]
@@ -55,27 +69,69 @@ fn a_table_survives_being_written_and_decides_the_fingerprint() {
     }
     prints.dedup();
     assert_eq!(prints.len(), 3);
-    let json = algorithms.to_json().unwrap();
-    let imposed = Algorithms::imposed(&json).unwrap();
-    assert_eq!(imposed.fingerprint(), algorithms.fingerprint());
-    assert_eq!(get(&imposed, &spec(16), 99).unwrap(), algorithm(16));
-    let missing = get(&imposed, &spec(32), 99).unwrap_err().to_string();
-    assert!(missing.contains("f16 32x64 store bias"), "{missing}");
+    let given = imposed(&algorithms);
+    assert_eq!(get(&given, &spec(16), 99).unwrap(), algorithm(16));
+    // What counts is what is used of a table.
+    assert_ne!(given.fingerprint(), algorithms.fingerprint());
+    let part = given.table().unwrap();
+    assert!(part.is_part_of(&algorithms.table().unwrap()));
+    assert!(!algorithms.table().unwrap().is_part_of(&part));
+    for n in [8, 24] {
+        assert_eq!(get(&given, &spec(n), 99).unwrap(), algorithm(n as u64));
+    }
+    assert_eq!(given.fingerprint(), algorithms.fingerprint());
+    assert_eq!(given.table(), algorithms.table());
+    let error = get(&given, &spec(32), 99).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the table T cannot be used on device 0: it has no algorithm for the product f16 32x64 store bias"
+    );
+    assert!(error.hint().unwrap().contains("another model, dtype"));
+    // Nothing was chosen instead.
+    assert_eq!(given.table(), algorithms.table());
     // The order in which products were asked for plays no part.
     let other = Algorithms::new(None);
     for n in [24, 8, 16] {
         get(&other, &spec(n), n as u64).unwrap();
     }
     assert_eq!(other.fingerprint(), algorithms.fingerprint());
-    // Another version, another print, and no such job here.
-    let elsewhere = json.replace("130002", "120805");
-    let elsewhere = Algorithms::imposed(&elsewhere).unwrap();
-    assert_ne!(elsewhere.fingerprint(), algorithms.fingerprint());
-    let error = elsewhere.admit(HERE, 3).unwrap_err();
-    for part in ["device 3", "12.8.5", "13.0.2"] {
-        assert!(error.to_string().contains(part), "{error}");
+    // Another version of the library, another capability, another device: no such job here.
+    let table = algorithms.table().unwrap();
+    let machine = |capability, cublaslt| Machine {
+        capability,
+        cublaslt,
+    };
+    for (of, device, says) in [
+        (machine((9, 0), 120_805), DEVICE, "12.8.5"),
+        (machine((8, 0), 130_002), DEVICE, "capability 8.0"),
+        (HERE, "NVIDIA H200", "NVIDIA H200"),
+    ] {
+        let mut table = table.clone();
+        table.table.machine = of;
+        table.device = device.into();
+        let elsewhere = Algorithms::imposed(table, "the table T".into());
+        let error = elsewhere
+            .admit(Asking {
+                ordinal: 3,
+                ..ASKING
+            })
+            .unwrap_err();
+        let text = error.to_string();
+        let here = "and here is NVIDIA H100 80GB HBM3, cuBLASLt 13.0.2 on compute capability 9.0";
+        for part in ["the table T", "device 3", says, here] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(error.hint().unwrap().contains("SEQSTREAM_LIBCUBLASLT"));
+        let refusal = matches!(
+            error,
+            GemmError::Imposed {
+                refusal: Refusal::Machine { .. },
+                ..
+            }
+        );
+        assert!(refusal && error.is_refused_table());
     }
-    assert!(error.hint().is_some());
+    assert!(imposed(&algorithms).admit(ASKING).is_ok());
 }
 
 /// A job that was begun with other chains, whose bits are others, is not resumed.
@@ -95,9 +151,7 @@ fn the_length_of_chains_is_part_of_a_product_s_name() {
     assert_eq!(name(512), "f32 8x1280 store bias in 448s");
     let algorithms = Algorithms::new(None);
     get(&algorithms, &of(256), 1).unwrap();
-    let begun = algorithms.to_json().unwrap();
-    let resumed = Algorithms::imposed(&begun).unwrap();
-    assert!(get(&resumed, &of(128), 1).is_err());
+    assert!(get(&imposed(&algorithms), &of(128), 1).is_err());
     let other = Algorithms::new(None);
     get(&other, &of(128), 1).unwrap();
     assert_ne!(other.fingerprint(), algorithms.fingerprint());
@@ -105,29 +159,50 @@ fn the_length_of_chains_is_part_of_a_product_s_name() {
 
 #[test]
 fn what_is_no_table_is_refused() {
-    let good = Table {
-        machine: HERE,
-        products: [("f16 8x8 store".to_owned(), algorithm(3))].into(),
+    let good = AlgorithmTable {
+        device: DEVICE.into(),
+        table: Table {
+            machine: HERE,
+            products: [("f16 8x8 store".to_owned(), algorithm(3))].into(),
+        },
     };
-    assert!(Algorithms::imposed(&good.to_json()).is_ok());
     let json = good.to_json();
-    let digits = json.find("\"algorithm\":\"").unwrap() + 13;
+    assert_eq!(AlgorithmTable::parse(&json).unwrap(), good);
+    assert!(json.contains(&format!("\"digest\": \"{}", good.fingerprint())));
+    let digits = json.find("\"algorithm\": \"").unwrap() + 14;
     let with =
         |begin: &str, skip: usize| format!("{}{begin}{}", &json[..digits], &json[digits + skip..]);
     assert_eq!(with("", 0), json);
-    for bad in [
-        "",
-        "[]",
-        &json.replace("\"workspace\":3", "\"workspace\":99999999999"),
-        &json.replace("\"workspace\":3", "\"workspace\":3,\"more\":1"),
-        &with("0", 0),
-        &with("+", 1),
-        &with("x", 1),
+    let replaced = |from: &str, to: &str| {
+        assert!(json.contains(from), "{from}");
+        json.replacen(from, to, 1)
+    };
+    for (bad, says) in [
+        ("", "EOF"),
+        ("[]", "invalid"),
+        ("{\"table\": {}}", "missing field `format`"),
+        (
+            &replaced("\"format\": 1", "\"format\": 2"),
+            "its format is 2",
+        ),
+        (&replaced("\"workspace\": 3", "\"workspace\": 4"), "digest"),
+        (&replaced("130002", "130003"), "digest"),
+        (
+            &replaced("\"workspace\": 3", "\"workspace\": 99999999999"),
+            "bytes of workspace",
+        ),
+        (
+            &replaced("\"workspace\": 3", "\"workspace\": 3, \"more\": 1"),
+            "unknown field",
+        ),
+        (&json[..json.len() / 2], "EOF"),
+        (&with("0", 0), "128 hexadecimal digits"),
+        (&with("+", 1), "128 hexadecimal digits"),
+        (&with("x", 1), "128 hexadecimal digits"),
     ] {
-        assert!(
-            matches!(Algorithms::imposed(bad), Err(GemmError::Table(_))),
-            "{bad}"
-        );
+        let error = AlgorithmTable::parse(bad).unwrap_err();
+        assert!(matches!(error, GemmError::Table(_)), "{bad}: {error}");
+        assert!(error.to_string().contains(says), "{bad}: {error}");
     }
 }
 
@@ -149,7 +224,7 @@ fn choices_are_kept_for_the_next_process_and_the_first_stands() {
     let third = Algorithms::new(Some(folder.clone()));
     let chosen = third.get(
         &spec(16),
-        (HERE, DEVICE, 0),
+        ASKING,
         |_| Ok(None),
         || {
             cache
@@ -162,7 +237,7 @@ fn choices_are_kept_for_the_next_process_and_the_first_stands() {
     // One that does not serve is replaced.
     let fourth = Algorithms::new(Some(folder.clone()));
     let refuse = |known: &Algorithm| Ok((*known == algorithm(5)).then(|| "no".to_owned()));
-    let chosen = fourth.get(&spec(16), (HERE, DEVICE, 0), refuse, || Ok(algorithm(7)));
+    let chosen = fourth.get(&spec(16), ASKING, refuse, || Ok(algorithm(7)));
     assert_eq!(chosen.unwrap(), algorithm(7));
     assert_eq!(fourth.take_warnings().len(), 1);
     assert_eq!(cache.read().unwrap()[&spec(16).to_string()], algorithm(7));
@@ -170,7 +245,10 @@ fn choices_are_kept_for_the_next_process_and_the_first_stands() {
     let other = Algorithms::new(Some(folder));
     let chosen = other.get(
         &spec(8),
-        (HERE, "NVIDIA H200", 0),
+        Asking {
+            device_name: "NVIDIA H200",
+            ..ASKING
+        },
         |_| Ok(None),
         || Ok(algorithm(9)),
     );
@@ -254,8 +332,86 @@ fn a_folder_that_cannot_be_written_is_a_warning() {
     for folder in [taken.clone(), taken.join("below")] {
         let algorithms = Algorithms::new(Some(folder));
         assert_eq!(get(&algorithms, &spec(8), 2).unwrap(), algorithm(2));
-        assert!(!algorithms.take_warnings().is_empty());
+        let warnings = algorithms.take_warnings();
+        assert!(!warnings.is_empty());
+        // Told once, whatever else is chosen.
+        get(&algorithms, &spec(16), 3).unwrap();
+        assert_eq!(algorithms.take_warnings(), [""; 0]);
+        assert_eq!(algorithms.table().unwrap().table.products.len(), 2);
     }
+}
+
+/// The lock of a process that does not go on is given up, with a word; who keeps it for a moment is waited for.
+#[test]
+fn the_lock_is_waited_for_with_a_deadline() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = || Cache::new(folder.path(), DEVICE, HERE);
+    cache().add("first", &algorithm(1), false).unwrap();
+    let path = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|e| e == "lock"))
+        .unwrap();
+    let lock = fs::File::open(&path).unwrap();
+    lock.lock().unwrap();
+    let hasty = cache().patient(Duration::from_millis(50));
+    let warning = hasty.add("second", &algorithm(2), false).unwrap_err();
+    for part in [
+        "cannot be kept",
+        "another process, which may be stopped, has held",
+        &path.display().to_string(),
+        "50ms",
+    ] {
+        assert!(warning.contains(part), "{warning}");
+    }
+    // What is kept is read all the same.
+    assert_eq!(hasty.read().unwrap().len(), 1);
+    std::thread::scope(|scope| {
+        let patient = cache().patient(Duration::from_secs(600));
+        let adding = scope.spawn(move || patient.add("second", &algorithm(2), false));
+        lock.unlock().unwrap();
+        assert_eq!(adding.join().unwrap().unwrap(), algorithm(2));
+    });
+}
+
+/// A pipe would be waited for until somebody opens its other end.
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_never_opened() {
+    let pipe = |path: &std::path::Path| {
+        let made = std::process::Command::new("mkfifo").arg(path).status();
+        assert!(made.unwrap().success());
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::new(folder.path(), DEVICE, HERE);
+    cache.add("first", &algorithm(1), false).unwrap();
+    let path = |end: &str| {
+        let entries = fs::read_dir(folder.path()).unwrap();
+        let mut paths = entries.map(|entry| entry.unwrap().path());
+        let found = paths.find(|path| path.extension().is_some_and(|e| e == "lock"));
+        found.unwrap().with_extension(end)
+    };
+    let (file, lock, partial) = (path("json"), path("lock"), path("partial"));
+    // The file itself: warned of, and replaced where that can be.
+    fs::remove_file(&file).unwrap();
+    pipe(&file);
+    let warning = cache.read().unwrap_err();
+    assert!(warning.contains("it is a pipe or a device"), "{warning}");
+    assert!(warning.contains(&file.display().to_string()), "{warning}");
+    pipe(&partial);
+    cache.add("second", &algorithm(2), false).unwrap();
+    assert_eq!(cache.read().unwrap().len(), 1);
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    assert!(cache.read().unwrap_err().contains("it is a directory"));
+    assert!(cache.add("third", &algorithm(3), false).is_err());
+    fs::remove_dir(&file).unwrap();
+    // The lock.
+    fs::remove_file(&lock).unwrap();
+    pipe(&lock);
+    let warning = cache.add("third", &algorithm(3), false).unwrap_err();
+    assert!(warning.contains("it is a pipe or a device"), "{warning}");
+    assert!(warning.contains(&lock.display().to_string()), "{warning}");
 }
 
 #[test]

@@ -169,7 +169,7 @@ impl Workbench {
                 .collect();
             firsts.dedup();
             for first in firsts {
-                let part = self.out.part(first * row..(first + rows) * row);
+                let part = self.out.slice(first * row..(first + rows) * row);
                 // SAFETY: as above; the buffers are read after the stream is waited for, and live until then also
                 // where a call fails: it is waited for below in any case.
                 let done = unsafe {
@@ -216,7 +216,7 @@ pub unsafe fn randomise(stream: &Stream, region: &Region, dtype: DType) -> Resul
     unsafe { block.bytes_mut() }.copy_from_slice(&bytes);
     let copy = |from: usize| {
         let bytes = block.len().min(region.bytes() - from);
-        let part = region.part(from..from + bytes);
+        let part = region.slice(from..from + bytes);
         // SAFETY: the block is written no more, and lives until the stream is waited for below, also where a copy
         // fails; nothing else uses the region, says the caller.
         unsafe { stream.load(&block, 0..bytes, &part) }

@@ -68,22 +68,6 @@ impl Fence {
         self
     }
 
-    /// Whether the work before the last record is done; never blocks.
-    ///
-    /// # Errors
-    /// [`DriverError`], of that work too.
-    pub fn passed(&self) -> Result<bool, DriverError> {
-        self.context.bind()?;
-        // SAFETY: an event that this value holds.
-        match unsafe { ffi::cuEventQuery(self.event) } {
-            ffi::NOT_READY => Ok(false),
-            code => {
-                super::error::check("cuEventQuery", code).map_err(|e| e.at(&self.at()))?;
-                Ok(true)
-            }
-        }
-    }
-
     /// Blocks the host until the work before the last record is done.
     ///
     /// # Errors

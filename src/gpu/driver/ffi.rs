@@ -70,7 +70,6 @@ unsafe extern "C" {
     pub fn cuEventCreate(event: *mut CUevent, flags: c_uint) -> i32;
     pub fn cuEventDestroy_v2(event: CUevent) -> i32;
     pub fn cuEventRecord(event: CUevent, stream: CUstream) -> i32;
-    pub fn cuEventQuery(event: CUevent) -> i32;
     pub fn cuEventSynchronize(event: CUevent) -> i32;
     pub fn cuEventElapsedTime(milliseconds: *mut f32, start: CUevent, end: CUevent) -> i32;
 

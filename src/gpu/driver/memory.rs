@@ -123,24 +123,6 @@ impl Arena {
         })
     }
 
-    /// All that a device has free but `keep` bytes, which are left to others: to cuBLASLt, to
-    /// modules, to the driver itself.
-    ///
-    /// # Errors
-    /// [`DriverError`]: code 2 where no more than `keep` is free.
-    pub fn of_free(context: &Context, keep: usize) -> Result<Self, DriverError> {
-        let (free, _) = context.memory()?;
-        let free = usize::try_from(free).unwrap_or(usize::MAX);
-        match free.checked_sub(keep) {
-            Some(bytes) if bytes >= ALIGN => Self::new(context, bytes / ALIGN * ALIGN),
-            _ => Err(out_of_memory(
-                context,
-                "Arena::of_free",
-                format!("keeping {keep} bytes of {free} free ones"),
-            )),
-        }
-    }
-
     /// What a region of so many bytes takes of an arena: for its sum before there is one.
     pub fn footprint(bytes: usize) -> usize {
         bytes.next_multiple_of(ALIGN)
@@ -212,19 +194,6 @@ impl Region {
     /// Its size.
     pub fn bytes(&self) -> usize {
         self.bytes
-    }
-
-    /// A part of it.
-    ///
-    /// # Panics
-    /// Where the range is not inside the region.
-    pub fn part(&self, range: Range<usize>) -> Region {
-        assert!(range.start <= range.end && range.end <= self.bytes);
-        Region {
-            block: Arc::clone(&self.block),
-            offset: self.offset + range.start,
-            bytes: range.len(),
-        }
     }
 }
 

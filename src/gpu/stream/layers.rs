@@ -25,8 +25,6 @@ pub struct LayerFences {
     recorded: AtomicU64,
     /// No more will be recorded. Written under the job's lock.
     ended: AtomicBool,
-    /// Whoever waits shall wait no more. Written under the job's lock.
-    stopped: AtomicBool,
     job: Arc<Job>,
 }
 
@@ -47,7 +45,6 @@ impl LayerFences {
             fences,
             recorded: AtomicU64::new(0),
             ended: AtomicBool::new(false),
-            stopped: AtomicBool::new(false),
             job,
         })
     }
@@ -83,7 +80,7 @@ impl LayerFences {
     ///
     /// # Errors
     /// The job's failure, as soon as there is one; [`StreamError::NotLoaded`] where the layer will
-    /// never be; [`StreamError::Stopped`].
+    /// never be.
     pub fn wait_enqueued(&self, layer: u64) -> Result<(), StreamError> {
         let mut held: Held<'_> = self.job.lock();
         loop {
@@ -93,9 +90,6 @@ impl LayerFences {
             let recorded = self.recorded();
             if layer < recorded {
                 return Ok(());
-            }
-            if self.stopped.load(Ordering::Acquire) {
-                return Err(StreamError::Stopped);
             }
             if self.ended.load(Ordering::Acquire) {
                 let loaded = recorded;
@@ -120,14 +114,6 @@ impl LayerFences {
     pub(super) fn end(&self) {
         let held = self.job.lock();
         self.ended.store(true, Ordering::Release);
-        drop(held);
-        self.job.wake();
-    }
-
-    /// Whoever waits, now or later, for what is not recorded stops waiting.
-    pub(super) fn stop(&self) {
-        let held = self.job.lock();
-        self.stopped.store(true, Ordering::Release);
         drop(held);
         self.job.wake();
     }

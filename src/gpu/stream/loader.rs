@@ -14,13 +14,12 @@ use std::thread::{self, JoinHandle};
 pub struct Loader {
     thread: Option<JoinHandle<(Uploader, Result<(), StreamError>)>>,
     loaded: Arc<LayerFences>,
-    used: Option<Arc<LayerFences>>,
     stop: Arc<AtomicBool>,
 }
 
 impl Loader {
     /// Runs `work` on a thread of its own: it uploads layer after layer, and marks each on the
-    /// fences it is given, which are `loaded`. `used`, of a ring of buffers, is what it waits for.
+    /// fences it is given, which are `loaded`.
     ///
     /// An error of `work`, or a panic, is the failure of the job; whoever waits on `loaded` for
     /// more than it marked is told.
@@ -30,7 +29,6 @@ impl Loader {
     pub fn start(
         mut uploader: Uploader,
         loaded: Arc<LayerFences>,
-        used: Option<Arc<LayerFences>>,
         work: impl FnOnce(&mut Uploader, &LayerFences) -> Result<(), StreamError> + Send + 'static,
     ) -> Result<Self, StreamError> {
         let stop = uploader.stop_flag();
@@ -53,7 +51,6 @@ impl Loader {
         Ok(Self {
             thread: Some(thread),
             loaded,
-            used,
             stop,
         })
     }
@@ -90,9 +87,6 @@ fn words(panic: &(dyn Any + Send)) -> String {
 impl Drop for Loader {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        if let Some(used) = &self.used {
-            used.stop();
-        }
         // Its result was told when it ended the job.
         let _ = self.join();
     }

@@ -224,11 +224,6 @@ impl StreamManager {
         self.devices.iter().find(|d| d.context.ordinal() == ordinal)
     }
 
-    /// The devices that have streams.
-    pub fn devices(&self) -> impl Iterator<Item = &Context> {
-        self.devices.iter().map(|device| &device.context)
-    }
-
     /// A device's first stream of a kind.
     ///
     /// # Errors

@@ -1,0 +1,105 @@
+//! The GEMM algorithms of a job on CUDA: those that it was begun with, those that were given, or what the cache holds.
+
+use super::options::EmbedOptions;
+use super::{Console, Failure};
+use crate::engine::Device;
+use crate::gpu::cublaslt::Algorithms;
+use crate::output::{ALGORITHMS_FILE, JOB_FILE, read_job};
+use crate::pipeline::{JobError, KeptAlgorithms};
+use std::path::Path;
+use std::sync::Arc;
+
+/// What `embed` has to compute with.
+///
+/// A job that goes on uses the table in its output directory and nothing else: others would give other bits.
+pub fn of_job(options: &EmbedOptions, console: &Console) -> Result<Arc<Algorithms>, Failure> {
+    if options.device == Device::Cpu {
+        return Ok(Arc::new(Algorithms::new(None)));
+    }
+    let given = options.gemm_algorithms.as_deref().map(given).transpose()?;
+    let own = match options.resume && options.out.join(JOB_FILE).exists() {
+        true => {
+            let job = read_job(&options.out).map_err(JobError::from)?;
+            KeptAlgorithms::of_job(&options.out, job.gemm.as_deref())?
+        }
+        false => None,
+    };
+    if let (Some(own), Some(given)) = (&own, &given)
+        && !own.table.is_part_of(&given.table)
+    {
+        return Err(Failure::GivenAlgorithms {
+            path: given.path.clone(),
+            reason: format!(
+                "it differs from {}, with which the job in --out was begun",
+                own.path.display()
+            ),
+            hint: "leave --gemm-algorithms out: a resumed job uses its own table".into(),
+        });
+    }
+    Ok(match own.or(given) {
+        Some(kept) => {
+            let name = format!("the table of GEMM algorithms {}", kept.path.display());
+            Arc::new(Algorithms::imposed(kept.table, name))
+        }
+        None => from_cache(console),
+    })
+}
+
+/// What the cache holds; what it does not hold yet is chosen and kept there.
+pub fn from_cache(console: &Console) -> Arc<Algorithms> {
+    let cache = Algorithms::default_cache();
+    if cache.is_none() {
+        console.warn(
+            "GEMM algorithms cannot be kept, so that the next job chooses its own, perhaps others: none of SEQSTREAM_CACHE, XDG_CACHE_HOME and HOME is set",
+        );
+        console.hint(REMEDY);
+    }
+    Arc::new(Algorithms::new(cache))
+}
+
+const REMEDY: &str = "set SEQSTREAM_CACHE to a folder that can be written and that later jobs find; jobs whose rows are to agree bit for bit can also share one table, by `embed --gemm-algorithms`";
+
+/// Says what the choice of algorithms warned of, and what helps.
+pub fn warn(algorithms: &Algorithms, console: &Console) {
+    let warnings = algorithms.take_warnings();
+    for warning in &warnings {
+        console.warn(warning);
+    }
+    if !warnings.is_empty() {
+        console.hint(REMEDY);
+    }
+}
+
+/// The table that `--gemm-algorithms` names: an output directory, or a file.
+fn given(path: &Path) -> Result<KeptAlgorithms, Failure> {
+    let refused = |error| {
+        match error {
+        JobError::Algorithms { path, reason } => Failure::GivenAlgorithms {
+            path,
+            reason,
+            hint: "give the output directory of another share of this job, or the algorithms.json in it".into(),
+        },
+        other => other.into(),
+    }
+    };
+    let found = match path.is_dir() {
+        true if path.join(JOB_FILE).exists() => {
+            let job = read_job(path).map_err(JobError::from)?;
+            KeptAlgorithms::of_job(path, job.gemm.as_deref())
+        }
+        true => KeptAlgorithms::read(&path.join(ALGORITHMS_FILE)),
+        false => KeptAlgorithms::read(path),
+    };
+    found.map_err(refused)?.ok_or_else(|| Failure::Usage {
+        message: match path.is_dir() {
+            true => format!(
+                "--gemm-algorithms: {} is not the output directory of a job on CUDA that keeps its {ALGORITHMS_FILE}",
+                path.display()
+            ),
+            false => format!("--gemm-algorithms: {} does not exist", path.display()),
+        },
+        hint: Some(format!(
+            "start the share that it is to come from first: {ALGORITHMS_FILE} stands in its output directory before the first shard does; a job that goes on with --resume uses its own table and needs no other"
+        )),
+    })
+}

@@ -1,0 +1,388 @@
+//! The GEMM algorithms of a job on CUDA are its own: kept beside its shards, used again by `--resume`, shared by
+//! `--gemm-algorithms`, and never chosen anew where others would give other bits.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+
+mod cli_support;
+mod cuda_support;
+
+use cli_support::{Place, assert_same, fails, stderr, wait_for};
+use cuda_support::algorithms::{sealed, with_others, without_one};
+use cuda_support::real::{absent, not_run, wants_real};
+use seqstream::backend::cuda::kernels;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const TABLE: &str = "algorithms.json";
+
+/// A place whose jobs compute on a simulated device: its algorithms are known.
+fn simulated(sequences: usize) -> Option<Place> {
+    if wants_real() {
+        not_run("this test is of the simulated driver");
+        return None;
+    }
+    if kernels::FATBINS.is_empty() {
+        absent("this build has no kernels (no nvcc)");
+        return None;
+    }
+    Some(Place::new(sequences).on_cuda(&cuda_support::library(), 1))
+}
+
+/// `embed`, with another cache than the place's.
+fn embed(place: &Place, cache: &str, out: &str, options: &str) -> Command {
+    let mut command = place.embed(out, options);
+    command.env("SEQSTREAM_CACHE", place.path(cache));
+    command
+}
+
+/// Runs it, which must succeed; what it said.
+#[track_caller]
+fn ok(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    stderr(&output)
+}
+
+fn merge(place: &Place, sources: &[&str], out: &str) -> Command {
+    let mut command = place.command(env!("CARGO_BIN_EXE_seqstream"));
+    command.arg("merge").args(sources).args(["--out", out]);
+    command
+}
+
+/// The one table in a folder of the cache.
+fn cached(folder: &Path) -> PathBuf {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut paths = entries.map(|entry| entry.unwrap().path());
+    let table = paths.find(|path| path.extension().is_some_and(|e| e == "json"));
+    table.unwrap()
+}
+
+/// Makes `other`, a cache that holds other algorithms than the cache `from` for the same products: what a machine may
+/// have that has timed them itself.
+fn other_cache(place: &Place, from: &str, other: &str) {
+    let table = cached(&place.path(from));
+    let text = with_others(&fs::read_to_string(&table).unwrap());
+    fs::create_dir(place.path(other)).unwrap();
+    let name = table.file_name().unwrap();
+    fs::write(place.path(other).join(name), text).unwrap();
+}
+
+fn pipe(path: &Path) {
+    let made = Command::new("mkfifo").arg(path).status();
+    assert!(made.unwrap().success());
+}
+
+/// Warnings, each with its text, of what was said.
+fn warnings(said: &str) -> Vec<&str> {
+    let lines = said.lines().filter_map(|l| l.strip_prefix("warning: "));
+    lines.collect()
+}
+
+#[test]
+fn killed_without_a_cache_it_goes_on_with_its_own_algorithms() {
+    let Some(place) = simulated(96) else {
+        return;
+    };
+    let options = "--token-budget 400";
+    ok(embed(&place, "cache", "first", options));
+    other_cache(&place, "cache", "others");
+    // A file where the folder should be: nothing can be kept.
+    fs::write(place.path("no folder"), "").unwrap();
+    let mut command = embed(&place, "no folder", "killed", options);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    wait_for(&place.path("killed/shard-000001"), &mut child);
+    child.kill().unwrap();
+    let said = stderr(&child.wait_with_output().unwrap());
+    // One warning, whatever the number of products, and what to do.
+    let told = warnings(&said);
+    assert_eq!(told.len(), 1, "{said}");
+    assert!(told[0].contains("cannot be kept in"), "{said}");
+    assert!(told[0].contains("no folder"), "{said}");
+    assert_eq!(
+        said.matches("hint: set SEQSTREAM_CACHE").count(),
+        1,
+        "{said}"
+    );
+    // The table stood before the first shard, and is what job.json says.
+    let table = fs::read(place.path("killed").join(TABLE)).unwrap();
+    let job = fs::read(place.path("killed/job.json")).unwrap();
+    let value = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).unwrap();
+    let (digest, gemm) = (&value(&table)["digest"], &value(&job)["gemm"]);
+    assert!(digest.as_str().unwrap().starts_with(gemm.as_str().unwrap()));
+    assert_eq!(gemm.as_str().unwrap().len(), 32);
+    // Wherever it goes on, a cache with other algorithms plays no part.
+    let said = ok(embed(
+        &place,
+        "others",
+        "killed",
+        &format!("{options} --resume"),
+    ));
+    assert!(said.contains("resuming"), "{said}");
+    assert_eq!(warnings(&said), [""; 0]);
+    assert_eq!(fs::read(place.path("killed").join(TABLE)).unwrap(), table);
+    assert_eq!(fs::read(place.path("killed/job.json")).unwrap(), job);
+    let whole = format!("{options} --gemm-algorithms killed");
+    ok(embed(&place, "others", "whole", &whole));
+    assert_same(&place.path("whole"), &place.path("killed"));
+    // A job without a table of its own or a given one does choose others there.
+    ok(embed(&place, "others", "different", options));
+    let other = fs::read(place.path("different/job.json")).unwrap();
+    assert_ne!(value(&other)["gemm"], value(&job)["gemm"]);
+}
+
+#[test]
+fn shares_on_machines_of_their_own_merge_where_they_have_one_table() {
+    let Some(place) = simulated(50) else {
+        return;
+    };
+    ok(embed(&place, "cache", "part1", "--shard 1/2"));
+    other_cache(&place, "cache", "others");
+    ok(embed(&place, "others", "part2", "--shard 2/2"));
+    fails(
+        merge(&place, &["part1", "part2"], "merged"),
+        6,
+        &["gemm was", "`--gemm-algorithms part1`"],
+    );
+    assert!(!place.path("merged").exists());
+    // What it advises.
+    fs::remove_dir_all(place.path("part2")).unwrap();
+    let given = "--shard 2/2 --gemm-algorithms part1";
+    ok(embed(&place, "others", "part2", given));
+    ok(merge(&place, &["part2", "part1"], "merged"));
+    // The file serves as well as the directory, and the cache's file as well as a job's.
+    let table = place.path("part1").join(TABLE);
+    let cached = cached(&place.path("cache"));
+    for (out, file) in [("whole", table), ("from cache", cached)] {
+        let mut command = embed(&place, "others", out, "");
+        ok({
+            command.arg("--gemm-algorithms").arg(file);
+            command
+        });
+        assert_same(&place.path(out), &place.path("merged"));
+    }
+    assert!(place.path("merged").join(TABLE).exists());
+    // A job that goes on may be given the table that it has, and no other.
+    fs::remove_dir_all(place.path("part2/shard-000001")).unwrap();
+    fs::remove_file(place.path("part2/manifest.json")).unwrap();
+    let others = place.path("others table");
+    let text = fs::read_to_string(place.path("part1").join(TABLE)).unwrap();
+    fs::write(&others, with_others(&text)).unwrap();
+    let mut command = embed(&place, "others", "part2", "--shard 2/2 --resume");
+    command.arg("--gemm-algorithms").arg(&others);
+    fails(
+        command,
+        6,
+        &[
+            "others table",
+            "it differs from part2/algorithms.json",
+            "leave --gemm-algorithms out",
+        ],
+    );
+    ok(embed(
+        &place,
+        "others",
+        "part2",
+        &format!("{given} --resume"),
+    ));
+}
+
+#[test]
+fn a_table_that_was_tampered_with_is_refused_by_resume_and_merge() {
+    let Some(place) = simulated(40) else {
+        return;
+    };
+    for share in ["1/2", "2/2"] {
+        let out = format!("part{}", &share[..1]);
+        ok(embed(&place, "cache", &out, &format!("--shard {share}")));
+    }
+    other_cache(&place, "cache", "others");
+    let table = place.path("part2").join(TABLE);
+    let text = fs::read_to_string(&table).unwrap();
+    let before = fs::read(place.path("part2/job.json")).unwrap();
+    let refused = |says: &[&str]| {
+        let mut says = says.to_vec();
+        says.push("part2/algorithms.json");
+        says.push("hint: put the file back");
+        let resume = embed(&place, "cache", "part2", "--shard 2/2 --resume");
+        fails(resume, 6, &says);
+        fails(merge(&place, &["part1", "part2"], "merged"), 6, &says);
+        fails(merge(&place, &["part2", "part1"], "merged"), 6, &says);
+        assert!(!place.path("merged").exists());
+        assert_eq!(fs::read(place.path("part2/job.json")).unwrap(), before);
+    };
+    let workspace = text.replacen("\"workspace\": ", "\"workspace\": 1", 1);
+    for (bad, says) in [
+        ("", "EOF"),
+        (&text[..text.len() / 2], "EOF"),
+        (&workspace, "its digest is not that of its content"),
+        (&with_others(&text), "job.json"),
+        (&without_one(&text), "job.json"),
+        (
+            &text.replace("\"format\": 1", "\"format\": 2"),
+            "its format is 2",
+        ),
+        (&"x".repeat(2 << 20), "more than 1048576 bytes"),
+    ] {
+        assert_ne!(bad, text);
+        fs::write(&table, bad).unwrap();
+        refused(&[says]);
+    }
+    fs::remove_file(&table).unwrap();
+    pipe(&table);
+    refused(&["it is a pipe or a device"]);
+    fs::remove_file(&table).unwrap();
+    fs::create_dir(&table).unwrap();
+    refused(&["it is a directory"]);
+    fs::remove_dir(&table).unwrap();
+    // Without its table, which jobs of older versions do not have, a job goes on where the cache has the same.
+    let resume = || embed(&place, "others", "part2", "--shard 2/2 --resume");
+    fails(
+        resume(),
+        6,
+        &["gemm was", "hint: algorithms.json", "is missing there"],
+    );
+    assert!(!table.exists());
+    ok(embed(&place, "cache", "part2", "--shard 2/2 --resume"));
+    assert_eq!(fs::read_to_string(&table).unwrap(), text);
+    // Or where it is given.
+    fs::remove_file(&table).unwrap();
+    let mut given = resume();
+    given.args(["--gemm-algorithms", "part1"]);
+    ok(given);
+    assert_eq!(fs::read_to_string(&table).unwrap(), text);
+    // The result has it where any of the shares does.
+    fs::remove_file(&table).unwrap();
+    ok(merge(&place, &["part2", "part1"], "merged"));
+    assert_eq!(
+        fs::read_to_string(place.path("merged").join(TABLE)).unwrap(),
+        text
+    );
+}
+
+#[test]
+fn a_given_table_that_does_not_serve_is_refused_and_nothing_is_chosen_instead() {
+    let Some(place) = simulated(20) else {
+        return;
+    };
+    ok(embed(&place, "cache", "job", ""));
+    let text = fs::read_to_string(place.path("job").join(TABLE)).unwrap();
+    let given = place.path("given.json");
+    let refused = |options: &str, code, says: &[&str]| {
+        let mut command = embed(&place, "cache", "out", options);
+        command.args(["--gemm-algorithms", "given.json"]);
+        fails(command, code, says);
+        assert!(!place.path("out").exists(), "{says:?}");
+    };
+    // There is none, or nothing that is one.
+    refused("", 2, &["given.json does not exist", "start the share"]);
+    fs::create_dir(&given).unwrap();
+    refused("", 2, &["given.json is not the output directory"]);
+    fs::remove_dir(&given).unwrap();
+    for (bad, says) in [
+        ("{".to_owned(), "EOF"),
+        (
+            text.replace("\"format\": 1", "\"format\": 9"),
+            "its format is 9",
+        ),
+    ] {
+        fs::write(&given, bad).unwrap();
+        refused(
+            "",
+            6,
+            &[
+                "--gemm-algorithms: given.json cannot be used",
+                says,
+                "another share",
+            ],
+        );
+    }
+    fs::remove_file(&given).unwrap();
+    pipe(&given);
+    refused("", 6, &["it is a pipe or a device"]);
+    fs::remove_file(&given).unwrap();
+    // Of another cuBLASLt, another kind of device, another model, another dtype.
+    let device = "\"device\": \"";
+    let (library, card, capability) = (
+        text.replace("130002", "120805"),
+        text.replace(device, &format!("{device}Other than ")),
+        text.replacen("9,", "8,", 1),
+    );
+    for (bad, says) in [
+        (library, "it is for Simulated"),
+        (card, "it is for Other than Simulated"),
+        (capability, "on compute capability 8.0"),
+    ] {
+        assert_ne!(bad, text);
+        fs::write(&given, sealed(&bad)).unwrap();
+        refused(
+            "",
+            6,
+            &["given.json", "device 0", says, "SEQSTREAM_LIBCUBLASLT"],
+        );
+    }
+    fs::write(&given, without_one(&text)).unwrap();
+    let lacks = "it has no algorithm for the product ";
+    refused("", 6, &["given.json", lacks, "another model"]);
+    fs::write(&given, &text).unwrap();
+    refused("--dtype bf16", 6, &["given.json", lacks]);
+    // A job that goes on with other options is told which, and not what its table lacks.
+    let resume = embed(&place, "cache", "job", "--dtype f32 --resume");
+    fails(resume, 6, &["dtype was \"f16\", now \"f32\""]);
+}
+
+#[test]
+fn what_is_wrong_with_the_cache_is_seen_and_ends_no_job() {
+    let Some(place) = simulated(4) else {
+        return;
+    };
+    let seen = |said: &str, parts: &[&str]| {
+        let told = warnings(said).join("\n");
+        for part in parts {
+            assert!(told.contains(part), "\"{part}\" is not in: {said}");
+        }
+        assert!(said.contains("hint: set SEQSTREAM_CACHE"), "{said}");
+    };
+    // Nothing is wrong.
+    let said = ok(embed(&place, "cache", "right", ""));
+    assert_eq!(warnings(&said), [""; 0]);
+    let (table, lock) = {
+        let table = cached(&place.path("cache"));
+        let lock = table.with_extension("lock");
+        (table, lock)
+    };
+    // A process that holds the lock and is stopped: something has to be kept for it to matter.
+    fs::remove_file(&table).unwrap();
+    let held = fs::File::open(&lock).unwrap();
+    held.lock().unwrap();
+    let said = ok(embed(&place, "cache", "locked", "-q"));
+    seen(&said, &["another process, which may be stopped, has held"]);
+    assert_eq!(warnings(&said).len(), 1, "waited for once: {said}");
+    drop(held);
+    // A pipe in place of the table, and of the lock.
+    pipe(&table);
+    let said = ok(embed(&place, "cache", "pipe", ""));
+    seen(&said, &["is not read", "it is a pipe or a device"]);
+    fs::remove_file(&table).unwrap();
+    fs::remove_file(&lock).unwrap();
+    pipe(&lock);
+    let said = ok(embed(&place, "cache", "pipes", ""));
+    seen(&said, &["cannot be kept in", "it is a pipe or a device"]);
+    // No folder at all.
+    let mut command = place.embed("homeless", "");
+    for name in ["SEQSTREAM_CACHE", "XDG_CACHE_HOME", "HOME"] {
+        command.env_remove(name);
+    }
+    let said = ok(command);
+    seen(
+        &said,
+        &["none of SEQSTREAM_CACHE, XDG_CACHE_HOME and HOME is set"],
+    );
+    // `bench` has no output directory to keep a table in, and says so as well.
+    fs::write(place.path("no folder"), "").unwrap();
+    let mut command = place.command(env!("CARGO_BIN_EXE_seqstream"));
+    command.args(["bench", "--model", "model", "--device", "cuda"]);
+    command.args(["--lengths", "16", "--tokens", "64", "--rounds", "1"]);
+    command.env("SEQSTREAM_CACHE", place.path("no folder"));
+    seen(&ok(command), &["cannot be kept in"]);
+}
