@@ -6,7 +6,9 @@
 mod cuda_support;
 
 use cuda_support::gpu::{Gpu, gpu, seeds};
-use cuda_support::numbers::{DTYPES, Random, bytes, epsilon, error, rounded, values};
+use cuda_support::numbers::{
+    DTYPES, Random, bytes, epsilon, error, rounded, same_on_the_whole, values,
+};
 use seqstream::backend::cuda::attention::{AttentionKernels, WorkList};
 use seqstream::backend::cuda::params::{AttentionItem, AttentionParams, RotaryTableParams};
 use seqstream::dtype::DType;
@@ -57,8 +59,20 @@ fn starts(lengths: &[usize]) -> Vec<usize> {
 impl Case {
     /// Scores of deviation about 2: attention that prefers some keys.
     fn new(head_dim: usize, dtype: DType, rotary: bool, lengths: &[usize], seed: u64) -> Self {
+        Self::of_size(1.4, head_dim, dtype, rotary, lengths, seed)
+    }
+
+    /// q, k and v of this deviation; that of the scores is its square.
+    fn of_size(
+        size: f64,
+        head_dim: usize,
+        dtype: DType,
+        rotary: bool,
+        lengths: &[usize],
+        seed: u64,
+    ) -> Self {
         let tokens: usize = lengths.iter().sum();
-        let qkv = Random(seed).normal(tokens * 3 * HEADS * head_dim, 1.4);
+        let qkv = Random(seed).normal(tokens * 3 * HEADS * head_dim, size);
         Self {
             head_dim,
             dtype,
@@ -185,6 +199,34 @@ impl Case {
         gpu.launch(&function, 3, 256, 0, &params);
         gpu.stream.synchronize().unwrap();
         table
+    }
+
+    /// A number as the kernels hold what rotation makes of q and k: in the dtype. Where a test is about the softmax alone,
+    /// its f64 takes the same numbers.
+    fn held(&self, x: f64) -> f64 {
+        f64::from(rounded(&[x as f32], self.dtype)[0])
+    }
+
+    /// The largest score, position left out.
+    fn largest_score(&self) -> f64 {
+        let (hd, row) = (self.head_dim, 3 * self.width());
+        let starts = starts(&self.lengths);
+        let mut largest = f64::NEG_INFINITY;
+        for sequence in starts.windows(2) {
+            for (i, j) in (sequence[0]..sequence[1])
+                .flat_map(|i| (sequence[0]..sequence[1]).map(move |j| (i, j)))
+            {
+                for head in 0..HEADS {
+                    let part = |t: usize, part: usize| {
+                        &self.qkv[t * row + part * self.width() + head * hd..][..hd]
+                    };
+                    let products = part(i, 0).iter().zip(part(j, 1));
+                    let dot: f64 = products.map(|(a, b)| f64::from(a * b)).sum();
+                    largest = largest.max(dot / (hd as f64).sqrt());
+                }
+            }
+        }
+        largest
     }
 
     /// In f64, a sequence of it: [length, heads·head_dim].
@@ -345,8 +387,9 @@ fn a_sequence_of_35000_tokens() {
         let case = Case::new(head_dim, dtype, rotary, &[LENGTH], 13);
         // Kernels hold rotated numbers in the dtype. Of so many keys a query prefers a few, whose scores that moves most;
         // so the f64 here takes the same ones, and what is left is theirs.
-        let held = |x: f64| f64::from(rounded(&[x as f32], dtype)[0]);
-        let wanted = ends.clone().map(|rows| case.wanted_rows(0, rows, held));
+        let wanted = ends
+            .clone()
+            .map(|rows| case.wanted_rows(0, rows, |x| case.held(x)));
         let row = case.width() * dtype.size();
         let kinds = match dtype {
             DType::F32 => vec![By::Kernels((8, 0))], // of all devices
@@ -376,6 +419,65 @@ fn a_sequence_of_35000_tokens() {
                     off <= tolerance(dtype, LENGTH),
                     "{by:?} {dtype:?} head_dim {head_dim} queries {rows:?}: {off:e}"
                 );
+            }
+        }
+    }
+}
+
+/// The kernels that exponentials in 16 bits would fail in: without the largest score taken off, or with that of another tile,
+/// weights are past what f16 holds.
+#[test]
+fn scores_of_twenty_are_as_exact_as_small_ones() {
+    let Some(gpu) = gpu(0) else { return };
+    for head_dim in HEAD_DIMS {
+        for dtype in [DType::F16, DType::Bf16] {
+            for rotary in [true, false] {
+                let lengths = [32, 64, 129];
+                let case = Case::of_size(2.4, head_dim, dtype, rotary, &lengths, 21);
+                // Rotation makes other scores, and no smaller ones.
+                assert!(rotary || case.largest_score() > 20.0);
+                let wanted =
+                    [0, 1, 2].map(|s| case.wanted_rows(s, 0..lengths[s], |x| case.held(x)));
+                for by in kinds(&gpu, head_dim) {
+                    let outs = case.run(&gpu, by);
+                    assert_eq!(gpu.findings(), "", "{head_dim} {dtype:?}");
+                    for (out, wanted) in outs.iter().zip(&wanted) {
+                        let off = error(&values(out, dtype), wanted);
+                        let what = format!("{by:?} {dtype:?} head_dim {head_dim} rotary {rotary}");
+                        println!("{what}: {:.2} eps", off / epsilon(dtype));
+                        assert!(off <= epsilon(dtype), "{what}: {off:e}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// By each kernel for 16 bits: short sequences, those of one tile of keys, and those of several.
+#[test]
+fn nothing_is_a_little_too_large_or_too_small_everywhere() {
+    let Some(gpu) = gpu(0) else { return };
+    for (head_dim, dtype) in [
+        (64, DType::F16),
+        (64, DType::Bf16),
+        (24, DType::F16),
+        (128, DType::F16),
+        (40, DType::F16),
+    ] {
+        for rotary in [true, false] {
+            for lengths in [vec![32; 12], vec![64; 6], vec![131, 257]] {
+                let case = Case::new(head_dim, dtype, rotary, &lengths, 31);
+                let wanted = (0..lengths.len())
+                    .flat_map(|s| case.wanted_rows(s, 0..lengths[s], |x| case.held(x)));
+                let wanted: Vec<f64> = wanted.collect();
+                for by in kinds(&gpu, head_dim) {
+                    let got = values(&case.run(&gpu, by).concat(), dtype);
+                    let what = format!(
+                        "{by:?} {dtype:?} head_dim {head_dim} rotary {rotary} lengths {}",
+                        lengths[0]
+                    );
+                    same_on_the_whole(&what, &got, &wanted, dtype);
+                }
             }
         }
     }

@@ -106,6 +106,7 @@ fn job(
         pooled: true,
         states: false,
         overlap: true,
+        upload_slot: None,
     };
     let streams = Arc::clone(&manager);
     let cuda = Cuda::new(streams, &context, Arc::clone(algorithms), options)?;

@@ -6,7 +6,9 @@
 mod cuda_support;
 
 use cuda_support::gpu::{Gpu, gpu, seeds};
-use cuda_support::numbers::{Random, bytes, epsilon, error, gelu, rounded, values};
+use cuda_support::numbers::{
+    ENOUGH, Random, bytes, epsilon, error, gelu, rounded, same_on_the_whole, values,
+};
 use cuda_support::real::not_run;
 use seqstream::backend::cuda::params::{GemmGeluParams, GemmGeluReferenceParams, TensorMap};
 use seqstream::dtype::DType;
@@ -211,13 +213,15 @@ fn results_are_those_of_f64() {
                     let expected = case.expected();
                     let bound = if expected.len() < 100 { 1.0 } else { 0.5 };
                     let check = |what: &str, got: Vec<u8>| {
-                        let off = error(&values(&got, dtype), &expected);
-                        println!("{what} {dtype:?} {shape:?} gated {gated}: {off:.1e}");
+                        let got = values(&got, dtype);
+                        let off = error(&got, &expected);
+                        let what = format!("{what} {dtype:?} {shape:?} gated {gated}");
+                        println!("{what}: {off:.1e}");
                         // Rounding loses half a unit at most: on average over many numbers, 0.42 of that.
-                        assert!(
-                            off < bound * epsilon(dtype),
-                            "{what} {dtype:?} {shape:?} gated {gated}: {off:e}"
-                        );
+                        assert!(off < bound * epsilon(dtype), "{what}: {off:e}");
+                        if got.len() >= ENOUGH {
+                            same_on_the_whole(&what, &got, &expected, dtype);
+                        }
                     };
                     check("kernel", case.run(&gpu, LAUNCH));
                     if seed == 0 {
@@ -226,6 +230,21 @@ fn results_are_those_of_f64() {
                 }
             }
         }
+    }
+}
+
+/// More than two rounds of the ring in a tile: who leaves the other consumer's steps out goes past several rounds at once.
+#[test]
+fn a_deep_product_goes_round_the_ring_more_than_twice() {
+    let Some(gpu) = hopper(0) else { return };
+    for gated in [false, true] {
+        // 13 steps, and tiles enough for both consumers of both blocks.
+        let case = Case::new(DType::F16, gated, [200, 200, 776], true, 9);
+        let got = values(&case.run(&gpu, LAUNCH), case.dtype);
+        let (expected, what) = (case.expected(), format!("gated {gated}"));
+        let off = error(&got, &expected);
+        assert!(off < 0.5 * epsilon(case.dtype), "{what}: {off:e}");
+        same_on_the_whole(&what, &got, &expected, case.dtype);
     }
 }
 

@@ -12,13 +12,14 @@ use cuda_support::model::{Devices, build, options};
 use cuda_support::products::counter;
 use cuda_support::real::{not_run, wants_real};
 use golden_support::{checkpoint, golden_files, read};
-use seqstream::architecture::ModelConfig;
+use seqstream::architecture::{ModelConfig, ModelKind};
 use seqstream::backend::cuda::{Cuda, CudaOptions};
 use seqstream::batch::PackedBatch;
 use seqstream::dtype::DType;
 use seqstream::engine::Fleet;
-use seqstream::model::{Embedder, Model, Pool, Request};
+use seqstream::model::{Embedder, Model, Pool, Request, Fleet};
 use seqstream::weights::Checkpoint;
+use seqstream::gpu::driver::StreamName;
 
 /// Of PyTorch's own f32 run on a CPU, as on our CPU backend (`golden_states.rs`).
 const F32_FACTOR: f64 = 1.5;
@@ -123,6 +124,7 @@ fn bits_depend_on_the_sequence_alone(config: ModelConfig, dtypes: &[DType], thor
         let alone = on_devices(1, &checkpoint, wide(dtype), |model| {
             let alone = bodies::alone(model, &sequences);
             bodies::same_among_others(dtype.name(), model, (&sequences, &alone), 6, 4);
+            bodies::same_whatever_is_asked_for(dtype.name(), model, &sequences[..6]);
             alone
         });
         let Some(alone) = alone else { return };
@@ -173,24 +175,30 @@ fn bits_of_dnabert_head_32() {
     bits_depend_on_the_sequence_alone(bodies::DNABERT_THREE_HEADS, &[DType::F16], false);
 }
 
-/// Rounded on the host, cast on the device or copied: values that every format holds arrive as they are.
+/// Rounded on the host, cast on the device or copied, in one chunk or in several: values that every format holds arrive as
+/// they are.
 #[test]
 fn whatever_format_a_file_has_its_values_arrive() {
     const FORMATS: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
     let sequences = sequences();
-    let all: Vec<_> = sequences.iter().collect();
+    // A few: it is about weights.
+    let some: Vec<_> = sequences[..6].iter().collect();
     for dtype in FORMATS {
-        let mut found = Vec::new();
+        let bits = |stored, upload_slot| {
+            let options = CudaOptions {
+                upload_slot,
+                ..wide(dtype)
+            };
+            let look = |model: &mut Fleet<_>| bodies::bits(model, &some);
+            on_devices(4, &cuda_support::model::stored_in(stored), options, look)
+        };
+        let Some(whole) = bits(dtype, None) else {
+            return;
+        };
+        // The matrices are of 2304 values and more: longer than a chunk in every format.
         for stored in FORMATS {
-            let checkpoint = cuda_support::model::stored_in(stored);
-            let look = |model: &mut Fleet<_>| bodies::bits(model, &all);
-            match on_devices(4, &checkpoint, wide(dtype), look) {
-                Some(bits) => found.push(bits),
-                None => return,
-            }
-        }
-        for (stored, bits) in FORMATS.iter().zip(&found) {
-            assert_eq!(found[0], *bits, "{stored} computed in {dtype}");
+            let chunked = bits(stored, Some(4 << 10)).unwrap();
+            assert!(whole == chunked, "{stored} computed in {dtype}");
         }
     }
 }
@@ -285,6 +293,108 @@ fn an_overflow_never_leaves_in_silence() {
         let outputs = built.model.embed(&batch, &request).unwrap();
         let all = outputs[0].pooled.iter().all(|v| v.is_finite());
         assert_eq!(all, finite, "{dtype}: {:?}", &outputs[0].pooled[..4]);
+    }
+}
+
+/// The bits of a pass that is full to the last row, the last sequence and the last byte of its results are those of one with
+/// room to spare: whatever has too little room lies where something else does.
+#[test]
+fn a_full_pass_has_room_for_all_of_it() {
+    const TOKENS: usize = 256;
+    const SEQUENCES: usize = 64; // the room for sequences, where this is more than a 16th of the tokens
+    let sequence = |n: usize, seed: usize| {
+        let token = |i| 5 + (i * i + seed) as u32 % 19;
+        (0..n).map(token).collect::<Vec<u32>>()
+    };
+    let one = vec![sequence(TOKENS, 0)];
+    let many: Vec<_> = (0..SEQUENCES).map(|i| sequence(4, i)).collect();
+    let over: Vec<_> = (0..85).map(|i| sequence(3, i)).collect();
+    // Rows of 256 bytes at least, or that one is missing would be made good by what regions are rounded up to.
+    for (config, dtype, architecture) in [
+        (bodies::ESM2_HEAD_16, DType::F32, 90),
+        (bodies::DNABERT_TWO_HEADS, DType::F16, 90),
+        (bodies::DNABERT_TWO_HEADS, DType::F16, 80),
+    ] {
+        let checkpoint = cuda_support::model::random_of(config);
+        let bits = |tokens| {
+            let devices = Devices::take(1, 1)?;
+            devices.set_architecture(architecture);
+            let options = CudaOptions {
+                tokens: Some(tokens),
+                ..wide(dtype)
+            };
+            let mut model = build(&devices, &checkpoint, options).model;
+            devices.set_architecture(90);
+            let limits = model.members().next().unwrap().limits();
+            assert!(tokens > TOKENS || limits.sequences == SEQUENCES);
+            let of = |sequences: &Vec<Vec<u32>>| {
+                bodies::bits(&mut model, &sequences.iter().collect::<Vec<_>>())
+            };
+            Some([&one, &many, &over].map(of))
+        };
+        let Some(full) = bits(TOKENS) else { return };
+        let wide = bits(8192).unwrap();
+        for (n, what) in ["one sequence", "the most sequences", "more than these"]
+            .into_iter()
+            .enumerate()
+        {
+            let same = full[n] == wide[n];
+            assert!(same, "{what} of a full pass, {dtype} on sm_{architecture}");
+        }
+    }
+}
+
+/// Of every parameter that a kernel reads, the compute stream has waited for the group before, the first pass of a model as the
+/// log of operations has it.
+#[test]
+fn a_pass_waits_for_each_group_of_parameters_before_it_reads_it() {
+    const LAYERS: usize = 3;
+    for config in [
+        ModelConfig::esm2(LAYERS, 64, 2),
+        ModelConfig::dnabert(LAYERS, 64, 2),
+    ] {
+        let esm = config.kind == ModelKind::Esm2;
+        let checkpoint = cuda_support::model::random_of(config);
+        let Some(devices) = Devices::take(1, 0) else {
+            return;
+        };
+        let mut built = build(&devices, &checkpoint, options(DType::F16));
+        let request = Request {
+            layers: vec![LAYERS],
+            pool: Some(Pool::Mean),
+            per_token: false,
+        };
+        let mut batch = PackedBatch::new();
+        batch.push(&[0, 5, 6, 7, 2]);
+        for _ in 0..2 {
+            built.model.embed(&batch, &request).unwrap();
+        }
+        let log = built.manager.log().unwrap().entries();
+        let of_compute = log
+            .iter()
+            .filter(|e| matches!(e.stream, Some((StreamName::Compute, _))));
+        // Where each kernel comes: how many groups have been waited for.
+        let (mut groups, mut kernels) = (0, Vec::new());
+        for entry in of_compute {
+            if let Some(group) = entry.what.strip_prefix("wait for group ") {
+                assert_eq!(group, groups.to_string(), "each once, and in order");
+                groups += 1;
+            } else if let Some(kernel) = entry.what.strip_prefix("kernel ") {
+                kernels.push((groups, kernel.to_owned()));
+            }
+        }
+        assert_eq!(groups, 1 + LAYERS + usize::from(esm), "{kernels:?}");
+        let at = |name: &str| -> Vec<usize> {
+            let of_name = kernels
+                .iter()
+                .filter(|(_, kernel)| kernel.starts_with(name));
+            of_name.map(|(groups, _)| *groups).collect()
+        };
+        // The second pass has waited for all of them.
+        assert_eq!(at("rotary_table"), if esm { vec![1] } else { vec![] });
+        assert_eq!(at("embed"), [1, groups]);
+        assert_eq!(at("attention"), [2, 3, 4, groups, groups, groups]);
+        assert_eq!(at("represent_means"), [groups, groups]);
     }
 }
 

@@ -58,6 +58,20 @@ fn check(models: &mut Models, sequences: &[Vec<u32>], cut: usize, shift: usize) 
     }
 }
 
+/// Lengths of both classes, in one batch.
+#[test]
+fn a_representation_is_the_same_whatever_is_asked_for_beside_it() {
+    for config in [ESM2_HEAD_16, ESM2_HEAD_64, DNABERT_TWO_HEADS] {
+        let kind = config.kind;
+        let mut models = Models::new(config);
+        let sequences = [3, 9, 17, 40].map(|n| (0..n).map(|i| 4 + i * 7 % 20).collect());
+        for (i, model) in models.0.iter_mut().enumerate() {
+            let on = format!("{kind:?}, model {i}");
+            bodies::same_whatever_is_asked_for(&on, model, &sequences);
+        }
+    }
+}
+
 macro_rules! invariant {
     ($($name:ident: $config:expr;)*) => {$(
         #[test]

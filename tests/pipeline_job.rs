@@ -278,6 +278,47 @@ fn garbage_does_not_leave_in_silence() {
     assert_eq!(left, [".lock", "job.json"]);
 }
 
+/// A state that is not finite is an error also where every mean is, or where no vector is asked for: of the last token as of
+/// the first, and of any layer.
+#[test]
+fn a_state_that_is_not_finite_does_not_leave_in_silence() {
+    let mut job = Job::new(30);
+    job.request.per_token = true;
+    job.request.layers = vec![0, 2];
+    let length = tokens(&job.records[13]).len();
+    assert!(length > 4);
+    for pool in [Some(Pool::Mean), Some(Pool::Cls), None] {
+        job.request.pool = pool;
+        for (token, of, value) in [
+            (1, 0, f32::NAN),
+            (length - 2, 0, f32::INFINITY),
+            (length - 2, 2, f32::NAN),
+            (2, 2, f32::NEG_INFINITY),
+        ] {
+            let out = tempfile::tempdir().unwrap();
+            let mut model = Hashing::new();
+            model.state_at = Some((13, token, of, value));
+            let error = job
+                .run_with(out.path(), &mut model, &mut Silent, &Stop::new())
+                .unwrap_err();
+            let JobError::NonFinite {
+                record,
+                layer,
+                dimension,
+                value: found,
+                ..
+            } = &error
+            else {
+                panic!("{pool:?}, token {token}: {error}");
+            };
+            assert_eq!((*record, *layer, *dimension), (14, of, 1), "{error}");
+            assert_eq!(found.to_bits(), value.to_bits());
+            assert!(error.to_string().contains("\"seq13\""), "{error}");
+            assert!(!out.path().join("shard-000001").exists());
+        }
+    }
+}
+
 #[test]
 fn f16_halves_the_rows() {
     let out = tempfile::tempdir().unwrap();

@@ -96,9 +96,11 @@ void mbarrier_bytes_came(uint64_t *barrier, int bytes) {
 
 void mbar_wait(uint64_t *barrier, int parity) {
     check_mbarrier("mbar_wait", barrier);
+    // The PTX ISA gives phases the parities 0 and 1, and says nothing about other numbers.
+    if (parity != 0 && parity != 1) fail(LAUNCH_FAILED, "mbar_wait: a parity of %d, which is neither 0 nor 1", parity);
     reads(barrier, 8);
-    while (at(barrier).phase == unsigned(parity & 1)) {
-        waits[block.current] = {barrier, parity & 1};
+    while (at(barrier).phase == unsigned(parity)) {
+        waits[block.current] = {barrier, parity};
         wait_in("mbar_wait");
         waits[block.current] = MBarrierWait();
         check_mbarrier("mbar_wait", barrier);

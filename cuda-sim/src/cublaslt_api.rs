@@ -198,7 +198,8 @@ impl Sim {
             bias,
             bias_type,
         } = self.description(description)?;
-        const COMPUTE_32F: [c_int; 3] = [68, 69, 77]; // 32F, 32F_PEDANTIC, 32F_FAST_TF32
+        const FAST_TF32: c_int = 77;
+        const COMPUTE_32F: [c_int; 3] = [68, 69, FAST_TF32]; // 32F, 32F_PEDANTIC
         if !COMPUTE_32F.contains(&compute) || scale != 0 || pointer_mode != 0 || transpose[2] != 0 {
             return Err(
                 self.not_supported("other than f32 sums, f32 scales on the host, and C as it is")
@@ -248,6 +249,7 @@ impl Sim {
             d,
             transpose_a,
             transpose_b,
+            tf32: compute == FAST_TF32 && a.element == Element::F32,
             alpha: 1.0,
             beta: 0.0,
             bias,

@@ -1,4 +1,5 @@
-//! cuBLASLt's product: D = alpha · op(A) · op(B) + beta · C + bias, column-major, sums in f32.
+//! cuBLASLt's product: D = alpha · op(A) · op(B) + beta · C + bias, column-major, sums in f32; where the caller asks for
+//! it, f32 operands are rounded to TF32 before.
 
 use std::fmt;
 
@@ -137,6 +138,18 @@ fn add_columns(sums: &mut [f32], a: &[f32], factors: &[f32]) {
     }
 }
 
+/// An f32 as tensor cores read it in TF32: 10 bits behind the point, rounded to nearest even. Infinity and NaN stay.
+fn tf32(value: f32) -> f32 {
+    const DROPPED: u32 = 13;
+    if !value.is_finite() {
+        return value;
+    }
+    let bits = value.to_bits();
+    let half = (1 << (DROPPED - 1)) - 1 + (bits >> DROPPED & 1);
+    // A carry into the exponent is right: the next number up has the next exponent.
+    f32::from_bits((bits + half) >> DROPPED << DROPPED)
+}
+
 /// How an algorithm sums over K: in order, or in parts that are added after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -164,6 +177,8 @@ pub struct Product {
     pub d: Stored,
     pub transpose_a: bool,
     pub transpose_b: bool,
+    /// Whether operands in f32 are rounded to TF32.
+    pub tf32: bool,
     pub alpha: f32,
     pub beta: f32,
     /// One value a row of D.
@@ -225,12 +240,15 @@ impl Product {
     pub unsafe fn run(&self) {
         let (m, n, k) = (self.d.rows, self.d.columns, self.depth());
         // SAFETY: the caller's promise, here and below.
-        let (a, b) = unsafe {
+        let (mut a, mut b) = unsafe {
             (
                 self.a.dense(self.transpose_a),
                 self.b.dense(self.transpose_b),
             )
         };
+        if self.tf32 {
+            a.iter_mut().chain(&mut b).for_each(|x| *x = tf32(*x));
+        }
         let bias = self.bias.map(|(address, element)| {
             // SAFETY: as above.
             element.decode(&unsafe { pages::read(address, m * element.bytes()) })

@@ -185,7 +185,12 @@ impl Matrix {
     }
 }
 
+/// `cublasComputeType_t`: sums in f32; and the same of operands that are rounded to TF32.
+const COMPUTE_32F: c_int = 68;
+const COMPUTE_32F_FAST_TF32: c_int = 77;
+
 struct Case {
+    compute: c_int,
     types: (Type, Type),
     transposed: (bool, bool),
     beta: f32,
@@ -204,6 +209,7 @@ fn worst(case: &Case) -> f64 {
     let _sim = Sim::start(1, 0);
     let (m, n, k) = (37, 19, 53);
     let Case {
+        compute,
         types: (input, output),
         transposed,
         beta,
@@ -227,7 +233,7 @@ fn worst(case: &Case) -> f64 {
         let c = Matrix::new(output, m, n, 3);
         let d = Matrix::new(output, m, n, 4);
         let bias = Matrix::new(output, m, 1, 5);
-        ok(cublasLtMatmulDescCreate(&mut description, 68, 0));
+        ok(cublasLtMatmulDescCreate(&mut description, compute, 0));
         set(description, 3, c_int::from(transposed.0));
         set(description, 4, c_int::from(transposed.1));
         if with_bias {
@@ -333,6 +339,7 @@ fn products_are_as_exact_as_f32_sums() {
         for transposed in [(false, false), (true, false), (false, true), (true, true)] {
             for (beta, bias) in [(0.0, false), (1.0, true), (0.5, false), (0.0, true)] {
                 let worst = worst(&Case {
+                    compute: COMPUTE_32F,
                     types,
                     transposed,
                     beta,
@@ -344,6 +351,29 @@ fn products_are_as_exact_as_f32_sums() {
                 );
             }
         }
+    }
+}
+
+/// Whoever asks for TF32 gets it: f32 operands keep 10 bits behind the point. Of f16 and bf16, which have no more, nothing
+/// is lost.
+#[test]
+fn tf32_rounds_operands_in_f32_and_no_others() {
+    for input in [Type::F32, Type::F16, Type::Bf16] {
+        let worst = worst(&Case {
+            compute: COMPUTE_32F_FAST_TF32,
+            types: (input, Type::F32),
+            transposed: (true, false),
+            beta: 0.0,
+            bias: false,
+        });
+        // Two roundings by 2^-11 of each term, where all have the same sign, are 2^14 / (k + 3) times the bound: 293.
+        let rounded = (10.0..293.0).contains(&worst);
+        assert_eq!(
+            rounded,
+            input == Type::F32,
+            "{input:?}: {worst} of the bound"
+        );
+        assert!(rounded || worst < 1.0, "{input:?}: {worst} of the bound");
     }
 }
 

@@ -269,6 +269,7 @@ fn tensor_copies() {
     refused(&TENSOR, 3, 719, &["no mbarrier that was initialised"]);
     refused(&TENSOR, 4, 719, &["fence_mbar_init", "thread [0, 0, 0]"]);
     refused(&TENSOR, 7, 716, &["tma_load_2d", "not aligned"]);
+    refused(&TENSOR, 8, 719, &["mbar_wait", "a parity of 2"]);
 }
 
 #[test]

@@ -184,6 +184,7 @@ pub fn on_cuda(
         pooled: job.request.pool.is_some(),
         states: job.request.per_token,
         overlap,
+        upload_slot: None,
     };
     let load = |context: &Context| {
         let backend = Cuda::new(

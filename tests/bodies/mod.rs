@@ -122,3 +122,57 @@ pub fn same_among_others(
         }
     }
 }
+
+/// What is asked for beside a representation changes no bit of it: each layer alone, means with and without token states, and
+/// states without means. And `cls` is the first row. `sequences` are one batch.
+pub fn same_whatever_is_asked_for(on: &str, model: &mut dyn Embedder, sequences: &[Vec<u32>]) {
+    let mut batch = PackedBatch::new();
+    sequences.iter().for_each(|s| batch.push(s));
+    let d = model.config().hidden;
+    // The first layer is not the last one, whose LayerNorm some models have and others have not.
+    let layers = [1, model.config().layers];
+    assert!(layers[0] < layers[1]);
+    let mut embed = |layers: &[usize], pool, per_token| {
+        let request = Request {
+            layers: layers.to_vec(),
+            pool,
+            per_token,
+        };
+        let outputs = model.embed(&batch, &request).unwrap();
+        let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        let of = outputs.iter().map(|o| (bits(&o.pooled), bits(&o.states)));
+        of.collect::<Vec<_>>()
+    };
+    let together = embed(&layers, Some(Pool::Mean), true);
+    let first_rows = |states: &[u32]| -> Vec<u32> {
+        let rows = (0..batch.len()).map(|i| batch.range(i).start * d);
+        rows.flat_map(|at| &states[at..at + d]).copied().collect()
+    };
+    for (layer, (means, states)) in layers.iter().zip(&together) {
+        assert_eq!(means.len(), batch.len() * d);
+        assert_eq!(states.len(), batch.total() * d);
+        let cls = first_rows(states);
+        assert!(cls != *means);
+        let (none, means, cls) = (vec![], means.clone(), cls);
+        for (pool, per_token, pooled) in [
+            (Some(Pool::Mean), false, &means),
+            (Some(Pool::Mean), true, &means),
+            (Some(Pool::Cls), false, &cls),
+            (Some(Pool::Cls), true, &cls),
+            (None, true, &none),
+        ] {
+            let alone = embed(&[*layer], pool, per_token);
+            let what = format!("{on}: layer {layer} alone, {pool:?}, states {per_token}");
+            assert!(alone[0].0 == *pooled, "{what}: other vectors");
+            let wanted = if per_token { states } else { &none };
+            assert!(alone[0].1 == *wanted, "{what}: other states");
+        }
+    }
+    let cls = embed(&layers, Some(Pool::Cls), true);
+    for (n, (_, states)) in together.iter().enumerate() {
+        assert!(
+            cls[n].0 == first_rows(states) && cls[n].1 == *states,
+            "{on}: cls of both"
+        );
+    }
+}

@@ -54,6 +54,14 @@ impl Devices {
             simulator: Some(simulator),
         })
     }
+
+    /// What simulated devices say that they are, 80, 89 or 90, until they are asked to say something else, by other tests
+    /// too: 90 is what these expect. Real ones stay what they are.
+    pub fn set_architecture(&self, architecture: u32) {
+        if let Some(simulator) = &self.simulator {
+            simulator.call::<extern "C" fn(u32)>("seqstream_sim_set_architecture")(architecture);
+        }
+    }
 }
 
 /// A model on all the devices.
@@ -72,6 +80,7 @@ pub fn options(dtype: DType) -> CudaOptions {
         pooled: true,
         states: false,
         overlap: true,
+        upload_slot: None,
     }
 }
 
@@ -80,6 +89,7 @@ pub fn build(devices: &Devices, checkpoint: &Checkpoint, options: CudaOptions) -
     let mut manager = StreamManager::new(StreamOptions {
         load: LOAD_STREAMS,
         overlap: options.overlap,
+        log: Some(1 << 14),
         ..StreamOptions::default()
     })
     .unwrap();

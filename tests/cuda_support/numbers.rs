@@ -92,6 +92,47 @@ pub fn error(got: &[f32], wanted: &[f64]) -> f64 {
     (off / squares(&|i| wanted[i])).sqrt()
 }
 
+/// How far got·wanted / wanted·wanted may be from 1: what [`same_on_the_whole`] allows.
+///
+/// Rounding to nearest moves a value w by at most epsilon·w, up as often as down: its standard deviation is at most
+/// epsilon·w/√3. So the standard deviation of the quotient is at most (epsilon/√3)·√Σw⁴ / Σw². For N values with a normal
+/// distribution, where Σw⁴ / (Σw²)² is 3/N, that is epsilon/√N: 4.9e-6 in f16 for [`ENOUGH`] values. What GELU makes
+/// of normal values is close to 0 for half of them, and counts as a third as many: 8.5e-6. Attention also rounds its
+/// weights, of which there is one for each query and key and not for each value; the largest is 1 and loses nothing.
+/// This adds hardly more than the values' own rounding: 7e-6. The bar is 3e-5, more than three times any of these,
+/// and in bf16, which has three bits less, eight times that.
+///
+/// Results or scores that are all off by a factor of 1 ± 1e-4 are over the bar in f16. In bf16 they are not, but its
+/// kernels have the same source. What only bf16 could have wrong is how it rounds: to cut the bits off costs 2e-3.
+pub fn whole_tolerance(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 1e-7, // not for rounding's sake, which loses 1e-9, but for f32 sums and polynomials
+        DType::F16 => 3e-5,
+        DType::Bf16 => 8.0 * 3e-5,
+    }
+}
+
+/// So many values make a mean that [`whole_tolerance`] is right for.
+pub const ENOUGH: usize = 10_000;
+
+/// What a bar on the largest error does not see: results that are all a little too large, or too small.
+#[track_caller]
+pub fn same_on_the_whole(what: &str, got: &[f32], wanted: &[f64], dtype: DType) {
+    assert!(
+        got.len() == wanted.len() && got.len() >= ENOUGH,
+        "{what}: too few values"
+    );
+    let both = || got.iter().map(|x| f64::from(*x)).zip(wanted);
+    let ratio: f64 = both().map(|(got, wanted)| got * wanted).sum::<f64>()
+        / wanted.iter().map(|x| x * x).sum::<f64>();
+    let (off, bar) = (ratio - 1.0, whole_tolerance(dtype));
+    println!("{what}: {off:+.1e} on the whole, of {bar:.1e}");
+    assert!(
+        off.abs() <= bar,
+        "{what}: off by {off:+.1e} on the whole, the bar is {bar:.1e}"
+    );
+}
+
 /// erfc by its continued fraction or its series, to 1e-15.
 pub fn erfc(x: f64) -> f64 {
     if x < 0.0 {

@@ -36,6 +36,8 @@ pub struct Hashing {
     pub before: Box<dyn FnMut(u64)>,
     /// Gives NaN for the sequence of this number.
     pub nan_at: Option<u64>,
+    /// Makes the state of one token other than [`state`], and no mean: of which sequence, token, layer, and to what.
+    pub state_at: Option<(u64, usize, usize, f32)>,
     /// Submitted and not yet collected.
     submitted: VecDeque<Vec<LayerOutput>>,
 }
@@ -61,6 +63,7 @@ impl Hashing {
             sequences: 0,
             before: Box::new(|_| {}),
             nan_at: None,
+            state_at: None,
             submitted: VecDeque::new(),
         }
     }
@@ -105,6 +108,11 @@ impl Embedder for Hashing {
                     }
                     if request.per_token {
                         output.states.extend(states.iter().flatten());
+                        if let Some((sequence, token, of, value)) = self.state_at
+                            && (sequence, of) == (first + i as u64, layer)
+                        {
+                            output.states[(range.start + token) * WIDTH + 1] = value;
+                        }
                     }
                 }
                 output

@@ -77,7 +77,7 @@ KERNEL(planted_barriers, PlantedParams, 64, barriers)
 
 // to: a box of [32, 64] 16-bit elements by a tensor copy of 128-byte swizzle, put straight again. bug 1: no wait;
 // 2: expects too many bytes; 3: the barrier was never initialised; 4: no fence after the initialisation; 5: read
-// without the swizzle; 6: waits for the wrong parity; 7: 64 bytes beside an aligned address.
+// without the swizzle; 6: waits for the wrong parity; 7: 64 bytes beside an aligned address; 8: waits for a parity of 2.
 static __device__ void tensor(const PlantedParams &p) {
 #ifdef SM90A
     DYN_SMEM(smem);
@@ -89,7 +89,7 @@ static __device__ void tensor(const PlantedParams &p) {
         mbar_expect_tx(&barrier, p.bug == 2 ? 4100 : 4096);
         tma_load_2d(smem + (p.bug == 7 ? 64 : 0), p.map, 0, 0, &barrier);
     }
-    if (p.bug != 1) mbar_wait(&barrier, p.bug == 6 ? 1 : 0);
+    if (p.bug != 1) mbar_wait(&barrier, p.bug == 6 ? 1 : p.bug == 8 ? 2 : 0);
     const uint16_t *box = reinterpret_cast<const uint16_t *>(smem);
     for (uint32_t i = threadIdx.x; i < 32 * 64; i += blockDim.x) {
         const uint32_t row = i / 64, column = i % 64;

@@ -46,6 +46,11 @@ pub struct CudaOptions {
     pub states: bool,
     /// Off: one stream does everything in order. The bits are the same.
     pub overlap: bool,
+    /// Bytes of each of the pinned slots through which the weights come (`slot_bytes` of
+    /// [`UploadOptions`](crate::stream::UploadOptions)); a tensor that is longer comes in several chunks. By default
+    /// 16 MiB. Smaller slots take less pinned memory, and less of the device's where weights are cast there, and each
+    /// chunk costs a copy of its own. The bits are the same.
+    pub upload_slot: Option<usize>,
 }
 
 /// A matrix by its number.

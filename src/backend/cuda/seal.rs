@@ -19,7 +19,7 @@ use crate::gpu::stream::{
 };
 use std::sync::Arc;
 
-/// Bytes of a pinned slot through which weights come.
+/// Bytes of a pinned slot through which weights come, unless the user sets another number.
 const UPLOAD_SLOT: usize = 16 << 20;
 
 impl Cuda {
@@ -120,7 +120,7 @@ impl Cuda {
         let casts = Arc::new(Casts::load(&self.context)?);
         let fused = Fused::load(&self.context, &self.info, self.options.dtype)?;
         let upload = UploadOptions {
-            slot_bytes: UPLOAD_SLOT,
+            slot_bytes: self.options.upload_slot.unwrap_or(UPLOAD_SLOT),
             through: self.resident.any_cast(),
             threads: upload_threads(),
             ..UploadOptions::default()
