@@ -112,9 +112,16 @@ fn numbers_beyond_any_machine_are_usage_errors() {
         assert!(text.contains("is not in 1..="), "{options}: {text}");
         assert!(!place.path("out").exists());
     }
-    for options in ["--threads 1025", "--tokens 999999999", "--rounds 9999999", "--lengths 9999999"] {
+    for options in [
+        "--threads 1025",
+        "--tokens 999999999",
+        "--rounds 9999999",
+        "--lengths 9999999",
+    ] {
         let mut command = place.command(env!("CARGO_BIN_EXE_seqstream"));
-        command.args(["bench", "-m", "model"]).args(options.split(' '));
+        command
+            .args(["bench", "-m", "model"])
+            .args(options.split(' '));
         let output = command.output().unwrap();
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(2), "{options}: {text}");
@@ -157,7 +164,11 @@ fn what_a_pipe_has_given_is_computed_when_it_pauses() {
         stdin.write_all(text.as_bytes()).unwrap();
         // The writer begins a shard with the first rows that were computed; nothing of the input ends before that.
         wait_for(&place.path("out/.shard-000000.partial"), &mut child);
-        let rest = if format == "fasta" { "MKVL\n" } else { "@e\nMKVL\n+\nIIII\n" };
+        let rest = if format == "fasta" {
+            "MKVL\n"
+        } else {
+            "@e\nMKVL\n+\nIIII\n"
+        };
         stdin.write_all(rest.as_bytes()).unwrap();
         drop(stdin);
         ends(child, 0, &[]);
@@ -186,7 +197,10 @@ fn finish(mut stdin: ChildStdin) {
 fn weights_rewritten_while_a_job_runs_end_it() {
     let place = Place::new(0);
     let path = place.path("model/model.safetensors");
-    let said = &["model.safetensors changed while the job was running", "hint: "];
+    let said = &[
+        "model.safetensors changed while the job was running",
+        "hint: ",
+    ];
     let rewrite = |at: i64| {
         let mut file = fs::File::options().write(true).open(&path).unwrap();
         file.seek(SeekFrom::End(at)).unwrap();
@@ -243,7 +257,15 @@ fn a_model_that_is_shortened_is_named() {
     let file = fs::File::options().write(true).open(path).unwrap();
     file.set_len(4096).unwrap();
     finish(stdin);
-    ends(child, 4, &["model/model.safetensors can no longer be read", "was shortened", "hint: "]);
+    ends(
+        child,
+        4,
+        &[
+            "model/model.safetensors can no longer be read",
+            "was shortened",
+            "hint: ",
+        ],
+    );
     assert_eq!(list(&place.path("out")), ["shard-000000"]);
 }
 
@@ -252,7 +274,11 @@ fn a_signal_that_was_ignored_stays_ignored() {
     for (name, ignored) in [("INT", true), ("HUP", true), ("TERM", true), ("INT", false)] {
         let place = Place::new(0);
         let command = place.embed_from("-", "out", "--shard-size 4");
-        let trap = if ignored { format!("trap '' {name}") } else { ":".into() };
+        let trap = if ignored {
+            format!("trap '' {name}")
+        } else {
+            ":".into()
+        };
         let mut command = after(&trap, &command);
         command.stdin(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -271,7 +297,10 @@ fn a_signal_that_was_ignored_stays_ignored() {
 
 /// Two short records, and one of so many letters.
 fn long_record(letters: usize) -> String {
-    format!(">a\nMKVLA\n>b\nMKV\n>long\n{}\n>c\nMK\n", "A".repeat(letters))
+    format!(
+        ">a\nMKVLA\n>b\nMKV\n>long\n{}\n>c\nMK\n",
+        "A".repeat(letters)
+    )
 }
 
 const LONG: usize = 20_000_000;
@@ -287,7 +316,11 @@ fn a_record_beyond_the_memory_there_is_ends_the_job_before_it_begins() {
         "--max-length",
     ];
     for limit in ["ulimit -v 4000000", "ulimit -d 3000000"] {
-        let kind = if limit.contains("-v") { "ulimit -v" } else { "ulimit -d" };
+        let kind = if limit.contains("-v") {
+            "ulimit -v"
+        } else {
+            "ulimit -d"
+        };
         let says = [said as &[&str], &[kind]].concat();
         fails(under(limit, "-q", "out"), 3, &says);
         fails(under(limit, "-q --max-length 19000000", "out"), 3, &says);
@@ -309,7 +342,8 @@ fn from_a_pipe_it_is_told_when_it_is_read() {
     // The job may end before all is read.
     let _ = stdin.write_all(long_record(LONG).as_bytes());
     drop(stdin);
-    let said = "standard input, record 3 ('long'), line 5: embedding this sequence of 20000000 letters";
+    let said =
+        "standard input, record 3 ('long'), line 5: embedding this sequence of 20000000 letters";
     ends(child, 3, &[said, "hint: "]);
     assert_eq!(list(&place.path("out")), ["shard-000000"]);
 }
@@ -321,7 +355,15 @@ fn weights_beyond_the_memory_there_is_are_an_error() {
     let config = ModelConfig::esm2(8, 512, 8);
     write_random(&config.into(), 1, DType::F16, &place.path("model")).unwrap();
     let command = after("ulimit -d 60000", &place.embed("out", "-q"));
-    fails(command, 8, &["the weights need 96.3 MiB", "ulimit -d", "weights-tools convert --dtype f32"]);
+    fails(
+        command,
+        8,
+        &[
+            "the weights need 96.3 MiB",
+            "ulimit -d",
+            "weights-tools convert --dtype f32",
+        ],
+    );
     assert!(!place.path("out").exists());
 }
 
@@ -366,4 +408,3 @@ fn list(out: &Path) -> Vec<String> {
     shards.sort();
     shards
 }
-

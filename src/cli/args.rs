@@ -372,9 +372,7 @@ fn token_budget() -> impl TypedValueParser<Value = usize> {
 }
 
 fn up_to(most: u64) -> impl TypedValueParser<Value = usize> {
-    clap::value_parser!(u64)
-        .range(1..=most)
-        .map(|n| n as usize)
+    clap::value_parser!(u64).range(1..=most).map(|n| n as usize)
 }
 
 fn bench_length() -> impl TypedValueParser<Value = usize> {

@@ -60,7 +60,10 @@ pub fn room(
     if available.bound == Bound::AddressSpace {
         // Each thread has a stack, and a part of the heap for itself, unless there is too little for that.
         let threads = (threads + OTHER_THREADS) as u64 * THREAD_SPACE;
-        available.bytes = available.bytes.saturating_sub(threads).max(available.bytes / 4);
+        available.bytes = available
+            .bytes
+            .saturating_sub(threads)
+            .max(available.bytes / 4);
     }
     Ok(Some(MemoryRoom {
         per_token: host_bytes(checkpoint.config(), request, threads),

@@ -49,7 +49,13 @@ impl Iterator for Pieces {
         let start = self.start;
         self.done = self.end - start <= self.max;
         self.start += self.stride;
-        Some(start..if self.done { self.end } else { start + self.max })
+        Some(
+            start..if self.done {
+                self.end
+            } else {
+                start + self.max
+            },
+        )
     }
 }
 

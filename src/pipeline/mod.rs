@@ -29,7 +29,7 @@ pub use error::JobError;
 pub use feed::{FeedOptions, Records, Share};
 pub use job::{OpenJob, open_job};
 pub use length::{LengthLimit, Long};
-pub use room::MemoryRoom;
 pub use merge::{MergeReport, merge};
+pub use room::MemoryRoom;
 pub use run::{Observer, Progress, Report, RunOptions, Silent, run};
 pub use stop::Stop;

@@ -128,7 +128,10 @@ mod tests {
         assert_eq!(upper(1000, Some((10, windows))), None);
         assert_eq!(upper(5000, Some((10, windows))), Some(1200 + 5000 * 5));
         assert_eq!(upper(5000, Some((10, Long::Truncate))), None);
-        assert_eq!(upper(1000, Some((95, Long::Truncate))), Some(9700 + 1000 + 95 * 4));
+        assert_eq!(
+            upper(1000, Some((95, Long::Truncate))),
+            Some(9700 + 1000 + 95 * 4)
+        );
         // Beyond its limit a record is another error's.
         assert_eq!(upper(1000, Some((10, Long::Error))), None);
     }

@@ -187,7 +187,9 @@ pub enum SequenceError {
         limit: usize,
     },
     /// A sequence that the system gives no memory for.
-    #[error("{place}: there is no memory for the text of this sequence, of which {read} bytes are read")]
+    #[error(
+        "{place}: there is no memory for the text of this sequence, of which {read} bytes are read"
+    )]
     NoMemory {
         /// Where.
         place: Place,

@@ -8,11 +8,13 @@ pub fn hint(error: &io::Error) -> Option<&'static str> {
     {
         use rustix::io::Errno;
         return match Errno::from_io_error(error)? {
-            Errno::MFILE => Some("raise the number of files that a process may have open: ulimit -n 1024"),
-            Errno::NFILE => Some("this machine has too many files open: end other programs"),
-            Errno::FBIG => {
-                Some("raise the size that a file may have (ulimit -f unlimited), or write smaller shards (--shard-size)")
+            Errno::MFILE => {
+                Some("raise the number of files that a process may have open: ulimit -n 1024")
             }
+            Errno::NFILE => Some("this machine has too many files open: end other programs"),
+            Errno::FBIG => Some(
+                "raise the size that a file may have (ulimit -f unlimited), or write smaller shards (--shard-size)",
+            ),
             _ => None,
         };
     }

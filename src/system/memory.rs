@@ -156,9 +156,8 @@ mod linux {
         let used = value(group, "memory.current")?;
         let stat = file(group, "memory.stat").unwrap_or_default();
         let droppable = |field| number(&stat, field).unwrap_or(0);
-        let dropped = droppable("inactive_file")
-            + droppable("active_file")
-            + droppable("slab_reclaimable");
+        let dropped =
+            droppable("inactive_file") + droppable("active_file") + droppable("slab_reclaimable");
         let swap = match value(group, "memory.swap.max") {
             Some(most) => {
                 let used = value(group, "memory.swap.current").unwrap_or(0);
@@ -189,7 +188,10 @@ mod linux {
         /// A root with these files, and memory for a machine of 8 GiB free without swap.
         fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
             let dir = tempfile::tempdir().unwrap();
-            let machine = ("proc/meminfo", "MemTotal: 9 kB\nMemAvailable:    8388608 kB\nSwapFree:  0 kB\n");
+            let machine = (
+                "proc/meminfo",
+                "MemTotal: 9 kB\nMemAvailable:    8388608 kB\nSwapFree:  0 kB\n",
+            );
             for (name, text) in [&machine].into_iter().chain(files) {
                 let path = dir.path().join(name);
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -237,7 +239,10 @@ mod linux {
         fn the_first_version_of_groups() {
             let limit = |most| {
                 [
-                    ("proc/self/cgroup", "9:cpu:/x\n4:hugetlb,memory:/job\n0::/\n"),
+                    (
+                        "proc/self/cgroup",
+                        "9:cpu:/x\n4:hugetlb,memory:/job\n0::/\n",
+                    ),
                     ("sys/fs/cgroup/memory/job/memory.limit_in_bytes", most),
                     ("sys/fs/cgroup/memory/job/memory.usage_in_bytes", "3000\n"),
                     (

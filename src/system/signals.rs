@@ -190,10 +190,16 @@ mod tests {
             let text = message(Path::new(name));
             assert!(text.len() <= TEXT, "{}", text.len());
             let text = String::from_utf8(text).unwrap();
-            assert!(text.starts_with("error: ") && text.ends_with("kept)\n"), "{text}");
+            assert!(
+                text.starts_with("error: ") && text.ends_with("kept)\n"),
+                "{text}"
+            );
             assert!(!text.contains('\u{1b}'), "{text}");
         }
         let text = String::from_utf8(message(Path::new("m/model.safetensors"))).unwrap();
-        assert!(text.starts_with("error: m/model.safetensors can no longer"), "{text}");
+        assert!(
+            text.starts_with("error: m/model.safetensors can no longer"),
+            "{text}"
+        );
     }
 }
