@@ -17,7 +17,7 @@ use seqstream::backend::cuda::{Cuda, CudaOptions};
 use seqstream::batch::PackedBatch;
 use seqstream::dtype::DType;
 use seqstream::engine::Fleet;
-use seqstream::model::{Embedder, Model, Pool, Request, Fleet};
+use seqstream::model::{Embedder, Model, Pool, Request};
 use seqstream::weights::Checkpoint;
 use seqstream::gpu::driver::StreamName;
 
