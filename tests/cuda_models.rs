@@ -17,9 +17,9 @@ use seqstream::backend::cuda::{Cuda, CudaOptions};
 use seqstream::batch::PackedBatch;
 use seqstream::dtype::DType;
 use seqstream::engine::Fleet;
+use seqstream::gpu::driver::StreamName;
 use seqstream::model::{Embedder, Model, Pool, Request};
 use seqstream::weights::Checkpoint;
-use seqstream::gpu::driver::StreamName;
 
 /// Of PyTorch's own f32 run on a CPU, as on our CPU backend (`golden_states.rs`).
 const F32_FACTOR: f64 = 1.5;

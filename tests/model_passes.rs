@@ -3,12 +3,12 @@
 
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
+use seqstream::architecture::{ModelConfig, ModelKind};
 use seqstream::backend::{
     Activation, AttentionSpec, Backend, BackendError, Limits, LinearPart, Norm, Product,
     Represented, Role, Wanted,
 };
 use seqstream::batch::PackedBatch;
-use seqstream::model::config::{ModelConfig, ModelKind};
 use seqstream::model::{Embedder, Model, Parameters, Pool, Request};
 use seqstream::weights::{F32Data, Weight, WeightsError};
 use std::cell::RefCell;

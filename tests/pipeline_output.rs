@@ -173,7 +173,7 @@ fn what_the_job_did_not_make_is_computed_again_and_said() {
             }
             let shard = out.path().join("shard-000001");
             tamper(&shard);
-            let opened = open_job(out.path(), job.spec(), true, &job.checks()).unwrap();
+            let opened = open_job(out.path(), job.spec(), true, &job.checks(), None).unwrap();
             assert_eq!(opened.finished, [0, 2, 3], "{says}");
             assert_eq!(opened.removed.len(), 1, "{says}");
             assert_eq!(opened.removed[0].shard, shard);
@@ -221,7 +221,7 @@ fn a_shard_removed_from_the_middle_is_all_that_is_computed() {
         fs::remove_dir_all(out.path().join("shard-000001")).unwrap();
         job.resume = true;
         let manifest = out.path().join("manifest.json");
-        let opened = open_job(out.path(), job.spec(), true, &job.checks()).unwrap();
+        let opened = open_job(out.path(), job.spec(), true, &job.checks(), None).unwrap();
         assert!(opened.removed.is_empty());
         assert!(!manifest.exists(), "it lists what does not stand");
         drop(opened);
@@ -239,7 +239,7 @@ fn a_manifest_stands_while_nothing_is_missing_and_not_longer() {
     job.piped = true;
     let out = made(&job);
     let manifest = out.path().join("manifest.json");
-    drop(open_job(out.path(), job.spec(), true, &job.checks()).unwrap());
+    drop(open_job(out.path(), job.spec(), true, &job.checks(), None).unwrap());
     assert!(manifest.exists(), "nothing is missing");
     // A pipe that gives more than before: all shards of the manifest stand, and another is computed.
     job.resume = true;
@@ -301,7 +301,7 @@ fn shards_of_changed_text_are_computed_again() {
     let out = tempdir().unwrap();
     // The hash of the changed text is known only at its end.
     let error = {
-        let opened = open_job(out.path(), job.spec(), false, &job.checks()).unwrap();
+        let opened = open_job(out.path(), job.spec(), false, &job.checks(), None).unwrap();
         drop(opened);
         changed.resume = true;
         changed.run(out.path()).unwrap_err()
@@ -309,7 +309,7 @@ fn shards_of_changed_text_are_computed_again() {
     assert!(matches!(error, JobError::InputChanged { .. }), "{error}");
     assert!(error.hint().unwrap().contains("put it back as it was"));
     job.resume = true;
-    let opened = open_job(out.path(), job.spec(), true, &job.checks()).unwrap();
+    let opened = open_job(out.path(), job.spec(), true, &job.checks(), None).unwrap();
     let removed: Vec<_> = opened.removed.iter().map(|r| r.shard.clone()).collect();
     assert_eq!(
         removed,
@@ -409,7 +409,7 @@ fn jobs_of_format_1_go_on_and_are_merged() {
         "\"unknown\": 0",
         "\"unknown\": 7",
     );
-    let opened = open_job(out.path(), now.spec(), true, &now.checks()).unwrap();
+    let opened = open_job(out.path(), now.spec(), true, &now.checks(), None).unwrap();
     assert!(
         opened.removed[0]
             .reason

@@ -1,6 +1,6 @@
 //! algorithms.json: the table of GEMM algorithms that a job on CUDA computes with. `gemm` in job.json is its digest.
 //!
-//! Here it is text; what stands in it, `backend::cuda::gemm` knows.
+//! Here it is text; what stands in it, `gpu::cublaslt` knows.
 
 use super::OutputError;
 use super::jobdir::{ALGORITHMS_FILE, JobDir};
