@@ -38,7 +38,8 @@ Examples:
     seqstream merge part1 part2 --out whole
 
   The same on GPUs, where both machines need the same GEMM algorithms:
-    seqstream embed all.fasta --model M --out part2 --shard 2/2 --device cuda --gemm-algorithms part1
+    seqstream embed all.fasta --model M --out part2 --shard 2/2 --device cuda \\
+      --gemm-algorithms part1
 
 In NumPy:
     import numpy as np
