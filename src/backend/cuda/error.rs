@@ -68,7 +68,7 @@ fn gib(tenths: u64) -> String {
 
 /// No more than there is: rounded down.
 fn gib_of_free(bytes: u64) -> String {
-    gib((u128::from(bytes) * 10 >> 30) as u64)
+    gib(((u128::from(bytes) * 10) >> 30) as u64)
 }
 
 /// Enough: rounded up, so that it never reads like what is free and too little.
