@@ -76,7 +76,10 @@ impl From<DTypeArg> for DType {
 /// they cannot be had.
 fn start_threads() -> Result<(), Failure> {
     let started = rayon::ThreadPoolBuilder::new().build_global();
-    started.map_err(|e| Failure::other(format!("cannot start a thread: {e}")))
+    started.map_err(|e| {
+        let hint = "raise the number of processes and threads that this user may have (ulimit -u)";
+        Failure::new(1, format!("cannot start a thread: {e}"), Some(hint))
+    })
 }
 
 /// Why a subcommand failed, with the exit code that says which sort of failure it was.
