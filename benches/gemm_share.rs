@@ -9,7 +9,7 @@
 
 use seqstream::architecture::{ModelConfig, ModelKind};
 use seqstream::backend::cpu::{Cpu, Linear, Matrix};
-use seqstream::backend::{Activation, Backend, LinearPart, Product};
+use seqstream::backend::{Activation, Backend, LinearKind, LinearPart};
 use seqstream::batch::PackedBatch;
 use seqstream::model::{Embedder, Model, Parameters, Pool, Request};
 use seqstream::weights::{F32Data, Weight, WeightsError};
@@ -101,7 +101,8 @@ fn main() {
             weight: Weight::F32(F32Data::Owned(random(n * k, 0.05))),
             bias: None,
         };
-        cpu.linear_weights(vec![part()], k, Product::Store).unwrap()
+        cpu.linear_weights(vec![part()], k, LinearKind::Store)
+            .unwrap()
     };
     let layer = |cpu: &mut Cpu| {
         [(3 * D, D), (D, D), (4 * D, D), (D, 4 * D)].map(|(n, k)| linear(cpu, n, k))

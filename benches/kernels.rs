@@ -7,7 +7,9 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use seqstream::backend::cpu::{Cpu, Matrix};
-use seqstream::backend::{Activation, AttentionSpec, Backend, LinearPart, Norm, Position, Product};
+use seqstream::backend::{
+    Activation, AttentionSpec, Backend, LinearKind, LinearPart, Norm, Position,
+};
 use seqstream::batch::PackedBatch;
 use seqstream::dtype::DType;
 use seqstream::weights::{F32Data, Weight};
@@ -52,7 +54,9 @@ fn linear(c: &mut Criterion) {
                 weight: values(n * k),
                 bias: Some(values(n)),
             };
-            let w = cpu.linear_weights(vec![part], k, Product::Store).unwrap();
+            let w = cpu
+                .linear_weights(vec![part], k, LinearKind::Store)
+                .unwrap();
             let x = Matrix::from_rows(&random(TOKENS * k), TOKENS, k);
             let mut out = Matrix::default();
             group.throughput(Throughput::Elements((2 * TOKENS * n * k) as u64));

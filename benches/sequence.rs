@@ -1,4 +1,4 @@
-//! FASTA reading, cleaning and the two tokenisers, in bytes of sequence a second on one core; and a
+//! FASTA reading, cleaning and the two tokenizers, in bytes of sequence a second on one core; and a
 //! whole job whose model costs nothing, in tokens a second: what its reading thread can feed.
 
 use std::collections::VecDeque;
@@ -14,7 +14,7 @@ use seqstream::model::{Embedder, LayerOutput, ModelError, Pool, Request};
 use seqstream::output::{FORMAT, InputSpec, JobSpec, ModelSpec, OutputDtype};
 use seqstream::pipeline::{Checks, FeedOptions, RunOptions, Share, Silent, Stop, open_job, run};
 use seqstream::sequence::{
-    Alphabet, Case, ReaderOptions, Record, SequenceReader, Tokenizer, clean,
+    Alphabet, Cleaning, ReaderOptions, Record, SequenceReader, Tokenizer, clean,
 };
 
 const PROTEIN: &[u8] = b"LAGVSERTIDPKQNFYMHWC";
@@ -58,7 +58,7 @@ fn read_all(text: Vec<u8>, cleaned: bool) -> u64 {
         .unwrap_or_else(|e| panic!("{e}"))
     {
         if cleaned {
-            let counts = clean(Alphabet::Protein, Case::Upper, false, &mut record);
+            let counts = clean(Alphabet::Protein, Cleaning::On, false, &mut record);
             total += counts.map_or(0, |c| c.residues);
         } else {
             total += record.sequence.len() as u64;
@@ -112,8 +112,8 @@ fn bpe() -> Tokenizer {
     Tokenizer::from_file(Path::new(&own)).unwrap_or_else(|e| panic!("{e}"))
 }
 
-fn tokenising(c: &mut Criterion) {
-    let mut group = c.benchmark_group("tokenise");
+fn tokenizing(c: &mut Criterion) {
+    let mut group = c.benchmark_group("tokenize");
     let mut out = Vec::new();
     let mut run = |name: String, tokenizer: &Tokenizer, text: &[u8]| {
         group.throughput(Throughput::Bytes(text.len() as u64));
@@ -165,7 +165,7 @@ impl Embedder for Nothing {
             }]
         }))
     }
-    fn room(&self) -> usize {
+    fn free_slots(&self) -> usize {
         3usize.saturating_sub(self.batches.len())
     }
     fn config(&self) -> &ModelConfig {
@@ -173,7 +173,7 @@ impl Embedder for Nothing {
     }
 }
 
-/// Reads, tokenises and packs `text`, in one shard; the tokens.
+/// Reads, tokenizes and packs `text`, in one shard; the tokens.
 fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
     let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
     let mut model = Nothing {
@@ -193,8 +193,8 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
             config: model.config.clone(),
         },
         device: "cpu".into(),
-        simd: String::new(),
-        gemm: None,
+        processor: String::new(),
+        gemm_algorithms: None,
         dtype: "f32".into(),
         pool: "mean".into(),
         per_token: false,
@@ -202,11 +202,11 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
         max_length: None,
         long: None,
         stride: None,
-        case: "upper".into(),
+        clean: true,
         strict: false,
         output_dtype: OutputDtype::F32,
         shard_size: u64::MAX,
-        shard: "1/1".into(),
+        share: "1/1".into(),
         inputs: vec![InputSpec {
             name: "bench".into(),
             blake3: None,
@@ -215,7 +215,7 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
     let options = RunOptions {
         feed: FeedOptions {
             alphabet: Alphabet::Dna,
-            case: Case::Upper,
+            cleaning: Cleaning::On,
             strict: false,
             limit: None,
             room: usize::MAX,
@@ -255,7 +255,7 @@ fn feeding(c: &mut Criterion) {
     group.sample_size(20);
     group.throughput(Throughput::Elements(job(text.clone(), &tokenizer, 1)));
     for threads in [1, 2, 4] {
-        let name = format!("fragments of 500 bases to batches, {threads} threads tokenise");
+        let name = format!("fragments of 500 bases to batches, {threads} threads tokenize");
         group.bench_function(name, |b| {
             b.iter_batched(
                 || text.clone(),
@@ -267,5 +267,5 @@ fn feeding(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, reading, tokenising, feeding);
+criterion_group!(benches, reading, tokenizing, feeding);
 criterion_main!(benches);

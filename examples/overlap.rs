@@ -79,6 +79,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     // A batch that is given up: its slot is free again, and the ring goes on.
     ring.stage(u64::from(BATCHES))?;
     ring.abandon()?;
-    println!("{} slots are free after abandoning a batch", ring.room());
+    println!(
+        "{} slots are free after abandoning a batch",
+        ring.free_slots()
+    );
     Ok(())
 }

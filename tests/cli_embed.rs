@@ -68,9 +68,9 @@ fn resume_refuses_what_is_not_the_same_job() {
     );
     place.embed_fails(
         "out",
-        "--resume --shard 1/2",
+        "--resume --share 1/2",
         6,
-        &["shard was \"1/1\", now \"1/2\""],
+        &["share was \"1/1\", now \"1/2\""],
     );
     place.model("other", ModelConfig::esm2(2, 32, 4), 2);
     assert_eq!(tree(&place.path("out")), before);
@@ -200,7 +200,7 @@ fn token_ids_as_json_lines() {
         ids(&[]),
         "{\"id\":\"a\",\"ids\":[0,20,15,7,2]}\n{\"id\":\"c\",\"ids\":[0,20,3,2]}\n"
     );
-    assert_eq!(ids(&["--case", "keep"]).lines().count(), 2);
+    assert_eq!(ids(&["--clean", "off"]).lines().count(), 2);
 }
 
 #[test]
@@ -245,6 +245,6 @@ fn inspect_doctor_completions_and_help() {
 }
 
 #[test]
-fn dnabert_reads_its_own_tokeniser() {
-    jobs::dnabert_reads_its_own_tokeniser(&Place::new(0));
+fn dnabert_reads_its_own_tokenizer() {
+    jobs::dnabert_reads_its_own_tokenizer(&Place::new(0));
 }

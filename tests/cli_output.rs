@@ -62,9 +62,9 @@ fn resume_says_which_shards_are_computed_again_and_why() {
 fn merge_refuses_what_is_not_its_share() {
     let place = Place::new(50);
     for i in 1..=2 {
-        place.embed_ok(&format!("part{i}"), &format!("--shard {i}/2"));
+        place.embed_ok(&format!("part{i}"), &format!("--share {i}/2"));
     }
-    place.embed_ok("layer1", "--shard 2/2 --layers 1");
+    place.embed_ok("layer1", "--share 2/2 --layers 1");
     shell(
         &place,
         "cp -r part2 changed; rm -r changed/shard-000001; cp -r layer1/shard-000001 changed
@@ -98,8 +98,8 @@ fn merge_refuses_what_is_not_its_share() {
         ],
     );
     // The advice is right.
-    place.embed_ok("changed", "--shard 2/2 --resume");
-    place.embed_ok("less", "--shard 2/2 --resume");
+    place.embed_ok("changed", "--share 2/2 --resume");
+    place.embed_ok("less", "--share 2/2 --resume");
     assert_same(&place.path("part2"), &place.path("changed"));
     assert_same(&place.path("part2"), &place.path("less"));
 }
@@ -109,7 +109,7 @@ fn a_merge_without_room_can_be_given_again() {
     let place = Place::new(150);
     place.embed_ok("whole", "");
     for i in 1..=2 {
-        place.embed_ok(&format!("part{i}"), &format!("--shard {i}/2"));
+        place.embed_ok(&format!("part{i}"), &format!("--share {i}/2"));
     }
     let merge = merge(&place, &["part1", "part2"], "out");
     let mut limited = place.command("sh");
@@ -138,14 +138,14 @@ const UNREADABLE: &str = "/proc/self/mem";
 #[test]
 fn what_cannot_be_read_is_to_be_tried_again() {
     let place = Place::new(40);
-    place.embed_ok("out", "--shard 1/2");
-    place.embed_ok("rest", "--shard 2/2");
+    place.embed_ok("out", "--share 1/2");
+    place.embed_ok("rest", "--share 2/2");
     for name in ["job.json", "manifest.json"] {
         let file = place.path("out").join(name);
         fs::rename(&file, place.path("kept")).unwrap();
         std::os::unix::fs::symlink(UNREADABLE, &file).unwrap();
         for command in [
-            place.embed("out", "--shard 1/2 --resume"),
+            place.embed("out", "--share 1/2 --resume"),
             merge(&place, &["out", "rest"], "whole"),
         ] {
             let says = [
@@ -159,7 +159,7 @@ fn what_cannot_be_read_is_to_be_tried_again() {
         fs::remove_file(&file).unwrap();
         fs::rename(place.path("kept"), &file).unwrap();
     }
-    place.embed_ok("out", "--shard 1/2 --resume");
+    place.embed_ok("out", "--share 1/2 --resume");
 }
 
 #[test]
@@ -210,10 +210,10 @@ fn output_without_its_job_is_not_told_to_resume() {
 fn one_share_of_very_many() {
     let place = Place::new(5);
     for (share, sequences) in [("1", 1), ("5", 1), ("6", 0), ("18446744073709551615", 0)] {
-        let options = format!("--shard {share}/18446744073709551615 --shard-size 1");
+        let options = format!("--share {share}/18446744073709551615 --shard-size 1");
         let summary = place.embed_ok(&format!("out{share}"), &options);
         assert_eq!(summary["sequences"], sequences, "{share}");
     }
-    let beyond = "--shard 1/18446744073709551616";
+    let beyond = "--share 1/18446744073709551616";
     place.embed_fails("out", beyond, 2, &["is not a share"]);
 }

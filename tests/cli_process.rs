@@ -391,7 +391,7 @@ fn long_names_are_counted_where_memory_is_bounded() {
 }
 
 #[test]
-fn what_is_cut_off_is_not_tokenised() {
+fn what_is_cut_off_is_not_tokenized() {
     let place = Place::new(0);
     let held = peak(&place, "--max-length 10", |stdin| {
         stdin.write_all(long_record(2 * LONG).as_bytes()).unwrap();

@@ -108,7 +108,7 @@ fn killed_without_a_cache_it_goes_on_with_its_own_algorithms() {
     let table = fs::read(place.path("killed").join(TABLE)).unwrap();
     let job = fs::read(place.path("killed/job.json")).unwrap();
     let value = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).unwrap();
-    let (digest, gemm) = (&value(&table)["digest"], &value(&job)["gemm"]);
+    let (digest, gemm) = (&value(&table)["digest"], &value(&job)["gemm_algorithms"]);
     assert!(digest.as_str().unwrap().starts_with(gemm.as_str().unwrap()));
     assert_eq!(gemm.as_str().unwrap().len(), 32);
     // Wherever it goes on, a cache with other algorithms plays no part.
@@ -128,7 +128,10 @@ fn killed_without_a_cache_it_goes_on_with_its_own_algorithms() {
     // A job without a table of its own or a given one does choose others there.
     ok(embed(&place, "others", "different", options));
     let other = fs::read(place.path("different/job.json")).unwrap();
-    assert_ne!(value(&other)["gemm"], value(&job)["gemm"]);
+    assert_ne!(
+        value(&other)["gemm_algorithms"],
+        value(&job)["gemm_algorithms"]
+    );
 }
 
 #[test]
@@ -136,18 +139,18 @@ fn shares_on_machines_of_their_own_merge_where_they_have_one_table() {
     let Some(place) = simulated(50) else {
         return;
     };
-    ok(embed(&place, "cache", "part1", "--shard 1/2"));
+    ok(embed(&place, "cache", "part1", "--share 1/2"));
     other_cache(&place, "cache", "others");
-    ok(embed(&place, "others", "part2", "--shard 2/2"));
+    ok(embed(&place, "others", "part2", "--share 2/2"));
     fails(
         merge(&place, &["part1", "part2"], "merged"),
         6,
-        &["gemm was", "`--gemm-algorithms part1`"],
+        &["gemm_algorithms was", "`--gemm-algorithms part1`"],
     );
     assert!(!place.path("merged").exists());
     // What it advises.
     fs::remove_dir_all(place.path("part2")).unwrap();
-    let given = "--shard 2/2 --gemm-algorithms part1";
+    let given = "--share 2/2 --gemm-algorithms part1";
     ok(embed(&place, "others", "part2", given));
     ok(merge(&place, &["part2", "part1"], "merged"));
     // The file serves as well as the directory, and the cache's file as well as a job's.
@@ -168,7 +171,7 @@ fn shares_on_machines_of_their_own_merge_where_they_have_one_table() {
     let others = place.path("others table");
     let text = fs::read_to_string(place.path("part1").join(TABLE)).unwrap();
     fs::write(&others, with_others(&text)).unwrap();
-    let mut command = embed(&place, "others", "part2", "--shard 2/2 --resume");
+    let mut command = embed(&place, "others", "part2", "--share 2/2 --resume");
     command.arg("--gemm-algorithms").arg(&others);
     fails(
         command,
@@ -194,7 +197,7 @@ fn a_table_that_was_tampered_with_is_refused_by_resume_and_merge() {
     };
     for share in ["1/2", "2/2"] {
         let out = format!("part{}", &share[..1]);
-        ok(embed(&place, "cache", &out, &format!("--shard {share}")));
+        ok(embed(&place, "cache", &out, &format!("--share {share}")));
     }
     other_cache(&place, "cache", "others");
     let table = place.path("part2").join(TABLE);
@@ -204,7 +207,7 @@ fn a_table_that_was_tampered_with_is_refused_by_resume_and_merge() {
         let mut says = says.to_vec();
         says.push("part2/algorithms.json");
         says.push("hint: put the file back");
-        let resume = embed(&place, "cache", "part2", "--shard 2/2 --resume");
+        let resume = embed(&place, "cache", "part2", "--share 2/2 --resume");
         fails(resume, 6, &says);
         fails(merge(&place, &["part1", "part2"], "merged"), 6, &says);
         fails(merge(&place, &["part2", "part1"], "merged"), 6, &says);
@@ -236,14 +239,18 @@ fn a_table_that_was_tampered_with_is_refused_by_resume_and_merge() {
     refused(&["it is a directory"]);
     fs::remove_dir(&table).unwrap();
     // Without its table, which jobs of older versions do not have, a job goes on where the cache has the same.
-    let resume = || embed(&place, "others", "part2", "--shard 2/2 --resume");
+    let resume = || embed(&place, "others", "part2", "--share 2/2 --resume");
     fails(
         resume(),
         6,
-        &["gemm was", "hint: algorithms.json", "is missing there"],
+        &[
+            "gemm_algorithms was",
+            "hint: algorithms.json",
+            "is missing there",
+        ],
     );
     assert!(!table.exists());
-    ok(embed(&place, "cache", "part2", "--shard 2/2 --resume"));
+    ok(embed(&place, "cache", "part2", "--share 2/2 --resume"));
     assert_eq!(fs::read_to_string(&table).unwrap(), text);
     // Or where it is given.
     fs::remove_file(&table).unwrap();

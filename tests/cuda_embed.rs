@@ -84,11 +84,11 @@ fn the_gpu_computes_what_the_cpu_does() {
 }
 
 #[test]
-fn dnabert_reads_its_own_tokeniser() {
+fn dnabert_reads_its_own_tokenizer() {
     let Some(place) = cuda(0, 1) else {
         return;
     };
-    jobs::dnabert_reads_its_own_tokeniser(&place);
+    jobs::dnabert_reads_its_own_tokenizer(&place);
     ok(&place, "cpu", "--layers=-1,0 --device cpu");
     for layer in [0, 2] {
         let (gpu, cpu) = (place.path("out"), place.path("cpu"));

@@ -119,7 +119,7 @@ fn job(
     let mut work = |model: &mut Model<Cuda>| -> Result<(), Box<dyn Error>> {
         let mut batches = batches().into_iter();
         loop {
-            let next = match model.room() {
+            let next = match model.free_slots() {
                 0 => None,
                 _ => batches.next(),
             };

@@ -11,7 +11,7 @@ use cuda_support::numbers::{Random, epsilon, words};
 use seqstream::backend::cuda::params::RepresentParams;
 use seqstream::dtype::DType;
 
-struct Represented {
+struct Output {
     pooled: Vec<f32>,
     states: Vec<f32>,
     bad: Vec<u8>,
@@ -44,7 +44,7 @@ fn represent(
     starts: &[u32],
     ranges: &[u32],
     asked: Asked,
-) -> Represented {
+) -> Output {
     let sequences = starts.len() - 1;
     let (gain, bias) = (Random(2).normal(width, 1.0), Random(3).normal(width, 0.5));
     let (from, gain, bias) = (floats(gpu, x), floats(gpu, &gain), floats(gpu, &bias));
@@ -78,7 +78,7 @@ fn represent(
         launch(gpu, "represent", asked.kernel, chunks, 256, &params);
         launch(gpu, "represent", "represent_means", columns, 128, &params);
     }
-    Represented {
+    Output {
         pooled: read(gpu, &pooled, DType::F32),
         states: read(gpu, &states, DType::F32),
         bad: gpu.download(&bad),

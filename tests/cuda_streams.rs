@@ -112,14 +112,14 @@ fn the_host_waits_once_a_batch_and_a_running_job_allocates_nothing() {
         let mut outcomes = Vec::new();
         for batch in 0..plan.batches {
             for unit in &mut units {
-                if unit.ring.room() == 0 {
+                if unit.ring.free_slots() == 0 {
                     unit.collect(&mut outcomes).unwrap();
                 }
                 unit.submit(batch).unwrap();
             }
         }
         for unit in &mut units {
-            while unit.ring.room() < plan.slots {
+            while unit.ring.free_slots() < plan.slots {
                 unit.collect(&mut outcomes).unwrap();
             }
         }
@@ -168,7 +168,7 @@ fn a_ring_refuses_what_it_cannot_do() {
     let simulator = simulator(1, 0);
     let (_manager, mut units) = units(Plan::default(), Reports::default().options()).unwrap();
     let ring = &mut units[0].ring;
-    assert_eq!(ring.room(), 2);
+    assert_eq!(ring.free_slots(), 2);
     for result in [
         ring.async_load(1),
         ring.finish(1).map(|_| ()),
@@ -199,7 +199,7 @@ fn a_ring_refuses_what_it_cannot_do() {
         "not waited for"
     );
     ring.stage(1).unwrap();
-    assert_eq!(ring.room(), 0);
+    assert_eq!(ring.free_slots(), 0);
     ring.finish(0).unwrap();
     let error = ring.stage(2).err().unwrap();
     assert_eq!(error, StreamError::Full { slots: 2 });
@@ -209,7 +209,7 @@ fn a_ring_refuses_what_it_cannot_do() {
     assert_eq!(ring.results().unwrap().len(), 10);
     ring.release();
     ring.release();
-    assert_eq!(ring.room(), 1);
+    assert_eq!(ring.free_slots(), 1);
     assert_eq!(ring.collect().unwrap().len(), 0);
     // None of this ended the job.
     ring.stage(3).unwrap();
@@ -217,7 +217,7 @@ fn a_ring_refuses_what_it_cannot_do() {
     assert!(simulator.counter("pending_operations") > 0);
     ring.abandon().unwrap();
     assert_eq!(simulator.counter("pending_operations"), 0);
-    assert_eq!(ring.room(), 2);
+    assert_eq!(ring.free_slots(), 2);
 }
 
 #[test]

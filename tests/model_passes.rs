@@ -5,8 +5,8 @@
 
 use seqstream::architecture::{ModelConfig, ModelKind};
 use seqstream::backend::{
-    Activation, AttentionSpec, Backend, BackendError, Limits, LinearPart, Norm, Product,
-    Represented, Role, Wanted,
+    Activation, AttentionSpec, Backend, BackendError, Limits, LinearKind, LinearPart, Norm, Output,
+    OutputKinds, Role,
 };
 use seqstream::batch::PackedBatch;
 use seqstream::model::{Embedder, Model, Parameters, Pool, Request};
@@ -25,7 +25,7 @@ const LIMITS: Limits = Limits {
 };
 
 /// What was taken in a pass: after how many layers, whether through a LayerNorm, the parts that were wanted.
-type Taken = (usize, bool, Wanted);
+type Taken = (usize, bool, OutputKinds);
 
 /// A pass as the backend saw it.
 #[derive(Debug, Default, Clone)]
@@ -72,7 +72,7 @@ impl Backend for Looking {
     type Vector = usize;
     type Linear = usize;
     type Attention = usize;
-    type Pending = Represented;
+    type Pending = Output;
 
     fn class(&self, tokens: usize) -> usize {
         usize::from(tokens < 16)
@@ -93,7 +93,7 @@ impl Backend for Looking {
         &mut self,
         _: Vec<LinearPart>,
         _: usize,
-        _: Product,
+        _: LinearKind,
     ) -> Result<usize, BackendError> {
         Ok(self.group)
     }
@@ -187,20 +187,20 @@ impl Backend for Looking {
         &mut self,
         (): &(),
         norm: Option<&Norm<usize>>,
-        wanted: Wanted,
-    ) -> Result<Represented, BackendError> {
+        wanted: OutputKinds,
+    ) -> Result<Output, BackendError> {
         if let Some(norm) = norm {
             self.uses(&[norm.gain, norm.bias]);
         }
         let taken = (self.pass.layers, norm.is_some(), wanted);
         self.pass.taken.push(taken);
         let values = |wanted, rows: usize| vec![0.5; if wanted { rows * WIDTH } else { 0 }];
-        Ok(Represented {
+        Ok(Output {
             pooled: values(wanted.pooled, self.pass.lengths.len()),
             states: values(wanted.states, self.pass.lengths.iter().sum()),
         })
     }
-    fn fetch(&mut self, pending: Represented) -> Result<Represented, BackendError> {
+    fn fetch(&mut self, pending: Output) -> Result<Output, BackendError> {
         Ok(pending)
     }
 }
@@ -265,7 +265,7 @@ fn parameters_are_needed_before_their_use_and_the_last_norm_is_the_last_layers()
             let [pass] = &passes[..] else {
                 panic!("{} passes", passes.len())
             };
-            let wanted = Wanted {
+            let wanted = OutputKinds {
                 pooled: true,
                 states: true,
             };
@@ -300,7 +300,7 @@ fn what_is_pooled_is_the_first_token_or_the_tokens_of_the_mean() {
                     };
                     assert_eq!(*pooled, expected, "{kind:?} {pool:?}");
                 }
-                let wanted = Wanted {
+                let wanted = OutputKinds {
                     pooled: pool.is_some(),
                     states: per_token,
                 };

@@ -65,9 +65,9 @@ fn the_first_batches_have_a_budget_of_their_own() {
     }
 }
 
-/// Groups are tokenised in any order; the output is byte for byte that of one thread, and an error comes where it was.
+/// Groups are tokenized in any order; the output is byte for byte that of one thread, and an error comes where it was.
 #[test]
-fn however_many_tokenise_the_output_is_the_same() {
+fn however_many_tokenize_the_output_is_the_same() {
     let mut job = Job::new(2000);
     for (i, record) in job.records.iter_mut().enumerate() {
         // Some have a group for themselves, and most are short.

@@ -6,7 +6,7 @@
 mod sequence_support;
 
 use seqstream::sequence::{
-    Alphabet, Case, CleanCounts, Record, SequenceError, UNKNOWN, Unclean, clean,
+    Alphabet, CleanCounts, Cleaning, Record, SequenceError, UNKNOWN, Unclean, clean,
 };
 use sequence_support::*;
 
@@ -181,7 +181,7 @@ fn dna_is_cleaned_and_counted() {
 fn kept_text_is_unchanged_and_counted() {
     let text = "mK é\u{a0}J* <mask>\t".as_bytes();
     let mut record = Record::new("r", text);
-    let counts = clean(Alphabet::Protein, Case::Keep, false, &mut record).unwrap();
+    let counts = clean(Alphabet::Protein, Cleaning::Off, false, &mut record).unwrap();
     assert_eq!(record.sequence, text);
     let want = CleanCounts {
         residues: 7,
@@ -198,12 +198,12 @@ fn kept_text_is_unchanged_and_counted() {
 fn an_unnamed_record_is_counted() {
     let mut record = read(b">\nMK\n").unwrap().remove(0);
     assert_eq!(
-        clean(Alphabet::Protein, Case::Upper, false, &mut record)
+        clean(Alphabet::Protein, Cleaning::On, false, &mut record)
             .unwrap()
             .unnamed,
         1
     );
-    let e = clean(Alphabet::Protein, Case::Upper, true, &mut record).unwrap_err();
+    let e = clean(Alphabet::Protein, Cleaning::On, true, &mut record).unwrap_err();
     assert!(matches!(
         e,
         SequenceError::Strict {
@@ -228,7 +228,7 @@ fn strict_refuses_each_cleaning_with_its_place() {
             .unwrap()
             .remove(1);
         let before = record.clone();
-        let e = clean(Alphabet::Protein, Case::Upper, true, &mut record).unwrap_err();
+        let e = clean(Alphabet::Protein, Cleaning::On, true, &mut record).unwrap_err();
         assert_eq!(record, before);
         assert_eq!(at(&e), (2, 6), "{e}");
         assert!(e.hint().is_some());
@@ -246,14 +246,14 @@ fn strict_refuses_each_cleaning_with_its_place() {
     }
     let mut fine = Record::new("r", "MK<mask>L");
     assert_eq!(
-        clean(Alphabet::Protein, Case::Upper, true, &mut fine)
+        clean(Alphabet::Protein, Cleaning::On, true, &mut fine)
             .unwrap()
             .residues,
         4
     );
     let e = clean(
         Alphabet::Dna,
-        Case::Keep,
+        Cleaning::Off,
         true,
         &mut Record::new("r", "ACN"),
     )

@@ -8,7 +8,7 @@ mod sequence_support;
 use std::io::Cursor;
 
 use seqstream::sequence::{
-    Alphabet, Case, CleanCounts, ReaderOptions, Record, SequenceError, SequenceReader, clean,
+    Alphabet, CleanCounts, Cleaning, ReaderOptions, Record, SequenceError, SequenceReader, clean,
 };
 use sequence_support::*;
 
@@ -192,10 +192,10 @@ fn no_record_no_header_no_sequence() {
 #[test]
 fn nothing_left_after_cleaning_is_empty_too() {
     for (alphabet, case, text) in [
-        (Alphabet::Protein, Case::Upper, &b"*"[..]),
-        (Alphabet::Protein, Case::Upper, b" * "),
-        (Alphabet::Dna, Case::Upper, b" \t"),
-        (Alphabet::Protein, Case::Keep, b"  "),
+        (Alphabet::Protein, Cleaning::On, &b"*"[..]),
+        (Alphabet::Protein, Cleaning::On, b" * "),
+        (Alphabet::Dna, Cleaning::On, b" \t"),
+        (Alphabet::Protein, Cleaning::Off, b"  "),
     ] {
         let e = clean(alphabet, case, false, &mut Record::new("r", text)).unwrap_err();
         assert!(matches!(e, SequenceError::EmptySequence { .. }));
@@ -319,7 +319,7 @@ fn one_residue_a_line_takes_no_more_memory_than_its_residues() {
     assert_eq!(first.layout.locate(0), Some((2, 1)));
     assert_eq!(first.layout.locate(4000), Some((8002, 1)));
     assert_eq!(first.layout.locate(300_000), None);
-    let refused = clean(Alphabet::Protein, Case::Upper, true, &mut first).unwrap_err();
+    let refused = clean(Alphabet::Protein, Cleaning::On, true, &mut first).unwrap_err();
     assert_eq!(
         refused.to_string(),
         "x.fa, record 1 ('a'): the lower-case letter 'a' (residue 300001)"

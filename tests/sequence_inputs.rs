@@ -9,7 +9,8 @@ use std::io::Write;
 use std::path::Path;
 
 use seqstream::sequence::{
-    Alphabet, Case, Input, ReaderOptions, Record, ScanOptions, SequenceError, SequenceReader, scan,
+    Alphabet, Cleaning, Input, ReaderOptions, Record, ScanOptions, SequenceError, SequenceReader,
+    scan,
 };
 use sequence_support::*;
 
@@ -182,7 +183,7 @@ fn a_scan_counts_and_checks_without_keeping() {
     let (_d2, second) = temporary("b.zst", &packed);
     let mut options = ScanOptions {
         alphabet: Alphabet::Protein,
-        case: Case::Upper,
+        cleaning: Cleaning::On,
         strict: false,
         reader: ReaderOptions::default(),
     };

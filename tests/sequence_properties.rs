@@ -7,7 +7,7 @@ use std::io::{self, Cursor, Read, Write};
 
 use proptest::prelude::*;
 use seqstream::sequence::{
-    Alphabet, Case, ReaderOptions, Record, SequenceError, SequenceReader, Tokenizer, clean,
+    Alphabet, Cleaning, ReaderOptions, Record, SequenceError, SequenceReader, Tokenizer, clean,
 };
 
 /// Hands out a few bytes at a time, now and then interrupted.
@@ -223,7 +223,7 @@ proptest! {
     ], 1..60).prop_map(|parts| parts.concat()), strict in any::<bool>()) {
         for alphabet in [Alphabet::Protein, Alphabet::Dna] {
             let mut record = Record::new("r", text.clone());
-            let counts = match clean(alphabet, Case::Upper, strict, &mut record) {
+            let counts = match clean(alphabet, Cleaning::On, strict, &mut record) {
                 Ok(counts) => counts,
                 Err(SequenceError::EmptySequence { .. } | SequenceError::Strict { .. }) => continue,
                 Err(e) => return Err(TestCaseError::fail(e.to_string())),
@@ -242,7 +242,7 @@ proptest! {
                 prop_assert_eq!(record.sequence.len() as u64, counts.residues);
             }
             let once = record.sequence.clone();
-            let again = clean(alphabet, Case::Upper, false, &mut record).unwrap();
+            let again = clean(alphabet, Cleaning::On, false, &mut record).unwrap();
             prop_assert_eq!(&record.sequence, &once);
             prop_assert_eq!((again.residues, again.unknown), (counts.residues, counts.unknown));
         }

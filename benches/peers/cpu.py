@@ -6,7 +6,7 @@
 For ESM-2 the peer is Hugging Face transformers (sdpa, sorted by length, token-budget batches, inference mode);
 for DNABERT-S, `dnabert_torch.py`. Each token budget is tried on a part of the input and the peer keeps its
 best. Then the two run alternately, and the medians are compared. Outside the peer's time stand loading the
-model, tokenising and padding; seqstream's runs from its first batch to its last, tokenising and writing within.
+model, tokenizing and padding; seqstream's runs from its first batch to its last, tokenizing and writing within.
 Both outputs are compared in the same run.
 """
 
@@ -53,7 +53,7 @@ class Esm2Peer:
             raise SystemExit("this transformers computes inv_freq anew instead of loading it; use 5.23")
         self.pad = 1
 
-    def tokenise(self, sequences):
+    def tokenize(self, sequences):
         return [inputs.esm2_ids(sequence) for sequence in sequences]
 
     def pooled(self, ids, mask, lengths):
@@ -78,7 +78,7 @@ class DnabertPeer:
         self.tokenizer.no_padding()
         self.pad = 3
 
-    def tokenise(self, sequences):
+    def tokenize(self, sequences):
         return [encoding.ids for encoding in self.tokenizer.encode_batch(sequences)]
 
     def pooled(self, ids, mask, lengths):
@@ -210,7 +210,7 @@ def measure(name, options, scratch):
     folder = model_folder(name, options)
 
     peer = (DnabertPeer if dna else Esm2Peer)(folder)
-    encoded = peer.tokenise([sequence for _, sequence in records])
+    encoded = peer.tokenize([sequence for _, sequence in records])
     tokens = sum(map(len, encoded))
     log(f"{name}: {len(records)} sequences, {tokens:,} tokens, {options.threads} threads")
     setting, tried = best_setting(peer, encoded, options.budgets, exact_too=dna)

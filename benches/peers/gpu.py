@@ -7,7 +7,7 @@ The peers: `hf`, Hugging Face transformers (sdpa, f16, sorted by length, token-b
 alone, which know no lengths and are measured on the first workload; `seqstream`, its own `bench`; `embed`, the whole
 process from a FASTA file to shards on disk, a job long enough that its start-up weighs what it weighs in a real one. Each
 PyTorch peer tries its settings where padding is as in what is measured, and keeps the best. All run by turns, backwards
-every second round. Outside a PyTorch peer's time stand loading, tokenising, batching and the copy of token ids to the
+every second round. Outside a PyTorch peer's time stand loading, tokenizing, batching and the copy of token ids to the
 card. A peer that fails is reported, and the others go on.
 """
 
@@ -62,7 +62,7 @@ def random_ids(length, limit, vocabulary, seed):
     return [[1, *generator.choices(letters, k=length - 2), 2] for _ in range(max(1, limit // length))]
 
 
-def tokenised(records, folder, dna):
+def tokenized(records, folder, dna):
     if not dna:
         return [inputs.esm2_ids(sequence) for _, sequence in records]
     from tokenizers import Tokenizer
@@ -149,7 +149,7 @@ class Measured:
                 encoded = random_ids(int(workload), limit, load_config(self.folder)["vocab_size"], options.seed)
             else:
                 records, source = records_of(workload, limit, options)
-                encoded = tokenised(records, self.folder, self.dna)
+                encoded = tokenized(records, self.folder, self.dna)
             if not workload.isdigit():
                 self.records[workload] = records
                 inputs.write_fasta(scratch / f"{workload}.fasta", records)
@@ -317,7 +317,7 @@ class Measured:
         summary.pop("out", None)  # a folder of this machine's
         row.setdefault("reports", []).append(summary)
         if summary["tokens"] != row["tokens"]:
-            raise RuntimeError(f"seqstream counted {summary['tokens']} tokens, the tokeniser {row['tokens']}")
+            raise RuntimeError(f"seqstream counted {summary['tokens']} tokens, the tokenizer {row['tokens']}")
         row["seconds"].append(summary["seconds"])
         row.setdefault("wall_seconds", []).append(wall)
         row["tokens_per_s"] = row["tokens"] / statistics.median(row["wall_seconds"])

@@ -28,7 +28,7 @@ from safetensors.numpy import load_file
 
 import inputs
 from dnabert_torch import Dnabert
-from gpu import tokenised
+from gpu import tokenized
 from gpu_peers import DTYPES
 from gpu_weights import exact_floats, hugging_face, load_config, rounded
 
@@ -110,7 +110,7 @@ def main():
     torch.set_float32_matmul_precision("highest")
     dna = load_config(options.model)["model_type"] == "bert"
     records = [r for r in awkward(dna) if len(r[1]) <= options.longest]
-    encoded = tokenised(records, options.model, dna)
+    encoded = tokenized(records, options.model, dna)
     peer = "plain PyTorch" if dna else "Hugging Face"
 
     exact = reference(options.model, dna, encoded, options.device, torch.float64)

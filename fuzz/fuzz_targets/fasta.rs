@@ -1,10 +1,10 @@
-//! Any bytes as an input file: read, cleaned in every mode, tokenised.
+//! Any bytes as an input file: read, cleaned in every mode, tokenized.
 #![no_main]
 
 use std::io::Cursor;
 
 use libfuzzer_sys::fuzz_target;
-use seqstream::sequence::{Alphabet, Case, ReaderOptions, SequenceReader, Tokenizer, clean};
+use seqstream::sequence::{Alphabet, Cleaning, ReaderOptions, SequenceReader, Tokenizer, clean};
 
 fuzz_target!(|data: &[u8]| {
     // The first byte moves the boundaries at which lines are taken apart; they may change no result.
@@ -40,11 +40,11 @@ fuzz_target!(|data: &[u8]| {
     let mut ids = Vec::new();
     for record in records {
         for alphabet in [Alphabet::Protein, Alphabet::Dna] {
-            for case in [Case::Upper, Case::Keep] {
+            for case in [Cleaning::On, Cleaning::Off] {
                 let strict = clean(alphabet, case, true, &mut record.clone());
                 let mut copy = record.clone();
                 match clean(alphabet, case, false, &mut copy) {
-                    Ok(counts) if alphabet == Alphabet::Protein && case == Case::Upper => {
+                    Ok(counts) if alphabet == Alphabet::Protein && case == Cleaning::On => {
                         ids.clear();
                         esm.encode(&copy.sequence, &mut ids);
                         assert_eq!(ids.len() as u64, counts.residues + 2);

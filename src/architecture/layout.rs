@@ -6,7 +6,7 @@ use super::{ModelConfig, ModelKind};
 
 /// What a tensor does in the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum TensorRole {
     /// A table of rows to look up.
     Embedding,
     /// A matrix `[out, in]`.
@@ -40,7 +40,7 @@ pub struct Expected {
     /// Row-major shape, outermost first.
     pub shape: Vec<usize>,
     /// What it does.
-    pub role: Role,
+    pub role: TensorRole,
     /// Whether the model needs it.
     pub need: Need,
     /// Whether any number of rows from 1 will do, the first being all that is used.
@@ -83,7 +83,7 @@ pub fn expected(config: &ModelConfig) -> Vec<Expected> {
 struct List(Vec<Expected>);
 
 impl List {
-    fn push(&mut self, name: String, shape: &[usize], role: Role, need: Need) {
+    fn push(&mut self, name: String, shape: &[usize], role: TensorRole, need: Need) {
         self.0.push(Expected {
             name,
             shape: shape.to_vec(),
@@ -97,27 +97,32 @@ impl List {
         self.push(
             format!("{name}.weight"),
             &[out, input],
-            Role::Linear,
+            TensorRole::Linear,
             Need::Required,
         );
     }
 
     fn linear(&mut self, name: &str, out: usize, input: usize) {
         self.weight(name, out, input);
-        self.push(format!("{name}.bias"), &[out], Role::Bias, Need::Required);
+        self.push(
+            format!("{name}.bias"),
+            &[out],
+            TensorRole::Bias,
+            Need::Required,
+        );
     }
 
     fn norm(&mut self, name: &str, width: usize) {
         self.push(
             format!("{name}.weight"),
             &[width],
-            Role::Gain,
+            TensorRole::Gain,
             Need::Required,
         );
         self.push(
             format!("{name}.bias"),
             &[width],
-            Role::Shift,
+            TensorRole::Shift,
             Need::Required,
         );
     }
@@ -126,7 +131,7 @@ impl List {
         self.push(
             format!("{name}.weight"),
             &[rows, width],
-            Role::Embedding,
+            TensorRole::Embedding,
             Need::Required,
         );
     }
@@ -144,7 +149,7 @@ fn esm2(c: &ModelConfig, list: &mut List) {
         list.push(
             inv_freq_name(i),
             &[c.head_dim() / 2],
-            Role::InvFreq,
+            TensorRole::InvFreq,
             Need::Optional,
         );
         list.linear(&format!("{layer}.attention.output.dense"), d, d);
@@ -176,10 +181,15 @@ fn dnabert(c: &ModelConfig, list: &mut List) {
     list.push(
         "pooler.dense.weight".into(),
         &[d, d],
-        Role::Linear,
+        TensorRole::Linear,
         Need::Unused,
     );
-    list.push("pooler.dense.bias".into(), &[d], Role::Bias, Need::Unused);
+    list.push(
+        "pooler.dense.bias".into(),
+        &[d],
+        TensorRole::Bias,
+        Need::Unused,
+    );
 }
 
 /// Whether a tensor may stand beside the model without being part of it: heads for other tasks,
@@ -201,7 +211,7 @@ pub fn is_known_and_ignored(canonical: &str) -> bool {
 pub fn parameters(config: &ModelConfig) -> u64 {
     expected(config)
         .iter()
-        .filter(|e| e.role != Role::InvFreq)
+        .filter(|e| e.role != TensorRole::InvFreq)
         .map(|e| e.shape.iter().map(|&n| n as u64).product::<u64>())
         .sum()
 }

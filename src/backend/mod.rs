@@ -89,7 +89,7 @@ pub struct LinearPart {
 
 /// Which operation a linear layer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Product {
+pub enum LinearKind {
     /// [`Backend::linear`]
     Store,
     /// [`Backend::linear_add`]
@@ -124,7 +124,7 @@ pub struct Norm<V> {
 
 /// What of a representation is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wanted {
+pub struct OutputKinds {
     /// The mean over each pooled range of the pass.
     pub pooled: bool,
     /// Every row.
@@ -133,7 +133,7 @@ pub struct Wanted {
 
 /// A representation, on the host.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Represented {
+pub struct Output {
     /// [pooled ranges, width]; empty unless wanted. An empty range gives NaN.
     pub pooled: Vec<f32>,
     /// [rows, width]; empty unless wanted.
@@ -188,7 +188,7 @@ pub trait Backend {
         &mut self,
         parts: Vec<LinearPart>,
         inputs: usize,
-        product: Product,
+        product: LinearKind,
     ) -> Result<Self::Linear, BackendError>;
     /// Makes what attention needs resident.
     fn attention_weights(&mut self, spec: AttentionSpec) -> Result<Self::Attention, BackendError>;
@@ -273,12 +273,12 @@ pub trait Backend {
         &mut self,
         x: &Self::Matrix,
         norm: Option<&Norm<Self::Vector>>,
-        wanted: Wanted,
+        wanted: OutputKinds,
     ) -> Result<Self::Pending, BackendError>;
 
     /// Waits for a representation. Those of an ended pass are fetched in the order in which they
     /// were taken, pass by pass.
-    fn fetch(&mut self, pending: Self::Pending) -> Result<Represented, BackendError>;
+    fn fetch(&mut self, pending: Self::Pending) -> Result<Output, BackendError>;
 }
 
 /// The SIMD level the CPU backend computes with: part of a result's identity, since the width

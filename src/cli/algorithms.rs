@@ -20,7 +20,7 @@ pub fn of_job(options: &EmbedOptions, console: &Console) -> Result<Arc<Algorithm
     let own = match options.resume && options.out.join(JOB_FILE).exists() {
         true => {
             let job = read_job(&options.out).map_err(JobError::from)?;
-            KeptAlgorithms::of_job(&options.out, job.gemm.as_deref())?
+            KeptAlgorithms::of_job(&options.out, job.gemm_algorithms.as_deref())?
         }
         false => None,
     };
@@ -85,7 +85,7 @@ fn given(path: &Path) -> Result<KeptAlgorithms, Failure> {
     let found = match path.is_dir() {
         true if path.join(JOB_FILE).exists() => {
             let job = read_job(path).map_err(JobError::from)?;
-            KeptAlgorithms::of_job(path, job.gemm.as_deref())
+            KeptAlgorithms::of_job(path, job.gemm_algorithms.as_deref())
         }
         true => KeptAlgorithms::read(&path.join(ALGORITHMS_FILE)),
         false => KeptAlgorithms::read(path),

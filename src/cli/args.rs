@@ -34,11 +34,11 @@ Examples:
     zcat contigs.fna.gz | seqstream embed - --model DNABERT-S --out contigs
 
   Two machines, then one result:
-    seqstream embed all.fasta --model M --out part1 --shard 1/2     (and 2/2 on the other)
+    seqstream embed all.fasta --model M --out part1 --share 1/2     (and 2/2 on the other)
     seqstream merge part1 part2 --out whole
 
   The same on GPUs, where both machines need the same GEMM algorithms:
-    seqstream embed all.fasta --model M --out part2 --shard 2/2 --device cuda \\
+    seqstream embed all.fasta --model M --out part2 --share 2/2 --device cuda \\
       --gemm-algorithms part1
 
 In NumPy:
@@ -78,7 +78,7 @@ pub enum Command {
     /// Embed sequences
     #[command(after_help = format!("{EMBED_EXAMPLES}\n\n{EXIT_CODES}"))]
     Embed(Box<EmbedArgs>),
-    /// Join the outputs of `embed --shard 1/n` to `n/n`, checking that every record stands once
+    /// Join the outputs of `embed --share 1/n` to `n/n`, checking that every record is there once
     Merge(MergeArgs),
     /// Show a model's architecture, tensors and size
     Inspect(InspectArgs),
@@ -157,16 +157,17 @@ pub struct EmbedArgs {
     /// overlap]
     #[arg(long, value_name = "S", requires = "max_length", value_parser = positive(), help_heading = "Sequences")]
     pub stride: Option<usize>,
-    /// `upper` cleans: upper-cases, drops a last `*`, counts what is unknown; `keep` leaves text as
-    /// it is
+    /// `on` upper-cases, drops a last `*` and counts unknown characters; `off` leaves the text as it
+    /// is
     #[arg(
         long,
-        value_name = "HOW",
-        default_value = "upper",
+        alias = "case",
+        value_name = "ON|OFF",
+        default_value = "on",
         help_heading = "Sequences"
     )]
-    pub case: CaseArg,
-    /// Refuse what is not clean
+    pub clean: CleanArg,
+    /// Fail on any character that would be cleaned or counted as unknown
     #[arg(long, help_heading = "Sequences")]
     pub strict: bool,
 
@@ -190,7 +191,7 @@ pub struct EmbedArgs {
         help_heading = "Running"
     )]
     pub streams: SwitchArg,
-    /// Threads that compute, at most 1024; with CUDA a quarter of them, at most 8, tokenise [default: all cores]
+    /// Threads that compute, at most 1024; with CUDA a quarter of them, at most 8, tokenize [default: all cores]
     #[arg(long, value_name = "N", value_parser = threads(), help_heading = "Running")]
     pub threads: Option<usize>,
     /// Tokens computed at once; decides speed and memory, never a result [default: by threads, from
@@ -200,11 +201,12 @@ pub struct EmbedArgs {
     /// Compute share i of n only, from 1/n to n/n; `merge` joins them
     #[arg(
         long,
+        alias = "shard",
         value_name = "I/N",
         default_value = "1/1",
         help_heading = "Running"
     )]
-    pub shard: String,
+    pub share: String,
     /// Compute with the GEMM algorithms of this job, on CUDA: its output directory, or the
     /// algorithms.json in it. Shares of one job that run on different machines need the same ones
     #[arg(long, value_name = "DIR|FILE", help_heading = "Running")]
@@ -247,10 +249,10 @@ pub struct TokenizeArgs {
     /// Model folder or file, or a tokenizer.json
     #[arg(long, short, value_name = "MODEL")]
     pub model: PathBuf,
-    /// `upper` cleans, `keep` leaves text as it is
-    #[arg(long, value_name = "HOW", default_value = "upper")]
-    pub case: CaseArg,
-    /// Refuse what is not clean
+    /// `on` cleans the text, `off` leaves it as it is
+    #[arg(long, alias = "case", value_name = "ON|OFF", default_value = "on")]
+    pub clean: CleanArg,
+    /// Fail on any character that would be cleaned or counted as unknown
     #[arg(long)]
     pub strict: bool,
 }
@@ -273,7 +275,7 @@ pub struct BenchArgs {
     /// Sequences of these lengths, in tokens, of random content
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = bench_length())]
     pub lengths: Vec<usize>,
-    /// The sequences of these files, tokenised before the clock starts
+    /// The sequences of these files, tokenized before the clock starts
     #[arg(long, value_name = "FILE")]
     pub fasta: Vec<PathBuf>,
     /// Tokens of a round, at least [default: 405504]
@@ -335,12 +337,14 @@ pub enum LongArg {
     Error,
 }
 
-/// `--case`.
+/// `--clean`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs)]
-pub enum CaseArg {
-    Upper,
-    Keep,
+pub enum CleanArg {
+    #[value(alias = "upper")]
+    On,
+    #[value(alias = "keep")]
+    Off,
 }
 
 /// `--streams`.

@@ -12,7 +12,7 @@ use crate::dtype::DType;
 use crate::engine::{Device, EngineError, Job};
 use crate::gpu::cublaslt::Algorithms;
 use crate::model::{Embedder, Model, Pool, Request};
-use crate::sequence::{Case, Input, SequenceReader, clean};
+use crate::sequence::{Cleaning, Input, SequenceReader, clean};
 use crate::weights::Checkpoint;
 use crate::{backend, engine};
 use serde_json::{Value, json};
@@ -141,7 +141,7 @@ impl Measure<'_> {
         let start = Instant::now();
         let mut left = batches.len();
         for batch in batches {
-            while model.room() == 0 && left > 0 {
+            while model.free_slots() == 0 && left > 0 {
                 model.collect()?;
                 left -= 1;
             }
@@ -277,7 +277,7 @@ fn from_file(
     let mut spent = Duration::ZERO;
     for record in SequenceReader::new(vec![Input::from(path)]) {
         let mut record = record?;
-        clean(alphabet, Case::Upper, false, &mut record)?;
+        clean(alphabet, Cleaning::On, false, &mut record)?;
         let mut ids = Vec::new();
         let before = start.elapsed();
         tokenizer.encode(&record.sequence, &mut ids);
@@ -286,7 +286,7 @@ fn from_file(
         sequences.push(ids);
     }
     console.detail(&format!(
-        "{}: {} sequences, tokenised at {:.1} MB/s by one thread",
+        "{}: {} sequences, tokenized at {:.1} MB/s by one thread",
         path.display(),
         count(sequences.len() as u64),
         bases as f64 / 1e6 / spent.as_secs_f64().max(1e-9),

@@ -13,7 +13,7 @@ use crate::pipeline::{
     Stop,
 };
 use crate::sequence::{
-    Case, CleanCounts, Input, InputSummary, ReaderOptions, Record, ScanOptions, SequenceReader,
+    CleanCounts, Cleaning, Input, InputSummary, ReaderOptions, Record, ScanOptions, SequenceReader,
     Tokenizer, scan_each,
 };
 use crate::untrusted::file;
@@ -48,7 +48,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     let memory = engine::host_memory(&options.device, &checkpoint, &request, options.threads)?;
     let mut feed = FeedOptions {
         alphabet,
-        case: options.case,
+        cleaning: options.cleaning,
         strict: options.strict,
         limit: options.limit,
         memory,
@@ -138,7 +138,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     feed.token_budget = engine.token_budget;
     feed.first_batches = engine.first_batches;
     feed.first_budget = engine.first_budget;
-    feed.threads = engine.tokenising;
+    feed.threads = engine.tokenizing;
     let run_options = RunOptions {
         feed,
         request,
@@ -227,7 +227,7 @@ fn check_inputs(
     let mut blocks = StandingBlocks::new(options.shard_size, options.share, &standing);
     let scan_options = ScanOptions {
         alphabet: feed.alphabet,
-        case: options.case,
+        cleaning: options.cleaning,
         strict: options.strict,
         reader: ReaderOptions::default(),
     };
@@ -302,8 +302,8 @@ fn spec(
             config: config.clone(),
         },
         device: identity.device.into(),
-        simd: identity.simd.clone(),
-        gemm: identity.gemm.clone(),
+        processor: identity.processor.clone(),
+        gemm_algorithms: identity.gemm_algorithms.clone(),
         dtype: identity.dtype.into(),
         pool: match request.pool {
             Some(Pool::Mean) => "mean",
@@ -316,15 +316,11 @@ fn spec(
         max_length: options.limit.map(|LengthLimit { max, .. }| max),
         long: long.map(Into::into),
         stride,
-        case: match options.case {
-            Case::Upper => "upper",
-            Case::Keep => "keep",
-        }
-        .into(),
+        clean: options.cleaning == Cleaning::On,
         strict: options.strict,
         output_dtype: options.output_dtype,
         shard_size: options.shard_size,
-        shard: options.share.to_string(),
+        share: options.share.to_string(),
         inputs,
     }
 }
@@ -380,7 +376,7 @@ fn say_summary(report: &Report, options: &EmbedOptions, console: &Console) {
             })
             .collect();
         if !seen.is_empty() {
-            let left = if options.case == Case::Keep {
+            let left = if options.cleaning == Cleaning::Off {
                 "met, and left as they are"
             } else {
                 "in the input"

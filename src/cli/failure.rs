@@ -66,7 +66,7 @@ pub enum Failure {
     /// A tokenizer.json whose ids the embedding table does not hold.
     #[error("tokenizer.json gives ids up to {}, but the model's vocabulary has {model} entries", tokenizer - 1)]
     Vocabulary {
-        /// One more than the tokeniser's highest id.
+        /// One more than the tokenizer's highest id.
         tokenizer: usize,
         /// Rows of the embedding table.
         model: usize,
@@ -113,7 +113,7 @@ impl From<EngineError> for Failure {
             EngineError::MixedDevices { .. } => Self::Usage {
                 message: format!("--device: {error}"),
                 hint: Some(
-                    "name devices of one kind, or divide the job: one --shard per kind".into(),
+                    "name devices of one kind, or divide the job: one --share per kind".into(),
                 ),
             },
             EngineError::NoLayer { .. } => Self::Usage {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Failure;
-use super::args::{CaseArg, DtypeArg, EmbedArgs, LongArg, OutputDtypeArg, PoolArg, SwitchArg};
+use super::args::{CleanArg, DtypeArg, EmbedArgs, LongArg, OutputDtypeArg, PoolArg, SwitchArg};
 use crate::architecture::ModelConfig;
 use crate::backend::cuda;
 use crate::dtype::DType;
@@ -11,7 +11,7 @@ use crate::engine::Device;
 use crate::model::{Pool, Request};
 use crate::output::OutputDtype;
 use crate::pipeline::{LengthLimit, Long, Share};
-use crate::sequence::{Case, Input};
+use crate::sequence::{Cleaning, Input};
 
 /// What `embed` is to do.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct EmbedOptions {
     pub layers: Vec<i64>,
     pub output_dtype: OutputDtype,
     pub limit: Option<LengthLimit>,
-    pub case: Case,
+    pub cleaning: Cleaning,
     pub strict: bool,
     pub device: Device,
     pub threads: usize,
@@ -165,12 +165,12 @@ impl TryFrom<EmbedArgs> for EmbedOptions {
                 OutputDtypeArg::F16 => OutputDtype::F16,
             },
             limit,
-            case: case(args.case),
+            cleaning: cleaning(args.clean),
             strict: args.strict,
             device,
             threads,
             token_budget: args.token_budget,
-            share: share(&args.shard)?,
+            share: share(&args.share)?,
             shard_size: args.shard_size as u64,
             gemm_algorithms: args.gemm_algorithms,
             json: args.json,
@@ -183,10 +183,10 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
-pub fn case(arg: CaseArg) -> Case {
+pub fn cleaning(arg: CleanArg) -> Cleaning {
     match arg {
-        CaseArg::Upper => Case::Upper,
-        CaseArg::Keep => Case::Keep,
+        CleanArg::On => Cleaning::On,
+        CleanArg::Off => Cleaning::Off,
     }
 }
 
@@ -224,8 +224,8 @@ fn length_limit(args: &EmbedArgs) -> Result<Option<LengthLimit>, Failure> {
 fn share(text: &str) -> Result<Share, Failure> {
     text.parse().map_err(|()| {
         usage(
-            format!("--shard {text} is not a share"),
-            "write i/n with i from 1 to n: --shard 1/4 to --shard 4/4",
+            format!("--share {text} is not a share"),
+            "write i/n with i from 1 to n: --share 1/4 to --share 4/4",
         )
     })
 }
@@ -325,10 +325,10 @@ mod tests {
             "--max-length 9 --long window --per-token",
             "--dtype bf16",
             "--gemm-algorithms other",
-            "--shard 0/2",
-            "--shard 3/2",
-            "--shard 1",
-            "--shard=-1/2",
+            "--share 0/2",
+            "--share 3/2",
+            "--share 1",
+            "--share=-1/2",
             "-- - -",
         ] {
             let failure = parse(wrong).unwrap_err();
@@ -360,9 +360,23 @@ mod tests {
     }
 
     #[test]
+    fn old_names_of_options_are_still_read() {
+        let share = |text: &str| parse(text).unwrap().share;
+        assert_eq!(share("--shard 2/3"), share("--share 2/3"));
+        let cleaning = |text: &str| parse(text).unwrap().cleaning;
+        for (old, new, cleans) in [
+            ("--case upper", "--clean on", Cleaning::On),
+            ("--case keep", "--clean off", Cleaning::Off),
+        ] {
+            assert_eq!(cleaning(old), cleans);
+            assert_eq!(cleaning(new), cleans);
+        }
+    }
+
+    #[test]
     fn shares_are_counted_from_one() {
         assert_eq!(
-            parse("--shard 2/3").unwrap().share,
+            parse("--share 2/3").unwrap().share,
             Share { index: 2, of: 3 }
         );
         assert_eq!(parse("").unwrap().share, Share::ALL);

@@ -87,7 +87,7 @@ impl Observer for Display<'_> {
 
 fn pace(progress: &Progress) -> String {
     let left = progress
-        .left()
+        .eta()
         .map(|d| format!(", {} left", duration(d)))
         .unwrap_or_default();
     format!(

@@ -28,12 +28,12 @@ pub fn run(args: &TokenizeArgs, console: &Console) -> Result<(), Failure> {
             engine::alphabet(checkpoint.config().kind),
         )
     };
-    let case = options::case(args.case);
+    let cleaning = options::cleaning(args.clean);
     console.print(|out| {
         let mut ids = Vec::new();
         for record in SequenceReader::new(args.inputs.iter().map(Input::from).collect()) {
             let mut record = record?;
-            clean(alphabet, case, args.strict, &mut record)?;
+            clean(alphabet, cleaning, args.strict, &mut record)?;
             ids.clear();
             tokenizer.encode(&record.sequence, &mut ids);
             let line = Line {

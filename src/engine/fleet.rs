@@ -51,7 +51,7 @@ impl<E: Embedder> Embedder for Fleet<E> {
     fn submit(&mut self, batch: &PackedBatch, request: &Request) -> Result<(), ModelError> {
         let cost = cost(batch, self.config().hidden);
         // One without room is taken only where none has any: it would wait.
-        let free = |m: &Member<E>| (m.embedder.room() == 0, m.dealt);
+        let free = |m: &Member<E>| (m.embedder.free_slots() == 0, m.dealt);
         let chosen = (0..self.members.len()).min_by_key(|i| free(&self.members[*i]));
         let chosen = chosen.unwrap_or(0);
         let member = &mut self.members[chosen];
@@ -70,8 +70,8 @@ impl<E: Embedder> Embedder for Fleet<E> {
 
     /// One less than there is on several devices: were all full, the next batch would go where the oldest was collected,
     /// whatever it costs.
-    fn room(&self) -> usize {
-        let all: usize = self.members.iter().map(|m| m.embedder.room()).sum();
+    fn free_slots(&self) -> usize {
+        let all: usize = self.members.iter().map(|m| m.embedder.free_slots()).sum();
         all.saturating_sub(usize::from(self.members.len() > 1))
     }
 
@@ -107,7 +107,7 @@ mod tests {
                 }]
             }))
         }
-        fn room(&self) -> usize {
+        fn free_slots(&self) -> usize {
             2 - self.held.len()
         }
         fn config(&self) -> &ModelConfig {
@@ -128,10 +128,10 @@ mod tests {
             pool: None,
             per_token: false,
         };
-        assert_eq!(fleet.room(), 5);
+        assert_eq!(fleet.free_slots(), 5);
         let mut back = Vec::new();
         for i in 0..60u32 {
-            if fleet.room() == 0 {
+            if fleet.free_slots() == 0 {
                 back.push(fleet.collect().unwrap().unwrap()[0].pooled[0]);
             }
             let mut batch = PackedBatch::new();

@@ -72,11 +72,11 @@ pub struct Identity {
     /// "cpu" or "cuda".
     pub device: &'static str,
     /// SIMD instructions, or the chip.
-    pub simd: String,
+    pub processor: String,
     /// "f32", "f16" or "bf16".
     pub dtype: &'static str,
     /// The algorithms of the products on CUDA.
-    pub gemm: Option<String>,
+    pub gemm_algorithms: Option<String>,
 }
 
 impl Identity {
@@ -89,9 +89,9 @@ impl Identity {
         };
         Self {
             device,
-            simd: there.simd.clone(),
+            processor: there.processor.clone(),
             dtype: dtype.name(),
-            gemm: there.gemm.clone(),
+            gemm_algorithms: there.gemm_algorithms.clone(),
         }
     }
 }
@@ -108,8 +108,8 @@ pub struct Engine {
     pub first_budget: usize,
     /// The longest sequence that there is room for.
     pub room: usize,
-    /// Threads that tokenise.
-    pub tokenising: usize,
+    /// Threads that tokenize.
+    pub tokenizing: usize,
     /// For the log: threads or devices.
     pub place: String,
 }
@@ -143,15 +143,15 @@ fn on_cpu(checkpoint: &Checkpoint, job: &Job) -> Result<Engine, EngineError> {
         embedder: Box::new(model),
         identity: Identity {
             device: "cpu",
-            simd: backend::simd_name().into(),
+            processor: backend::simd_name().into(),
             dtype: "f32",
-            gemm: None,
+            gemm_algorithms: None,
         },
         token_budget,
         first_batches: 0,
         first_budget: token_budget,
         room: usize::MAX,
-        tokenising: 1,
+        tokenizing: 1,
         place: format!("{} threads, SIMD {}", job.threads, backend::simd_name()),
     })
 }
@@ -212,9 +212,9 @@ fn fleet(models: Vec<Model<Cuda>>, dtype: DType, job: &Job) -> Result<Engine, En
     };
     let identity = Identity {
         device: "cuda",
-        simd: chip.clone(),
+        processor: chip.clone(),
         dtype: dtype.name(),
-        gemm: Some(first.backend().fingerprint()),
+        gemm_algorithms: Some(first.backend().fingerprint()),
     };
     let ordinals: Vec<String> = models
         .iter()
@@ -235,7 +235,7 @@ fn fleet(models: Vec<Model<Cuda>>, dtype: DType, job: &Job) -> Result<Engine, En
         first_batches: ordinals.len(),
         first_budget: first_budget(job, multiprocessors, room),
         room,
-        tokenising: tokenising(job.threads),
+        tokenizing: tokenizing(job.threads),
         place,
     })
 }
@@ -270,6 +270,6 @@ fn default_budget(threads: usize) -> usize {
 
 /// How many of `threads` threads tokenize for devices: one thread makes some 3 million tokens per second of DNA, an
 /// H100 computes 2 million, and the other threads load, copy and write.
-fn tokenising(threads: usize) -> usize {
+fn tokenizing(threads: usize) -> usize {
     (threads / 4).clamp(1, 8)
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::batch::PackedBatch;
 use crate::gpu::cublaslt::Algorithms;
 use crate::model::{LayerOutput, Request};
-use crate::sequence::{Alphabet, Case, CleanCounts, Record, Tokenizer, clean};
+use crate::sequence::{Alphabet, CleanCounts, Cleaning, Record, Tokenizer, clean};
 use crate::weights::Checkpoint;
 
 /// A model on its devices, with its alphabet and tokenizer.
@@ -97,7 +97,7 @@ impl Session {
         let mut ids = Vec::new();
         for (i, sequence) in sequences.into_iter().enumerate() {
             let mut record = Record::new(format!("sequence {}", i + 1), sequence.as_ref());
-            let cleaned = clean(self.alphabet, Case::Upper, false, &mut record)?;
+            let cleaned = clean(self.alphabet, Cleaning::On, false, &mut record)?;
             ids.clear();
             self.tokenizer.encode(&record.sequence, &mut ids);
             if let Some(memory) = &self.memory {

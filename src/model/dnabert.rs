@@ -1,9 +1,9 @@
 //! DNABERT-S and DNABERT-2 (Zhou et al. 2023, 2024): MosaicBERT's encoder, in its plain path.
 
-use super::{ModelError, Parameters, Taps, Workspace, norm};
+use super::{Collector, ModelError, Parameters, Workspace, norm};
 use crate::architecture::ModelConfig;
 use crate::backend::{
-    Activation, AttentionSpec, Backend, BackendError, LinearPart, Norm, Position, Product, Role,
+    Activation, AttentionSpec, Backend, BackendError, LinearKind, LinearPart, Norm, Position, Role,
 };
 use crate::batch::PackedBatch;
 use crate::weights::{F32Data, Weight};
@@ -62,23 +62,23 @@ impl<B: Backend> Dnabert<B> {
                     qkv: b.linear_weights(
                         vec![part(format!("{at}.attention.self.Wqkv"), true)?],
                         d,
-                        Product::Store,
+                        LinearKind::Store,
                     )?,
                     out: b.linear_weights(
                         vec![part(format!("{at}.attention.output.dense"), true)?],
                         d,
-                        Product::Add,
+                        LinearKind::Add,
                     )?,
                     attention_norm: norm(b, p, &after_attention, eps)?,
                     gated: b.linear_weights(
                         vec![part(format!("{at}.mlp.gated_layers"), false)?],
                         d,
-                        Product::Gated,
+                        LinearKind::Gated,
                     )?,
                     down: b.linear_weights(
                         vec![part(format!("{at}.mlp.wo"), true)?],
                         ffn,
-                        Product::Add,
+                        LinearKind::Add,
                     )?,
                     mlp_norm: norm(b, p, &format!("{at}.mlp.layernorm"), eps)?,
                 })
@@ -108,7 +108,7 @@ impl<B: Backend> Dnabert<B> {
         b: &mut B,
         ws: &mut Workspace<B>,
         batch: &PackedBatch,
-        taps: &mut Taps<'_, B>,
+        collector: &mut Collector<'_, B>,
     ) -> Result<(), ModelError> {
         // `sum` holds what a LayerNorm is to make the stream of.
         let Workspace {
@@ -121,8 +121,8 @@ impl<B: Backend> Dnabert<B> {
         b.need(0)?;
         b.embed(batch, &ones, &self.words, Some(&self.token_type), h)?;
         b.layer_norm(h, &self.norm, sum)?;
-        taps.take(b, 0, sum, None)?;
-        for (i, layer) in self.layers.iter().enumerate().take(taps.last()) {
+        collector.take(b, 0, sum, None)?;
+        for (i, layer) in self.layers.iter().enumerate().take(collector.last()) {
             b.need(i + 1)?;
             b.linear(sum, &layer.qkv, Activation::None, qkv)?;
             b.attention(qkv, batch, &self.attention, h)?;
@@ -132,7 +132,7 @@ impl<B: Backend> Dnabert<B> {
             b.linear_gated(h, &layer.gated, wide)?;
             b.linear_add(wide, &layer.down, h)?;
             b.layer_norm(h, &layer.mlp_norm, sum)?;
-            taps.take(b, i + 1, sum, None)?;
+            collector.take(b, i + 1, sum, None)?;
         }
         Ok(())
     }

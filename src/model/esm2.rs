@@ -1,9 +1,9 @@
 //! ESM-2 (Lin et al. 2023), as fair-esm and Hugging Face compute it.
 
-use super::{ModelError, Parameters, Taps, Workspace, norm};
+use super::{Collector, ModelError, Parameters, Workspace, norm};
 use crate::architecture::ModelConfig;
 use crate::backend::{
-    Activation, AttentionSpec, Backend, BackendError, LinearPart, Norm, Position, Product, Role,
+    Activation, AttentionSpec, Backend, BackendError, LinearKind, LinearPart, Norm, Position, Role,
 };
 use crate::batch::PackedBatch;
 
@@ -68,23 +68,23 @@ impl<B: Backend> Esm2<B> {
                     qkv: b.linear_weights(
                         heads.into_iter().collect::<Result<_, _>>()?,
                         d,
-                        Product::Store,
+                        LinearKind::Store,
                     )?,
                     out: b.linear_weights(
                         vec![part(format!("{at}.attention.output.dense"))?],
                         d,
-                        Product::Add,
+                        LinearKind::Add,
                     )?,
                     mlp_norm: norm(b, p, &format!("{at}.LayerNorm"), eps)?,
                     fc1: b.linear_weights(
                         vec![part(format!("{at}.intermediate.dense"))?],
                         d,
-                        Product::Store,
+                        LinearKind::Store,
                     )?,
                     fc2: b.linear_weights(
                         vec![part(format!("{at}.output.dense"))?],
                         ffn,
-                        Product::Add,
+                        LinearKind::Add,
                     )?,
                 })
             })
@@ -114,7 +114,7 @@ impl<B: Backend> Esm2<B> {
         b: &mut B,
         ws: &mut Workspace<B>,
         batch: &PackedBatch,
-        taps: &mut Taps<'_, B>,
+        collector: &mut Collector<'_, B>,
     ) -> Result<(), ModelError> {
         let Workspace { x, h, qkv, wide } = ws;
         let scale = self.embedding_scale(batch);
@@ -122,10 +122,10 @@ impl<B: Backend> Esm2<B> {
         b.embed(batch, &scale, &self.embedding, None, x)?;
         if self.layers.is_empty() {
             b.need(1)?;
-            return Ok(taps.take(b, 0, x, Some(&self.norm))?);
+            return Ok(collector.take(b, 0, x, Some(&self.norm))?);
         }
-        taps.take(b, 0, x, None)?;
-        for (i, layer) in self.layers.iter().enumerate().take(taps.last()) {
+        collector.take(b, 0, x, None)?;
+        for (i, layer) in self.layers.iter().enumerate().take(collector.last()) {
             b.need(i + 1)?;
             b.layer_norm(x, &layer.attention_norm, h)?;
             b.linear(h, &layer.qkv, Activation::None, qkv)?;
@@ -140,7 +140,7 @@ impl<B: Backend> Esm2<B> {
             if last {
                 b.need(i + 2)?;
             }
-            taps.take(b, i + 1, x, last.then_some(&self.norm))?;
+            collector.take(b, i + 1, x, last.then_some(&self.norm))?;
         }
         Ok(())
     }

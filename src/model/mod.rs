@@ -10,7 +10,7 @@ pub use memory::host_bytes;
 pub use passes::Model;
 
 use crate::architecture::{ModelConfig, ModelKind};
-use crate::backend::{Backend, BackendError, Norm, Wanted};
+use crate::backend::{Backend, BackendError, Norm, OutputKinds};
 use crate::batch::PackedBatch;
 use crate::weights::{Checkpoint, Weight, WeightsError};
 use std::ops::Range;
@@ -106,7 +106,7 @@ pub trait Embedder {
     /// [`ModelError`]
     fn collect(&mut self) -> Result<Option<Vec<LayerOutput>>, ModelError>;
     /// How many batches may be submitted now without waiting for an earlier one.
-    fn room(&self) -> usize;
+    fn free_slots(&self) -> usize;
     /// The model's sizes.
     fn config(&self) -> &ModelConfig;
 
@@ -131,8 +131,8 @@ impl<E: Embedder + ?Sized> Embedder for Box<E> {
     fn collect(&mut self) -> Result<Option<Vec<LayerOutput>>, ModelError> {
         (**self).collect()
     }
-    fn room(&self) -> usize {
-        (**self).room()
+    fn free_slots(&self) -> usize {
+        (**self).free_slots()
     }
     fn config(&self) -> &ModelConfig {
         (**self).config()
@@ -196,12 +196,12 @@ fn norm<B: Backend>(
 }
 
 /// Collects the representations that were asked for, as a forward pass reaches them.
-struct Taps<'a, B: Backend> {
+struct Collector<'a, B: Backend> {
     request: &'a Request,
     taken: Vec<(usize, B::Pending)>,
 }
 
-impl<'a, B: Backend> Taps<'a, B> {
+impl<'a, B: Backend> Collector<'a, B> {
     fn new(request: &'a Request) -> Self {
         Self {
             request,
@@ -223,7 +223,7 @@ impl<'a, B: Backend> Taps<'a, B> {
         norm: Option<&Norm<B::Vector>>,
     ) -> Result<(), BackendError> {
         if self.request.layers.contains(&layer) {
-            let wanted = Wanted {
+            let wanted = OutputKinds {
                 pooled: self.request.pool.is_some(),
                 states: self.request.per_token,
             };

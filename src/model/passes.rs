@@ -4,7 +4,7 @@
 //! more than the backend holds at once ([`Backend::limits`]). Passes are begun as batches are
 //! submitted and fetched as they are collected, so that several can be under way.
 
-use super::{Embedder, LayerOutput, ModelError, Parameters, Pool, Request, Taps, Workspace};
+use super::{Collector, Embedder, LayerOutput, ModelError, Parameters, Pool, Request, Workspace};
 use super::{dnabert, esm2};
 use crate::architecture::{ModelConfig, ModelKind};
 use crate::backend::{Backend, Limits};
@@ -18,7 +18,7 @@ pub struct Model<B: Backend> {
     net: Net<B>,
     workspace: Workspace<B>,
     /// Submitted and not collected, oldest first.
-    batches: VecDeque<InFlight>,
+    batches: VecDeque<SubmittedBatch>,
     /// Begun and not fetched, oldest first.
     passes: VecDeque<Pass<B>>,
 }
@@ -28,13 +28,13 @@ enum Net<B: Backend> {
     Dnabert(dnabert::Dnabert<B>),
 }
 
-struct InFlight {
+struct SubmittedBatch {
     /// Of the whole batch.
     starts: Vec<usize>,
     /// In the order of the request; filled in as passes are fetched.
     outputs: Vec<LayerOutput>,
     /// Passes that are not fetched yet.
-    left: usize,
+    remaining: usize,
 }
 
 /// One pass: some sequences of the oldest batch that still has passes left.
@@ -145,15 +145,15 @@ impl<B: Backend> Model<B> {
                 _ => kind.pooled_tokens(batch.range(i)),
             })
             .collect();
-        let mut taps = Taps::new(request);
+        let mut collector = Collector::new(request);
         self.backend.begin(class, batch, &pooled)?;
         let ws = &mut self.workspace;
         match &self.net {
-            Net::Esm2(net) => net.forward(&mut self.backend, ws, batch, &mut taps)?,
-            Net::Dnabert(net) => net.forward(&mut self.backend, ws, batch, &mut taps)?,
+            Net::Esm2(net) => net.forward(&mut self.backend, ws, batch, &mut collector)?,
+            Net::Dnabert(net) => net.forward(&mut self.backend, ws, batch, &mut collector)?,
         }
         self.backend.end()?;
-        let taken = taps.taken;
+        let taken = collector.taken;
         self.passes.push_back(Pass { members, taken });
         Ok(())
     }
@@ -163,10 +163,10 @@ impl<B: Backend> Model<B> {
         let Some(Pass { members, taken }) = self.passes.pop_front() else {
             return Ok(());
         };
-        let Some(batch) = self.batches.iter_mut().find(|b| b.left > 0) else {
+        let Some(batch) = self.batches.iter_mut().find(|b| b.remaining > 0) else {
             return Ok(());
         };
-        batch.left -= 1;
+        batch.remaining -= 1;
         let d = self.config.hidden;
         let whole = members.len() + 1 == batch.starts.len();
         for (layer, pending) in taken {
@@ -215,10 +215,10 @@ impl<B: Backend> Embedder for Model<B> {
             pooled: Vec::new(),
             states: Vec::new(),
         });
-        self.batches.push_back(InFlight {
+        self.batches.push_back(SubmittedBatch {
             starts: batch.starts().to_vec(),
             outputs: outputs.collect(),
-            left: passes.len(),
+            remaining: passes.len(),
         });
         if let [(class, members)] = &passes[..] {
             return self.pass(*class, members.clone(), batch, request);
@@ -234,13 +234,13 @@ impl<B: Backend> Embedder for Model<B> {
     }
 
     fn collect(&mut self) -> Result<Option<Vec<LayerOutput>>, ModelError> {
-        while self.batches.front().is_some_and(|b| b.left > 0) {
+        while self.batches.front().is_some_and(|b| b.remaining > 0) {
             self.fetch()?;
         }
         Ok(self.batches.pop_front().map(|b| b.outputs))
     }
 
-    fn room(&self) -> usize {
+    fn free_slots(&self) -> usize {
         let most = self.backend.limits().passes.max(1);
         most.saturating_sub(self.passes.len())
     }

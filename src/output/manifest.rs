@@ -19,7 +19,7 @@ pub struct ManifestHead {
     pub complete: bool,
     /// What was asked, the hashes of piped inputs included.
     pub job: JobSpec,
-    /// Records in the whole input, those of other `--shard`s included.
+    /// Records in the whole input, those of other `--share`s included.
     pub input_records: u64,
     /// Records in the shards listed.
     pub records: u64,

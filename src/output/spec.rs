@@ -25,10 +25,11 @@ pub struct JobSpec {
     /// Where it computes: "cpu", "cuda".
     pub device: String,
     /// With which instructions (CPU) or on which chip (CUDA), since the order of additions depends on it.
-    pub simd: String,
-    /// The algorithms of the matrix products, on CUDA: they decide bits too.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gemm: Option<String>,
+    #[serde(alias = "simd")]
+    pub processor: String,
+    /// The digest of the algorithms of the matrix products, on CUDA: they decide bits too.
+    #[serde(default, alias = "gemm", skip_serializing_if = "Option::is_none")]
+    pub gemm_algorithms: Option<String>,
     /// In what it computes: "f32", "f16", "bf16".
     pub dtype: String,
     /// "mean", "cls" or "none".
@@ -43,18 +44,36 @@ pub struct JobSpec {
     pub long: Option<String>,
     /// Tokens between the starts of two windows.
     pub stride: Option<usize>,
-    /// "upper" or "keep".
-    pub case: String,
+    /// Whether text is cleaned. Jobs of format 1 say `case`, which was "upper" or "keep".
+    #[serde(alias = "case", deserialize_with = "clean_or_case")]
+    pub clean: bool,
     /// Whether what is not clean is refused.
     pub strict: bool,
     /// How values are stored.
     pub output_dtype: OutputDtype,
-    /// Records a shard.
+    /// Records per shard.
     pub shard_size: u64,
     /// Which share of the shards: "i/n", from "1/n" to "n/n".
-    pub shard: String,
+    #[serde(alias = "shard")]
+    pub share: String,
     /// The inputs, in order.
     pub inputs: Vec<InputSpec>,
+}
+
+/// Reads `clean`, or what stood in its place in format 1.
+fn clean_or_case<'de, D: serde::Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Clean(bool),
+        Case(String),
+    }
+    match Either::deserialize(from)? {
+        Either::Clean(clean) => Ok(clean),
+        Either::Case(case) if case == "upper" => Ok(true),
+        Either::Case(case) if case == "keep" => Ok(false),
+        Either::Case(_) => Err(serde::de::Error::custom("case is neither upper nor keep")),
+    }
 }
 
 /// Which model.
@@ -101,7 +120,7 @@ impl JobSpec {
             return None;
         }
         let mut spec = self.clone();
-        spec.shard.clear();
+        spec.share.clear();
         spec.inputs.clear();
         let text = serde_json::to_string(&spec).unwrap_or_default();
         Some(blake3::hash(text.as_bytes()).to_hex().to_string())
@@ -187,8 +206,8 @@ pub(crate) mod tests {
                 .unwrap(),
             },
             device: "cpu".into(),
-            simd: "none".into(),
-            gemm: None,
+            processor: "none".into(),
+            gemm_algorithms: None,
             dtype: "f32".into(),
             pool: "mean".into(),
             per_token: false,
@@ -196,11 +215,11 @@ pub(crate) mod tests {
             max_length: None,
             long: None,
             stride: None,
-            case: "upper".into(),
+            clean: true,
             strict: false,
             output_dtype: OutputDtype::F32,
             shard_size: 4,
-            shard: "1/1".into(),
+            share: "1/1".into(),
             inputs: vec![InputSpec { name: "a.fa".into(), blake3: Some("11".into()) }],
         }
     }
@@ -242,7 +261,7 @@ pub(crate) mod tests {
             spec.fingerprint()
         };
         let whole = of(&|_| {});
-        assert_eq!(of(&|s| s.shard = "2/3".into()), whole);
+        assert_eq!(of(&|s| s.share = "2/3".into()), whole);
         assert_eq!(of(&|s| s.inputs.clear()), whole);
         assert_ne!(of(&|s| s.model.blake3 = "01".into()), whole);
         assert_ne!(of(&|s| s.layers = vec![1]), whole);
@@ -263,6 +282,31 @@ pub(crate) mod tests {
             let back: JobSpec = serde_json::from_str(&text).unwrap();
             assert_eq!(back.fingerprint(), there.fingerprint(), "{eps}");
         }
+    }
+
+    #[test]
+    fn the_keys_of_format_1_are_still_read() {
+        let mut spec = spec();
+        spec.gemm_algorithms = Some("f00".into());
+        let mut json = serde_json::to_value(&spec).unwrap();
+        let fields = json.as_object_mut().unwrap();
+        for (now, then) in [
+            ("processor", "simd"),
+            ("gemm_algorithms", "gemm"),
+            ("share", "shard"),
+        ] {
+            let value = fields.remove(now).unwrap();
+            fields.insert(then.into(), value);
+        }
+        fields.remove("clean");
+        for (case, clean) in [("upper", true), ("keep", false)] {
+            spec.clean = clean;
+            json["case"] = case.into();
+            let read: JobSpec = serde_json::from_value(json.clone()).unwrap();
+            assert_eq!(read, spec);
+        }
+        json["case"] = "lower".into();
+        assert!(serde_json::from_value::<JobSpec>(json).is_err());
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl KeptAlgorithms {
         match found {
             Some(kept) if kept.table.fingerprint() != gemm => Err(JobError::Algorithms {
                 reason: format!(
-                    "its digest is {}, and \"gemm\" in job.json, which says what the job was begun with, is {gemm}",
+                    "its digest is {}, and \"gemm_algorithms\" in job.json, which says what the job was begun with, is {gemm}",
                     kept.table.fingerprint()
                 ),
                 path: kept.path,

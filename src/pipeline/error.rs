@@ -201,7 +201,7 @@ impl JobError {
                 Some("add --resume to go on with it, or give another --out to start anew".into())
             }
             // The directory's own table would have been used if it were there.
-            Self::Differs { differences, .. } if differences.iter().all(|d| d.field == "gemm") => Some(format!(
+            Self::Differs { differences, .. } if differences.iter().all(|d| d.field == "gemm_algorithms") => Some(format!(
                 "{ALGORITHMS_FILE}, which holds the job's GEMM algorithms, is missing there: put it back, or give that of another share of the same job by --gemm-algorithms, or another --out"
             )),
             Self::Differs { .. } => {

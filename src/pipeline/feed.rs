@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::blocks::RecordsDigest;
-use super::packing::{End, Gone, Packer, WorkSender};
+use super::packing::{Gone, Packer, StopReason, WorkSender};
 use super::room::check_memory;
-use super::tokenising::{Group, Then, Way};
+use super::tokenizing::{Group, GroupEnd, TokenizeStage};
 use super::{JobError, LengthLimit, Stop};
 use crate::engine::HostMemory;
 use crate::output::{BlockFacts, ShardRecord, read_record, revoke_manifest, shard_name};
 use crate::sequence::{
-    Alphabet, Case, CleanCounts, InputDigest, Record, SequenceError, SequenceReader, Tokenizer,
+    Alphabet, CleanCounts, Cleaning, InputDigest, Record, SequenceError, SequenceReader, Tokenizer,
     clean,
 };
 use crate::system::pause::OnPause;
@@ -105,7 +105,7 @@ pub struct FeedOptions {
     /// What the model reads.
     pub alphabet: Alphabet,
     /// Whether soft-masked text is upper-cased.
-    pub case: Case,
+    pub cleaning: Cleaning,
     /// Whether what is not clean is refused.
     pub strict: bool,
     /// The most content tokens of a sequence, if limited.
@@ -124,7 +124,7 @@ pub struct FeedOptions {
     pub shard_size: u64,
     /// Which blocks are computed.
     pub share: Share,
-    /// Threads that tokenise; with one it is the reader itself.
+    /// Threads that tokenize; with one it is the reader itself.
     pub threads: usize,
 }
 
@@ -151,21 +151,21 @@ pub(crate) struct Feed<R> {
     pub stop: Stop,
 }
 
-/// Bytes of the records of a group, if not one record has more: some milliseconds of tokenising.
+/// Bytes of the records of a group, if not one record has more: some milliseconds of tokenizing.
 const GROUP: usize = 64 << 10;
 
 /// What was read and is on its way to the computing thread. The reader fills it; where it waits for a
 /// pipe, it empties it.
 struct Outgoing {
     group: Group,
-    way: Way,
+    stage: TokenizeStage,
     /// Whether records were read that may not have been sent on to the computing thread.
     held: bool,
 }
 
 impl Outgoing {
     fn send(&mut self) -> Result<(), Gone> {
-        self.way.send(std::mem::take(&mut self.group))
+        self.stage.send(std::mem::take(&mut self.group))
     }
 
     /// At a pause of the input: all that was read is computed, if there is nothing else to compute. Whether
@@ -176,7 +176,7 @@ impl Outgoing {
         }
         if idle {
             self.held = false;
-            self.group.then = Some(Then::Pause);
+            self.group.end = Some(GroupEnd::Pause);
             // Where nobody listens any more the reader soon meets that itself.
             let _ = self.send();
         }
@@ -203,21 +203,21 @@ impl<R: Records> Feed<R> {
     /// Reads to the end, to an error, or until nobody listens.
     pub(crate) fn run(mut self, to: WorkSender) {
         let packer = Packer::new(self.options.clone(), to.clone());
-        match Way::new(self.options.threads, &self.tokenizer, packer) {
-            Ok(way) => {
+        match TokenizeStage::new(self.options.threads, &self.tokenizer, packer) {
+            Ok(stage) => {
                 drop(to);
                 let outgoing = Arc::new(Mutex::new(Outgoing {
                     group: Group::default(),
-                    way,
+                    stage,
                     held: false,
                 }));
                 let (at_pause, counts) = (Arc::clone(&outgoing), Arc::clone(&self.counts));
                 self.records.on_pause(Arc::new(Mutex::new(move || {
                     lock(&at_pause).pause(counts.idle.load(Ordering::Relaxed))
                 })));
-                if let Err(End::Failed(error)) = self.read_all(&outgoing) {
+                if let Err(StopReason::Failed(error)) = self.read_all(&outgoing) {
                     let mut outgoing = lock(&outgoing);
-                    outgoing.group.then = Some(Then::Failed(error));
+                    outgoing.group.end = Some(GroupEnd::Failed(error));
                     // Nobody listening is no reason to complain.
                     let _ = outgoing.send();
                 }
@@ -227,7 +227,7 @@ impl<R: Records> Feed<R> {
     }
 
     /// Of an error, what was read before it is left in the group. The lock is not held while a record is read.
-    fn read_all(&mut self, outgoing: &Mutex<Outgoing>) -> Result<(), End> {
+    fn read_all(&mut self, outgoing: &Mutex<Outgoing>) -> Result<(), StopReason> {
         let mut index = 0;
         let mut block: Option<Block> = None;
         while let Some(record) = self.records.next_record() {
@@ -280,7 +280,7 @@ impl<R: Records> Feed<R> {
             .into());
         }
         let mut outgoing = lock(outgoing);
-        outgoing.group.then = Some(Then::InputEnd {
+        outgoing.group.end = Some(GroupEnd::InputEnd {
             records: index,
             digests: self.records.digests(),
         });
@@ -309,9 +309,19 @@ impl<R: Records> Feed<R> {
         })
     }
 
-    fn clean(&self, mut record: Record, block: &mut Block, group: &mut Group) -> Result<(), End> {
+    fn clean(
+        &self,
+        mut record: Record,
+        block: &mut Block,
+        group: &mut Group,
+    ) -> Result<(), StopReason> {
         let options = &self.options;
-        let counts = clean(options.alphabet, options.case, options.strict, &mut record)?;
+        let counts = clean(
+            options.alphabet,
+            options.cleaning,
+            options.strict,
+            &mut record,
+        )?;
         if let Some(memory) = &options.memory {
             check_memory(memory, &record, counts.residues, options, &self.tokenizer)?;
         }
@@ -321,12 +331,12 @@ impl<R: Records> Feed<R> {
     }
 
     /// The end of a block goes on at once: its shard may be all that a slow pipe has to give for long.
-    fn end(&self, block: Block, short: bool, outgoing: &mut Outgoing) -> Result<(), End> {
+    fn end(&self, block: Block, short: bool, outgoing: &mut Outgoing) -> Result<(), StopReason> {
         let number = block.number;
         let (facts, finished) = block.facts();
         let Some(finished) = finished else {
             outgoing.group.block = number;
-            outgoing.group.then = Some(Then::BlockEnd { facts, short });
+            outgoing.group.end = Some(GroupEnd::BlockEnd { facts, short });
             outgoing.held = false;
             outgoing.send()?;
             return Ok(());

@@ -86,7 +86,7 @@ fn refuse_differences(out: &Path, there: &JobSpec, asked: &JobSpec) -> Result<()
 ///
 /// Of a job that goes on, every shard that stands is checked whole, and what is not what this job
 /// makes of this input is removed, to be computed again. `algorithms` is what becomes
-/// algorithms.json, on CUDA: `asked.gemm` is its digest.
+/// algorithms.json, on CUDA: `asked.gemm_algorithms` is its digest.
 pub fn open_job(
     out: &Path,
     mut asked: JobSpec,

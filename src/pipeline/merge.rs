@@ -1,4 +1,4 @@
-//! Joining the outputs of `--shard 1/n` to `--shard n/n` into that of the whole.
+//! Joining the outputs of `--share 1/n` to `--share n/n` into that of the whole.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -44,7 +44,7 @@ struct Checked {
 /// the same jobs left there that was broken off.
 ///
 /// Every record of the input must stand once, and every shard be the one that its job made and that
-/// its share's manifest.json lists. The result is byte for byte what one job without `--shard`
+/// its share's manifest.json lists. The result is byte for byte what one job without `--share`
 /// leaves. Shards are hard-linked where the file system allows, else copied.
 pub fn merge(sources: &[PathBuf], out: &Path) -> Result<MergeReport, JobError> {
     let sources: Vec<Source<'_>> = sources
@@ -58,12 +58,12 @@ pub fn merge(sources: &[PathBuf], out: &Path) -> Result<MergeReport, JobError> {
         ));
     };
     let mut whole = first.head.job.clone();
-    whole.shard = Share::ALL.to_string();
+    whole.share = Share::ALL.to_string();
     for other in rest {
         let mut there = other.head.job.clone();
-        there.shard = Share::ALL.to_string();
+        there.share = Share::ALL.to_string();
         let different = whole.differences(&there);
-        let gemm_alone = different.iter().all(|d| d.field == "gemm");
+        let gemm_alone = different.iter().all(|d| d.field == "gemm_algorithms");
         let mut differences: Vec<String> = different.iter().map(ToString::to_string).collect();
         if first.head.input_records != other.head.input_records {
             let (a, b) = (first.head.input_records, other.head.input_records);
@@ -86,10 +86,10 @@ pub fn merge(sources: &[PathBuf], out: &Path) -> Result<MergeReport, JobError> {
             return Err(refuse(reason, hint));
         }
     }
-    let table = algorithms(&sources, whole.gemm.as_deref())?;
+    let table = algorithms(&sources, whole.gemm_algorithms.as_deref())?;
     let shards = collect(&sources, &first.head)?;
     let mut job = read_job(first.path)?;
-    job.shard = Share::ALL.to_string();
+    job.share = Share::ALL.to_string();
     let written = write(out, &job, &whole, table, first.head.input_records, &shards);
     let (manifest, warnings) = written.map_err(|error| match error {
         // That of a job says --resume, which `merge` has not.
@@ -156,7 +156,7 @@ fn source(path: &Path) -> Result<Source<'_>, JobError> {
     }
     let share: Share = head
         .job
-        .shard
+        .share
         .parse()
         .map_err(|()| wrong("names no share"))?;
     if !head.complete || head.job.shard_size == 0 {
@@ -203,11 +203,11 @@ fn source(path: &Path) -> Result<Source<'_>, JobError> {
 /// older version of this program. A table that is another one is refused, wherever it stands.
 fn algorithms(
     sources: &[Source<'_>],
-    gemm: Option<&str>,
+    digest: Option<&str>,
 ) -> Result<Option<KeptAlgorithms>, JobError> {
     let mut found = None;
     for source in sources {
-        let kept = KeptAlgorithms::of_job(source.path, gemm)?;
+        let kept = KeptAlgorithms::of_job(source.path, digest)?;
         found = found.or(kept);
     }
     Ok(found)

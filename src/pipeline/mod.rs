@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! reader thread                   calling thread             writer thread            finishing thread
-//! read, clean, tokenise, pack --> embed (its own pool) --> merge windows, write --> sync and name shards
+//! read, clean, tokenize, pack --> embed (its own pool) --> merge windows, write --> sync and name shards
 //!              bounded channel                  bounded channel         bounded channel
 //! ```
 //!
-//! Where a device would wait for it, tokenising is a pool's, a group of records at a time, and a thread packs the groups
+//! Where a device would wait for it, tokenizing is a pool's, a group of records at a time, and a thread packs the groups
 //! in the order in which they were read.
 //!
 //! Batches hold consecutive records up to a token budget. They are packed and never padded, so
@@ -25,7 +25,7 @@ mod room;
 mod rows;
 mod run;
 mod stop;
-mod tokenising;
+mod tokenizing;
 
 pub use algorithms::KeptAlgorithms;
 pub use blocks::StandingBlocks;

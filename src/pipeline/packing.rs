@@ -1,11 +1,11 @@
-//! Tokenised records become batches, within a budget, in order.
+//! Tokenized records become batches, within a budget, in order.
 
 use std::sync::mpsc::SyncSender;
 
 use super::JobError;
 use super::feed::FeedOptions;
 use super::length::{LengthLimit, Long, pieces};
-use super::tokenising::{Group, Then};
+use super::tokenizing::{Group, GroupEnd};
 use crate::batch::PackedBatch;
 use crate::output::BlockFacts;
 use crate::sequence::{InputDigest, Record, SequenceError};
@@ -54,18 +54,18 @@ pub(crate) type WorkSender = SyncSender<Result<Work, JobError>>;
 pub(crate) struct Gone;
 
 /// Why reading or packing ends early.
-pub(crate) enum End {
+pub(crate) enum StopReason {
     Gone,
     Failed(JobError),
 }
 
-impl From<Gone> for End {
+impl From<Gone> for StopReason {
     fn from(_: Gone) -> Self {
         Self::Gone
     }
 }
 
-impl<E: Into<JobError>> From<E> for End {
+impl<E: Into<JobError>> From<E> for StopReason {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
     }
@@ -107,21 +107,21 @@ impl Packer {
         }
     }
 
-    /// Packs a group that has been tokenised, and sends on what is full or ends. An error of it, or in it, goes on too,
+    /// Packs a group that has been tokenized, and sends on what is full or ends. An error of it, or in it, goes on too,
     /// as the last of all.
     pub(crate) fn take(&mut self, mut group: Group) -> Result<(), Gone> {
-        let then = group.then.take();
+        let then = group.end.take();
         let taken = self.records(group).and_then(|block| match then {
             None => Ok(()),
-            Some(Then::Pause) => Ok(self.send_batch()?),
-            Some(Then::BlockEnd { facts, short }) => Ok(self.end(block, facts, short)?),
-            Some(Then::InputEnd { records, digests }) => {
+            Some(GroupEnd::Pause) => Ok(self.send_batch()?),
+            Some(GroupEnd::BlockEnd { facts, short }) => Ok(self.end(block, facts, short)?),
+            Some(GroupEnd::InputEnd { records, digests }) => {
                 Ok(self.send(Work::InputEnd { records, digests })?)
             }
-            Some(Then::Failed(error)) => Err(End::Failed(error)),
+            Some(GroupEnd::Failed(error)) => Err(StopReason::Failed(error)),
         });
         taken.map_err(|end| {
-            if let End::Failed(error) = end {
+            if let StopReason::Failed(error) = end {
                 // Nobody listening is no reason to complain.
                 let _ = self.to.send(Err(error));
             }
@@ -129,7 +129,7 @@ impl Packer {
         })
     }
 
-    /// What became of the group where it was tokenised, if not this.
+    /// What became of the group where it was tokenized, if not this.
     pub(crate) fn fail(&mut self, error: JobError) {
         let _ = self.to.send(Err(error));
     }
@@ -167,7 +167,7 @@ impl Packer {
         self.send(Work::Batch(batch))
     }
 
-    fn records(&mut self, group: Group) -> Result<u64, End> {
+    fn records(&mut self, group: Group) -> Result<u64, StopReason> {
         let block = group.block;
         let mut start = 0;
         for (record, end) in group.records.into_iter().zip(group.ends) {
@@ -179,7 +179,7 @@ impl Packer {
     }
 
     /// Appends one record, sending the batch on whenever it is full.
-    fn record(&mut self, block: u64, record: Record, tokens: &[u32]) -> Result<(), End> {
+    fn record(&mut self, block: u64, record: Record, tokens: &[u32]) -> Result<(), StopReason> {
         let options = &self.options;
         let [cls, content @ .., eos] = tokens else {
             return Err(

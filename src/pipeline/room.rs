@@ -3,7 +3,7 @@
 
 use super::{FeedOptions, JobError, Long};
 use crate::engine::HostMemory;
-use crate::sequence::{Alphabet, Case, Record, Tokenizer};
+use crate::sequence::{Alphabet, Cleaning, Record, Tokenizer};
 
 /// Bytes that each letter of a record takes until its tokens are in batches: itself, and a token.
 const LETTER: u64 = 5;
@@ -38,7 +38,8 @@ pub fn check_memory(
     if fits(needed) {
         return Ok(());
     }
-    let letter_by_letter = options.alphabet == Alphabet::Protein && options.case == Case::Upper;
+    let letter_by_letter =
+        options.alphabet == Alphabet::Protein && options.cleaning == Cleaning::On;
     if !letter_by_letter && fits(read) {
         let mut tokens = Vec::new();
         tokenizer.encode(&record.sequence, &mut tokens);
@@ -63,7 +64,12 @@ mod tests {
     use crate::system::memory::{Available, Bound};
 
     /// What a record of this text needs beyond 10,000 bytes, at 100 a token.
-    fn check(text: &[u8], letters: u64, limit: Option<LengthLimit>, case: Case) -> Option<u64> {
+    fn check(
+        text: &[u8],
+        letters: u64,
+        limit: Option<LengthLimit>,
+        cleaning: Cleaning,
+    ) -> Option<u64> {
         let room = HostMemory {
             per_token: 100,
             available: Available {
@@ -73,7 +79,7 @@ mod tests {
         };
         let options = FeedOptions {
             alphabet: Alphabet::Protein,
-            case,
+            cleaning,
             strict: false,
             limit,
             room: usize::MAX,
@@ -98,7 +104,7 @@ mod tests {
 
     fn upper(letters: usize, limit: Option<(usize, Long)>) -> Option<u64> {
         let limit = limit.map(|(max, long)| LengthLimit { max, long });
-        check(&b"A".repeat(letters), letters as u64, limit, Case::Upper)
+        check(&b"A".repeat(letters), letters as u64, limit, Cleaning::On)
     }
 
     #[test]
@@ -125,8 +131,11 @@ mod tests {
     #[test]
     fn where_a_token_has_several_letters_they_are_counted() {
         let unknown = b"j".repeat(1000);
-        assert_eq!(check(&unknown, 1000, None, Case::Keep), None);
+        assert_eq!(check(&unknown, 1000, None, Cleaning::Off), None);
         let spaced = b"j ".repeat(500);
-        assert_eq!(check(&spaced, 500, None, Case::Keep), Some(50_200 + 2500));
+        assert_eq!(
+            check(&spaced, 500, None, Cleaning::Off),
+            Some(50_200 + 2500)
+        );
     }
 }

@@ -82,7 +82,7 @@ impl Progress {
     }
 
     /// How long the rest takes at the speed so far.
-    pub fn left(&self) -> Option<Duration> {
+    pub fn eta(&self) -> Option<Duration> {
         let rest = self.total?.saturating_sub(self.records + self.reused);
         if self.records == 0 {
             return None;
@@ -322,7 +322,7 @@ impl<E: Embedder> Compute<'_, E> {
                 Ok(Ok(work)) => match work {
                     Work::Batch(batch) => {
                         in_shard = true;
-                        while self.embedder.room() == 0 && !submitted.is_empty() {
+                        while self.embedder.free_slots() == 0 && !submitted.is_empty() {
                             if !self.forward(&mut submitted, &done)? {
                                 return Ok(Ended::WriterGone);
                             }

@@ -2,7 +2,7 @@
 
 use super::error::Unclean;
 use super::tokenizer::esm;
-use super::{Alphabet, Case, CleanCounts, Place, Record, SequenceError, UNKNOWN, decode};
+use super::{Alphabet, CleanCounts, Cleaning, Place, Record, SequenceError, UNKNOWN, decode};
 
 /// What a byte is to an alphabet.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ const fn classes(alphabet: &[u8], special: bool) -> [Class; 256] {
     table
 }
 
-/// Cleans a record in place, or with [`Case::Keep`] only counts. See the [module](super) for what is done.
+/// Cleans a record in place, or with [`Cleaning::Off`] only counts. See the [module](super) for what is done.
 ///
 /// Afterwards each byte of the sequence is one token of a protein, apart from special tokens such as `<mask>`,
 /// which stay written out.
@@ -65,7 +65,7 @@ const fn classes(alphabet: &[u8], special: bool) -> [Class; 256] {
 /// anything at all is not clean.
 pub fn clean(
     alphabet: Alphabet,
-    case: Case,
+    cleaning: Cleaning,
     strict: bool,
     record: &mut Record,
 ) -> Result<CleanCounts, SequenceError> {
@@ -91,18 +91,19 @@ pub fn clean(
         .position(|&b| table[usize::from(b)] != Class::Letter);
     if let Some(first) = first {
         if strict
-            && let Some((at, found)) = first_unclean(table, alphabet, case, first, &record.sequence)
+            && let Some((at, found)) =
+                first_unclean(table, alphabet, cleaning, first, &record.sequence)
         {
             return Err(refusal(record, at, found));
         }
         counts.residues = first as u64;
-        match case {
-            Case::Upper => {
+        match cleaning {
+            Cleaning::On => {
                 let mut text = std::mem::take(&mut record.sequence);
                 upper(table, alphabet, first, &mut text, &mut counts);
                 record.sequence = text;
             }
-            Case::Keep => count(table, first, &record.sequence, &mut counts),
+            Cleaning::Off => count(table, first, &record.sequence, &mut counts),
         }
     } else {
         counts.residues = record.sequence.len() as u64;
@@ -231,7 +232,7 @@ fn trailing_stop(table: &[Class; 256], text: &[u8]) -> Option<usize> {
 fn first_unclean(
     table: &[Class; 256],
     alphabet: Alphabet,
-    case: Case,
+    cleaning: Cleaning,
     first: usize,
     text: &[u8],
 ) -> Option<(usize, Unclean)> {
@@ -255,7 +256,7 @@ fn first_unclean(
             Class::NonAscii => decode(rest).0.map_or(Unclean::NotUtf8(b), Unclean::Unknown),
             Class::Unknown
                 if alphabet == Alphabet::Protein
-                    && case == Case::Upper
+                    && cleaning == Cleaning::On
                     && trailing_stop(table, text) == Some(at) =>
             {
                 Unclean::TrailingStop

@@ -1,4 +1,4 @@
-//! FASTA and FASTQ in, cleaning, the two tokenisers.
+//! FASTA and FASTQ in, cleaning, the two tokenizers.
 //!
 //! [`SequenceReader`] -> [`Record`] -> [`clean`] -> [`Tokenizer::encode`] -> token ids.
 //!
@@ -24,11 +24,11 @@
 //! | any other character outside the alphabet | one unknown token each, counted; a byte that is not UTF-8 likewise |
 //! | nothing left after that | error |
 //!
-//! The last five are [`clean`]'s in [`Case::Upper`]; [`Case::Keep`] changes nothing and counts, so that the token
+//! The last five are [`clean`]'s in [`Cleaning::On`]; [`Cleaning::Off`] changes nothing and counts, so that the token
 //! ids are those of Hugging Face on the same text; `strict` makes each of them, and an unnamed record, an error.
 //!
 //! In cleaned text one byte, [`UNKNOWN`], stands for each unknown character. It can stand in no UTF-8 text, and
-//! the tokenisers turn it into exactly one unknown token, whatever stands beside it.
+//! the tokenizers turn it into exactly one unknown token, whatever stands beside it.
 
 mod clean;
 mod error;
@@ -202,15 +202,15 @@ pub enum Alphabet {
 /// Whether text is cleaned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Case {
+pub enum Cleaning {
     /// Upper-cased and cleaned.
     #[default]
-    Upper,
+    On,
     /// Passed through unchanged.
-    Keep,
+    Off,
 }
 
-/// What cleaning did; in [`Case::Keep`], what was met and left.
+/// What cleaning did; in [`Cleaning::Off`], what was met and left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct CleanCounts {

@@ -40,7 +40,7 @@ impl Default for ReaderOptions {
 pub struct SequenceReader {
     inputs: std::vec::IntoIter<Input>,
     options: ReaderOptions,
-    current: Option<Open>,
+    current: Option<OpenInput>,
     /// How many inputs were opened.
     opened: usize,
     index: u64,
@@ -49,7 +49,7 @@ pub struct SequenceReader {
     on_pause: Option<OnPause>,
 }
 
-struct Open {
+struct OpenInput {
     lines: Lines,
     fastq: bool,
     /// Records read of this input.
@@ -152,7 +152,7 @@ impl SequenceReader {
     fn begin(&mut self, source: Source) -> Result<(), SequenceError> {
         self.opened += 1;
         let lines = Lines::new(source, self.options.longest_piece);
-        let mut open = Open {
+        let mut open = OpenInput {
             lines,
             fastq: false,
             records: 0,
@@ -176,7 +176,7 @@ impl Iterator for SequenceReader {
     }
 }
 
-impl Open {
+impl OpenInput {
     /// The current place, in the record being read.
     fn place(&self, id: &str) -> Place {
         Place {

@@ -1,7 +1,7 @@
 //! The whole input read and checked before hours are spent on it.
 
 use super::{
-    Alphabet, Case, CleanCounts, Input, InputDigest, ReaderOptions, Record, SequenceError,
+    Alphabet, CleanCounts, Cleaning, Input, InputDigest, ReaderOptions, Record, SequenceError,
     SequenceReader, clean,
 };
 
@@ -11,7 +11,7 @@ pub struct ScanOptions {
     /// The model's alphabet.
     pub alphabet: Alphabet,
     /// Cleaned or kept.
-    pub case: Case,
+    pub cleaning: Cleaning,
     /// Whether unclean text is refused.
     pub strict: bool,
     /// The reader's bounds.
@@ -69,7 +69,12 @@ pub fn scan_each<E: From<SequenceError>>(
     let mut record = Record::default();
     while reader.next_into(&mut record)? {
         read(&record);
-        let counts = clean(options.alphabet, options.case, options.strict, &mut record)?;
+        let counts = clean(
+            options.alphabet,
+            options.cleaning,
+            options.strict,
+            &mut record,
+        )?;
         cleaned(&record, &counts)?;
         summary.longest = summary.longest.max(counts.residues);
         summary.counts += counts;

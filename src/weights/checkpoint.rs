@@ -355,7 +355,7 @@ impl Checkpoint {
     /// opened.
     pub fn hash(&self) -> Result<String, WeightsError> {
         let hash = self.hash_with(hash::file)?;
-        // These are read by their paths, when the checkpoint is opened and by the tokeniser.
+        // These are read by their paths, when the checkpoint is opened and by the tokenizer.
         for Beside { path, stamp, .. } in self.hashed_beside() {
             let now = Stamp::of(&fs::metadata(path).map_err(WeightsError::read(path))?);
             if stamp.state(&now) == State::Changed {
@@ -435,7 +435,7 @@ impl Checkpoint {
     }
 }
 
-/// What DNABERT's tokeniser is called.
+/// What DNABERT's tokenizer is called.
 const TOKENIZER: &str = "tokenizer.json";
 
 /// Reads the index of a weights file of either format, told apart by their first bytes.

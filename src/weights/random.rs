@@ -31,7 +31,7 @@
 
 use super::WeightsError;
 use super::write::{Planned, SafetensorsWriter, file_rank, write_file};
-use crate::architecture::layout::{Expected, Role};
+use crate::architecture::layout::{Expected, TensorRole};
 use crate::architecture::{ModelConfig, ModelKind, config_json, layout};
 use crate::dtype::DType;
 use crate::untrusted::file;
@@ -148,11 +148,11 @@ pub fn fill(tensor: &Expected, config: &ModelConfig, seed: u64, first: usize, ou
             )))
         };
         *value = match tensor.role {
-            Role::Linear => n() * scale,
-            Role::Bias | Role::Shift => 0.1 * n(),
-            Role::Gain => (1.0 + 0.1 * n()) * if is_outlier(index) { 4.0 } else { 1.0 },
-            Role::Embedding => 0.3 * n() * if is_outlier(index) { 6.0 } else { 1.0 },
-            Role::InvFreq => {
+            TensorRole::Linear => n() * scale,
+            TensorRole::Bias | TensorRole::Shift => 0.1 * n(),
+            TensorRole::Gain => (1.0 + 0.1 * n()) * if is_outlier(index) { 4.0 } else { 1.0 },
+            TensorRole::Embedding => 0.3 * n() * if is_outlier(index) { 6.0 } else { 1.0 },
+            TensorRole::InvFreq => {
                 f16::from_f64(1.0 / 10000f64.powf(2.0 * index as f64 / config.head_dim() as f64))
                     .to_f32()
             }
@@ -188,7 +188,7 @@ fn shards<'a>(tensors: &'a [Expected], prefix: &str, dtype: DType, limit: u64) -
     let mut shard: Shard = Vec::new();
     let mut size = 0u64;
     for tensor in tensors {
-        let dtype = if tensor.role == Role::InvFreq {
+        let dtype = if tensor.role == TensorRole::InvFreq {
             DType::F32
         } else {
             dtype

@@ -24,7 +24,7 @@ pub fn the_bytes_are_the_same_however_it_runs(place: &Place) {
 pub fn shares_merge_to_the_whole(place: &Place) {
     place.embed_ok("whole", "");
     for i in 1..=3 {
-        place.embed_ok(&format!("part{i}"), &format!("--shard {i}/3"));
+        place.embed_ok(&format!("part{i}"), &format!("--share {i}/3"));
     }
     let merge = |sources: &[&str], out: &str| {
         let mut command = place.command(env!("CARGO_BIN_EXE_seqstream"));
@@ -108,7 +108,7 @@ pub fn a_pipe_is_an_input_too(place: &Place) {
 }
 
 /// Leaves the rows of two sequences, layers 2 and 0, in `out`.
-pub fn dnabert_reads_its_own_tokeniser(place: &Place) {
+pub fn dnabert_reads_its_own_tokenizer(place: &Place) {
     std::fs::remove_dir_all(place.path("model")).unwrap();
     place.model("model", ModelConfig::dnabert(2, 32, 4), 1);
     std::fs::write(place.path("in.fa"), ">a\nACGTNNACGTACGGTCA\n>b\nacgt\n").unwrap();

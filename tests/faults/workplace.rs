@@ -57,8 +57,8 @@ impl Workplace {
         std::fs::write(place.path("in.fa"), fasta(20)).unwrap();
         for (out, options) in [
             ("whole", &[][..]),
-            ("part1", &["--shard", "1/2"]),
-            ("part2", &["--shard", "2/2"]),
+            ("part1", &["--share", "1/2"]),
+            ("part2", &["--share", "2/2"]),
         ] {
             succeed(place.embed(out).args(options));
         }

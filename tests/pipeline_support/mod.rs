@@ -14,7 +14,7 @@ use seqstream::pipeline::{
     Checks, FeedOptions, JobError, Observer, Records, Report, RunOptions, Share, Silent,
     StandingBlocks, Stop, open_job, run,
 };
-use seqstream::sequence::{Alphabet, Case, InputDigest, Record, SequenceError, Tokenizer};
+use seqstream::sequence::{Alphabet, Cleaning, InputDigest, Record, SequenceError, Tokenizer};
 
 pub const WIDTH: usize = 3;
 
@@ -126,7 +126,7 @@ impl Embedder for Hashing {
         Ok(self.submitted.pop_front())
     }
 
-    fn room(&self) -> usize {
+    fn free_slots(&self) -> usize {
         IN_FLIGHT - self.submitted.len().min(IN_FLIGHT)
     }
 
@@ -199,7 +199,7 @@ impl Job {
             },
             feed: FeedOptions {
                 alphabet: Alphabet::Protein,
-                case: Case::Upper,
+                cleaning: Cleaning::On,
                 strict: false,
                 limit: None,
                 room: usize::MAX,
@@ -230,8 +230,8 @@ impl Job {
                 config: Hashing::new().config,
             },
             device: "cpu".into(),
-            simd: "none".into(),
-            gemm: None,
+            processor: "none".into(),
+            gemm_algorithms: None,
             dtype: "f32".into(),
             pool: match self.request.pool {
                 Some(Pool::Mean) => "mean",
@@ -244,11 +244,11 @@ impl Job {
             max_length: self.feed.limit.map(|l| l.max),
             long: None,
             stride: None,
-            case: "upper".into(),
+            clean: true,
             strict: self.feed.strict,
             output_dtype: self.dtype,
             shard_size: self.feed.shard_size,
-            shard: self.feed.share.to_string(),
+            share: self.feed.share.to_string(),
             inputs: vec![InputSpec {
                 name: "list.fa".into(),
                 blake3: if self.piped { None } else { Some("i0".into()) },

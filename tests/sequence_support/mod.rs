@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::path::PathBuf;
 
 use seqstream::sequence::{
-    Alphabet, Case, CleanCounts, ReaderOptions, Record, SequenceError, SequenceReader, clean,
+    Alphabet, CleanCounts, Cleaning, ReaderOptions, Record, SequenceError, SequenceReader, clean,
 };
 
 pub fn open(text: &[u8]) -> Result<SequenceReader, SequenceError> {
@@ -52,7 +52,7 @@ pub fn at(error: &SequenceError) -> (u64, u64) {
 
 pub fn cleaned(alphabet: Alphabet, text: &[u8]) -> (Vec<u8>, CleanCounts) {
     let mut record = Record::new("r", text);
-    let counts = clean(alphabet, Case::Upper, false, &mut record).unwrap();
+    let counts = clean(alphabet, Cleaning::On, false, &mut record).unwrap();
     (record.sequence, counts)
 }
 

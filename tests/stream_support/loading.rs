@@ -106,14 +106,14 @@ pub fn layers_through_two_buffers(uploads: u64, reports: &Reports) {
         collected += 1;
     };
     for n in 0..uploads {
-        if ring.room() == 0 {
+        if ring.free_slots() == 0 {
             collect(&mut ring);
         }
         loader.loaded().wait(n, ring.compute()).unwrap();
         read(&mut ring, n, &buffers[(n % BUFFERS) as usize]).unwrap();
         used.record(ring.compute()).unwrap();
     }
-    while ring.room() < 2 {
+    while ring.free_slots() < 2 {
         collect(&mut ring);
     }
     assert_eq!(collected, uploads);

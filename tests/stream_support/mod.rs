@@ -327,14 +327,14 @@ pub fn run(plan: Plan, units: &mut [Unit], outcomes: &mut Vec<Outcome>) -> Resul
     }
     for batch in 0..plan.batches {
         for unit in &mut *units {
-            if unit.ring.room() == 0 {
+            if unit.ring.free_slots() == 0 {
                 unit.collect(outcomes)?;
             }
             unit.submit(batch)?;
         }
     }
     for unit in units {
-        while unit.ring.room() < plan.slots {
+        while unit.ring.free_slots() < plan.slots {
             unit.collect(outcomes)?;
         }
     }

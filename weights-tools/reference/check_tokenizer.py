@@ -4,7 +4,7 @@
     weights-tools random --arch dnabert-s --out DNABERT
     python weights-tools/reference/check_tokenizer.py TOKENIZER_JSON FASTA --model DNABERT [--seqstream BIN]
 
-Runs `seqstream tokenize --model DIR --case keep FASTA`, DIR being a temporary folder that links to the files of
+Runs `seqstream tokenize --model DIR --clean off FASTA`, DIR being a temporary folder that links to the files of
 --model, any DNABERT, with TOKENIZER_JSON as its tokenizer. Exits 1 at the first sequence whose ids differ.
 """
 
@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 
 def records(path):
-    """Ids and texts of a plain FASTA file, as `--case keep` reads it: lines joined, nothing else changed."""
+    """Ids and texts of a plain FASTA file, as `--clean off` reads it: lines joined, nothing else changed."""
     name, lines = None, []
     for line in Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"):
         line = line.rstrip(b"\r")
@@ -51,7 +51,7 @@ def main():
             if file.name != "tokenizer.json":
                 (model / file.name).symlink_to(file.resolve())
         shutil.copyfile(args.tokenizer_json, model / "tokenizer.json")
-        command = [args.seqstream, "tokenize", "--model", str(model), "--case", "keep", str(args.fasta)]
+        command = [args.seqstream, "tokenize", "--model", str(model), "--clean", "off", str(args.fasta)]
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
     ours = [json.loads(line) for line in output.splitlines()]
     theirs = list(records(args.fasta))

@@ -166,7 +166,7 @@ def golden_file(weights, config, spec, weights_blake3, texts, tokenizer, path):
     for label, text in texts.items():
         ids = tokenizer(text)["input_ids"]
         theirs = [alphabet.cls_idx, *alphabet.encode(text), alphabet.eos_idx]
-        assert ids == theirs, f"{label}: the two tokenisers differ: {ids} and {theirs}"
+        assert ids == theirs, f"{label}: the two tokenizers differ: {ids} and {theirs}"
         states = hugging_face_states(exact, ids, float64=True)
         peer = fair_esm_states(other, ids)
         worst = max(worst, *(relative_error(a, b) for a, b in zip(peer, states)))

@@ -4,7 +4,7 @@
     python weights-tools/reference/make_token_golden.py
 
 esm.json            texts and ids of EsmTokenizer
-bpe*_tokenizer.json small tokenisers of DNABERT-S's format, trained here on random DNA
+bpe*_tokenizer.json small tokenizers of DNABERT-S's format, trained here on random DNA
 bpe*.json           texts and their ids, without truncation and padding
 """
 

@@ -168,7 +168,7 @@ fn convert_prints_the_error_it_introduces() {
                 before.tensor(&e.name).unwrap().to_f32(),
                 after.tensor(&e.name).unwrap().to_f32(),
             );
-            if e.role == layout::Role::InvFreq {
+            if e.role == layout::TensorRole::InvFreq {
                 assert_eq!(*x, *y, "rotary frequencies stay exact");
             }
             error += x

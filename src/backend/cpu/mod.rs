@@ -11,8 +11,8 @@ pub use gemm::Linear;
 pub use matrix::Matrix;
 
 use super::{
-    Activation, AttentionSpec, Backend, BackendError, Limits, LinearPart, Norm, Product,
-    Represented, Role, Wanted,
+    Activation, AttentionSpec, Backend, BackendError, Limits, LinearKind, LinearPart, Norm, Output,
+    OutputKinds, Role,
 };
 use crate::batch::PackedBatch;
 use crate::weights::{F32Data, Weight};
@@ -71,7 +71,7 @@ impl Backend for Cpu {
     type Vector = F32Data;
     type Linear = Linear;
     type Attention = AttentionSpec;
-    type Pending = Represented;
+    type Pending = Output;
 
     fn class(&self, tokens: usize) -> usize {
         usize::from(tokens < gemm::SHORT_TOKENS)
@@ -100,7 +100,7 @@ impl Backend for Cpu {
         &mut self,
         parts: Vec<LinearPart>,
         inputs: usize,
-        _: Product,
+        _: LinearKind,
     ) -> Result<Linear, BackendError> {
         Ok(Linear::new(parts, inputs))
     }
@@ -165,7 +165,12 @@ impl Backend for Cpu {
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
         out.resize(x.rows(), x.cols());
-        norm::layer_norm(self, x.values(), norm::Norm::from(norm), out.values_mut());
+        norm::layer_norm(
+            self,
+            x.values(),
+            norm::RowNorm::from(norm),
+            out.values_mut(),
+        );
         Ok(())
     }
 
@@ -221,8 +226,8 @@ impl Backend for Cpu {
         &mut self,
         x: &Matrix,
         norm: Option<&Norm<F32Data>>,
-        wanted: Wanted,
-    ) -> Result<Represented, BackendError> {
+        wanted: OutputKinds,
+    ) -> Result<Output, BackendError> {
         let mut normed = std::mem::take(&mut self.normed);
         let x = match norm {
             Some(norm) => {
@@ -231,7 +236,7 @@ impl Backend for Cpu {
             }
             None => x,
         };
-        let made = Represented {
+        let made = Output {
             pooled: match wanted.pooled {
                 true => self.mean(x, &self.pooled),
                 false => Vec::new(),
@@ -245,7 +250,7 @@ impl Backend for Cpu {
         Ok(made)
     }
 
-    fn fetch(&mut self, made: Represented) -> Result<Represented, BackendError> {
+    fn fetch(&mut self, made: Output) -> Result<Output, BackendError> {
         Ok(made)
     }
 }

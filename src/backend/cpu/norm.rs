@@ -13,13 +13,13 @@ const RUN: usize = 64;
 
 /// The parameters of one LayerNorm.
 #[derive(Clone, Copy)]
-pub(super) struct Norm<'a> {
+pub(super) struct RowNorm<'a> {
     pub gain: &'a [f32],
     pub bias: &'a [f32],
     pub eps: f32,
 }
 
-impl<'a> From<&'a crate::backend::Norm<F32Data>> for Norm<'a> {
+impl<'a> From<&'a crate::backend::Norm<F32Data>> for RowNorm<'a> {
     fn from(norm: &'a crate::backend::Norm<F32Data>) -> Self {
         Self {
             gain: &norm.gain,
@@ -30,7 +30,7 @@ impl<'a> From<&'a crate::backend::Norm<F32Data>> for Norm<'a> {
 }
 
 /// `out = LayerNorm(x)`, both [rows, cols].
-pub(super) fn layer_norm(cpu: &Cpu, x: &[f32], norm: Norm<'_>, out: &mut [f32]) {
+pub(super) fn layer_norm(cpu: &Cpu, x: &[f32], norm: RowNorm<'_>, out: &mut [f32]) {
     let cols = norm.gain.len();
     assert!(norm.bias.len() == cols && x.len() == out.len() && x.len().is_multiple_of(cols));
     cpu.install(|| {
@@ -44,7 +44,7 @@ pub(super) fn layer_norm(cpu: &Cpu, x: &[f32], norm: Norm<'_>, out: &mut [f32]) 
 
 struct Rows<'a> {
     x: &'a [f32],
-    norm: Norm<'a>,
+    norm: RowNorm<'a>,
     out: &'a mut [f32],
 }
 
@@ -64,7 +64,7 @@ impl WithSimd for Rows<'_> {
 }
 
 #[inline(always)]
-fn row<S: Simd>(simd: S, x: &[f32], norm: Norm<'_>, out: &mut [f32]) {
+fn row<S: Simd>(simd: S, x: &[f32], norm: RowNorm<'_>, out: &mut [f32]) {
     let (body, tail) = S::as_simd_f32s(x);
     let rest = simd.partial_load_f32s(tail);
     let n = x.len() as f64;

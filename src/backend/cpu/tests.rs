@@ -187,10 +187,10 @@ fn linear_layers() {
             let what = format!("SEED={} {level} {rows}x{k}x{outputs} class {class}", r.seed);
             cpu.begin(class, &PackedBatch::new(), &[]).unwrap();
             let w = cpu
-                .linear_weights(vec![part(&weight, Some(&bias))], k, Product::Store)
+                .linear_weights(vec![part(&weight, Some(&bias))], k, LinearKind::Store)
                 .unwrap();
             let without = cpu
-                .linear_weights(vec![part(&weight, None)], k, Product::Store)
+                .linear_weights(vec![part(&weight, None)], k, LinearKind::Store)
                 .unwrap();
             let mut out = dirty();
             cpu.linear(&x, &w, Activation::None, &mut out).unwrap();
@@ -232,7 +232,7 @@ fn parts_stand_side_by_side() {
         for (level, mut cpu) in levels(3) {
             let parts = (0..sizes.len()).map(|i| part(&weights[i], bias(i)));
             let w = cpu
-                .linear_weights(parts.collect(), k, Product::Store)
+                .linear_weights(parts.collect(), k, LinearKind::Store)
                 .unwrap();
             assert_eq!(w.outputs(), sizes.iter().sum::<usize>());
             let mut out = dirty();
@@ -273,7 +273,7 @@ fn gated_layers() {
             cpu.begin(class, &PackedBatch::new(), &[]).unwrap();
             let both = [gate.as_slice(), &up].concat();
             let w = cpu
-                .linear_weights(vec![part(&both, None)], k, Product::Store)
+                .linear_weights(vec![part(&both, None)], k, LinearKind::Store)
                 .unwrap();
             let mut out = dirty();
             cpu.linear_gated(&x, &w, &mut out).unwrap();
@@ -297,7 +297,7 @@ fn a_row_of_a_product_has_the_same_bits_among_any_others() {
         ] {
             let mut cpu = Cpu::new(1 + rows % 3).unwrap();
             let w = cpu
-                .linear_weights(vec![part(&weight, None)], k, Product::Store)
+                .linear_weights(vec![part(&weight, None)], k, LinearKind::Store)
                 .unwrap();
             // Rows from somewhere else, so that none keeps its place.
             let first = if rows == 2100 {
@@ -461,7 +461,9 @@ fn a_nan_stays_in_its_row_and_is_not_hidden() {
         let (row, col) = (r.below(rows), r.below(k));
         broken.values_mut()[row * k + col] = f32::NAN;
         let gated = part(&r.values(2 * 40 * k, 0.2), None);
-        let gated = cpu.linear_weights(vec![gated], k, Product::Store).unwrap();
+        let gated = cpu
+            .linear_weights(vec![gated], k, LinearKind::Store)
+            .unwrap();
         let (gain, bias) = (r.values(k, 1.0), r.values(k, 1.0));
         let norm = crate::backend::Norm {
             gain: F32Data::Owned(gain),

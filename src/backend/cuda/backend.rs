@@ -9,10 +9,10 @@ use super::error::CudaError;
 use super::functions::AttentionFunctions;
 use super::plan::{self, Capacity};
 use super::resident::{ParameterId, Piece, Resident};
-use super::running::{Layer, Pending, Running};
+use super::running::{LinearLayer, Pending, Running};
 use crate::backend::{
-    Activation, AttentionSpec, Backend, BackendError, Limits, LinearPart, Norm, Position,
-    Product as Use, Represented, Role, Wanted,
+    Activation, AttentionSpec, Backend, BackendError, Limits, LinearKind, LinearPart, Norm, Output,
+    OutputKinds, Position, Role,
 };
 use crate::batch::PackedBatch;
 use crate::dtype::DType;
@@ -59,7 +59,7 @@ pub struct Matrix(usize);
 
 /// A linear layer.
 #[derive(Debug)]
-pub struct Linear(Layer);
+pub struct Linear(LinearLayer);
 
 /// What attention needs.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ pub struct Cuda {
     pub(super) gemm: Gemm,
     pub(super) resident: Resident,
     pub(super) specs: Vec<ProductSpec>,
-    pub(super) layers: Vec<Layer>,
+    pub(super) layers: Vec<LinearLayer>,
     pub(super) matrices: Vec<(Role, usize)>,
     pub(super) attention: Vec<AttentionFunctions>,
     /// Rotations by what they are made of, and how many values a position.
@@ -240,7 +240,7 @@ impl Backend for Cuda {
         &mut self,
         parts: Vec<LinearPart>,
         inputs: usize,
-        product: Use,
+        product: LinearKind,
     ) -> Result<Linear, BackendError> {
         let rows = |part: &LinearPart| part.weight.len() / inputs.max(1);
         let outputs = parts.iter().map(rows).sum();
@@ -255,16 +255,16 @@ impl Backend for Cuda {
         // The stream is much larger than what goes onto it, and would round every chain's sum: they are added to one
         // another first.
         let spec = match product {
-            Use::Add if spec.chains() == 1 => ProductSpec {
+            LinearKind::Add if spec.chains() == 1 => ProductSpec {
                 kind: Kind::Accumulate,
                 ..spec
             },
-            Use::Add | Use::Store | Use::Gated => spec,
+            LinearKind::Add | LinearKind::Store | LinearKind::Gated => spec,
         };
         let apart = match product {
-            Use::Gated => true,
-            Use::Add => spec.kind == Kind::Store,
-            Use::Store => false,
+            LinearKind::Gated => true,
+            LinearKind::Add => spec.kind == Kind::Store,
+            LinearKind::Store => false,
         };
         if apart {
             self.scratch = self.scratch.max(outputs * spec.dtype.size());
@@ -284,11 +284,11 @@ impl Backend for Cuda {
         let bias = spec
             .bias
             .then(|| self.resident.name(biases, spec.bias_dtype()));
-        let layer = Layer {
+        let layer = LinearLayer {
             weight,
             bias,
             product: number,
-            adds: product == Use::Add,
+            adds: product == LinearKind::Add,
         };
         self.layers.push(layer);
         Ok(Linear(layer))
@@ -399,12 +399,12 @@ impl Backend for Cuda {
         &mut self,
         x: &Matrix,
         norm: Option<&Norm<ParameterId>>,
-        wanted: Wanted,
+        wanted: OutputKinds,
     ) -> Result<Pending, BackendError> {
         self.with("represent", |r| r.represent(x.0, norm, wanted))
     }
 
-    fn fetch(&mut self, pending: Pending) -> Result<Represented, BackendError> {
+    fn fetch(&mut self, pending: Pending) -> Result<Output, BackendError> {
         self.with("fetch", |r| r.fetch(&pending))
     }
 }

@@ -27,7 +27,7 @@ pub(super) struct Fused {
 }
 
 /// A linear layer's operands, as they lie on the device.
-pub(super) struct Operands<'a> {
+pub(super) struct GemmGeluOperands<'a> {
     /// [rows, depth]
     pub from: &'a Region,
     /// [width, depth], or [2·width, depth] with the gates first.
@@ -80,7 +80,7 @@ impl Fused {
     /// # Safety
     /// The regions hold these shapes, and nothing but this stream touches them until a fence recorded after it is
     /// passed.
-    pub unsafe fn run(&self, stream: &Stream, o: &Operands<'_>) -> Result<(), CudaError> {
+    pub unsafe fn run(&self, stream: &Stream, o: &GemmGeluOperands<'_>) -> Result<(), CudaError> {
         if o.rows == 0 {
             return Ok(());
         }

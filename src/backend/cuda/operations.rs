@@ -3,15 +3,15 @@
 use super::backend::Attention;
 use super::chains;
 use super::error::CudaError;
-use super::fused::{Fused, Operands};
+use super::fused::{Fused, GemmGeluOperands};
 use super::params::{
     AddParams, AttentionParams, EmbedParams, GatedGeluParams, GeluParams, GemmShortParams,
     LayerNormParams, RepresentParams,
 };
 use super::plan::ALIGN;
 use super::resident::ParameterId;
-use super::running::{Layer, Pending, Running};
-use crate::backend::{Activation, Norm, Wanted};
+use super::running::{LinearLayer, Pending, Running};
+use crate::backend::{Activation, Norm, OutputKinds};
 use crate::dtype::DType;
 use crate::gpu::cublaslt::{self as gemm, Kind};
 use crate::gpu::driver::Region;
@@ -91,7 +91,13 @@ impl Running {
     }
 
     /// A layer's product: stored to `out`, or added to it if that is the layer's use.
-    pub(super) fn product(&self, w: Layer, x: u64, out: u64, rows: usize) -> Result<(), CudaError> {
+    pub(super) fn product(
+        &self,
+        w: LinearLayer,
+        x: u64,
+        out: u64,
+        rows: usize,
+    ) -> Result<(), CudaError> {
         let product = &self.products[w.product];
         let bias = w.bias.map_or(0, |bias| self.addresses.of(bias));
         if self
@@ -142,7 +148,7 @@ impl Running {
     pub fn linear(
         &mut self,
         x: usize,
-        w: Layer,
+        w: LinearLayer,
         act: Activation,
         out: usize,
     ) -> Result<(), CudaError> {
@@ -166,7 +172,7 @@ impl Running {
     }
 
     /// Whether a layer's product and its GELU are one kernel; `halves` of its outputs make one.
-    fn fuses(&self, w: Layer, halves: usize) -> bool {
+    fn fuses(&self, w: LinearLayer, halves: usize) -> bool {
         let spec = self.products[w.product].spec();
         self.fused.is_some() && Fused::takes(spec.outputs / halves, spec.inputs)
     }
@@ -174,7 +180,7 @@ impl Running {
     fn fused(
         &self,
         x: usize,
-        w: Layer,
+        w: LinearLayer,
         out: usize,
         rows: usize,
         gated: bool,
@@ -187,7 +193,7 @@ impl Running {
                 missing: "matrices in the products' dtype",
             });
         };
-        let operands = Operands {
+        let operands = GemmGeluOperands {
             from,
             weight: self.addresses.region(w.weight),
             bias: w.bias.map_or(0, |bias| self.addresses.of(bias)),
@@ -201,13 +207,13 @@ impl Running {
         unsafe { fused.run(self.compute(), &operands) }
     }
 
-    pub fn linear_add(&mut self, x: usize, w: Layer, onto: usize) -> Result<(), CudaError> {
+    pub fn linear_add(&mut self, x: usize, w: LinearLayer, onto: usize) -> Result<(), CudaError> {
         let rows = self.pass("linear_add")?.rows;
         let (from, to) = (self.places[x].activation(), self.places[onto].stream());
         self.operation("product", |r| r.product(w, from, to, rows))
     }
 
-    pub fn linear_gated(&mut self, x: usize, w: Layer, out: usize) -> Result<(), CudaError> {
+    pub fn linear_gated(&mut self, x: usize, w: LinearLayer, out: usize) -> Result<(), CudaError> {
         let rows = self.pass("linear_gated")?.rows;
         if self.fuses(w, 2) {
             return self.operation("product_gated_gelu", |r| r.fused(x, w, out, rows, true));
@@ -252,7 +258,7 @@ impl Running {
         &mut self,
         x: usize,
         norm: Option<&Norm<ParameterId>>,
-        wanted: Wanted,
+        wanted: OutputKinds,
     ) -> Result<Pending, CudaError> {
         let pass = self.pass("represent")?;
         let (number, rows, sequences) = (pass.number, pass.rows, pass.sequences);

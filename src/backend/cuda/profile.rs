@@ -1,7 +1,7 @@
 //! How long each kind of operation takes, by timed fences around every one, and how long products take alone.
 
 use super::error::CudaError;
-use super::running::{Layer, Place, Running};
+use super::running::{DeviceMatrix, LinearLayer, Running};
 use crate::gpu::driver::{Fence, Region, Stream};
 
 /// Fences around operations, by the operation's name.
@@ -44,7 +44,11 @@ impl Profile {
 }
 
 impl Running {
-    pub fn products_alone(&mut self, layers: &[Layer], rows: usize) -> Result<f32, CudaError> {
+    pub fn products_alone(
+        &mut self,
+        layers: &[LinearLayer],
+        rows: usize,
+    ) -> Result<f32, CudaError> {
         let rows = rows.min(self.capacity.tokens);
         let context = self.compute().context();
         let (start, end) = (Fence::timed(context)?, Fence::timed(context)?);
@@ -52,8 +56,8 @@ impl Running {
         for layer in layers {
             let spec = *self.products[layer.product].spec();
             let activation = |width: usize, not: u64| {
-                let fits = |p: &&Place| p.width >= width && p.activation() != not;
-                let wide = |p: &Place| p.activation();
+                let fits = |p: &&DeviceMatrix| p.width >= width && p.activation() != not;
+                let wide = |p: &DeviceMatrix| p.activation();
                 let found = self
                     .places
                     .iter()
@@ -66,7 +70,7 @@ impl Running {
             let out = match layer.adds {
                 false => activation(spec.outputs, x),
                 true => {
-                    let streams = self.places.iter().map(Place::stream);
+                    let streams = self.places.iter().map(DeviceMatrix::stream);
                     streams
                         .into_iter()
                         .find(|s| *s != 0 && *s != x)

@@ -12,7 +12,7 @@ use super::plan::Capacity;
 use super::profile::Profile;
 use super::resident::{Addresses, ParameterId};
 use super::slot::{InputLayout, floats};
-use crate::backend::Represented;
+use crate::backend::Output;
 use crate::batch::PackedBatch;
 use crate::dtype::DType;
 use crate::gpu::cublaslt::GemmError;
@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 /// A linear layer.
 #[derive(Debug, Clone, Copy)]
-pub struct Layer {
+pub struct LinearLayer {
     pub(super) weight: ParameterId,
     pub(super) bias: Option<ParameterId>,
     /// Its product, by number.
@@ -47,7 +47,7 @@ pub struct Pending {
 }
 
 /// Rotations of every position.
-pub(super) struct Table {
+pub(super) struct RotaryTable {
     pub inv_freq: ParameterId,
     /// Values of `inv_freq`.
     pub half: usize,
@@ -56,13 +56,13 @@ pub(super) struct Table {
 }
 
 /// Where a matrix lies: as f32, in the products' dtype, or both. In f32 they are one.
-pub(super) struct Place {
+pub(super) struct DeviceMatrix {
     pub stream: Option<Region>,
     pub activation: Option<Region>,
     pub width: usize,
 }
 
-impl Place {
+impl DeviceMatrix {
     pub fn stream(&self) -> u64 {
         self.stream.as_ref().map_or(0, Region::address)
     }
@@ -99,8 +99,8 @@ pub(super) struct Running {
     pub attention: Vec<AttentionFunctions>,
     pub products: Vec<Product>,
     pub workspace: Region,
-    pub places: Vec<Place>,
-    pub tables: Vec<Table>,
+    pub places: Vec<DeviceMatrix>,
+    pub tables: Vec<RotaryTable>,
     /// What a gated layer makes before its gate; what is made whole before it goes onto the stream.
     pub scratch: Option<Region>,
     /// Sums of rows on their way to means: f64 [capacity's tokens / 32 + 1, width].
@@ -218,7 +218,7 @@ impl Running {
         Ok(())
     }
 
-    pub fn fetch(&mut self, pending: &Pending) -> Result<Represented, CudaError> {
+    pub fn fetch(&mut self, pending: &Pending) -> Result<Output, CudaError> {
         let ticket = self.processor.wait()?;
         let of_oldest = |(pass, _): &&mut (u64, usize)| *pass == pending.pass;
         let oldest = self.ended.front_mut().filter(of_oldest);
@@ -231,7 +231,7 @@ impl Running {
         *left -= 1;
         let done = *left == 0;
         let results = self.processor.results()?;
-        let mut made = Represented {
+        let mut made = Output {
             pooled: floats(&results[pending.pooled.clone()]),
             states: floats(&results[pending.states.clone()]),
         };

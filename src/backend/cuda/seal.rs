@@ -8,7 +8,7 @@ use super::functions::{Casts, Functions};
 use super::fused::Fused;
 use super::plan::{self, Capacity, Needs};
 use super::resident::ParameterId;
-use super::running::{Layer, Place, Running, Table};
+use super::running::{DeviceMatrix, LinearLayer, RotaryTable, Running};
 use super::weights;
 use crate::backend::Role;
 use crate::dtype::DType;
@@ -81,7 +81,7 @@ impl Cuda {
             return None;
         }
         // Gains, biases and the embedding table are f32 in any dtype, and so is what a layer's sums are made in.
-        let half = |layer: &Layer| self.resident.bytes(layer.weight) / 2;
+        let half = |layer: &LinearLayer| self.resident.bytes(layer.weight) / 2;
         Some(Needs {
             fixed: needs.fixed - self.layers.iter().map(half).sum::<usize>(),
             a_token: self.bytes_a_token(DType::F16),
@@ -89,7 +89,7 @@ impl Cuda {
         })
     }
 
-    fn place(&self, arena: &mut Arena, capacity: Capacity) -> Result<Vec<Place>, CudaError> {
+    fn place(&self, arena: &mut Arena, capacity: Capacity) -> Result<Vec<DeviceMatrix>, CudaError> {
         let t = self.options.dtype;
         let place = |&(role, width): &(Role, usize)| {
             let mut take = |size| arena.take("activations", capacity.tokens * width * size);
@@ -102,7 +102,7 @@ impl Cuda {
                 Role::Activation => (None, Some(take(t.size())?)),
                 Role::Both => (Some(take(4)?), Some(take(t.size())?)),
             };
-            Ok(Place {
+            Ok(DeviceMatrix {
                 stream,
                 activation,
                 width,
@@ -134,8 +134,8 @@ impl Cuda {
         let addresses = placed.addresses();
         let workspace = arena.take("the products' workspace", WORKSPACE)?;
         let places = self.place(&mut arena, capacity)?;
-        let table = |&(inv_freq, half): &(ParameterId, usize)| -> Result<Table, CudaError> {
-            Ok(Table {
+        let table = |&(inv_freq, half): &(ParameterId, usize)| -> Result<RotaryTable, CudaError> {
+            Ok(RotaryTable {
                 inv_freq,
                 half,
                 region: arena.take("the table of rotations", capacity.tokens * half * 8)?,

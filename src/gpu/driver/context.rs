@@ -102,19 +102,19 @@ fn at(ordinal: u32) -> At {
 ///
 /// Cheap to clone. Released when the last of them is dropped.
 #[derive(Debug, Clone)]
-pub struct Context(Arc<Held>);
+pub struct Context(Arc<PrimaryContext>);
 
 #[derive(Debug)]
-struct Held {
+struct PrimaryContext {
     ordinal: u32,
     device: ffi::CUdevice,
     context: ffi::CUcontext,
 }
 
 // SAFETY: a context may be used from any thread; the handle is only passed to the driver.
-unsafe impl Send for Held {}
+unsafe impl Send for PrimaryContext {}
 // SAFETY: as above.
-unsafe impl Sync for Held {}
+unsafe impl Sync for PrimaryContext {}
 
 impl Context {
     /// Takes hold of a device.
@@ -128,7 +128,7 @@ impl Context {
             let mut context = std::ptr::null_mut();
             // SAFETY: a device of this driver; `context` is writable.
             unsafe { call!(cuDevicePrimaryCtxRetain(&mut context, device))? };
-            let held = Held {
+            let held = PrimaryContext {
                 ordinal,
                 device,
                 context,
@@ -175,7 +175,7 @@ impl Context {
     }
 }
 
-impl Drop for Held {
+impl Drop for PrimaryContext {
     fn drop(&mut self) {
         // SAFETY: retained once, in `new`. A failure here has nobody to tell: the device is lost,
         // and calls that matter have said so.

@@ -83,9 +83,9 @@ struct Left {
 }
 
 /// The start of a part in memory that a copy was given.
-struct Place(*mut u8);
+struct Destination(*mut u8);
 // SAFETY: plain memory, which the parts of a copy divide among them.
-unsafe impl Send for Place {}
+unsafe impl Send for Destination {}
 
 impl<'a> Scope<'_, 'a> {
     /// Begins to copy `from`, whole elements of `conversion`, to `to`: part after part, in the order of the calls.
@@ -103,7 +103,7 @@ impl<'a> Scope<'_, 'a> {
         });
         for (i, part) in parts {
             // SAFETY: inside of the caller's memory, and no other part's.
-            let place = Place(unsafe { to.add(conversion.converted(i * part_bytes)) });
+            let place = Destination(unsafe { to.add(conversion.converted(i * part_bytes)) });
             let left = Arc::clone(&left);
             let copy = move || {
                 let place = place; // the whole of it, which may be sent

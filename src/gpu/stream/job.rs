@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Takes a line (or several) of diagnosis.
-pub type Report = Arc<dyn Fn(&str) + Send + Sync>;
+pub type ReportFn = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// Lines of the operation log that a diagnosis shows.
 const LINES_SHOWN: usize = 32;
@@ -23,7 +23,7 @@ pub(super) struct Job {
     pub(super) log: Option<Arc<OperationLog>>,
     /// Where the log is left at the end.
     file: Option<PathBuf>,
-    report: Report,
+    report: ReportFn,
 }
 
 impl fmt::Debug for Job {
@@ -35,13 +35,13 @@ impl fmt::Debug for Job {
 }
 
 /// The lock that a thread holds while it looks whether to wait on.
-pub(super) type Held<'a> = MutexGuard<'a, Option<StreamError>>;
+pub(super) type JobGuard<'a> = MutexGuard<'a, Option<StreamError>>;
 
 impl Job {
     pub(super) fn new(
         log: Option<Arc<OperationLog>>,
         file: Option<PathBuf>,
-        report: Report,
+        report: ReportFn,
     ) -> Self {
         Self {
             first: Mutex::new(None),
@@ -53,13 +53,13 @@ impl Job {
         }
     }
 
-    pub(super) fn lock(&self) -> Held<'_> {
+    pub(super) fn lock(&self) -> JobGuard<'_> {
         // The value is written whole: whoever panicked left it as it was.
         self.first.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until something has changed.
-    pub(super) fn wait<'a>(&self, held: Held<'a>) -> Held<'a> {
+    pub(super) fn wait<'a>(&self, held: JobGuard<'a>) -> JobGuard<'a> {
         self.changed
             .wait(held)
             .unwrap_or_else(PoisonError::into_inner)

@@ -1,7 +1,7 @@
 //! Fences in a row that one thread records and another waits for: layers on their way.
 
 use super::error::StreamError;
-use super::job::{Held, Job};
+use super::job::{Job, JobGuard};
 use super::manager::StreamSet;
 use crate::gpu::driver::{Context, DriverError, Fence, Stream};
 use std::sync::Arc;
@@ -82,7 +82,7 @@ impl LayerFences {
     /// The job's failure, as soon as there is one; [`StreamError::NotLoaded`] where the layer will
     /// never be.
     pub fn wait_enqueued(&self, layer: u64) -> Result<(), StreamError> {
-        let mut held: Held<'_> = self.job.lock();
+        let mut held: JobGuard<'_> = self.job.lock();
         loop {
             if let Some(error) = &*held {
                 return Err(error.clone());

@@ -1,7 +1,7 @@
 //! The streams of a job's devices.
 
 use super::error::StreamError;
-use super::job::{Job, Report};
+use super::job::{Job, ReportFn};
 use super::log::OperationLog;
 use crate::gpu::driver::{Busy, Context, DriverError, Stream, StreamName};
 use std::fmt;
@@ -30,7 +30,7 @@ pub struct StreamOptions {
     /// The file that the log is left in when the job ends.
     pub log_file: Option<PathBuf>,
     /// Where diagnoses go; standard error by default.
-    pub report: Report,
+    pub report: ReportFn,
 }
 
 impl Default for StreamOptions {

@@ -26,7 +26,7 @@ mod upload;
 
 pub use copiers::Conversion;
 pub use error::StreamError;
-pub use job::Report;
+pub use job::ReportFn;
 pub use layers::LayerFences;
 pub use loader::Loader;
 pub use log::{Entry, OperationLog};

@@ -37,7 +37,7 @@ impl StreamProcessor {
             let mut batches = 0;
             let mut collected = 0;
             for item in items {
-                while self.room() == 0 {
+                while self.free_slots() == 0 {
                     let results = self.collect()?;
                     consume(results.ticket().batch, &results)?;
                     collected += 1;

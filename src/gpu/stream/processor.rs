@@ -69,7 +69,7 @@ struct Slot {
 
 /// The batch that is being put together.
 #[derive(Debug)]
-struct Open {
+struct OpenBatch {
     slot: usize,
     batch: u64,
     /// The first bytes of the staging, which are on their way.
@@ -99,7 +99,7 @@ struct InFlight {
 #[derive(Debug)]
 pub struct StreamProcessor {
     slots: Vec<Slot>,
-    open: Option<Open>,
+    open: Option<OpenBatch>,
     in_flight: VecDeque<InFlight>,
     /// The slot that is staged next.
     next: usize,
@@ -151,7 +151,7 @@ impl StreamProcessor {
     }
 
     /// How many batches can be staged before one has to be collected.
-    pub fn room(&self) -> usize {
+    pub fn free_slots(&self) -> usize {
         self.slots.len() - self.in_flight.len() - usize::from(self.open.is_some())
     }
 
@@ -169,13 +169,13 @@ impl StreamProcessor {
                 missing: "having finished the batch before",
             });
         }
-        if self.room() == 0 {
+        if self.free_slots() == 0 {
             let slots = self.slots.len();
             return Err(StreamError::Full { slots });
         }
         let slot = self.next;
         self.next = (self.next + 1) % self.slots.len();
-        self.open = Some(Open {
+        self.open = Some(OpenBatch {
             slot,
             batch,
             loaded: 0,
@@ -290,7 +290,7 @@ impl StreamProcessor {
         };
         enqueue().map_err(|e| self.fail(e))?;
         // Looked at above; kept until here, so that an error finds it.
-        let Some(Open { slot, batch, .. }) = self.open.take() else {
+        let Some(OpenBatch { slot, batch, .. }) = self.open.take() else {
             return Err(not_staged("finish"));
         };
         self.in_flight.push_back(InFlight {

@@ -62,7 +62,7 @@ pub struct Chunk<'a> {
 }
 
 #[derive(Debug)]
-struct Slot {
+struct UploadSlot {
     pinned: PinnedBuffer,
     /// Passed when the slot's last chunk has left it.
     left: Fence,
@@ -74,7 +74,7 @@ struct Slot {
 /// for the slot that it is about to write again.
 #[derive(Debug)]
 pub struct Uploader {
-    slots: Vec<Slot>,
+    slots: Vec<UploadSlot>,
     next: usize,
     copiers: Copiers,
     area: Option<Region>,
@@ -114,7 +114,7 @@ impl Uploader {
         let context = stream.context();
         let bytes = options.slot_bytes.max(1).next_multiple_of(ALIGN);
         let slot = |number| {
-            Ok(Slot {
+            Ok(UploadSlot {
                 pinned: PinnedBuffer::new(context, bytes)?,
                 left: Fence::for_host(context)?.called("chunk", number),
                 target: None,
@@ -253,7 +253,7 @@ impl Uploader {
             };
             job.fail(error.at(&at).into())
         };
-        let mut send = |slots: &mut [Slot],
+        let mut send = |slots: &mut [UploadSlot],
                         Filling {
                             slot,
                             start,
@@ -314,7 +314,7 @@ fn check(job: &Job, stop: &AtomicBool) -> Result<(), StreamError> {
     Ok(())
 }
 
-impl Slot {
+impl UploadSlot {
     /// Its first bytes to the target.
     fn send(&mut self, bytes: usize, target: Region, stream: &Stream) -> Result<(), DriverError> {
         let target = self.target.insert(target);

@@ -7,7 +7,7 @@ use super::backtrack::Backtrack;
 use super::merge::{MergeTable, merge_all};
 use crate::sequence::decode;
 
-/// The tokeniser that a `tokenizer.json` describes.
+/// The tokenizer that a `tokenizer.json` describes.
 #[derive(Debug)]
 pub struct Bpe {
     /// The ids before and after the text's.
@@ -24,7 +24,7 @@ pub struct Bpe {
     pub(super) vocab_size: usize,
 }
 
-/// What the pre-tokeniser `\w+|[^\w\s]+` sees.
+/// What the pre-tokenizer `\w+|[^\w\s]+` sees.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Word,

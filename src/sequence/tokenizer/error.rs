@@ -13,7 +13,7 @@ pub enum TokenizerError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is larger than any tokeniser this program supports.
+    /// The file is larger than any tokenizer this program supports.
     #[error(
         "{}: {bytes} bytes are more than a tokenizer.json may have ({limit})",
         shown::path(file)
@@ -34,7 +34,7 @@ pub enum TokenizerError {
         /// What and where.
         source: serde_json::Error,
     },
-    /// A tokeniser of another kind.
+    /// A tokenizer of another kind.
     #[error(
         "{}: `{field}` is {found}; only {supported} is supported",
         shown::path(file)

@@ -1,4 +1,4 @@
-//! ESM-2's tokeniser: a letter, a token.
+//! ESM-2's tokenizer: a letter, a token.
 //!
 //! As Hugging Face's `EsmTokenizer` does it: every entry of the vocabulary is matched wherever it stands, the longest
 //! first; what stands between is split at white space (Python's `str.split`), and each stretch of it, however long, is
@@ -58,7 +58,7 @@ fn is_space(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\x1c'..='\x1f')
 }
 
-/// ESM-2's tokeniser, the same for every size.
+/// ESM-2's tokenizer, the same for every size.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Esm;
 

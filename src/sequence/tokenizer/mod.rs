@@ -15,7 +15,7 @@ pub use error::TokenizerError;
 pub use esm::Esm;
 pub use json::MAX_FILE;
 
-/// A model's tokeniser. Cheap to share behind `&`.
+/// A model's tokenizer. Cheap to share behind `&`.
 #[derive(Debug)]
 pub enum Tokenizer {
     /// ESM-2's 33 tokens.

@@ -34,7 +34,7 @@ impl<'a> Pickle<'a> {
     /// # Errors
     /// Where it is malformed, too large, or needs more than the data of a checkpoint may.
     pub fn read(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        let mut machine = Machine {
+        let mut machine = Interpreter {
             bytes,
             at: 0,
             start: 0,
@@ -79,7 +79,7 @@ impl<'a> Pickle<'a> {
     }
 }
 
-struct Machine<'a> {
+struct Interpreter<'a> {
     bytes: &'a [u8],
     /// The next byte.
     at: usize,
@@ -94,7 +94,7 @@ struct Machine<'a> {
 
 type Step<T> = Result<T, Malformed>;
 
-impl<'a> Machine<'a> {
+impl<'a> Interpreter<'a> {
     fn run(&mut self) -> Step<Id> {
         for _ in 0..MOST_INSTRUCTIONS {
             self.start = self.at;

@@ -1,4 +1,4 @@
-//! Records are tokenised in groups, by several threads where a device would wait for one, and go on in order.
+//! Records are tokenized in groups, by several threads where a device would wait for one, and go on in order.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -10,7 +10,7 @@ use super::packing::{Gone, Packer};
 use crate::output::BlockFacts;
 use crate::sequence::{InputDigest, Record, Tokenizer};
 
-/// Groups under way for each thread: one that is tokenised, and one that waits.
+/// Groups under way for each thread: one that is tokenized, and one that waits.
 const AHEAD: usize = 2;
 
 /// Consecutive records of one block, cleaned, and what comes after them.
@@ -20,15 +20,15 @@ pub(crate) struct Group {
     pub records: Vec<Record>,
     /// Bytes that they hold, names included.
     pub bytes: usize,
-    /// Once tokenised: of all records, special tokens included.
+    /// Once tokenized: of all records, special tokens included.
     pub tokens: Vec<u32>,
     /// Where in `tokens` each record ends.
     pub ends: Vec<usize>,
-    pub then: Option<Then>,
+    pub end: Option<GroupEnd>,
 }
 
 /// What comes after the records of a group.
-pub(crate) enum Then {
+pub(crate) enum GroupEnd {
     /// Their block is read to its end.
     BlockEnd {
         /// All but what packing counts.
@@ -55,7 +55,7 @@ impl Group {
     }
 
     /// Of each record as many content tokens as `most`, which makes of it all that is kept.
-    fn tokenise(&mut self, tokenizer: &Tokenizer, most: usize) {
+    fn tokenize(&mut self, tokenizer: &Tokenizer, most: usize) {
         for record in &mut self.records {
             // The text is not needed again, and a long one takes room.
             let text = std::mem::take(&mut record.sequence);
@@ -66,13 +66,13 @@ impl Group {
 }
 
 /// The way of groups from the reader to the packer.
-pub(crate) enum Way {
+pub(crate) enum TokenizeStage {
     /// The reader does it all.
     Alone {
         tokenizer: Arc<Tokenizer>,
         packer: Box<Packer>,
     },
-    /// Threads tokenise, and one more packs: by the order in which groups were sent, whichever is done first.
+    /// Threads tokenize, and one more packs: by the order in which groups were sent, whichever is done first.
     Pool {
         tokenizer: Arc<Tokenizer>,
         most: usize,
@@ -81,7 +81,7 @@ pub(crate) enum Way {
     },
 }
 
-impl Way {
+impl TokenizeStage {
     pub fn new(
         threads: usize,
         tokenizer: &Arc<Tokenizer>,
@@ -108,7 +108,7 @@ impl Way {
                     let taken = match group.recv() {
                         Ok(group) => packer.take(group),
                         Err(_) => {
-                            let error = "a thread that tokenises panicked".into();
+                            let error = "a thread that tokenizes panicked".into();
                             packer.fail(JobError::Internal(error));
                             Err(Gone)
                         }
@@ -131,7 +131,7 @@ impl Way {
     pub fn send(&mut self, mut group: Group) -> Result<(), Gone> {
         match self {
             Self::Alone { tokenizer, packer } => {
-                group.tokenise(tokenizer, packer.most_tokens());
+                group.tokenize(tokenizer, packer.most_tokens());
                 packer.take(group)
             }
             Self::Pool {
@@ -140,11 +140,11 @@ impl Way {
                 pool,
                 to_packer,
             } => {
-                let (done, tokenised) = sync_channel(1);
-                to_packer.send(tokenised).map_err(|_| Gone)?;
+                let (done, tokenized) = sync_channel(1);
+                to_packer.send(tokenized).map_err(|_| Gone)?;
                 let (tokenizer, most) = (Arc::clone(tokenizer), *most);
                 pool.spawn(move || {
-                    group.tokenise(&tokenizer, most);
+                    group.tokenize(&tokenizer, most);
                     // A packer that has ended wants no more.
                     let _ = done.send(group);
                 });
