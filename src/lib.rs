@@ -14,6 +14,7 @@
 //! | [`stream`] | the streams of the devices, a ring of batches, weights on their way |
 //! | [`output`] | npy, safetensors, shards, the manifest |
 //! | [`pipeline`] | one job: read, pack, run, write; resume, merge |
+//! | [`untrusted`] | what others wrote: how it is opened, bounded and shown |
 //! | [`cli`] | a file a subcommand |
 //!
 //! `docs/architecture.md` has the invariants.
@@ -26,4 +27,5 @@ pub mod output;
 pub mod pipeline;
 pub mod sequence;
 pub mod stream;
+pub mod untrusted;
 pub mod weights;

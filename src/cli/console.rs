@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use clap::ColorChoice;
 
 use super::Failure;
+use crate::untrusted::shown;
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,20 +57,24 @@ impl Console {
     /// A line of the usual kind.
     pub fn say(&self, text: &str) {
         if self.talks() {
-            stderr(text);
+            stderr(&shown::message(text));
         }
     }
 
     /// A line for those who asked for more.
     pub fn detail(&self, text: &str) {
         if self.verbosity == Verbosity::Verbose {
-            stderr(text);
+            stderr(&shown::message(text));
         }
     }
 
     /// Something that is no error, yet should be known.
     pub fn warn(&self, text: &str) {
-        stderr(&format!("{} {text}", self.paint("warning:", "33;1")));
+        stderr(&format!(
+            "{} {}",
+            self.paint("warning:", "33;1"),
+            shown::message(text)
+        ));
     }
 
     /// Why the program fails, and what to do about it.
@@ -77,9 +82,17 @@ impl Console {
         if failure.is_silent() {
             return;
         }
-        stderr(&format!("{} {failure}", self.paint("error:", "31;1")));
+        stderr(&format!(
+            "{} {}",
+            self.paint("error:", "31;1"),
+            shown::message(&failure.to_string())
+        ));
         if let Some(hint) = failure.hint() {
-            stderr(&format!("{} {hint}", self.paint("hint:", "36;1")));
+            stderr(&format!(
+                "{} {}",
+                self.paint("hint:", "36;1"),
+                shown::message(&hint)
+            ));
         }
     }
 

@@ -1,6 +1,7 @@
 //! `seqstream embed`: the main job.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,17 +15,18 @@ use super::progress::{Display, bytes, count, duration, signal_name};
 use super::{Console, Failure, machine, model};
 use crate::model::config::ModelConfig;
 use crate::model::{Pool, Request};
-use crate::output::{FORMAT, InputSpec, JOB_FILE, JobSpec, ModelSpec};
+use crate::output::{FORMAT, InputSpec, JOB_FILE, JobSpec, ModelSpec, OutputError};
 use crate::pipeline::{self, FeedOptions, JobError, LengthLimit, Long, Report, RunOptions, Stop};
 use crate::sequence::{
     Case, Input, InputSummary, ReaderOptions, ScanOptions, SequenceReader, scan,
 };
+use crate::untrusted::file;
 use crate::weights::Checkpoint;
 
 pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     let options = EmbedOptions::try_from(args)?;
     // The cheap refusals first: hashing and reading may take minutes.
-    if !options.resume && options.out.join(JOB_FILE).exists() {
+    if !options.resume && holds_a_job(&options.out)? {
         return Err(JobError::Exists {
             path: options.out.clone(),
         }
@@ -129,6 +131,19 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
                 resume_command(std::env::args_os())
             ));
             Err(Failure::Stopped(signal))
+        }
+    }
+}
+
+/// Whether a job stands in `out`. What cannot be looked at is not taken for absent.
+fn holds_a_job(out: &Path) -> Result<bool, Failure> {
+    let path = out.join(JOB_FILE);
+    match file::is_there(&path) {
+        Ok(there) => Ok(there),
+        // `out` is no folder, which opening the job says better.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(false),
+        Err(source) => {
+            Err(JobError::Output(OutputError::io("look at", &path, None, source)).into())
         }
     }
 }

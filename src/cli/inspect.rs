@@ -8,17 +8,18 @@ use super::args::InspectArgs;
 use super::progress::{bytes, count};
 use super::{Console, Failure, model};
 use crate::model::config::{ModelConfig, ModelKind};
+use crate::untrusted::{Shown, shown};
 use crate::weights::{TensorInfo, layout};
 
 pub fn run(args: &InspectArgs, console: &Console) -> Result<(), Failure> {
     let checkpoint = model::open(&args.model, console)?;
     let config = checkpoint.config();
     let tensors = checkpoint.tensors();
-    let files: Vec<String> = checkpoint
-        .files()
-        .map(|f| f.display().to_string())
-        .collect();
     if args.json {
+        let files: Vec<String> = checkpoint
+            .files()
+            .map(|f| f.display().to_string())
+            .collect();
         let value = json!({
             "model": config,
             "parameters": layout::parameters(config),
@@ -46,12 +47,18 @@ pub fn run(args: &InspectArgs, console: &Console) -> Result<(), Failure> {
             ),
         ),
     ];
-    lines.extend(files.into_iter().map(|file| ("file", file)));
+    lines.extend(
+        checkpoint
+            .files()
+            .map(|file| ("file", shown::path(file).to_string())),
+    );
     if let Some(path) = checkpoint.config_path() {
-        lines.push(("config", path.display().to_string()));
+        lines.push(("config", shown::path(path).to_string()));
     }
     if config.kind == ModelKind::Dnabert {
-        let path = checkpoint.tokenizer_path().map(|p| p.display().to_string());
+        let path = checkpoint
+            .tokenizer_path()
+            .map(|p| shown::path(p).to_string());
         lines.push((
             "tokenizer",
             path.unwrap_or_else(|| "missing: DNA cannot be read without tokenizer.json".into()),
@@ -62,15 +69,14 @@ pub fn run(args: &InspectArgs, console: &Console) -> Result<(), Failure> {
             writeln!(out, "{name:<11} {value}").map_err(Failure::Stdout)?;
         }
         writeln!(out, "tensors     {}", tensors.len()).map_err(Failure::Stdout)?;
-        let width = tensors.iter().map(|t| t.name.len()).max().unwrap_or(0);
-        for t in &tensors {
+        // Names and shapes are the file's, which may not write on the terminal.
+        let names: Vec<String> = tensors.iter().map(|t| Shown(&t.name).to_string()).collect();
+        let width = names.iter().map(String::len).max().unwrap_or(0);
+        for (t, name) in tensors.iter().zip(&names) {
             let unused = if t.used { "" } else { "  (not used)" };
-            writeln!(
-                out,
-                "  {:<width$} {:<5} {:?}{unused}",
-                t.name, t.dtype, t.shape
-            )
-            .map_err(Failure::Stdout)?;
+            let shape = shown::shape(&t.shape);
+            writeln!(out, "  {name:<width$} {:<5} {shape}{unused}", t.dtype)
+                .map_err(Failure::Stdout)?;
         }
         Ok(())
     })

@@ -49,8 +49,17 @@ pub struct ModelConfig {
     pub mask_token: u32,
 }
 
-/// Beyond every published model by a wide margin; keeps products of sizes far from overflow.
+/// Layers at most: the deepest published ESM-2 has 48. A list of all tensors is made from this number
+/// alone, so that a config.json of a few bytes must not make it long.
+const MOST_LAYERS: usize = 1 << 10;
+/// Width at most: the widest published ESM-2 has 5120.
+const WIDEST: usize = 1 << 16;
+/// Rows of a table or a matrix at most: beyond every published model by a wide margin; keeps products
+/// of sizes far from overflow.
 const LARGEST: usize = 1 << 20;
+/// The largest LayerNorm epsilon. Published ones are 1e-5 and 1e-12; one that is large beside the
+/// variance makes every row the bias.
+const LARGEST_EPSILON: f64 = 1.0;
 
 impl ModelConfig {
     /// The published sizes, by the names [`ModelConfig::preset`] takes.
@@ -111,15 +120,15 @@ impl ModelConfig {
     /// A clause saying which size is wrong, without the name of the file it came from.
     pub fn validate(&self) -> Result<(), String> {
         let sizes = [
-            ("the number of layers", self.layers),
-            ("the hidden size", self.hidden),
-            ("the number of attention heads", self.heads),
-            ("the intermediate size", self.intermediate),
-            ("the vocabulary size", self.vocab),
+            ("the number of layers", self.layers, MOST_LAYERS),
+            ("the hidden size", self.hidden, WIDEST),
+            ("the number of attention heads", self.heads, WIDEST),
+            ("the intermediate size", self.intermediate, LARGEST),
+            ("the vocabulary size", self.vocab, LARGEST),
         ];
-        for (what, size) in sizes {
-            if size == 0 || size > LARGEST {
-                return Err(format!("{what} is {size}, outside 1 to {LARGEST}"));
+        for (what, size, most) in sizes {
+            if size == 0 || size > most {
+                return Err(format!("{what} is {size}, outside 1 to {most}"));
             }
         }
         if !self.hidden.is_multiple_of(self.heads) {
@@ -134,8 +143,18 @@ impl ModelConfig {
                 self.head_dim()
             ));
         }
-        if !(self.layer_norm_eps.is_finite() && self.layer_norm_eps >= 0.0) {
-            return Err(format!("the LayerNorm epsilon is {}", self.layer_norm_eps));
+        // A NaN is in no range.
+        if !(0.0..=LARGEST_EPSILON).contains(&self.layer_norm_eps) {
+            return Err(format!(
+                "the LayerNorm epsilon is {:e}, outside 0 to {LARGEST_EPSILON}",
+                self.layer_norm_eps
+            ));
+        }
+        if self.kind == ModelKind::Esm2 && self.mask_token as usize >= self.vocab {
+            return Err(format!(
+                "the id of the mask token is {}, outside the vocabulary of {}",
+                self.mask_token, self.vocab
+            ));
         }
         Ok(())
     }
@@ -169,7 +188,22 @@ mod tests {
         assert!(with(|c| c.heads = 5).contains("no multiple"));
         assert!(with(|c| c.heads = 32).contains("even"));
         assert!(with(|c| c.layers = 1 << 40).contains("layers"));
-        assert!(with(|c| c.layer_norm_eps = f64::NAN).contains("epsilon"));
+        assert!(with(|c| c.layers = 1025).contains("outside 1 to 1024"));
+        assert!(with(|c| c.hidden = 1 << 17).contains("hidden size"));
+        assert!(with(|c| c.intermediate = usize::MAX).contains("intermediate"));
+        assert!(with(|c| c.vocab = 0).contains("vocabulary"));
+        for eps in [
+            f64::NAN,
+            f64::INFINITY,
+            1e308, // finite in f64 alone
+            1.5,
+            -1e-5,
+        ] {
+            let mut c = ModelConfig::esm2(2, 32, 4);
+            c.layer_norm_eps = eps;
+            assert!(c.validate().unwrap_err().contains("epsilon"), "{eps}");
+        }
+        assert!(with(|c| c.mask_token = 33).contains("mask token"));
         assert!(
             ModelConfig::dnabert(1, 33, 11).validate().is_ok(),
             "ALiBi takes an odd head width"

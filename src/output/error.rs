@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::untrusted::Shown;
+
 /// An output that could not be written, or an output directory that may not be written to.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
@@ -19,7 +21,10 @@ pub enum OutputError {
         source: io::Error,
     },
     /// A value that f16 cannot hold.
-    #[error("record \"{id}\", layer {layer}: the value {value} is beyond the range of f16 (65504)")]
+    #[error(
+        "record \"{}\", layer {layer}: the value {value} is beyond the range of f16 (65504)",
+        Shown(id)
+    )]
     F16Overflow {
         /// Id of the record.
         id: String,
@@ -29,7 +34,7 @@ pub enum OutputError {
         value: f32,
     },
     /// The directory holds something that no job of ours wrote.
-    #[error("the output directory {} holds \"{name}\", which is no part of a seqstream job", path.display())]
+    #[error("the output directory {} holds \"{}\", which is no part of a seqstream job", path.display(), Shown(name))]
     Foreign {
         /// The output directory.
         path: PathBuf,

@@ -3,6 +3,7 @@
 use crate::model::ModelError;
 use crate::output::{Difference, OutputError};
 use crate::sequence::{Place, SequenceError};
+use crate::untrusted::Shown;
 use std::path::PathBuf;
 
 /// A job that did not begin, or did not come to its end.
@@ -46,7 +47,8 @@ pub enum JobError {
     Model(#[from] ModelError),
     /// The model gave something that is no number.
     #[error(
-        "record \"{id}\" (record {record} of the input): layer {layer} gave {value} in dimension {dimension}"
+        "record \"{}\" (record {record} of the input): layer {layer} gave {value} in dimension {dimension}",
+        Shown(id)
     )]
     NonFinite {
         /// Id of the record.

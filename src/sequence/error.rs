@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::untrusted::{Shown, shown};
+
 /// Where in the input something was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -23,12 +25,12 @@ impl fmt::Display for Place {
         if &*self.file == "-" {
             f.write_str("standard input")?;
         } else {
-            f.write_str(&self.file)?;
+            write!(f, "{}", shown::path(&*self.file))?;
         }
         if self.record > 0 {
             write!(f, ", record {}", self.record)?;
             if !self.id.is_empty() {
-                write!(f, " ('{}')", Shortened(&self.id))?;
+                write!(f, " ('{}')", Shown(&self.id))?;
             }
         }
         if self.line > 0 {
@@ -36,22 +38,6 @@ impl fmt::Display for Place {
         }
         if let Some(byte) = self.byte {
             write!(f, ", byte {byte}")?;
-        }
-        Ok(())
-    }
-}
-
-/// An id may be a megabyte long; a message shows its beginning.
-struct Shortened<'a>(&'a str);
-
-impl fmt::Display for Shortened<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = self.0.chars();
-        for c in shown.by_ref().take(60) {
-            write!(f, "{}", c.escape_debug())?;
-        }
-        if shown.next().is_some() {
-            f.write_str("...")?;
         }
         Ok(())
     }
@@ -95,7 +81,7 @@ impl fmt::Display for Unclean {
 #[derive(Debug, thiserror::Error)]
 pub enum SequenceError {
     /// A file that cannot be opened.
-    #[error("{file}: cannot be opened: {source}")]
+    #[error("{}: cannot be opened: {source}", shown::path(&**file))]
     Open {
         /// The input's name.
         file: Arc<str>,

@@ -10,6 +10,7 @@ use super::stored::{StoredDType, StoredTensor};
 use super::torch::FairEsmSettings;
 use super::{WeightsError, config_json};
 use crate::model::config::{ModelConfig, ModelKind};
+use crate::untrusted::{Shown, shown};
 
 /// A tensor with the file it stands in.
 #[derive(Debug)]
@@ -96,8 +97,9 @@ fn infer(
     let kind = kind.ok_or_else(|| {
         let first = tensors.keys().next().map_or("none", String::as_str);
         let what = format!(
-            "these {} tensors are neither an ESM-2's nor a DNABERT-S's or DNABERT-2's (the first is {first})",
-            tensors.len()
+            "these {} tensors are neither an ESM-2's nor a DNABERT-S's or DNABERT-2's (the first is {})",
+            tensors.len(),
+            Shown(first)
         );
         config_error(path, what, "give one of these models; ESM-1, ESM C, BERT and others are not computed here")
     })?;
@@ -108,7 +110,9 @@ fn infer(
         Some(shape) if shape.len() == dimensions => Ok(shape),
         Some(shape) => {
             let what = format!(
-                "tensor {name} has shape {shape:?}, where {dimensions} dimensions are expected"
+                "tensor {} has shape {}, where {dimensions} dimensions are expected",
+                Shown(name),
+                shown::shape(shape)
             );
             Err(config_error(path, what, GIVE_CONFIG))
         }
@@ -138,8 +142,10 @@ fn infer(
         .iter()
         .find_map(|name| tensors.get(name)?.stored.shape.first().copied());
     let by_frequencies = frequencies
-        .filter(|n| *n > 0 && hidden % (2 * n) == 0)
-        .map(|n| hidden / (2 * n));
+        // A shape may give any number here, if another of its sizes is 0.
+        .and_then(|n| n.checked_mul(2))
+        .filter(|width| *width > 0 && hidden.is_multiple_of(*width))
+        .map(|width| hidden / width);
     let heads = match (settings.heads, by_frequencies) {
         (Some(heads), Some(other)) if heads != other => {
             let what =

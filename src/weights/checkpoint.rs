@@ -2,23 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::architecture::{self, Located, Tensors};
-use super::hash;
 use super::mapped::Mapped;
 use super::names::Naming;
 use super::source::{Source, read_json};
-use super::stored::{Malformed, StoredDType};
+use super::stored::{MOST_TENSORS, Malformed, StoredDType};
 use super::torch::{self, FairEsmSettings, TorchFile};
 use super::{DType, Tensor, WeightsError, config_json, layout, safetensors};
+use super::{frequencies, hash};
 use crate::model::config::{ModelConfig, ModelKind};
+use crate::untrusted::{Shown, file};
 
 /// A model's weights: mapped files and an index of the tensors in them, checked against the
 /// architecture.
 ///
-/// Opening one reads headers only. It is cheap to share behind a reference.
+/// Opening one reads headers, and each layer's rotary frequencies. It is cheap to share behind a
+/// reference.
 #[derive(Debug)]
 pub struct Checkpoint {
     source: Source,
@@ -26,6 +29,7 @@ pub struct Checkpoint {
     tensors: Tensors,
     config: ModelConfig,
     config_path: Option<PathBuf>,
+    tokenizer_path: Option<PathBuf>,
     warnings: Vec<String>,
 }
 
@@ -75,6 +79,17 @@ impl Checkpoint {
                 file: files.len(),
             }));
             files.push(file);
+            // Each file was held to it; all together must be, too.
+            if stored.len() > MOST_TENSORS {
+                return Err(WeightsError::Format {
+                    path: path.clone(),
+                    what: format!(
+                        "with this file there are {} tensors, and at most {MOST_TENSORS} are read",
+                        stored.len()
+                    ),
+                    hint: "the files are no model's; download it again".into(),
+                });
+            }
         }
         check_index(&source, &stored)?;
 
@@ -94,10 +109,14 @@ impl Checkpoint {
 
         // fair-esm's files carry their own settings; a config.json beside them is another model's.
         let config_path = match naming {
-            Naming::HuggingFace => source.beside(config_json::FILE),
+            Naming::HuggingFace => source.beside(config_json::FILE)?,
             Naming::FairEsm => None,
         };
-        let json = config_path.as_deref().map(read_json).transpose()?;
+        let tokenizer_path = source.beside("tokenizer.json")?;
+        let json = config_path
+            .as_deref()
+            .map(|path| read_json(path, config_json::LONGEST))
+            .transpose()?;
         let given = config_path.as_deref().zip(json.as_deref());
         let config = architecture::determine(&tensors, naming, settings, given, &source.root)?;
         architecture::check(
@@ -106,6 +125,7 @@ impl Checkpoint {
             |t| source.files[t.file].clone(),
             &source.root,
         )?;
+        frequencies::check(&config, &tensors, |t| &files[t.file])?;
         let warnings = warnings(&config, &tensors);
         Ok(Self {
             source,
@@ -113,6 +133,7 @@ impl Checkpoint {
             tensors,
             config,
             config_path,
+            tokenizer_path,
             warnings,
         })
     }
@@ -174,8 +195,8 @@ impl Checkpoint {
     }
 
     /// tokenizer.json beside the weights, if it is there.
-    pub fn tokenizer_path(&self) -> Option<PathBuf> {
-        self.source.beside("tokenizer.json")
+    pub fn tokenizer_path(&self) -> Option<&Path> {
+        self.tokenizer_path.as_deref()
     }
 
     /// The config.json that gave the architecture, if one did.
@@ -228,6 +249,56 @@ impl Checkpoint {
         all
     }
 
+    /// Compares the checksums that PyTorch's archives keep of their entries with the bytes that stand
+    /// there, and returns how many entries there were: none in safetensors files, which keep no
+    /// checksums. The files are read from start to end.
+    ///
+    /// # Errors
+    /// [`WeightsError::Read`], and [`WeightsError::Format`] for the first entry that is not what it
+    /// was when it was written.
+    pub fn compare_checksums(&self) -> Result<usize, WeightsError> {
+        let mut compared = 0;
+        for (number, mapped) in self.files.iter().enumerate() {
+            if !torch::is_archive(mapped.bytes()) {
+                continue;
+            }
+            let path = mapped.path();
+            // Not through the mapping, so that none of the file stays in this program's memory.
+            let file = file::open(path).map_err(WeightsError::read(path))?;
+            let file = BufReader::with_capacity(1 << 20, file);
+            let corrupt = match torch::compare_checksums(file).map_err(WeightsError::read(path))? {
+                Ok(entries) => {
+                    compared += entries;
+                    continue;
+                }
+                Err(corrupt) => corrupt,
+            };
+            let within = |t: &&Located| match (&t.stored.place, &corrupt.place) {
+                (Ok(range), Some(place)) => {
+                    t.file == number && range.start >= place.start && range.end <= place.end
+                }
+                _ => false,
+            };
+            let tensor = self.tensors.values().find(within);
+            let tensor = tensor.map_or_else(String::new, |t| {
+                format!(", tensor {},", Shown(&t.stored.name))
+            });
+            return Err(WeightsError::Format {
+                path: path.to_owned(),
+                what: format!(
+                    "the archive's entry {}{tensor} is not what its checksum was made of ({})",
+                    Shown(&corrupt.entry),
+                    corrupt.error
+                ),
+                hint: "the file is damaged; download it again. One that was saved after \
+                       torch.serialization.set_crc32_options(False) holds no checksums: save it again \
+                       without that"
+                    .into(),
+            });
+        }
+        Ok(compared)
+    }
+
     /// A hash of all that decides the result: the files of weights with their index, config.json
     /// and tokenizer.json, by file name and content. Hexadecimal BLAKE3.
     ///
@@ -240,7 +311,7 @@ impl Checkpoint {
         let mut files: Vec<PathBuf> = self.source.files.clone();
         files.extend(index);
         files.extend(self.config_path.clone());
-        files.extend(self.tokenizer_path());
+        files.extend(self.tokenizer_path.clone());
         files.sort();
         let mut hasher = blake3::Hasher::new();
         let mut buffer = Vec::new();
@@ -265,7 +336,7 @@ impl Checkpoint {
 /// # Errors
 /// Where the bytes are no weights file, or a malformed one.
 pub fn read_index(file: &[u8]) -> Result<TorchFile, Malformed> {
-    if file.starts_with(b"PK\x03\x04") || file.starts_with(&[0x80]) && file.get(8) != Some(&b'{') {
+    if torch::is_archive(file) || file.starts_with(&[0x80]) && file.get(8) != Some(&b'{') {
         return torch::read_index(file);
     }
     if file.starts_with(b"version https://git-lfs") {
@@ -301,7 +372,10 @@ fn check_index(source: &Source, stored: &[Located]) -> Result<(), WeightsError> 
         if !there.contains(&(tensor.as_str(), path.as_path())) {
             return Err(WeightsError::Format {
                 path,
-                what: format!("tensor {tensor} is missing, which the index has in this file"),
+                what: format!(
+                    "tensor {} is missing, which the index has in this file",
+                    Shown(tensor)
+                ),
                 hint: "download this shard and the index again".into(),
             });
         }

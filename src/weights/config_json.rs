@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::DType;
 use crate::model::config::{ModelConfig, ModelKind};
+use crate::untrusted::{Shown, json as bounded, shown};
 
 /// The name of the file.
 pub const FILE: &str = "config.json";
@@ -59,6 +60,34 @@ pub fn write(config: &ModelConfig, dtype: DType) -> Vec<u8> {
     format!("{all:#}\n").into_bytes()
 }
 
+/// The longest config.json that is read: published ones have 1 kB, those with the names of many
+/// labels some hundred.
+pub(super) const LONGEST: u64 = 1 << 20;
+/// The most values of the keys that are read: they are numbers, names, and one small object.
+const MOST_VALUES: usize = 1000;
+
+/// The keys that are read. All others are skipped, whatever stands there.
+const KEYS: [&str; 18] = [
+    "model_type",
+    "hidden_act",
+    "position_embedding_type",
+    "emb_layer_norm_before",
+    "is_folding_model",
+    "is_decoder",
+    "add_cross_attention",
+    "rope_theta",
+    "rope_parameters",
+    "rope_scaling",
+    "mask_token_id",
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "vocab_size",
+    "layer_norm_eps",
+    "token_dropout",
+];
+
 /// Why a config.json is refused: what is wrong, and the remedy.
 type Refusal = (String, String);
 
@@ -76,12 +105,11 @@ const NOT_COMPUTED: &str =
 /// # Errors
 /// Where the file is no config.json, or describes a model that is not computed here.
 pub(super) fn read(json: &[u8], kind: Option<ModelKind>) -> Result<ModelConfig, Refusal> {
-    let value: Value = serde_json::from_slice(json)
-        .map_err(|error| refusal(format!("this is not JSON: {error}"), DAMAGED))?;
-    let config = match &value {
-        Value::Object(map) => Config(map),
-        _ => return Err(refusal("config.json should hold one JSON object", DAMAGED)),
-    };
+    let map = bounded::object(json, &KEYS, MOST_VALUES).map_err(|error| {
+        let what = format!("this is no config.json: {}", shown::parser(&error));
+        refusal(what, DAMAGED)
+    })?;
+    let config = Config(&map);
     let model_type = config.text("model_type")?;
     let kind = match (model_type, kind) {
         (Some("esm"), _) => ModelKind::Esm2,
@@ -94,7 +122,12 @@ pub(super) fn read(json: &[u8], kind: Option<ModelKind>) -> Result<ModelConfig, 
                 NOT_COMPUTED,
             ));
         }
-        (Some(other), _) => return Err(refusal(format!("model_type is {other}"), NOT_COMPUTED)),
+        (Some(other), _) => {
+            return Err(refusal(
+                format!("model_type is {}", Shown(other)),
+                NOT_COMPUTED,
+            ));
+        }
         (None, None) => {
             return Err(refusal(
                 "it has no model_type, and the tensors show none",
@@ -109,7 +142,8 @@ pub(super) fn read(json: &[u8], kind: Option<ModelKind>) -> Result<ModelConfig, 
             let found = config.get("position_embedding_type");
             return Err(refusal(
                 format!(
-                    "position_embedding_type is {found}, and only rotary is computed (ESM-1 has absolute)"
+                    "position_embedding_type is {}, and only rotary is computed (ESM-1 has absolute)",
+                    short(found)
                 ),
                 NOT_COMPUTED,
             ));
@@ -169,6 +203,7 @@ struct Config<'a>(&'a Map<String, Value>);
 impl<'a> Config<'a> {
     /// What is absent is null.
     fn get(&self, key: &str) -> &'a Value {
+        debug_assert!(KEYS.contains(&key), "{key} is read, but not kept");
         self.0.get(key).unwrap_or(&Value::Null)
     }
 
@@ -234,11 +269,7 @@ impl<'a> Config<'a> {
 
 /// A value for a message, whatever a damaged file holds there.
 fn short(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
-    }
+    shown::quoted(&value.to_string())
 }
 
 #[cfg(test)]
@@ -316,5 +347,32 @@ mod tests {
         for text in ["", "[]", "{", "null", "{}"] {
             assert!(read(text.as_bytes(), None).is_err());
         }
+    }
+
+    #[test]
+    fn a_key_that_is_read_stands_once() {
+        let esm = ModelConfig::esm2(2, 32, 4);
+        let json = String::from_utf8(write(&esm, DType::F32)).unwrap();
+        let with = |more: &str| read(json.replacen('{', more, 1).as_bytes(), None);
+        assert_eq!(with(r#"{"id2label": {"0": 1, "0": 2}, "x": [],"#), Ok(esm));
+        let (what, _) = with(r#"{"token_dropout": false,"#).unwrap_err();
+        assert!(
+            what.contains("\"token_dropout\" stands twice at line"),
+            "{what}"
+        );
+    }
+
+    #[test]
+    fn what_is_not_read_takes_no_memory() {
+        let esm = ModelConfig::esm2(2, 32, 4);
+        let json = String::from_utf8(write(&esm, DType::F32)).unwrap();
+        let many = "{\"\":0},".repeat(100_000);
+        let with = |key: &str| {
+            let more = format!("{{\"{key}\": [{many}0],");
+            read(json.replacen('{', &more, 1).as_bytes(), None)
+        };
+        assert_eq!(with("unknown"), Ok(esm.clone()));
+        let (what, _) = with("rope_scaling").unwrap_err();
+        assert!(what.contains("more values"), "{what}");
     }
 }

@@ -3,12 +3,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::untrusted::{Shown, shown};
+
 /// Why weights could not be read or written. Every message names the file, and the tensor where
 /// there is one; [`WeightsError::hint`] has the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// A file could not be opened, mapped or read.
-    #[error("{}: cannot be read: {source}", path.display())]
+    #[error("{}: cannot be read: {source}", shown::path(path))]
     Read {
         /// The file.
         path: PathBuf,
@@ -16,7 +18,7 @@ pub enum WeightsError {
         source: io::Error,
     },
     /// A file could not be written.
-    #[error("{}: cannot be written: {source}", path.display())]
+    #[error("{}: cannot be written: {source}", shown::path(path))]
     Write {
         /// The file.
         path: PathBuf,
@@ -24,7 +26,7 @@ pub enum WeightsError {
         source: io::Error,
     },
     /// A path leads to no one set of weights.
-    #[error("{}: {what}", path.display())]
+    #[error("{}: {what}", shown::path(path))]
     NoWeights {
         /// The folder or file asked for.
         path: PathBuf,
@@ -32,7 +34,7 @@ pub enum WeightsError {
         what: String,
     },
     /// A file is not what it should be.
-    #[error("{}: {what}", path.display())]
+    #[error("{}: {what}", shown::path(path))]
     Format {
         /// The file.
         path: PathBuf,
@@ -42,7 +44,7 @@ pub enum WeightsError {
         hint: String,
     },
     /// The architecture is unknown, impossible or not computed here.
-    #[error("{}: {what}", path.display())]
+    #[error("{}: {what}", shown::path(path))]
     Config {
         /// The file that says so.
         path: PathBuf,
@@ -52,7 +54,7 @@ pub enum WeightsError {
         hint: String,
     },
     /// A tensor that the architecture needs is in no file.
-    #[error("{}: tensor {tensor} is missing, expected shape {expected:?}{}", path.display(), and_more(*.more))]
+    #[error("{}: tensor {} is missing, expected shape {}{}", shown::path(path), Shown(tensor), shown::shape(expected), and_more(*.more))]
     Missing {
         /// Canonical name.
         tensor: String,
@@ -64,7 +66,7 @@ pub enum WeightsError {
         more: usize,
     },
     /// A tensor that the architecture has no place for.
-    #[error("{}: tensor {tensor} of shape {found:?} has no place in this model ({model}), which expects no such tensor{}", path.display(), and_more(*.more))]
+    #[error("{}: tensor {} of shape {} has no place in this model ({model}), which expects no such tensor{}", shown::path(path), Shown(tensor), shown::shape(found), and_more(*.more))]
     Extra {
         /// Name as the file has it.
         tensor: String,
@@ -78,7 +80,7 @@ pub enum WeightsError {
         more: usize,
     },
     /// A tensor's shape is not the architecture's.
-    #[error("{}: tensor {tensor} has shape {found:?}, expected {expected:?}{}", path.display(), and_more(*.more))]
+    #[error("{}: tensor {} has shape {}, expected {}{}", shown::path(path), Shown(tensor), shown::shape(found), shown::shape(expected), and_more(*.more))]
     Shape {
         /// Name as the file has it.
         tensor: String,
@@ -92,7 +94,7 @@ pub enum WeightsError {
         more: usize,
     },
     /// A tensor that is needed is stored in a way that cannot be used.
-    #[error("{}: tensor {tensor} {what}", path.display())]
+    #[error("{}: tensor {} {what}", shown::path(path), Shown(tensor))]
     Unusable {
         /// Name as the file has it.
         tensor: String,
@@ -104,7 +106,12 @@ pub enum WeightsError {
         hint: String,
     },
     /// Two tensors go by one name.
-    #[error("tensor {tensor} stands twice: in {} and in {}", first.display(), second.display())]
+    #[error(
+        "tensor {} stands twice: in {} and in {}",
+        Shown(tensor),
+        shown::path(first),
+        shown::path(second)
+    )]
     Twice {
         /// Canonical name.
         tensor: String,
@@ -143,7 +150,12 @@ impl WeightsError {
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             WeightsError::Read { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound => "check the path".into(),
+                io::ErrorKind::NotFound => {
+                    "check the path; where it is a link, download what it leads to again".into()
+                }
+                io::ErrorKind::InvalidInput => {
+                    "weights are mapped: copy them to a regular file, and give that".into()
+                }
                 io::ErrorKind::PermissionDenied => "check the permissions of the file and its folders".into(),
                 _ => return None,
             },

@@ -1,11 +1,11 @@
 //! Memory-mapped files. The only `unsafe` of the weights stands here.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
 use super::WeightsError;
+use crate::untrusted::file;
 
 /// A whole file, mapped read-only: its pages are read when first touched, and the system may drop
 /// them again when memory is short.
@@ -24,12 +24,7 @@ impl Mapped {
     /// # Errors
     /// [`WeightsError::Read`].
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
-        let file = File::open(path).map_err(WeightsError::read(path))?;
-        if file.metadata().map_err(WeightsError::read(path))?.is_dir() {
-            return Err(WeightsError::read(path)(
-                std::io::ErrorKind::IsADirectory.into(),
-            ));
-        }
+        let file = file::open(path).map_err(WeightsError::read(path))?;
         // SAFETY: the mapping is read-only and private to `Mapped`, which hands out shared slices
         // bound to its own lifetime. Another process writing to the file changes bytes under us:
         // every byte pattern is a valid u8 and f32, and all offsets were checked against the

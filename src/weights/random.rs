@@ -29,8 +29,9 @@
 //! LayerNorm gains and biases, biases and outliers are what real models have and what zeros and
 //! ones would hide mistakes behind; activations stay of order 1 to 100 through 48 layers.
 
+use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use half::f16;
 use rayon::prelude::*;
@@ -40,6 +41,7 @@ use super::layout::{self, Expected, Role};
 use super::write::{Planned, SafetensorsWriter, file_rank, write_file};
 use super::{DType, WeightsError, config_json};
 use crate::model::config::{ModelConfig, ModelKind};
+use crate::untrusted::file;
 
 /// Values made before they are written: 16 MiB of f32 at most, whatever the model's size.
 const BLOCK: usize = 1 << 22;
@@ -67,11 +69,12 @@ impl From<ModelConfig> for RandomSpec {
 /// Writes a random model as a Hugging Face folder: config.json, model.safetensors (or shards with
 /// model.safetensors.index.json) and, for DNABERT, a made-up tokenizer.json.
 ///
-/// ESM-2 tensors have the prefix `esm.`, DNABERT's have none, as published.
+/// ESM-2 tensors have the prefix `esm.`, DNABERT's have none, as published. Files of the same names
+/// are replaced: ask [`standing_model`] first where that may not be.
 ///
 /// # Errors
-/// [`WeightsError::Spec`] for impossible sizes, [`WeightsError::NoWeights`] if `dir` already holds
-/// weights that would be taken for this model's, [`WeightsError::Write`].
+/// [`WeightsError::Spec`] for impossible sizes, [`WeightsError::Write`], also if `dir` already holds
+/// weights that would be taken for this model's.
 pub fn write_random(
     spec: &RandomSpec,
     seed: u64,
@@ -98,7 +101,12 @@ pub fn write_random(
     };
     let limit = spec.max_shard_bytes.unwrap_or(u64::MAX);
     let shards = shards(&tensors, prefix, dtype, limit);
+    let entry = match shards.len() {
+        0 | 1 => "model.safetensors",
+        _ => "model.safetensors.index.json",
+    };
     refuse_other_weights(dir, shards.len() > 1)?;
+    retire(&dir.join(entry))?;
     write_file(&dir.join("config.json"), &config_json::write(config, dtype))?;
     if config.kind == ModelKind::Dnabert {
         write_file(
@@ -108,7 +116,7 @@ pub fn write_random(
     }
 
     if let [only] = shards.as_slice() {
-        return write_shard(config, only, seed, &dir.join("model.safetensors"));
+        return write_shard(config, only, seed, &dir.join(entry));
     }
     let mut weight_map = Map::new();
     let mut total = 0;
@@ -122,7 +130,7 @@ pub fn write_random(
     }
     // The index comes last: without it the shards are no model.
     let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
-    write_file(&dir.join("model.safetensors.index.json"), &pretty(&index))
+    write_file(&dir.join(entry), &pretty(&index))
 }
 
 /// The values of one tensor, from value `first` on. The same (seed, name, index) is always the same
@@ -239,26 +247,72 @@ fn write_shard(
     writer.finish()
 }
 
+/// A file in `dir` that belongs to a model, if there is one: what [`write_random`] would replace, or
+/// what would be another model's beside the new one's.
+///
+/// # Errors
+/// [`WeightsError::Read`] where the folder is there and cannot be listed.
+pub fn standing_model(dir: &Path) -> Result<Option<PathBuf>, WeightsError> {
+    const ENDS: [&str; 5] = [
+        ".safetensors",
+        ".safetensors.index.json",
+        ".bin",
+        ".bin.index.json",
+        ".pt",
+    ];
+    let is_of_a_model = |name: &OsString| {
+        let name = name.to_string_lossy();
+        name == config_json::FILE
+            || name == "tokenizer.json"
+            || ENDS.iter().any(|end| name.ends_with(end))
+    };
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        // There is none yet, or none can be made, which making it says better.
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory) => return Ok(None),
+        Err(error) => return Err(WeightsError::read(dir)(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry.map_err(WeightsError::read(dir))?.file_name());
+    }
+    names.retain(is_of_a_model);
+    names.sort();
+    Ok(names.first().map(|name| dir.join(name)))
+}
+
+/// Removes the file that makes a folder a model, before any other file is replaced: what is left by
+/// a program that is stopped in the middle must not be read as a model of old and new parts.
+fn retire(entry: &Path) -> Result<(), WeightsError> {
+    match fs::remove_file(entry) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(WeightsError::write(entry)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A folder with both one file and shards is read as the one file; so neither is written beside the
 /// other.
 fn refuse_other_weights(dir: &Path, sharded: bool) -> Result<(), WeightsError> {
-    let others: &[&str] = if sharded {
-        &["model.safetensors"]
-    } else {
-        &["model.safetensors.index.json"]
+    let other = match sharded {
+        true => "model.safetensors",
+        false => "model.safetensors.index.json",
     };
-    match others.iter().find(|name| dir.join(name).exists()) {
-        Some(name) => Err(WeightsError::Write {
-            path: dir.to_owned(),
-            source: std::io::Error::new(
-                std::io::ErrorKind::AlreadyExists,
-                format!(
-                    "it already holds {name}, which would be confused with the new model; choose an empty folder"
-                ),
-            ),
-        }),
-        None => Ok(()),
+    let path = dir.join(other);
+    if !file::is_there(&path).map_err(WeightsError::read(&path))? {
+        return Ok(());
     }
+    Err(WeightsError::Write {
+        path: dir.to_owned(),
+        source: std::io::Error::new(
+            std::io::ErrorKind::AlreadyExists,
+            format!(
+                "it already holds {other}, which would be confused with the new model; choose an empty folder"
+            ),
+        ),
+    })
 }
 
 /// A byte-pair tokenizer over ACGT with DNABERT-S's special tokens and template, its words not

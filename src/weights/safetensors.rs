@@ -4,13 +4,17 @@
 //! they overflow (0.8.0; a panic where overflow is checked), and whose errors do not say which tensor
 //! is wrong.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::DType;
-use super::stored::{Malformed, StoredDType, StoredTensor, element_count};
+use super::stored::{
+    MOST_DIMENSIONS, Malformed, StoredDType, StoredTensor, element_count, fitting_name,
+};
+use crate::untrusted::{Shown, shown};
 
 /// The format's own limit.
 const LONGEST_HEADER: u64 = 100_000_000;
@@ -41,9 +45,20 @@ pub fn read_header(file: &[u8]) -> Result<Vec<StoredTensor>, Malformed> {
     };
     let Header(mut entries) = serde_json::from_slice(header).map_err(|error| {
         Malformed::damaged(format!(
-            "the safetensors header, which starts at byte {PREFIX}, is malformed: {error}"
+            "the safetensors header, which starts at byte {PREFIX}, is malformed: {}",
+            shown::parser(&error)
         ))
     })?;
+    let mut names = HashSet::with_capacity(entries.len());
+    if let Some((twice, _)) = entries
+        .iter()
+        .find(|(name, _)| !names.insert(name.as_str()))
+    {
+        return Err(Malformed::damaged(format!(
+            "the header has tensor {} twice",
+            Shown(twice)
+        )));
+    }
 
     entries.sort_by_key(|(_, info)| info.data_offsets);
     let data_start = PREFIX + header.len();
@@ -53,17 +68,19 @@ pub fn read_header(file: &[u8]) -> Result<Vec<StoredTensor>, Malformed> {
         let (start, end) = info.data_offsets;
         if start != expected_start || end < start {
             return Err(Malformed::damaged(format!(
-                "tensor {name} should lie at {expected_start} of the data, but its offsets are {start} to {end}"
+                "tensor {} should lie at {expected_start} of the data, but its offsets are {start} to {end}",
+                Shown(&name)
             )));
         }
         expected_start = end;
-        let dtype = dtype(&info.dtype);
+        let (Format(dtype), Shape(shape)) = (info.dtype, info.shape);
         if let Some(size) = dtype.size() {
-            let bytes = element_count(&info.shape).and_then(|n| n.checked_mul(size));
+            let bytes = element_count(&shape).and_then(|n| n.checked_mul(size));
             if bytes != Some(end - start) {
                 return Err(Malformed::damaged(format!(
-                    "tensor {name} of shape {:?} in {dtype} cannot be the {} bytes its offsets give",
-                    info.shape,
+                    "tensor {} of shape {} in {dtype} cannot be the {} bytes its offsets give",
+                    Shown(&name),
+                    shown::shape(&shape),
                     end - start
                 )));
             }
@@ -74,7 +91,7 @@ pub fn read_header(file: &[u8]) -> Result<Vec<StoredTensor>, Malformed> {
         tensors.push(StoredTensor {
             name,
             dtype,
-            shape: info.shape,
+            shape,
             place: Ok(place),
         });
     }
@@ -114,9 +131,56 @@ struct Header(Vec<(String, Info)>);
 
 #[derive(Deserialize)]
 struct Info {
-    dtype: String,
-    shape: Vec<usize>,
+    dtype: Format,
+    shape: Shape,
     data_offsets: (usize, usize),
+}
+
+/// A format by its name, of which nothing is kept.
+struct Format(StoredDType);
+
+impl<'de> Deserialize<'de> for Format {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Name;
+        impl Visitor<'_> for Name {
+            type Value = Format;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("the name of a number format")
+            }
+            fn visit_str<E: Error>(self, name: &str) -> Result<Format, E> {
+                Ok(Format(dtype(name)))
+            }
+        }
+        deserializer.deserialize_str(Name)
+    }
+}
+
+/// A shape, which takes four times as many bytes here as it may in the file.
+struct Shape(Vec<usize>);
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Sizes;
+        impl<'de> Visitor<'de> for Sizes {
+            type Value = Shape;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a list of sizes")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Shape, A::Error> {
+                let mut sizes = Vec::new();
+                while let Some(size) = list.next_element()? {
+                    if sizes.len() == MOST_DIMENSIONS {
+                        return Err(A::Error::custom(format!(
+                            "a tensor has more than {MOST_DIMENSIONS} dimensions"
+                        )));
+                    }
+                    sizes.push(size);
+                }
+                Ok(Shape(sizes))
+            }
+        }
+        deserializer.deserialize_seq(Sizes)
+    }
 }
 
 impl<'de> Deserialize<'de> for Header {
@@ -140,6 +204,7 @@ impl<'de> Visitor<'de> for Entries {
             if name == "__metadata__" {
                 map.next_value::<serde::de::IgnoredAny>()?;
             } else {
+                fitting_name(&name, entries.len()).map_err(A::Error::custom)?;
                 entries.push((name, map.next_value()?));
             }
         }

@@ -1,15 +1,22 @@
 //! From a path to the files of one checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 use super::WeightsError;
+use super::stored::fitting_name;
+use crate::untrusted::{Shown, file, shown};
 
-/// The longest JSON file that is read into memory.
-const LONGEST_JSON: u64 = 64 << 20;
+/// The longest index that is read. That of ESM-2 15B has 130 kB; the bound on tensors applies too.
+const LONGEST_INDEX: u64 = 8 << 20;
+/// Bytes of a file's name, beyond which no file system here has one.
+const LONGEST_FILE_NAME: usize = 255;
 
 /// The files of one checkpoint.
 #[derive(Debug)]
@@ -27,7 +34,7 @@ pub(super) struct Source {
 impl Source {
     /// Finds the files behind `path`: a folder, one file of tensors, or an index.
     pub fn find(path: &Path) -> Result<Self, WeightsError> {
-        if fs::metadata(path)
+        if file::metadata(path)
             .map_err(WeightsError::read(path))?
             .is_dir()
         {
@@ -62,8 +69,14 @@ impl Source {
     }
 
     /// A file beside the weights, if it is there.
-    pub fn beside(&self, name: &str) -> Option<PathBuf> {
-        Some(self.folder.join(name)).filter(|path| path.is_file())
+    ///
+    /// # Errors
+    /// Where it is there and is no regular file, or cannot be looked at: a link into a cache that has
+    /// lost the file is not the same as no file.
+    pub fn beside(&self, name: &str) -> Result<Option<PathBuf>, WeightsError> {
+        let path = self.folder.join(name);
+        let there = file::is_regular(&path).map_err(WeightsError::read(&path))?;
+        Ok(there.then_some(path))
     }
 }
 
@@ -76,22 +89,24 @@ fn in_folder(folder: &Path) -> Result<PathBuf, WeightsError> {
         "pytorch_model.bin",
         "pytorch_model.bin.index.json",
     ];
-    if let Some(path) = KNOWN
-        .iter()
-        .map(|name| folder.join(name))
-        .find(|path| path.is_file())
-    {
-        return Ok(path);
+    for path in KNOWN.iter().map(|name| folder.join(name)) {
+        // One that cannot be looked at must not give way to another format's weights.
+        if file::is_regular(&path).map_err(WeightsError::read(&path))? {
+            return Ok(path);
+        }
     }
-    let mut names: Vec<String> = fs::read_dir(folder)
-        .map_err(WeightsError::read(folder))?
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .collect();
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(WeightsError::read(folder))? {
+        names.push(entry.map_err(WeightsError::read(folder))?.file_name());
+    }
     names.sort();
     for extension in [".safetensors", ".pt"] {
-        let of_this_sort: Vec<&String> = names
+        let of_this_sort: Vec<&OsString> = names
             .iter()
-            .filter(|name| name.ends_with(extension) && !name.ends_with("-contact-regression.pt"))
+            .filter(|name| {
+                let name = name.to_string_lossy();
+                name.ends_with(extension) && !name.ends_with("-contact-regression.pt")
+            })
             .collect();
         match of_this_sort.as_slice() {
             [] => {}
@@ -99,7 +114,8 @@ fn in_folder(folder: &Path) -> Result<PathBuf, WeightsError> {
             several => {
                 let what = format!(
                     "the folder has several {extension} files and no index: {} and {}",
-                    several[0], several[1]
+                    Shown(&several[0].to_string_lossy()),
+                    Shown(&several[1].to_string_lossy())
                 );
                 return Err(WeightsError::NoWeights {
                     path: folder.to_owned(),
@@ -123,7 +139,50 @@ fn in_folder(folder: &Path) -> Result<PathBuf, WeightsError> {
 
 #[derive(Deserialize)]
 struct Index {
-    weight_map: BTreeMap<String, String>,
+    weight_map: WeightMap,
+}
+
+/// From tensors to names of files, no tensor twice and no more of them than a model can have.
+struct WeightMap(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for WeightMap {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(WeightMapVisitor)
+    }
+}
+
+struct WeightMapVisitor;
+
+impl<'de> Visitor<'de> for WeightMapVisitor {
+    type Value = WeightMap;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a map from tensor names to file names")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<WeightMap, A::Error> {
+        let mut weight_map = BTreeMap::new();
+        while let Some((tensor, file)) = map.next_entry::<String, String>()? {
+            fitting_name(&tensor, weight_map.len()).map_err(A::Error::custom)?;
+            // A downloaded index must not lead out of its folder.
+            let plain = matches!(
+                Path::new(&file).components().collect::<Vec<_>>()[..],
+                [Component::Normal(_)]
+            );
+            if !plain || file.len() > LONGEST_FILE_NAME {
+                let (tensor, file) = (Shown(&tensor), Shown(&file));
+                return Err(A::Error::custom(format!(
+                    "it has tensor {tensor} in \"{file}\", which is not a plain file name"
+                )));
+            }
+            if weight_map.contains_key(&tensor) {
+                let tensor = Shown(&tensor);
+                return Err(A::Error::custom(format!("it has tensor {tensor} twice")));
+            }
+            weight_map.insert(tensor, file);
+        }
+        Ok(WeightMap(weight_map))
+    }
 }
 
 fn weight_map(path: &Path) -> Result<BTreeMap<String, String>, WeightsError> {
@@ -132,35 +191,27 @@ fn weight_map(path: &Path) -> Result<BTreeMap<String, String>, WeightsError> {
         what,
         hint: "the index is damaged or of another sort; download it again".into(),
     };
-    let Index { weight_map } = serde_json::from_slice(&read_json(path)?)
-        .map_err(|error| wrong(format!("this is no index of a sharded checkpoint: {error}")))?;
-    if weight_map.is_empty() {
+    let bytes = read_json(path, LONGEST_INDEX)?;
+    let Index { weight_map } = serde_json::from_slice(&bytes).map_err(|error| {
+        wrong(format!(
+            "this is no index of a sharded checkpoint: {}",
+            shown::parser(&error)
+        ))
+    })?;
+    if weight_map.0.is_empty() {
         return Err(wrong("the index lists no tensors".into()));
     }
-    for (tensor, name) in &weight_map {
-        // A downloaded index must not lead out of its folder.
-        let plain = matches!(
-            Path::new(name).components().collect::<Vec<_>>()[..],
-            [Component::Normal(_)]
-        );
-        if !plain {
-            return Err(wrong(format!(
-                "the index has tensor {tensor} in {name:?}, which is not a plain file name"
-            )));
-        }
-    }
-    Ok(weight_map)
+    Ok(weight_map.0)
 }
 
-/// Reads a JSON file, unless it is too large to be one of a model's.
-pub(super) fn read_json(path: &Path) -> Result<Vec<u8>, WeightsError> {
-    let length = fs::metadata(path).map_err(WeightsError::read(path))?.len();
-    if length > LONGEST_JSON {
-        return Err(WeightsError::Format {
-            path: path.to_owned(),
-            what: format!("{length} bytes are too many for this JSON file"),
-            hint: "the file is damaged or of another sort; download it again".into(),
-        });
-    }
-    fs::read(path).map_err(WeightsError::read(path))
+/// Reads a JSON file of a model, unless it is longer than such a file can be.
+pub(super) fn read_json(path: &Path, longest: u64) -> Result<Vec<u8>, WeightsError> {
+    let read = file::read(path, longest).map_err(WeightsError::read(path))?;
+    read.map_err(|length| WeightsError::Format {
+        path: path.to_owned(),
+        what: format!(
+            "{length} bytes are too many for this JSON file, of which {longest} are read"
+        ),
+        hint: "the file is damaged or of another sort; download it again".into(),
+    })
 }

@@ -3,6 +3,17 @@
 use std::ops::Range;
 
 use super::DType;
+use crate::untrusted::Shown;
+
+/// The most tensors that the files of one model may have. ESM-2 15B has 781, and a checkpoint with
+/// the state of its training a few times as many. Each takes some 500 bytes here, and may take 50 in
+/// a file.
+pub(super) const MOST_TENSORS: usize = 1 << 16;
+/// The longest name of a tensor, in bytes. Published ones have at most 70; a name is kept three
+/// times, and a pickle can use one again and again at 4 bytes each.
+pub(super) const LONGEST_NAME: usize = 1000;
+/// The most dimensions of a tensor: PyTorch allows no more.
+pub(super) const MOST_DIMENSIONS: usize = 64;
 
 /// A tensor as its file describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +84,26 @@ impl Malformed {
     pub(super) fn damaged(what: impl Into<String>) -> Self {
         Self::new(what, "the file is damaged or incomplete; download it again")
     }
+}
+
+/// Whether a file may have one more tensor of this name, after `before` others.
+///
+/// # Errors
+/// A clause that says why not.
+pub(super) fn fitting_name(name: &str, before: usize) -> Result<(), String> {
+    if name.len() > LONGEST_NAME {
+        return Err(format!(
+            "a tensor's name, {}, has {} bytes, of which {LONGEST_NAME} are read",
+            Shown(name),
+            name.len()
+        ));
+    }
+    if before >= MOST_TENSORS {
+        return Err(format!(
+            "there are more than {MOST_TENSORS} tensors, and no model has so many"
+        ));
+    }
+    Ok(())
 }
 
 /// The product of a shape's sizes, `None` if it overflows.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::{Checkpoint, TensorInfo, layout};
 use crate::model::config::{ModelConfig, ModelKind};
+use crate::untrusted::{Shown, shown};
 
 /// A checkpoint's architecture, tensors, formats and size. Displays as a table, and serialises.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -82,17 +83,16 @@ impl fmt::Display for Summary {
         for warning in &self.warnings {
             writeln!(f, "warning: {warning}")?;
         }
-        let width = self.tensors.iter().map(|t| t.name.len()).max().unwrap_or(0);
+        // Names and shapes are the file's, which may not write on the terminal.
+        let shown_names = self.tensors.iter().map(|t| Shown(&t.name).to_string());
+        let names: Vec<String> = shown_names.collect();
+        let width = names.iter().map(String::len).max().unwrap_or(0);
         writeln!(f)?;
-        for t in &self.tensors {
-            let shape = format!("{:?}", t.shape);
-            let file = t.file.file_name().unwrap_or_default().to_string_lossy();
+        for (t, name) in self.tensors.iter().zip(&names) {
+            let shape = shown::shape(&t.shape);
+            let file = shown::path(t.file.file_name().unwrap_or_default());
             let unused = if t.used { "" } else { "  (not used)" };
-            writeln!(
-                f,
-                "{:width$}  {:5} {shape:14} {file}{unused}",
-                t.name, t.dtype
-            )?;
+            writeln!(f, "{name:width$}  {:5} {shape:14} {file}{unused}", t.dtype)?;
         }
         Ok(())
     }

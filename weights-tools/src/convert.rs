@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use seqstream::model::config::ModelKind;
+use seqstream::untrusted::{Shown, file, shown};
 use seqstream::weights::write::{Planned, SafetensorsWriter, file_rank, write_file};
 use seqstream::weights::{Checkpoint, DType, Tensor, config_json, layout};
 
@@ -29,6 +30,9 @@ pub struct Args {
     /// The file to write; its folder is made if need be
     #[arg(long, value_name = "FILE.safetensors")]
     out: PathBuf,
+    /// Replace that file, and config.json and tokenizer.json beside it, if they are there
+    #[arg(long)]
+    force: bool,
     /// Round the weights to this format [default: as they are]
     #[arg(long, value_enum)]
     dtype: Option<DTypeArg>,
@@ -41,20 +45,14 @@ pub fn run(args: Args) -> Result<(), Failure> {
     }
     let out = &args.out;
     if out.extension().is_none_or(|e| e != "safetensors") {
-        let what = format!("--out {} does not end in .safetensors", out.display());
+        let what = format!("--out {} does not end in .safetensors", shown::path(out));
         return Err(Failure::usage(
             what,
             "name the file to write, such as model.safetensors",
         ));
     }
-    let same = |path: &Path| {
-        fs::canonicalize(path)
-            .ok()
-            .is_some_and(|p| fs::canonicalize(out).ok() == Some(p))
-    };
-    if checkpoint.files().any(same) {
-        let what = format!("--out {} is the file to be converted", out.display());
-        return Err(Failure::usage(what, "choose another --out"));
+    if file::is_there(out).map_err(|e| Failure::write(out, e))? {
+        replaceable(&checkpoint, out, args.force)?;
     }
     let folder = out
         .parent()
@@ -63,7 +61,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     fs::create_dir_all(folder).map_err(|e| Failure::write(folder, e))?;
 
     let plan = plan(&checkpoint, args.dtype.map(DType::from));
-    copy_beside(&checkpoint, folder, &plan)?;
+    copy_beside(&checkpoint, folder, &plan, args.force)?;
     let planned: Vec<Planned> = plan.iter().map(|(_, planned)| planned.clone()).collect();
     let mut writer = SafetensorsWriter::create(out, &planned)?;
     let mut total = Deviation::default();
@@ -86,7 +84,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let bytes: u64 = planned.iter().map(Planned::bytes).sum();
     println!(
         "wrote {}: {} tensors, {}",
-        out.display(),
+        shown::path(out),
         planned.len(),
         size::show(bytes)
     );
@@ -97,14 +95,38 @@ pub fn run(args: Args) -> Result<(), Failure> {
         println!("  relative norm, all tensors  {:.3e}", total.relative());
         println!(
             "  relative norm, worst tensor {:.3e}  {}",
-            worst_norm.0, worst_norm.1
+            worst_norm.0,
+            Shown(worst_norm.1)
         );
         println!(
             "  largest of any value        {:.3e}  {}",
-            worst_value.0, worst_value.1
+            worst_value.0,
+            Shown(worst_value.1)
         );
     }
     Ok(())
+}
+
+/// Whether the file that stands under `out` may be replaced.
+fn replaceable(checkpoint: &Checkpoint, out: &Path, force: bool) -> Result<(), Failure> {
+    let real = |path: &Path| fs::canonicalize(path).map_err(|e| Failure::read(path, e));
+    // A link that leads nowhere is no file to be converted, and replacing it needs --force.
+    if file::metadata(out).is_ok() {
+        let target = real(out)?;
+        for path in checkpoint.files() {
+            if real(path)? == target {
+                let what = format!("--out {} is the file to be converted", shown::path(out));
+                return Err(Failure::usage(what, "choose another --out"));
+            }
+        }
+    }
+    if force {
+        return Ok(());
+    }
+    Err(Failure::output_exists(
+        format!("{} stands there already", shown::path(out)),
+        "choose another --out, or add --force to replace it",
+    ))
 }
 
 /// The tensors to write, each with its new name and format, in the order of the file.
@@ -127,19 +149,25 @@ fn plan(checkpoint: &Checkpoint, dtype: Option<DType>) -> Vec<(Tensor, Planned)>
     for name in names {
         let Some(tensor) = checkpoint.optional(&name) else {
             if !known.contains(&name) {
-                eprintln!("left out: {name}, which holds no floating-point values");
+                eprintln!(
+                    "left out: {}, which holds no floating-point values",
+                    Shown(&name)
+                );
             }
             continue;
         };
         if name.starts_with("embeddings.position_embeddings.") {
-            eprintln!("left out: {name}, which the model does not read");
+            eprintln!("left out: {}, which the model does not read", Shown(&name));
             continue;
         }
         let tied = embedding
             .as_ref()
             .is_some_and(|e| e.name() != name && e.bytes().as_ptr() == tensor.bytes().as_ptr());
         if tied {
-            eprintln!("left out: {name}, which is the embedding once more");
+            eprintln!(
+                "left out: {}, which is the embedding once more",
+                Shown(&name)
+            );
             continue;
         }
         let bare = ["lm_head.", "classifier.", "cls."]
@@ -161,11 +189,12 @@ fn plan(checkpoint: &Checkpoint, dtype: Option<DType>) -> Vec<(Tensor, Planned)>
     plan
 }
 
-/// config.json and tokenizer.json stand beside the new weights, never replacing others.
+/// config.json and tokenizer.json stand beside the new weights, replacing others only if told to.
 fn copy_beside(
     checkpoint: &Checkpoint,
     folder: &Path,
     plan: &[(Tensor, Planned)],
+    force: bool,
 ) -> Result<(), Failure> {
     let read = |path: &Path| fs::read(path).map_err(|e| Failure::read(path, e));
     let config = match checkpoint.config_path() {
@@ -177,24 +206,26 @@ fn copy_beside(
     };
     let mut files = vec![("config.json", config)];
     if let Some(path) = checkpoint.tokenizer_path() {
-        files.push(("tokenizer.json", read(&path)?));
+        files.push(("tokenizer.json", read(path)?));
     }
     for (name, bytes) in files {
         let path = folder.join(name);
-        match fs::read(&path) {
-            Ok(there) if there == bytes => {}
-            Ok(_) => {
-                let what = format!(
-                    "{} is already there and belongs to another model",
-                    path.display()
-                );
-                return Err(Failure::output_exists(
-                    what,
-                    "choose --out in an empty folder",
-                ));
+        // What cannot be read may be anything, and is not replaced unasked.
+        if !force && file::is_there(&path).map_err(|e| Failure::read(&path, e))? {
+            let same = file::read(&path, bytes.len() as u64);
+            if same.map_err(|e| Failure::read(&path, e))? == Ok(bytes) {
+                continue;
             }
-            Err(_) => write_file(&path, &bytes)?,
+            let what = format!(
+                "{} is already there and belongs to another model",
+                shown::path(&path)
+            );
+            return Err(Failure::output_exists(
+                what,
+                "choose --out in an empty folder, or add --force to replace it",
+            ));
         }
+        write_file(&path, &bytes)?;
     }
     Ok(())
 }
@@ -239,9 +270,9 @@ fn convert(
             if original.is_finite() && !converted.is_finite() {
                 let what = format!(
                     "{}: value {original:e} at index {} of tensor {} is beyond the range of {dtype}",
-                    tensor.file().display(),
+                    shown::path(tensor.file()),
                     first + at,
-                    tensor.name()
+                    Shown(tensor.name())
                 );
                 return Err(Failure::bad_weights(what, "choose --dtype bf16, which has the range of f32"));
             }

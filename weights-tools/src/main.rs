@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use seqstream::untrusted::shown;
 use seqstream::weights::{DType, WeightsError};
 
 /// Inspect, convert, verify and make model weights for seqstream.
@@ -125,9 +126,9 @@ impl Failure {
     }
 
     fn report(self) -> ExitCode {
-        eprintln!("error: {}", self.message);
+        eprintln!("error: {}", shown::message(&self.message));
         if let Some(hint) = self.hint {
-            eprintln!("hint: {hint}");
+            eprintln!("hint: {}", shown::message(&hint));
         }
         ExitCode::from(self.code)
     }

@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 use seqstream::model::config::{ModelConfig, ModelKind};
+use seqstream::untrusted::shown;
 use seqstream::weights::layout;
-use seqstream::weights::random::{RandomSpec, write_random};
+use seqstream::weights::random::{RandomSpec, standing_model, write_random};
 
 use crate::{DTypeArg, Failure, size};
 
@@ -55,6 +56,9 @@ pub struct Args {
     /// The folder to write
     #[arg(long)]
     out: PathBuf,
+    /// Replace a model that stands there
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -69,12 +73,21 @@ pub fn run(args: Args) -> Result<(), Failure> {
         config,
         max_shard_bytes: args.max_shard_size,
     };
+    if !args.force
+        && let Some(path) = standing_model(&args.out)?
+    {
+        let what = format!("{} stands there already", shown::path(&path));
+        return Err(Failure::output_exists(
+            what,
+            "choose an empty folder as --out, or add --force to replace the model in this one",
+        ));
+    }
     let start = Instant::now();
     write_random(&spec, args.seed, args.dtype.into(), &args.out)?;
     let c = &spec.config;
     eprintln!(
         "wrote {}: random {} of {} layers, width {}, {} heads, {} parameters in {}, in {:.1} s",
-        args.out.display(),
+        shown::path(&args.out),
         c.kind,
         c.layers,
         c.hidden,

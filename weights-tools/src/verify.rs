@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use rayon::prelude::*;
+use seqstream::untrusted::{Shown, shown};
 use seqstream::weights::{Checkpoint, WeightsError};
 
 use crate::Failure;
@@ -10,16 +11,19 @@ use crate::Failure;
 /// Values read at a time: 16 MiB of f32.
 const BLOCK: usize = 1 << 22;
 
-/// Check a model: every tensor there and in its shape, every value finite; and print its hash.
+/// Check a model: every tensor there and in its shape, every value finite, every checksum that the
+/// files hold; and print its hash.
 ///
-/// The hash covers the weights with their index, config.json and tokenizer.json. The files are read
-/// once for the hash and once for the values, in small pieces.
+/// The hash covers the weights with their index, config.json and tokenizer.json. PyTorch's files
+/// (.bin, .pt) hold a checksum of each of their parts; safetensors files hold none. The files are
+/// read once for the hash, once for the checksums and once for the values, in small pieces.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   weights-tools verify esm2_t6_8M_UR50D
 
-Exit code 4 if a tensor is missing, misshapen or has a value that is not finite.")]
+Exit code 4 if a tensor is missing, misshapen or has a value that is not finite, or if a checksum
+is not that of the bytes.")]
 pub struct Args {
     /// A model folder, a .safetensors, .bin or fair-esm .pt file, or an index
     path: PathBuf,
@@ -31,6 +35,10 @@ pub fn run(args: Args) -> Result<(), Failure> {
         eprintln!("warning: {warning}");
     }
     println!("hash   {}", checkpoint.hash()?);
+    match checkpoint.compare_checksums()? {
+        0 => {}
+        entries => println!("checksums ok: {entries} entries of the archive"),
+    }
     let tensors: Vec<_> = checkpoint
         .tensors()
         .into_iter()
@@ -62,8 +70,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
         if let Some((index, value)) = first_bad {
             bad.push(format!(
                 "{}: tensor {} has {count} values that are not finite, the first {value} at index {index}",
-                info.file.display(),
-                info.stored_name
+                shown::path(&info.file),
+                Shown(&info.stored_name)
             ));
         }
     }

@@ -287,3 +287,114 @@ fn errors_have_their_codes_and_remedies() {
         assert!(stderr.starts_with("error: "), "{stderr}");
     }
 }
+
+/// The model's files, by name.
+fn contents(dir: &Path) -> std::collections::BTreeMap<std::ffi::OsString, Vec<u8>> {
+    let entries = fs::read_dir(dir).unwrap().map(Result::unwrap);
+    entries
+        .map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap()))
+        .collect()
+}
+
+#[test]
+fn random_replaces_a_model_only_if_told_to() {
+    let random = |dir: &Path, more: &[&str]| {
+        let sizes = ["--layers", "1", "--hidden", "32", "--heads", "4"];
+        let args = ["random", "--kind", "esm2", "--out", text(dir)];
+        outcome(&[&args[..], &sizes[..], more].concat())
+    };
+    // Each file of a model is one that stands there.
+    for file in [
+        "model.safetensors",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+        "esm2.pt",
+        "config.json",
+        "tokenizer.json",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("notes.txt"), "mine").unwrap();
+        fs::write(dir.path().join(file), "precious").unwrap();
+        let before = contents(dir.path());
+        let (code, _, stderr) = random(dir.path(), &[]);
+        assert_eq!(code, 5, "{file}: {stderr}");
+        assert!(
+            stderr.contains(&format!("{file} stands there already")) && stderr.contains("--force"),
+            "{stderr}"
+        );
+        assert_eq!(contents(dir.path()), before);
+    }
+    let dir = model(small());
+    let (code, _, stderr) = random(dir.path(), &["--force"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(Checkpoint::open(dir.path()).unwrap().config().layers, 1);
+}
+
+#[test]
+fn convert_replaces_a_file_only_if_told_to() {
+    let (one, other) = (model(small()), model(ModelConfig::esm2(1, 32, 4)));
+    let file = other.path().join("model.safetensors");
+    let before = contents(other.path());
+    let convert = |more: &[&str]| {
+        let args = ["convert", text(one.path()), "--out", text(&file)];
+        outcome(&[&args[..], more].concat())
+    };
+    let (code, _, stderr) = convert(&[]);
+    assert_eq!(code, 5, "{stderr}");
+    assert!(
+        stderr.contains("model.safetensors stands there already") && stderr.contains("--force"),
+        "{stderr}"
+    );
+    assert_eq!(contents(other.path()), before);
+    let (code, _, stderr) = convert(&["--force"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(Checkpoint::open(other.path()).unwrap().config().layers, 2);
+}
+
+#[cfg(unix)]
+#[test]
+fn convert_replaces_no_file_that_it_cannot_read() {
+    let one = model(small());
+    let out = tempfile::tempdir().unwrap();
+    let lost = out.path().join("config.json");
+    std::os::unix::fs::symlink("/nonexistent/blob", &lost).unwrap();
+    let file = out.path().join("model.safetensors");
+    let (code, _, stderr) = outcome(&["convert", text(one.path()), "--out", text(&file)]);
+    assert_eq!(code, 4, "{stderr}");
+    assert!(
+        stderr.contains("config.json") && stderr.contains("where nothing is"),
+        "{stderr}"
+    );
+    assert!(fs::symlink_metadata(&lost).unwrap().is_symlink() && !file.exists());
+}
+
+#[test]
+fn verify_finds_a_byte_that_was_flipped_in_an_archive() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/torch/fair_esm.pt");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fair_esm.pt");
+    let mut bytes = fs::read(golden).unwrap();
+    fs::write(&path, &bytes).unwrap();
+    let (code, stdout, stderr) = outcome(&["verify", text(&path)]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("checksums ok: "), "{stdout}");
+
+    let tensors = seqstream::weights::read_torch_index(&bytes)
+        .unwrap()
+        .tensors;
+    for tensor in &tensors {
+        // The lowest bit of a mantissa: as finite as before.
+        let at = tensor.place.clone().unwrap().start;
+        bytes[at] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        let (code, stdout, stderr) = outcome(&["verify", text(&path)]);
+        assert_eq!(code, 4, "{}: {stdout}", tensor.name);
+        assert!(
+            stderr.contains(&format!("tensor {},", tensor.name)) && stderr.contains("checksum"),
+            "{stderr}"
+        );
+        bytes[at] ^= 1;
+    }
+}

@@ -10,9 +10,9 @@ use crate::sequence::decode;
 /// The tokeniser that a `tokenizer.json` describes.
 #[derive(Debug)]
 pub struct Bpe {
-    /// Ids before and after the text's.
-    pub(super) before: Vec<u32>,
-    pub(super) after: Vec<u32>,
+    /// The ids before and after the text's.
+    pub(super) before: u32,
+    pub(super) after: u32,
     /// Tokens matched in the text as it is; then, in what is left, those marked as normalised.
     pub(super) added: [AddedTokens; 2],
     pub(super) unknown: u32,
@@ -65,14 +65,14 @@ fn kind_at(text: &[u8]) -> (Kind, usize) {
 impl Bpe {
     /// Appends the special tokens and between them the tokens of `text`.
     pub fn encode(&self, text: &[u8], out: &mut Vec<u32>) {
-        out.extend_from_slice(&self.before);
+        out.push(self.before);
         let [plain, normalized] = &self.added;
         split(plain, text, out, &mut |piece, out| {
             split(normalized, piece, out, &mut |piece, out| {
                 self.words(piece, out)
             });
         });
-        out.extend_from_slice(&self.after);
+        out.push(self.after);
     }
 
     /// One more than the highest id.

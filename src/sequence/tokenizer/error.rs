@@ -1,10 +1,12 @@
 //! Why a tokenizer.json cannot be used.
 
+use crate::untrusted::shown;
+
 /// A `tokenizer.json` that cannot be used: the file, the field, and what to do ([`TokenizerError::hint`]).
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// The file cannot be read.
-    #[error("{file}: cannot be read: {source}")]
+    #[error("{}: cannot be read: {source}", shown::path(file))]
     Read {
         /// The file.
         file: String,
@@ -12,7 +14,10 @@ pub enum TokenizerError {
         source: std::io::Error,
     },
     /// The file is larger than any tokeniser this program supports.
-    #[error("{file}: {bytes} bytes are more than a tokenizer.json may have ({limit})")]
+    #[error(
+        "{}: {bytes} bytes are more than a tokenizer.json may have ({limit})",
+        shown::path(file)
+    )]
     TooLarge {
         /// The file.
         file: String,
@@ -22,7 +27,7 @@ pub enum TokenizerError {
         limit: u64,
     },
     /// Not JSON.
-    #[error("{file}: not valid JSON: {source}")]
+    #[error("{}: not valid JSON: {}", shown::path(file), shown::parser(source))]
     Json {
         /// The file.
         file: String,
@@ -30,7 +35,10 @@ pub enum TokenizerError {
         source: serde_json::Error,
     },
     /// A tokeniser of another kind.
-    #[error("{file}: `{field}` is {found}; only {supported} is supported")]
+    #[error(
+        "{}: `{field}` is {found}; only {supported} is supported",
+        shown::path(file)
+    )]
     Unsupported {
         /// The file.
         file: String,
@@ -42,7 +50,7 @@ pub enum TokenizerError {
         supported: &'static str,
     },
     /// A file that contradicts itself.
-    #[error("{file}: `{field}`: {reason}")]
+    #[error("{}: `{field}`: {reason}", shown::path(file))]
     Invalid {
         /// The file.
         file: String,
@@ -57,6 +65,9 @@ impl TokenizerError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
+            Self::Read { source, .. } if source.kind() == std::io::ErrorKind::InvalidInput => {
+                "copy it to a regular file, and give that"
+            }
             Self::Read { .. } => "fetch the model's tokenizer.json and put it beside its weights",
             Self::Unsupported { .. } => {
                 "the tokenizer.json of DNABERT-S and DNABERT-2 is supported; this one belongs to another model"

@@ -10,9 +10,14 @@ use super::added::{Added, AddedTokens};
 use super::backtrack::{Backtrack, Rule};
 use super::bpe::Bpe;
 use super::merge::{Merge, MergeTable};
+use crate::untrusted::{Shown, file, json as bounded, shown};
 
 /// The largest file read, in bytes; the published ones have 170 kB.
 pub const MAX_FILE: u64 = 16 << 20;
+/// The most JSON values of a file. The published ones have some 8000; one of 100 000 tokens, its
+/// merges written as lists, has 400 000. A value takes some 150 bytes in memory, and may take 2 in
+/// the file.
+const MAX_VALUES: usize = 1 << 19;
 const MAX_ID: u64 = 1 << 24;
 const MAX_ADDED: usize = 1000;
 
@@ -22,15 +27,14 @@ pub(super) fn from_file(path: &Path) -> Result<Bpe, TokenizerError> {
         file: name.clone(),
         source,
     };
-    let bytes = std::fs::metadata(path).map_err(read)?.len();
-    if bytes > MAX_FILE {
-        return Err(TokenizerError::TooLarge {
+    match file::read(path, MAX_FILE).map_err(read)? {
+        Ok(json) => from_slice(&name, &json),
+        Err(bytes) => Err(TokenizerError::TooLarge {
             file: name,
             bytes,
             limit: MAX_FILE,
-        });
+        }),
     }
-    from_slice(&name, &std::fs::read(path).map_err(read)?)
 }
 
 pub(super) fn from_slice(name: &str, json: &[u8]) -> Result<Bpe, TokenizerError> {
@@ -42,7 +46,7 @@ pub(super) fn from_slice(name: &str, json: &[u8]) -> Result<Bpe, TokenizerError>
             limit: MAX_FILE,
         });
     }
-    let root = serde_json::from_slice(json).map_err(|source| TokenizerError::Json {
+    let root = bounded::value(json, MAX_VALUES).map_err(|source| TokenizerError::Json {
         file: name.to_owned(),
         source,
     })?;
@@ -66,18 +70,14 @@ impl File<'_> {
     }
 
     fn unsupported(&self, field: &str, found: &Value, supported: &'static str) -> TokenizerError {
-        let mut found: String = match found {
+        let found = match found {
             Value::Object(map) => match map.get("type") {
-                Some(kind) => format!("of type {kind}"),
+                Some(kind) => format!("of type {}", shown::quoted(&kind.to_string())),
                 None => "an object".to_owned(),
             },
             Value::Array(_) => "a list".to_owned(),
-            other => other.to_string(),
+            other => shown::quoted(&other.to_string()),
         };
-        if let Some((cut, _)) = found.char_indices().nth(60) {
-            found.truncate(cut);
-            found.push_str("...");
-        }
         TokenizerError::Unsupported {
             file: self.name.to_owned(),
             field: field.to_owned(),
@@ -112,7 +112,7 @@ impl File<'_> {
     fn known(&self, prefix: &str, map: &Map<String, Value>, names: &[&str]) -> Checked<()> {
         match map.iter().find(|(key, _)| !names.contains(&key.as_str())) {
             Some((key, value)) => Err(self.unsupported(
-                &format!("{prefix}{}", key.escape_debug()),
+                &format!("{prefix}{}", Shown(key)),
                 value,
                 "a file without this field",
             )),
@@ -165,7 +165,7 @@ impl File<'_> {
         let vocabulary = self.vocabulary(model)?;
         let unknown = self.unknown(model, &vocabulary)?;
         let rules = self.merges(model, &vocabulary)?;
-        let (before, after) = self.template(get("post_processor"))?;
+        let [before, after] = self.template(get("post_processor"))?;
         let (added, highest) = self.added(get("added_tokens"), &vocabulary)?;
 
         let mut merges = MergeTable::with_capacity(rules.len());
@@ -188,7 +188,7 @@ impl File<'_> {
             })
             .collect();
         let backtrack = backtrack(&characters, &rules, unknown);
-        let ids = vocabulary.values().chain(&before).chain(&after).copied();
+        let ids = vocabulary.values().chain([&before, &after]).copied();
         let vocab_size = ids.max().unwrap_or(0).max(highest) as usize + 1;
         Ok(Bpe {
             before,
@@ -297,13 +297,9 @@ impl File<'_> {
             };
             let id = |text: &str| {
                 vocabulary.get(text).copied().ok_or_else(|| {
-                    let shown: String = text.chars().take(40).collect();
                     self.invalid(
                         &field(),
-                        format!(
-                            "'{}' does not stand in the vocabulary",
-                            shown.escape_debug()
-                        ),
+                        format!("'{}' does not stand in the vocabulary", Shown(text)),
                     )
                 })
             };
@@ -316,8 +312,9 @@ impl File<'_> {
         Ok(rules)
     }
 
-    /// The special tokens before and after the text.
-    fn template(&self, value: &Value) -> Checked<(Vec<u32>, Vec<u32>)> {
+    /// The special token before the text and the one after it. Other numbers of them are other
+    /// models': truncating and pooling take the first token for cls and the last one for sep.
+    fn template(&self, value: &Value) -> Checked<[u32; 2]> {
         if value
             .get("type")
             .is_none_or(|kind| kind != "TemplateProcessing")
@@ -333,8 +330,8 @@ impl File<'_> {
             value.get("single").unwrap_or(&Value::Null),
         )?;
         let special = value.get("special_tokens").unwrap_or(&Value::Null);
-        let mut before = Vec::new();
-        let mut after = Vec::new();
+        let mut before = None;
+        let mut after = None;
         let mut sequences = 0;
         for piece in single {
             if piece.pointer("/Sequence/id").is_some_and(|id| id == "A") {
@@ -348,27 +345,34 @@ impl File<'_> {
                     "special tokens and the sequence A",
                 ));
             };
-            let field = format!("post_processor.special_tokens.{}", id.escape_debug());
+            let field = format!("post_processor.special_tokens.{}", Shown(id));
             let ids = special
                 .get(id)
                 .and_then(|token| token.get("ids"))
                 .unwrap_or(&Value::Null);
-            for id in self.list(&field, ids)? {
-                let side = if sequences == 0 {
-                    &mut before
-                } else {
-                    &mut after
-                };
-                side.push(self.id(&field, id)?);
+            let [id] = self.list(&field, ids)?.as_slice() else {
+                return Err(self.invalid(&field, "one id should stand here"));
+            };
+            let side = if sequences == 0 {
+                &mut before
+            } else {
+                &mut after
+            };
+            if side.replace(self.id(&field, id)?).is_some() {
+                return Err(self.not_dnabert());
             }
         }
-        if sequences != 1 {
-            return Err(self.invalid(
-                "post_processor.single",
-                "the sequence A should stand here once",
-            ));
+        match (before, sequences, after) {
+            (Some(before), 1, Some(after)) => Ok([before, after]),
+            _ => Err(self.not_dnabert()),
         }
-        Ok((before, after))
+    }
+
+    fn not_dnabert(&self) -> TokenizerError {
+        self.invalid(
+            "post_processor.single",
+            "one special token, the sequence A and one special token should stand here",
+        )
     }
 
     /// The tokens matched inline (as they are; after normalising), and the highest id.

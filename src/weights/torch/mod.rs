@@ -6,13 +6,15 @@
 mod pickle;
 mod value;
 
-use std::collections::HashMap;
-use std::io::{Cursor, Read};
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Cursor, Read, Seek};
 use std::ops::Range;
 
+use zip::unstable::read::ZipIterable;
 use zip::{CompressionMethod, ZipArchive};
 
-use super::stored::{Malformed, StoredTensor, element_count};
+use super::stored::{MOST_TENSORS, Malformed, StoredTensor, element_count, fitting_name};
+use crate::untrusted::{Shown, shown};
 use pickle::Pickle;
 use value::{Id, Storage, TensorView, Value};
 
@@ -38,6 +40,11 @@ pub struct FairEsmSettings {
     pub token_dropout: Option<bool>,
 }
 
+/// Whether these bytes are a zip archive.
+pub(super) fn is_archive(file: &[u8]) -> bool {
+    file.starts_with(b"PK\x03\x04")
+}
+
 /// Reads the index of a whole PyTorch checkpoint.
 ///
 /// # Errors
@@ -59,11 +66,20 @@ pub fn read_index(file: &[u8]) -> Result<TorchFile, Malformed> {
         return Err(no_state_dict());
     };
     let mut tensors = Vec::new();
+    let mut names = HashSet::new();
     for (name, tensor) in pairs {
         // Names of other types, and values such as version numbers, are no tensors of a model.
         if let (Value::Str(name), Value::Tensor(view)) = (pickle.get(*name), pickle.get(*tensor))
             && let Value::Storage(storage) = pickle.get(view.storage)
         {
+            // Before anything is copied: a name of a megabyte may stand under thousands of pairs.
+            fitting_name(name, tensors.len()).map_err(Malformed::damaged)?;
+            if !names.insert(*name) {
+                return Err(Malformed::damaged(format!(
+                    "the pickle has tensor {} twice",
+                    Shown(name)
+                )));
+            }
             tensors.push(archive.tensor(name, view, storage)?);
         }
     }
@@ -88,6 +104,82 @@ pub fn check_pickle(bytes: &[u8]) -> Result<usize, Malformed> {
         Value::Dict(pairs) => pairs.len(),
         _ => 0,
     })
+}
+
+/// Runs a pickle by itself, and writes the value that it stands for as text, as the fuzzer compares
+/// it: a number by its digits, a float by its bits,
+/// containers by their brackets. What is nested more than 64 deep, or beyond a mebibyte, is "...".
+///
+/// # Errors
+/// As [`read_index`].
+pub fn pickle_text(bytes: &[u8]) -> Result<String, Malformed> {
+    let pickle = Pickle::read(bytes)?;
+    let mut out = String::new();
+    text(&pickle, pickle.root(), 0, &mut out);
+    Ok(out)
+}
+
+/// The most of a text that [`pickle_text`] writes: of shared values each place is written out.
+const LONGEST_TEXT: usize = 1 << 20;
+
+fn text(pickle: &Pickle, id: Id, depth: usize, out: &mut String) {
+    use std::fmt::Write;
+    if depth > 64 || out.len() > LONGEST_TEXT {
+        out.push_str("...");
+        return;
+    }
+    // Writing to a String cannot fail.
+    let _ = match pickle.get(id) {
+        Value::None => write!(out, "none"),
+        Value::Bool(b) => write!(out, "{b}"),
+        Value::Int(n) => write!(out, "{n}"),
+        Value::Float(x) => write!(out, "{:#018x}", x.to_bits()),
+        Value::Str(s) => write!(out, "{s:?}"),
+        Value::Opaque => write!(out, "?"),
+        Value::Global(global) => write!(out, "{global:?}"),
+        Value::Storage(s) => write!(out, "{:?} of {} in {}", s.key, s.len, s.dtype),
+        Value::Object(state) => {
+            out.push_str("object(");
+            if let Some(state) = state {
+                text(pickle, *state, depth + 1, out);
+            }
+            write!(out, ")")
+        }
+        Value::Sequence(items) => {
+            out.push('[');
+            for item in items {
+                text(pickle, *item, depth + 1, out);
+                out.push(',');
+                // A million items may be recalled a million times.
+                if out.len() > LONGEST_TEXT {
+                    break;
+                }
+            }
+            write!(out, "]")
+        }
+        Value::Dict(pairs) => {
+            out.push('{');
+            for (key, value) in pairs {
+                text(pickle, *key, depth + 1, out);
+                out.push(':');
+                text(pickle, *value, depth + 1, out);
+                out.push(',');
+                if out.len() > LONGEST_TEXT {
+                    break;
+                }
+            }
+            write!(out, "}}")
+        }
+        Value::Tensor(view) => {
+            out.push_str("tensor(");
+            text(pickle, view.storage, depth + 1, out);
+            write!(
+                out,
+                ", {}, {:?}, {:?})",
+                view.offset, view.shape, view.stride
+            )
+        }
+    };
 }
 
 fn no_state_dict() -> Malformed {
@@ -151,18 +243,22 @@ struct Archive<'a> {
 
 impl<'a> Archive<'a> {
     fn open(file: &'a [u8]) -> Result<Self, Malformed> {
-        let zip = ZipArchive::new(Cursor::new(file)).map_err(|error| {
-            Malformed::damaged(format!(
-                "the zip archive of {} bytes cannot be read: {error}",
-                file.len()
-            ))
-        })?;
-        let pickle = zip.file_names_raw().find_map(|name| {
+        check_directory(file)?;
+        let zip = ZipArchive::new(Cursor::new(file)).map_err(|error| unreadable(file, &error))?;
+        let folders = zip.file_names_raw().filter_map(|name| {
             let name = std::str::from_utf8(name).ok()?;
             let folder = name.strip_suffix("data.pkl")?;
             (folder.is_empty() || folder.ends_with('/')).then(|| folder.to_owned())
         });
-        let folder = pickle.ok_or_else(|| {
+        let mut folders: Vec<String> = folders.take(2).collect();
+        if let [one, other] = folders.as_slice() {
+            return Err(Malformed::damaged(format!(
+                "the zip archive has two pickles, {}data.pkl and {}data.pkl",
+                Shown(one),
+                Shown(other)
+            )));
+        }
+        let folder = folders.pop().ok_or_else(|| {
             Malformed::new(
                 "this zip archive is no PyTorch checkpoint: it has no entry data.pkl",
                 "give a file written by torch.save; a zipped model folder must be unpacked first",
@@ -185,7 +281,8 @@ impl<'a> Archive<'a> {
         self.stored(index, &name)?;
         let failed = |error: &dyn std::fmt::Display| {
             Malformed::damaged(format!(
-                "the archive's entry {name} cannot be read: {error}"
+                "the archive's entry {} cannot be read: {error}",
+                Shown(&name)
             ))
         };
         let file = self.zip.by_index(index).map_err(|e| failed(&e))?;
@@ -228,13 +325,15 @@ impl<'a> Archive<'a> {
     fn stored(&mut self, index: usize, name: &str) -> Result<Range<usize>, Malformed> {
         let file = self.zip.by_index_raw(index).map_err(|error| {
             Malformed::damaged(format!(
-                "the archive's entry {name} cannot be found: {error}"
+                "the archive's entry {} cannot be found: {error}",
+                Shown(name)
             ))
         })?;
         if file.compression() != CompressionMethod::Stored || file.encrypted() {
             return Err(Malformed::new(
                 format!(
-                    "the archive's entry {name} is compressed or encrypted and cannot be mapped"
+                    "the archive's entry {} is compressed or encrypted and cannot be mapped",
+                    Shown(name)
                 ),
                 "load it in PyTorch and torch.save it again, which stores entries as they are",
             ));
@@ -246,7 +345,8 @@ impl<'a> Archive<'a> {
         });
         range.ok_or_else(|| {
             Malformed::damaged(format!(
-                "the archive's entry {name} reaches beyond the file's end"
+                "the archive's entry {} reaches beyond the file's end",
+                Shown(name)
             ))
         })
     }
@@ -257,8 +357,9 @@ impl<'a> Archive<'a> {
         }
         let name = format!("{}data/{key}", self.folder);
         let index = self.zip.index_for_name(&name);
-        let index =
-            index.ok_or_else(|| Malformed::damaged(format!("the archive has no entry {name}")))?;
+        let index = index.ok_or_else(|| {
+            Malformed::damaged(format!("the archive has no entry {}", Shown(&name)))
+        })?;
         let range = self.stored(index, &name)?;
         self.known.insert(key.to_owned(), range.clone());
         Ok(range)
@@ -271,7 +372,7 @@ impl<'a> Archive<'a> {
         storage: &Storage,
     ) -> Result<StoredTensor, Malformed> {
         let mut entry = self.storage(storage.key).map_err(|mut malformed| {
-            malformed.what = format!("tensor {name}: {}", malformed.what);
+            malformed.what = format!("tensor {}: {}", Shown(name), malformed.what);
             malformed
         })?;
         let Some(size) = storage.dtype.size() else {
@@ -285,10 +386,11 @@ impl<'a> Archive<'a> {
         };
         let outside = || {
             Malformed::damaged(format!(
-                "tensor {name} of shape {:?} at offset {} reaches beyond its storage data/{} of {} bytes",
-                view.shape,
+                "tensor {} of shape {} at offset {} reaches beyond its storage data/{} of {} bytes",
+                Shown(name),
+                shown::shape(&view.shape),
                 view.offset,
-                storage.key,
+                Shown(storage.key),
                 entry.len()
             ))
         };
@@ -310,8 +412,9 @@ impl<'a> Archive<'a> {
             Ok(entry)
         } else {
             Err(format!(
-                "of shape {:?} has strides {:?}, and only row-major ones without gaps are mapped",
-                view.shape, view.stride
+                "of shape {} has strides {}, and only row-major ones without gaps are mapped",
+                shown::shape(&view.shape),
+                shown::shape(&view.stride)
             ))
         };
         Ok(StoredTensor {
@@ -321,6 +424,108 @@ impl<'a> Archive<'a> {
             place,
         })
     }
+}
+
+/// The most entries of an archive: one a storage, and a few more. The reader of archives takes some
+/// 500 bytes for each that the archive's end record promises, be they there or not.
+const MOST_ENTRIES: usize = MOST_TENSORS + 64;
+
+/// The longest name of an entry, in bytes: the name that the file had when it was saved, which no
+/// file system here lets be longer than 255 bytes, then "/data/" and a number.
+const LONGEST_ENTRY_NAME: usize = 1000;
+
+fn unreadable(file: &[u8], error: &dyn std::fmt::Display) -> Malformed {
+    Malformed::damaged(format!(
+        "the zip archive of {} bytes cannot be read: {error}",
+        file.len()
+    ))
+}
+
+/// Goes through the archive's directory, which takes no memory but for the names, and refuses what
+/// [`ZipArchive`] would not: more entries than a checkpoint can have, and one name twice, of which it
+/// would take the last and others the first.
+fn check_directory(file: &[u8]) -> Result<(), Malformed> {
+    let failed = |error| unreadable(file, &error);
+    let config = zip::read::Config::default();
+    let mut archive = ZipIterable::try_new(Cursor::new(file), config).map_err(failed)?;
+    if archive.len() > MOST_ENTRIES {
+        return Err(Malformed::damaged(format!(
+            "the zip archive gives itself {} entries, of which at most {MOST_ENTRIES} are read",
+            archive.len()
+        )));
+    }
+    let mut names = HashSet::new();
+    // Every header is read: where one cannot be, `ZipArchive` would look for another directory.
+    for entry in archive.files().map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.name_raw();
+        if name.len() > LONGEST_ENTRY_NAME {
+            return Err(Malformed::damaged(format!(
+                "an entry's name in the zip archive, {}, has {} bytes, of which \
+                 {LONGEST_ENTRY_NAME} are read",
+                Shown(&String::from_utf8_lossy(name)),
+                name.len()
+            )));
+        }
+        if !names.insert(name.to_vec()) {
+            return Err(Malformed::damaged(format!(
+                "the zip archive has two entries of the name {}",
+                Shown(&String::from_utf8_lossy(name))
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// An entry whose bytes are not those that its checksum was made of.
+#[derive(Debug)]
+pub(super) struct Corrupt {
+    /// Its name.
+    pub entry: String,
+    /// Where its bytes lie, where that is known.
+    pub place: Option<Range<usize>>,
+    /// What reading it gave.
+    pub error: String,
+}
+
+/// Reads every entry of an archive, so that its checksum (CRC-32) is compared: how many there are,
+/// or the first that is corrupt.
+///
+/// # Errors
+/// Where the file cannot be read.
+pub(super) fn compare_checksums(file: impl Read + Seek) -> io::Result<Result<usize, Corrupt>> {
+    let mut archive = ZipArchive::new(file)?;
+    for index in 0..archive.len() {
+        let mut corrupt = Corrupt {
+            entry: String::new(),
+            place: None,
+            error: String::new(),
+        };
+        let copied = match archive.by_index(index) {
+            Ok(mut entry) => {
+                corrupt.entry = String::from_utf8_lossy(entry.name_raw()).into_owned();
+                corrupt.place = place(&entry);
+                io::copy(&mut entry, &mut io::sink()).map(|_| ())
+            }
+            Err(error) => Err(error.into()),
+        };
+        match copied {
+            Ok(()) => {}
+            // What the disk refuses is no word about the file.
+            Err(error) if error.raw_os_error().is_some() => return Err(error),
+            Err(error) => {
+                corrupt.error = error.to_string();
+                return Ok(Err(corrupt));
+            }
+        }
+    }
+    Ok(Ok(archive.len()))
+}
+
+fn place<R: Read>(entry: &zip::read::ZipFile<'_, R>) -> Option<Range<usize>> {
+    let start = usize::try_from(entry.data_start()?).ok()?;
+    let length = usize::try_from(entry.compressed_size()).ok()?;
+    Some(start..start.checked_add(length)?)
 }
 
 /// Whether values lie row-major and without gaps. The stride of a dimension of one is never used.

@@ -5,17 +5,21 @@
 //! are kept as opaque data, and any other is an error that names it.
 //!
 //! Values live in one arena and refer to one another by number, so that neither deep nesting nor
-//! cycles can overflow the stack or leak, and memory is bounded by the number of values.
+//! cycles can overflow the stack or leak, and memory is bounded by the number of instructions.
 
 use std::collections::HashMap;
 
 use super::super::stored::Malformed;
 use super::value::{Global, Id, Storage, TensorView, Value, global};
+use crate::untrusted::Shown;
 
 /// The longest pickle that is read; real ones are well below 1 MiB.
 pub const LONGEST: u64 = 32 << 20;
-/// The most values a pickle may make, some 100 MB of them.
-const MOST_VALUES: usize = 1 << 21;
+/// The most instructions that are run. Each makes at most one value, one place on the stack, one
+/// mark and one entry of the memo, and an element of a list or a dict was a place on the stack
+/// before: so this bounds all of them, to some 150 MB together. A tensor takes some 45 instructions:
+/// ESM-2 15B in one file some 40 000, with the state of its training three or four times as many.
+pub(super) const MOST_INSTRUCTIONS: usize = 1 << 20;
 
 /// What a pickle describes.
 #[derive(Debug)]
@@ -92,7 +96,7 @@ type Step<T> = Result<T, Malformed>;
 
 impl<'a> Machine<'a> {
     fn run(&mut self) -> Step<Id> {
-        loop {
+        for _ in 0..MOST_INSTRUCTIONS {
             self.start = self.at;
             let op = self.byte()?;
             if op == b'.' {
@@ -100,6 +104,10 @@ impl<'a> Machine<'a> {
             }
             self.step(op)?;
         }
+        self.start = self.at;
+        Err(self.wrong(&format!(
+            "it goes on after {MOST_INSTRUCTIONS} instructions, more than a checkpoint can need"
+        )))
     }
 
     fn step(&mut self, op: u8) -> Step<()> {
@@ -371,9 +379,6 @@ impl<'a> Machine<'a> {
     }
 
     fn push(&mut self, value: Value<'a>) -> Step<()> {
-        if self.values.len() >= MOST_VALUES {
-            return Err(self.wrong("it makes more values than a checkpoint can need"));
-        }
         self.stack.push(self.values.len() as Id);
         self.values.push(value);
         Ok(())
@@ -448,8 +453,10 @@ impl<'a> Machine<'a> {
             Some(global) => self.push(Value::Global(global)),
             None => Err(Malformed::new(
                 format!(
-                    "at byte {} of its pickle the file asks for {module}.{name}, which loading weights does not need",
-                    self.start
+                    "at byte {} of its pickle the file asks for {}.{}, which loading weights does not need",
+                    self.start,
+                    Shown(module),
+                    Shown(name)
                 ),
                 "nothing was executed; if you trust the file, load it in PyTorch and save its state_dict() \
                  as safetensors",

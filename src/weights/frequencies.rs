@@ -1,0 +1,85 @@
+//! Rotary frequencies (`inv_freq`), which checkpoints store once a layer.
+//!
+//! Hugging Face's code turns each layer by that layer's own frequencies. All published models have
+//! the same in every layer, and the backends keep one table of angles for all of them: a model whose
+//! layers differ would be computed otherwise than by Hugging Face, and so is refused.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::architecture::{Located, Tensors};
+use super::mapped::Mapped;
+use super::stored::StoredDType;
+use super::{WeightsError, layout};
+use crate::model::config::{ModelConfig, ModelKind};
+
+/// Refuses a model whose layers have different frequencies, or some of whose layers have none while
+/// others have.
+pub(super) fn check<'a>(
+    config: &ModelConfig,
+    tensors: &Tensors,
+    file: impl Fn(&Located) -> &'a Arc<Mapped>,
+) -> Result<(), WeightsError> {
+    if config.kind != ModelKind::Esm2 {
+        return Ok(());
+    }
+    let of = |layer| {
+        let own = tensors.get(&layout::inv_freq_name(layer));
+        own.or_else(|| tensors.get(layout::SHARED_INV_FREQ))
+    };
+    let first = of(0);
+    let expected = first.map(|t| values(t, file(t).bytes()));
+    for layer in 1..config.layers {
+        match (of(layer), &expected) {
+            (None, None) => {}
+            (Some(t), Some(expected)) => {
+                let found = values(t, file(t).bytes());
+                // By their bits, so that a NaN is equal to itself.
+                let differs = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits();
+                if let Some(at) = found.iter().zip(expected).position(differs) {
+                    let what = format!(
+                        "has {} at index {at}, where layer 0 has {}: layers of different rotary \
+                         frequencies are not computed here",
+                        found[at], expected[at]
+                    );
+                    return Err(refused(t, file(t).path(), what));
+                }
+            }
+            (Some(t), None) => {
+                let what = format!(
+                    "gives layer {layer} rotary frequencies, where layer 0 has none: layers of \
+                     different rotary frequencies are not computed here"
+                );
+                return Err(refused(t, file(t).path(), what));
+            }
+            (None, Some(_)) => {
+                // There is a first one, since its values are.
+                let Some(t) = first else { continue };
+                let what = format!(
+                    "gives layer 0 rotary frequencies, where layer {layer} has none: layers of \
+                     different rotary frequencies are not computed here"
+                );
+                return Err(refused(t, file(t).path(), what));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn refused(t: &Located, path: &Path, what: String) -> WeightsError {
+    WeightsError::Unusable {
+        tensor: t.stored.name.clone(),
+        path: path.to_owned(),
+        what,
+        hint: "the file is damaged, or of a model that was changed; give the published one".into(),
+    }
+}
+
+/// The values of a tensor that was found usable.
+fn values(t: &Located, file: &[u8]) -> Vec<f32> {
+    let mut values = Vec::new();
+    if let (StoredDType::Float(dtype), Ok(range)) = (&t.stored.dtype, &t.stored.place) {
+        dtype.decode(file.get(range.clone()).unwrap_or_default(), &mut values);
+    }
+    values
+}
