@@ -58,7 +58,7 @@ pub fn run(args: &InspectArgs, console: &Console) -> Result<(), Failure> {
     if config.kind == ModelKind::Dnabert {
         let path = checkpoint
             .tokenizer_path()
-            .map(|p| shown::path(p).to_string());
+            .map(|p| shown::path(&p).to_string());
         lines.push((
             "tokenizer",
             path.unwrap_or_else(|| "missing: DNA cannot be read without tokenizer.json".into()),

@@ -33,7 +33,7 @@ pub fn tokenizer(path: &Path, checkpoint: &Checkpoint) -> Result<Tokenizer, Fail
             let file = file.ok_or_else(|| Failure::NoTokenizer {
                 model: path.display().to_string(),
             })?;
-            Ok(Tokenizer::from_file(file)?)
+            Ok(Tokenizer::from_file(&file)?)
         }
     }
 }

@@ -195,8 +195,8 @@ impl Checkpoint {
     }
 
     /// tokenizer.json beside the weights, if it is there.
-    pub fn tokenizer_path(&self) -> Option<&Path> {
-        self.tokenizer_path.as_deref()
+    pub fn tokenizer_path(&self) -> Option<PathBuf> {
+        self.tokenizer_path.clone()
     }
 
     /// The config.json that gave the architecture, if one did.

@@ -153,6 +153,10 @@ impl WeightsError {
                 io::ErrorKind::NotFound => {
                     "check the path; where it is a link, download what it leads to again".into()
                 }
+                io::ErrorKind::IsADirectory => {
+                    "a folder stands where a file is expected: move it away, or name a file in it"
+                        .into()
+                }
                 io::ErrorKind::InvalidInput => {
                     "weights are mapped: copy them to a regular file, and give that".into()
                 }

@@ -206,7 +206,7 @@ fn copy_beside(
     };
     let mut files = vec![("config.json", config)];
     if let Some(path) = checkpoint.tokenizer_path() {
-        files.push(("tokenizer.json", read(path)?));
+        files.push(("tokenizer.json", read(&path)?));
     }
     for (name, bytes) in files {
         let path = folder.join(name);
