@@ -282,7 +282,7 @@ impl Writer<'_> {
             (0, 0) => self.op(b")"),
             // TUPLE1 to TUPLE3
             (0, 1..=3) => {}
-            (0 | 1 | 2, _) => self.op(b"("),
+            (0..=2, _) => self.op(b"("),
             (3, _) => self.op(b"]("),
             (_, _) => self.op(b"]"),
         }
