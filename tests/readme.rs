@@ -18,6 +18,11 @@ fn readme() -> String {
     fs::read_to_string(root().join("README.md")).unwrap()
 }
 
+/// The page with the table of options and the exit codes.
+fn usage() -> String {
+    fs::read_to_string(root().join("docs/usage.md")).unwrap()
+}
+
 /// The lines of all fenced blocks of one language.
 fn blocks(text: &str, language: &str) -> Vec<String> {
     let mut inside = None;
@@ -222,7 +227,7 @@ fn every_option_exists_and_every_option_is_named() {
         .collect();
     assert!(existing.len() > 15);
 
-    let text = readme();
+    let text = readme() + &usage();
     let mut named = BTreeSet::new();
     for line in text.lines() {
         // Options of other programs: cargo's before a ` -- `, all of weights-tools' and hf's.
@@ -244,13 +249,14 @@ fn every_option_exists_and_every_option_is_named() {
         .flat_map(|line| options(line.split('|').nth(1).unwrap_or("")))
         .collect();
     existing.remove("--help");
-    assert_eq!(table, existing, "the README's table against `embed --help`");
+    assert_eq!(table, existing, "the table of docs/usage.md against `embed --help`");
 }
 
 #[test]
 fn every_command_of_seqstream_exists() {
     let (help, _) = seqstream(&["--help"]);
-    let lines = blocks(&readme(), "sh");
+    let mut lines = blocks(&readme(), "sh");
+    lines.extend(blocks(&usage(), "sh"));
     let used: BTreeSet<&str> = lines
         .iter()
         .filter_map(|line| line.strip_prefix("seqstream ")?.split(' ').next())
@@ -275,7 +281,7 @@ fn exit_codes(text: &str) -> Vec<(String, String)> {
 fn the_exit_codes_are_those_of_the_help() {
     let (help, _) = seqstream(&["--help"]);
     let (_, codes) = help.split_once("Exit codes:").unwrap();
-    let text = readme();
+    let text = usage();
     let (_, table) = text.split_once("| exit code |").unwrap();
     let (table, _) = table.split_once("\n\n").unwrap();
     let ours = exit_codes(table);
@@ -333,4 +339,10 @@ fn nothing_points_outside_the_repository() {
         }
     }
     assert!(links > 5, "{links}");
+}
+
+#[test]
+fn the_readme_is_short() {
+    let lines = readme().lines().count();
+    assert!(lines <= 160, "{lines} lines");
 }

@@ -14,7 +14,7 @@ use std::process::Command;
 pub type Tree = BTreeMap<String, Vec<u8>>;
 
 /// Whether `merge` goes on with what an earlier one has left. Else that has to be removed by hand.
-const MERGE_GOES_ON: bool = false;
+const MERGE_GOES_ON: bool = true;
 
 /// What is disturbed.
 #[derive(Debug, Clone, Copy, PartialEq)]
