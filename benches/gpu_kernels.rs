@@ -117,6 +117,31 @@ fn run(multiprocessors: usize, only: Option<String>, extent: Extent) -> Result<(
             &uniform(longest.min(350), many),
         )?;
     }
+    // Every width at a long length and, where Hopper has a kernel of its own, against mma.sync.
+    for (heads, head_dim) in [(20, 16), (20, 24), (20, 32), (40, 128)] {
+        for length in [100, 1022, 4096] {
+            let lengths = uniform(length.min(longest), many);
+            attention(&mut device, (heads, head_dim), DType::F16, true, &lengths)?;
+        }
+        let lengths = uniform(longest.min(350), many);
+        attention(&mut device, (heads, head_dim), DType::Bf16, true, &lengths)?;
+        attention(
+            &mut device,
+            (heads, head_dim),
+            DType::F16,
+            true,
+            &ragged(many),
+        )?;
+        let by = By::MmaSync;
+        attention_by(
+            &mut device,
+            by,
+            (heads, head_dim),
+            DType::F16,
+            true,
+            &lengths,
+        )?;
+    }
     for (heads, length) in [
         ((20, 64), 51),
         ((20, 64), 350),

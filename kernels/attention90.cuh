@@ -3,7 +3,8 @@
 //
 // A block stays on its SM and takes one head of an item (params.h, AttentionItem) after the other, heads fastest. Its
 // last warpgroup produces: cp.async brings tiles of 64 keys and 64 values into a ring, in the 128-byte swizzle that
-// wgmma reads, and the keys are rotated there, once for all queries of the item. The others consume: they take turns at
+// wgmma reads, and the keys are rotated there, once for all queries of the item (those of more than HOPPER_ROTATES tokens
+// have been rotated by rotate_keys.cu). The others consume: they take turns at
 // 64 queries, which meet all keys: s = q k^T by wgmma, q in registers; the online softmax in registers; o += p v by
 // wgmma, p in registers. Nothing keeps them in step: one has its softmax while another has its products, or the next
 // item's. A sequence that fits into the ring (HOPPER_WHOLE) is one item, and its keys stay for all its queries; others
@@ -187,13 +188,13 @@ template <typename T> struct Queries90 {
 #endif
 
 // A stage of the ring and the parity of its barrier.
-struct Place90 {
+template <int STAGES> struct Place90 {
     int both = 0;
     __device__ __forceinline__ int stage() const { return both >> 1; }
     __device__ __forceinline__ int parity() const { return both & 1; }
     __device__ __forceinline__ void next() {
         both += 2;
-        if (both >= 2 * HOPPER_STAGES) both = (both - 2 * HOPPER_STAGES) ^ 1;
+        if (both >= 2 * STAGES) both = (both - 2 * STAGES) ^ 1;
     }
 };
 
@@ -267,14 +268,16 @@ template <typename T> __device__ __forceinline__ void attention90(const Attentio
         // It rotates what its warp fetched, 16 lanes a row and two columns a lane: so a row's angles are read as they
         // lie, and rows r and r + 4 take all banks. A thread has the angles of 4 rows of each half.
         const int turned = warp_row + lane / 16 * 4, pair = lane % 16 * 2;
-        Place90 fetched;
+        Place90<STAGES> fetched;
         int key = 0;        // the tile's first, of the sequence's
         int under_way = 0;  // tiles that are fetched and not yet handed on
         int ready = -AHEAD; // the stage to hand on, once so many tiles are under way
         int part = 0;       // of `angles`, for the tile that is fetched; the oldest is the next
+        uint32_t rotated = 0; // bit i: the keys fetched i tiles ago are to be rotated
 #pragma unroll 1
         while (!work.ended() || under_way > 0) {
             const int oldest = part < AHEAD ? part + 1 : 0;
+            rotated <<= 1;
             if (!work.ended()) {
                 mbar_wait(&empty[fetched.stage()], fetched.parity() ^ 1);
                 const int length = int(work.item.length);
@@ -293,7 +296,8 @@ template <typename T> __device__ __forceinline__ void attention90(const Attentio
                     // The queries of these rows are wanted soon, too.
                     if (chunk == 0) prefetch_l2(from - row_stride);
                 }
-                if (rotary) {
+                if (rotary && length <= HOPPER_ROTATES) {
+                    rotated |= 1;
 #pragma unroll
                     for (int i = 0; i < 8; i++) { // rows past the end are zeros, whichever angle they meet
                         const int position = min(key + turned + i / 4 * HALF + i % 4, length - 1);
@@ -316,7 +320,7 @@ template <typename T> __device__ __forceinline__ void attention90(const Attentio
                 continue;
             }
             cp_async_wait<AHEAD>();
-            if (rotary) {
+            if (rotated >> AHEAD & 1) {
                 __syncwarp(); // what the other lanes fetched is there, too
                 const uint32_t tile = ready * (2 * TILE) + turned * D + (pair ^ turned % 8 * 8);
 #pragma unroll
@@ -338,7 +342,7 @@ template <typename T> __device__ __forceinline__ void attention90(const Attentio
         const int t = lane % 4;
         const float scale2 = p.scale * 1.44269504088896340736f;
         const uint64_t first_keys = wg_desc(ring, 0, 8 * 128);
-        Place90 begins;   // where the item's keys do
+        Place90<STAGES> begins;   // where the item's keys do
         int turn = group; // this warpgroup's first 64 queries: all take turns, over the items too
         Queries90<T> queries;
 #pragma unroll 1
@@ -348,7 +352,7 @@ template <typename T> __device__ __forceinline__ void attention90(const Attentio
             const float slope = p.slopes ? at<const float>(p.slopes)[work.head()] / p.scale : 0.0f;
             int begin = turn * 64;
             turn = (turn + (CONSUMERS << 16) - (rows + 63) / 64) % CONSUMERS;
-            Place90 place;
+            Place90<STAGES> place;
 #pragma unroll 1
             do {
                 const bool last_pass = begin + CONSUMERS * 64 >= rows;

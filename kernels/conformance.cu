@@ -175,7 +175,8 @@ __device__ void pass_through_ring([[maybe_unused]] const ConformanceParams &p) {
     if (threadIdx.x < 64) {
         for (uint32_t round = 0; round < rounds; round++) {
             const uint32_t slot = round % SLOTS, turn = round / SLOTS;
-            mbar_wait(&empty[slot], int(turn & 1) ^ 1);
+            const int parity = int(turn & 1) ^ 1;
+            if (!mbar_test(&empty[slot], parity)) mbar_wait(&empty[slot], parity);
             slots[slot][self] = round * 64 + self;
             mbar_arrive(&full[slot]);
         }
@@ -269,6 +270,8 @@ template <typename T, int N> __device__ void multiply_group([[maybe_unused]] con
 #endif
 }
 KERNEL(conformance_wgmma_f16_8, ConformanceParams, 128, multiply_group<__half, 8>)
+KERNEL(conformance_wgmma_f16_16, ConformanceParams, 128, multiply_group<__half, 16>)
+KERNEL(conformance_wgmma_f16_24, ConformanceParams, 128, multiply_group<__half, 24>)
 KERNEL(conformance_wgmma_f16_32, ConformanceParams, 128, multiply_group<__half, 32>)
 KERNEL(conformance_wgmma_f16_64, ConformanceParams, 128, multiply_group<__half, 64>)
 KERNEL(conformance_wgmma_f16_96, ConformanceParams, 128, multiply_group<__half, 96>)

@@ -17,6 +17,9 @@ __device__ __forceinline__ uint32_t shared_address(const void *p) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+// The compiler takes `x` for another number from here on, so that it keeps nothing in registers that is made of it.
+__device__ __forceinline__ void forget(int &x) { asm volatile("" : "+r"(x)); }
+
 // Begins to copy 16 bytes, both sides aligned to 16; where not `valid`, zeroes, and `global` is not read.
 __device__ __forceinline__ void cp_async16(void *shared, const void *global, bool valid) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),

@@ -52,6 +52,20 @@ __device__ __forceinline__ void mbar_wait(uint64_t *barrier, int parity) {
     } while (!over);
 }
 
+// Whether the phase of this parity is over. Where it is, what came before the arrivals is seen, as after `mbar_wait`.
+__device__ __forceinline__ bool mbar_test(uint64_t *barrier, int parity) {
+    uint32_t over;
+    asm volatile("{\n"
+                 ".reg .pred over;\n"
+                 "mbarrier.test_wait.parity.shared::cta.b64 over, [%1], %2;\n"
+                 "selp.u32 %0, 1, 0, over;\n"
+                 "}"
+                 : "=r"(over)
+                 : "r"(shared_address(barrier)), "r"(parity)
+                 : "memory");
+    return over != 0;
+}
+
 // What this thread wrote to shared memory is seen by tensor copies and wgmma that come after it, and after a barrier.
 __device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
@@ -167,6 +181,7 @@ template <typename T, int N> struct Wgmma {
 // A PTX register list %0, %1, ...; the operands that stand for it; and the numbers of the operands that follow.
 #define WG_LIST_4 "%0, %1, %2, %3"
 #define WG_LIST_8 WG_LIST_4 ", %4, %5, %6, %7"
+#define WG_LIST_12 WG_LIST_8 ", %8, %9, %10, %11"
 #define WG_LIST_16 WG_LIST_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define WG_LIST_32 WG_LIST_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define WG_LIST_48 WG_LIST_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
@@ -177,6 +192,7 @@ template <typename T, int N> struct Wgmma {
 #define WG_LIST_128 WG_LIST_112 ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define WG_SUMS_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define WG_SUMS_8(i) WG_SUMS_4(i), WG_SUMS_4(i + 4)
+#define WG_SUMS_12(i) WG_SUMS_8(i), WG_SUMS_4(i + 8)
 #define WG_SUMS_16(i) WG_SUMS_8(i), WG_SUMS_8(i + 8)
 #define WG_SUMS_32(i) WG_SUMS_16(i), WG_SUMS_16(i + 16)
 #define WG_SUMS_48(i) WG_SUMS_32(i), WG_SUMS_16(i + 32)
@@ -212,6 +228,7 @@ template <typename T, int N> struct Wgmma {
     WGMMA(__nv_bfloat16, "bf16", __VA_ARGS__)
 WGMMA_BOTH(8, 4, 4, 5, 6, 7, 8, 9, 10)
 WGMMA_BOTH(16, 8, 8, 9, 10, 11, 12, 13, 14)
+WGMMA_BOTH(24, 12, 12, 13, 14, 15, 16, 17, 18)
 WGMMA_BOTH(32, 16, 16, 17, 18, 19, 20, 21, 22)
 WGMMA_BOTH(64, 32, 32, 33, 34, 35, 36, 37, 38)
 WGMMA_BOTH(96, 48, 48, 49, 50, 51, 52, 53, 54)
@@ -221,8 +238,8 @@ WGMMA_BOTH(192, 96, 96, 97, 98, 99, 100, 101, 102)
 WGMMA_BOTH(224, 112, 112, 113, 114, 115, 116, 117, 118)
 WGMMA_BOTH(256, 128, 128, 129, 130, 131, 132, 133, 134)
 
-// d = a * b, or with `scale_d` d += a * b, of T (__half or __nv_bfloat16) with f32 sums; N of 8, 16, or a multiple of
-// 32 up to 256. a is [64, 16] K-major; b [N, 16] K-major, or with TransB [16, N].
+// d = a * b, or with `scale_d` d += a * b, of T (__half or __nv_bfloat16) with f32 sums; N of 8, 16, 24, or a
+// multiple of 32 up to 256. a is [64, 16] K-major; b [N, 16] K-major, or with TransB [16, N].
 template <typename T, int N, int TransB>
 __device__ __forceinline__ void wgmma_ss(float (&d)[N / 2], uint64_t a_desc, uint64_t b_desc, int scale_d) {
     Wgmma<T, N>::template ss<TransB>(d, a_desc, b_desc, scale_d);

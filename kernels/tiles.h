@@ -60,6 +60,50 @@ constexpr int HOPPER_AHEAD = 2; // tiles under way while one is rotated
 // stage of a next tile while HOPPER_AHEAD tiles are not yet rotated.
 constexpr int HOPPER_WHOLE = (HOPPER_STAGES - HOPPER_AHEAD) * HOPPER_KEYS;
 
+// Keys of longer sequences are rotated where they lie, by rotate_keys.cu, before the kernel runs: each 256 queries would
+// have them rotated anew.
+constexpr int HOPPER_ROTATES = 1152;
+
+// The kernels for Hopper with heads of other widths (attention90_heads.cuh).
+struct HopperTile {
+    int head_dim;
+    int consumers; // warpgroups of 64 queries; one more produces
+    int keys;      // a tile of keys, and of values
+    int stages;    // tiles in shared memory at once; a sequence of no more than that stays there
+    int consumer_registers;
+    int producer_registers;
+    int rotates; // keys of longer sequences are rotated before, by rotate_keys.cu; 0: of none
+};
+
+// Registers: 65536 divided by the threads, rounded down to a multiple of 8, is what a thread has at the start; all
+// warpgroups together may have no more later. Shared memory: at most 227 KiB, 18 KiB of which the angles take.
+constexpr HopperTile HOPPER_TILES[] = {
+    // The exponentials bound these: the more warps, the less often all of a scheduler's wait at once.
+    {16, 5, 64, 20, 88, 40, 0},
+    {24, 5, 64, 20, 88, 40, 0},
+    {32, 5, 64, 20, 88, 40, 0},
+    // Queries and sums alone take 96 registers. 32 KiB a stage.
+    {128, 3, 64, 6, 160, 32, 384},
+};
+
+constexpr HopperTile hopper_tile(int head_dim) {
+    for (const HopperTile &tile : HOPPER_TILES)
+        if (tile.head_dim == head_dim) return tile;
+    return {0, 0, 0, 0, 0, 0, 0};
+}
+// Columns of a row in shared memory: what wgmma reads has rows of 32, 64 or 128 bytes.
+constexpr int hopper_columns(int head_dim) {
+    return head_dim <= 16 ? 16 : head_dim <= 32 ? 32 : (head_dim + 63) / 64 * 64;
+}
+// Dynamic shared memory: the ring, three angles of 16 bytes for each producing thread and tile under way, the barriers.
+constexpr int hopper_shared_bytes(const HopperTile &tile) {
+    return tile.stages * 2 * tile.keys * hopper_columns(tile.head_dim) * 2 + (HOPPER_AHEAD + 1) * 3 * 128 * 16 +
+           tile.stages * 2 * 8;
+}
+
+// The blocks of rotate_keys.cu that share the keys of a sequence.
+constexpr int ROTATE_BLOCKS = 32;
+
 // The f32 kernel: 64 queries by 64 keys, a thread 4 by 4 of the scores.
 constexpr int F32_ROWS = 64;
 constexpr int F32_KEYS = 64;

@@ -160,7 +160,9 @@ impl Case {
             gpu.upload(&work.item_bytes()),
             gpu.upload(&work.slot_bytes()),
         );
+        let rotate = kernels.rotate.as_ref().filter(|_| work.rotated);
         let lists = [
+            (rotate, work.items.len(), items.address()),
             (Some(&kernels.long), work.items.len(), items.address()),
             (kernels.short.as_ref(), work.short_items(), slots.address()),
         ];
@@ -295,7 +297,7 @@ fn tolerance(dtype: DType, length: usize) -> f64 {
 }
 
 /// On a real device longer ones too, as far as the host's f64 bears.
-fn batches(gpu: &Gpu, head_dim: usize) -> Vec<Vec<usize>> {
+fn batches(gpu: &Gpu) -> Vec<Vec<usize>> {
     let mut batches = vec![
         vec![1, 2, 15, 16, 17, 63, 64, 0, 33, 32, 16, 1],
         vec![65, 100, 3, 129],
@@ -303,8 +305,10 @@ fn batches(gpu: &Gpu, head_dim: usize) -> Vec<Vec<usize>> {
     if gpu.real {
         batches.push(vec![350, 51, 170, 64, 200, 193]);
     }
-    if gpu.real && head_dim == 64 {
-        batches.push(vec![512, 1022, 2000]);
+    if gpu.real {
+        batches.push(vec![66, 127, 128, 576, 577]);
+        batches.push(vec![384, 385, 1022, 2000]);
+        batches.push(vec![4097, 95]);
     }
     batches
 }
@@ -320,7 +324,7 @@ fn every_width_and_length_agrees_with_f64() {
                     if seed > 0 && !matches!(head_dim, 24 | 64) {
                         continue;
                     }
-                    let batches = batches(&gpu, head_dim);
+                    let batches = batches(&gpu);
                     let kinds = kinds(&gpu, head_dim);
                     let both = batches
                         .iter()
@@ -493,6 +497,11 @@ fn long_sequences_go_round_the_ring() {
         (64, [897, 66]),
         (64, [640, 513]),
         (128, [97, 140]),
+        // On Hopper: whole, just not whole and rotated before, in several items.
+        (128, [384, 385]),
+        (128, [640, 70]),
+        (24, [1290, 66]),
+        (64, [1153, 80]),
     ];
     for (head_dim, lengths) in cases {
         for rotary in [true, false] {

@@ -249,7 +249,10 @@ fn every_option_exists_and_every_option_is_named() {
         .flat_map(|line| options(line.split('|').nth(1).unwrap_or("")))
         .collect();
     existing.remove("--help");
-    assert_eq!(table, existing, "the table of docs/usage.md against `embed --help`");
+    assert_eq!(
+        table, existing,
+        "the table of docs/usage.md against `embed --help`"
+    );
 }
 
 #[test]

@@ -135,7 +135,9 @@ pub fn attention_by(
         ..AttentionParams::default()
     };
     let mut launches: Vec<(Function, AttentionKernel, u64, u32)> = Vec::new();
+    let rotate = kernels.rotate.as_ref().filter(|_| work.rotated);
     let lists = [
+        (rotate, items.address(), work.items.len()),
         (Some(&kernels.long), items.address(), work.items.len()),
         (kernels.short.as_ref(), slots.address(), work.short_items()),
     ];

@@ -109,4 +109,13 @@ void mbar_wait(uint64_t *barrier, int parity) {
     maybe_yield();
 }
 
+bool mbar_test(uint64_t *barrier, int parity) {
+    check_mbarrier("mbar_test", barrier);
+    reads(barrier, 8);
+    const bool over = at(barrier).phase != unsigned(parity & 1);
+    if (over) acquired(barrier);
+    maybe_yield();
+    return over;
+}
+
 } // namespace emu

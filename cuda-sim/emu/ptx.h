@@ -32,6 +32,7 @@ static inline void cp_async16(void *shared, const void *global, bool valid) {
 }
 static inline void cp_async16_l1(void *shared, const void *global) { emu::cp_async16(shared, global, true); }
 static inline void prefetch_l2(const void *) {}
+static inline void forget(int &) {}
 static inline void cp_async_commit() { emu::cp_async_commit(); }
 template <int N> inline void cp_async_wait() { emu::cp_async_wait(N); }
 

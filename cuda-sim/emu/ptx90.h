@@ -11,6 +11,7 @@ void mbar_init(uint64_t *barrier, int count);
 void fence_mbar_init();
 void mbar_arrive(uint64_t *barrier, int expected_bytes);
 void mbar_wait(uint64_t *barrier, int parity);
+bool mbar_test(uint64_t *barrier, int parity);
 void fence_proxy_async();
 
 void tma_prefetch(const void *map);
@@ -42,6 +43,7 @@ static inline void fence_mbar_init() { emu::fence_mbar_init(); }
 static inline void mbar_expect_tx(uint64_t *barrier, int bytes) { emu::mbar_arrive(barrier, bytes); }
 static inline void mbar_arrive(uint64_t *barrier) { emu::mbar_arrive(barrier, 0); }
 static inline void mbar_wait(uint64_t *barrier, int parity) { emu::mbar_wait(barrier, parity); }
+static inline bool mbar_test(uint64_t *barrier, int parity) { return emu::mbar_test(barrier, parity); }
 static inline void fence_proxy_async() { emu::fence_proxy_async(); }
 
 static inline void tma_prefetch(const void *map) { emu::tma_prefetch(map); }
@@ -82,11 +84,11 @@ inline uint64_t wg_desc(const void *p, uint32_t leading_bytes, uint32_t stride_b
 }
 template <typename T, int N, int TransB>
 inline void wgmma_ss(float (&d)[N / 2], uint64_t a_desc, uint64_t b_desc, int scale_d) {
-    static_assert(N == 8 || N == 16 || (N % 32 == 0 && N <= 256), "as the device's side has them");
+    static_assert(N == 8 || N == 16 || N == 24 || (N % 32 == 0 && N <= 256), "as the device's side has them");
     emu::wgmma(d, nullptr, {N, emu::is_bf16<T>(), TransB != 0, false, a_desc, b_desc, scale_d});
 }
 template <typename T, int N, int TransB>
 inline void wgmma_rs(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b_desc, int scale_d) {
-    static_assert(N == 8 || N == 16 || (N % 32 == 0 && N <= 256), "as the device's side has them");
+    static_assert(N == 8 || N == 16 || N == 24 || (N % 32 == 0 && N <= 256), "as the device's side has them");
     emu::wgmma(d, a, {N, emu::is_bf16<T>(), TransB != 0, true, 0, b_desc, scale_d});
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The kernel files whose kernels have cases in `emu/race/cases.cpp`.
-const KERNELS: [&str; 10] = [
+const KERNELS: [&str; 13] = [
     "tests/kernels/planted.cu",
     "../kernels/conformance.cu",
     "../kernels/layer_norm.cu",
@@ -16,12 +16,15 @@ const KERNELS: [&str; 10] = [
     "../kernels/attention_128.cu",
     "../kernels/attention_f32.cu",
     "../kernels/attention90_64.cu",
+    "../kernels/attention90_24.cu",
+    "../kernels/attention90_128.cu",
+    "../kernels/rotate_keys.cu",
     "../kernels/gemm_gelu.cu",
     "../kernels/gemm_short.cu",
 ];
 
 /// Cases without a mistake.
-const CLEAN: [&str; 19] = [
+const CLEAN: [&str; 23] = [
     "reverse",
     "copy",
     "pipeline",
@@ -39,6 +42,10 @@ const CLEAN: [&str; 19] = [
     "attention_short",
     "attention_plain",
     "attention_hopper",
+    "attention_hopper_whole",
+    "attention_hopper_long",
+    "attention_hopper_narrow",
+    "rotate_keys",
     "gemm_gelu",
     "gemm_short",
 ];

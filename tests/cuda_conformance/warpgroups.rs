@@ -158,7 +158,7 @@ fn every_n_with_operands_in_spans_of_128_bytes() {
     let Some(bench) = Bench::hopper(10) else {
         return;
     };
-    let f16 = [8, 32, 64, 96, 128, 192, 256].map(|n| (Half::F16, n));
+    let f16 = [8, 16, 24, 32, 64, 96, 128, 192, 256].map(|n| (Half::F16, n));
     for (format, n) in f16.into_iter().chain([(Half::Bf16, 64), (Half::Bf16, 256)]) {
         for registers in [false, true] {
             for transposed in [false, true] {
@@ -181,6 +181,10 @@ fn other_swizzles_and_none() {
                 check(&bench, Half::F16, n, span, steps, false, true, true);
             }
         }
+    }
+    // Values of heads of 24 and 16 columns: fewer than a span has, or just as many.
+    for (span, n) in [(64, 24), (64, 32), (32, 16)] {
+        check(&bench, Half::F16, n, span, 2, true, true, true);
     }
 }
 

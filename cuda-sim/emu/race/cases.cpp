@@ -95,11 +95,12 @@ static bool represent_wide(Memory &memory) { return represent(memory, 1280); }
 static bool represent_odd(Memory &memory) { return represent(memory, 77); }
 static bool represent_f32(Memory &memory) { return represent(memory, 1280, "represent_f32"); }
 
-// One head of these sequences, in items of at most 256 queries or in slots of 16.
+// One head of these sequences, in items of at most `rows` queries or in slots of 16.
 struct Attention {
     const char *kernel;
     uint32_t head_dim, threads, shared;
     bool f32;
+    uint32_t rows = 256;
 };
 static bool attention(Memory &memory, const Attention &of, const std::vector<uint32_t> &lengths, uint32_t grid,
                       bool slots = false) {
@@ -109,8 +110,8 @@ static bool attention(Memory &memory, const Attention &of, const std::vector<uin
         if (slots)
             for (uint32_t piece = 0; piece * 16 < length; piece++) items.insert(items.end(), {first, length | piece << 16});
         else
-            for (uint32_t row = 0; row < length; row += 256)
-                items.insert(items.end(), {first, length, row, length - row < 256 ? length - row : 256});
+            for (uint32_t row = 0; row < length; row += of.rows)
+                items.insert(items.end(), {first, length, row, length - row < of.rows ? length - row : of.rows});
         first += length;
         longest = longest > length ? longest : length;
     }
@@ -161,6 +162,40 @@ static bool attention_hopper(Memory &memory) {
     return attention(memory, {"attention90_f16_64", 64, 128 * (1 + HOPPER_CONSUMERS), SHARED, false}, {30, 790}, 1);
 }
 
+static Attention hopper(const char *kernel, const HopperTile &tile, uint32_t rows) {
+    return {kernel,  uint32_t(tile.head_dim), 128 * (1 + uint32_t(tile.consumers)), uint32_t(hopper_shared_bytes(tile)),
+            false, rows};
+}
+// A sequence that fills the whole ring, and stays for two passes.
+static bool attention_hopper_whole(Memory &memory) {
+    constexpr HopperTile TILE = hopper_tile(128);
+    const uint32_t whole = uint32_t(TILE.stages * TILE.keys);
+    return attention(memory, hopper("attention90_f16_128", TILE, whole), {whole}, 1);
+}
+// A sequence that goes round the ring, in items of as many queries as one pass takes.
+static bool attention_hopper_long(Memory &memory) {
+    constexpr HopperTile TILE = hopper_tile(128);
+    const uint32_t whole = uint32_t(TILE.stages * TILE.keys), rows = uint32_t(64 * TILE.consumers);
+    return attention(memory, hopper("attention90_f16_128", TILE, rows), {70, whole + 20}, 1);
+}
+// Two sequences in the ring, the end of the second one round it; pairs of columns that two lanes have.
+static bool attention_hopper_narrow(Memory &memory) {
+    constexpr HopperTile TILE = hopper_tile(24);
+    return attention(memory, hopper("attention90_f16_24", TILE, 1024), {680, 650}, 1);
+}
+// Where the keys lie: every schedule turns them further.
+static bool rotate_keys(Memory &memory) {
+    constexpr uint32_t LENGTH = 390, D = 128, HEADS = 2;
+    AttentionParams p = {};
+    p.qkv = memory.f16(3 * HEADS * D * LENGTH);
+    p.items = memory.u32({0, LENGTH, 0, 192, 0, LENGTH, 192, LENGTH - 192});
+    p.rotary = memory.f32(LENGTH * D);
+    p.heads = HEADS;
+    p.head_dim = D;
+    p.count = 2;
+    return launch(memory, "rotate_keys_f16_128", {{2 * ROTATE_BLOCKS, 1, 1}, {256, 1, 1}, 0}, &p);
+}
+
 // More steps than the ring has, and tiles for both consumers.
 static bool gemm_gelu(Memory &memory) {
     constexpr uint32_t ROWS = 140, WIDTH = 264, DEPTH = 456;
@@ -197,6 +232,10 @@ const Case CASES[] = {
     {"attention_short", attention_short},
     {"attention_plain", attention_plain},
     {"attention_hopper", attention_hopper},
+    {"attention_hopper_whole", attention_hopper_whole},
+    {"attention_hopper_long", attention_hopper_long},
+    {"attention_hopper_narrow", attention_hopper_narrow},
+    {"rotate_keys", rotate_keys},
     {"gemm_gelu", gemm_gelu},
     {"gemm_short", gemm_short},
     {"reverse", reverse},

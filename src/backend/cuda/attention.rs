@@ -4,6 +4,8 @@
 //! A sequence's kernel, tiles and sums follow from its own length and the width of its heads;
 //! how sequences share blocks, and in which order blocks run, changes no bit.
 
+use std::ops::Range;
+
 use super::params::{AttentionItem, AttentionSlot};
 use crate::dtype::DType;
 
@@ -43,7 +45,45 @@ const SHORT_SLOTS: usize = 4;
 const SHORT_TOKENS: usize = 16 * SHORT_SLOTS;
 /// The longest where rotated ones of more go to the kernel for Hopper.
 const HOPPER_SHORT_TOKENS: usize = 32;
+/// The longest sequence whose keys the kernel for heads of 64 rotates itself.
+const HOPPER_ROTATES: usize = 1152;
 /// What the kernels for Hopper take, and how: `kernels/tiles.h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct HopperTile {
+    head_dim: usize,
+    consumers: usize,
+    keys: usize,
+    stages: usize,
+    consumer_registers: usize,
+    producer_registers: usize,
+    rotates: usize,
+}
+
+const fn hopper_tile(
+    [head_dim, consumers, keys, stages]: [usize; 4],
+    [consumer_registers, producer_registers]: [usize; 2],
+    rotates: usize,
+) -> HopperTile {
+    HopperTile {
+        head_dim,
+        consumers,
+        keys,
+        stages,
+        consumer_registers,
+        producer_registers,
+        rotates,
+    }
+}
+
+const HOPPER_TILES: [HopperTile; 4] = [
+    hopper_tile([16, 5, 64, 20], [88, 40], 0),
+    hopper_tile([24, 5, 64, 20], [88, 40], 0),
+    hopper_tile([32, 5, 64, 20], [88, 40], 0),
+    hopper_tile([128, 3, 64, 6], [160, 32], 384),
+];
+/// Blocks that rotate the keys of a sequence.
+const ROTATE_BLOCKS: u32 = 32;
+const ROTATE_THREADS: u32 = 256;
 const HOPPER_HEAD_DIM: usize = 64;
 const HOPPER_CONSUMERS: usize = 4;
 const HOPPER_KEYS: usize = 64;
@@ -69,18 +109,28 @@ pub struct AttentionKernel {
     pub threads: u32,
     /// Bytes of dynamic shared memory a block.
     pub shared: u32,
-    /// Its blocks stay, one a multiprocessor, and take one item's head after the other.
-    pub stays: bool,
+    /// How many blocks a launch has.
+    pub grid: Grid,
+}
+
+/// The blocks of a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grid {
+    /// One for each head of each item.
+    Heads,
+    /// They stay, one for each multiprocessor, and take one item's head after the other.
+    Stay,
+    /// So many for each item.
+    Items(u32),
 }
 
 impl AttentionKernel {
-    /// The blocks of a launch: one for each head of each of `count` items, or as many as stay.
+    /// The blocks of a launch for `count` items.
     pub fn blocks(&self, heads: u32, count: u32, multiprocessors: u32) -> u32 {
-        let all = heads * count;
-        if self.stays {
-            all.min(multiprocessors)
-        } else {
-            all
+        match self.grid {
+            Grid::Heads => heads * count,
+            Grid::Stay => (heads * count).min(multiprocessors),
+            Grid::Items(blocks) => blocks * count,
         }
     }
 }
@@ -94,6 +144,11 @@ pub struct AttentionKernels {
     pub short: Option<AttentionKernel>,
     /// The longest sequence that has slots, of at most 64; 0 where there is no short kernel.
     pub short_tokens: usize,
+    /// Rotates the keys of long sequences before the long kernel runs, and takes its items: where
+    /// [`WorkList::rotated`] says so.
+    pub rotate: Option<AttentionKernel>,
+    /// The longest sequence whose keys the long kernel rotates itself; used with `rotate` alone.
+    rotates: usize,
     /// Queries of an item, at most.
     rows: usize,
     /// A sequence of at most so many tokens is one item: its keys stay in shared memory.
@@ -122,10 +177,12 @@ impl AttentionKernels {
                     name: format!("attention_f32_{width}"),
                     threads: F32_THREADS,
                     shared: 4 * floats as u32,
-                    stays: false,
+                    grid: Grid::Heads,
                 },
                 short: None,
                 short_tokens: 0,
+                rotate: None,
+                rotates: 0,
                 rows: F32_ROWS,
                 whole: 0,
             });
@@ -145,7 +202,7 @@ impl AttentionKernels {
             name: format!("attention_{}_{width}{end}", dtype.name()),
             threads: threads as u32,
             shared: shared(rows),
-            stays: false,
+            grid: Grid::Heads,
         };
         let short = exact.map(|_| kernel("_short", 32 * SHORT_SLOTS, 3 * SHORT_TOKENS));
         // sm_90a's code runs on 9.0 and nowhere else.
@@ -159,7 +216,7 @@ impl AttentionKernels {
                     name: format!("attention90_{}_64", dtype.name()),
                     threads: 128 * (1 + HOPPER_CONSUMERS) as u32,
                     shared: shared(2 * HOPPER_STAGES * HOPPER_KEYS) + (barriers + angles) as u32,
-                    stays: true,
+                    grid: Grid::Stay,
                 },
                 short,
                 short_tokens: if rotary {
@@ -167,17 +224,80 @@ impl AttentionKernels {
                 } else {
                     SHORT_TOKENS
                 },
+                rotate: rotary.then(|| Self::rotate_kernel(head_dim, dtype)),
+                rotates: HOPPER_ROTATES,
                 rows: 64 * HOPPER_CONSUMERS,
                 whole: HOPPER_WHOLE,
+            });
+        }
+        let hopper = HOPPER_TILES.iter().find(|tile| tile.head_dim == head_dim);
+        if let Some(tile) = hopper.filter(|_| capability == (9, 0)) {
+            // Rows of 32, 64 or a multiple of 128 bytes.
+            let columns = match head_dim {
+                ..=16 => 16,
+                ..=32 => 32,
+                _ => head_dim.next_multiple_of(64),
+            };
+            let ring = tile.stages * 2 * tile.keys * columns * dtype.size();
+            // Of the tiles under way and the one that is rotated, three times 16 bytes for each producing thread.
+            let angles = (HOPPER_AHEAD + 1) * 3 * 128 * 16;
+            let barriers = tile.stages * 2 * size_of::<u64>();
+            let ahead = rotary && tile.rotates > 0;
+            return Some(Self {
+                long: AttentionKernel {
+                    source: format!("attention90_{head_dim}"),
+                    name: format!("attention90_{}_{head_dim}", dtype.name()),
+                    threads: 128 * (1 + tile.consumers) as u32,
+                    shared: (ring + angles + barriers) as u32,
+                    grid: Grid::Stay,
+                },
+                short,
+                short_tokens: SHORT_TOKENS,
+                rotate: ahead.then(|| Self::rotate_kernel(head_dim, dtype)),
+                rotates: tile.rotates,
+                rows: 64 * tile.consumers,
+                whole: tile.stages * tile.keys,
             });
         }
         Some(Self {
             long: kernel("", 32 * tile.warps, pass + tile.stages * 2 * tile.keys),
             short_tokens: if short.is_some() { SHORT_TOKENS } else { 0 },
             short,
+            rotate: None,
+            rotates: 0,
             rows: pass,
             whole: tile.stages * tile.keys,
         })
+    }
+
+    /// The queries of each item of a sequence.
+    fn pieces(&self, length: usize) -> Vec<Range<usize>> {
+        if length <= self.whole {
+            // One item, or none.
+            return std::iter::once(0..length)
+                .filter(|r| !r.is_empty())
+                .collect();
+        }
+        if self.long.grid == Grid::Stay {
+            // Its warpgroups take 64 queries each: no item has fewer turns than it must.
+            let turns = length.div_ceil(64);
+            let items = (64 * turns).div_ceil(self.rows.max(64));
+            let start = |item: usize| (64 * (item * turns / items)).min(length);
+            return (0..items).map(|i| start(i)..start(i + 1)).collect();
+        }
+        let rows = self.rows.max(1);
+        let starts = (0..length).step_by(rows);
+        starts.map(|row| row..(row + rows).min(length)).collect()
+    }
+
+    fn rotate_kernel(head_dim: usize, dtype: DType) -> AttentionKernel {
+        AttentionKernel {
+            source: "rotate_keys".into(),
+            name: format!("rotate_keys_{}_{head_dim}", dtype.name()),
+            threads: ROTATE_THREADS,
+            shared: 0,
+            grid: Grid::Items(ROTATE_BLOCKS),
+        }
     }
 
     /// The work of a batch. `starts` has the first token of each sequence and, last, the number of
@@ -192,17 +312,13 @@ impl AttentionKernels {
                 short[length.div_ceil(16)].push((first as u32, length as u16));
                 continue;
             }
-            let rows = if length <= self.whole {
-                length
-            } else {
-                self.rows
-            };
-            for row in (0..length).step_by(rows.max(1)) {
+            work.rotated |= self.rotate.is_some() && length > self.rotates;
+            for rows in self.pieces(length) {
                 work.items.push(AttentionItem {
                     first: first as u32,
                     length: length as u32,
-                    row: row as u32,
-                    rows: rows.min(length - row) as u32,
+                    row: rows.start as u32,
+                    rows: rows.len() as u32,
                 });
             }
         }
@@ -221,11 +337,33 @@ pub struct WorkList {
     pub items: Vec<AttentionItem>,
     /// For the short kernel, [`WorkList::SLOTS`] of them an item.
     pub slots: Vec<AttentionSlot>,
+    /// Whether keys are to be rotated before: [`AttentionKernels::rotate`].
+    pub rotated: bool,
+}
+
+/// How much work there is, for a launch.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WorkCounts {
+    /// Items of the long kernel.
+    pub items: usize,
+    /// Items of the short kernel.
+    pub short_items: usize,
+    /// [`WorkList::rotated`]
+    pub rotated: bool,
 }
 
 impl WorkList {
     /// Slots that make an item.
     pub const SLOTS: usize = SHORT_SLOTS;
+
+    /// The lengths of the lists, for launching.
+    pub fn counts(&self) -> WorkCounts {
+        WorkCounts {
+            items: self.items.len(),
+            short_items: self.short_items(),
+            rotated: self.rotated,
+        }
+    }
 
     /// Items of the short kernel.
     pub fn short_items(&self) -> usize {
@@ -293,7 +431,7 @@ mod tests {
     #[test]
     fn tiles_are_those_of_the_header() {
         let header = include_str!("../../../kernels/tiles.h");
-        let rows = header
+        let mut rows = header
             .lines()
             .filter_map(|line| line.trim().strip_prefix('{')?.strip_suffix("},"));
         let expected = TILES.map(|t| {
@@ -307,8 +445,26 @@ mod tests {
             } = t;
             format!("{head_dim}, {row_tiles}, {warps}, {keys}, {stages}, {held}")
         });
+        assert_eq!(
+            rows.by_ref().take(TILES.len()).collect::<Vec<_>>(),
+            expected
+        );
+        let expected = HOPPER_TILES.map(|t| {
+            let numbers = [
+                t.head_dim,
+                t.consumers,
+                t.keys,
+                t.stages,
+                t.consumer_registers,
+                t.producer_registers,
+                t.rotates,
+            ];
+            numbers.map(|n| n.to_string()).join(", ")
+        });
         assert_eq!(rows.collect::<Vec<_>>(), expected);
         for line in [
+            format!("HOPPER_ROTATES = {HOPPER_ROTATES};"),
+            format!("ROTATE_BLOCKS = {ROTATE_BLOCKS};"),
             format!("SHORT_SLOTS = {SHORT_SLOTS};"),
             "SHORT_TOKENS = 16 * SHORT_SLOTS;".into(),
             format!("HOPPER_SHORT_TOKENS = {HOPPER_SHORT_TOKENS};"),
@@ -347,7 +503,7 @@ mod tests {
         assert_eq!(wide.short.unwrap().name, "attention_f16_64_short");
         let hopper = AttentionKernels::new(64, DType::F16, true, (9, 0)).unwrap();
         assert_eq!(hopper.long.name, "attention90_f16_64");
-        assert!(hopper.long.stays && hopper.long.shared <= 227 * 1024);
+        assert!(hopper.long.grid == Grid::Stay && hopper.long.shared <= 227 * 1024);
         assert_eq!(hopper.long.blocks(20, 97, 132), 132);
         assert_eq!(hopper.long.blocks(20, 3, 132), 60);
         let later = AttentionKernels::new(64, DType::F16, true, (10, 0)).unwrap();

@@ -1,6 +1,6 @@
 //! The kernels of one device, loaded, and how each is launched.
 
-use super::attention::{AttentionKernel, AttentionKernels, WorkList};
+use super::attention::{AttentionKernel, AttentionKernels, WorkCounts, WorkList};
 use super::error::CudaError;
 use super::kernels;
 use super::params::{
@@ -222,6 +222,7 @@ pub(super) struct AttentionFunctions {
     kernels: AttentionKernels,
     long: (Function, AttentionKernel),
     short: Option<(Function, AttentionKernel)>,
+    rotate: Option<(Function, AttentionKernel)>,
     multiprocessors: u32,
 }
 
@@ -238,6 +239,7 @@ impl AttentionFunctions {
         Ok(Self {
             long: load(&kernels.long)?,
             short: kernels.short.as_ref().map(load).transpose()?,
+            rotate: kernels.rotate.as_ref().map(load).transpose()?,
             kernels,
             multiprocessors: device.multiprocessors,
         })
@@ -248,7 +250,7 @@ impl AttentionFunctions {
         self.kernels.work(starts)
     }
 
-    /// `lists`: where the items and slots of the work lie; `count`: how many items of each.
+    /// `lists`: where the items and slots of the work lie. Keys of long sequences may be rotated where they lie.
     ///
     /// # Safety
     /// As [`Functions::embed`].
@@ -257,15 +259,18 @@ impl AttentionFunctions {
         stream: &Stream,
         params: &AttentionParams,
         lists: (u64, u64),
-        count: (usize, usize),
+        counts: WorkCounts,
     ) -> Result<(), CudaError> {
-        let short = self.short.iter().map(|short| (short, lists.1, count.1));
-        for ((function, kernel), items, count) in
-            std::iter::once((&self.long, lists.0, count.0)).chain(short)
-        {
-            if count == 0 {
+        let rotate = self.rotate.as_ref().filter(|_| counts.rotated);
+        let launches = [
+            (rotate, lists.0, counts.items),
+            (Some(&self.long), lists.0, counts.items),
+            (self.short.as_ref(), lists.1, counts.short_items),
+        ];
+        for (kernel, items, count) in launches {
+            let Some((function, kernel)) = kernel.filter(|_| count > 0) else {
                 continue;
-            }
+            };
             let count = count as u32;
             let params = AttentionParams {
                 items,

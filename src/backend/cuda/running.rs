@@ -3,7 +3,7 @@
 //! All of a pass goes on one compute stream, in order; tokens come before it and results leave after it by the ring of
 //! slots ([`StreamProcessor`]). So the activations, which that stream alone touches, serve all passes.
 
-use super::attention::WorkList;
+use super::attention::{WorkCounts, WorkList};
 use super::error::CudaError;
 use super::functions::{AttentionFunctions, Casts, Functions};
 use super::fused::Fused;
@@ -15,13 +15,9 @@ use super::slot::{InputLayout, floats};
 use crate::backend::Output;
 use crate::batch::PackedBatch;
 use crate::dtype::DType;
-use crate::gpu::cublaslt::GemmError;
-use crate::gpu::cublaslt::Product;
-use crate::gpu::driver::Region;
-use crate::gpu::driver::Stream;
-use crate::gpu::stream::Loader;
-use crate::gpu::stream::StreamError;
-use crate::gpu::stream::StreamProcessor;
+use crate::gpu::cublaslt::{GemmError, Product};
+use crate::gpu::driver::{Region, Stream};
+use crate::gpu::stream::{Loader, StreamError, StreamProcessor};
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -80,8 +76,8 @@ pub(super) struct Pass {
     pub rows: usize,
     pub sequences: usize,
     pub input: InputLayout,
-    /// Tasks of attention: those of long sequences, those of short ones.
-    pub items: (usize, usize),
+    /// Tasks of attention.
+    pub items: WorkCounts,
     /// Bytes of the output in use.
     pub output: usize,
     /// Representations taken.
@@ -168,7 +164,7 @@ impl Running {
             rows: batch.total(),
             sequences: batch.len(),
             input,
-            items: (work.items.len(), work.short_items()),
+            items: work.counts(),
             output: 0,
             taken: 0,
         });
