@@ -233,7 +233,7 @@ fn a_table_that_was_tampered_with_is_refused_by_resume_and_merge() {
     }
     fs::remove_file(&table).unwrap();
     pipe(&table);
-    refused(&["it is a pipe or a device"]);
+    refused(&["it is a named pipe"]);
     fs::remove_file(&table).unwrap();
     fs::create_dir(&table).unwrap();
     refused(&["it is a directory"]);
@@ -306,7 +306,7 @@ fn a_given_table_that_does_not_serve_is_refused_and_nothing_is_chosen_instead() 
     }
     fs::remove_file(&given).unwrap();
     pipe(&given);
-    refused("", 6, &["it is a pipe or a device"]);
+    refused("", 6, &["it is a named pipe"]);
     fs::remove_file(&given).unwrap();
     // Of another cuBLASLt, another kind of device, another model, another dtype.
     let device = "\"device\": \"";
@@ -369,12 +369,12 @@ fn what_is_wrong_with_the_cache_is_seen_and_ends_no_job() {
     // A pipe in place of the table, and of the lock.
     pipe(&table);
     let said = ok(embed(&place, "cache", "pipe", ""));
-    seen(&said, &["is not read", "it is a pipe or a device"]);
+    seen(&said, &["is not read", "it is a named pipe"]);
     fs::remove_file(&table).unwrap();
     fs::remove_file(&lock).unwrap();
     pipe(&lock);
     let said = ok(embed(&place, "cache", "pipes", ""));
-    seen(&said, &["cannot be kept in", "it is a pipe or a device"]);
+    seen(&said, &["cannot be kept in", "it is a named pipe"]);
     // No folder at all.
     let mut command = place.embed("homeless", "");
     for name in ["SEQSTREAM_CACHE", "XDG_CACHE_HOME", "HOME"] {

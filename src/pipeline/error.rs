@@ -225,6 +225,13 @@ impl JobError {
             Self::MergeOutput(OutputError::Malformed { .. }) => {
                 Some("give an empty or a new directory as --out".into())
             }
+            Self::MergeOutput(OutputError::Marked { path, .. }) => Some(format!(
+                "wait for it to end; if it was killed, remove {} and run the same merge again",
+                path.display()
+            )),
+            Self::MergeOutput(OutputError::Taken { .. } | OutputError::Removed { .. }) => Some(
+                "nothing of the other job was touched; give this merge an --out of its own".into(),
+            ),
             Self::MergeOutput(OutputError::Io { source, .. })
                 if source.kind() == std::io::ErrorKind::StorageFull =>
             {

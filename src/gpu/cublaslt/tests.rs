@@ -396,7 +396,7 @@ fn what_is_no_file_is_never_opened() {
     fs::remove_file(&file).unwrap();
     pipe(&file);
     let warning = cache.read().unwrap_err();
-    assert!(warning.contains("it is a pipe or a device"), "{warning}");
+    assert!(warning.contains("it is a named pipe"), "{warning}");
     assert!(warning.contains(&file.display().to_string()), "{warning}");
     pipe(&partial);
     cache.add("second", &algorithm(2), false).unwrap();
@@ -410,7 +410,7 @@ fn what_is_no_file_is_never_opened() {
     fs::remove_file(&lock).unwrap();
     pipe(&lock);
     let warning = cache.add("third", &algorithm(3), false).unwrap_err();
-    assert!(warning.contains("it is a pipe or a device"), "{warning}");
+    assert!(warning.contains("it is a named pipe"), "{warning}");
     assert!(warning.contains(&lock.display().to_string()), "{warning}");
 }
 
