@@ -30,7 +30,6 @@
 //! | [`model`] | ESM-2 and DNABERT-S, each written once as operations on a backend |
 //! | [`engine`] | a path and some devices become something that embeds: [`Session`] |
 //! | [`pipeline`] | one job: read, pack, run, write; resume, merge |
-//! | [`cli`] | the program: one file per subcommand |
 //! | [`system`] | what the operating system allows this process: memory, open files, signals |
 //! | [`untrusted`] | files that others wrote: how they are opened, bounded and shown |
 //!
@@ -39,7 +38,6 @@
 pub mod architecture;
 pub mod backend;
 pub mod batch;
-pub mod cli;
 pub mod dtype;
 pub mod engine;
 pub mod gpu;

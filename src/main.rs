@@ -1,9 +1,11 @@
 //! The program `seqstream`: parse, run, say what went wrong, exit with the documented code.
 
+mod cli;
+
 use std::process::ExitCode;
 
 use clap::Parser;
-use seqstream::cli::{self, Cli, Console, Verbosity};
+use cli::{Cli, Console, Verbosity};
 use seqstream::system::signals;
 
 fn main() -> ExitCode {

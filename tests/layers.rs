@@ -15,8 +15,8 @@ const LEVELS: [&[&str]; 10] = [
     &["model"],
     &["engine"],
     &["pipeline"],
-    &["cli"],
-    &["lib", "main"],
+    &["lib"],
+    &["cli", "main"],
 ];
 
 fn level(module: &str) -> Option<usize> {

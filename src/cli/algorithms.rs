@@ -2,10 +2,10 @@
 
 use super::options::EmbedOptions;
 use super::{Console, Failure};
-use crate::engine::Device;
-use crate::gpu::cublaslt::Algorithms;
-use crate::output::{ALGORITHMS_FILE, JOB_FILE, read_job};
-use crate::pipeline::{JobError, KeptAlgorithms};
+use seqstream::engine::Device;
+use seqstream::gpu::cublaslt::Algorithms;
+use seqstream::output::{ALGORITHMS_FILE, JOB_FILE, read_job};
+use seqstream::pipeline::{JobError, KeptAlgorithms};
 use std::path::Path;
 use std::sync::Arc;
 

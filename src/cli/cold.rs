@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::bench::{Measure, Workload, median, one, pack};
-use crate::backend::BackendError;
-use crate::dtype::DType;
-use crate::engine::{self, Job};
-use crate::weights::Checkpoint;
+use seqstream::backend::BackendError;
+use seqstream::dtype::DType;
+use seqstream::engine::{self, Job};
+use seqstream::weights::Checkpoint;
 
 /// Cold starts that are measured, and one before them: each is a few tenths of a second, with noise of a few percent.
 const COLD_ROUNDS: usize = 5;

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use clap::ColorChoice;
 
 use super::Failure;
-use crate::untrusted::shown;
+use seqstream::untrusted::shown;
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

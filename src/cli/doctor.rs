@@ -5,8 +5,8 @@ use serde_json::json;
 use super::args::DoctorArgs;
 use super::progress::bytes;
 use super::{Console, Failure, machine, options};
-use crate::backend::{self, cuda};
-use crate::gpu::{cublaslt, driver};
+use seqstream::backend::{self, cuda};
+use seqstream::gpu::{cublaslt, driver};
 
 /// The kernels of this build, in words.
 fn kernels() -> String {

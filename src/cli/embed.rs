@@ -4,21 +4,23 @@ use super::args::EmbedArgs;
 use super::options::EmbedOptions;
 use super::progress::{Display, bytes, count, duration, signal_name};
 use super::{Console, Failure, algorithms, machine, model, options};
-use crate::architecture::ModelConfig;
-use crate::engine::Identity;
-use crate::model::{Pool, Request};
-use crate::output::{FORMAT, InputSpec, JOB_FILE, JobSpec, ModelSpec, OutputError, list_shards};
-use crate::pipeline::{
+use seqstream::architecture::ModelConfig;
+use seqstream::engine::Identity;
+use seqstream::model::{Pool, Request};
+use seqstream::output::{
+    FORMAT, InputSpec, JOB_FILE, JobSpec, ModelSpec, OutputError, list_shards,
+};
+use seqstream::pipeline::{
     Checks, FeedOptions, JobError, LengthLimit, Long, Removed, Report, RunOptions, StandingBlocks,
     Stop,
 };
-use crate::sequence::{
+use seqstream::sequence::{
     CleanCounts, Cleaning, Input, InputSummary, ReaderOptions, Record, ScanOptions, SequenceReader,
     Tokenizer, scan_each,
 };
-use crate::untrusted::file;
-use crate::weights::Checkpoint;
-use crate::{engine, pipeline};
+use seqstream::untrusted::file;
+use seqstream::weights::Checkpoint;
+use seqstream::{engine, pipeline};
 use serde_json::json;
 use std::ffi::OsString;
 use std::io;
@@ -86,7 +88,9 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     algorithms::warn(&algorithms, console);
     let hash = hash?;
     let mut engine = match engine {
-        Err(failure) if options.resume && failure.is_refused_table() => {
+        Err(failure)
+            if options.resume && failure.is_refused_table() && holds_a_job(&options.out)? =>
+        {
             // The table may lack what other options than the job's want: then say which they are.
             let asked = |there: &JobSpec| {
                 let identity = Identity::of_job(there, &options.device);

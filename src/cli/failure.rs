@@ -3,13 +3,13 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::backend::BackendError;
-use crate::engine::EngineError;
-use crate::model::ModelError;
-use crate::output::OutputError;
-use crate::pipeline::JobError;
-use crate::sequence::{SequenceError, TokenizerError};
-use crate::weights::WeightsError;
+use seqstream::backend::BackendError;
+use seqstream::engine::EngineError;
+use seqstream::model::ModelError;
+use seqstream::output::OutputError;
+use seqstream::pipeline::JobError;
+use seqstream::sequence::{SequenceError, TokenizerError};
+use seqstream::weights::WeightsError;
 
 /// Why the program ends without having done what was asked.
 #[derive(Debug, thiserror::Error)]

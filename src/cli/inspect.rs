@@ -7,12 +7,12 @@ use serde_json::json;
 use super::args::InspectArgs;
 use super::progress::{bytes, count};
 use super::{Console, Failure, model};
-use crate::architecture::ModelConfig;
-use crate::architecture::ModelKind;
-use crate::architecture::layout;
-use crate::untrusted::Shown;
-use crate::untrusted::shown;
-use crate::weights::TensorInfo;
+use seqstream::architecture::ModelConfig;
+use seqstream::architecture::ModelKind;
+use seqstream::architecture::layout;
+use seqstream::untrusted::Shown;
+use seqstream::untrusted::shown;
+use seqstream::weights::TensorInfo;
 
 pub fn run(args: &InspectArgs, console: &Console) -> Result<(), Failure> {
     let checkpoint = model::open(&args.model, console)?;

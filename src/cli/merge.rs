@@ -3,7 +3,7 @@
 use super::args::MergeArgs;
 use super::progress::count;
 use super::{Console, Failure};
-use crate::pipeline;
+use seqstream::pipeline;
 
 pub fn run(args: &MergeArgs, console: &Console) -> Result<(), Failure> {
     let report = pipeline::merge(&args.sources, &args.out)?;

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::{Console, Failure};
-use crate::engine::Engine;
-use crate::weights::Checkpoint;
+use seqstream::engine::Engine;
+use seqstream::weights::Checkpoint;
 
 /// Opens the weights, passing on what they warn of.
 pub fn open(path: &Path, console: &Console) -> Result<Checkpoint, Failure> {

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use super::Failure;
 use super::args::{CleanArg, DtypeArg, EmbedArgs, LongArg, OutputDtypeArg, PoolArg, SwitchArg};
-use crate::architecture::ModelConfig;
-use crate::backend::cuda;
-use crate::dtype::DType;
-use crate::engine::Device;
-use crate::model::{Pool, Request};
-use crate::output::OutputDtype;
-use crate::pipeline::{LengthLimit, Long, Share};
-use crate::sequence::{Cleaning, Input};
+use seqstream::architecture::ModelConfig;
+use seqstream::backend::cuda;
+use seqstream::dtype::DType;
+use seqstream::engine::Device;
+use seqstream::model::{Pool, Request};
+use seqstream::output::OutputDtype;
+use seqstream::pipeline::{LengthLimit, Long, Share};
+use seqstream::sequence::{Cleaning, Input};
 
 /// What `embed` is to do.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::Console;
-use crate::pipeline::{Observer, Progress};
+use seqstream::pipeline::{Observer, Progress};
 
 /// Between two lines of a log.
 const LINE_EVERY: Duration = Duration::from_secs(10);

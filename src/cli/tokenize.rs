@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::args::TokenizeArgs;
 use super::{Console, Failure, model, options};
-use crate::engine;
-use crate::sequence::{Alphabet, Input, SequenceReader, Tokenizer, clean};
+use seqstream::engine;
+use seqstream::sequence::{Alphabet, Input, SequenceReader, Tokenizer, clean};
 
 #[derive(Serialize)]
 struct Line<'a> {

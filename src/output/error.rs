@@ -103,12 +103,9 @@ fn who(by: Option<&str>) -> String {
 }
 
 impl OutputError {
-    pub(crate) fn io(
-        action: &'static str,
-        path: &Path,
-        shard: Option<u64>,
-        source: io::Error,
-    ) -> Self {
+    /// A failed call on `path`: `action` is the verb that the message uses, `shard` the shard it is
+    /// about.
+    pub fn io(action: &'static str, path: &Path, shard: Option<u64>, source: io::Error) -> Self {
         Self::Io {
             action,
             path: path.to_path_buf(),
