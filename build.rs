@@ -1,5 +1,6 @@
-//! Compiles `kernels/*.cu` to fatbins and embeds them. Without nvcc the rest still builds: this says
-//! what is missing, and the program answers `--device cuda` with the remedy.
+//! Compiles `kernels/*.cu` to fatbins and embeds them. Without nvcc the other code still builds:
+//! this script then warns of what is missing, and the program answers `--device cuda` with the
+//! remedy.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a build script fails by panicking
 
@@ -32,7 +33,7 @@ fn main() {
     fs::write(out.join("kernels.rs"), table).unwrap();
 }
 
-/// The Rust source of the table of fatbins.
+/// Returns the Rust source of the table of fatbins.
 fn table(nvcc: Option<&nvcc::Nvcc>, fatbins: &[(String, PathBuf)]) -> String {
     let mut rust = String::new();
     let _ = writeln!(

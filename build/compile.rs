@@ -1,4 +1,4 @@
-//! Compiles the kernels side by side, and only those that changed.
+//! Compiles the kernels in parallel, and only those that changed.
 
 use crate::nvcc::Nvcc;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,15 +14,15 @@ const OPTIONS: [&str; 8] = [
     "-Werror",
     "all-warnings",
     "-lineinfo",
-    // A third of the size; the driver unpacks what it loads.
+    // Compressed, a fatbin has a third of the size. The driver unpacks what it loads.
     "-Xfatbin",
     "-compress-all",
 ];
 
-/// The name and the fatbin of every `.cu` of a folder, by name.
+/// Compiles every `.cu` file of a folder. Returns the name and the fatbin of each, sorted by name.
 ///
 /// # Panics
-/// With nvcc's messages, where a kernel does not compile.
+/// Panics with nvcc's messages if a kernel does not compile.
 pub fn all(nvcc: &Nvcc, kernels: &Path, out: &Path) -> Vec<(String, PathBuf)> {
     let mut sources: Vec<PathBuf> = fs::read_dir(kernels)
         .into_iter()
@@ -90,8 +90,8 @@ fn one(nvcc: &Nvcc, source: &Path, out: &Path) -> Result<(), String> {
     fs::write(&stamp, state(nvcc, &dependencies).unwrap_or_default()).map_err(|e| e.to_string())
 }
 
-/// A hash of all that a fatbin was made from: the compiler, its options and every file that the
-/// dependency list names. `None` where one is gone.
+/// Returns a hash of everything that a fatbin was made from: the compiler, its options, and every
+/// file that the dependency list names. The result is `None` if one of the files is missing.
 fn state(nvcc: &Nvcc, dependencies: &Path) -> Option<String> {
     let list = fs::read_to_string(dependencies).ok()?;
     let (_, files) = list.split_once(':')?;

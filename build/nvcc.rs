@@ -1,30 +1,35 @@
-//! Finds nvcc, and what it can compile for.
+//! Finds nvcc, and the architectures that it can compile for.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-/// Real code for these; an nvcc that does not know one leaves it out.
+/// The architectures to compile machine code for. An architecture that nvcc does not know is left
+/// out.
 const REAL: [&str; 4] = ["80", "89", "90a", "100"];
-/// Names some of [`REAL`] instead, with commas: compiling for one is several times faster, for whoever
-/// works on kernels. The program then runs on those chips alone.
+/// The environment variable that selects some of [`REAL`], separated by commas. Compiling for one
+/// architecture is several times faster, which helps while working on kernels. The program then
+/// runs on those chips alone.
 const CHOICE: &str = "SEQSTREAM_CUDA_ARCHITECTURES";
-/// And PTX, which the driver compiles for later chips. Not from 90a, whose PTX runs on 9.0 alone.
+/// The architecture of the PTX, which the driver compiles for later chips. It is not 90a, whose PTX
+/// runs on compute capability 9.0 alone.
 const PTX: &str = "90";
 
-/// A working nvcc.
+/// An nvcc that works.
 pub struct Nvcc {
+    /// The compiler's file.
     pub program: PathBuf,
-    /// `13.0, V13.0.88`
+    /// The release and version, such as `13.0, V13.0.88`.
     pub version: String,
-    /// Those of [`REAL`] that it knows.
+    /// The architectures of [`REAL`] that are compiled for.
     real: Vec<&'static str>,
-    /// Whether there is PTX beside them.
+    /// Whether PTX is compiled as well.
     ptx: bool,
 }
 
 impl Nvcc {
-    /// `-gencode` options. `-arch=sm_90a` would also compile for plain compute_90, which has no wgmma.
+    /// Returns the `-gencode` options. `-arch=sm_90a` would also compile for plain compute_90,
+    /// which has no wgmma.
     pub fn targets(&self) -> Vec<String> {
         let real = self.real.iter().flat_map(|a| {
             [
@@ -40,7 +45,7 @@ impl Nvcc {
         real.chain(ptx).collect()
     }
 
-    /// `sm_80`, ..., and `compute_90` for the PTX.
+    /// Returns the names of what the fatbins hold: `sm_80` and so on, and `compute_90` for the PTX.
     pub fn architectures(&self) -> Vec<String> {
         let real = self.real.iter().map(|a| format!("sm_{a}"));
         let ptx = self.ptx.then(|| format!("compute_{PTX}"));
@@ -48,15 +53,18 @@ impl Nvcc {
     }
 }
 
-/// Where nvcc is looked for, in this order: `$NVCC` (`none` for a build without kernels), `PATH`,
-/// `CUDA_HOME`, `CUDA_PATH`, what `scripts/fetch-nvcc` makes inside the project, the usual folders,
-/// and the Python environment in use, where NVIDIA's packages put it.
+/// Finds nvcc. The places are searched in this order: `$NVCC` (`none` asks for a build without
+/// kernels), `PATH`, `CUDA_HOME`, `CUDA_PATH`, the folder that `scripts/fetch-nvcc` makes inside
+/// the project, the usual folders, and the active Python environment, where NVIDIA's packages
+/// install it. The error says why there is none.
 pub fn find(root: &Path) -> Result<Nvcc, String> {
-    // Not PATH: it differs between a shell and an editor, and each would rebuild what the other built.
+    // PATH is not in this list: it differs between a shell and an editor, and each of them would
+    // rebuild what the other has built.
     for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV", CHOICE] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
-    // A path that is not there would rebuild everything every time; the script touches itself instead.
+    // A path that does not exist would cause a rebuild every time, so the script is watched, which
+    // touches itself.
     println!("cargo:rerun-if-changed=scripts/fetch-nvcc");
     let fetched = root.join("third_party/cuda");
     if let Some(chosen) = env::var_os("NVCC") {
@@ -91,12 +99,14 @@ pub fn find(root: &Path) -> Result<Nvcc, String> {
     ))
 }
 
-/// nvcc as NVIDIA's wheels lay it out below a site-packages folder: `nvidia/cu13/bin/nvcc`.
+/// Returns nvcc in the layout of NVIDIA's wheels below a site-packages folder:
+/// `nvidia/cu13/bin/nvcc`.
 fn wheels(site_packages: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     subfolders(&site_packages.join("nvidia"), "cu").map(|f| f.join("bin/nvcc"))
 }
 
-/// Folders whose names start so, the last in the alphabet first: the newest.
+/// Returns the folders whose names start with `start`, last name first, so that the newest version
+/// comes first.
 fn subfolders(folder: &Path, start: &str) -> impl Iterator<Item = PathBuf> + use<> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let named = entries.filter(|e| e.file_name().to_string_lossy().starts_with(start));
@@ -119,7 +129,7 @@ fn run(program: &Path, option: &str) -> Result<String, String> {
 
 fn probe(program: &Path) -> Result<Nvcc, String> {
     let said = run(program, "--version")?;
-    // "Cuda compilation tools, release 13.0, V13.0.88"
+    // The line reads "Cuda compilation tools, release 13.0, V13.0.88".
     let version = said
         .lines()
         .find_map(|line| line.split_once("release "))
@@ -135,7 +145,8 @@ fn probe(program: &Path) -> Result<Nvcc, String> {
         .into_iter()
         .filter(wanted)
         .filter(|a| {
-            // sm_90a is sm_90 with what that chip alone has, and not listed apart.
+            // sm_90a is sm_90 with features of that chip alone, and nvcc does not list it
+            // separately.
             let listed = format!("sm_{}", a.trim_end_matches('a'));
             known.lines().any(|line| line.trim() == listed)
         })

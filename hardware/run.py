@@ -21,7 +21,7 @@ import time
 
 import report
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 PEERS = ROOT / "benches" / "peers"
 # Seconds; `--only` cuts it into parts.
 LIMITS = {"tests": 180, "models": 120, "check": 300, "sanitize": 300, "kernels": 120, "bench": 2400}

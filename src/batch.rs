@@ -1,8 +1,8 @@
-//! Packed, unpadded batches.
+//! Packed batches without padding.
 
-/// Sequences laid end to end, with no pad token between them.
+/// Sequences that are stored one after another, with no pad token between them.
 ///
-/// Sequence `i` is `tokens[starts[i]..starts[i + 1]]`, special tokens included.
+/// The tokens of sequence `i` are `tokens[starts[i]..starts[i + 1]]`, special tokens included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedBatch {
     tokens: Vec<u32>,
@@ -16,7 +16,7 @@ impl Default for PackedBatch {
 }
 
 impl PackedBatch {
-    /// An empty batch.
+    /// Creates an empty batch.
     pub fn new() -> Self {
         Self {
             tokens: Vec::new(),
@@ -24,38 +24,38 @@ impl PackedBatch {
         }
     }
 
-    /// Appends one sequence of token ids, special tokens included.
+    /// Appends one sequence of token ids, which include the special tokens.
     pub fn push(&mut self, tokens: &[u32]) {
         self.tokens.extend_from_slice(tokens);
         self.starts.push(self.tokens.len());
     }
 
-    /// All token ids, `[total]`.
+    /// Returns all token ids, `[total]`.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
 
-    /// Where each sequence starts, and at the end the total: `[sequences + 1]`.
+    /// Returns the start of each sequence, and last the total number of tokens: `[sequences + 1]`.
     pub fn starts(&self) -> &[usize] {
         &self.starts
     }
 
-    /// The number of sequences.
+    /// Returns the number of sequences.
     pub fn len(&self) -> usize {
         self.starts.len() - 1
     }
 
-    /// Whether no sequence stands in it.
+    /// Returns whether the batch has no sequence.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The number of tokens.
+    /// Returns the number of tokens.
     pub fn total(&self) -> usize {
         self.tokens.len()
     }
 
-    /// The token range of sequence `i`.
+    /// Returns the range of sequence `i` in [`tokens`](Self::tokens).
     pub fn range(&self, i: usize) -> std::ops::Range<usize> {
         self.starts[i]..self.starts[i + 1]
     }

@@ -1,5 +1,5 @@
-//! Protein and DNA sequences in, embeddings out: ESM-2 and DNABERT-S inference from memory-mapped
-//! weights.
+//! seqstream computes embeddings of protein and DNA sequences with ESM-2 and DNABERT-S, whose
+//! weights it reads from memory-mapped files.
 //!
 //! ```
 //! use seqstream::{Device, Pool, Request, Session};
@@ -13,27 +13,29 @@
 //! # Ok::<(), seqstream::EngineError>(())
 //! ```
 //!
-//! Programs that show more: `examples/embed.rs` (a FASTA file to rows), `examples/overlap.rs`
-//! (streams and fences by hand), `examples/one_kernel.rs` (one kernel, launched and checked).
+//! More examples: `examples/embed.rs` embeds a FASTA file and prints the start of each row,
+//! `examples/overlap.rs` orders copies and computation by hand with streams and fences, and
+//! `examples/one_kernel.rs` launches one kernel and checks its result.
 //!
-//! A sequence travels one way, and a module imports only modules above it in this table:
+//! A sequence passes through the modules in one direction. A module imports only modules
+//! above it in this table:
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`dtype`], [`batch`] | number formats; packed, unpadded batches |
-//! | [`sequence`] | FASTA and FASTQ in, cleaning, the two tokenizers |
-//! | [`architecture`] | what a model consists of: sizes, names and shapes of its tensors, config.json |
-//! | [`weights`] | mapped files to named, checked tensors |
-//! | [`output`] | npy, safetensors, shards, the manifest |
-//! | [`gpu`] | speaks CUDA and knows no model: driver, cuBLASLt, streams and fences |
-//! | [`backend`] | the operations of a model: the trait, the CPU, CUDA |
-//! | [`model`] | ESM-2 and DNABERT-S, each written once as operations on a backend |
-//! | [`engine`] | a path and some devices become something that embeds: [`Session`] |
-//! | [`pipeline`] | one job: read, pack, run, write; resume, merge |
-//! | [`system`] | what the operating system allows this process: memory, open files, signals |
-//! | [`untrusted`] | files that others wrote: how they are opened, bounded and shown |
+//! | [`system`] | asks the operating system about memory, open files, signals and pipes |
+//! | [`untrusted`] | opens and bounds files that others wrote, escapes their text for messages |
+//! | [`dtype`], [`batch`] | define the number formats and the packed batches without padding |
+//! | [`sequence`] | reads FASTA and FASTQ, cleans and tokenizes |
+//! | [`architecture`] | describes a model: sizes, names and shapes of its tensors, config.json |
+//! | [`weights`] | turns mapped files into named, checked tensors |
+//! | [`output`] | writes npy, safetensors, shards and the manifest |
+//! | [`gpu`] | calls CUDA and knows no model: driver, cuBLASLt, streams and fences |
+//! | [`backend`] | defines the operations of a model and runs them on the CPU or with CUDA |
+//! | [`model`] | holds ESM-2 and DNABERT-S, each written once as operations on a backend |
+//! | [`engine`] | opens a model on one or more devices: [`Session`] |
+//! | [`pipeline`] | runs one job: reads, packs, computes and writes; resumes; merges |
 //!
-//! `docs/architecture.md` has the design, the invariants and where to start reading.
+//! `docs/architecture.md` describes the design and the invariants, and says where to start reading.
 
 pub mod architecture;
 pub mod backend;

@@ -1,4 +1,5 @@
-//! The program `seqstream`: parse, run, say what went wrong, exit with the documented code.
+//! The program `seqstream` parses its arguments, runs the command, reports an error, and exits with
+//! the documented code.
 
 mod cli;
 
@@ -13,7 +14,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(answer) => {
-            // Help and version come this way too; a closed pipe is no reason to fail.
+            // Help and version arrive here as errors too. A closed pipe is no reason to fail.
             let _ = answer.print();
             return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2));
         }

@@ -1,10 +1,11 @@
-//! Stands in for the crate find_cuda_helper, by `[patch.crates-io]` in the workspace.
+//! Replaces the crate find_cuda_helper, by `[patch.crates-io]` in the workspace.
 //!
-//! cust's bindings call the original from their build script, which looks for a CUDA toolkit, panics
-//! without one, and links `-lcuda`; a program so linked does not start on a machine without a driver.
-//! This one compiles `trampolines.c` instead: a function of each driver call's name that jumps to
-//! the driver's, found by dlopen at the first call. The same program then starts everywhere, and
-//! where there is no driver `cuInit` returns CUDA_ERROR_NO_DEVICE.
+//! The build script of cust's bindings calls this crate. The original looks for a CUDA toolkit,
+//! panics without one, and links `-lcuda`; a program that is linked in this way does not start on a
+//! machine without a driver. This replacement compiles `trampolines.c` instead: for each driver
+//! call it defines a function of the same name that jumps to the driver's function, which dlopen
+//! and dlsym find at the first call. The same program then starts everywhere, and without a driver
+//! `cuInit` returns CUDA_ERROR_NO_DEVICE.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use std::{env, fs};
 /// Compiles the trampolines into the package whose build script calls this.
 ///
 /// # Panics
-/// Where the compiler fails: it is called from a build script, whose way to fail is to panic.
+/// Panics if the compiler fails, since a build script fails by panicking.
 #[allow(clippy::unwrap_used, clippy::expect_used)] // a build script
 pub fn include_cuda() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -31,7 +32,7 @@ pub fn include_cuda() {
     println!("cargo:rustc-link-lib=dylib=dl");
 }
 
-/// The symbols as C: `SYMBOLS(X)` calls X(name, index) for each.
+/// Returns the symbols as a C macro: `SYMBOLS(X)` expands to `X(name, index)` for each symbol.
 fn table(symbols: &str) -> String {
     let mut c = String::from("#define SYMBOLS(X) \\\n");
     let mut count = 0;

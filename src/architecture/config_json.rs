@@ -1,4 +1,4 @@
-//! config.json, as Hugging Face has it.
+//! Reads and writes a model's config.json in Hugging Face's format.
 
 use serde_json::{Map, Value, json};
 
@@ -9,10 +9,11 @@ use crate::untrusted::Shown;
 use crate::untrusted::json as bounded;
 use crate::untrusted::shown;
 
-/// The name of the file.
+/// The file name of a model's configuration.
 pub const FILE: &str = "config.json";
 
-/// A config.json that Hugging Face's `EsmModel`, or DNABERT's own code, accepts.
+/// Writes a config.json that Hugging Face's `EsmModel`, or DNABERT's own code, accepts. `dtype` is
+/// the format that it gives for the weights.
 pub fn write(config: &ModelConfig, dtype: DType) -> Vec<u8> {
     let common = json!({
         "hidden_size": config.hidden,
@@ -63,13 +64,14 @@ pub fn write(config: &ModelConfig, dtype: DType) -> Vec<u8> {
     format!("{all:#}\n").into_bytes()
 }
 
-/// The longest config.json that is read: published ones have 1 kB, those with the names of many
-/// labels some hundred.
+/// The longest config.json that is read, in bytes. Published files have 1 kB; files that list the
+/// names of many labels have some hundred kB.
 pub const LONGEST: u64 = 1 << 20;
-/// The most values of the keys that are read: they are numbers, names, and one small object.
+/// The most JSON values that the kept keys may hold together: they are numbers, names, and one
+/// small object.
 const MOST_VALUES: usize = 1000;
 
-/// The keys that are read. All others are skipped, whatever stands there.
+/// The keys that are read. All other keys are skipped, whatever their values are.
 const KEYS: [&str; 18] = [
     "model_type",
     "hidden_act",
@@ -91,7 +93,7 @@ const KEYS: [&str; 18] = [
     "token_dropout",
 ];
 
-/// Why a config.json is refused: what is wrong, and the remedy.
+/// Why a config.json is refused: what is wrong, and what the user can do about it.
 type Refusal = (String, String);
 
 fn refusal(what: impl Into<String>, hint: &str) -> Refusal {
@@ -102,11 +104,12 @@ const DAMAGED: &str = "download config.json again; it must be the one published 
 const NOT_COMPUTED: &str =
     "give an ESM-2, DNABERT-S or DNABERT-2 model; this variant is not computed here";
 
-/// Reads a config.json. `kind` is what the names of the tensors speak for; it tells DNABERT from
-/// plain BERT, which have one `model_type`.
+/// Reads a config.json. `kind` is the architecture that the names of the tensors indicate. It
+/// distinguishes DNABERT from plain BERT, which have the same `model_type`.
 ///
 /// # Errors
-/// Where the file is no config.json, or describes a model that is not computed here.
+/// The error says what is wrong, and the remedy, if the file is not a config.json or describes a
+/// model that is not computed here.
 pub fn read(json: &[u8], kind: Option<ModelKind>) -> Result<ModelConfig, Refusal> {
     let map = bounded::object(json, &KEYS, MOST_VALUES).map_err(|error| {
         let what = format!("this is no config.json: {}", shown::parser(&error));
@@ -184,7 +187,7 @@ pub fn read(json: &[u8], kind: Option<ModelKind>) -> Result<ModelConfig, Refusal
         heads: config.size("num_attention_heads")?,
         intermediate: config.size("intermediate_size")?,
         vocab: config.size("vocab_size")?,
-        // Where these two are absent, so they are for Hugging Face.
+        // Where these two keys are absent, the values are Hugging Face's defaults.
         layer_norm_eps: match config.get("layer_norm_eps") {
             Value::Null => 1e-12,
             eps => eps.as_f64().ok_or_else(|| config.wrong("layer_norm_eps"))?,
@@ -204,7 +207,7 @@ pub fn read(json: &[u8], kind: Option<ModelKind>) -> Result<ModelConfig, Refusal
 struct Config<'a>(&'a Map<String, Value>);
 
 impl<'a> Config<'a> {
-    /// What is absent is null.
+    /// The value of a key, which is null if the key is absent.
     fn get(&self, key: &str) -> &'a Value {
         debug_assert!(KEYS.contains(&key), "{key} is read, but not kept");
         self.0.get(key).unwrap_or(&Value::Null)
@@ -270,7 +273,7 @@ impl<'a> Config<'a> {
     }
 }
 
-/// A value for a message, whatever a damaged file holds there.
+/// Renders a value for a message, escaped and cut: a damaged file may hold anything.
 fn short(value: &Value) -> String {
     shown::quoted(&value.to_string())
 }

@@ -1,21 +1,21 @@
-//! The tensors each architecture consists of: names, shapes, roles.
+//! Lists the tensors that each architecture consists of: their names, shapes and roles.
 //!
-//! Names are canonical: Hugging Face's, without the prefix `esm.` or `bert.`.
+//! The names are canonical: they are Hugging Face's names without the prefix `esm.` or `bert.`.
 
 use super::{ModelConfig, ModelKind};
 
-/// What a tensor does in the model.
+/// The role of a tensor in the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TensorRole {
-    /// A table of rows to look up.
+    /// A table whose rows are looked up by id.
     Embedding,
-    /// A matrix `[out, in]`.
+    /// The matrix of a linear layer, `[out, in]`.
     Linear,
-    /// What is added after a matrix.
+    /// The vector that a linear layer adds to its product, `[out]`.
     Bias,
-    /// LayerNorm's factor.
+    /// The factor of a LayerNorm.
     Gain,
-    /// LayerNorm's summand.
+    /// The summand of a LayerNorm.
     Shift,
     /// The rotary frequencies, `[head_dim / 2]`.
     InvFreq,
@@ -24,26 +24,27 @@ pub enum TensorRole {
 /// Whether a model can do without a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// It cannot.
+    /// The model cannot do without the tensor.
     Required,
-    /// Used where present.
+    /// The tensor is used if it is present.
     Optional,
-    /// Known, carried along, not used for embeddings.
+    /// The tensor is known and carried along, but embeddings do not use it.
     Unused,
 }
 
-/// One tensor of an architecture.
+/// One tensor that an architecture expects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
     /// Canonical name.
     pub name: String,
     /// Row-major shape, outermost first.
     pub shape: Vec<usize>,
-    /// What it does.
+    /// The role in the model.
     pub role: TensorRole,
-    /// Whether the model needs it.
+    /// Whether the model needs the tensor.
     pub need: Need,
-    /// Whether any number of rows from 1 will do, the first being all that is used.
+    /// Whether the stored tensor may have any number of rows from 1 on, because only the first row
+    /// is used.
     pub any_rows: bool,
 }
 
@@ -60,15 +61,16 @@ impl Expected {
     }
 }
 
-/// The canonical name of layer `layer`'s rotary frequencies.
+/// The canonical name of the rotary frequencies of layer `layer`, counted from 0.
 pub fn inv_freq_name(layer: usize) -> String {
     format!("encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq")
 }
 
-/// Where newer Hugging Face releases store the rotary frequencies, once for all layers.
+/// The canonical name under which newer Hugging Face releases store the rotary frequencies, once
+/// for all layers.
 pub const SHARED_INV_FREQ: &str = "rotary_embeddings.inv_freq";
 
-/// Every tensor of `config`, in the order of the computation.
+/// Lists every tensor of `config`, in the order of the computation.
 ///
 /// `config` must be valid ([`ModelConfig::validate`]).
 pub fn expected(config: &ModelConfig) -> Vec<Expected> {
@@ -163,7 +165,7 @@ fn esm2(c: &ModelConfig, list: &mut List) {
 fn dnabert(c: &ModelConfig, list: &mut List) {
     let d = c.hidden;
     list.embedding("embeddings.word_embeddings", c.vocab, d);
-    // Sequences are of one segment, so row 0 is the only one ever looked up.
+    // A sequence has only one segment, so row 0 is the only row that is ever looked up.
     list.embedding("embeddings.token_type_embeddings", 2, d);
     if let Some(last) = list.0.last_mut() {
         last.any_rows = true;
@@ -192,8 +194,8 @@ fn dnabert(c: &ModelConfig, list: &mut List) {
     );
 }
 
-/// Whether a tensor may stand beside the model without being part of it: heads for other tasks,
-/// and tables that the architecture does not read.
+/// Whether a file may hold a tensor that is not part of the model: a head for another task, or a
+/// table that the architecture does not read.
 pub fn is_known_and_ignored(canonical: &str) -> bool {
     const PREFIXES: [&str; 6] = [
         "lm_head.",
@@ -206,8 +208,8 @@ pub fn is_known_and_ignored(canonical: &str) -> bool {
     canonical == "embeddings.position_ids" || PREFIXES.iter().any(|p| canonical.starts_with(p))
 }
 
-/// The number of parameters of `config`, unused ones (the pooler) included, buffers (the rotary
-/// frequencies) not.
+/// The number of parameters of `config`. Unused parameters (the pooler) are included; buffers (the
+/// rotary frequencies) are not.
 pub fn parameters(config: &ModelConfig) -> u64 {
     expected(config)
         .iter()
@@ -224,8 +226,8 @@ mod tests {
     fn parameter_counts_are_the_published_ones() {
         let count = |name| parameters(&ModelConfig::preset(name).unwrap());
         assert_eq!(count("dnabert-s"), 117_068_544);
-        // fair-esm's ESM2 has a language model head (dense, LayerNorm, output bias) and a contact
-        // head of one weight an attention head, and one bias, besides.
+        // fair-esm's ESM2 also has a language model head (dense, LayerNorm, output bias) and a
+        // contact head with one weight per attention head and one bias.
         let heads = 320 * 320 + 320 + 2 * 320 + 33 + 6 * 20 + 1;
         assert_eq!(count("8M") + heads, 7_512_474);
     }

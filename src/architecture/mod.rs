@@ -1,10 +1,10 @@
-//! What a model is: its kind and its sizes.
+//! Describes what a model is: its architecture and its sizes.
 
 pub mod config_json;
 pub mod layout;
 pub mod names;
 
-/// The two architectures.
+/// The two architectures that are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ModelKind {
@@ -15,7 +15,7 @@ pub enum ModelKind {
 }
 
 impl ModelKind {
-    /// The name people know it by.
+    /// The architecture's usual name.
     pub fn title(self) -> &'static str {
         match self {
             ModelKind::Esm2 => "ESM-2",
@@ -30,46 +30,47 @@ impl std::fmt::Display for ModelKind {
     }
 }
 
-/// The sizes of one model, checked against its tensors.
+/// The architecture and sizes of one model. For a checkpoint they are checked against its tensors.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct ModelConfig {
-    /// Which architecture.
+    /// The architecture.
     pub kind: ModelKind,
     /// Number of transformer layers.
     pub layers: usize,
     /// Model width d.
     pub hidden: usize,
-    /// Attention heads; `hidden` is a multiple of it.
+    /// Number of attention heads; `hidden` is a multiple of it.
     pub heads: usize,
-    /// Width of the feed-forward block (of one half of the gated one, for DNABERT).
+    /// Width of the feed-forward block; for DNABERT, the width of one half of its gated matrix.
     pub intermediate: usize,
-    /// Rows of the embedding table.
+    /// Number of rows of the embedding table.
     pub vocab: usize,
     /// LayerNorm epsilon: 1e-5 for ESM-2, 1e-12 for DNABERT.
     pub layer_norm_eps: f64,
-    /// ESM-2: whether the embedding is scaled as if by token dropout.
+    /// ESM-2 only: whether the embedding is scaled as token dropout scaled it in training.
     pub token_dropout: bool,
-    /// ESM-2: the id of `<mask>`, whose rows token dropout zeroes.
+    /// ESM-2 only: the id of `<mask>`. Token dropout zeroes the embeddings of these tokens.
     pub mask_token: u32,
 }
 
-/// Layers at most: the deepest published ESM-2 has 48. A list of all tensors is made from this number
-/// alone, so that a config.json of a few bytes must not make it long.
+/// The most layers that a model may have; the deepest published ESM-2 has 48. A list of all tensors
+/// is made from this number alone, so the limit keeps a config.json of a few bytes from making the
+/// list long.
 const MOST_LAYERS: usize = 1 << 10;
-/// Width at most: the widest published ESM-2 has 5120.
+/// The largest width, and the most attention heads; the widest published ESM-2 has a width of 5120.
 const WIDEST: usize = 1 << 16;
-/// Rows of a table or a matrix at most: beyond every published model by a wide margin; keeps products
-/// of sizes far from overflow.
+/// The most rows of a table or a matrix. It is beyond every published model by a wide margin, and
+/// keeps products of sizes far from overflow.
 const LARGEST: usize = 1 << 20;
-/// The largest LayerNorm epsilon. Published ones are 1e-5 and 1e-12; one that is large beside the
-/// variance makes every row the bias.
+/// The largest LayerNorm epsilon. Published ones are 1e-5 and 1e-12. An epsilon that is large
+/// compared with the variance turns every row into the bias.
 const LARGEST_EPSILON: f64 = 1.0;
 
 impl ModelConfig {
-    /// The published sizes, by the names [`ModelConfig::preset`] takes.
+    /// The names of the published sizes, as [`ModelConfig::preset`] takes them.
     pub const PRESETS: [&'static str; 7] = ["8M", "35M", "150M", "650M", "3B", "15B", "dnabert-s"];
 
-    /// An ESM-2 of these sizes, its feed-forward block four times as wide as the model.
+    /// An ESM-2 of these sizes, whose feed-forward block is four times as wide as the model.
     pub fn esm2(layers: usize, hidden: usize, heads: usize) -> Self {
         Self {
             kind: ModelKind::Esm2,
@@ -84,7 +85,7 @@ impl ModelConfig {
         }
     }
 
-    /// A DNABERT of these sizes, its feed-forward block four times as wide as the model.
+    /// A DNABERT of these sizes, whose feed-forward block is four times as wide as the model.
     pub fn dnabert(layers: usize, hidden: usize, heads: usize) -> Self {
         Self {
             kind: ModelKind::Dnabert,
@@ -99,7 +100,8 @@ impl ModelConfig {
         }
     }
 
-    /// A published size by name: one of [`ModelConfig::PRESETS`], in either case.
+    /// The published model of this name, which is one of [`ModelConfig::PRESETS`] in upper or lower
+    /// case. Returns `None` for any other name.
     pub fn preset(name: &str) -> Option<Self> {
         Some(match name.to_ascii_lowercase().as_str() {
             "8m" => Self::esm2(6, 320, 20),
@@ -118,10 +120,11 @@ impl ModelConfig {
         self.hidden / self.heads
     }
 
-    /// Whether the sizes make a model that can be computed at all.
+    /// Checks that the sizes make a model that can be computed at all.
     ///
     /// # Errors
-    /// A clause saying which size is wrong, without the name of the file it came from.
+    /// The error is a clause that says which size is wrong, without the name of the file that gave
+    /// it.
     pub fn validate(&self) -> Result<(), String> {
         let sizes = [
             ("the number of layers", self.layers, MOST_LAYERS),
@@ -147,7 +150,7 @@ impl ModelConfig {
                 self.head_dim()
             ));
         }
-        // A NaN is in no range.
+        // No range contains NaN, so NaN is refused too.
         if !(0.0..=LARGEST_EPSILON).contains(&self.layer_norm_eps) {
             return Err(format!(
                 "the LayerNorm epsilon is {:e}, outside 0 to {LARGEST_EPSILON}",
@@ -199,7 +202,7 @@ mod tests {
         for eps in [
             f64::NAN,
             f64::INFINITY,
-            1e308, // finite in f64 alone
+            1e308, // finite in f64, infinite in f32
             1.5,
             -1e-5,
         ] {

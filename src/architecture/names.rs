@@ -1,18 +1,19 @@
-//! From the names in files to canonical ones: Hugging Face's, without `esm.` or `bert.`.
+//! Translates the names in files to canonical names: Hugging Face's names without `esm.` or
+//! `bert.`.
 
 use super::layout::SHARED_INV_FREQ;
 
-/// Whose names a set of tensors bears.
+/// The naming scheme that a set of tensors follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Naming {
-    /// Hugging Face's, with or without a prefix.
+    /// Hugging Face's names, with or without the prefix `esm.` or `bert.`.
     HuggingFace,
-    /// fair-esm's, with or without `encoder.` or `encoder.sentence_encoder.`.
+    /// fair-esm's names, with or without the prefix `encoder.` or `encoder.sentence_encoder.`.
     FairEsm,
 }
 
 impl Naming {
-    /// Recognises the names: only fair-esm calls its embedding `embed_tokens`.
+    /// Detects the naming scheme: only fair-esm calls its embedding `embed_tokens`.
     pub fn of<'a>(mut names: impl Iterator<Item = &'a str>) -> Self {
         match names.any(|name| fair_esm_stem(name) == "embed_tokens.weight") {
             true => Naming::FairEsm,
@@ -20,7 +21,8 @@ impl Naming {
         }
     }
 
-    /// The canonical name. What has none stays as it is, and so is found to have no place.
+    /// The canonical name of a tensor. A name that has no translation stays as it is, and the check
+    /// against the architecture then finds no place for it.
     pub fn canonical(self, name: &str) -> String {
         match self {
             Naming::HuggingFace => {
@@ -34,8 +36,9 @@ impl Naming {
     }
 }
 
-/// Undoes what some releases of transformers rename on saving: LayerNorm's gain and shift as BERT's
-/// first code called them, and rotary frequencies that all layers share (5.x writes that `*`).
+/// Undoes the changes that some releases of transformers make to names on saving: LayerNorm's gain
+/// and shift get the names of BERT's first code, and rotary frequencies that all layers share get a
+/// name with `*` as the layer (in 5.x).
 fn from_hugging_face(stem: &str) -> String {
     if stem == "encoder.layer.*.attention.self.rotary_embeddings.inv_freq" {
         return SHARED_INV_FREQ.to_owned();

@@ -1,12 +1,14 @@
-//! The operations the models are made of, and where they run.
+//! Defines the operations that models are made of ([`Backend`]), and holds the backends that run
+//! them.
 //!
 //! A backend knows no model: it holds matrices and does arithmetic on them. All matrices are
-//! row-major, a row a token of a packed batch ([`PackedBatch`]). Every row of every result depends
-//! on the row's own sequence alone, bit for bit: not on the number of rows, nor on where in the
-//! batch the sequence stands.
+//! row-major, with one row per token of a packed batch ([`PackedBatch`]). Every row of every result
+//! depends only on the row's own sequence, bit for bit: neither the number of rows nor the position
+//! of the sequence in the batch has an influence.
 //!
-//! Operations may be asynchronous: they are put in order and return at once. What a pass is to give
-//! ([`Backend::represent`]) is a promise, and [`Backend::fetch`] waits for it.
+//! Operations may be asynchronous: a call queues the operation and returns at once. The results of
+//! a pass ([`Backend::represent`]) are therefore handles, and [`Backend::fetch`] waits for their
+//! values.
 
 pub mod cpu;
 pub mod cuda;
@@ -15,18 +17,18 @@ use crate::batch::PackedBatch;
 use crate::weights::Weight;
 use std::ops::Range;
 
-/// What an operation on a backend can fail with.
+/// Why an operation of a backend failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
     /// The worker threads could not be started.
     #[error("could not start {threads} worker threads: {source}")]
     Threads {
-        /// How many were asked for.
+        /// The number of threads that was asked for.
         threads: usize,
-        /// Why not.
+        /// The error of the thread pool.
         source: rayon::ThreadPoolBuildError,
     },
-    /// A CUDA device could not be used, or failed.
+    /// A CUDA device could not be used, or it failed.
     #[error(transparent)]
     Cuda(Box<cuda::CudaError>),
 }
@@ -38,7 +40,7 @@ impl From<cuda::CudaError> for BackendError {
 }
 
 impl BackendError {
-    /// What to do about it.
+    /// Returns what the user can do about the error, if anything.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Cuda(error) => error.hint(),
@@ -47,165 +49,177 @@ impl BackendError {
     }
 }
 
-/// How a linear layer's output leaves it.
+/// The function that a linear layer applies to its output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// As it is.
+    /// No function: the output stays as it is.
     None,
     /// GELU in its exact form, x·Φ(x), with erf.
     Gelu,
 }
 
-/// How attention learns where tokens stand.
+/// How attention takes the positions of tokens into account.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Position {
-    /// Rotary embedding (Su et al. 2021), rotate-half: `inv_freq`, [head_dim / 2].
+    /// Rotary embedding (Su et al. 2021) in its rotate-half form: `inv_freq`, `[head_dim / 2]`.
     Rotary(Vec<f32>),
-    /// Symmetric ALiBi (Press et al. 2022): `-slope[h]·|i - j|` added to the scores; [heads].
+    /// Symmetric ALiBi (Press et al. 2022), which adds `-slope[h]·|i - j|` to the scores: the
+    /// slopes, `[heads]`.
     Alibi(Vec<f32>),
 }
 
-/// The sizes of multi-head attention.
+/// The sizes and the positions of multi-head attention.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionSpec {
-    /// Number of heads.
+    /// The number of heads.
     pub heads: usize,
-    /// Width of a head; even for rotary positions. Scores are scaled by its -1/2 power.
+    /// The width of a head, which is even for rotary positions. Scores are scaled by
+    /// `head_dim^(-1/2)`.
     pub head_dim: usize,
-    /// Where tokens stand.
+    /// How positions enter the scores.
     pub position: Position,
 }
 
-/// Where the weights of a linear layer come from: `weight` is [out, in], `bias` [out].
+/// The source of the weights of one part of a linear layer.
 ///
-/// Several parts make one layer whose outputs stand side by side (q, k, v), so that separately
-/// stored weights need no copy on a host that computes straight from the mapping.
+/// A linear layer may consist of several parts, whose outputs lie side by side (q, k, v). Weights
+/// that are stored separately then need no copy on a host that computes straight from the mapped
+/// file.
 pub struct LinearPart {
-    /// [out, in], row-major.
+    /// The weight matrix, `[out, in]`, row-major.
     pub weight: Weight,
-    /// [out].
+    /// The bias, `[out]`.
     pub bias: Option<Weight>,
 }
 
-/// Which operation a linear layer is for.
+/// The operation that a linear layer is used in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinearKind {
-    /// [`Backend::linear`]
+    /// The layer is used in [`Backend::linear`].
     Store,
-    /// [`Backend::linear_add`]
+    /// The layer is used in [`Backend::linear_add`].
     Add,
-    /// [`Backend::linear_gated`]: one part, gate over up, [2·out, in], without bias.
+    /// The layer is used in [`Backend::linear_gated`]: it has one part, `[2·out, in]`, whose first
+    /// half is the gate and whose second half is the up-projection, and no bias.
     Gated,
 }
 
-/// What a matrix is for: a backend whose products take fewer bits than its sums keeps either, or
-/// both.
+/// What a matrix is used for. A backend whose GEMMs take fewer bits than its sums stores a matrix
+/// in one of the two formats, or in both, according to its role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// The residual stream: embeddings are written to it, linear layers added onto it, LayerNorm
+    /// The residual stream: embeddings are written to it, linear layers add to it, and LayerNorm
     /// reads it.
     Residual,
-    /// What products and attention read and write, and LayerNorm writes.
+    /// An activation: linear layers and attention read and write it, and LayerNorm writes it.
     Activation,
-    /// Both, for models that put LayerNorm on the stream itself: what LayerNorm wrote is read by
-    /// products as well as added to.
+    /// Both, for models that apply LayerNorm to the residual stream itself: linear layers read what
+    /// LayerNorm wrote and also add to it.
     Both,
 }
 
-/// A LayerNorm.
+/// The parameters of a LayerNorm.
 pub struct Norm<V> {
-    /// [width]
+    /// The factor of each column, `[width]`.
     pub gain: V,
-    /// [width]
+    /// The summand of each column, `[width]`.
     pub bias: V,
-    /// Added to the variance.
+    /// The number that is added to the variance.
     pub eps: f32,
 }
 
-/// What of a representation is wanted.
+/// The outputs that a representation should have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutputKinds {
-    /// The mean over each pooled range of the pass.
+    /// The mean over each pooled range of rows of the pass.
     pub pooled: bool,
-    /// Every row.
+    /// Every row of the pass.
     pub states: bool,
 }
 
-/// A representation, on the host.
+/// A representation in host memory.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Output {
-    /// [pooled ranges, width]; empty unless wanted. An empty range gives NaN.
+    /// The means, `[pooled ranges, width]`; empty if they were not wanted. The mean over an empty
+    /// range is NaN.
     pub pooled: Vec<f32>,
-    /// [rows, width]; empty unless wanted.
+    /// The rows, `[rows, width]`; empty if they were not wanted.
     pub states: Vec<f32>,
 }
 
-/// How much fits in one pass.
+/// The limits of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Most tokens.
+    /// The most tokens per pass.
     pub tokens: usize,
-    /// Most sequences.
+    /// The most sequences per pass.
     pub sequences: usize,
-    /// Most passes begun and not yet fetched.
+    /// The most passes that may have begun without being fetched yet.
     pub passes: usize,
 }
 
-/// The operations. Matrices named `out` get the batch's rows; what they held is lost.
+/// The operations of a backend. A matrix named `out` gets as many rows as the batch has tokens, and
+/// its old contents are lost.
 ///
-/// Parameters are made resident first, in groups that [`Backend::group`] opens, in the order in
-/// which a pass needs them; [`Backend::sealed`] ends that. A pass is [`Backend::begin`], operations,
-/// and [`Backend::end`].
+/// Parameters are made resident first, in the order in which a pass needs them. They belong to
+/// layers, which are the sets of weights that load together: the embedding is layer 0, and
+/// [`Backend::group`] opens the next layer. [`Backend::sealed`] says that no more parameters
+/// follow. A pass then consists of [`Backend::begin`], the operations and [`Backend::end`].
+///
+/// A method fails with a [`BackendError`] if the device fails, if the model does not fit into its
+/// memory, or if a call is out of order.
 pub trait Backend {
-    /// Activations, [rows, cols].
+    /// Activations, `[rows, cols]`.
     type Matrix;
-    /// Parameters as a flat array: gains, biases, embedding tables.
+    /// Parameters as a flat array: gains, biases and embedding tables.
     type Vector;
     /// The weights of a linear layer.
     type Linear;
-    /// What attention needs besides q, k and v: its sizes, and where tokens stand.
+    /// What attention needs besides q, k and v: its sizes and the positions.
     type Attention;
-    /// A representation that a pass will have made.
+    /// A representation that a pass will produce.
     type Pending;
 
-    /// How a sequence of so many tokens is computed: sequences of different classes never share a
-    /// pass. A class may depend on nothing else, or a sequence's bits would depend on its batch.
+    /// Returns the class of a sequence of `tokens` tokens, which decides how it is computed.
+    /// Sequences of different classes never share a pass. The class may depend only on the length:
+    /// otherwise the bits of a sequence would depend on its batch.
     fn class(&self, tokens: usize) -> usize {
         let _ = tokens;
         0
     }
-    /// What one pass may hold.
+    /// Returns how much one pass may hold.
     fn limits(&self) -> Limits;
 
-    /// An empty matrix of this width; operations that write to it give it its rows.
+    /// Creates an empty matrix of this width. The operations that write to it give it its rows.
     fn matrix(&mut self, role: Role, width: usize) -> Result<Self::Matrix, BackendError>;
-    /// Parameters that are made resident from here on belong to the next group.
+    /// Opens the next layer: the parameters made resident from here on belong to it.
     fn group(&mut self) {}
-    /// Makes parameters resident.
+    /// Makes an array of parameters resident.
     fn vector(&mut self, data: Weight) -> Result<Self::Vector, BackendError>;
-    /// Makes a linear layer resident; every part has `inputs` columns.
+    /// Makes a linear layer resident. The weight of every part has `inputs` columns.
     fn linear_weights(
         &mut self,
         parts: Vec<LinearPart>,
         inputs: usize,
         product: LinearKind,
     ) -> Result<Self::Linear, BackendError>;
-    /// Makes what attention needs resident.
+    /// Makes resident what attention needs.
     fn attention_weights(&mut self, spec: AttentionSpec) -> Result<Self::Attention, BackendError>;
-    /// All parameters have been named; they may still be on their way.
+    /// Declares that all parameters have been named. They may still be on their way to the device.
     fn sealed(&mut self) -> Result<(), BackendError> {
         Ok(())
     }
 
-    /// Begins a pass over sequences of one class, within the limits; `pooled` is a range of rows a
-    /// sequence.
+    /// Begins a pass over sequences of one class, within the limits. `pooled` is one range of rows
+    /// per sequence.
     fn begin(
         &mut self,
         class: usize,
         batch: &PackedBatch,
         pooled: &[Range<usize>],
     ) -> Result<(), BackendError>;
-    /// What follows uses the parameters of this group, counted from 0.
+    /// Waits, in the order of operations, for the parameters of a layer: the operations that follow
+    /// use them. Layers are counted from 0.
     fn need(&mut self, group: usize) -> Result<(), BackendError> {
         let _ = group;
         Ok(())
@@ -215,8 +229,9 @@ pub trait Backend {
         Ok(())
     }
 
-    /// `out[t] = (table[tokens[t]] + shift) * scale[t]`; table is [vocab, width], shift [width].
-    /// The scale is f64, since its rounding would be one of the whole sequence.
+    /// Computes `out[t] = (table[tokens[t]] + shift) * scale[t]`; `table` is `[vocab, width]`,
+    /// `shift` `[width]`. The scale is f64, because its rounding error would be the same for the
+    /// whole sequence.
     fn embed(
         &mut self,
         batch: &PackedBatch,
@@ -226,7 +241,7 @@ pub trait Backend {
         out: &mut Self::Matrix,
     ) -> Result<(), BackendError>;
 
-    /// `out = LayerNorm(x)` over the columns.
+    /// Computes `out = LayerNorm(x)` over the columns of each row.
     fn layer_norm(
         &mut self,
         x: &Self::Matrix,
@@ -234,7 +249,7 @@ pub trait Backend {
         out: &mut Self::Matrix,
     ) -> Result<(), BackendError>;
 
-    /// `out = act(x·Wᵀ + b)`.
+    /// Computes `out = act(x·Wᵀ + b)`.
     fn linear(
         &mut self,
         x: &Self::Matrix,
@@ -243,7 +258,7 @@ pub trait Backend {
         out: &mut Self::Matrix,
     ) -> Result<(), BackendError>;
 
-    /// `x_out += x·Wᵀ + b`: a linear layer onto the residual stream.
+    /// Computes `onto += x·Wᵀ + b`: adds the output of a linear layer to the residual stream.
     fn linear_add(
         &mut self,
         x: &Self::Matrix,
@@ -251,7 +266,7 @@ pub trait Backend {
         onto: &mut Self::Matrix,
     ) -> Result<(), BackendError>;
 
-    /// `out = gelu(x·Gᵀ) * (x·Uᵀ)`, `w` being G over U, [2·out, in], without bias.
+    /// Computes `out = gelu(x·Gᵀ) * (x·Uᵀ)`. `w` is G on top of U, `[2·out, in]`, without bias.
     fn linear_gated(
         &mut self,
         x: &Self::Matrix,
@@ -259,7 +274,8 @@ pub trait Backend {
         out: &mut Self::Matrix,
     ) -> Result<(), BackendError>;
 
-    /// Softmax attention within each sequence; `qkv` is [rows, 3·heads·head_dim], q then k then v.
+    /// Computes softmax attention within each sequence. `qkv` is `[rows, 3·heads·head_dim]`: q,
+    /// then k, then v.
     fn attention(
         &mut self,
         qkv: &Self::Matrix,
@@ -268,7 +284,7 @@ pub trait Backend {
         out: &mut Self::Matrix,
     ) -> Result<(), BackendError>;
 
-    /// Takes what is wanted of the rows of `x`, after `norm` if there is one.
+    /// Takes the wanted outputs from the rows of `x`, after applying `norm` if there is one.
     fn represent(
         &mut self,
         x: &Self::Matrix,
@@ -276,13 +292,13 @@ pub trait Backend {
         wanted: OutputKinds,
     ) -> Result<Self::Pending, BackendError>;
 
-    /// Waits for a representation. Those of an ended pass are fetched in the order in which they
-    /// were taken, pass by pass.
+    /// Waits for a representation and returns it. Representations are fetched pass by pass, after
+    /// their pass has ended, and in the order in which they were taken.
     fn fetch(&mut self, pending: Self::Pending) -> Result<Output, BackendError>;
 }
 
-/// The SIMD level the CPU backend computes with: part of a result's identity, since the width
-/// of a vector decides the order of the sums.
+/// Returns the name of the SIMD level that the CPU backend computes with. It is part of a result's
+/// identity, because the width of a vector decides the order of the sums.
 pub fn simd_name() -> &'static str {
     cpu::simd::name()
 }

@@ -1,4 +1,5 @@
-//! The GEMM algorithms of a job on CUDA: those that it was begun with, those that were given, or what the cache holds.
+//! Finds the GEMM algorithms for a job on CUDA: those the job started with, those given by
+//! `--gemm-algorithms`, or those in the cache.
 
 use super::options::EmbedOptions;
 use super::{Console, Failure};
@@ -9,9 +10,10 @@ use seqstream::pipeline::{JobError, KeptAlgorithms};
 use std::path::Path;
 use std::sync::Arc;
 
-/// What `embed` has to compute with.
+/// Returns the GEMM algorithms for `embed`.
 ///
-/// A job that goes on uses the table in its output directory and nothing else: others would give other bits.
+/// A resumed job uses only the table in its output directory: other algorithms would give other
+/// bits.
 pub fn of_job(options: &EmbedOptions, console: &Console) -> Result<Arc<Algorithms>, Failure> {
     if options.device == Device::Cpu {
         return Ok(Arc::new(Algorithms::new(None)));
@@ -45,7 +47,8 @@ pub fn of_job(options: &EmbedOptions, console: &Console) -> Result<Arc<Algorithm
     })
 }
 
-/// What the cache holds; what it does not hold yet is chosen and kept there.
+/// Returns the algorithms in the cache. A missing algorithm is chosen when it is needed, and kept
+/// in the cache.
 pub fn from_cache(console: &Console) -> Arc<Algorithms> {
     let cache = Algorithms::default_cache();
     if cache.is_none() {
@@ -59,7 +62,7 @@ pub fn from_cache(console: &Console) -> Arc<Algorithms> {
 
 const REMEDY: &str = "set SEQSTREAM_CACHE to a folder that can be written and that later jobs find; jobs whose rows are to agree bit for bit can also share one table, by `embed --gemm-algorithms`";
 
-/// Says what the choice of algorithms warned of, and what helps.
+/// Prints the warnings of the choice of algorithms, and a remedy.
 pub fn warn(algorithms: &Algorithms, console: &Console) {
     let warnings = algorithms.take_warnings();
     for warning in &warnings {
@@ -70,7 +73,7 @@ pub fn warn(algorithms: &Algorithms, console: &Console) {
     }
 }
 
-/// The table that `--gemm-algorithms` names: an output directory, or a file.
+/// Reads the table that `--gemm-algorithms` names: `path` is an output directory or a file.
 fn given(path: &Path) -> Result<KeptAlgorithms, Failure> {
     let refused = |error| {
         match error {

@@ -1,4 +1,4 @@
-//! The command line as typed. Checked and completed in [`super::options`].
+//! The command line as the user types it. [`super::options`] checks and completes it.
 
 use std::path::PathBuf;
 
@@ -46,69 +46,70 @@ In NumPy:
     rows = np.load(\"embeddings/shard-000000/layer_33.npy\")
     ids = open(\"embeddings/shard-000000/ids.txt\").read().split(\"\\n\")[:-1]";
 
-/// Protein and DNA sequences in, embeddings out: ESM-2 and DNABERT-S.
+/// Compute embeddings of protein and DNA sequences with ESM-2 and DNABERT-S.
 #[derive(Debug, Parser)]
 #[command(name = "seqstream", version, after_help = EXIT_CODES, arg_required_else_help = true)]
 pub struct Cli {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
-    /// Options of every subcommand.
+    /// The options that all subcommands share.
     #[command(flatten)]
     pub global: Global,
 }
 
-/// Options of every subcommand.
+/// The options that all subcommands share.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// Say more
+    /// Print more messages
     #[arg(short, long, global = true)]
     pub verbose: bool,
-    /// Say nothing but warnings and errors
+    /// Print only warnings and errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Colours in messages; `auto` means on a terminal, unless NO_COLOR is set
+    /// Use colours in messages; `auto` means on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: ColorChoice,
 }
 
-/// What to do.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Embed sequences
+    /// Compute embeddings of sequences
     #[command(after_help = format!("{EMBED_EXAMPLES}\n\n{EXIT_CODES}"))]
     Embed(Box<EmbedArgs>),
-    /// Join the outputs of `embed --share 1/n` to `n/n`, checking that every record is there once
+    /// Join the outputs of `embed --share 1/n` to `n/n`, checking that every record is present once
     Merge(MergeArgs),
     /// Show a model's architecture, tensors and size
     Inspect(InspectArgs),
-    /// Show token ids, one JSON object a sequence
+    /// Print token ids, one JSON object per sequence
     Tokenize(TokenizeArgs),
-    /// Measure how fast a model runs on a device, against its matrix products alone
+    /// Measure the speed of a model on a device, also compared with its matrix products alone
     Bench(BenchArgs),
-    /// Show this machine's devices and what this build can do
+    /// Show the devices of this machine and what this build supports
     Doctor(DoctorArgs),
-    /// Print completions for a shell
+    /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }
 
-/// `seqstream embed`.
+/// The arguments of `seqstream embed`.
 #[derive(Debug, Args)]
 pub struct EmbedArgs {
-    /// FASTA or FASTQ files, plain or gzip, bzip2, xz, zstd; `-` is standard input
+    /// FASTA or FASTQ files, plain or compressed with gzip, bzip2, xz or zstd; `-` is standard
+    /// input
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
     /// Model folder (Hugging Face) or file (.safetensors, .bin, fair-esm .pt)
     #[arg(long, short, value_name = "MODEL")]
     pub model: PathBuf,
-    /// Output directory, new or empty; with --resume, that of the job to go on with
+    /// Output directory: new or empty, or the directory of the job to resume
     #[arg(long, short, value_name = "DIR")]
     pub out: PathBuf,
-    /// Go on with the job in --out: finished shards are kept, never computed twice
+    /// Continue the job in the output directory: finished shards are kept and not computed again
     #[arg(long)]
     pub resume: bool,
 
-    /// One row a sequence: `mean` over residues (ESM-2) or all tokens (DNABERT), the `cls` state,
+    /// One row per sequence: `mean` over residues (ESM-2) or all tokens (DNABERT), the `cls` state,
     /// or `none` (with --per-token)
     #[arg(
         long,
@@ -117,11 +118,11 @@ pub struct EmbedArgs {
         help_heading = "What to compute"
     )]
     pub pool: PoolArg,
-    /// Also keep the state of every token that the mean is over
+    /// Also keep the state of every token that the mean includes
     #[arg(long, help_heading = "What to compute")]
     pub per_token: bool,
-    /// Layers, separated by commas: 0 is the embedding, the last is after the final LayerNorm,
-    /// negative ones count from the end
+    /// Layers, separated by commas: 0 is the embedding, the last layer is taken after the final
+    /// LayerNorm, and negative numbers count from the end
     #[arg(
         long,
         value_name = "LIST",
@@ -131,7 +132,8 @@ pub struct EmbedArgs {
         help_heading = "What to compute"
     )]
     pub layers: Vec<i64>,
-    /// How values are stored; f16 is half the size, and a value it cannot hold is an error
+    /// Data type of the stored values; f16 halves the size, and a value beyond its range is an
+    /// error
     #[arg(
         long,
         value_name = "DTYPE",
@@ -140,12 +142,12 @@ pub struct EmbedArgs {
     )]
     pub output_dtype: OutputDtypeArg,
 
-    /// The most tokens of a sequence: residues (ESM-2) or BPE tokens (DNABERT), specials not counted
-    /// [default: no limit]
+    /// Maximum length of a sequence in residues (ESM-2) or BPE tokens (DNABERT), not counting
+    /// special tokens [default: no limit]
     #[arg(long, value_name = "N", value_parser = positive(), help_heading = "Sequences")]
     pub max_length: Option<usize>,
-    /// What becomes of a longer sequence: its first N tokens, the token-weighted mean over windows
-    /// of N, or an error [default: truncate]
+    /// How to treat a longer sequence: keep its first N tokens, take the token-weighted mean over
+    /// windows of N tokens, or report an error [default: truncate]
     #[arg(
         long,
         value_name = "HOW",
@@ -153,12 +155,12 @@ pub struct EmbedArgs {
         help_heading = "Sequences"
     )]
     pub long: Option<LongArg>,
-    /// Tokens from the start of one window to that of the next [default: N, so that windows do not
-    /// overlap]
+    /// Tokens from the start of one window to the start of the next [default: N, so that windows do
+    /// not overlap]
     #[arg(long, value_name = "S", requires = "max_length", value_parser = positive(), help_heading = "Sequences")]
     pub stride: Option<usize>,
-    /// `on` upper-cases, drops a last `*` and counts unknown characters; `off` leaves the text as it
-    /// is
+    /// `on` converts to upper case, drops a final `*` and counts unknown characters; `off` leaves
+    /// the text as it is
     #[arg(
         long,
         alias = "case",
@@ -171,7 +173,7 @@ pub struct EmbedArgs {
     #[arg(long, help_heading = "Sequences")]
     pub strict: bool,
 
-    /// Where to compute: cpu, cuda (every CUDA device), or some of them: cuda:0,2
+    /// Device that computes: cpu, cuda (every CUDA device), or some CUDA devices, such as cuda:0,2
     #[arg(
         long,
         value_name = "DEVICE",
@@ -179,11 +181,12 @@ pub struct EmbedArgs {
         help_heading = "Running"
     )]
     pub device: String,
-    /// What to compute in; the CPU knows f32 alone, whatever the weights are stored in [default: f32
-    /// on the CPU, f16 on CUDA]
+    /// Data type of the computation; the CPU always computes in f32, whatever type the weights are
+    /// stored in [default: f32 on the CPU, f16 on CUDA]
     #[arg(long, value_name = "DTYPE", help_heading = "Running")]
     pub dtype: Option<DtypeArg>,
-    /// Whether loading, computing and storing overlap on a CUDA device; the bits are the same
+    /// Whether loading, computing and storing overlap on a CUDA device; the results have the same
+    /// bits
     #[arg(
         long,
         value_name = "ON|OFF",
@@ -191,14 +194,15 @@ pub struct EmbedArgs {
         help_heading = "Running"
     )]
     pub streams: SwitchArg,
-    /// Threads that compute, at most 1024; with CUDA a quarter of them, at most 8, tokenize [default: all cores]
+    /// Number of CPU threads, at most 1024; with CUDA a quarter of them, at most 8, tokenize
+    /// [default: all cores]
     #[arg(long, value_name = "N", value_parser = threads(), help_heading = "Running")]
     pub threads: Option<usize>,
-    /// Tokens computed at once; decides speed and memory, never a result [default: by threads, from
-    /// 4096; on CUDA by the device and its free memory]
+    /// Tokens computed at once; affects speed and memory, never a result [default: depends on the
+    /// threads, at least 4096; on CUDA, on the device and its free memory]
     #[arg(long, value_name = "N", value_parser = token_budget(), help_heading = "Running")]
     pub token_budget: Option<usize>,
-    /// Compute share i of n only, from 1/n to n/n; `merge` joins them
+    /// Compute only share i of n, from 1/n to n/n; `merge` joins the shares
     #[arg(
         long,
         alias = "shard",
@@ -207,11 +211,12 @@ pub struct EmbedArgs {
         help_heading = "Running"
     )]
     pub share: String,
-    /// Compute with the GEMM algorithms of this job, on CUDA: its output directory, or the
-    /// algorithms.json in it. Shares of one job that run on different machines need the same ones
+    /// On CUDA, use the GEMM algorithms of another job: its output directory, or the
+    /// algorithms.json in it. Shares of one job that run on different machines need the same
+    /// algorithms
     #[arg(long, value_name = "DIR|FILE", help_heading = "Running")]
     pub gemm_algorithms: Option<PathBuf>,
-    /// Sequences in one shard of the output
+    /// Sequences per shard of the output
     #[arg(long, value_name = "N", default_value = "2048", value_parser = positive(), help_heading = "Running")]
     pub shard_size: usize,
     /// Print the summary as one JSON object on standard output
@@ -219,18 +224,18 @@ pub struct EmbedArgs {
     pub json: bool,
 }
 
-/// `seqstream merge`.
+/// The arguments of `seqstream merge`.
 #[derive(Debug, Args)]
 pub struct MergeArgs {
-    /// Output directories of every share, in any order
+    /// Output directories of all shares, in any order
     #[arg(required = true, value_name = "DIR")]
     pub sources: Vec<PathBuf>,
-    /// Directory for the whole, new or empty; shards are hard-linked where possible
+    /// Directory for the joined output, new or empty; shards are hard-linked where possible
     #[arg(long, short, value_name = "DIR")]
     pub out: PathBuf,
 }
 
-/// `seqstream inspect`.
+/// The arguments of `seqstream inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
     /// Model folder or file
@@ -240,13 +245,13 @@ pub struct InspectArgs {
     pub json: bool,
 }
 
-/// `seqstream tokenize`.
+/// The arguments of `seqstream tokenize`.
 #[derive(Debug, Args)]
 pub struct TokenizeArgs {
     /// FASTA or FASTQ files; `-` is standard input
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
-    /// Model folder or file, or a tokenizer.json
+    /// Model folder or file, or a tokenizer.json file
     #[arg(long, short, value_name = "MODEL")]
     pub model: PathBuf,
     /// `on` cleans the text, `off` leaves it as it is
@@ -257,46 +262,47 @@ pub struct TokenizeArgs {
     pub strict: bool,
 }
 
-/// `seqstream bench`.
+/// The arguments of `seqstream bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Model folder or file; speed does not depend on its values
+    /// Model folder or file; the speed does not depend on the values of the weights
     #[arg(long, short, value_name = "MODEL")]
     pub model: PathBuf,
-    /// Where to compute: cpu, cuda, or some devices: cuda:0,2
+    /// Device that computes: cpu, cuda (every CUDA device), or some CUDA devices, such as cuda:0,2
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: String,
-    /// What to compute in [default: f32 on the CPU, f16 on CUDA]
+    /// Data type of the computation [default: f32 on the CPU, f16 on CUDA]
     #[arg(long, value_name = "DTYPE")]
     pub dtype: Option<DtypeArg>,
     /// Whether loading, computing and storing overlap on a CUDA device
     #[arg(long, value_name = "ON|OFF", default_value = "on")]
     pub streams: SwitchArg,
-    /// Sequences of these lengths, in tokens, of random content
+    /// Measure random sequences of these lengths, in tokens
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = bench_length())]
     pub lengths: Vec<usize>,
-    /// The sequences of these files, tokenized before the clock starts
+    /// Measure the sequences of these files, which are tokenized before the timing starts
     #[arg(long, value_name = "FILE")]
     pub fasta: Vec<PathBuf>,
-    /// Tokens of a round, at least [default: 405504]
+    /// Minimum number of tokens per round [default: 405504]
     #[arg(long, value_name = "N", value_parser = up_to(1 << 28))]
     pub tokens: Option<usize>,
-    /// Rounds that are timed, after one that is not; the median counts
+    /// Number of timed rounds, after one round that is not timed; the median is reported
     #[arg(long, value_name = "N", default_value = "5", value_parser = up_to(1 << 20))]
     pub rounds: usize,
-    /// Keep the states of every token too, as `embed --per-token` does
+    /// Also keep the states of every token, as `embed --per-token` does
     #[arg(long)]
     pub per_token: bool,
-    /// Time by kind of operation, in a round of its own (one CUDA device)
+    /// Also measure the time per kind of operation, in a separate round (one CUDA device)
     #[arg(long)]
     pub breakdown: bool,
-    /// How much of the loading of weights hides behind computing, from cold starts (one CUDA device)
+    /// Also measure, from cold starts, how much of the loading of weights is hidden behind
+    /// computing (one CUDA device)
     #[arg(long)]
     pub cold: bool,
     /// Tokens computed at once
     #[arg(long, value_name = "N", value_parser = token_budget())]
     pub token_budget: Option<usize>,
-    /// Threads of the CPU, at most 1024 [default: all cores]
+    /// Number of CPU threads, at most 1024 [default: all cores]
     #[arg(long, value_name = "N", value_parser = threads())]
     pub threads: Option<usize>,
     /// Print one JSON object
@@ -304,7 +310,7 @@ pub struct BenchArgs {
     pub json: bool,
 }
 
-/// `seqstream doctor`.
+/// The arguments of `seqstream doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
     /// Print one JSON object
@@ -312,14 +318,14 @@ pub struct DoctorArgs {
     pub json: bool,
 }
 
-/// `seqstream completions`.
+/// The arguments of `seqstream completions`.
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
-    /// For which shell
+    /// The shell
     pub shell: Shell,
 }
 
-/// `--pool`.
+/// The values of `--pool`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs)]
 pub enum PoolArg {
@@ -328,7 +334,7 @@ pub enum PoolArg {
     None,
 }
 
-/// `--long`.
+/// The values of `--long`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs)]
 pub enum LongArg {
@@ -337,7 +343,7 @@ pub enum LongArg {
     Error,
 }
 
-/// `--clean`.
+/// The values of `--clean`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs)]
 pub enum CleanArg {
@@ -347,7 +353,7 @@ pub enum CleanArg {
     Off,
 }
 
-/// `--streams`.
+/// The values of `--streams`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs)]
 pub enum SwitchArg {
@@ -355,7 +361,7 @@ pub enum SwitchArg {
     Off,
 }
 
-/// `--dtype`.
+/// The values of `--dtype`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs)]
 pub enum DtypeArg {
@@ -364,7 +370,7 @@ pub enum DtypeArg {
     Bf16,
 }
 
-/// `--output-dtype`.
+/// The values of `--output-dtype`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs)]
 pub enum OutputDtypeArg {
@@ -372,13 +378,14 @@ pub enum OutputDtypeArg {
     F16,
 }
 
-/// As many cores as large machines have. Threads beyond the cores look for work in vain, and the more of them there are,
-/// the longer each takes: on two cores 2048 need minutes for what one does at once.
+/// Parses a number of threads, at most 1024: large machines have about that many cores. Threads
+/// beyond the number of cores search for work in vain, and each takes longer the more of them there
+/// are: on two cores, 2048 threads need minutes for work that one thread does at once.
 fn threads() -> impl TypedValueParser<Value = usize> {
     up_to(1024)
 }
 
-/// More tokens than any device computes at once.
+/// Parses a token budget. The maximum is more than any device computes at once.
 fn token_budget() -> impl TypedValueParser<Value = usize> {
     up_to(1 << 32)
 }

@@ -1,4 +1,5 @@
-//! `seqstream bench`: how fast a model runs here, against its matrix products alone.
+//! `seqstream bench`: measures the speed of a model on this machine, also compared with its matrix
+//! products alone.
 
 use super::args::BenchArgs;
 use super::cold::cold;
@@ -20,27 +21,32 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Batches of a round of a fixed length: enough that filling and emptying the pipeline shows little.
+/// Number of batches per round, by default. It is large enough that filling and emptying the
+/// pipeline has little effect.
 const BATCHES: usize = 12;
 
-/// Sequences to measure on.
+/// The sequences of a measurement.
 pub(super) struct Workload {
+    /// The name of the workload in the report.
     pub name: String,
+    /// The token ids of each sequence.
     pub sequences: Vec<Vec<u32>>,
 }
 
-/// What was measured on one workload.
+/// The measurements on one workload.
 struct Measured {
     tokens: usize,
     batches: usize,
-    /// Of each round, alike in all.
+    /// Seconds of each round. All rounds do the same work.
     seconds: Vec<f64>,
-    /// Tokens a second of the products alone, on CUDA.
+    /// On CUDA: tokens per second of the matrix products alone, for each round.
     products: Vec<f64>,
-    /// Operation, milliseconds, calls: of a round with fences around each, on CUDA.
+    /// On CUDA: the name, milliseconds and number of calls of each operation, from a separate round
+    /// with timed fences around each operation.
     operations: Vec<(String, f64, usize)>,
 }
 
+/// Runs `seqstream bench`.
 pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
     let device = options::device(&args.device, args.dtype, args.streams)?;
     let checkpoint = model::open(&args.model, console)?;
@@ -115,6 +121,7 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
     console.print(|out| table(out, &report).map_err(Failure::Stdout))
 }
 
+/// Sets up the model on a single CUDA device.
 pub(super) fn one(
     on: (&[u32], DType, bool),
     checkpoint: &Checkpoint,
@@ -128,15 +135,18 @@ pub(super) fn one(
     model.ok_or_else(|| EngineError::NoDevice.into())
 }
 
+/// The options that all measurements share.
 pub(super) struct Measure<'a> {
     request: Request,
     rounds: usize,
     breakdown: bool,
+    /// Where messages are printed.
     pub console: &'a Console,
 }
 
 impl Measure<'_> {
-    /// One round: all batches through, several under way at once.
+    /// Runs one round: computes all batches, several of them in flight at once. Returns the time in
+    /// seconds.
     pub fn round(&self, model: &mut dyn Embedder, batches: &[PackedBatch]) -> Result<f64, Failure> {
         let start = Instant::now();
         let mut left = batches.len();
@@ -156,7 +166,7 @@ impl Measure<'_> {
         model: &mut dyn Embedder,
         batches: &[PackedBatch],
     ) -> Result<Measured, Failure> {
-        // The first warms up: memory, caches, clocks.
+        // The first round warms up memory, caches and clocks.
         self.round(model, batches)?;
         let seconds: Result<Vec<f64>, Failure> = (0..self.rounds)
             .map(|_| self.round(model, batches))
@@ -203,7 +213,7 @@ impl Measure<'_> {
     }
 }
 
-/// Consecutive sequences, up to the budget a batch, as the pipeline packs them.
+/// Packs consecutive sequences into batches of up to `budget` tokens, as the pipeline does.
 pub(super) fn pack(sequences: &[Vec<u32>], budget: usize) -> Vec<PackedBatch> {
     let mut batches = vec![PackedBatch::new()];
     for sequence in sequences {
@@ -240,13 +250,13 @@ fn workloads(
     Ok(found)
 }
 
-/// A sequence of so many tokens, special ones included.
+/// Makes a random sequence of `length` tokens, including special tokens.
 fn random(config: &ModelConfig, length: usize, seed: u64) -> Vec<u32> {
     let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2545_f491_4f6c_dd1d;
     let (first, last, from, to) = match config.kind {
-        // The twenty amino acids.
+        // The twenty standard amino acids.
         ModelKind::Esm2 => (0, 2, 4, 24),
-        // Everything but the special tokens.
+        // Every token except the special tokens.
         ModelKind::Dnabert => (1, 2, 5, config.vocab as u64),
     };
     (0..length)
@@ -263,7 +273,7 @@ fn random(config: &ModelConfig, length: usize, seed: u64) -> Vec<u32> {
         .collect()
 }
 
-/// The sequences of a file, again and again until there are enough tokens.
+/// Reads the sequences of a file and repeats them until there are enough tokens.
 fn from_file(
     path: &PathBuf,
     args: &BenchArgs,
@@ -311,6 +321,7 @@ fn from_file(
     })
 }
 
+/// Returns the median, or NaN if there are no values.
 pub(super) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

@@ -1,4 +1,5 @@
-//! `seqstream bench --cold`: how much of the loading of weights hides behind computing.
+//! `seqstream bench --cold`: measures how much of the loading of weights is hidden behind
+//! computing.
 
 use std::time::Instant;
 
@@ -11,14 +12,16 @@ use seqstream::dtype::DType;
 use seqstream::engine::{self, Job};
 use seqstream::weights::Checkpoint;
 
-/// Cold starts that are measured, and one before them: each is a few tenths of a second, with noise of a few percent.
+/// Number of measured cold starts, after one that is not measured. A cold start takes a few tenths
+/// of a second, with a noise of a few percent.
 const COLD_ROUNDS: usize = 5;
 
-/// Cold starts, their medians, seconds.
+/// Measures cold starts and reports the median of each figure; times are in seconds.
 ///
-/// The job is the first batch that a job of the workload would have: of about as much computing as loading, so that one
-/// can be told from noise of the other. Both ways compute it for the first time on a new model, with all that comes up
-/// then: after loading, or meanwhile.
+/// The measured job is the first batch of the workload. Computing it takes about as long as loading
+/// the weights, so that the overlap can be told from noise. It is computed in two ways: after
+/// loading, and during loading. Each way uses a new model, so both include everything that happens
+/// only in the first computation.
 pub(super) fn cold(
     on: (&[u32], DType, bool),
     checkpoint: &Checkpoint,
@@ -29,9 +32,9 @@ pub(super) fn cold(
     let failed = |e| Failure::from(BackendError::from(e));
     let mut rounds = Vec::new();
     let mut groups = Vec::new();
-    // The first reads the file into the system's cache, and chooses algorithms.
+    // The first round reads the file into the cache of the system and chooses the algorithms.
     for round in 0..=COLD_ROUNDS {
-        // Loading, then computing.
+        // Loading first, then computing.
         let mut model = one(on, checkpoint, job, measure.console)?;
         let start = Instant::now();
         model.backend_mut().settle().map_err(failed)?;
@@ -44,7 +47,8 @@ pub(super) fn cold(
         batches.truncate(1);
         let computing = measure.round(&mut model, &batches)?;
         drop(model);
-        // Both at once: from when the weights are on their way to the last result.
+        // Loading and computing at the same time: from the start of the transfer of the weights to
+        // the last result.
         let mut model = one(on, checkpoint, job, measure.console)?;
         let together = measure.round(&mut model, &batches)?;
         if round > 0 {
@@ -57,7 +61,8 @@ pub(super) fn cold(
     }
     let layers = checkpoint.config().layers;
     let rounds: Vec<Value> = rounds.iter().map(|c| c.report(&groups, layers)).collect();
-    // Each its own median: one of a round that was disturbed says nothing of the others'.
+    // Each figure has its own median, so that a disturbance of one figure does not affect the
+    // others.
     let middle = |name: &String| {
         let found: Vec<f64> = rounds.iter().filter_map(|r| r[name].as_f64()).collect();
         (name.clone(), median(&found))
@@ -74,12 +79,13 @@ pub(super) fn cold(
     Ok(report)
 }
 
-/// Seconds of a cold start.
+/// The times of a cold start, in seconds.
 struct Cold {
+    /// Loading alone.
     load: f64,
-    /// Once all is loaded.
+    /// Computing alone, after loading.
     compute: f64,
-    /// Of both at once.
+    /// Loading and computing at the same time.
     both: f64,
 }
 
@@ -91,7 +97,7 @@ impl Cold {
             both,
         } = self;
         let least = least(*load, *compute, groups, layers);
-        // Where nothing can be hidden, no share of it is: null.
+        // If nothing can be hidden, the hidden fraction is undefined: null.
         let could = load + compute - least;
         let hidden = (could > 1e-9).then(|| (load + compute - both) / could);
         json!({
@@ -105,11 +111,15 @@ impl Cold {
     }
 }
 
-/// About the least seconds that loading and computing take together. Weights arrive a group after the other, in a time that
-/// is taken to go by their bytes on the device, and a layer is computed when it is there and the one before it is computed.
-/// So the loading up to any group and the computing from that group on come one after the other: the makespan of a flow
-/// shop of two machines (Johnson 1954). Groups: the embedding, `layers` layers, of which each takes as long to compute, and
-/// what comes after them, where there is anything; beside the layers nothing is taken to need any time to compute.
+/// Returns an estimate of the least time, in seconds, in which loading and computing can be done
+/// together. This is the makespan of a two-machine flow shop (Johnson 1954).
+///
+/// Weights arrive one group after another, and each group is assumed to take a time proportional to
+/// its bytes on the device. A layer is computed when its weights have arrived and the layer before
+/// it is computed. Therefore, for every group, the loading up to this group and the computing from
+/// this group on follow one another. `groups` has the bytes of the embedding, of the `layers`
+/// layers, and of the parameters after them, if any. All layers are assumed to take the same time
+/// to compute, and everything else no time.
 fn least(load: f64, compute: f64, groups: &[usize], layers: usize) -> f64 {
     let all: usize = groups.iter().sum();
     let mut most = f64::max(load, compute);
@@ -128,15 +138,17 @@ mod tests {
 
     #[test]
     fn what_cannot_be_hidden_is_the_first_layer_or_the_last() {
-        // An embedding of 1, four layers of 2, a last norm of 1.
+        // An embedding of size 1, four layers of size 2, and a final norm of size 1.
         let groups = [1, 2, 2, 2, 2, 1];
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} is not {b}");
-        // Computing takes longer: it begins once the embedding and the first layer are there.
+        // Computing takes longer: it starts when the embedding and the first layer have arrived.
         close(least(1.0, 4.0, &groups, 4), 0.3 + 4.0);
-        // Loading takes longer: the last layer is computed after the loading up to it, or the norm comes last.
+        // Loading takes longer: either the last layer is computed after its weights have arrived,
+        // or the final norm arrives last.
         close(least(2.0, 1.0, &groups, 4), 2.0 * 0.9 + 0.25);
         close(least(40.0, 1.0, &groups, 4), 40.0);
-        // All in one group: nothing can be hidden, and no weights: nothing is to be.
+        // With all weights in one group, nothing can be hidden. With no weights, there is nothing
+        // to hide.
         close(least(2.0, 3.0, &[0, 7], 1), 5.0);
         close(least(0.0, 3.0, &[0, 0], 1), 3.0);
     }

@@ -1,4 +1,4 @@
-//! What is said, and where: messages on standard error, data on standard output.
+//! Prints messages to standard error and data to standard output.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -7,18 +7,18 @@ use clap::ColorChoice;
 use super::Failure;
 use seqstream::untrusted::shown;
 
-/// How much is said.
+/// Which messages are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbosity {
     /// Warnings and errors.
     Quiet,
-    /// And progress and summaries.
+    /// Warnings, errors, progress and summaries.
     Normal,
-    /// And details.
+    /// All messages, including details.
     Verbose,
 }
 
-/// The terminal, or what stands in for one.
+/// The output of the program: a terminal, or a file or pipe in its place.
 #[derive(Debug, Clone, Copy)]
 pub struct Console {
     verbosity: Verbosity,
@@ -27,7 +27,8 @@ pub struct Console {
 }
 
 impl Console {
-    /// Looks at standard error, NO_COLOR and what was asked for.
+    /// Decides about colours and progress bars from the options, the environment (NO_COLOR, TERM),
+    /// and whether standard error is a terminal.
     pub fn new(verbosity: Verbosity, color: ColorChoice) -> Self {
         let terminal = io::stderr().is_terminal();
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
@@ -44,31 +45,31 @@ impl Console {
         }
     }
 
-    /// Whether a progress bar makes sense.
+    /// Returns whether a progress bar can be drawn.
     pub fn draws(&self) -> bool {
         self.terminal && self.verbosity > Verbosity::Quiet
     }
 
-    /// Whether progress and summaries are wanted.
+    /// Returns whether progress and summaries are printed.
     pub fn talks(&self) -> bool {
         self.verbosity > Verbosity::Quiet
     }
 
-    /// A line of the usual kind.
+    /// Prints an ordinary message; `--quiet` suppresses it.
     pub fn say(&self, text: &str) {
         if self.talks() {
             stderr(&shown::message(text));
         }
     }
 
-    /// A line for those who asked for more.
+    /// Prints a message that only `--verbose` shows.
     pub fn detail(&self, text: &str) {
         if self.verbosity == Verbosity::Verbose {
             stderr(&shown::message(text));
         }
     }
 
-    /// Something that is no error, yet should be known.
+    /// Prints a warning: something that is not an error, but that the user should know.
     pub fn warn(&self, text: &str) {
         stderr(&format!(
             "{} {}",
@@ -77,7 +78,7 @@ impl Console {
         ));
     }
 
-    /// What to do about what was just said.
+    /// Prints what the user can do about the previous message.
     pub fn hint(&self, text: &str) {
         stderr(&format!(
             "{} {}",
@@ -86,7 +87,7 @@ impl Console {
         ));
     }
 
-    /// Why the program fails, and what to do about it.
+    /// Prints why the program fails, and what the user can do about it.
     pub fn fail(&self, failure: &Failure) {
         if failure.is_silent() {
             return;
@@ -109,7 +110,7 @@ impl Console {
         }
     }
 
-    /// Runs `write` on a buffered standard output.
+    /// Calls `write` with a buffered standard output and flushes it.
     pub fn print<F>(&self, write: F) -> Result<(), Failure>
     where
         F: FnOnce(&mut dyn Write) -> Result<(), Failure>,
@@ -120,7 +121,8 @@ impl Console {
     }
 }
 
-/// Where standard error is closed there is nobody to tell.
+/// Writes a line to standard error. A failure is ignored: if standard error is closed, there is
+/// nobody to tell.
 fn stderr(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }

@@ -1,4 +1,4 @@
-//! `seqstream doctor`: this machine, and what this build can do on it.
+//! `seqstream doctor`: shows this machine, and what this build supports on it.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use super::{Console, Failure, machine, options};
 use seqstream::backend::{self, cuda};
 use seqstream::gpu::{cublaslt, driver};
 
-/// The kernels of this build, in words.
+/// Describes the CUDA kernels of this build.
 fn kernels() -> String {
     match cuda::kernels::NVCC {
         Some(nvcc) => format!(
@@ -20,7 +20,7 @@ fn kernels() -> String {
     }
 }
 
-/// The driver and its devices, in words.
+/// Describes the CUDA driver and its devices.
 fn driver() -> String {
     let (library, devices) = match cuda::devices() {
         Ok(found) => found,
@@ -46,7 +46,7 @@ fn driver() -> String {
     )
 }
 
-/// The library of products, in words.
+/// Describes the cuBLASLt library.
 fn cublaslt() -> String {
     match cublaslt::cublaslt() {
         Ok((library, version)) => format!("{version}, {library}"),
@@ -54,7 +54,7 @@ fn cublaslt() -> String {
     }
 }
 
-/// What `--device cuda` would answer.
+/// Says whether `--device cuda` would work.
 fn cuda_answer() -> String {
     match cuda::require() {
         Ok(_) => "yes, in f16, bf16 and f32".into(),
@@ -62,6 +62,7 @@ fn cuda_answer() -> String {
     }
 }
 
+/// Runs `seqstream doctor`.
 pub fn run(args: &DoctorArgs, console: &Console) -> Result<(), Failure> {
     let cores = options::cores();
     let caches = machine::caches();

@@ -1,4 +1,4 @@
-//! `seqstream embed`: the main job.
+//! `seqstream embed`: computes the embeddings of sequences.
 
 use super::args::EmbedArgs;
 use super::options::EmbedOptions;
@@ -27,9 +27,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
+/// Runs `seqstream embed`.
 pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     let options = EmbedOptions::try_from(args)?;
-    // The cheap refusals first: hashing and reading may take minutes.
+    // Cheap checks come first, because hashing the model and reading the inputs may take minutes.
     if !options.resume && holds_a_job(&options.out)? {
         return Err(JobError::Exists {
             path: options.out.clone(),
@@ -56,7 +57,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         memory,
         shard_size: options.shard_size,
         share: options.share,
-        // Decided by the engine, once it stands.
+        // The engine decides these values once it is set up.
         room: usize::MAX,
         token_budget: 1,
         first_batches: 0,
@@ -84,14 +85,15 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         let panicked = |_| Err(Failure::Other("the thread that hashes panicked".into()));
         Ok::<_, Failure>((hashing.join().unwrap_or_else(panicked), engine))
     })?;
-    // Before a failure is told: a warning may say what led to it.
+    // Warnings come before a failure, because a warning may explain the failure.
     algorithms::warn(&algorithms, console);
     let hash = hash?;
     let mut engine = match engine {
         Err(failure)
             if options.resume && failure.is_refused_table() && holds_a_job(&options.out)? =>
         {
-            // The table may lack what other options than the job's want: then say which they are.
+            // The table may lack algorithms because the options differ from the options of the job.
+            // In that case the error names these options.
             let asked = |there: &JobSpec| {
                 let identity = Identity::of_job(there, &options.device);
                 spec(&options, &config, &identity, hash, &request, &summary)
@@ -118,7 +120,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         threads: options.threads,
         input,
     };
-    // On CUDA alone: on the CPU no product has asked for an algorithm.
+    // Only CUDA has a table: on the CPU no matrix product asks for an algorithm.
     let table = algorithms.table().map(|table| table.to_json());
     let job = pipeline::open_job(
         &options.out,
@@ -189,12 +191,13 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     }
 }
 
-/// Whether a job stands in `out`. What cannot be looked at is not taken for absent.
+/// Returns whether there is a job in `out`. If that cannot be determined, it is an error, and not
+/// the answer "no".
 fn holds_a_job(out: &Path) -> Result<bool, Failure> {
     let path = out.join(JOB_FILE);
     match file::is_there(&path) {
         Ok(there) => Ok(there),
-        // `out` is no folder, which opening the job says better.
+        // `out` is not a directory. Opening the job gives the better error message for that.
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(false),
         Err(source) => {
             Err(JobError::Output(OutputError::io("look at", &path, None, source)).into())
@@ -202,9 +205,9 @@ fn holds_a_job(out: &Path) -> Result<bool, Failure> {
     }
 }
 
-/// Hashes the model, beside whatever else is done with it.
+/// Hashes the model on a thread pool of its own, so that other work can run at the same time.
 fn hash(checkpoint: &Checkpoint, threads: usize) -> Result<String, Failure> {
-    // Threads beyond the cores would only read the disk in another order.
+    // More threads than cores would only change the order in which the disk is read.
     let threads = threads.min(options::cores());
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(no_thread)?;
@@ -215,8 +218,8 @@ fn no_thread(error: impl std::fmt::Display) -> Failure {
     JobError::NoThread(error.to_string()).into()
 }
 
-/// Reads through every input that can be read twice, so that a bad record fails the job now and
-/// not in an hour.
+/// Reads every input that can be read twice to its end, so that a bad record fails the job now and
+/// not an hour later.
 fn check_inputs(
     options: &EmbedOptions,
     feed: &FeedOptions,
@@ -253,7 +256,7 @@ fn check_inputs(
     } else {
         console.say("input: a pipe, which cannot be checked beforehand");
     }
-    // A part of the input says nothing of the numbers of the records.
+    // If only a part of the input was read, the indices of the records are unknown.
     let blocks = (options.resume && summary.complete).then(|| blocks.finish());
     if !standing.is_empty() {
         console.say(&format!(
@@ -264,14 +267,15 @@ fn check_inputs(
     Ok((summary, blocks))
 }
 
-/// Tokens of the longest sequence that the model will see, at most; `None` where the input was not read before.
+/// Returns an upper bound on the tokens of the longest sequence that the model will process.
+/// Returns `None` if the input was not read in advance.
 fn longest(options: &EmbedOptions, summary: &InputSummary) -> Option<usize> {
-    // A token is a residue, or one base or more.
+    // A token stands for one residue, or for one or more bases.
     let content = summary.complete.then_some(summary.longest as usize)?;
     Some(options.limit.map_or(content, |l| content.min(l.max)) + 2)
 }
 
-/// Everything that decides the bytes.
+/// Collects everything that decides the bytes of the output.
 fn spec(
     options: &EmbedOptions,
     config: &ModelConfig,
@@ -286,7 +290,7 @@ fn spec(
         Some(Long::Error) => (Some("error"), None),
         Some(Long::Window { stride }) => (Some("window"), Some(stride)),
     };
-    // Digests of the inputs that could be read, in order: pipes are left out.
+    // The digests of the inputs that could be read, in order. Pipes have no digest.
     let mut digests = summary.inputs.iter().peekable();
     let inputs = options
         .inputs
@@ -340,7 +344,7 @@ fn base_name(input: &Input) -> String {
     }
 }
 
-/// What cleaning counts are called on screen.
+/// The names of the cleaning counts, and their texts in the summary.
 const COUNTED: [(&str, &str); 9] = [
     ("lowercase", "lower-case letters upper-cased"),
     ("stops_dropped", "stops dropped from the ends"),
@@ -426,7 +430,7 @@ fn json_summary(report: &Report, out: &Path) -> serde_json::Value {
     })
 }
 
-/// The command that was typed, with --resume.
+/// Returns the command that the user typed, with --resume added.
 fn resume_command(args: impl Iterator<Item = OsString>) -> String {
     let mut words: Vec<String> = args.map(|a| quoted(&a.to_string_lossy())).collect();
     if !words.iter().any(|w| w == "--resume") {

@@ -1,4 +1,4 @@
-//! Every way the program can fail, what it says, and with which code it exits.
+//! All failures of the program, with their messages and exit codes.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,10 +11,10 @@ use seqstream::pipeline::JobError;
 use seqstream::sequence::{SequenceError, TokenizerError};
 use seqstream::weights::WeightsError;
 
-/// Why the program ends without having done what was asked.
+/// The reason why the program ends without having done what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// Options that do not go together, or name what is not there.
+    /// Options that contradict each other or name something that does not exist.
     #[error("{message}")]
     Usage {
         /// What is wrong.
@@ -33,17 +33,17 @@ pub enum Failure {
     /// Too little memory for the model itself.
     #[error("{message}")]
     Memory {
-        /// What needs how much, and what there is.
+        /// What needs how much memory, and how much there is.
         message: String,
         /// The remedy.
         hint: String,
     },
-    /// A table of GEMM algorithms that was given, and cannot be used.
+    /// A given table of GEMM algorithms that cannot be used.
     #[error("--gemm-algorithms: {} cannot be used: {reason}", path.display())]
     GivenAlgorithms {
-        /// Its file.
+        /// The file with the table.
         path: PathBuf,
-        /// Why not.
+        /// The reason why it cannot be used.
         reason: String,
         /// The remedy.
         hint: String,
@@ -57,27 +57,27 @@ pub enum Failure {
     /// A tokenizer.json that cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// A model folder that lacks its tokenizer.json.
+    /// A model folder without the tokenizer.json that its model needs.
     #[error("{model} has no tokenizer.json, without which DNA cannot be read")]
     NoTokenizer {
         /// The model.
         model: String,
     },
-    /// A tokenizer.json whose ids the embedding table does not hold.
+    /// A tokenizer.json with ids beyond the end of the embedding table.
     #[error("tokenizer.json gives ids up to {}, but the model's vocabulary has {model} entries", tokenizer - 1)]
     Vocabulary {
-        /// One more than the tokenizer's highest id.
+        /// The highest id of the tokenizer plus one.
         tokenizer: usize,
-        /// Rows of the embedding table.
+        /// The number of rows of the embedding table.
         model: usize,
     },
-    /// Standard output is closed or full.
+    /// Standard output is closed or cannot be written.
     #[error("cannot write to standard output: {0}")]
     Stdout(io::Error),
-    /// Stopped by a signal, in good order; all that is to be said has been.
+    /// The job was stopped by a signal, in an orderly way. All messages have already been printed.
     #[error("stopped by signal {0}")]
     Stopped(i32),
-    /// Anything else.
+    /// Any other failure.
     #[error("{0}")]
     Other(String),
 }
@@ -116,7 +116,8 @@ impl From<EngineError> for Failure {
                     "name devices of one kind, or divide the job: one --share per kind".into(),
                 ),
             },
-            EngineError::NoLayer { .. } => Self::Usage {
+            EngineError::NonFinite { .. } => Self::Other(error.to_string()),
+            EngineError::NoLayer { .. } | EngineError::RepeatedLayer { .. } => Self::Usage {
                 message: error.to_string(),
                 hint: Some("give layers that the model has, 0 for the embedding".into()),
             },
@@ -126,10 +127,10 @@ impl From<EngineError> for Failure {
 }
 
 impl Failure {
-    /// The exit code, as `--help` and the README document it.
+    /// Returns the exit code, as documented in `--help` and `docs/usage.md`.
     pub fn code(&self) -> u8 {
         match self {
-            // Whoever read the output has had enough: no failure.
+            // The reader of the output has closed it, which is not a failure.
             Self::Stdout(e) if e.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Stdout(_) => 5,
             Self::Other(_) => 1,
@@ -190,7 +191,7 @@ impl Failure {
         }
     }
 
-    /// Whether it is the table of GEMM algorithms that cannot be used.
+    /// Returns whether the failure is that the table of GEMM algorithms cannot be used.
     pub fn is_refused_table(&self) -> bool {
         let Self::Job(JobError::Model(ModelError::Backend(BackendError::Cuda(e)))) = self else {
             return false;
@@ -198,12 +199,12 @@ impl Failure {
         e.is_refused_table()
     }
 
-    /// Whether anything is left to be said.
+    /// Returns whether there is nothing more to print about the failure.
     pub fn is_silent(&self) -> bool {
         matches!(self, Self::Stopped(_)) || self.code() == 0
     }
 
-    /// What to do about it.
+    /// Returns what the user can do about the failure, if a remedy is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Usage { hint, .. } => hint.clone(),

@@ -1,4 +1,4 @@
-//! `seqstream inspect`: what a model is made of.
+//! `seqstream inspect`: shows the architecture, the files and the tensors of a model.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +14,7 @@ use seqstream::untrusted::Shown;
 use seqstream::untrusted::shown;
 use seqstream::weights::TensorInfo;
 
+/// Runs `seqstream inspect`.
 pub fn run(args: &InspectArgs, console: &Console) -> Result<(), Failure> {
     let checkpoint = model::open(&args.model, console)?;
     let config = checkpoint.config();
@@ -72,7 +73,8 @@ pub fn run(args: &InspectArgs, console: &Console) -> Result<(), Failure> {
             writeln!(out, "{name:<11} {value}").map_err(Failure::Stdout)?;
         }
         writeln!(out, "tensors     {}", tensors.len()).map_err(Failure::Stdout)?;
-        // Names and shapes are the file's, which may not write on the terminal.
+        // Names and shapes come from the file, so they are escaped: a file must not control the
+        // terminal.
         let names: Vec<String> = tensors.iter().map(|t| Shown(&t.name).to_string()).collect();
         let width = names.iter().map(String::len).max().unwrap_or(0);
         for (t, name) in tensors.iter().zip(&names) {

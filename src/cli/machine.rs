@@ -1,13 +1,14 @@
-//! What is known of this machine and this process. Linux tells; elsewhere less is known.
+//! Reads facts about this machine and this process from Linux's /proc and /sys. On other systems
+//! most of them are unknown.
 
 use std::fs;
 
-/// The most memory this process has held, in bytes.
+/// Returns the peak memory of this process in bytes.
 pub fn peak_memory() -> Option<u64> {
     kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
 }
 
-/// The machine's memory in bytes.
+/// Returns the memory of the machine in bytes.
 pub fn total_memory() -> Option<u64> {
     kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
 }
@@ -18,14 +19,14 @@ fn kilobytes(text: &str, field: &str) -> Option<u64> {
     Some(number * 1024)
 }
 
-/// What the processor calls itself.
+/// Returns the model name of the processor.
 pub fn processor() -> Option<String> {
     let text = fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// The caches that the first core sees: name and size, "L2" and "2048K".
+/// Returns the name and the size of each cache of the first core, such as "L2" and "2048K".
 pub fn caches() -> Vec<(String, String)> {
     let read = |index: usize, field: &str| {
         let path = format!("/sys/devices/system/cpu/cpu0/cache/index{index}/{field}");

@@ -1,4 +1,4 @@
-//! The program: one file a subcommand, and what they share.
+//! The command-line program: one file per subcommand, and the code that they share.
 
 mod algorithms;
 mod args;
@@ -21,7 +21,7 @@ pub use args::{Cli, Command};
 pub use console::{Console, Verbosity};
 pub use failure::Failure;
 
-/// Runs one subcommand.
+/// Runs a subcommand.
 pub fn run(command: Command, console: &Console) -> Result<(), Failure> {
     match command {
         Command::Embed(args) => embed::run(*args, console),

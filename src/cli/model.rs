@@ -1,4 +1,4 @@
-//! Opening the model that `--model` names, and saying what was loaded.
+//! Opens the model that `--model` names, and describes it.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use super::{Console, Failure};
 use seqstream::engine::Engine;
 use seqstream::weights::Checkpoint;
 
-/// Opens the weights, passing on what they warn of.
+/// Opens the weights and prints their warnings.
 pub fn open(path: &Path, console: &Console) -> Result<Checkpoint, Failure> {
     let checkpoint = Checkpoint::open(path)?;
     for warning in checkpoint.warnings() {
@@ -15,7 +15,7 @@ pub fn open(path: &Path, console: &Console) -> Result<Checkpoint, Failure> {
     Ok(checkpoint)
 }
 
-/// Says what was loaded, for `-v`.
+/// Prints the details of the loaded model, which only `--verbose` shows.
 pub fn describe(engine: &Engine, checkpoint: &Checkpoint, console: &Console) {
     let config = checkpoint.config();
     console.detail(&format!(

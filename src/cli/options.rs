@@ -1,4 +1,4 @@
-//! The command line of `embed`, checked: from here on nothing can contradict itself.
+//! The checked command line of `embed`: its values do not contradict each other.
 
 use std::path::PathBuf;
 
@@ -13,29 +13,45 @@ use seqstream::output::OutputDtype;
 use seqstream::pipeline::{LengthLimit, Long, Share};
 use seqstream::sequence::{Cleaning, Input};
 
-/// What `embed` is to do.
+/// The checked options of `embed`.
 #[derive(Debug)]
 pub struct EmbedOptions {
+    /// The input files, in order.
     pub inputs: Vec<Input>,
+    /// The model folder or file.
     pub model: PathBuf,
+    /// The output directory.
     pub out: PathBuf,
+    /// Whether to continue the job in the output directory.
     pub resume: bool,
+    /// How to pool the states of a sequence; `None` for no pooled rows.
     pub pool: Option<Pool>,
+    /// Whether to keep the states of every token.
     pub per_token: bool,
-    /// As typed: negative ones count from the end.
+    /// The layers as the user gave them: negative numbers count from the end.
     pub layers: Vec<i64>,
+    /// The data type of the stored values.
     pub output_dtype: OutputDtype,
+    /// The maximum length of a sequence, if there is one.
     pub limit: Option<LengthLimit>,
+    /// Whether to clean the text of a sequence.
     pub cleaning: Cleaning,
+    /// Whether a character that would be cleaned or counted as unknown is an error.
     pub strict: bool,
+    /// Where to compute.
     pub device: Device,
+    /// The number of CPU threads.
     pub threads: usize,
-    /// As typed: the default depends on the device.
+    /// The token budget, if the user gave one; the default depends on the device.
     pub token_budget: Option<usize>,
+    /// The share of the shards to compute.
     pub share: Share,
+    /// Records per shard.
     pub shard_size: u64,
-    /// Whose GEMM algorithms are to be used, where it was said.
+    /// The job whose GEMM algorithms to use, if the user gave one: its output directory or its
+    /// algorithms.json.
     pub gemm_algorithms: Option<PathBuf>,
+    /// Whether to print the summary as JSON.
     pub json: bool,
 }
 
@@ -46,7 +62,8 @@ fn usage(message: impl Into<String>, hint: impl Into<String>) -> Failure {
     }
 }
 
-/// `--device`, with the devices that are there; what is missing is an error with its remedy.
+/// Resolves `--device` against the CUDA devices of this machine. A missing device is an error that
+/// names the remedy.
 pub fn device(name: &str, dtype: Option<DtypeArg>, streams: SwitchArg) -> Result<Device, Failure> {
     if name == "cpu" {
         if dtype.is_some_and(|d| d != DtypeArg::F32) {
@@ -178,11 +195,12 @@ impl TryFrom<EmbedArgs> for EmbedOptions {
     }
 }
 
-/// Cores this process may use.
+/// Returns the number of cores that this process may use.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
+/// Converts the value of `--clean`.
 pub fn cleaning(arg: CleanArg) -> Cleaning {
     match arg {
         CleanArg::On => Cleaning::On,
@@ -191,7 +209,8 @@ pub fn cleaning(arg: CleanArg) -> Cleaning {
 }
 
 fn length_limit(args: &EmbedArgs) -> Result<Option<LengthLimit>, Failure> {
-    // fair-esm's extract.py truncates, and those who give a length mostly come from there.
+    // Truncation is the default because fair-esm's extract.py truncates, and most users who give a
+    // length come from there.
     let how = args.long.unwrap_or(LongArg::Truncate);
     if args.stride.is_some() && how != LongArg::Window {
         return Err(usage(
@@ -230,7 +249,7 @@ fn share(text: &str) -> Result<Share, Failure> {
     })
 }
 
-/// The request for a model: layers counted from 0, each once.
+/// Makes the request for a model: layers are counted from 0, and each occurs once.
 pub fn request(options: &EmbedOptions, config: &ModelConfig) -> Result<Request, Failure> {
     let count = config.layers as i64;
     let mut layers = Vec::new();

@@ -1,4 +1,4 @@
-//! How far the job is: a bar on a terminal, a line now and then elsewhere.
+//! Shows the progress of the job: a bar on a terminal, and a line every few seconds elsewhere.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::Console;
 use seqstream::pipeline::{Observer, Progress};
 
-/// Between two lines of a log.
+/// Minimum time between two lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Shows a running job.
+/// Shows the progress of a running job.
 pub struct Display<'a> {
     console: &'a Console,
     bar: Option<ProgressBar>,
@@ -18,7 +18,7 @@ pub struct Display<'a> {
 }
 
 impl<'a> Display<'a> {
-    /// A bar where the console draws, else lines.
+    /// Makes a display with a bar if the console can draw one. Otherwise it prints lines.
     pub fn new(console: &'a Console, total: Option<u64>) -> Self {
         let bar = console.draws().then(|| {
             let (bar, template) = match total {
@@ -32,7 +32,7 @@ impl<'a> Display<'a> {
                 ),
             };
             bar.set_draw_target(ProgressDrawTarget::stderr());
-            // A template that does not parse would show with the default one.
+            // If the template were invalid, the bar would keep the default style.
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style.progress_chars("=> "));
             }
@@ -45,7 +45,7 @@ impl<'a> Display<'a> {
         }
     }
 
-    /// Clears the bar, so that what follows stands alone.
+    /// Clears the bar, so that it does not mix with later messages.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -96,7 +96,7 @@ fn pace(progress: &Progress) -> String {
     )
 }
 
-/// What a signal is called.
+/// Returns the name of a signal.
 pub fn signal_name(signal: i32) -> String {
     match signal {
         2 => "SIGINT".into(),
@@ -105,17 +105,17 @@ pub fn signal_name(signal: i32) -> String {
     }
 }
 
-/// A number with its thousands apart.
+/// Formats a number with separators between the thousands.
 pub fn count(n: u64) -> String {
     indicatif::HumanCount(n).to_string()
 }
 
-/// A size in the unit that suits it.
+/// Formats a size in bytes with a suitable unit.
 pub fn bytes(n: u64) -> String {
     indicatif::BinaryBytes(n).to_string()
 }
 
-/// A time to about two digits.
+/// Formats a duration with about two significant digits.
 pub fn duration(d: Duration) -> String {
     let seconds = d.as_secs();
     match seconds {

@@ -1,4 +1,4 @@
-//! `seqstream tokenize`: token ids as JSON lines.
+//! `seqstream tokenize`: prints token ids as JSON lines.
 
 use serde::Serialize;
 
@@ -13,6 +13,7 @@ struct Line<'a> {
     ids: &'a [u32],
 }
 
+/// Runs `seqstream tokenize`.
 pub fn run(args: &TokenizeArgs, console: &Console) -> Result<(), Failure> {
     let (tokenizer, alphabet) = if args.model.extension().is_some_and(|e| e == "json") {
         let tokenizer = Tokenizer::from_file(&args.model)?;

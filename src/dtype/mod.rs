@@ -1,10 +1,10 @@
-//! Number formats of stored weights.
+//! The number formats of stored weights, and conversions between them.
 
 use half::{bf16, f16};
 
 mod narrow;
 
-/// The number formats that weights are read from and written in.
+/// A number format that weights are read from and written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DType {
@@ -17,7 +17,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// Bytes a value.
+    /// Returns the bytes per value.
     pub fn size(self) -> usize {
         match self {
             DType::F32 => 4,
@@ -25,7 +25,7 @@ impl DType {
         }
     }
 
-    /// What `--dtype` and the manifest call it.
+    /// Returns the name that `--dtype` and the manifest use.
     pub fn name(self) -> &'static str {
         match self {
             DType::F32 => "f32",
@@ -34,7 +34,7 @@ impl DType {
         }
     }
 
-    /// What safetensors calls it.
+    /// Returns the name that safetensors files use.
     pub fn safetensors_name(self) -> &'static str {
         match self {
             DType::F32 => "F32",
@@ -43,7 +43,7 @@ impl DType {
         }
     }
 
-    /// What PyTorch and config.json call it.
+    /// Returns the name that PyTorch and config.json use.
     pub fn torch_name(self) -> &'static str {
         match self {
             DType::F32 => "float32",
@@ -68,9 +68,10 @@ impl DType {
         }
     }
 
-    /// Rounds the little-endian f32 in `from` to nearest even and writes them to `to`,
-    /// little-endian: the bits of [`encode`](Self::encode), faster. As many values as both hold
-    /// whole; other bytes of `to` stay.
+    /// Rounds the little-endian f32 values in `from` to nearest even and writes them to `to`,
+    /// little-endian. The bits are those of [`encode`](Self::encode), but this is faster. It
+    /// converts as many whole values as both slices hold, and leaves the other bytes of `to`
+    /// unchanged.
     pub fn narrow(self, from: &[u8], to: &mut [u8]) {
         match self {
             DType::F32 => {
@@ -82,7 +83,7 @@ impl DType {
         }
     }
 
-    /// Appends the little-endian values in `bytes` to `out`; an incomplete last value is left out.
+    /// Appends the little-endian values in `bytes` to `out`. An incomplete last value is dropped.
     pub fn decode(self, bytes: &[u8], out: &mut Vec<f32>) {
         out.reserve(bytes.len() / self.size());
         match self {
@@ -121,7 +122,8 @@ impl std::fmt::Display for DType {
 mod tests {
     use super::*;
 
-    /// Every rounding, both signs, subnormals, infinities and NaNs, wherever the bytes lie.
+    /// The values cover every rounding, both signs, subnormals, infinities and NaNs, and the bytes
+    /// start at even and odd addresses.
     #[test]
     fn to_narrow_is_to_encode() {
         let values: Vec<f32> = (0..=u16::MAX)
@@ -136,7 +138,7 @@ mod tests {
         for offset in [0, 1] {
             let mut from = vec![0; offset];
             DType::F32.encode(&values, &mut from);
-            from.extend([1, 2, 3]); // no whole value
+            from.extend([1, 2, 3]); // three bytes are no whole f32
             for dtype in [DType::F32, DType::F16, DType::Bf16] {
                 let mut expected = Vec::new();
                 dtype.encode(&values, &mut expected);

@@ -1,27 +1,29 @@
-//! f32 to 16 bits as fast as memory gives it: weights are rounded on their way to a device.
+//! Converts f32 to 16-bit formats at the speed of memory, since weights are rounded on their way to
+//! a device.
 //!
-//! Values are little-endian and may lie anywhere. As many are converted as both slices hold.
+//! Values are little-endian and need no alignment. Each function converts as many values as both
+//! slices hold.
 
 use half::{bf16, f16};
 
 type Wide = [u8; 4];
 type Short = [u8; 2];
 
-/// To IEEE binary16, to nearest even.
+/// Converts to IEEE binary16, rounding to nearest even.
 pub(super) fn to_f16(from: &[Wide], to: &mut [Short]) {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("f16c") && is_x86_feature_detected!("avx") {
-        // SAFETY: this processor has both.
+        // SAFETY: this processor has both features.
         return unsafe { to_f16_f16c(from, to) };
     }
     to_f16_plain(from, to);
 }
 
-/// To bfloat16, to nearest even.
+/// Converts to bfloat16, rounding to nearest even.
 pub(super) fn to_bf16(from: &[Wide], to: &mut [Short]) {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
-        // SAFETY: this processor has it.
+        // SAFETY: this processor has the feature.
         return unsafe { to_bf16_avx2(from, to) };
     }
     to_bf16_plain(from, to);
@@ -40,8 +42,8 @@ fn to_bf16_plain(from: &[Wide], to: &mut [Short]) {
     }
 }
 
-/// Eight at a time: `half` calls its own conversion of eight through a function that cannot be
-/// inlined, four times as slow.
+/// Converts eight values at a time. The crate `half` calls its own conversion of eight values
+/// through a function that cannot be inlined, and is four times as slow.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx,f16c")]
 fn to_f16_f16c(from: &[Wide], to: &mut [Short]) {
@@ -66,7 +68,7 @@ fn to_f16_f16c(from: &[Wide], to: &mut [Short]) {
     to_f16_plain(rest, to_rest);
 }
 
-/// As written: the compiler makes vectors of it.
+/// Runs the plain code: with AVX2 enabled the compiler turns it into vector instructions.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn to_bf16_avx2(from: &[Wide], to: &mut [Short]) {

@@ -1,58 +1,72 @@
-//! Why a model cannot be put on its devices.
+//! The errors of opening a model, putting it on its devices and running it.
 
 use crate::backend::BackendError;
 use crate::model::ModelError;
 use crate::sequence::{SequenceError, TokenizerError};
 use crate::weights::WeightsError;
 
-/// What opening a model, or putting it on devices, can fail with.
+/// Why a model cannot be opened, put on its devices, or run on a sequence.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// Weights that cannot be used.
+    /// The weights cannot be used.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// The model cannot be loaded.
+    /// The model cannot be loaded or run.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// A device cannot be used.
+    /// A device cannot be used, or it failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
-    /// A tokenizer.json that cannot be used.
+    /// A tokenizer.json cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// A sequence that cannot be embedded.
+    /// A sequence cannot be embedded.
     #[error(transparent)]
     Sequence(#[from] SequenceError),
-    /// A layer that the model does not have.
+    /// The request names a layer twice.
+    #[error("layer {layer} is requested twice")]
+    RepeatedLayer {
+        /// The layer.
+        layer: usize,
+    },
+    /// A state or a pooled row is infinite or NaN.
+    #[error("layer {layer} of sequence {sequence} has a value that is not finite")]
+    NonFinite {
+        /// The sequence, counted from 1.
+        sequence: usize,
+        /// The layer.
+        layer: usize,
+    },
+    /// The request names a layer that the model does not have.
     #[error("there is no layer {layer} in a model of {layers} layers")]
     NoLayer {
-        /// The layer that was asked for; 0 is the embedding.
+        /// The requested layer; 0 is the embedding.
         layer: usize,
-        /// The layers of the model.
+        /// The number of layers of the model.
         layers: usize,
     },
-    /// A model folder that lacks its tokenizer.json.
+    /// The folder of a DNABERT model has no tokenizer.json.
     #[error("{model} has no tokenizer.json, without which DNA cannot be read")]
     NoTokenizer {
-        /// The model, as it was named.
+        /// The path of the model, as the user gave it.
         model: String,
     },
-    /// Too little memory for the model, or for a sequence.
+    /// There is too little memory for the model, or for a sequence.
     #[error("{message}")]
     Memory {
-        /// What needs how much, and what there is.
+        /// How much memory is needed for what, and how much there is.
         message: String,
-        /// The remedy.
+        /// What the user can do about it.
         hint: String,
     },
-    /// Devices of different kinds in one job.
+    /// The devices of one job are of different kinds.
     #[error(
         "{first} and {other} would compute different bits, and a row must not depend on the device that computed it"
     )]
     MixedDevices {
-        /// The first device's chip.
+        /// The chip of the first device.
         first: String,
-        /// The chip that differs.
+        /// A chip that differs from the first one.
         other: String,
     },
     /// No device was named.

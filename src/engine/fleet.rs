@@ -1,26 +1,28 @@
-//! Several devices as one: batches are dealt by what they cost, and collected in order.
+//! Presents several devices as one: batches are dealt by their cost and collected in order.
 
 use crate::architecture::ModelConfig;
 use crate::batch::PackedBatch;
 use crate::model::{Embedder, LayerOutput, ModelError, Request};
 use std::collections::VecDeque;
 
-/// The same model on several devices. A batch goes to the device that was dealt the least so far: what it has to do at the
-/// moment says less, since results are collected in order, so that some of that is done and waits.
+/// The same model on several devices. A batch goes to the device that was dealt the least total
+/// cost so far. The batches that a device holds at the moment would tell less: results are
+/// collected in order, so some of these batches may be finished and only waiting.
 pub struct Fleet<E> {
     members: Vec<Member<E>>,
-    /// Which member has each batch that is submitted and not collected, oldest first.
+    /// The index of the member that has each batch which is submitted and not yet collected, oldest
+    /// first.
     order: VecDeque<usize>,
 }
 
 struct Member<E> {
     embedder: E,
-    /// The cost of all its batches so far.
+    /// The total cost of the batches that it was dealt so far.
     dealt: u64,
 }
 
 impl<E: Embedder> Fleet<E> {
-    /// Of devices that hold the same model; `None` of none.
+    /// Makes a fleet of devices that hold the same model. Returns `None` if there are no devices.
     pub fn new(embedders: Vec<E>) -> Option<Self> {
         if embedders.is_empty() {
             return None;
@@ -34,14 +36,15 @@ impl<E: Embedder> Fleet<E> {
         })
     }
 
-    /// The devices.
+    /// The embedders of the devices, in the order in which they were given.
     pub fn members(&self) -> impl Iterator<Item = &E> {
         self.members.iter().map(|m| &m.embedder)
     }
 }
 
-/// What a batch costs, in units of one token's linear layers over 6·hidden: those take 24·hidden²
-/// FLOP a layer and token, attention 4·hidden·length.
+/// The cost of a batch, in units of 4·hidden FLOP per layer. A token's linear layers take
+/// 24·hidden² FLOP per layer, and its attention takes 4·hidden·length, so a token costs 6·hidden +
+/// length.
 fn cost(batch: &PackedBatch, hidden: usize) -> u64 {
     let one = |length: usize| (length * (6 * hidden + length)) as u64;
     (0..batch.len()).map(|i| one(batch.range(i).len())).sum()
@@ -50,7 +53,8 @@ fn cost(batch: &PackedBatch, hidden: usize) -> u64 {
 impl<E: Embedder> Embedder for Fleet<E> {
     fn submit(&mut self, batch: &PackedBatch, request: &Request) -> Result<(), ModelError> {
         let cost = cost(batch, self.config().hidden);
-        // One without room is taken only where none has any: it would wait.
+        // A member without a free slot is chosen only if no member has one, since submitting to it
+        // waits.
         let free = |m: &Member<E>| (m.embedder.free_slots() == 0, m.dealt);
         let chosen = (0..self.members.len()).min_by_key(|i| free(&self.members[*i]));
         let chosen = chosen.unwrap_or(0);
@@ -68,8 +72,9 @@ impl<E: Embedder> Embedder for Fleet<E> {
         self.members[from].embedder.collect()
     }
 
-    /// One less than there is on several devices: were all full, the next batch would go where the oldest was collected,
-    /// whatever it costs.
+    /// The sum of the free slots of all devices, less one if there are several devices. If all
+    /// devices were full, the next batch would have to go to the device whose batch was just
+    /// collected, whatever that batch costs.
     fn free_slots(&self) -> usize {
         let all: usize = self.members.iter().map(|m| m.embedder.free_slots()).sum();
         all.saturating_sub(usize::from(self.members.len() > 1))
@@ -84,7 +89,7 @@ impl<E: Embedder> Embedder for Fleet<E> {
 mod tests {
     use super::*;
 
-    /// Gives back the first token of each batch, and holds at most two.
+    /// Returns the first token of each batch, and holds at most two batches.
     struct Echo {
         config: ModelConfig,
         held: VecDeque<f32>,
@@ -135,7 +140,8 @@ mod tests {
                 back.push(fleet.collect().unwrap().unwrap()[0].pooled[0]);
             }
             let mut batch = PackedBatch::new();
-            // One in three is much longer: dealt one by one, a device would have all of those.
+            // Every third batch is much longer: dealt in turn, one device would get all the long
+            // batches.
             batch.push(&vec![i; if i % 3 == 0 { 80 } else { 20 }]);
             fleet.submit(&batch, &request).unwrap();
         }

@@ -1,37 +1,38 @@
-//! How much of the host's memory a model leaves to its sequences.
+//! Computes how much of the host's memory a model leaves to its sequences.
 
 use super::{Device, EngineError};
 use crate::model::{Request, host_bytes};
 use crate::system::memory::{self, Available, Bound, show};
 use crate::weights::Checkpoint;
 
-/// What a sequence takes of the host's memory, and what there is of it.
+/// The host memory that a sequence needs, and the host memory that is available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostMemory {
-    /// Bytes that each token of the longest sequence takes, at least.
+    /// Bytes that each token of the longest sequence needs, as a lower bound.
     pub per_token: u64,
-    /// The memory that can be had.
+    /// The memory that is available.
     pub available: Available,
 }
 
 impl HostMemory {
-    /// The most tokens that may be computed at once.
+    /// The most tokens that can be computed at once.
     pub fn tokens(&self) -> u64 {
         self.available.bytes / self.per_token.max(1)
     }
 }
 
-/// What the host's memory has room for, beside the model itself.
+/// The host memory that is available to sequences, after the model's weights. Returns `None` if the
+/// host's memory does not bound the job (on CUDA), or if the system does not say how much there is.
 ///
 /// # Errors
-/// [`EngineError::Memory`] where not even the weights fit.
+/// [`EngineError::Memory`] if not even the weights fit.
 pub fn host_memory(
     device: &Device,
     checkpoint: &Checkpoint,
     request: &Request,
     threads: usize,
 ) -> Result<Option<HostMemory>, EngineError> {
-    // On CUDA a pass is bounded by the device's memory.
+    // On CUDA, the device's memory bounds a pass.
     let (Device::Cpu, Some(mut available)) = (device, memory::available()) else {
         return Ok(None);
     };
@@ -50,7 +51,8 @@ pub fn host_memory(
     }
     available.bytes -= weights;
     if available.bound == Bound::AddressSpace {
-        // Each thread has a stack, and a part of the heap for itself, unless there is too little for that.
+        // Each thread takes address space for its stack and, unless there is too little, for its
+        // own part of the heap.
         let threads = (threads + OTHER_THREADS) as u64 * THREAD_SPACE;
         available.bytes = available
             .bytes
@@ -63,10 +65,10 @@ pub fn host_memory(
     }))
 }
 
-/// Checks that a sequence of so many tokens can be computed.
+/// Checks that a sequence of `tokens` tokens can be computed.
 ///
 /// # Errors
-/// [`EngineError::Memory`].
+/// [`EngineError::Memory`] if the sequence needs more memory than is available.
 pub fn fits(memory: &HostMemory, tokens: usize) -> Result<(), EngineError> {
     if tokens as u64 <= memory.tokens() {
         return Ok(());
@@ -82,7 +84,7 @@ pub fn fits(memory: &HostMemory, tokens: usize) -> Result<(), EngineError> {
     })
 }
 
-/// Threads of a job that do not compute.
+/// Number of threads of a job that do not compute.
 const OTHER_THREADS: usize = 5;
-/// Addresses that a thread takes: its stack, and 64 MiB for what it allocates.
+/// Bytes of address space that a thread takes: its stack, and 64 MiB for what it allocates.
 const THREAD_SPACE: u64 = 66 << 20;

@@ -1,12 +1,12 @@
-//! A path and some devices become something that embeds.
+//! Opens a model and puts it on its devices, ready to embed.
 //!
 //! | module | what it does |
 //! |---|---|
 //! | `session` | [`Session`]: a model with its tokenizer, ready for text |
 //! | `open` | tells which alphabet and tokenizer a model needs |
-//! | this file | puts the model on its devices: [`load`], [`on_cuda`] |
-//! | `fleet` | several devices as one [`Embedder`] |
-//! | `memory` | what the host's memory has room for |
+//! | this file | puts a model on its devices: [`load`], [`on_cuda`] |
+//! | `fleet` | presents several devices as one [`Embedder`] |
+//! | `memory` | computes how much of the host's memory sequences may use |
 //! | `error` | [`EngineError`] |
 
 mod error;
@@ -34,54 +34,55 @@ use crate::output::JobSpec;
 use crate::weights::Checkpoint;
 use std::sync::Arc;
 
-/// Where to compute, and in which dtype.
+/// Where a model is computed, and in which dtype.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Device {
-    /// The host, in f32.
+    /// The host computes, in f32.
     Cpu,
-    /// CUDA devices, by their numbers, at least one.
+    /// CUDA devices compute.
     Cuda {
-        /// The numbers of the devices, as the driver counts them.
+        /// The numbers of the devices, as the driver counts them; at least one.
         devices: Vec<u32>,
-        /// The dtype of activations and of the products' operands.
+        /// The dtype of activations and of the operands of the linear layers.
         dtype: DType,
-        /// Whether streams overlap.
+        /// Whether work on different streams may overlap.
         overlap: bool,
     },
 }
 
-/// What is to be computed, as far as a device has to know it before.
+/// The parts of a job that a device has to know in advance.
 #[derive(Debug, Clone)]
 pub struct Job {
+    /// The representations that every sequence gets.
     pub request: Request,
-    /// Tokens of a batch, if the user said so.
+    /// Tokens per batch, if the user set a number.
     pub token_budget: Option<usize>,
-    /// Threads of the CPU.
+    /// Number of CPU threads.
     pub threads: usize,
-    /// Tokens of the longest sequence, where it is known.
+    /// Number of tokens of the longest sequence, if it is known.
     pub longest: Option<usize>,
-    /// The memory of the host that is left for computing, where that bounds it.
+    /// The host memory that sequences may use, if it bounds the job.
     pub memory: Option<HostMemory>,
-    /// The algorithms of the products on CUDA, for all devices.
+    /// The algorithms of the GEMMs on CUDA, for all devices.
     pub algorithms: Arc<Algorithms>,
 }
 
-/// What, besides the model, decides the bits of a result.
+/// The facts that, besides the model, decide the bits of a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// "cpu" or "cuda".
     pub device: &'static str,
-    /// SIMD instructions, or the chip.
+    /// The SIMD level of the CPU, or the chip of the CUDA devices.
     pub processor: String,
     /// "f32", "f16" or "bf16".
     pub dtype: &'static str,
-    /// The algorithms of the products on CUDA.
+    /// The algorithms of the GEMMs on CUDA; `None` on the CPU.
     pub gemm_algorithms: Option<String>,
 }
 
 impl Identity {
-    /// What a job on `device` has that goes on with the job `there`, as far as that is known before the model is
-    /// loaded.
+    /// The identity of a job on `device` that resumes the job `there`, as far as it is known before
+    /// the model is loaded. The processor and the GEMM algorithms are those of `there`.
     pub fn of_job(there: &JobSpec, device: &Device) -> Self {
         let (device, dtype) = match device {
             Device::Cpu => ("cpu", DType::F32),
@@ -96,25 +97,32 @@ impl Identity {
     }
 }
 
-/// A model, ready to compute.
+/// A model that is ready to compute, and the sizes that its caller has to respect.
 pub struct Engine {
+    /// The model on its devices.
     pub embedder: Box<dyn Embedder>,
+    /// The facts that decide the bits of its results.
     pub identity: Identity,
-    /// Tokens of a batch.
+    /// Tokens per batch.
     pub token_budget: usize,
-    /// Batches at the start that may have more, one a device.
+    /// Number of batches at the start that may have `first_budget` tokens instead: one per CUDA
+    /// device.
     pub first_batches: usize,
-    /// Tokens of those.
+    /// Tokens per batch for these first batches.
     pub first_budget: usize,
-    /// The longest sequence that there is room for.
+    /// The most tokens that a sequence may have.
     pub room: usize,
-    /// Threads that tokenize.
+    /// Number of threads that tokenize.
     pub tokenizing: usize,
-    /// For the log: threads or devices.
+    /// Where the model runs, in words for the log: the threads or the devices.
     pub place: String,
 }
 
-/// Puts the model on its devices. On CUDA its weights may still be on their way when this returns.
+/// Puts the model on its devices. On CUDA, its weights may still be on their way when this returns.
+///
+/// # Errors
+/// [`EngineError`] if a device cannot be used, the devices are of different kinds, or the model
+/// cannot be loaded.
 pub fn load(device: &Device, checkpoint: &Checkpoint, job: &Job) -> Result<Engine, EngineError> {
     match device {
         Device::Cpu => on_cpu(checkpoint, job),
@@ -156,7 +164,11 @@ fn on_cpu(checkpoint: &Checkpoint, job: &Job) -> Result<Engine, EngineError> {
     })
 }
 
-/// The model on each of these devices, with streams and algorithms that they share.
+/// Puts the model on each of these CUDA devices, which share a stream manager and the GEMM
+/// algorithms. Returns the models in the order of the devices.
+///
+/// # Errors
+/// [`EngineError`] if a device cannot be used, or the model cannot be loaded.
 pub fn on_cuda(
     (devices, dtype, overlap): (&[u32], DType, bool),
     checkpoint: &Checkpoint,
@@ -240,7 +252,8 @@ fn fleet(models: Vec<Model<Cuda>>, dtype: DType, job: &Job) -> Result<Engine, En
     })
 }
 
-/// Tokens of a batch on CUDA: what was asked for, or what fills the device well, if there is room.
+/// The tokens per batch on CUDA: the number that the user set, or else the number that fills the
+/// device well. It is at most `room`, the number of tokens that fit in a pass.
 pub fn budget(job: &Job, multiprocessors: usize, room: usize) -> usize {
     let wanted = job.token_budget;
     wanted
@@ -248,7 +261,7 @@ pub fn budget(job: &Job, multiprocessors: usize, room: usize) -> usize {
         .min(room)
 }
 
-/// Tokens of a device's first batch on CUDA.
+/// The tokens of a device's first batch on CUDA, chosen as in [`budget`].
 pub fn first_budget(job: &Job, multiprocessors: usize, room: usize) -> usize {
     let wanted = job.token_budget;
     wanted
@@ -256,20 +269,22 @@ pub fn first_budget(job: &Job, multiprocessors: usize, room: usize) -> usize {
         .min(room)
 }
 
-/// What decides bits about a device.
+/// The facts about a device that decide the bits of a result: its name and compute capability.
 fn chip(backend: &Cuda) -> String {
     let info = backend.device();
     let (major, minor) = info.capability;
     format!("{} sm_{major}{minor}", info.name)
 }
 
-/// Enough rows that every thread has whole tiles of a GEMM, and no more activations than these rows need.
+/// The default number of tokens per batch on the CPU: enough rows to give every thread whole tiles
+/// of a GEMM, and no more activations than these rows need.
 fn default_budget(threads: usize) -> usize {
     (threads * 512).clamp(4096, 32768)
 }
 
-/// How many of `threads` threads tokenize for devices: one thread makes some 3 million tokens per second of DNA, an
-/// H100 computes 2 million, and the other threads load, copy and write.
+/// The number of threads, out of `threads`, that tokenize for CUDA devices. One thread makes some 3
+/// million tokens of DNA per second, and an H100 computes 2 million tokens per second; the other
+/// threads load, copy and write.
 fn tokenizing(threads: usize) -> usize {
     (threads / 4).clamp(1, 8)
 }

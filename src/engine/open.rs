@@ -1,4 +1,4 @@
-//! What a model reads: its alphabet and its tokenizer.
+//! Tells which alphabet and which tokenizer a model reads.
 
 use std::path::Path;
 
@@ -15,11 +15,12 @@ pub fn alphabet(kind: ModelKind) -> Alphabet {
     }
 }
 
-/// The tokenizer of a checkpoint: ESM-2's is fixed, DNABERT's stands beside the weights. `path` is
-/// the model's, for errors.
+/// The tokenizer of a checkpoint. ESM-2's tokenizer is fixed; DNABERT's is the tokenizer.json
+/// beside the weights. `path` is the model's path, which errors name.
 ///
 /// # Errors
-/// [`EngineError::NoTokenizer`] and [`EngineError::Tokenizer`].
+/// [`EngineError::NoTokenizer`] if the tokenizer.json is missing, and [`EngineError::Tokenizer`] if
+/// it cannot be used.
 pub fn tokenizer(path: &Path, checkpoint: &Checkpoint) -> Result<Tokenizer, EngineError> {
     match checkpoint.config().kind {
         ModelKind::Esm2 => Ok(Tokenizer::esm2()),

@@ -1,4 +1,4 @@
-//! A model with its tokenizer, ready for text: the front door of the library.
+//! Embeds text with a model and its tokenizer: the main entry point of the library.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,20 +26,21 @@ pub struct Session {
 /// The representations of one sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embedding {
-    /// One entry per requested layer, in the order of the request. `pooled` is `[width]` and `states`
-    /// is `[tokens, width]`, special tokens included; each is empty unless the request wants it.
+    /// One entry per requested layer, in the order of the request. `pooled` is `[width]` and
+    /// `states` is `[tokens, width]`, special tokens included; each is empty unless the request
+    /// asks for it.
     pub layers: Vec<LayerOutput>,
     /// What cleaning changed in the text or counted as unknown.
     pub cleaned: CleanCounts,
 }
 
 impl Session {
-    /// Opens the model in `path` (a folder or a weight file) and puts it on `device`. `request` says
-    /// which layers and poolings each sequence gets.
+    /// Opens the model in `path` (a folder or a weight file) and puts it on `device`. `request`
+    /// says which layers and poolings each sequence gets.
     ///
     /// # Errors
-    /// [`EngineError`]: the weights, the tokenizer or the device cannot be used, or the request names
-    /// a layer that the model does not have.
+    /// [`EngineError`] if the weights, the tokenizer or the device cannot be used, or if the
+    /// request names a layer that the model does not have, or names a layer twice.
     pub fn open(path: &Path, device: &Device, request: Request) -> Result<Self, EngineError> {
         let checkpoint = Checkpoint::open(path)?;
         let config = checkpoint.config();
@@ -48,6 +49,10 @@ impl Session {
                 layer: *layer,
                 layers: config.layers,
             });
+        }
+        let repeated = |(i, layer): &(usize, &usize)| request.layers[..*i].contains(layer);
+        if let Some((_, layer)) = request.layers.iter().enumerate().find(repeated) {
+            return Err(EngineError::RepeatedLayer { layer: *layer });
         }
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         let memory = host_memory(device, &checkpoint, &request, threads)?;
@@ -76,18 +81,18 @@ impl Session {
         self.width
     }
 
-    /// What a user should know although it stops nothing: a checkpoint without its rotary
-    /// frequencies, a cache of GEMM algorithms that cannot be written.
+    /// Messages for the user about problems that do not stop the work: a checkpoint without its
+    /// rotary frequencies, or a cache of GEMM algorithms that cannot be written.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Embeds sequences, in their order. Text is cleaned as `seqstream embed` cleans it, and
-    /// [`Embedding::cleaned`] says what was changed.
+    /// Embeds sequences and returns one [`Embedding`] per sequence, in their order. Text is cleaned
+    /// as `seqstream embed` cleans it, and [`Embedding::cleaned`] says what was changed.
     ///
     /// # Errors
-    /// [`EngineError`]: a sequence is empty or cannot be read as text, a sequence does not fit the
-    /// device, or the device failed.
+    /// [`EngineError`] if a sequence is empty or cannot be read as text, if a sequence does not fit
+    /// the device, if a value is not finite (f16 overflows past 65504), or if the device failed.
     pub fn embed<S: AsRef<[u8]>>(
         &mut self,
         sequences: impl IntoIterator<Item = S>,
@@ -139,6 +144,13 @@ impl Session {
                 states: part(&output.states, tokens.start, tokens.end),
             });
             embedding.layers = layers.collect();
+            let finite = |o: &LayerOutput| o.pooled.iter().chain(&o.states).all(|v| v.is_finite());
+            if let Some(bad) = embedding.layers.iter().find(|o| !finite(o)) {
+                return Err(EngineError::NonFinite {
+                    sequence: first + i + 1,
+                    layer: bad.layer,
+                });
+            }
         }
         *batch = PackedBatch::new();
         Ok(())

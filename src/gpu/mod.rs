@@ -1,4 +1,5 @@
-//! What speaks CUDA and knows no model: the driver, cuBLASLt, and streams ordered by fences.
+//! The layer that speaks CUDA and knows no model: the driver, cuBLASLt, and streams that fences
+//! order.
 //!
 //! | module | what it does |
 //! |---|---|

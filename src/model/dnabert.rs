@@ -1,4 +1,5 @@
-//! DNABERT-S and DNABERT-2 (Zhou et al. 2023, 2024): MosaicBERT's encoder, in its plain path.
+//! The forward pass of DNABERT-S and DNABERT-2 (Zhou et al. 2023, 2024): the encoder of MosaicBERT,
+//! as its plain code path computes it.
 
 use super::{Collector, ModelError, Parameters, Workspace, norm};
 use crate::architecture::ModelConfig;
@@ -9,9 +10,9 @@ use crate::batch::PackedBatch;
 use crate::weights::{F32Data, Weight};
 
 pub(super) struct Dnabert<B: Backend> {
-    /// [vocab, hidden]
+    /// The embeddings of the token ids, `[vocab, hidden]`.
     words: B::Vector,
-    /// The embedding of token type 0, [hidden].
+    /// The embedding of token type 0, `[hidden]`.
     token_type: B::Vector,
     norm: Norm<B::Vector>,
     attention: B::Attention,
@@ -22,7 +23,7 @@ struct Layer<B: Backend> {
     qkv: B::Linear,
     out: B::Linear,
     attention_norm: Norm<B::Vector>,
-    /// Gate over up, [2·intermediate, hidden], no bias.
+    /// The gate matrix above the up matrix, `[2·intermediate, hidden]`, without bias.
     gated: B::Linear,
     down: B::Linear,
     mlp_norm: Norm<B::Vector>,
@@ -110,7 +111,8 @@ impl<B: Backend> Dnabert<B> {
         batch: &PackedBatch,
         collector: &mut Collector<'_, B>,
     ) -> Result<(), ModelError> {
-        // `sum` holds what a LayerNorm is to make the stream of.
+        // The residual stream alternates between `sum` and `h`: attention is added onto `sum` and
+        // the MLP onto `h`, and each LayerNorm writes to the other matrix.
         let Workspace {
             x: sum,
             h,
@@ -138,9 +140,9 @@ impl<B: Backend> Dnabert<B> {
     }
 }
 
-/// The slopes of ALiBi (Press et al. 2022): powers of 2^(-8/n) for n heads, n a power of two;
-/// for other counts, those of the next lower power of two, then every second one of the next
-/// higher.
+/// The slopes of ALiBi (Press et al. 2022), `[heads]`. For n heads, n a power of two, they are the
+/// powers of 2^(-8/n). For any other number of heads, they are the slopes of the next lower power
+/// of two, followed by every second slope of the next higher power.
 fn alibi_slopes(heads: usize) -> Vec<f32> {
     let powers = |n: usize| (1..=n).map(move |i| 2f64.powf(-8.0 * i as f64 / n as f64) as f32);
     let below = if heads.is_power_of_two() {

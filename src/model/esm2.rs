@@ -1,4 +1,4 @@
-//! ESM-2 (Lin et al. 2023), as fair-esm and Hugging Face compute it.
+//! The forward pass of ESM-2 (Lin et al. 2023), as fair-esm and Hugging Face compute it.
 
 use super::{Collector, ModelError, Parameters, Workspace, norm};
 use crate::architecture::ModelConfig;
@@ -7,14 +7,15 @@ use crate::backend::{
 };
 use crate::batch::PackedBatch;
 
-/// The share of tokens that training masked (15 %) times the share of those written as `<mask>`
-/// (80 %): token dropout scales the embedding by 1 minus it, at inference too. This is 1 minus it,
-/// rounded to f32 as by whoever multiplies f32 by it: off by a part in 2·10^8.
+/// The factor by which token dropout scales the embedding, at inference too: 1 minus the share of
+/// tokens that training replaced by `<mask>`. Training masked 15 % of the tokens, and wrote 80 % of
+/// the masked tokens as `<mask>`. The factor is rounded to f32, as in code that multiplies f32
+/// values by it; the rounding changes it by one part in 2·10^8.
 const TRAINED_KEPT_RATIO: f32 = (1.0 - 0.15 * 0.8) as f32;
 
 pub(super) struct Esm2<B: Backend> {
     config: ModelConfig,
-    /// [vocab, hidden]
+    /// The embeddings of the token ids, `[vocab, hidden]`.
     embedding: B::Vector,
     attention: B::Attention,
     layers: Vec<Layer<B>>,
@@ -43,8 +44,8 @@ impl<B: Backend> Esm2<B> {
             let bias = Some(p.get(&format!("{name}.bias"))?);
             Ok(LinearPart { weight, bias })
         };
-        // In effect a weight: published checkpoints hold values that went through fp16. It is
-        // the same in every layer.
+        // The frequencies act as weights: published checkpoints hold values that went through fp16.
+        // They are the same in every layer.
         let inv_freq = p
             .find("encoder.layer.0.attention.self.rotary_embeddings.inv_freq")
             .map_or_else(
@@ -145,8 +146,9 @@ impl<B: Backend> Esm2<B> {
         Ok(())
     }
 
-    /// What each token's embedding is multiplied by: 0 for `<mask>`, else
-    /// 0.88 / (1 - share of `<mask>` in its sequence, cls and eos counted).
+    /// The factor of each token's embedding, `[total tokens]`: 0 for `<mask>`, and `0.88 / (1 -
+    /// share)` for other tokens, where `share` is the share of `<mask>` among the sequence's
+    /// tokens, cls and eos counted. Without token dropout, every factor is 1.
     fn embedding_scale(&self, batch: &PackedBatch) -> Vec<f64> {
         if !self.config.token_dropout {
             return vec![1.0; batch.total()];
@@ -172,7 +174,8 @@ impl<B: Backend> Esm2<B> {
     }
 }
 
-/// 1 / 10000^(2i / head_dim) in f32, as Hugging Face computes it where a file lacks it.
+/// The rotary frequencies `1 / 10000^(2i / head_dim)` in f32, `[head_dim / 2]`, as Hugging Face
+/// computes them if a file lacks them.
 fn computed_inv_freq(head_dim: usize) -> Vec<f32> {
     (0..head_dim)
         .step_by(2)

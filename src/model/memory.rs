@@ -1,19 +1,20 @@
-//! What a sequence takes of the host's memory where the host computes.
+//! Computes the memory that a sequence takes on the host if the CPU computes.
 
 use super::Request;
 use crate::architecture::{ModelConfig, ModelKind};
 
-/// Bytes that each token of one long sequence takes on the CPU, at the least, while `threads` compute it: what
-/// [`Workspace`](super::Workspace) and the CPU's attention allocate.
+/// A lower bound of the bytes that each token of one long sequence takes on the CPU, while
+/// `threads` threads compute it. It counts the memory that the model's workspace and the CPU's
+/// attention allocate.
 pub fn host_bytes(config: &ModelConfig, request: &Request, threads: usize) -> u64 {
     let hidden = config.hidden as u64;
     let head = hidden / config.heads.max(1) as u64;
-    // x, h, qkv and wide.
+    // The matrices x, h, qkv and wide of the workspace.
     let mut floats = 5 * hidden + config.intermediate as u64;
-    // A worker's keys and values of one head.
+    // The keys and values of one head, for each thread.
     floats += threads as u64 * 2 * head;
     if config.kind == ModelKind::Esm2 {
-        // The table of angles, and the final norm's output where it is asked for.
+        // The table of rotary angles, and the final LayerNorm's output if the request asks for it.
         floats += head;
         if request.layers.contains(&config.layers) {
             floats += hidden;
@@ -22,6 +23,6 @@ pub fn host_bytes(config: &ModelConfig, request: &Request, threads: usize) -> u6
     if request.per_token {
         floats += request.layers.len() as u64 * hidden;
     }
-    // A factor of the embedding in f64, and its id in the batch.
+    // The factor of the token's embedding in f64, and the token's id in the batch.
     4 * floats + 8 + 4
 }

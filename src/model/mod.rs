@@ -1,5 +1,5 @@
-//! The models `esm2` and `dnabert`, each written once as operations on a [`crate::backend`];
-//! `passes` runs them batch after batch.
+//! The forward passes of the models `esm2` and `dnabert`, each written once as operations on a
+//! [`crate::backend`]. `passes` runs them for batch after batch.
 
 mod dnabert;
 mod esm2;
@@ -15,35 +15,35 @@ use crate::batch::PackedBatch;
 use crate::weights::{Checkpoint, Weight, WeightsError};
 use std::ops::Range;
 
-/// What loading or running a model can fail with.
+/// Why a model cannot be loaded or run.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// The weights are missing something or cannot be read.
+    /// The weights are incomplete or cannot be read.
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// The backend failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
-    /// A token id that the embedding table has no row for.
+    /// A batch has a token id that the embedding table has no row for.
     #[error("token id {token} stands in the batch, but the model's vocabulary has {vocab} entries")]
     Token {
-        /// The id.
+        /// The token id.
         token: u32,
-        /// Rows of the table.
+        /// The number of rows of the table.
         vocab: usize,
     },
-    /// A sequence that the backend has no room for, even alone.
+    /// A sequence is too long for the backend, even alone.
     #[error("a sequence of {tokens} tokens does not fit: the device has room for {most} at once")]
     TooLong {
-        /// Its tokens.
+        /// The number of tokens of the sequence.
         tokens: usize,
-        /// The backend's limit.
+        /// The most tokens that the backend can hold at once.
         most: usize,
     },
 }
 
 impl ModelError {
-    /// What to do about it.
+    /// What the user can do about the error.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Weights(e) => e.hint(),
@@ -56,64 +56,67 @@ impl ModelError {
     }
 }
 
-/// How a sequence's token states become one vector.
+/// How the token states of a sequence become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pool {
-    /// The mean: over residues for ESM-2 (no cls, no eos), over all tokens for DNABERT.
+    /// The mean of the states: over the residues for ESM-2 (without cls and eos), over all tokens
+    /// for DNABERT.
     Mean,
     /// The state of the first token.
     Cls,
 }
 
-/// What to compute for a batch.
+/// The representations to compute for every sequence of a batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
-    /// Which representations: 0 is the embedding, `layers` the final output.
+    /// The wanted layers: 0 is the embedding, and the model's number of layers is the final output.
     pub layers: Vec<usize>,
-    /// One vector a sequence, if any.
+    /// How each sequence becomes one vector; `None` if no vectors are wanted.
     pub pool: Option<Pool>,
-    /// Whether the token states are wanted too.
+    /// Whether the states of the single tokens are wanted too.
     pub per_token: bool,
 }
 
-/// One representation of a batch.
+/// The representation of a batch at one layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerOutput {
-    /// Which.
+    /// The layer, as in [`Request::layers`].
     pub layer: usize,
-    /// [sequences, hidden]; empty without a pool.
+    /// One vector per sequence, `[sequences, hidden]`; empty without a pool.
     pub pooled: Vec<f32>,
-    /// [total tokens, hidden], special tokens included; empty unless asked for.
+    /// The token states, `[total tokens, hidden]`, special tokens included; empty unless requested.
     pub states: Vec<f32>,
 }
 
-/// Something that turns batches into representations.
+/// A model that turns batches into representations.
 ///
-/// Batches are submitted and collected in the same order. What is between the two may be under way
-/// on a device, so that reading, packing and writing go on beside it.
+/// Batches are collected in the order in which they were submitted. Between the two calls a batch
+/// may be in progress on a device, so that reading, packing and writing can go on meanwhile.
 pub trait Embedder {
-    /// Begins to compute `request` for every sequence of `batch`. It may be submitted whether or not
-    /// there is [room](Embedder::room): without, this waits.
+    /// Begins to compute `request` for every sequence of `batch`. A batch may be submitted whether
+    /// or not there is a free slot ([`free_slots`](Embedder::free_slots)); without one, this call
+    /// waits.
     ///
     /// # Errors
-    /// [`ModelError`]; of a batch submitted before, too. After an error nothing can be collected.
+    /// [`ModelError`], which may also concern a batch that was submitted before. After an error
+    /// nothing can be collected.
     fn submit(&mut self, batch: &PackedBatch, request: &Request) -> Result<(), ModelError>;
-    /// The outputs of the oldest batch that was submitted and not yet collected, in the order of
-    /// its `request.layers`; waits for them. `None` if there is no such batch.
+    /// Waits for the oldest batch that was submitted and not yet collected, and returns its outputs
+    /// in the order of its `request.layers`. Returns `None` if there is no such batch.
     ///
     /// # Errors
-    /// [`ModelError`]
+    /// [`ModelError`] if the batch could not be computed.
     fn collect(&mut self) -> Result<Option<Vec<LayerOutput>>, ModelError>;
-    /// How many batches may be submitted now without waiting for an earlier one.
+    /// The number of batches that can be submitted now without waiting for an earlier batch.
     fn free_slots(&self) -> usize;
     /// The model's sizes.
     fn config(&self) -> &ModelConfig;
 
-    /// Submits one batch and waits for it. Nothing else may be under way.
+    /// Submits one batch and waits for its outputs. No other batch may be in progress.
     ///
     /// # Errors
-    /// [`ModelError`]
+    /// [`ModelError`] if the batch cannot be computed.
     fn embed(
         &mut self,
         batch: &PackedBatch,
@@ -140,7 +143,8 @@ impl<E: Embedder + ?Sized> Embedder for Box<E> {
 }
 
 impl ModelKind {
-    /// The tokens of a sequence (given as its range in the batch) that the mean is over.
+    /// The tokens over which the mean of a sequence is taken. `range` holds all tokens of the
+    /// sequence; both ranges count in the batch's tokens.
     pub fn pooled_tokens(self, range: Range<usize>) -> Range<usize> {
         match self {
             Self::Esm2 => range.start + 1..range.end - 1,
@@ -149,26 +153,26 @@ impl ModelKind {
     }
 }
 
-/// The activations of a forward pass, kept between batches.
+/// The matrices for the activations of a forward pass. They are kept between batches.
 struct Workspace<B: Backend> {
-    /// The residual stream, [tokens, hidden].
+    /// The residual stream, `[tokens, hidden]`.
     x: B::Matrix,
-    /// Normalised stream, or attention's output.
+    /// The normalised stream, or attention's output, `[tokens, hidden]`.
     h: B::Matrix,
-    /// [tokens, 3·hidden].
+    /// Queries, keys and values, `[tokens, 3·hidden]`.
     qkv: B::Matrix,
-    /// [tokens, intermediate].
+    /// The inner activations of the feed-forward block, `[tokens, intermediate]`.
     wide: B::Matrix,
 }
 
-/// Where parameters come from, by canonical name.
+/// A source of a model's parameters, which are found by their canonical names.
 pub trait Parameters {
-    /// The tensor.
+    /// The tensor of this name.
     ///
     /// # Errors
-    /// [`WeightsError`] if it is not there.
+    /// [`WeightsError`] if there is no such tensor, or if it cannot be used.
     fn get(&self, name: &str) -> Result<Weight, WeightsError>;
-    /// The tensor, if it is there.
+    /// The tensor of this name, if there is one that can be used.
     fn find(&self, name: &str) -> Option<Weight>;
 }
 
@@ -181,7 +185,7 @@ impl Parameters for Checkpoint {
     }
 }
 
-/// A LayerNorm's parameters, made resident.
+/// Makes the parameters of a LayerNorm resident on the backend.
 fn norm<B: Backend>(
     backend: &mut B,
     parameters: &impl Parameters,
@@ -195,7 +199,7 @@ fn norm<B: Backend>(
     })
 }
 
-/// Collects the representations that were asked for, as a forward pass reaches them.
+/// Collects the requested representations as a forward pass reaches them.
 struct Collector<'a, B: Backend> {
     request: &'a Request,
     taken: Vec<(usize, B::Pending)>,
@@ -209,12 +213,12 @@ impl<'a, B: Backend> Collector<'a, B> {
         }
     }
 
-    /// The deepest representation that is wanted: layers after it need not run.
+    /// The deepest requested layer. The layers after it need not run.
     fn last(&self) -> usize {
         self.request.layers.iter().copied().max().unwrap_or(0)
     }
 
-    /// Takes representation `layer` from `x`, after `norm` if there is one, if it is wanted.
+    /// Takes the representation `layer` from `x`, after `norm` if there is one, if it is requested.
     fn take(
         &mut self,
         backend: &mut B,

@@ -1,8 +1,9 @@
-//! A loaded model, and how batches become passes on its backend.
+//! Runs a loaded model: divides batches into passes on its backend.
 //!
 //! A batch is one pass, unless its sequences are of several classes ([`Backend::class`]) or it is
-//! more than the backend holds at once ([`Backend::limits`]). Passes are begun as batches are
-//! submitted and fetched as they are collected, so that several can be under way.
+//! larger than what the backend holds at once ([`Backend::limits`]). Passes begin when batches are
+//! submitted, and are fetched when batches are collected, so that several passes can be in
+//! progress.
 
 use super::{Collector, Embedder, LayerOutput, ModelError, Parameters, Pool, Request, Workspace};
 use super::{dnabert, esm2};
@@ -17,9 +18,9 @@ pub struct Model<B: Backend> {
     backend: B,
     net: Net<B>,
     workspace: Workspace<B>,
-    /// Submitted and not collected, oldest first.
+    /// The batches that are submitted and not yet collected, oldest first.
     batches: VecDeque<SubmittedBatch>,
-    /// Begun and not fetched, oldest first.
+    /// The passes that are begun and not yet fetched, oldest first.
     passes: VecDeque<Pass<B>>,
 }
 
@@ -29,26 +30,28 @@ enum Net<B: Backend> {
 }
 
 struct SubmittedBatch {
-    /// Of the whole batch.
+    /// Where each sequence of the whole batch starts, and at the end the number of tokens.
     starts: Vec<usize>,
-    /// In the order of the request; filled in as passes are fetched.
+    /// One output per requested layer, in the order of the request; filled in as passes are
+    /// fetched.
     outputs: Vec<LayerOutput>,
-    /// Passes that are not fetched yet.
+    /// The number of passes that are not yet fetched.
     remaining: usize,
 }
 
-/// One pass: some sequences of the oldest batch that still has passes left.
+/// One pass: some sequences of one batch. The oldest pass belongs to the oldest batch that has
+/// passes to be fetched.
 struct Pass<B: Backend> {
-    /// Which sequences of the batch, ascending.
+    /// The numbers of these sequences in the batch, ascending.
     members: Vec<usize>,
     taken: Vec<(usize, B::Pending)>,
 }
 
 impl<B: Backend> Model<B> {
-    /// Makes the parameters resident on the backend.
+    /// Loads a model: makes its parameters resident on the backend.
     ///
     /// # Errors
-    /// [`ModelError`]
+    /// [`ModelError`] if parameters are missing, or if the backend fails.
     pub fn load(
         mut backend: B,
         config: &ModelConfig,
@@ -76,22 +79,23 @@ impl<B: Backend> Model<B> {
         })
     }
 
-    /// What it runs on.
+    /// The backend that the model runs on.
     pub fn backend(&self) -> &B {
         &self.backend
     }
 
-    /// What one of its passes may hold.
+    /// The limits of a pass on the backend.
     pub fn limits(&self) -> Limits {
         self.backend.limits()
     }
 
-    /// What it runs on, to measure it.
+    /// The backend that the model runs on, for measuring it.
     pub fn backend_mut(&mut self) -> &mut B {
         &mut self.backend
     }
 
-    /// Which sequences share a pass: of one class each, and within the backend's limits.
+    /// Divides a batch into passes: the sequences of a pass are of one class and within the
+    /// backend's limits. Returns the class of each pass and the numbers of its sequences.
     fn divide(&self, batch: &PackedBatch) -> Result<Vec<(usize, Vec<usize>)>, ModelError> {
         let limits = self.backend.limits();
         let mut classes: Vec<(usize, Vec<usize>)> = Vec::new();
@@ -127,7 +131,8 @@ impl<B: Backend> Model<B> {
         Ok(passes)
     }
 
-    /// Begins one pass.
+    /// Begins one pass over `batch`, which holds the sequences `members` of the submitted batch.
+    /// Older passes are fetched first if the backend holds no more.
     fn pass(
         &mut self,
         class: usize,
@@ -158,7 +163,7 @@ impl<B: Backend> Model<B> {
         Ok(())
     }
 
-    /// Waits for the oldest pass, and puts what it made where it belongs.
+    /// Waits for the oldest pass, and puts its results into the outputs of its batch.
     fn fetch(&mut self) -> Result<(), ModelError> {
         let Some(Pass { members, taken }) = self.passes.pop_front() else {
             return Ok(());

@@ -1,6 +1,7 @@
-//! algorithms.json: the table of GEMM algorithms that a job on CUDA computes with. `gemm` in job.json is its digest.
+//! The file algorithms.json: the table of GEMM algorithms that a job on CUDA computes with. The
+//! field `gemm_algorithms` in job.json is the digest of this table.
 //!
-//! Here it is text; what stands in it, `gpu::cublaslt` knows.
+//! This module treats the table as text; `gpu::cublaslt` knows its contents.
 
 use super::OutputError;
 use super::jobdir::{ALGORITHMS_FILE, JobDir};
@@ -8,7 +9,7 @@ use crate::untrusted::file;
 use std::io::ErrorKind;
 use std::path::Path;
 
-/// Writes algorithms.json.
+/// Writes `text` to algorithms.json, replacing an existing file.
 pub fn write_algorithms(dir: &JobDir, text: &str) -> Result<(), OutputError> {
     let path = dir.path().join(ALGORITHMS_FILE);
     dir.write_atomic(ALGORITHMS_FILE, |out| {
@@ -17,7 +18,7 @@ pub fn write_algorithms(dir: &JobDir, text: &str) -> Result<(), OutputError> {
     })
 }
 
-/// Reads a table of at most `most` bytes; `None` where no file stands at `path`.
+/// Reads a table of at most `most` bytes. Returns `None` if there is no file at `path`.
 pub fn read_algorithms(path: &Path, most: u64) -> Result<Option<String>, OutputError> {
     match file::read_text(path, most) {
         Ok(text) => Ok(Some(text)),

@@ -1,5 +1,5 @@
-//! Whether a shard that stands is the one that its job made. Names and sizes say little: a shard of
-//! another model has the same ones.
+//! Checks whether a finished shard is the shard that its job made. File names and sizes are not
+//! enough for that: a shard of another model can have the same names and sizes.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -12,12 +12,12 @@ use super::jobdir::shard_name;
 use super::shard::{IDS_FILE, SHARD_FILE, pooled_name, states_name};
 use super::{JobSpec, OutputError, ShardLayout, ShardRecord, hash_file, npy, read_record, states};
 
-/// Why a shard is not believed.
+/// Why a shard is not accepted.
 #[derive(Debug)]
 pub enum Doubt {
-    /// It is not what its job made; the reason, as a clause.
+    /// The shard is not what its job made; the string gives the reason as a clause.
     Unsound(String),
-    /// It could not be looked at, or something stands in it that no job made.
+    /// The shard could not be read, or it contains an entry that no job wrote.
     Failed(OutputError),
 }
 
@@ -31,7 +31,7 @@ fn unsound(reason: impl Into<String>) -> Doubt {
     Doubt::Unsound(reason.into())
 }
 
-/// What a file of a shard holds.
+/// The kind of data in a file of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Content {
     Ids,
@@ -40,7 +40,7 @@ enum Content {
 }
 
 impl ShardLayout {
-    /// The layout of a job's shards.
+    /// Returns the layout of the shards of the job `spec`.
     pub fn of(spec: &JobSpec) -> Self {
         Self {
             layers: spec.layers.clone(),
@@ -53,7 +53,7 @@ impl ShardLayout {
         }
     }
 
-    /// The files of a shard apart from shard.json.
+    /// Returns the files of a shard, without shard.json.
     fn contents(&self) -> Vec<(String, Content)> {
         let mut contents = vec![(IDS_FILE.to_owned(), Content::Ids)];
         for layer in &self.layers {
@@ -67,12 +67,12 @@ impl ShardLayout {
         contents
     }
 
-    /// Checks all of the shard of block `b` in `path`: that it names this job, that nothing was
-    /// changed in its shard.json, that its files are those of the layout, with its shapes, and that
-    /// each has the hash that shard.json gives. Shards of format 1, which name no job and have no
-    /// seal, are believed where all the rest is right.
+    /// Checks shard number `block` in the directory `path` completely: shard.json names this job
+    /// and was not changed, the files are exactly those of the layout and have its shapes, and each
+    /// file has the hash that shard.json gives. Shards of format 1, which name no job and have no
+    /// seal, are accepted if all other checks pass.
     ///
-    /// Files are hashed by all threads of the rayon pool in which this is called.
+    /// The files are hashed by all threads of the current rayon pool.
     pub fn verify(&self, path: &Path, block: u64) -> Result<ShardRecord, Doubt> {
         let record = self.examine(path, block)?;
         let files: Vec<_> = record.files.iter().collect();
@@ -98,7 +98,8 @@ impl ShardLayout {
         Ok(record)
     }
 
-    /// All of [`verify`](Self::verify) that takes no time: the files' hashes are not looked at.
+    /// Does the fast part of [`verify`](Self::verify): all checks except hashing the files and
+    /// counting the ids.
     pub fn examine(&self, path: &Path, block: u64) -> Result<ShardRecord, Doubt> {
         let stand = files_in(path, block)?;
         if !stand.contains(SHARD_FILE) {
@@ -119,7 +120,8 @@ impl ShardLayout {
             }
             self.check_file(path, &name, content, &record)?;
         }
-        // What it holds besides is of another layer or kind: a name that some other job gives.
+        // Any other file belongs to another layer or kind: `files_in` accepts only names that some
+        // job uses.
         let ours: BTreeSet<String> = self.contents().into_iter().map(|(name, _)| name).collect();
         let surplus = |name: &&String| *name != SHARD_FILE && !ours.contains(*name);
         if let Some(name) = stand.iter().find(surplus) {
@@ -163,7 +165,7 @@ impl ShardLayout {
         Ok(())
     }
 
-    /// Checks the size of a file, and the shape and the type that its header gives.
+    /// Checks the size of a file, and the shape and the data type in its header.
     fn check_file(
         &self,
         shard: &Path,
@@ -198,7 +200,8 @@ impl ShardLayout {
         Ok(())
     }
 
-    /// How a file of so many bytes has to begin; `None` if no file of `rows` records has that size.
+    /// Returns the header that a file of `bytes` bytes must have. Returns `None` if no file of
+    /// `rows` records has that size.
     fn header(&self, content: Content, bytes: u64, rows: u64) -> Option<Vec<u8>> {
         let row = (self.width as u64).checked_mul(self.dtype.size() as u64);
         match content {
@@ -222,7 +225,7 @@ impl ShardLayout {
     }
 }
 
-/// The names in a shard, each of which is a regular file with a name that some job gives.
+/// Lists the files of a shard. Each must be a regular file, and some job must use its name.
 fn files_in(path: &Path, block: u64) -> Result<BTreeSet<String>, Doubt> {
     let failed = |e: io::Error| Doubt::Failed(OutputError::io("read", path, Some(block), e));
     if !fs::symlink_metadata(path).map_err(failed)?.is_dir() {
@@ -234,7 +237,7 @@ fn files_in(path: &Path, block: u64) -> Result<BTreeSet<String>, Doubt> {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if !is_ours(&name) {
-            // Neither ours to remove nor ours to pass on.
+            // A foreign entry must be neither removed nor copied.
             let path = path.to_path_buf();
             return Err(OutputError::Foreign { path, name }.into());
         }
@@ -249,7 +252,7 @@ fn files_in(path: &Path, block: u64) -> Result<BTreeSet<String>, Doubt> {
     }
 }
 
-/// Whether some job gives a file of a shard this name.
+/// Returns whether some job uses this name for a file of a shard.
 fn is_ours(name: &str) -> bool {
     let layer =
         |end| -> Option<usize> { name.strip_prefix("layer_")?.strip_suffix(end)?.parse().ok() };
@@ -282,7 +285,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::path::PathBuf;
 
-    /// Shard 1 of the job, with two records.
+    /// Makes shard 1 of the job, with two records.
     fn make(dir: &Path, layout: &ShardLayout) -> PathBuf {
         let dir = JobDir::open(dir).unwrap();
         let mut shard = ShardWriter::create(&dir, 1, layout).unwrap();
@@ -311,7 +314,7 @@ mod tests {
         }
     }
 
-    /// Writes shard.json as `change` leaves it, sealed again: what a careful liar does.
+    /// Applies `change` to shard.json and seals it again, as a careful forger would.
     fn rewrite(shard: &Path, change: impl Fn(&mut ShardRecord)) {
         let mut record = read_record(shard).unwrap();
         change(&mut record);
@@ -412,7 +415,7 @@ mod tests {
                 "ids.txt has 0 bytes where shard.json says 4",
             ),
             (
-                // One id with the length of two, and a hash that fits.
+                // A single id that is as long as the two ids together, and a hash that matches.
                 Box::new(|s| {
                     fs::write(s.join("ids.txt"), "abc\n").unwrap();
                     rewrite(s, |r| {
@@ -497,7 +500,7 @@ mod tests {
         assert!(said(&|l| l.width = 4).contains("layer_2.npy has not the size"));
         assert!(said(&|l| l.width = usize::MAX).contains("layer_2.npy has not the size"));
         assert!(said(&|l| l.shard_size = u64::MAX).contains("records of another shard"));
-        // As wide in bytes.
+        // A row has the same number of bytes in this layout.
         let half = said(&|l| (l.width, l.dtype) = (16, super::super::OutputDtype::F16));
         assert!(
             half.contains("layer_2.npy has not the shape or the type"),

@@ -1,4 +1,4 @@
-//! What can go wrong on the way to the disk.
+//! The errors of writing the output.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,80 +6,80 @@ use std::path::{Path, PathBuf};
 use crate::system::files;
 use crate::untrusted::Shown;
 
-/// An output that could not be written, or an output directory that may not be written to.
+/// An output that could not be written, or an output directory that must not be written to.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
     /// The operating system refused a file operation.
     #[error("cannot {action} {}{}: {source}", path.display(), in_shard(*shard))]
     Io {
-        /// What was tried: "create", "write", "sync", "rename", "read" ...
+        /// The attempted operation: "create", "write", "sync", "rename", "read" ...
         action: &'static str,
-        /// On which file or directory.
+        /// The file or directory concerned.
         path: PathBuf,
         /// The shard that was being written, if any.
         shard: Option<u64>,
-        /// The operating system's answer.
+        /// The error that the operating system returned.
         source: io::Error,
     },
-    /// A value that f16 cannot hold.
+    /// A value that f16 cannot represent.
     #[error(
         "record \"{}\", layer {layer}: the value {value} is beyond the range of f16 (65504)",
         Shown(id)
     )]
     F16Overflow {
-        /// Id of the record.
+        /// The id of the record.
         id: String,
-        /// The layer.
+        /// The number of the layer.
         layer: usize,
         /// The first value out of range.
         value: f32,
     },
-    /// The directory holds something that no job of ours wrote.
+    /// The directory contains an entry that no seqstream job wrote.
     #[error("the output directory {} holds \"{}\", which is no part of a seqstream job", path.display(), Shown(name))]
     Foreign {
         /// The output directory.
         path: PathBuf,
-        /// The first such entry, by name.
+        /// The name of the first such entry.
         name: String,
     },
-    /// Another process is writing there.
+    /// Another process is writing in the directory.
     #[error("another seqstream job is running in {}{}", path.display(), who(by.as_deref()))]
     Locked {
         /// The output directory.
         path: PathBuf,
-        /// Which process, where that is known.
+        /// Which process this is, if known.
         by: Option<String>,
     },
-    /// On a file system without locks: a job was begun there, and it cannot be seen whether it still
-    /// runs.
+    /// On a file system without locks: a job was started in the directory, and it cannot be
+    /// determined from here whether the job still runs.
     #[error("{} says that {by} is running there, and it cannot be seen from here whether it still is", path.display())]
     Marked {
-        /// The file that says so.
+        /// The file that names the job.
         path: PathBuf,
-        /// The job.
+        /// The job that the file names.
         by: String,
     },
-    /// What this job was about to name has been made by another one meanwhile.
+    /// Another job has created the shard or file that this job was about to create.
     #[error("{} stands already: another job is writing in this directory, too", path.display())]
     Taken {
-        /// The shard, or the file.
+        /// The shard or the file.
         path: PathBuf,
     },
-    /// What this job was writing has been removed by another one.
+    /// Another job has removed the shard or file that this job was writing.
     #[error("{} was removed while this job was writing it: another job is writing in this directory, too", path.display())]
     Removed {
-        /// The partial shard.
+        /// The partial shard or file.
         path: PathBuf,
     },
     /// A finished shard is not what its job made.
     #[error("{} is not what this job made: {reason}", shard.display())]
     Unsound {
-        /// The shard.
+        /// The directory of the shard.
         shard: PathBuf,
-        /// Why, as a clause.
+        /// The reason, as a clause.
         reason: String,
     },
-    /// A job.json, shard.json or manifest.json that cannot be understood.
+    /// A job.json, shard.json or manifest.json that is not valid.
     #[error("{} is not what seqstream writes: {reason}", path.display())]
     Malformed {
         /// The file.
@@ -114,7 +114,7 @@ impl OutputError {
         }
     }
 
-    /// The remedy, where one is known.
+    /// Returns what the user can do about the error, if a remedy is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Some(

@@ -1,4 +1,4 @@
-//! One output file: streamed, given its header last, hashed, synced.
+//! A single output file. It is streamed, its header is written last, then it is hashed and synced.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -9,18 +9,18 @@ use serde::{Deserialize, Serialize};
 
 use super::OutputError;
 
-/// How values are stored. Computing is f32 or better either way.
+/// The data type of the stored values. It does not depend on the data type of the computation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OutputDtype {
     /// IEEE 754 single precision.
     F32,
-    /// IEEE 754 half precision; a value beyond its range is an error.
+    /// IEEE 754 half precision; a value outside its range is an error.
     F16,
 }
 
 impl OutputDtype {
-    /// Bytes a value takes.
+    /// Returns the size of a value in bytes.
     pub fn size(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -28,8 +28,11 @@ impl OutputDtype {
         }
     }
 
-    /// Appends `values`, little-endian. `Err` holds the first value that does not fit; a NaN or an
-    /// infinity in `values` passes, since looking for those is the pipeline's task.
+    /// Appends `values` to `out` in little-endian order.
+    ///
+    /// # Errors
+    /// Returns the first finite value that the type cannot represent. A NaN or an infinity in
+    /// `values` is not an error here: the pipeline checks for non-finite values.
     pub(crate) fn encode(self, values: &[f32], out: &mut Vec<u8>) -> Result<(), f32> {
         out.reserve(values.len() * self.size());
         match self {
@@ -50,16 +53,16 @@ impl OutputDtype {
     }
 }
 
-/// Size and content of a finished file.
+/// The size and the hash of a finished file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
-    /// Its length.
+    /// The length of the file in bytes.
     pub bytes: u64,
-    /// Hex BLAKE3 of its content.
+    /// The BLAKE3 hash of the content, in hex.
     pub blake3: String,
 }
 
-/// Hashes a file as it stands on the disk.
+/// Hashes the file at `path` as it is on the disk. `shard` is the shard number for error messages.
 pub fn hash_file(path: &Path, shard: Option<u64>) -> Result<FileEntry, OutputError> {
     let read = |e| OutputError::io("read", path, shard, e);
     let mut file = File::open(path).map_err(read)?;
@@ -83,7 +86,7 @@ pub fn hash_file(path: &Path, shard: Option<u64>) -> Result<FileEntry, OutputErr
     })
 }
 
-/// A file of a shard being written.
+/// A file of a shard that is being written.
 pub(crate) struct ShardFile {
     path: PathBuf,
     shard: u64,
@@ -91,6 +94,7 @@ pub(crate) struct ShardFile {
 }
 
 impl ShardFile {
+    /// Creates the file `path`, which must not exist.
     pub(crate) fn create(path: PathBuf, shard: u64) -> Result<Self, OutputError> {
         let file = File::create_new(&path)
             .map_err(|e| OutputError::io("create", &path, Some(shard), e))?;
@@ -101,13 +105,14 @@ impl ShardFile {
         })
     }
 
+    /// Appends `bytes` to the file.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
         self.out
             .write_all(bytes)
             .map_err(|e| self.error("write", e))
     }
 
-    /// Writes `header` over the first bytes, where room for it was left.
+    /// Flushes the file and writes `header` over its first bytes, which the caller has reserved.
     pub(crate) fn complete(mut self, header: &[u8]) -> Result<WrittenFile, OutputError> {
         let wrote = self.out.flush().and_then(|()| {
             let file = self.out.get_mut();
@@ -118,7 +123,7 @@ impl ShardFile {
             Ok(())
         });
         wrote.map_err(|e| self.error("write", e))?;
-        // What was buffered was just flushed.
+        // The buffer is empty after the flush.
         let (file, _) = self.out.into_parts();
         Ok(WrittenFile {
             path: self.path,
@@ -132,7 +137,7 @@ impl ShardFile {
     }
 }
 
-/// A file that is written to its end, and may not be on the disk yet.
+/// A file whose writes are complete, but that may not be on the disk yet.
 #[derive(Debug)]
 pub(crate) struct WrittenFile {
     path: PathBuf,
@@ -141,12 +146,13 @@ pub(crate) struct WrittenFile {
 }
 
 impl WrittenFile {
-    /// Size and hash; from the file, not on the way to it: the header came last.
+    /// Returns the size and the hash. They are computed from the finished file and not while
+    /// writing, because the header is written last.
     pub(crate) fn entry(&self) -> Result<FileEntry, OutputError> {
         hash_file(&self.path, Some(self.shard))
     }
 
-    /// Waits until it is on the disk.
+    /// Waits until the file is on the disk.
     pub(crate) fn sync(&self) -> Result<(), OutputError> {
         let synced = self.file.sync_all();
         synced.map_err(|e| OutputError::io("sync", &self.path, Some(self.shard), e))

@@ -1,4 +1,4 @@
-//! The output directory of a job: who may write there, and how a file appears in it at once.
+//! The output directory of a job: who may write there, and how files appear in it atomically.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -8,27 +8,27 @@ use super::OutputError;
 use super::lock::{Guard, LOCK_FILE, RUNNING_FILE, locked};
 use super::owner::{Owner, State};
 
-/// What was asked, written first.
+/// The file that says what was asked; it is written first.
 pub const JOB_FILE: &str = "job.json";
-/// What was done, written last.
+/// The file that says what was done; it is written last.
 pub const MANIFEST_FILE: &str = "manifest.json";
-/// The GEMM algorithms of a job on CUDA, written before [`JOB_FILE`].
+/// The GEMM algorithms of a job on CUDA; the file is written before [`JOB_FILE`].
 pub const ALGORITHMS_FILE: &str = "algorithms.json";
-/// Suffix of what is not whole yet.
+/// The suffix of files and directories that are not complete yet.
 const PARTIAL: &str = ".partial";
 
-/// The directory name of block `b`.
+/// Returns the directory name of shard number `block`.
 pub fn shard_name(block: u64) -> String {
     format!("shard-{block:06}")
 }
 
-/// The block whose directory has this name.
+/// Returns the shard number of a directory name, or `None` if `name` is not the name of a shard.
 pub(crate) fn shard_number(name: &str) -> Option<u64> {
     let block = name.strip_prefix("shard-")?.parse().ok()?;
     (shard_name(block) == name).then_some(block)
 }
 
-/// The numbers of the shards that stand in a directory, ascending.
+/// Lists the numbers of the shards in a directory, in ascending order.
 pub fn list_shards(path: &Path) -> Result<Vec<u64>, OutputError> {
     let mut blocks: Vec<u64> = names(path)?
         .iter()
@@ -38,14 +38,15 @@ pub fn list_shards(path: &Path) -> Result<Vec<u64>, OutputError> {
     Ok(blocks)
 }
 
-/// Where the file or directory `path` is written until it is whole: a name of the owner's own, so that
-/// no other job writes there, whatever locks are worth.
+/// Returns the path under which the file or directory `path` is written until it is complete. The
+/// name contains the owner, so that no other job writes there even if locks do not work.
 pub(crate) fn partial_path(path: &Path, owner: &Owner) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{owner}{PARTIAL}"))
 }
 
-/// What of such a name is the final name, and the owner; programs before this one gave none.
+/// Splits the name of a partial file or directory into the final name and the owner. Older versions
+/// of the program wrote partial names without an owner.
 fn parse_partial(name: &str) -> Option<(&str, Option<Owner>)> {
     let name = name.strip_prefix('.')?.strip_suffix(PARTIAL)?;
     match name.rsplit_once('.').map(|(n, o)| (n, Owner::parse(o))) {
@@ -54,7 +55,7 @@ fn parse_partial(name: &str) -> Option<(&str, Option<Owner>)> {
     }
 }
 
-/// An output directory, locked against other jobs for as long as this lives.
+/// An output directory, locked against other jobs during the lifetime of this value.
 #[derive(Debug)]
 pub struct JobDir {
     path: PathBuf,
@@ -63,18 +64,20 @@ pub struct JobDir {
 }
 
 impl JobDir {
-    /// Opens the directory, creating it where needed, and locks it.
+    /// Opens the directory, creates it if needed, and locks it.
     ///
-    /// Refuses a directory in which anything stands that no job wrote, and one in which another
-    /// job runs.
+    /// # Errors
+    /// The directory is refused if it contains an entry that no job wrote, or if another job is
+    /// running in it.
     pub fn open(path: &Path) -> Result<Self, OutputError> {
         create_dir(path)
             .map_err(|e| OutputError::io("create the output directory", path, None, e))?;
-        // Before the lock file is made: a foreign directory is left as it was found.
+        // This check comes before the lock file is created, so that a foreign directory stays
+        // unchanged.
         refuse_foreign(path)?;
         let owner = Owner::new();
         let guard = Guard::take(path, &owner)?;
-        // Someone may have removed the lock of a job that is running.
+        // Someone may have removed the lock file of a running job.
         for name in names(path)? {
             if let Some((_, Some(other))) = parse_partial(&name)
                 && other.state() == State::Running
@@ -89,7 +92,8 @@ impl JobDir {
         })
     }
 
-    /// What a user should know of this directory: that it has no locks, and what was left there.
+    /// Returns warnings for the user: that the file system has no locks, and which unfinished files
+    /// and directories of other jobs remain.
     pub fn warnings(&self) -> Vec<String> {
         let left = names(&self.path).unwrap_or_default();
         let left = left.iter().filter_map(|name| match parse_partial(name)? {
@@ -107,8 +111,8 @@ impl JobDir {
             .collect()
     }
 
-    /// Whether what `owner` has not finished is of no use to anyone. Of a process that cannot be seen
-    /// from here only a lock tells that it has ended.
+    /// Returns whether the unfinished files of `owner` may be removed. For a process that cannot be
+    /// seen from here, only a lock proves that it has ended.
     fn may_remove(&self, owner: &Owner) -> bool {
         match owner.state() {
             State::Ours | State::Ended => true,
@@ -117,37 +121,38 @@ impl JobDir {
         }
     }
 
-    /// The directory.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether a job was begun here.
+    /// Returns whether a job was started in this directory.
     pub fn holds_job(&self) -> Result<bool, OutputError> {
         stands(&self.path.join(JOB_FILE))
     }
 
-    /// Whether a job came to its end here.
+    /// Returns whether a job was completed in this directory.
     pub fn holds_manifest(&self) -> Result<bool, OutputError> {
         stands(&self.path.join(MANIFEST_FILE))
     }
 
-    /// Where block `b` stands once it is whole.
+    /// Returns the final path of shard number `block`.
     pub fn shard(&self, block: u64) -> PathBuf {
         self.path.join(shard_name(block))
     }
 
-    /// Where this job writes block `b`.
+    /// Returns the path at which this job writes shard number `block`.
     pub fn partial(&self, block: u64) -> PathBuf {
         partial_path(&self.shard(block), &self.owner)
     }
 
-    /// The numbers of the shards that stand here, ascending.
+    /// Lists the numbers of the finished shards, in ascending order.
     pub fn shards(&self) -> Result<Vec<u64>, OutputError> {
         list_shards(&self.path)
     }
 
-    /// Removes what interrupted jobs left unfinished. What may belong to a job that is running stays.
+    /// Removes the unfinished files and directories of interrupted jobs. Those that may belong to a
+    /// running job stay.
     pub fn remove_partials(&self) -> Result<(), OutputError> {
         for name in names(&self.path)? {
             let Some((whole, owner)) = parse_partial(&name) else {
@@ -157,8 +162,9 @@ impl JobDir {
                 continue;
             }
             let path = self.path.join(&name);
-            // Under a name of ours first: if its job is running all the same, and is giving it its
-            // final name now, then either all of it is there or none.
+            // The entry is first renamed to a name of this job. If its own job still runs after all
+            // and is just renaming it to its final name, then the rename takes all of it or
+            // nothing.
             let ours = partial_path(&self.path.join(whole), &self.owner);
             match fs::rename(&path, &ours) {
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
@@ -174,14 +180,14 @@ impl JobDir {
         Ok(())
     }
 
-    /// Removes block `b`, whatever stands under its name: first the name, then the rest, so that no
-    /// half of it is ever taken for a shard.
+    /// Removes shard number `block`, whatever its directory contains. The name is removed first, so
+    /// that a partly removed directory is never taken for a shard.
     pub fn discard_shard(&self, block: u64) -> Result<(), OutputError> {
         let (path, partial) = (self.shard(block), self.partial(block));
         let error = |action, e| OutputError::io(action, &path, Some(block), e);
         fs::rename(&path, &partial).map_err(|e| error("remove", e))?;
         self.sync_names(block)?;
-        // A link is removed, and not what it points to.
+        // A symbolic link is removed itself; its target stays.
         let directory = fs::symlink_metadata(&partial).map(|m| m.is_dir());
         let removed = match directory.map_err(|e| error("remove", e))? {
             true => fs::remove_dir_all(&partial),
@@ -190,7 +196,7 @@ impl JobDir {
         removed.map_err(|e| error("remove", e))
     }
 
-    /// Makes the partial directory of block `b`, replacing one that this job has left there.
+    /// Creates the partial directory of shard number `block`, replacing an earlier one of this job.
     pub fn begin_shard(&self, block: u64) -> Result<PathBuf, OutputError> {
         let path = self.partial(block);
         match fs::remove_dir_all(&path) {
@@ -203,21 +209,22 @@ impl JobDir {
         Ok(path)
     }
 
-    /// Gives the partial directory of block `b`, whose files are synced, its name, durably.
+    /// Renames the partial directory of shard number `block`, whose files are already synced, to
+    /// its final name. After that the shard survives a power failure.
     pub fn commit_shard(&self, block: u64) -> Result<(), OutputError> {
         self.sync_partial(block)?;
         self.name_shard(block)?;
         self.sync_names(block)
     }
 
-    /// The first of three steps of [`commit_shard`](Self::commit_shard): which files stand in the
-    /// partial directory outlives a power failure.
+    /// Does step 1 of [`commit_shard`](Self::commit_shard): makes the list of files in the partial
+    /// directory survive a power failure.
     pub(crate) fn sync_partial(&self, block: u64) -> Result<(), OutputError> {
         let partial = self.partial(block);
         sync_dir(&partial).map_err(|e| OutputError::io("sync", &partial, Some(block), e))
     }
 
-    /// The second: it has its name.
+    /// Does step 2: renames the partial directory to its final name.
     pub(crate) fn name_shard(&self, block: u64) -> Result<(), OutputError> {
         let path = self.shard(block);
         fs::rename(self.partial(block), &path).map_err(|e| match e.kind() {
@@ -226,19 +233,19 @@ impl JobDir {
         })
     }
 
-    /// The third: names given so far, that of block `b` the last, outlive a power failure.
+    /// Does step 3: makes all renames so far, `block` being the last, survive a power failure.
     pub(crate) fn sync_names(&self, block: u64) -> Result<(), OutputError> {
         sync_dir(&self.path).map_err(|e| OutputError::io("sync", &self.path, Some(block), e))
     }
 
-    /// Drops what was written of block `b`; on a full disk that also makes room.
+    /// Removes the partial directory of shard number `block`; on a full disk this also frees space.
     pub fn abandon_shard(&self, block: u64) {
-        // What cannot be removed now is removed by --resume.
+        // If the removal fails now, --resume removes the directory.
         let _ = fs::remove_dir_all(self.partial(block));
     }
 
-    /// What `error` is due to, where it befell the partial directory of block `b`: another job may
-    /// have removed that.
+    /// Replaces `error` by [`OutputError::Removed`] if another job has removed the partial
+    /// directory of shard number `block`.
     pub(crate) fn explain(&self, block: u64, error: OutputError) -> OutputError {
         self.explain_at(self.partial(block), error)
     }
@@ -254,7 +261,8 @@ impl JobDir {
         }
     }
 
-    /// Writes a file that appears whole or not at all, in place of one that stands there.
+    /// Writes a file that appears complete or not at all. It replaces an existing file of that
+    /// name.
     pub fn write_atomic<F>(&self, name: &str, fill: F) -> Result<(), OutputError>
     where
         F: FnOnce(&mut dyn Write) -> Result<(), OutputError>,
@@ -264,7 +272,10 @@ impl JobDir {
         })
     }
 
-    /// Writes a file that appears whole or not at all, and is an error where one stands there.
+    /// Writes a file that appears complete or not at all.
+    ///
+    /// # Errors
+    /// It is an error if a file of that name exists.
     pub fn write_new<F>(&self, name: &str, fill: F) -> Result<(), OutputError>
     where
         F: FnOnce(&mut dyn Write) -> Result<(), OutputError>,
@@ -279,7 +290,8 @@ impl JobDir {
             match fs::hard_link(partial, path) {
                 Ok(()) => fs::remove_file(partial).map_err(error),
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(error(e)),
-                // A file system without links: there a moment is left in which another job may write.
+                // The file system has no hard links. Between this check and the rename another job
+                // may create the file.
                 Err(_) => match path.symlink_metadata() {
                     Ok(_) => Err(error(ErrorKind::AlreadyExists.into())),
                     Err(e) if e.kind() == ErrorKind::NotFound => {
@@ -315,7 +327,8 @@ impl JobDir {
     }
 }
 
-/// Removes the manifest.json in `dir`, durably: the job there is no longer complete.
+/// Removes the manifest.json in `dir`, so that the job no longer counts as complete. The removal
+/// survives a power failure.
 pub fn revoke_manifest(dir: &Path) -> Result<(), OutputError> {
     let path = dir.join(MANIFEST_FILE);
     match fs::remove_file(&path) {
@@ -325,7 +338,8 @@ pub fn revoke_manifest(dir: &Path) -> Result<(), OutputError> {
     }
 }
 
-/// Whether something stands there. What cannot be looked at is not taken for absent.
+/// Returns whether an entry exists at `path`. If the path cannot be examined, that is an error, and
+/// not the answer "absent".
 fn stands(path: &Path) -> Result<bool, OutputError> {
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
@@ -334,7 +348,7 @@ fn stands(path: &Path) -> Result<bool, OutputError> {
     }
 }
 
-/// Creates a directory and those above it, so that they outlive a power failure.
+/// Creates a directory and its missing parents, so that they survive a power failure.
 fn create_dir(path: &Path) -> std::io::Result<()> {
     let missing = path
         .ancestors()
@@ -372,7 +386,8 @@ fn refuse_foreign(path: &Path) -> Result<(), OutputError> {
         name == LOCK_FILE
             || whole(name)
             || parse_partial(name).is_some_and(|(name, _)| whole(name))
-            // NFS keeps the content of a removed file so while a job has it open.
+            // NFS keeps the content of a removed file under such a name while a process has it
+            // open.
             || name.starts_with(".nfs")
     };
     match names(path)?.into_iter().find(|name| !ours(name)) {
@@ -384,13 +399,14 @@ fn refuse_foreign(path: &Path) -> Result<(), OutputError> {
     }
 }
 
-/// Makes a rename or a creation in `path` outlive a power failure.
+/// Makes a rename or a creation in `path` survive a power failure.
 #[cfg(unix)]
 fn sync_dir(path: &Path) -> std::io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Directories cannot be opened for syncing here; the file system's journal has to do.
+/// Does nothing: on this system a directory cannot be opened for syncing, and only the journal of
+/// the file system protects a rename.
 #[cfg(not(unix))]
 fn sync_dir(_: &Path) -> std::io::Result<()> {
     Ok(())
@@ -494,7 +510,8 @@ mod tests {
             name
         };
         let ours = Owner::new().to_string();
-        // Another process, and the same number at another time, on this machine; and another machine.
+        // An ended process on this machine with the same process number but another start time, and
+        // a process on another machine.
         let parts: Vec<&str> = ours.rsplitn(4, '-').collect();
         let [_, start, process, machine] = parts[..] else {
             panic!("{ours}");
@@ -507,7 +524,7 @@ mod tests {
         ));
         let nameless = here(format!(".shard-000003{PARTIAL}"));
         let job = JobDir::open(dir.path()).unwrap();
-        // A lock shows that nobody is there.
+        // Holding the lock proves that no other job runs here.
         assert_eq!(job.warnings(), Vec::<String>::new());
         job.remove_partials().unwrap();
         for gone in [ended, elsewhere, nameless] {

@@ -1,5 +1,5 @@
-//! Who may write in an output directory: one job, by a lock of the operating system; where there is
-//! none, by a file that only one job can create.
+//! Makes sure that only one job writes in an output directory. It uses a lock of the operating
+//! system; on a file system without locks, it uses a file that only one job can create.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Write};
@@ -8,23 +8,25 @@ use std::path::{Path, PathBuf};
 use super::OutputError;
 use super::owner::{Owner, State};
 
-/// Held by the job that is running, where the file system has locks. It stays, and is empty.
+/// The lock file, held by the running job where the file system has locks. It is empty and is never
+/// removed.
 pub(crate) const LOCK_FILE: &str = ".lock";
-/// Names the job that is running, where the file system has no locks. It goes when the job ends.
+/// The file that names the running job where the file system has no locks. It is removed when the
+/// job ends.
 pub(crate) const RUNNING_FILE: &str = ".running";
 
-/// The right to write in an output directory, for as long as this lives.
+/// The right to write in an output directory, valid during the lifetime of this value.
 #[derive(Debug)]
 pub(crate) struct Guard {
     lock: Option<File>,
-    /// The file that stands for the lock, and what it says.
+    /// The path and the content of the file that replaces the lock.
     mark: Option<(PathBuf, String)>,
     /// Why there is no lock.
     reason: Option<String>,
 }
 
 impl Guard {
-    /// Takes the lock of `dir`, or makes the file that stands for it.
+    /// Takes the lock of `dir`, or creates the file that replaces it.
     pub(crate) fn take(dir: &Path, owner: &Owner) -> Result<Self, OutputError> {
         let path = dir.join(LOCK_FILE);
         let open = || {
@@ -38,14 +40,15 @@ impl Guard {
         let reason = match file.try_lock() {
             Err(TryLockError::WouldBlock) => return Err(locked(dir, None)),
             Err(TryLockError::Error(e)) => Some(e.to_string()),
-            // Some file systems grant a lock to whoever asks. A second handle tells.
+            // Some file systems grant a lock to every caller. A second handle reveals this.
             Ok(()) => match open().map(|second| second.try_lock()) {
                 Ok(Err(TryLockError::WouldBlock)) => None,
                 Ok(Ok(())) => Some("a lock is granted to two holders at once".to_owned()),
                 Ok(Err(TryLockError::Error(e))) | Err(e) => Some(e.to_string()),
             },
         };
-        // Even where this job has a lock: the other one may be on a machine that has none.
+        // This check is needed even if this job has a lock: the other job may run on a machine
+        // where the file system has no locks.
         refuse_running(dir)?;
         let mark = match &reason {
             None => None,
@@ -58,12 +61,12 @@ impl Guard {
         })
     }
 
-    /// Whether the operating system keeps other jobs out.
+    /// Returns whether the operating system keeps other jobs out.
     pub(crate) fn is_lock(&self) -> bool {
         self.lock.is_some()
     }
 
-    /// What a user should know about a directory without locks.
+    /// Returns a warning for the user if the directory has no locks.
     pub(crate) fn warning(&self, dir: &Path) -> Option<String> {
         let reason = self.reason.as_ref()?;
         Some(format!(
@@ -79,12 +82,13 @@ impl Drop for Guard {
         if let Some((path, text)) = &self.mark
             && fs::read_to_string(path).is_ok_and(|there| there == *text)
         {
-            // What cannot be removed now is removed by the next job on this machine.
+            // If the removal fails now, the next job on this machine removes the file.
             let _ = fs::remove_file(path);
         }
     }
 }
 
+/// Makes the error for a directory in which the job `by` is running.
 pub(crate) fn locked(dir: &Path, by: Option<&Owner>) -> OutputError {
     OutputError::Locked {
         path: dir.to_path_buf(),
@@ -92,8 +96,8 @@ pub(crate) fn locked(dir: &Path, by: Option<&Owner>) -> OutputError {
     }
 }
 
-/// Refuses a directory whose [`RUNNING_FILE`] names a job that may still run, and removes the file of
-/// a job that has ended.
+/// Refuses a directory whose [`RUNNING_FILE`] names a job that may still run. If that job has
+/// ended, removes the file.
 fn refuse_running(dir: &Path) -> Result<(), OutputError> {
     let path = dir.join(RUNNING_FILE);
     let text = match fs::read_to_string(&path) {
@@ -113,8 +117,8 @@ fn refuse_running(dir: &Path) -> Result<(), OutputError> {
     }
 }
 
-/// Removes the file of a job that has ended. Another job may do the same, and have made its own file
-/// since: so it is renamed, and looked at again.
+/// Removes the file of a job that has ended. Another job may be doing the same and may have created
+/// its own file in the meantime, so the file is first renamed and then read again.
 fn remove_mark(path: &Path, text: &str) -> Result<(), OutputError> {
     let aside = super::jobdir::partial_path(path, &Owner::new());
     let error = |action, e| OutputError::io(action, path, None, e);
@@ -124,13 +128,15 @@ fn remove_mark(path: &Path, text: &str) -> Result<(), OutputError> {
     }
     let there = fs::read_to_string(&aside).map_err(|e| error("read", e))?;
     if there != text {
-        // It is back at once; if yet another job has made its file meanwhile, that one goes on.
+        // The file belongs to another job and is restored at once. If a third job has created its
+        // own file in the meantime, that file stays.
         let _ = fs::hard_link(&aside, path);
     }
     fs::remove_file(&aside).map_err(|e| error("remove", e))
 }
 
-/// Creates the file that only one job can create, with its content at once where there are links.
+/// Creates the file that only one job can create. Where the file system has hard links, the file
+/// has its content from the start.
 fn mark(dir: &Path, owner: &Owner) -> Result<(PathBuf, String), OutputError> {
     let path = dir.join(RUNNING_FILE);
     let text = format!("{owner}\n");
@@ -142,7 +148,7 @@ fn mark(dir: &Path, owner: &Owner) -> Result<(PathBuf, String), OutputError> {
     match linked {
         Ok(()) => return Ok((path, text)),
         Err(e) if taken(&e) => return Err(locked(dir, None)),
-        // Perhaps a file system without links.
+        // The file system may have no hard links.
         Err(_) => {}
     }
     let mut file = match File::create_new(&path) {
@@ -160,7 +166,7 @@ fn mark(dir: &Path, owner: &Owner) -> Result<(PathBuf, String), OutputError> {
 mod tests {
     use super::*;
 
-    /// A file system without locks, as far as the file that stands for one is concerned.
+    /// Takes the guard as on a file system without locks.
     fn marked(dir: &Path) -> Result<Guard, OutputError> {
         refuse_running(dir)?;
         Ok(Guard {
@@ -179,7 +185,7 @@ mod tests {
             matches!(&error, OutputError::Locked { by: Some(_), .. }),
             "{error}"
         );
-        // A job that has a lock looks at the file as well.
+        // A job that has a lock checks this file as well.
         let error = Guard::take(dir.path(), &Owner::new()).unwrap_err();
         assert!(
             matches!(&error, OutputError::Locked { by: Some(_), .. }),
@@ -205,7 +211,7 @@ mod tests {
             assert!(error.hint().unwrap().contains("remove"), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
-        // One that took the place of the file of a job that has ended.
+        // Another job has replaced the file of the ended job in the meantime.
         remove_mark(&path, "of a job that has ended").unwrap();
         assert_eq!(
             fs::read_to_string(&path).unwrap(),

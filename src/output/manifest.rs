@@ -1,4 +1,5 @@
-//! job.json, shard.json and manifest.json: written deterministically, read with suspicion.
+//! Reads and writes job.json, shard.json and manifest.json. Writing is deterministic, and nothing
+//! that is read is trusted.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,24 +13,24 @@ use super::jobdir::{JOB_FILE, JobDir, MANIFEST_FILE};
 use super::shard::SHARD_FILE;
 use super::{BlockFacts, Doubt, JobSpec, OutputError, ShardLayout, ShardRecord};
 
-/// manifest.json but for its list of shards, which may be long.
+/// The content of manifest.json without its list of shards, which may be long.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ManifestHead {
-    /// True: a manifest stands only where every shard does.
+    /// Always true: a manifest is written only when every shard exists.
     pub complete: bool,
-    /// What was asked, the hashes of piped inputs included.
+    /// The job, including the hashes of piped inputs.
     pub job: JobSpec,
-    /// Records in the whole input, those of other `--share`s included.
+    /// Number of records in the whole input, including the records of other `--share`s.
     pub input_records: u64,
-    /// Records in the shards listed.
+    /// Number of records in the listed shards.
     pub records: u64,
-    /// Tokens computed for them, special tokens included.
+    /// Number of tokens computed for these records, including special tokens.
     pub tokens: u64,
-    /// What cleaning and length limits did to them, by name.
+    /// What cleaning and length limits did to these records: a count per name.
     pub counts: BTreeMap<String, u64>,
 }
 
-/// Counts of shards, added up.
+/// The sums of the counts of several shards.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Totals {
     records: u64,
@@ -38,7 +39,7 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Adds a shard's; `None` where that overflows, which no true shard makes.
+    /// Adds the counts of a shard. Returns `None` if a sum overflows, which no real shard causes.
     pub fn add(&mut self, facts: &BlockFacts) -> Option<()> {
         self.records = self.records.checked_add(facts.rows)?;
         self.tokens = self.tokens.checked_add(facts.tokens)?;
@@ -51,7 +52,7 @@ impl Totals {
 }
 
 impl ManifestHead {
-    /// What the shards that it lists have to add up to.
+    /// Returns the sums that the counts of the listed shards must have.
     pub fn totals(&self) -> Totals {
         Totals {
             records: self.records,
@@ -61,15 +62,15 @@ impl ManifestHead {
     }
 }
 
-/// As JSON with a last newline.
+/// Formats `value` as JSON with a newline at the end.
 pub(crate) fn pretty<T: Serialize>(value: &T) -> Vec<u8> {
-    // Only maps with keys that are no strings, and failing Serialize impls, can fail here.
+    // Only a map with keys that are not strings or a failing Serialize impl could fail here.
     let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
     text.push(b'\n');
     text
 }
 
-/// Opens what has to be a regular file: of a pipe nobody might ever write the other end.
+/// Opens a regular file and refuses any other kind: reading a pipe could wait forever.
 fn open(path: &Path) -> Result<File, OutputError> {
     let failed = |e| OutputError::io("read", path, None, e);
     if !std::fs::metadata(path).map_err(failed)?.is_file() {
@@ -79,7 +80,7 @@ fn open(path: &Path) -> Result<File, OutputError> {
 }
 
 fn malformed(path: &Path, reason: &str) -> OutputError {
-    // What a parser says may quote the file.
+    // The message of a parser may quote the file.
     let reason = reason
         .chars()
         .take(200)
@@ -89,7 +90,7 @@ fn malformed(path: &Path, reason: &str) -> OutputError {
     OutputError::Malformed { path, reason }
 }
 
-/// A file that could not be read is no damaged one.
+/// Converts an error of the JSON reader. A file that could not be read is not a malformed file.
 fn json_error(path: &Path, error: serde_json::Error) -> OutputError {
     match error.is_io() {
         true => OutputError::io("read", path, None, error.into()),
@@ -102,7 +103,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<T, OutputError> {
     serde_json::from_reader(file).map_err(|e| json_error(path, e))
 }
 
-/// Writes job.json, where none stands.
+/// Writes job.json, which must not exist.
 pub fn write_job(dir: &JobDir, spec: &JobSpec) -> Result<(), OutputError> {
     let path = dir.path().join(JOB_FILE);
     dir.write_new(JOB_FILE, |out| {
@@ -116,8 +117,8 @@ pub fn read_job(dir: &Path) -> Result<JobSpec, OutputError> {
     read(&dir.join(JOB_FILE))
 }
 
-/// Reads the manifest.json in `dir`. Each shard that it lists is given to `each`, and not kept; what
-/// `each` objects to makes the manifest malformed.
+/// Reads the manifest.json in `dir`. Each listed shard is passed to `each` and not kept. If `each`
+/// returns an error, the manifest counts as malformed.
 pub fn read_manifest(
     dir: &Path,
     each: &mut dyn FnMut(ShardRecord) -> Result<(), String>,
@@ -190,11 +191,11 @@ impl<'de> Visitor<'de> for ShardsSeed<'_> {
     }
 }
 
-/// The most bytes of a shard.json: those of some ten thousand files.
+/// The maximum size of shard.json in bytes: enough for about ten thousand files.
 const SHARD_JSON: u64 = 4 << 20;
 
-/// Reads the shard.json in `shard`. It has to be what seqstream writes to the byte; whether the rest
-/// of the shard is what it says, only [`ShardLayout::verify`] knows.
+/// Reads the shard.json in the directory `shard`. The file must be byte for byte what seqstream
+/// would write. This does not check the other files of the shard; [`ShardLayout::verify`] does.
 pub fn read_record(shard: &Path) -> Result<ShardRecord, OutputError> {
     let path = shard.join(SHARD_FILE);
     let mut text = Vec::new();
@@ -211,10 +212,11 @@ pub fn read_record(shard: &Path) -> Result<ShardRecord, OutputError> {
     }
 }
 
-/// Writes manifest.json from the shards that stand in `dir`, which must be `blocks`, ascending.
+/// Writes manifest.json from the shards in `dir`. `blocks` must be the numbers of all its shards,
+/// in ascending order.
 ///
-/// The shards are read one at a time, so memory does not grow with their number, and examined once
-/// more; their hashes are the caller's to verify.
+/// The shards are read one at a time, so memory does not grow with their number. Each is examined
+/// again, but its hashes are not: the caller must have verified them.
 pub fn write_manifest(
     dir: &JobDir,
     job: &JobSpec,
@@ -250,7 +252,7 @@ pub fn write_manifest(
     dir.write_atomic(MANIFEST_FILE, |out| {
         let error = |e| OutputError::io("write", &path, None, e);
         let text = pretty(&head);
-        // The head without its closing brace, then a line a shard.
+        // The head without its closing brace, followed by one line per shard.
         let open = text.strip_suffix(b"\n}\n").unwrap_or(&text);
         out.write_all(open).map_err(error)?;
         out.write_all(b",\n  \"shards\": [").map_err(error)?;
@@ -274,7 +276,7 @@ mod tests {
     use super::super::{ShardWriter, name_shards};
     use super::*;
 
-    /// Shards 0 and 1 of the job.
+    /// Makes shards 0 and 1 of the job.
     fn two_shards(dir: &JobDir, tokens: u64) {
         for block in 0..2 {
             let mut shard = ShardWriter::create(dir, block, &ShardLayout::of(&spec())).unwrap();

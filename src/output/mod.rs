@@ -1,30 +1,30 @@
-//! What a job leaves behind: a directory of shards, each complete or absent.
+//! The output of a job: a directory of shards, each of which is complete or absent.
 //!
 //! ```text
 //! OUT/
-//!   job.json              what was asked: everything that decides the bytes
-//!   algorithms.json       on CUDA: the GEMM algorithms, whose digest is `gemm` in job.json
+//!   job.json              what was asked: everything that decides the bytes of the output
+//!   algorithms.json       on CUDA: the GEMM algorithms; their digest is in job.json
 //!   shard-000000/         records 0 .. shard_size of the whole input
-//!     ids.txt             one id a line, in input order
+//!     ids.txt             one id per line, in input order
 //!     layer_33.npy        [rows, d] pooled rows
-//!     layer_33.safetensors   `states` [tokens, d] and `offsets` [rows + 1], with --per-token
-//!     shard.json          its job's fingerprint, first record, rows, counts, digest of the records, size and
-//!                         hash of each file, and a hash of itself
+//!     layer_33.safetensors   with --per-token: `states` [tokens, d] and `offsets` [rows + 1]
+//!     shard.json          fingerprint of the job, first record, rows, counts, digest of the
+//!                         records, size and hash of each file, and a hash of shard.json itself
 //!   shard-000001/ ...
-//!   manifest.json         written last: what was done, with every file's hash
+//!   manifest.json         written last: what was done, with the hash of every file
 //!   .lock                 empty; held by the job that is running here
-//!   .running              only where the file system has no locks: which job is running here
+//!   .running              only where the file system has no locks: names the running job
 //! ```
 //!
-//! A shard is written as `.shard-000000.OWNER.partial/`, its files and the directory synced, then
-//! renamed: a reader, or a resumed job, sees all of its files or none. OWNER names machine and process,
-//! so that two jobs that nothing keeps apart do not write into each other's shards: the second one to
-//! name a shard fails. What a killed job leaves is removed by a resumed one, where the lock or the
-//! list of processes shows that it has ended. Nothing here depends on
-//! threads, budgets or the clock, so an interrupted and resumed job leaves the same bytes as one
-//! that ran through.
+//! A shard is written as `.shard-000000.OWNER.partial/`. Its files and the directory are synced,
+//! then the directory is renamed, so a reader or a resumed job sees all of its files or none. OWNER
+//! names the machine and the process, so that two jobs do not write into each other's shards even
+//! if no lock separates them: the second job that names a shard fails. A resumed job removes the
+//! unfinished files of a killed job, if the lock or the list of processes shows that the killed job
+//! has ended. Nothing in the output depends on threads, budgets or the clock, so an interrupted and
+//! resumed job leaves the same bytes as a job without interruption.
 //!
-//! A shard that stands is believed only if it is the one that its job made: [`ShardLayout::verify`].
+//! A finished shard is accepted only if its job made it; see [`ShardLayout::verify`].
 
 mod algorithms;
 mod check;

@@ -1,14 +1,16 @@
-//! NumPy's .npy, version 1.0, streamed a row at a time.
+//! Writes NumPy's .npy format, version 1.0, one row at a time.
 
 use std::path::PathBuf;
 
 use super::file::{ShardFile, WrittenFile};
 use super::{OutputDtype, OutputError};
 
-/// Header bytes, magic included. NumPy wants a multiple of 64; 128 holds any shape.
+/// Header size in bytes, including the magic number. NumPy requires a multiple of 64; 128 is enough
+/// for any shape.
 pub(crate) const HEADER: usize = 128;
 
-/// Writes `[rows, width]` without knowing `rows` beforehand and without keeping any.
+/// Writes an array of shape `[rows, width]`. The number of rows need not be known in advance, and
+/// no rows are kept in memory.
 pub struct NpyWriter {
     file: ShardFile,
     dtype: OutputDtype,
@@ -18,7 +20,7 @@ pub struct NpyWriter {
 }
 
 impl NpyWriter {
-    /// Creates the file, which must not exist, with room for its header.
+    /// Creates the file, which must not exist, and reserves the space for its header.
     pub fn create(
         path: PathBuf,
         shard: u64,
@@ -36,7 +38,7 @@ impl NpyWriter {
         })
     }
 
-    /// Appends the row of record `id`, which is the output of `layer`.
+    /// Appends the row of record `id`, `[width]`, from the output of `layer`.
     pub fn push(&mut self, id: &str, layer: usize, row: &[f32]) -> Result<(), OutputError> {
         debug_assert_eq!(row.len(), self.width);
         self.buffer.clear();
@@ -52,13 +54,14 @@ impl NpyWriter {
         Ok(())
     }
 
-    /// Writes the header, now that the rows are counted.
+    /// Writes the header, now that the number of rows is known.
     pub(crate) fn complete(self) -> Result<WrittenFile, OutputError> {
         let header = header(self.dtype, self.rows, self.width);
         self.file.complete(&header)
     }
 }
 
+/// Returns the header of an array of shape `[rows, width]`.
 pub(crate) fn header(dtype: OutputDtype, rows: usize, width: usize) -> Vec<u8> {
     let descr = match dtype {
         OutputDtype::F32 => "<f4",
@@ -89,7 +92,7 @@ mod tests {
                 .starts_with(b"{'descr': '<f4', 'fortran_order': False, 'shape': (3, 320), }   ")
         );
         assert_eq!(bytes[127], b'\n');
-        // The widest shape that can be written still fits.
+        // The largest possible shape still fits.
         assert_eq!(header(OutputDtype::F16, usize::MAX, 1 << 20).len(), 128);
     }
 

@@ -1,45 +1,48 @@
-//! Which process something in an output directory belongs to, and whether that process still runs.
+//! Identifies the process that owns a file in an output directory, and finds out whether that
+//! process still runs.
 //!
-//! Locks are not to be had on every file system. So what a job has not finished carries the name of
-//! its process, and a later job removes it only where that process is known to have ended.
+//! Not every file system has locks. Therefore the name of each unfinished file names the process
+//! that writes it, and a later job removes the file only if that process is known to have ended.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::OnceLock;
 
-/// A process on a machine, and one output directory that it has opened.
+/// A process on a machine, and one output directory that the process has opened.
 ///
-/// As text: `HOST-MACHINE-PROCESS-START-RANDOM`, for example `node12-9f31c0de-4711-5a3c-77aa01be`.
+/// The text form is `HOST-MACHINE-PROCESS-START-RANDOM`, for example
+/// `node12-9f31c0de-4711-5a3c-77aa01be`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Owner {
-    /// The machine's name, for people.
+    /// The name of the machine, for messages.
     host: String,
-    /// What process numbers are to be compared within: one boot of one machine, one container.
+    /// The scope within which process numbers can be compared: one boot of one machine, one
+    /// container.
     machine: String,
     process: u32,
-    /// When the process began, in the system's own unit: process numbers are given again. 0 where
-    /// the system does not tell.
+    /// The start time of the process, in the unit of the system. It is needed because process
+    /// numbers are reused. It is 0 if the system does not provide it.
     start: u64,
-    /// Tells two output directories of one process apart.
+    /// Distinguishes two output directories of one process.
     random: u32,
 }
 
-/// What is known of an owner.
+/// What is known about the process of an owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// It is this process.
+    /// The owner is this process.
     Ours,
-    /// It runs.
+    /// The process is running.
     Running,
-    /// It has ended.
+    /// The process has ended.
     Ended,
-    /// It is on another machine, in another container, or was there before this machine's last
-    /// start: nothing can be seen of it from here.
+    /// The process is on another machine or in another container, or it ran before the last boot of
+    /// this machine. It cannot be seen from here.
     OutOfSight,
 }
 
 impl Owner {
-    /// This process, with another random part for each call.
+    /// Returns an owner for this process. Each call uses a new random part.
     pub(crate) fn new() -> Self {
         let (host, machine) = this_machine().clone();
         let process = std::process::id();
@@ -48,12 +51,12 @@ impl Owner {
             machine,
             process,
             start: start_of(process).unwrap_or(0),
-            // The keys of the standard library's hash maps are random.
+            // The standard library keys its hash maps randomly.
             random: RandomState::new().build_hasher().finish() as u32,
         }
     }
 
-    /// Reads what `Display` writes.
+    /// Parses the text that `Display` writes.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.rsplitn(5, '-');
         let random = u32::from_str_radix(parts.next()?, 16).ok()?;
@@ -70,7 +73,7 @@ impl Owner {
         (owner.to_string() == text).then_some(owner)
     }
 
-    /// Whether it still runs.
+    /// Finds out whether the process still runs.
     pub(crate) fn state(&self) -> State {
         let (host, machine) = this_machine();
         if (&self.host, &self.machine) != (host, machine) {
@@ -78,7 +81,7 @@ impl Owner {
         }
         let ours = std::process::id() == self.process;
         match start_of(self.process) {
-            // Another process was given the number.
+            // The number now belongs to another process.
             Some(start) if self.start != 0 && start != self.start => State::Ended,
             _ if ours => State::Ours,
             Some(_) => State::Running,
@@ -87,7 +90,7 @@ impl Owner {
         }
     }
 
-    /// For messages.
+    /// Describes the process for messages.
     pub(crate) fn describe(&self) -> String {
         format!("process {} on {}", self.process, self.host)
     }
@@ -106,7 +109,8 @@ impl fmt::Display for Owner {
     }
 }
 
-/// The name of this machine, and what else tells its process numbers from those of others.
+/// Returns the name of this machine, and a hash that distinguishes its process numbers from the
+/// process numbers of other machines.
 fn this_machine() -> &'static (String, String) {
     static MACHINE: OnceLock<(String, String)> = OnceLock::new();
     MACHINE.get_or_init(|| {
@@ -118,8 +122,8 @@ fn this_machine() -> &'static (String, String) {
         if host.is_empty() {
             host.push('_');
         }
-        // Two machines may have one name, as may two containers on one machine, whose processes
-        // have numbers of their own.
+        // Two machines may have the same name. Two containers on one machine may, too, and each
+        // container numbers its processes separately.
         let boot = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let container = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
         let mut hasher = blake3::Hasher::new();
@@ -141,11 +145,11 @@ fn host_name() -> String {
     std::env::var("COMPUTERNAME").unwrap_or_default()
 }
 
-/// When a process began, in ticks since the machine's start. `None` where there is no such process,
-/// where it has ended and only its parent has not noticed, and on systems without /proc.
+/// Returns the start time of a process in ticks since the boot of the machine. Returns `None` if
+/// there is no such process, if the process is a zombie, or if the system has no /proc.
 fn start_of(process: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The program's name stands in parentheses and may hold anything.
+    // The program name is in parentheses and may contain any character.
     let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
     let state = fields.next()?;
     if ["Z", "X", "x"].contains(&state) {
@@ -154,22 +158,23 @@ fn start_of(process: u32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
-/// Whether there is a process of this number that has not ended.
+/// Returns whether there is a process with this number that has not ended.
 #[cfg(unix)]
 fn exists(process: u32) -> bool {
     use rustix::process::{Pid, test_kill_process};
     if std::fs::exists(format!("/proc/{process}/stat")).unwrap_or(false) {
-        // It is there, and `start_of` found that it has ended.
+        // The process is listed, but `start_of` has found that it has ended.
         return false;
     }
     let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) else {
         return false;
     };
-    // Another user's process answers that it may not be asked.
+    // For a process of another user the call fails with a permission error, which shows that it
+    // exists.
     !matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH))
 }
 
-/// Nothing is known, so it is left alone.
+/// Always returns true: the state is unknown, so the files of the process are kept.
 #[cfg(not(unix))]
 fn exists(_: u32) -> bool {
     true
@@ -216,7 +221,7 @@ mod tests {
             ..ours.clone()
         };
         assert_eq!(theirs.state(), State::Running);
-        // Another process had this number before.
+        // Another process had this number earlier.
         let start = theirs.start - 1;
         assert_eq!(
             Owner {
@@ -244,7 +249,7 @@ mod tests {
             State::OutOfSight
         );
         child.kill().unwrap();
-        // It has ended, though its parent has not asked how.
+        // The process has ended, but its parent has not waited for it.
         while start_of(child.id()).is_some() {
             std::thread::yield_now();
         }

@@ -1,4 +1,4 @@
-//! One shard: the files of a block of consecutive records, which appear together or not at all.
+//! A shard: the files of consecutive records. They appear together or not at all.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,65 +10,65 @@ use super::file::{ShardFile, WrittenFile};
 use super::jobdir::{JobDir, shard_number};
 use super::{FileEntry, NpyWriter, OutputDtype, OutputError, StatesWriter};
 
-/// What every shard of a job consists of.
+/// The contents that every shard of a job has.
 #[derive(Debug, Clone)]
 pub struct ShardLayout {
     /// The layers, in the order in which their values are pushed.
     pub layers: Vec<usize>,
-    /// Values a row, the model's width.
+    /// Values per row: the width of the model.
     pub width: usize,
-    /// Whether there is one pooled row a record.
+    /// Whether the shard has one pooled row per record.
     pub pooled: bool,
-    /// Whether there are the states of every token.
+    /// Whether the shard has the states of every token.
     pub per_token: bool,
-    /// How values are stored.
+    /// The data type of the stored values.
     pub dtype: OutputDtype,
-    /// Records of a shard; the last one of a job may have fewer.
+    /// Records per shard; the last shard of a job may have fewer.
     pub shard_size: u64,
-    /// The job's fingerprint, which shard.json names; `None` in jobs of format 1.
+    /// The fingerprint of the job, which shard.json repeats; `None` in jobs of format 1.
     pub job: Option<String>,
 }
 
-/// What is known of a block apart from its values.
+/// What is known about a shard apart from its values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockFacts {
-    /// Index of its first record, over the whole input.
+    /// Index of the first record of the shard, over the whole input.
     pub first_record: u64,
-    /// Its records.
+    /// Number of records in the shard.
     pub rows: u64,
-    /// Tokens computed for it, special tokens included.
+    /// Number of tokens computed for the shard, including special tokens.
     pub tokens: u64,
-    /// Hex BLAKE3 over ids and sequences, as read.
+    /// BLAKE3 hash over the ids and sequences as they were read, in hex.
     pub digest: String,
-    /// What cleaning and length limits did, by name.
+    /// What cleaning and length limits did to the records: a count per name.
     pub counts: BTreeMap<String, u64>,
 }
 
 /// The content of shard.json.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardRecord {
-    /// The directory's name.
+    /// The name of the shard's directory.
     pub name: String,
-    /// [`JobSpec::fingerprint`](super::JobSpec::fingerprint) of the job that made it.
+    /// The [`JobSpec::fingerprint`](super::JobSpec::fingerprint) of the job that made the shard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
-    /// What is known of its records.
+    /// What is known about the records of the shard.
     #[serde(flatten)]
     pub facts: BlockFacts,
-    /// Its other files.
+    /// The other files of the shard, by name.
     pub files: BTreeMap<String, FileEntry>,
-    /// Hex BLAKE3 of shard.json without this field.
+    /// BLAKE3 hash of shard.json without this field, in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seal: Option<String>,
 }
 
 impl ShardRecord {
-    /// The number of its block, if it has the name of a shard.
+    /// Returns the number of the shard, if the record has the name of a shard.
     pub fn block(&self) -> Option<u64> {
         shard_number(&self.name)
     }
 
-    /// What the seal has to be.
+    /// Computes the correct value of the seal.
     pub(crate) fn sealed(&self) -> String {
         let open = Self {
             seal: None,
@@ -78,22 +78,23 @@ impl ShardRecord {
         blake3::hash(&text).to_hex().to_string()
     }
 
-    /// Equal only for records that are equal in everything.
+    /// Returns a digest of the whole record: two records have the same digest only if all their
+    /// fields are equal.
     pub fn digest(&self) -> blake3::Hash {
         blake3::hash(&super::manifest::pretty(self))
     }
 }
 
-/// The file in which a [`ShardRecord`] stands.
+/// The name of the file that contains a [`ShardRecord`].
 pub(crate) const SHARD_FILE: &str = "shard.json";
-/// One id a line.
+/// The name of the file with the ids, one per line.
 pub(crate) const IDS_FILE: &str = "ids.txt";
 
-/// Threads that sync files at once. They wait, and compute nothing.
+/// Number of threads that sync files at the same time. They mostly wait for the disk.
 const SYNCING: usize = 16;
 
-/// The files of one shard being written. Dropped without [`complete`](Self::complete), it removes
-/// them.
+/// The files of a shard that is being written. If it is dropped without
+/// [`complete`](Self::complete), it removes the files.
 pub struct ShardWriter<'a> {
     dir: &'a JobDir,
     block: u64,
@@ -107,7 +108,7 @@ pub struct ShardWriter<'a> {
 }
 
 impl<'a> ShardWriter<'a> {
-    /// Begins block `b`.
+    /// Creates the files of shard number `block`.
     pub fn create(dir: &'a JobDir, block: u64, layout: &ShardLayout) -> Result<Self, OutputError> {
         Self::create_files(dir, block, layout).map_err(|e| dir.explain(block, e))
     }
@@ -150,8 +151,8 @@ impl<'a> ShardWriter<'a> {
         Ok(shard)
     }
 
-    /// Appends one record: for each layer in turn its pooled row (`[width]`, where the layout has
-    /// such) and its states (`[tokens, width]`, where the layout has such).
+    /// Appends one record. `pooled` has a row of `[width]` per layer, and `states` has `[tokens,
+    /// width]` per layer; each is used only if the layout includes it.
     pub fn push(
         &mut self,
         id: &str,
@@ -171,7 +172,7 @@ impl<'a> ShardWriter<'a> {
         Ok(())
     }
 
-    /// Writes every file to its end, and waits for no disk.
+    /// Finishes writing every file, without waiting for the disk.
     pub fn complete(mut self, facts: BlockFacts) -> Result<WrittenShard<'a>, OutputError> {
         let mut files = Vec::new();
         if let Some(ids) = self.ids.take() {
@@ -199,14 +200,14 @@ impl<'a> ShardWriter<'a> {
 }
 
 impl ShardLayout {
-    /// Files of a shard that hold what is computed.
+    /// Returns the number of data files per shard, not counting shard.json.
     pub fn files(&self) -> usize {
         1 + self.layers.len() * (usize::from(self.pooled) + usize::from(self.per_token))
     }
 }
 
-/// A shard whose files are written to their ends, but may not be on the disk. Dropped before
-/// [`name_shards`] has given it its name, it removes them.
+/// A shard whose files are completely written, but may not be on the disk yet. If it is dropped
+/// before [`name_shards`] has named it, it removes the files.
 pub struct WrittenShard<'a> {
     dir: &'a JobDir,
     block: u64,
@@ -238,11 +239,13 @@ impl WrittenShard<'_> {
     }
 }
 
-/// Hashes shards of one job, writes their shard.json, and gives them their names, durably and in
-/// order. How many have their names then, and the first error: shards after that one are dropped.
+/// Hashes shards of one job, writes their shard.json, and renames them to their final names, in
+/// order and so that they survive a power failure. Returns the number of shards that were renamed,
+/// and the first error. Shards after that error are dropped.
 ///
-/// Their files are synced all at once, and the names together: a disk, and the journal of a file
-/// system, take hardly longer for many than for one, and for one some take 50 ms.
+/// All files are synced in parallel, and a single sync covers all renames. For a disk and the
+/// journal of a file system, many syncs take hardly longer than one, and a single sync takes 50 ms
+/// on some systems.
 pub fn name_shards(mut shards: Vec<WrittenShard<'_>>) -> (usize, Result<(), OutputError>) {
     let mut result = Ok(());
     let mut keep = |shards: &mut Vec<WrittenShard<'_>>, whole: usize, error: OutputError| {
@@ -272,7 +275,8 @@ pub fn name_shards(mut shards: Vec<WrittenShard<'_>>) -> (usize, Result<(), Outp
     (shards.len(), result)
 }
 
-/// Syncs all files and directories of these shards. Of errors, that of the first shard, and which.
+/// Syncs all files and directories of these shards. Returns the error of the first shard that
+/// failed, and the index of that shard.
 fn sync_at_once(shards: &[WrittenShard<'_>]) -> Option<(usize, OutputError)> {
     let tasks =
         |(i, shard): (usize, &'_ WrittenShard<'_>)| (0..=shard.files.len()).map(move |f| (i, f));
@@ -293,13 +297,13 @@ fn sync_at_once(shards: &[WrittenShard<'_>]) -> Option<(usize, OutputError)> {
     let failed = std::thread::scope(|scope| {
         let spawn = |_| {
             let thread = std::thread::Builder::new().name("sync".into());
-            // Where no thread is to be had, fewer do.
+            // If no more threads can be created, the existing threads do all the work.
             thread.spawn_scoped(scope, sync).ok()
         };
         let others: Vec<_> = (1..tasks.len().min(SYNCING)).map_while(spawn).collect();
         let mut failed = sync();
         for other in others {
-            // It does not panic; but what was not synced must not pass for it.
+            // The thread does not panic; but if it did, unsynced files must not count as synced.
             failed.extend(
                 other
                     .join()
@@ -327,10 +331,12 @@ impl Drop for ShardWriter<'_> {
     }
 }
 
+/// Returns the name of the file with the pooled rows of a layer.
 pub(crate) fn pooled_name(layer: usize) -> String {
     format!("layer_{layer}.npy")
 }
 
+/// Returns the name of the file with the token states of a layer.
 pub(crate) fn states_name(layer: usize) -> String {
     format!("layer_{layer}.safetensors")
 }
@@ -433,14 +439,14 @@ mod tests {
         };
         let stand = || dir.shards().unwrap();
         assert!(matches!(name_shards(vec![]), (0, Ok(()))));
-        // Where a name is taken by a directory that is not empty.
+        // The name is taken by a directory that is not empty.
         std::fs::create_dir_all(dir.shard(3).join("x")).unwrap();
         let (named, result) = name_shards((1..6).map(write).collect());
         let error = result.unwrap_err().to_string();
         assert!(error.contains("shard-000003"), "{error}");
         assert_eq!((named, stand()), (2, vec![1, 2, 3]));
         std::fs::remove_dir_all(dir.shard(3)).unwrap();
-        // Where a shard.json cannot be written.
+        // A shard.json that cannot be written.
         let written: Vec<_> = (3..6).map(write).collect();
         std::fs::create_dir(dir.partial(4).join(SHARD_FILE)).unwrap();
         let (named, result) = name_shards(written);

@@ -1,7 +1,7 @@
-//! job.json: everything that decides the bytes of the output, and nothing else.
+//! The content of job.json: everything that decides the bytes of the output, and nothing else.
 //!
-//! Threads, token budget, paths and dates are not in it: they may change between an interrupted
-//! run and its resumption.
+//! Threads, the token budget, paths and dates are not part of it, because they may change between
+//! an interrupted run and its resumption.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -9,58 +9,60 @@ use serde_json::Value;
 use super::OutputDtype;
 use crate::architecture::ModelConfig;
 
-/// Version of the layout that this program writes. In version 1, shard.json named no job and had
-/// no seal; jobs of that version are still resumed and merged, as they are.
+/// Version of the output format that this program writes. In version 1, shard.json named no job and
+/// had no seal. Jobs of version 1 can still be resumed and merged; they stay in version 1.
 pub const FORMAT: u32 = 2;
 
 /// What a job was asked to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobSpec {
-    /// [`FORMAT`].
+    /// The format version; see [`FORMAT`].
     pub format: u32,
-    /// Version of the program.
+    /// The version of the program.
     pub seqstream: String,
     /// The model.
     pub model: ModelSpec,
-    /// Where it computes: "cpu", "cuda".
+    /// The kind of device that computes: "cpu" or "cuda".
     pub device: String,
-    /// With which instructions (CPU) or on which chip (CUDA), since the order of additions depends on it.
+    /// The instruction set (CPU) or the chip (CUDA) that computes, since the order of additions
+    /// depends on it.
     #[serde(alias = "simd")]
     pub processor: String,
-    /// The digest of the algorithms of the matrix products, on CUDA: they decide bits too.
+    /// On CUDA, the digest of the GEMM algorithms: they also decide bits of the result.
     #[serde(default, alias = "gemm", skip_serializing_if = "Option::is_none")]
     pub gemm_algorithms: Option<String>,
-    /// In what it computes: "f32", "f16", "bf16".
+    /// The data type of the computation: "f32", "f16" or "bf16".
     pub dtype: String,
-    /// "mean", "cls" or "none".
+    /// The pooling: "mean", "cls" or "none".
     pub pool: String,
     /// Whether the states of every token are kept.
     pub per_token: bool,
-    /// The layers, as indices from 0, in the order asked for.
+    /// The layers, as indices from 0, in the requested order.
     pub layers: Vec<usize>,
-    /// The most content tokens of one sequence.
+    /// The maximum number of content tokens per sequence.
     pub max_length: Option<usize>,
-    /// What becomes of a longer one: "truncate", "window" or "error".
+    /// The treatment of longer sequences: "truncate", "window" or "error".
     pub long: Option<String>,
-    /// Tokens between the starts of two windows.
+    /// Tokens from the start of one window to the start of the next.
     pub stride: Option<usize>,
-    /// Whether text is cleaned. Jobs of format 1 say `case`, which was "upper" or "keep".
+    /// Whether text is cleaned. Jobs of format 1 have `case` instead, with the value "upper" or
+    /// "keep".
     #[serde(alias = "case", deserialize_with = "clean_or_case")]
     pub clean: bool,
-    /// Whether what is not clean is refused.
+    /// Whether a character that would be cleaned or counted as unknown is an error.
     pub strict: bool,
-    /// How values are stored.
+    /// The data type of the stored values.
     pub output_dtype: OutputDtype,
     /// Records per shard.
     pub shard_size: u64,
-    /// Which share of the shards: "i/n", from "1/n" to "n/n".
+    /// The share of the shards that this job computes: "i/n", from "1/n" to "n/n".
     #[serde(alias = "shard")]
     pub share: String,
     /// The inputs, in order.
     pub inputs: Vec<InputSpec>,
 }
 
-/// Reads `clean`, or what stood in its place in format 1.
+/// Reads `clean`, or the field `case` that format 1 has in its place.
 fn clean_or_case<'de, D: serde::Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -76,32 +78,32 @@ fn clean_or_case<'de, D: serde::Deserializer<'de>>(from: D) -> Result<bool, D::E
     }
 }
 
-/// Which model.
+/// Identifies a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelSpec {
-    /// Hex BLAKE3 over the files that decide its results.
+    /// BLAKE3 hash, in hex, over the files that decide the results of the model.
     pub blake3: String,
-    /// Its architecture and sizes.
+    /// The architecture and the sizes of the model.
     pub config: ModelConfig,
 }
 
-/// One input file.
+/// An input file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputSpec {
-    /// Its name without directories; tells the reader which, decides nothing.
+    /// The file name without directories. It is for the reader and decides nothing.
     pub name: String,
-    /// Hex BLAKE3 of its content, absent where it could not be read twice (a pipe).
+    /// BLAKE3 hash of the content, in hex. Absent if the input could not be read twice (a pipe).
     pub blake3: Option<String>,
 }
 
 /// A field in which two jobs differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// Its name, with dots: `model.blake3`.
+    /// The name of the field, with dots: `model.blake3`.
     pub field: String,
-    /// Its value in the job that stands in the directory.
+    /// The value in the job that is in the directory.
     pub there: String,
-    /// Its value in the job that was asked for.
+    /// The value in the job that was requested.
     pub asked: String,
 }
 
@@ -112,9 +114,10 @@ impl std::fmt::Display for Difference {
 }
 
 impl JobSpec {
-    /// Hex BLAKE3 of everything that decides what the job makes of a record; shard.json repeats it.
-    /// Which share is computed is not in it, since merged shards are those of the whole job. Nor are
-    /// the inputs: a shard has a digest of its own records. Shards of format 1 name no job.
+    /// Returns the BLAKE3 hash, in hex, of everything that decides what the job computes for a
+    /// record; shard.json repeats it. The share is left out, since the shards of merged shares are
+    /// those of the whole job. The inputs are left out, too, since each shard has a digest of its
+    /// own records. Returns `None` for format 1, whose shards name no job.
     pub fn fingerprint(&self) -> Option<String> {
         if self.format < 2 {
             return None;
@@ -126,13 +129,14 @@ impl JobSpec {
         Some(blake3::hash(text.as_bytes()).to_hex().to_string())
     }
 
-    /// The fields in which `asked` differs from this one, names of inputs apart.
+    /// Returns the fields in which `asked` differs from this job. The names of inputs do not count.
     pub fn differences(&self, asked: &JobSpec) -> Vec<Difference> {
         let flat = |spec: &JobSpec| {
             let mut spec = spec.clone();
             spec.inputs.iter_mut().for_each(|i| i.name.clear());
             let mut fields = Vec::new();
-            // Through text, as the one on disk went: a float may come back one bit off.
+            // The values go through text, as the job on the disk did: a float may change by one
+            // bit.
             let text = serde_json::to_string(&spec).unwrap_or_default();
             flatten(
                 "",
@@ -167,7 +171,8 @@ impl JobSpec {
     }
 }
 
-/// Objects become dotted names; lists of plain values stay together; lists of objects are numbered.
+/// Turns objects into dotted names. Lists of plain values stay whole; the items of lists of objects
+/// are numbered.
 fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, String)>) {
     let join = |key: &str| {
         if prefix.is_empty() {
@@ -267,7 +272,8 @@ pub(crate) mod tests {
         assert_ne!(of(&|s| s.layers = vec![1]), whole);
         assert_ne!(of(&|s| s.shard_size = 5), whole);
         assert_eq!(of(&|s| s.format = 1), None);
-        // Through the disk and back, whatever the number: a digest is not forgiving.
+        // The fingerprint must survive writing and reading for any number, since a digest tolerates
+        // no difference.
         for eps in [
             1e-12,
             0.1 + 0.2,

@@ -1,18 +1,19 @@
-//! Per-token states as safetensors, streamed a sequence at a time.
+//! Writes per-token states in the safetensors format, one sequence at a time.
 
 use std::path::PathBuf;
 
 use super::file::{ShardFile, WrittenFile};
 use super::{OutputDtype, OutputError};
 
-/// Bytes kept free for the JSON header, which is padded with spaces as the format allows. With the
-/// 8 bytes of its length before it, the data starts at a multiple of 64.
+/// Bytes reserved for the JSON header, which is padded with spaces as the format allows. With the 8
+/// bytes of the length field before it, the data starts at a multiple of 64.
 const HEADER: usize = 512 - 8;
-/// Bytes before the data.
+/// Number of bytes before the data.
 pub(crate) const BEFORE: usize = HEADER + 8;
 
-/// Writes `states` [tokens, width] and `offsets` [rows + 1] (i64): the tokens of row `i` are
-/// `states[offsets[i]..offsets[i + 1]]`. The states are not kept in memory, the offsets are.
+/// Writes two tensors: `states`, `[tokens, width]`, and `offsets`, `[rows + 1]` (i64). The tokens
+/// of row `i` are `states[offsets[i]..offsets[i + 1]]`. The offsets are kept in memory, the states
+/// are not.
 pub struct StatesWriter {
     file: ShardFile,
     dtype: OutputDtype,
@@ -22,7 +23,7 @@ pub struct StatesWriter {
 }
 
 impl StatesWriter {
-    /// Creates the file, which must not exist, with room for its header.
+    /// Creates the file, which must not exist, and reserves the space for its header.
     pub fn create(
         path: PathBuf,
         shard: u64,
@@ -40,10 +41,10 @@ impl StatesWriter {
         })
     }
 
-    /// Appends the states of record `id`, `[tokens, width]`, which are the output of `layer`.
+    /// Appends the states of record `id`, `[tokens, width]`, from the output of `layer`.
     pub fn push(&mut self, id: &str, layer: usize, states: &[f32]) -> Result<(), OutputError> {
         debug_assert_eq!(states.len() % self.width.max(1), 0);
-        // A bounded piece at a time: a record may have many thousand tokens.
+        // Each piece is bounded, since a record may have many thousand tokens.
         for piece in states.chunks(1 << 16) {
             self.buffer.clear();
             self.dtype
@@ -73,6 +74,7 @@ impl StatesWriter {
     }
 }
 
+/// Returns the header of a file with `states` of `[tokens, width]` and `offsets` of `[offsets]`.
 pub(crate) fn header(dtype: OutputDtype, tokens: i64, width: usize, offsets: usize) -> Vec<u8> {
     let name = match dtype {
         OutputDtype::F32 => "F32",

@@ -1,24 +1,25 @@
-//! The table of GEMM algorithms in a job's output directory, held against its job.json.
+//! Reads the table of GEMM algorithms in a job's output directory, and compares it with job.json.
 
 use super::JobError;
 use crate::gpu::cublaslt::AlgorithmTable;
 use crate::output::{ALGORITHMS_FILE, OutputError, read_algorithms};
 use std::path::{Path, PathBuf};
 
-/// A table of algorithms, and where it was read.
+/// A table of GEMM algorithms, and the file that it was read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptAlgorithms {
-    /// The file.
+    /// The path of the file.
     pub path: PathBuf,
-    /// What it holds.
+    /// The table in the file.
     pub table: AlgorithmTable,
 }
 
 impl KeptAlgorithms {
-    /// Reads a file; `None` where there is none.
+    /// Reads a table. Returns `None` if the file does not exist.
     ///
     /// # Errors
-    /// [`JobError::Algorithms`] for a file that holds no table.
+    /// [`JobError::Algorithms`] if the file holds no table; [`JobError::Output`] if it cannot be
+    /// read.
     pub fn read(path: &Path) -> Result<Option<Self>, JobError> {
         let refuse = |reason| JobError::Algorithms {
             path: path.to_path_buf(),
@@ -37,11 +38,13 @@ impl KeptAlgorithms {
         }))
     }
 
-    /// Reads the table of the job in `dir`, whose job.json has `gemm`; `None` where there is none: on the CPU, and
-    /// where an older version of this program began the job.
+    /// Reads the table of the job in `dir`. `gemm` is the digest of the table in job.json. Returns
+    /// `None` if the job has no table: on the CPU, and if an older version of this program began
+    /// the job.
     ///
     /// # Errors
-    /// [`JobError::Algorithms`] for a file that holds no table, or another one than `gemm` says.
+    /// [`JobError::Algorithms`] if the file holds no table, or a table with another digest than
+    /// `gemm`; [`JobError::Output`] if the file cannot be read.
     pub fn of_job(dir: &Path, gemm: Option<&str>) -> Result<Option<Self>, JobError> {
         let Some(gemm) = gemm else {
             return Ok(None);
@@ -85,7 +88,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         assert!(refused().contains("a directory"));
-        // On the CPU nothing is looked at.
+        // For a job on the CPU, the file is not looked at.
         assert_eq!(KeptAlgorithms::of_job(dir.path(), None).unwrap(), None);
     }
 }

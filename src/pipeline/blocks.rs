@@ -1,16 +1,17 @@
-//! What the records of the blocks are, so that a finished shard can be held to its own.
+//! Digests of the records of each shard, so that a finished shard can be compared with the input.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Share;
 use crate::sequence::Record;
 
-/// The digest of consecutive records, as read: before cleaning.
+/// The digest of consecutive records as they were read, before cleaning.
 #[derive(Default)]
 pub(crate) struct RecordsDigest(blake3::Hasher);
 
 impl RecordsDigest {
-    /// Adds a record. Lengths are digested too: a letter may move from one part to the next.
+    /// Adds a record. The lengths are digested too, so that the digest changes when a letter moves
+    /// from one part to the next.
     pub(crate) fn take(&mut self, record: &Record) {
         for part in [record.id.as_bytes(), &record.sequence] {
             self.0.update(&(part.len() as u64).to_le_bytes());
@@ -18,13 +19,14 @@ impl RecordsDigest {
         }
     }
 
-    /// In hex.
+    /// Returns the digest in hex.
     pub(crate) fn finish(&self) -> String {
         self.0.finalize().to_hex().to_string()
     }
 }
 
-/// What a job's input holds where shards stand, of an input that is read before the job begins.
+/// The digests of the input's records for the shards that exist already. It is filled from an input
+/// that is read before the job begins.
 pub struct StandingBlocks {
     shard_size: u64,
     share: Share,
@@ -35,7 +37,7 @@ pub struct StandingBlocks {
 }
 
 impl StandingBlocks {
-    /// Of these blocks, no record read yet.
+    /// Starts without records. `standing` are the numbers of the existing shards.
     pub fn new(shard_size: u64, share: Share, standing: &[u64]) -> Self {
         Self {
             shard_size: shard_size.max(1),
@@ -47,7 +49,7 @@ impl StandingBlocks {
         }
     }
 
-    /// Takes the next record of the input, as read.
+    /// Takes the next record of the input as it was read.
     pub fn take(&mut self, record: &Record) {
         let block = self.records / self.shard_size;
         self.records += 1;
@@ -67,7 +69,7 @@ impl StandingBlocks {
         }
     }
 
-    /// The input has no more records.
+    /// Ends the last shard: the input has no more records.
     pub fn finish(mut self) -> Self {
         self.close();
         self
@@ -79,17 +81,18 @@ impl StandingBlocks {
         }
     }
 
-    /// Records in the input.
+    /// Returns the number of records in the input.
     pub(crate) fn records(&self) -> u64 {
         self.records
     }
 
-    /// Whether the input and the share have this block.
+    /// Whether shard `block` belongs to the share and the input has records for it.
     pub(crate) fn has(&self, block: u64) -> bool {
         self.share.holds(block) && block < self.records.div_ceil(self.shard_size)
     }
 
-    /// Rows and digest of a block, if a shard stood there when the input was read.
+    /// Returns the number of rows and the digest of a shard, if the shard existed when the input
+    /// was read.
     pub(crate) fn get(&self, block: u64) -> Option<(u64, &str)> {
         let (rows, digest) = self.blocks.get(&block)?;
         Some((*rows, digest))

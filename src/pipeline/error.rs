@@ -1,4 +1,4 @@
-//! How a job can fail.
+//! The errors that end a job.
 
 use crate::model::ModelError;
 use crate::output::{ALGORITHMS_FILE, Difference, OutputError};
@@ -8,148 +8,148 @@ use crate::system::memory::show;
 use crate::untrusted::Shown;
 use std::path::PathBuf;
 
-/// A job that did not begin, or did not come to its end.
+/// The reason why a job did not begin or did not finish.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
-    /// Bad input.
+    /// The input is bad.
     #[error(transparent)]
     Sequence(#[from] SequenceError),
-    /// A sequence beyond `--max-length`, with `--long error`.
+    /// A sequence is longer than `--max-length` allows, with `--long error`.
     #[error("{place}: the sequence has {tokens} tokens, and --max-length allows {max}")]
     TooLong {
-        /// Which.
+        /// The place of the record.
         place: Place,
-        /// Its content tokens.
+        /// The number of content tokens of the sequence.
         tokens: usize,
-        /// The limit.
+        /// The limit in content tokens.
         max: usize,
     },
-    /// A record longer than the device has room for, even alone.
+    /// A sequence has more tokens than the device can take, even in a batch of its own.
     #[error(
         "{place}: the sequence has {tokens} tokens, and the device has room for {most} at once"
     )]
     NoRoom {
-        /// Where.
+        /// The place of the record.
         place: Place,
-        /// Its tokens, special ones included.
+        /// The number of tokens of the sequence, special tokens included.
         tokens: usize,
-        /// The device's limit.
+        /// The device's limit in tokens.
         most: usize,
     },
-    /// A record for which there is too little memory, even alone.
+    /// A sequence needs more memory than there is, even in a batch of its own.
     #[error(
         "{place}: embedding this sequence of {letters} letters needs about {} of memory, and {} can be had {}",
         show(*needs), show(available.bytes), available.bound
     )]
     NoMemory {
-        /// Where.
+        /// The place of the record.
         place: Place,
-        /// Residues or bases, as cleaned.
+        /// The number of residues or bases after cleaning.
         letters: u64,
-        /// Bytes.
+        /// The memory that the sequence needs, in bytes.
         needs: u64,
-        /// What there was when the job began.
+        /// The memory that was available when the job began.
         available: Available,
-        /// Tokens of a sequence for which it would do.
+        /// The most tokens of a sequence that this memory is enough for.
         most: u64,
     },
-    /// The second reading of an input gave other bytes than the first.
+    /// An input gave other bytes at the second reading than at the first.
     #[error(
         "{name} changed while the job was running: what was written does not belong to one version of it"
     )]
     InputChanged {
-        /// The input.
+        /// The name of the input.
         name: String,
     },
     /// The model failed.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The model gave something that is no number.
+    /// The model gave a value that is not a finite number.
     #[error(
         "record \"{}\" (record {record} of the input): layer {layer} gave {value} in dimension {dimension}",
         Shown(id)
     )]
     NonFinite {
-        /// Id of the record.
+        /// The id of the record.
         id: String,
-        /// Its number over the whole input, from 1.
+        /// The number of the record over the whole input, from 1.
         record: u64,
-        /// The layer.
+        /// The layer that gave the value.
         layer: usize,
-        /// Where in the row, from 0.
+        /// The position of the value in the row, from 0.
         dimension: usize,
-        /// NaN or an infinity.
+        /// The value: NaN or an infinity.
         value: f32,
-        /// Whether it was computed in f16, which ends at 65504.
+        /// Whether the value was computed in f16, whose largest value is 65504.
         f16: bool,
     },
-    /// The output could not be written, or not there.
+    /// The output could not be written, or the output directory cannot be used.
     #[error(transparent)]
     Output(#[from] OutputError),
-    /// A job stands in the output directory, and it was not said that it is to go on.
+    /// The output directory already holds a job, and `--resume` was not given.
     #[error("the output directory {} already holds a job", path.display())]
     Exists {
         /// The output directory.
         path: PathBuf,
     },
-    /// Something of a job stands in the output directory, and nothing that says of which.
+    /// The output directory holds output of a job, but no job.json that says of which job.
     #[error("the output directory {} holds a job's output, but no job.json that says which job made it", path.display())]
     Nameless {
         /// The output directory.
         path: PathBuf,
     },
-    /// Another job than this one stands there.
+    /// The output directory holds another job.
     #[error("cannot resume: the job in {} is another one: {}", path.display(), list(differences))]
     Differs {
         /// The output directory.
         path: PathBuf,
-        /// In what.
+        /// The differences between the two jobs.
         differences: Vec<Difference>,
     },
-    /// A finished shard was made from other records.
+    /// A finished shard was made from other records than the records of the input.
     #[error(
         "cannot resume: records {first} to {last} of the input are not those that {} was made from",
         shard.display()
     )]
     RecordsDiffer {
-        /// The shard.
+        /// The path of the shard.
         shard: PathBuf,
-        /// Number of the first record, from 1.
+        /// The number of the shard's first record, from 1.
         first: u64,
-        /// Number of the last one.
+        /// The number of the shard's last record, from 1.
         last: u64,
     },
-    /// A shard stands where the input, or this share of it, has no records.
+    /// A shard exists for which the input, or this share of it, has no records.
     #[error("cannot resume: {} belongs to no part of this job, whose input has {records} records", shard.display())]
     Surplus {
-        /// The shard.
+        /// The path of the shard.
         shard: PathBuf,
-        /// Records in the input.
+        /// The number of records in the input.
         records: u64,
     },
-    /// A table of GEMM algorithms that a job cannot be computed with.
+    /// A table of GEMM algorithms cannot be used for the job.
     #[error("the table of GEMM algorithms {} cannot be used: {reason}", path.display())]
     Algorithms {
-        /// Its file.
+        /// The path of the table.
         path: PathBuf,
-        /// Why not.
+        /// The reason, as a clause.
         reason: String,
     },
-    /// Jobs that cannot be merged.
+    /// The jobs cannot be merged.
     #[error("cannot merge: {reason}")]
     Merge {
-        /// Why not.
+        /// The reason, as a clause.
         reason: String,
-        /// The remedy.
+        /// Advice for the user.
         hint: String,
     },
     /// The merged output could not be written.
     #[error(transparent)]
     MergeOutput(OutputError),
-    /// A thread that the system would not start.
+    /// The system did not start a thread.
     #[error("cannot start a thread: {0}")]
     NoThread(String),
-    /// A fault in this program.
+    /// This program has a fault.
     #[error("internal error: {0}")]
     Internal(String),
 }
@@ -163,7 +163,7 @@ fn list(differences: &[Difference]) -> String {
 }
 
 impl JobError {
-    /// The remedy, where one is known.
+    /// Returns advice for the user, if there is any.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Sequence(e) => e.hint(),
@@ -200,7 +200,7 @@ impl JobError {
             Self::Exists { .. } => {
                 Some("add --resume to go on with it, or give another --out to start anew".into())
             }
-            // The directory's own table would have been used if it were there.
+            // If the directory still held its own table, that table would have been used.
             Self::Differs { differences, .. } if differences.iter().all(|d| d.field == "gemm_algorithms") => Some(format!(
                 "{ALGORITHMS_FILE}, which holds the job's GEMM algorithms, is missing there: put it back, or give that of another share of the same job by --gemm-algorithms, or another --out"
             )),
@@ -218,7 +218,7 @@ impl JobError {
             Self::Nameless { .. } => {
                 Some("give an empty or a new directory as --out, or put the job.json back that stood there".into())
             }
-            // Those that are right as they are.
+            // The hints of these errors also fit a merge.
             Self::MergeOutput(
                 e @ (OutputError::Foreign { .. } | OutputError::Locked { .. } | OutputError::Unsound { .. }),
             ) => e.hint(),

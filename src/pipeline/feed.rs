@@ -1,4 +1,4 @@
-//! The reader thread: records in, cleaned and in groups, block by block.
+//! The reader thread: it reads and cleans the records, shard by shard, and sends them on in groups.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,13 +18,13 @@ use crate::sequence::{
 };
 use crate::system::pause::OnPause;
 
-/// Where records come from: a `SequenceReader`, or a list in a test.
+/// A source of records: a `SequenceReader`, or a list in a test.
 pub trait Records: Send + 'static {
-    /// The next record, in input order. After an error nothing more is asked for.
+    /// Returns the next record in input order. After an error it is not called again.
     fn next_record(&mut self) -> Option<Result<Record, SequenceError>>;
-    /// What every input was, in order; called after the last record.
+    /// Returns the digests of all inputs, in order. It is called after the last record.
     fn digests(&self) -> Vec<InputDigest>;
-    /// What is to be done where [`next_record`](Self::next_record) would wait for a pipe.
+    /// Sets the function to call when [`next_record`](Self::next_record) would wait for a pipe.
     fn on_pause(&mut self, _: OnPause) {}
 }
 
@@ -42,29 +42,30 @@ impl Records for SequenceReader {
     }
 }
 
-/// The share `index` of `of` that a job computes: the blocks b with b % of == index - 1.
+/// The share `index` of `of` that a job computes: the shards b with `b % of == index - 1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
-    /// From 1.
+    /// The number of the share, from 1.
     pub index: u64,
-    /// At least 1.
+    /// The number of shares, at least 1.
     pub of: u64,
 }
 
 impl Share {
-    /// The whole.
+    /// The whole job.
     pub const ALL: Self = Self { index: 1, of: 1 };
 
-    /// Whether block `b` is in it.
+    /// Whether shard `block` belongs to the share.
     pub fn holds(self, block: u64) -> bool {
         block % self.of == self.index - 1
     }
 
-    /// How many of `records` are in it.
+    /// Returns how many of `records` records belong to the share.
     pub fn records(self, records: u64, shard_size: u64) -> u64 {
         let full = records / shard_size;
-        // Of the blocks before it: index - 1, index - 1 + of ... No sum here overflows, however
-        // many shares there are.
+        // The number of the share's shards among the first `blocks` shards. The share has the
+        // shards index - 1, index - 1 + of, and so on. No sum here overflows, however many shares
+        // there are.
         let before = |blocks: u64| {
             blocks
                 .checked_sub(self.index)
@@ -99,67 +100,73 @@ impl std::str::FromStr for Share {
     }
 }
 
-/// How records become batches.
+/// The options that decide how records become batches.
 #[derive(Debug, Clone)]
 pub struct FeedOptions {
-    /// What the model reads.
+    /// The alphabet of the model.
     pub alphabet: Alphabet,
-    /// Whether soft-masked text is upper-cased.
+    /// Whether text is cleaned, which also upper-cases soft-masked text.
     pub cleaning: Cleaning,
-    /// Whether what is not clean is refused.
+    /// Whether unclean text is an error.
     pub strict: bool,
-    /// The most content tokens of a sequence, if limited.
+    /// The most content tokens of a sequence, if they are limited, and the treatment of longer
+    /// sequences.
     pub limit: Option<LengthLimit>,
-    /// The most tokens of a sequence, special tokens included, that the model has room for.
+    /// The most tokens of a sequence, special tokens included, that the model can take.
     pub room: usize,
-    /// The memory that a sequence takes on the host and what there is of it, where that bounds its length.
+    /// The host memory that a sequence takes and the memory that is available, if they bound the
+    /// length of a sequence.
     pub memory: Option<HostMemory>,
-    /// The most tokens of a batch, special tokens included; a longer sequence is a batch alone.
+    /// The most tokens of a batch, special tokens included. A longer sequence is a batch of its
+    /// own.
     pub token_budget: usize,
-    /// Batches at the start that may have `first_budget` instead: one a device, behind which its weights arrive.
+    /// How many batches at the start have the limit `first_budget` instead: one batch per device,
+    /// which is computed while the weights of the device still arrive.
     pub first_batches: usize,
-    /// The most tokens of those.
+    /// The most tokens of these first batches, special tokens included.
     pub first_budget: usize,
-    /// Records a block.
+    /// The number of records per shard.
     pub shard_size: u64,
-    /// Which blocks are computed.
+    /// The share that decides which shards are computed.
     pub share: Share,
-    /// Threads that tokenize; with one it is the reader itself.
+    /// The number of threads that tokenize. With one thread, the reader itself tokenizes.
     pub threads: usize,
 }
 
-/// What the reader counts for the progress display.
+/// The counters of the reader for the progress display.
 #[derive(Debug, Default)]
 pub(crate) struct FeedCounts {
-    /// Records of finished shards that were read past.
+    /// The number of records of finished shards that were read without being computed.
     pub reused: AtomicU64,
     /// Whether the computing thread has nothing to do.
     pub idle: AtomicBool,
 }
 
+/// The reader thread's data.
 pub(crate) struct Feed<R> {
     pub records: R,
     pub tokenizer: Arc<Tokenizer>,
     pub options: FeedOptions,
     /// The output directory.
     pub out: PathBuf,
-    /// Blocks that stand there, ascending, each verified.
+    /// The numbers of the shards that exist there, ascending, each verified.
     pub finished: Vec<u64>,
-    /// Whether it is certain that no manifest.json stands there.
+    /// Whether it is certain that no manifest.json exists there.
     pub revoked: bool,
     pub counts: Arc<FeedCounts>,
     pub stop: Stop,
 }
 
-/// Bytes of the records of a group, if not one record has more: some milliseconds of tokenizing.
+/// A group is sent on once its records have this many bytes. Tokenizing so many bytes takes some
+/// milliseconds.
 const GROUP: usize = 64 << 10;
 
-/// What was read and is on its way to the computing thread. The reader fills it; where it waits for a
-/// pipe, it empties it.
+/// Records that were read and are on their way to the computing thread. The reader adds records.
+/// When the reader waits for a pipe, its pause function sends them on.
 struct Outgoing {
     group: Group,
     stage: TokenizeStage,
-    /// Whether records were read that may not have been sent on to the computing thread.
+    /// Whether records were read that may not have been sent to the computing thread yet.
     held: bool,
 }
 
@@ -168,8 +175,8 @@ impl Outgoing {
         self.stage.send(std::mem::take(&mut self.group))
     }
 
-    /// At a pause of the input: all that was read is computed, if there is nothing else to compute. Whether
-    /// nothing is left to be done.
+    /// Handles a pause of the input. If the computing thread is idle, all records that were read
+    /// are sent to it. Returns whether nothing remains to be done.
     fn pause(&mut self, idle: bool) -> bool {
         if !self.held {
             return true;
@@ -177,7 +184,7 @@ impl Outgoing {
         if idle {
             self.held = false;
             self.group.end = Some(GroupEnd::Pause);
-            // Where nobody listens any more the reader soon meets that itself.
+            // If the receiver is gone, the reader soon notices this itself.
             let _ = self.send();
         }
         idle
@@ -188,10 +195,10 @@ fn lock(outgoing: &Mutex<Outgoing>) -> MutexGuard<'_, Outgoing> {
     outgoing.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The block being read.
+/// The shard that is being read.
 struct Block {
     number: u64,
-    /// The finished shard, where one stands.
+    /// The record of the finished shard, if the shard exists already.
     finished: Option<ShardRecord>,
     first_record: u64,
     rows: u64,
@@ -200,7 +207,7 @@ struct Block {
 }
 
 impl<R: Records> Feed<R> {
-    /// Reads to the end, to an error, or until nobody listens.
+    /// Reads until the input ends, an error occurs, or the receiver is gone.
     pub(crate) fn run(mut self, to: WorkSender) {
         let packer = Packer::new(self.options.clone(), to.clone());
         match TokenizeStage::new(self.options.threads, &self.tokenizer, packer) {
@@ -218,7 +225,7 @@ impl<R: Records> Feed<R> {
                 if let Err(StopReason::Failed(error)) = self.read_all(&outgoing) {
                     let mut outgoing = lock(&outgoing);
                     outgoing.group.end = Some(GroupEnd::Failed(error));
-                    // Nobody listening is no reason to complain.
+                    // If the receiver is gone, nobody needs the error.
                     let _ = outgoing.send();
                 }
             }
@@ -226,7 +233,8 @@ impl<R: Records> Feed<R> {
         }
     }
 
-    /// Of an error, what was read before it is left in the group. The lock is not held while a record is read.
+    /// Reads all records. On error, the group keeps the records read so far. The lock is not held
+    /// while a record is read.
     fn read_all(&mut self, outgoing: &Mutex<Outgoing>) -> Result<(), StopReason> {
         let mut index = 0;
         let mut block: Option<Block> = None;
@@ -259,7 +267,7 @@ impl<R: Records> Feed<R> {
             {
                 self.end(full, false, &mut lock(outgoing))?;
             }
-            // Where nothing is sent, nobody tells us to stop.
+            // While nothing is sent, no closed channel tells this thread to stop.
             if block.as_ref().is_none_or(|b| b.finished.is_some())
                 && self.stop.requested().is_some()
             {
@@ -292,7 +300,8 @@ impl<R: Records> Feed<R> {
         let finished = match self.finished.binary_search(&number) {
             Ok(_) => Some(read_record(&self.out.join(shard_name(number)))?),
             Err(_) => {
-                // Before anything is computed: what lacks a shard is not complete.
+                // This is done before anything is computed: a job that lacks a shard is not
+                // complete.
                 if !std::mem::replace(&mut self.revoked, true) {
                     revoke_manifest(&self.out)?;
                 }
@@ -330,7 +339,8 @@ impl<R: Records> Feed<R> {
         Ok(())
     }
 
-    /// The end of a block goes on at once: its shard may be all that a slow pipe has to give for long.
+    /// Ends a shard. The end of a new shard is sent on at once, because a slow pipe may give
+    /// nothing more for a long time. A finished shard is compared with the records of the input.
     fn end(&self, block: Block, short: bool, outgoing: &mut Outgoing) -> Result<(), StopReason> {
         let number = block.number;
         let (facts, finished) = block.facts();
@@ -357,13 +367,14 @@ impl<R: Records> Feed<R> {
 }
 
 impl Block {
-    /// Counts a record, as read: before cleaning.
+    /// Counts a record as it was read, before cleaning.
     fn take(&mut self, record: &Record) {
         self.rows += 1;
         self.digest.take(record);
     }
 
-    /// All but what packing counts.
+    /// Returns all facts of the shard except the counts that packing adds, and the record of the
+    /// finished shard.
     fn facts(self) -> (BlockFacts, Option<ShardRecord>) {
         let facts = BlockFacts {
             first_record: self.first_record,
@@ -376,7 +387,7 @@ impl Block {
     }
 }
 
-/// The counts by the names they are serialised under.
+/// Returns the counts under the names that they are serialised with.
 fn named(counts: &CleanCounts) -> BTreeMap<String, u64> {
     let value = serde_json::to_value(counts).unwrap_or_default();
     let fields = value.as_object().cloned().unwrap_or_default();

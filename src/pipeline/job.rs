@@ -1,4 +1,4 @@
-//! Beginning a job, or going on with one.
+//! Begins a job or resumes one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,43 +19,44 @@ use crate::output::write_algorithms;
 use crate::output::write_job;
 use rayon::prelude::*;
 
-/// A job whose directory is locked and whose job.json stands.
+/// A job whose directory is locked and whose job.json exists.
 #[derive(Debug)]
 pub struct OpenJob {
-    /// Where it writes.
+    /// The output directory.
     pub dir: JobDir,
-    /// What it does, as job.json says.
+    /// The job as job.json describes it.
     pub spec: JobSpec,
-    /// The shards that stand already, ascending, each verified.
+    /// The numbers of the shards that exist already, ascending, each verified.
     pub finished: Vec<u64>,
-    /// Those that stood, were not what this job made, and were removed.
+    /// The shards that existed but did not match this job, and were removed.
     pub removed: Vec<Removed>,
-    /// Whether an earlier run was found.
+    /// Whether an earlier run began the job.
     pub resumed: bool,
 }
 
-/// A shard that was not believed. It is computed again.
+/// A shard that existed but failed its check. It is computed again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removed {
-    /// Where it stood.
+    /// The path of the shard.
     pub shard: PathBuf,
-    /// Why it was not believed, as a clause.
+    /// The reason, as a clause.
     pub reason: String,
 }
 
-/// How finished shards are checked when a job goes on.
+/// How finished shards are checked when a job is resumed.
 #[derive(Default)]
 pub struct Checks {
-    /// Threads that hash; 0 is as many as there are cores.
+    /// The number of threads that hash; 0 means one thread per core.
     pub threads: usize,
-    /// What the input holds, where it could be read before the job.
+    /// The digests of the input's records, if the input could be read before the job.
     pub input: Option<StandingBlocks>,
 }
 
-/// Compares the job in `out`, if there is one, with the job that is `asked` to go on with it.
+/// Compares the job in `out` with the job that would resume it, which `asked` makes from the
+/// description in job.json.
 ///
 /// # Errors
-/// [`JobError::Differs`]
+/// [`JobError::Differs`] if the two jobs differ; [`JobError::Output`] if job.json cannot be read.
 pub fn compare_job(out: &Path, asked: impl FnOnce(&JobSpec) -> JobSpec) -> Result<(), JobError> {
     let there = read_job(out)?;
     let mut asked = asked(&there);
@@ -63,7 +64,7 @@ pub fn compare_job(out: &Path, asked: impl FnOnce(&JobSpec) -> JobSpec) -> Resul
     refuse_differences(out, &there, &asked)
 }
 
-/// A job of an older format goes on in that format.
+/// Returns the format of a resumed job: a job of an older format keeps that format.
 fn older_format(there: &JobSpec, asked: &JobSpec) -> u32 {
     there.format.max(1).min(asked.format)
 }
@@ -81,12 +82,18 @@ fn refuse_differences(out: &Path, there: &JobSpec, asked: &JobSpec) -> Result<()
 
 /// Opens the directory `out` for the job `asked`.
 ///
-/// A directory that holds a job is refused unless `resume` is set and that job is this one.
-/// `resume` on an empty directory begins the job: a script need not know which run is the first.
+/// A directory that holds a job is refused, unless `resume` is set and the job is the same. With
+/// `resume` and an empty directory the job begins, so that a script need not know which run is the
+/// first.
 ///
-/// Of a job that goes on, every shard that stands is checked whole, and what is not what this job
-/// makes of this input is removed, to be computed again. `algorithms` is what becomes
-/// algorithms.json, on CUDA: `asked.gemm_algorithms` is its digest.
+/// When a job is resumed, every existing shard is checked completely. A shard that is not the shard
+/// that this job makes from this input is removed and computed again. `algorithms` is the content
+/// of algorithms.json, on CUDA; `asked.gemm_algorithms` is its digest.
+///
+/// # Errors
+/// [`JobError::Exists`], [`JobError::Nameless`], [`JobError::Differs`] or [`JobError::Surplus`] if
+/// the content of the directory does not fit the job; [`JobError::Output`] if the directory cannot
+/// be read or written.
 pub fn open_job(
     out: &Path,
     mut asked: JobSpec,
@@ -97,14 +104,14 @@ pub fn open_job(
     let dir = JobDir::open(out)?;
     let standing = dir.shards()?;
     if !dir.holds_job()? {
-        // Without the job that made them, nothing says what they are.
+        // Without a job.json, nothing says which job made these shards.
         if !standing.is_empty() || dir.holds_manifest()? {
             return Err(JobError::Nameless {
                 path: out.to_path_buf(),
             });
         }
         dir.remove_partials()?;
-        // First, so that it stands wherever a job.json does that names it.
+        // This file is written first, so that it exists wherever a job.json names it.
         if let Some(text) = algorithms {
             write_algorithms(&dir, text)?;
         }
@@ -126,8 +133,8 @@ pub fn open_job(
     asked.format = older_format(&spec, &asked);
     refuse_differences(out, &spec, &asked)?;
     dir.remove_partials()?;
-    // A job that an older version began has none yet. Another one than the job's cannot be here:
-    // its digest would be a difference.
+    // The job of an older version has no table yet. `algorithms` cannot be another table than the
+    // job's, because its digest would be a difference.
     if let Some(text) = algorithms
         && !dir.path().join(ALGORITHMS_FILE).exists()
     {
@@ -143,7 +150,7 @@ pub fn open_job(
     })
 }
 
-/// Checks all shards that stand; removes those that are not this job's.
+/// Checks all existing shards, and removes the shards that do not belong to this job.
 fn keep_sound(
     dir: &JobDir,
     spec: &JobSpec,
@@ -163,7 +170,7 @@ fn keep_sound(
     let check = |block: &u64| -> Result<Option<String>, OutputError> {
         match layout.verify(&dir.shard(*block), *block) {
             Ok(record) => Ok(other_records(&record, *block, checks).or_else(|| {
-                // Jobs of format 1 have nothing better that says which shards are theirs.
+                // Jobs of format 1 have nothing better that says which shards belong to them.
                 let other = listed.get(block).is_some_and(|l| *l != record.digest());
                 other.then(|| "it is not the one that manifest.json lists".into())
             })),
@@ -180,7 +187,7 @@ fn keep_sound(
             Some(reason) => removed.push((block, reason)),
         }
     }
-    // The job is not complete before it has fewer shards.
+    // The manifest goes first: a job with fewer shards is not complete.
     if !removed.is_empty() {
         revoke_manifest(dir.path())?;
     }
@@ -194,15 +201,15 @@ fn keep_sound(
     Ok((finished, removed.collect()))
 }
 
-/// Why a shard is not of the input's records, if it is not.
+/// Returns why a shard was not made from the records of the input; `None` if it was.
 fn other_records(record: &ShardRecord, block: u64, checks: &Checks) -> Option<String> {
     let (rows, digest) = checks.input.as_ref()?.get(block)?;
     let same = (record.facts.rows, record.facts.digest.as_str()) == (rows, digest);
     (!same).then(|| "it was made from other records than those of the input".into())
 }
 
-/// Digests of what manifest.json lists, where one stands. One that lists what does not stand, or
-/// cannot be understood, is removed: the job is not complete.
+/// Returns the digests of the shards that manifest.json lists, if the file exists. A manifest that
+/// lists a missing shard, or that cannot be understood, is removed: the job is not complete.
 fn listed(dir: &JobDir, standing: &[u64]) -> Result<BTreeMap<u64, blake3::Hash>, JobError> {
     let mut listed = BTreeMap::new();
     if !dir.holds_manifest()? {
@@ -224,7 +231,7 @@ fn listed(dir: &JobDir, standing: &[u64]) -> Result<BTreeMap<u64, blake3::Hash>,
     }
 }
 
-/// A rayon pool of so many threads.
+/// Makes a rayon pool with the given number of threads.
 pub(crate) fn pool(threads: usize) -> Result<rayon::ThreadPool, JobError> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     pool.map_err(|e| JobError::Internal(format!("cannot start a thread: {e}")))

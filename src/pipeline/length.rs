@@ -1,38 +1,39 @@
-//! What becomes of sequences beyond `--max-length`.
+//! The treatment of sequences that are longer than `--max-length`.
 
 use std::ops::Range;
 
-/// The most content tokens of one sequence (residues for ESM-2, BPE tokens for DNABERT; cls and
-/// eos not counted), and what becomes of a longer one.
+/// The most content tokens of one sequence, and the treatment of a longer sequence. Content tokens
+/// are residues for ESM-2 and BPE tokens for DNABERT; cls and eos do not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LengthLimit {
-    /// At least 1.
+    /// The most content tokens, at least 1.
     pub max: usize,
-    /// What to do beyond it.
+    /// The treatment of a longer sequence.
     pub long: Long,
 }
 
-/// What becomes of a sequence that is too long.
+/// The treatment of a sequence that is too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Long {
-    /// Its first `max` tokens are embedded.
+    /// Only its first `max` tokens are embedded.
     Truncate,
-    /// Windows of `max` tokens, `stride` apart, are embedded each by itself; their pooled rows are
-    /// averaged, weighted by their content tokens.
+    /// Windows of `max` tokens, `stride` tokens apart, are each embedded by themselves. Their
+    /// pooled rows are averaged, weighted by their content tokens.
     Window {
-        /// From 1 to `max`; at `max` the windows are disjoint and every token counts once.
+        /// The stride in tokens, from 1 to `max`. At `max` the windows are disjoint and every token
+        /// counts once.
         stride: usize,
     },
-    /// The job fails, naming it.
+    /// The job fails with an error that names the sequence.
     Error,
 }
 
-/// The parts of a sequence that are embedded, in order. There may be as many as tokens, so no list of
-/// them is made.
+/// The parts of a sequence that are embedded, in order. There may be as many parts as tokens, so
+/// they are not stored in a list.
 #[derive(Debug)]
 pub(crate) struct Pieces {
     start: usize,
-    /// Where the last part ends.
+    /// The end of the last part.
     end: usize,
     max: usize,
     stride: usize,
@@ -60,14 +61,14 @@ impl Iterator for Pieces {
 }
 
 impl Pieces {
-    /// Whether the part that was given last is the last one.
+    /// Whether the part that was returned last is the final part.
     pub(crate) fn done(&self) -> bool {
         self.done
     }
 }
 
-/// The parts of a sequence of `content` tokens that are embedded. `None`: it is too long, and that
-/// is an error.
+/// Returns the parts of a sequence of `content` tokens that are embedded; `None` if the sequence is
+/// too long and this is an error.
 pub(crate) fn pieces(content: usize, limit: Option<LengthLimit>) -> Option<Pieces> {
     let whole = |end| Pieces {
         start: 0,

@@ -1,4 +1,4 @@
-//! Joining the outputs of `--share 1/n` to `--share n/n` into that of the whole.
+//! Joins the outputs of `--share 1/n` to `--share n/n` into the output of the whole job.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,37 +15,43 @@ use crate::output::{
     write_algorithms, write_job, write_manifest,
 };
 
-/// What a merge did.
+/// The result of a merge.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MergeReport {
-    /// Shards in the output.
+    /// The number of shards in the output.
     pub shards: u64,
-    /// The manifest of the whole.
+    /// The manifest of the whole job.
     pub manifest: ManifestHead,
-    /// What a user should know of the output directory.
+    /// Warnings about the output directory, for the user.
     pub warnings: Vec<String>,
 }
 
-/// A share: what its manifest.json says, which agrees with its job.json.
+/// A share: the content of its manifest.json, which agrees with its job.json.
 struct Source<'a> {
     path: &'a Path,
     head: ManifestHead,
-    /// The digest of each shard that it lists.
+    /// The digest of each shard that the manifest lists.
     listed: BTreeMap<u64, blake3::Hash>,
 }
 
-/// A shard of a share, checked.
+/// A shard of a share that has been checked.
 struct Checked {
     path: PathBuf,
     digest: blake3::Hash,
 }
 
-/// Joins the complete jobs `sources` in `out`, which must hold no job, unless it is what a merge of
-/// the same jobs left there that was broken off.
+/// Joins the complete jobs in the directories `sources` into the directory `out`. `out` must hold
+/// no job, except the remains of a merge of the same jobs that was broken off.
 ///
-/// Every record of the input must stand once, and every shard be the one that its job made and that
-/// its share's manifest.json lists. The result is byte for byte what one job without `--share`
-/// leaves. Shards are hard-linked where the file system allows, else copied.
+/// Every record of the input must occur once. Every shard must be the shard that its job made and
+/// that the manifest.json of its share lists. The result is byte for byte the output of one job
+/// without `--share`. Shards are hard-linked where the file system allows this, and copied
+/// otherwise.
+///
+/// # Errors
+/// [`JobError::Merge`] if the jobs cannot be merged; [`JobError::Algorithms`] if a table of GEMM
+/// algorithms is wrong; [`JobError::Output`] if a share cannot be read; [`JobError::MergeOutput`]
+/// if `out` cannot be written.
 pub fn merge(sources: &[PathBuf], out: &Path) -> Result<MergeReport, JobError> {
     let sources: Vec<Source<'_>> = sources
         .iter()
@@ -92,7 +98,7 @@ pub fn merge(sources: &[PathBuf], out: &Path) -> Result<MergeReport, JobError> {
     job.share = Share::ALL.to_string();
     let written = write(out, &job, &whole, table, first.head.input_records, &shards);
     let (manifest, warnings) = written.map_err(|error| match error {
-        // That of a job says --resume, which `merge` has not.
+        // The hint of a job's error names --resume, which `merge` does not have.
         JobError::Output(error) => JobError::MergeOutput(error),
         other => other,
     })?;
@@ -115,7 +121,7 @@ fn said(there: &JobSpec, asked: &JobSpec) -> Vec<String> {
     differences.iter().map(ToString::to_string).collect()
 }
 
-/// What a share says of itself, in both of its files.
+/// Reads the description of a share from both of its files, and checks that they agree.
 fn source(path: &Path) -> Result<Source<'_>, JobError> {
     let shown = path.display();
     let mut listed = BTreeMap::new();
@@ -181,7 +187,7 @@ fn source(path: &Path) -> Result<Source<'_>, JobError> {
         }
         other => other?,
     };
-    // What came through a pipe has its hash in the manifest alone.
+    // For an input that came through a pipe, only the manifest has the hash.
     for (input, read) in job.inputs.iter_mut().zip(&head.job.inputs) {
         input.blake3 = input.blake3.take().or_else(|| read.blake3.clone());
     }
@@ -199,8 +205,9 @@ fn source(path: &Path) -> Result<Source<'_>, JobError> {
     Ok(Source { path, head, listed })
 }
 
-/// The table of GEMM algorithms that the shares were computed with; none on the CPU, and none where all shares are of an
-/// older version of this program. A table that is another one is refused, wherever it stands.
+/// Returns the table of GEMM algorithms that the shares were computed with. There is none on the
+/// CPU, and none if an older version of this program computed all shares. A share with another
+/// table is refused, even if a share before it has the right table.
 fn algorithms(
     sources: &[Source<'_>],
     digest: Option<&str>,
@@ -213,13 +220,13 @@ fn algorithms(
     Ok(found)
 }
 
-/// Where each block stands, every one checked.
+/// Returns the path and the digest of every shard of the job, each of them checked.
 fn collect(
     sources: &[Source<'_>],
     head: &ManifestHead,
 ) -> Result<BTreeMap<u64, Checked>, JobError> {
     let (size, records) = (head.job.shard_size, head.input_records);
-    // Number of the first record of a block, from 1, and of its last one.
+    // Returns the numbers, from 1, of a shard's first record and of its last record.
     let numbers = |block: u64| {
         let first = block.saturating_mul(size);
         (
@@ -285,7 +292,7 @@ fn collect(
     let check = |(block, (path, source)): (u64, (PathBuf, &Source<'_>))| {
         let record = verified(&layout, &path, block, source.listed.get(&block))?;
         let (first, last) = numbers(block);
-        // Both from 1, the last one included.
+        // Both numbers count from 1, and the last record is part of the shard.
         if record.facts.rows != last - first + 1 {
             let (rows, right) = (record.facts.rows, last - first + 1);
             let reason = format!(
@@ -304,7 +311,7 @@ fn collect(
     checked.into_iter().collect()
 }
 
-/// The shard, if it is the one that a job of this layout made and its manifest lists.
+/// Returns the record of a shard, if a job of this layout made the shard and its manifest lists it.
 fn verified(
     layout: &ShardLayout,
     path: &Path,
@@ -323,7 +330,7 @@ fn verified(
     ))
 }
 
-/// Writes the whole, or what a merge that was broken off has left to be written.
+/// Writes the whole job, or the part of it that a merge that was broken off has not written.
 fn write(
     out: &Path,
     job: &JobSpec,
@@ -345,7 +352,7 @@ fn write(
             return Err(taken("shards without the job.json that says what they are"));
         }
         dir.remove_partials()?;
-        // First, so that it stands wherever a job.json does that names it.
+        // This file is written first, so that it exists wherever a job.json names it.
         if let Some(kept) = algorithms {
             write_algorithms(&dir, &kept.table.to_json())?;
         }
@@ -387,7 +394,7 @@ fn write(
     Ok((manifest, dir.warnings()))
 }
 
-/// Links what the shard's record lists, and shard.json, and nothing else that may stand there.
+/// Links the files that the shard's record lists, and shard.json. Other files are not linked.
 fn link_all(shard: &Checked, to: &Path, block: u64) -> Result<(), OutputError> {
     let error = |action, path: &Path, e| OutputError::Io {
         action,
@@ -412,7 +419,7 @@ fn link_all(shard: &Checked, to: &Path, block: u64) -> Result<(), OutputError> {
         }
         let copied = fs::copy(&source, &target).and_then(|_| File::open(&target)?.sync_all());
         copied.map_err(|e| error("copy to", &target, e))?;
-        // A copy is made later than its original was hashed.
+        // The copy is hashed, because it was made after its original was hashed.
         if let Some(entry) = entry
             && hash_file(&target, Some(block))? != *entry
         {

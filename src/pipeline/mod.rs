@@ -1,17 +1,19 @@
-//! One job: read, pack, run, write; resume; shards; merge.
+//! Runs one job: reads, packs, computes and writes; resumes a job; merges shares.
 //!
 //! ```text
-//! reader thread                   calling thread             writer thread            finishing thread
-//! read, clean, tokenize, pack --> embed (its own pool) --> merge windows, write --> sync and name shards
-//!              bounded channel                  bounded channel         bounded channel
+//! reader thread           calling thread         writer thread           finishing thread
+//! read, clean,       -->  embed             -->  merge windows,     -->  sync and name
+//! tokenize, pack          (its own pool)         write                   shards
 //! ```
 //!
-//! Where a device would wait for it, tokenizing is a pool's, a group of records at a time, and a thread packs the groups
-//! in the order in which they were read.
+//! Each arrow is a bounded channel. Where a device would wait for one tokenizing thread, a pool
+//! tokenizes the records, a group of records at a time, and another thread packs the groups in the
+//! order in which they were read.
 //!
 //! Batches hold consecutive records up to a token budget. They are packed and never padded, so
-//! nothing is gained by sorting, and the order of the output is that of the input. What is in
-//! flight is bounded by the budget and the depth of the channels, whatever the input's size.
+//! sorting the records would gain nothing, and the output has the order of the input. The amount of
+//! data in flight is bounded by the budget and by the depth of the channels, whatever the size of
+//! the input.
 
 mod algorithms;
 mod blocks;

@@ -1,4 +1,4 @@
-//! Tokenized records become batches, within a budget, in order.
+//! Packs tokenized records into batches, in order and within a token budget.
 
 use std::sync::mpsc::SyncSender;
 
@@ -10,50 +10,54 @@ use crate::batch::PackedBatch;
 use crate::output::BlockFacts;
 use crate::sequence::{InputDigest, Record, SequenceError};
 
-/// One sequence of a batch: a record, or one window of it.
+/// One sequence of a batch: a record, or one window of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Piece {
-    /// Content tokens, cls and eos not counted: its weight among the windows of its record.
+    /// The number of content tokens, without cls and eos. This is the weight of the sequence among
+    /// the windows of its record.
     pub content: usize,
-    /// Whether its record ends with it.
+    /// Whether it is the last sequence of its record.
     pub last: bool,
 }
 
-/// Consecutive sequences of one block.
+/// Consecutive sequences of one shard.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
+    /// The number of the shard.
     pub block: u64,
+    /// The tokens of the sequences.
     pub packed: PackedBatch,
-    /// One for each sequence of `packed`.
+    /// One entry per sequence of `packed`.
     pub pieces: Vec<Piece>,
-    /// One for each piece that is the last of its record.
+    /// One id per piece that is the last piece of its record.
     pub ids: Vec<String>,
 }
 
-/// What the reader sends on.
+/// A message to the computing thread.
 pub(crate) enum Work {
+    /// A batch to compute.
     Batch(Batch),
-    /// The block of the batches since the last such message is read to its end.
+    /// All batches of the shard have been sent.
     BlockEnd {
         block: u64,
         facts: BlockFacts,
-        /// Whether the input ended before the block was full.
+        /// Whether the input ended before the shard was full.
         short: bool,
     },
-    /// The input is read to its end.
+    /// The input has been read to its end.
     InputEnd {
         records: u64,
         digests: Vec<InputDigest>,
     },
 }
 
-/// Where work goes: to the computing thread.
+/// The channel to the computing thread.
 pub(crate) type WorkSender = SyncSender<Result<Work, JobError>>;
 
-/// The receiving side is gone: it has stopped, or failed and says so itself.
+/// The receiving thread is gone. It has stopped, or it has failed and reports the error itself.
 pub(crate) struct Gone;
 
-/// Why reading or packing ends early.
+/// The reason why reading or packing ends early.
 pub(crate) enum StopReason {
     Gone,
     Failed(JobError),
@@ -71,23 +75,23 @@ impl<E: Into<JobError>> From<E> for StopReason {
     }
 }
 
-/// Bytes of names that a batch holds, if not one name has more. A batch of as many short sequences as fit
-/// has less than that, unless names are thousands of letters long.
+/// The most bytes of ids in a batch, unless a single id has more. The ids of as many short
+/// sequences as fit into a batch have fewer bytes, unless ids are thousands of letters long.
 const BATCH_IDS: usize = 4 << 20;
 
-/// Puts batches together.
+/// Packs records into batches and sends the batches on.
 pub(crate) struct Packer {
     options: FeedOptions,
     to: WorkSender,
     batch: Batch,
-    /// Bytes of the names in it.
+    /// The number of bytes of the ids in `batch`.
     id_bytes: usize,
-    /// Batches sent on.
+    /// The number of batches sent on.
     sent: usize,
     counts: Counts,
 }
 
-/// Of the block being packed.
+/// The counts of the shard that is being packed.
 #[derive(Default)]
 struct Counts {
     tokens: u64,
@@ -107,8 +111,9 @@ impl Packer {
         }
     }
 
-    /// Packs a group that has been tokenized, and sends on what is full or ends. An error of it, or in it, goes on too,
-    /// as the last of all.
+    /// Packs a group that has been tokenized. A batch is sent on when it is full, and when the
+    /// group ends the shard or pauses. An error in the group, or from packing it, is sent on as the
+    /// last message.
     pub(crate) fn take(&mut self, mut group: Group) -> Result<(), Gone> {
         let then = group.end.take();
         let taken = self.records(group).and_then(|block| match then {
@@ -122,14 +127,14 @@ impl Packer {
         });
         taken.map_err(|end| {
             if let StopReason::Failed(error) = end {
-                // Nobody listening is no reason to complain.
+                // If the receiver is gone, nobody needs the error.
                 let _ = self.to.send(Err(error));
             }
             Gone
         })
     }
 
-    /// What became of the group where it was tokenized, if not this.
+    /// Reports that a group was lost, because the thread that tokenized it panicked.
     pub(crate) fn fail(&mut self, error: JobError) {
         let _ = self.to.send(Err(error));
     }
@@ -145,7 +150,8 @@ impl Packer {
         }
     }
 
-    /// Tokens of a sequence that are looked at: what is kept of it, and one more that says whether it is longer.
+    /// Returns how many content tokens of a sequence are needed: the tokens that are kept, and one
+    /// more that tells whether the sequence is longer.
     pub(crate) fn most_tokens(&self) -> usize {
         match self.options.limit {
             Some(LengthLimit {
@@ -178,7 +184,7 @@ impl Packer {
         Ok(block)
     }
 
-    /// Appends one record, sending the batch on whenever it is full.
+    /// Appends one record, and sends the batch on whenever it is full.
     fn record(&mut self, block: u64, record: Record, tokens: &[u32]) -> Result<(), StopReason> {
         let options = &self.options;
         let [cls, content @ .., eos] = tokens else {
@@ -186,7 +192,8 @@ impl Packer {
                 JobError::Internal(format!("record \"{}\" has no tokens", record.id)).into(),
             );
         };
-        // Cleaning refuses what is empty; text that is kept as it is may still come to nothing.
+        // Cleaning refuses an empty sequence, but text that is not cleaned may still give no
+        // tokens.
         if content.is_empty() {
             return Err(SequenceError::EmptySequence {
                 place: record.place(),

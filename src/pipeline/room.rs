@@ -1,17 +1,19 @@
-//! Whether a record's embedding fits into the memory there is, asked before it is tried: to ask the system
-//! for more than it has ends a program without a word.
+//! Checks whether the embedding of a record fits into the available memory, before it is computed.
+//! A program that asks the system for more memory than it has is ended without a message.
 
 use super::{FeedOptions, JobError, Long};
 use crate::engine::HostMemory;
 use crate::sequence::{Alphabet, Cleaning, Record, Tokenizer};
 
-/// Bytes that each letter of a record takes until its tokens are in batches: itself, and a token.
+/// The bytes that each letter of a record takes until its tokens are in batches: 1 for the letter
+/// and 4 for a token.
 const LETTER: u64 = 5;
 
-/// Checks a cleaned record of `letters` residues or bases. Where it may not fit, its tokens are counted.
+/// Checks a cleaned record of `letters` residues or bases. If it may not fit, its tokens are
+/// counted.
 ///
 /// # Errors
-/// [`JobError::NoMemory`], naming it.
+/// [`JobError::NoMemory`], which names the record.
 pub fn check_memory(
     memory: &HostMemory,
     record: &Record,
@@ -33,7 +35,7 @@ pub fn check_memory(
         computed.saturating_add(read)
     };
     let fits = |needs: u64| needs <= memory.available.bytes;
-    // A token has a letter at least.
+    // A token has at least one letter.
     let mut needed = needs(letters);
     if fits(needed) {
         return Ok(());
@@ -63,7 +65,8 @@ mod tests {
     use super::*;
     use crate::system::memory::{Available, Bound};
 
-    /// What a record of this text needs beyond 10,000 bytes, at 100 a token.
+    /// Returns the bytes that a record of this text needs, if they are more than 10,000 bytes, at
+    /// 100 bytes per token.
     fn check(
         text: &[u8],
         letters: u64,
@@ -109,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_record_fits_to_the_letter() {
-        // 105 bytes a letter, and 100 for each of two special tokens.
+        // A letter takes 105 bytes, and each of the two special tokens takes 100 bytes.
         assert_eq!(upper(93, None), None);
         assert_eq!(upper(94, None), Some(200 + 94 * 105));
     }
@@ -124,7 +127,7 @@ mod tests {
             upper(1000, Some((95, Long::Truncate))),
             Some(9700 + 1000 + 95 * 4)
         );
-        // Beyond its limit a record is another error's.
+        // A record beyond the limit gets another error.
         assert_eq!(upper(1000, Some((10, Long::Error))), None);
     }
 

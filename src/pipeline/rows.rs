@@ -1,5 +1,5 @@
-//! The writer thread: a model's outputs become the rows of records, and those become shards. And
-//! the finishing thread, which waits for the disk while the writer goes on.
+//! The writer thread, which turns the outputs of a model into rows and shards, and the finishing
+//! thread, which waits for the disk while the writer continues.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
@@ -11,19 +11,22 @@ use crate::model::{LayerOutput, ModelError};
 use crate::output::{BlockFacts, JobDir, ShardLayout, ShardWriter, WrittenShard, name_shards};
 use crate::weights::Checkpoint;
 
-/// What the computing thread sends on.
+/// A message from the computing thread to the writer.
 pub(crate) enum Done {
+    /// A batch and its outputs, one per layer of the request.
     Batch(Batch, Vec<LayerOutput>),
+    /// The shard has no more batches.
     BlockEnd { block: u64, facts: BlockFacts },
 }
 
-/// What the writer counts for the progress display.
+/// The counters of the writer for the progress display.
 #[derive(Debug, Default)]
 pub(crate) struct WriteCounts {
-    /// Shards that stand since this run began.
+    /// The number of shards that got their names since this run began.
     pub shards: AtomicU64,
 }
 
+/// The writer thread's data.
 pub(crate) struct Writer<'a> {
     pub dir: &'a JobDir,
     pub layout: &'a ShardLayout,
@@ -34,8 +37,9 @@ pub(crate) struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Writes until nothing more comes, and sends whole shards on. A block whose end does not come
-    /// is dropped. A shard is begun where `slots` has one, which comes back once its files are closed.
+    /// Writes until no more messages come, and sends complete shards on. A shard whose end does not
+    /// come is dropped. A shard is begun when `slots` gives a slot, which comes back once the files
+    /// of the shard are closed.
     pub(crate) fn run(
         &self,
         from: Receiver<Done>,
@@ -53,7 +57,7 @@ impl<'a> Writer<'a> {
                         Some(shard) => shard,
                         None => {
                             if slots.recv().is_err() {
-                                // The finishing thread has failed, and says so itself.
+                                // The finishing thread has failed and reports the error itself.
                                 return Ok(());
                             }
                             row = batch.block * self.shard_size;
@@ -67,7 +71,7 @@ impl<'a> Writer<'a> {
                     let whole =
                         whole.ok_or_else(|| internal(format!("block {block} has no rows")))?;
                     if to.send(whole.complete(facts)?).is_err() {
-                        // The finishing thread has failed, and says so itself.
+                        // The finishing thread has failed and reports the error itself.
                         return Ok(());
                     }
                 }
@@ -128,29 +132,33 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Files of shards that wait for their names, open all of them, at most; or one shard's.
+/// The most files of all shards that wait for their names, all of which are open. One shard may
+/// have more.
 const WAITING_FILES: usize = 128;
-/// Shards that wait for their names, at most: what is lost of a job that is killed.
+/// The most shards that wait for their names. A job that is killed loses these shards.
 const WAITING_SHARDS: usize = 8;
 
-/// Shards that may wait for the finishing thread.
+/// Returns how many shards may wait for the finishing thread.
 pub(crate) fn waiting_shards(layout: &ShardLayout) -> usize {
     (WAITING_FILES / layout.files()).clamp(1, WAITING_SHARDS)
 }
 
-/// Shards that may be open at once, where a process may open `left` files more: each has its files,
-/// shard.json and, while it is synced, its directory; others are opened beside them.
+/// Returns how many shards may be open at once, if the process may open `left` more files. Each
+/// shard has its files, shard.json and, while it is synced, its directory. Other files are open
+/// beside the shards.
 pub(crate) fn open_shards(layout: &ShardLayout, left: Option<usize>) -> usize {
-    /// An input, a file that is hashed, job.json or the manifest, and some for libraries.
+    /// An input, a file that is hashed, job.json or the manifest, and some files of libraries.
     const OTHERS: usize = 6;
-    // One that is written, one that waits to be sent on, those that wait, those that are finished.
+    // One shard is written, one waits to be sent on, and others wait for the finishing thread or
+    // are being finished by it.
     let wanted = 2 + waiting_shards(layout) + WAITING_SHARDS;
     let allowed = left.map_or(wanted, |n| n.saturating_sub(OTHERS) / (layout.files() + 2));
     allowed.clamp(1, wanted)
 }
 
-/// The finishing thread: hashes, syncs and names shards until no more come, all those that wait at
-/// once. A disk that is slow to sync holds nothing up then: it is asked less often.
+/// The finishing thread: it hashes, syncs and names shards until no more come, and takes all
+/// waiting shards at once. A disk that is slow to sync therefore does not hold the job up: it is
+/// asked less often.
 pub(crate) fn finish(
     from: Receiver<WrittenShard<'_>>,
     counts: &WriteCounts,
@@ -160,7 +168,7 @@ pub(crate) fn finish(
     while let Ok(first) = from.recv() {
         let waiting = from.try_iter().take(WAITING_SHARDS);
         let shards: Vec<_> = std::iter::once(first).chain(waiting).collect();
-        // All that is in them was computed before this.
+        // All values in these shards were computed before this check.
         if let Some(weights) = weights {
             weights.unchanged().map_err(ModelError::from)?;
         }
@@ -169,7 +177,7 @@ pub(crate) fn finish(
         counts.shards.fetch_add(named as u64, Ordering::Relaxed);
         result?;
         for _ in 0..closed {
-            // A writer that has ended begins no more shards.
+            // If the writer has ended, it begins no more shards.
             let _ = slots.send(());
         }
     }
@@ -180,7 +188,7 @@ fn internal(what: String) -> JobError {
     JobError::Internal(what)
 }
 
-/// Everything below slices by these sizes.
+/// Checks the sizes by which the code below slices.
 fn check_shapes(
     batch: &Batch,
     outputs: &[LayerOutput],
@@ -231,10 +239,10 @@ fn check_finite(
     }
 }
 
-/// The mean over the windows of one record, weighted by their content tokens, in f64. Its windows
-/// may stand in several batches.
+/// The mean over the windows of one record, weighted by their content tokens, in f64. The windows
+/// of a record may be in several batches.
 struct Windows {
-    /// Per layer: the weighted sum so far.
+    /// The weighted sum so far, per layer.
     sums: Vec<Vec<f64>>,
     weight: f64,
 }
@@ -266,7 +274,7 @@ impl Windows {
         self.weight += weight;
     }
 
-    /// The mean, if there was more than the one window; the sums start anew.
+    /// Returns the mean and resets the sums; `None` if no window was added.
     fn take(&mut self) -> Option<Vec<Vec<f32>>> {
         if !self.open() {
             return None;

@@ -1,4 +1,4 @@
-//! Running a job: its threads, the channels between them, and what is said about it.
+//! Runs a job: starts its threads, connects them by channels, and reports the progress.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,72 +16,76 @@ use crate::sequence::{InputDigest, Tokenizer};
 use crate::system::files;
 use crate::weights::Checkpoint;
 
-/// Batches read ahead of the computing one.
+/// How many batches are read ahead of the batch that is computed.
 const READ_AHEAD: usize = 4;
-/// Computed batches waiting to be written, at least; with the states of tokens no more.
+/// The least number of computed batches that may wait to be written. With per-token states it is
+/// also the greatest.
 const WRITE_BEHIND: usize = 2;
-/// At most: a file system that is busy syncing may make a write wait.
+/// The greatest number of computed batches that may wait: a file system that is busy syncing may
+/// delay a write.
 const MOST_BEHIND: usize = 8;
-/// Bytes of pooled rows that those may hold.
+/// The most bytes of pooled rows that the waiting batches may hold.
 const BEHIND_BYTES: usize = 256 << 20;
-/// How often a waiting job looks at the clock and at signals.
+/// How often a waiting job looks at the clock and checks for signals.
 const TICK: Duration = Duration::from_millis(100);
 
-/// What a run needs besides the job, the model and the records.
+/// The options of a run, besides the job, the model and the records.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
     /// How records become batches.
     pub feed: FeedOptions,
-    /// What is computed for each.
+    /// The outputs that are computed for each sequence.
     pub request: Request,
-    /// Records in the whole input, where it was read before.
+    /// The number of records in the whole input, if the input was read before.
     pub input_records: Option<u64>,
-    /// Whether any input is a pipe: its end, after a signal, may be no end.
+    /// Whether any input is a pipe. After a signal, the end of a pipe may not be the end of the
+    /// input.
     pub piped: bool,
-    /// The files that the model is computed from, which must not change before what was computed has its name.
+    /// The weights files of the model. They must not change before the computed shards have their
+    /// names.
     pub weights: Option<Arc<Checkpoint>>,
 }
 
-/// How far a run has come.
+/// The progress of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Progress {
-    /// Records computed by this run.
+    /// Records that this run computed.
     pub records: u64,
-    /// Tokens computed by this run, special tokens included.
+    /// Tokens that this run computed, special tokens included.
     pub tokens: u64,
-    /// Records of shards that stood already.
+    /// Records of shards that existed already.
     pub reused: u64,
-    /// Records of this job, where known.
+    /// Records of this job's share, if the number is known.
     pub total: Option<u64>,
-    /// Shards written by this run.
+    /// Shards that this run wrote.
     pub shards: u64,
-    /// Since the run began.
+    /// The time since the run began.
     pub elapsed: Duration,
-    /// Spent in the model.
+    /// The time spent in the model.
     pub compute: Duration,
-    /// Spent waiting for the reader, with nothing under way.
+    /// The time spent waiting for the reader while the model had no work.
     pub starved: Duration,
-    /// Spent waiting for the writer.
+    /// The time spent waiting for the writer.
     pub held_up: Duration,
 }
 
 impl Progress {
-    /// Tokens a second, over the whole run.
+    /// Returns the tokens per second over the whole run.
     pub fn tokens_per_second(&self) -> f64 {
         self.tokens as f64 / self.elapsed.as_secs_f64().max(1e-9)
     }
 
-    /// The share of time spent in the model, from 0 to 1.
+    /// Returns the fraction of the time that was spent in the model, from 0 to 1.
     pub fn compute_share(&self) -> f64 {
         self.share(self.compute)
     }
 
-    /// A share of the whole run, from 0 to 1.
+    /// Returns `part` as a fraction of the whole run, from 0 to 1.
     pub fn share(&self, part: Duration) -> f64 {
         part.as_secs_f64() / self.elapsed.as_secs_f64().max(1e-9)
     }
 
-    /// How long the rest takes at the speed so far.
+    /// Returns the time to the end of the job at the speed so far; `None` if it is not known.
     pub fn eta(&self) -> Option<Duration> {
         let rest = self.total?.saturating_sub(self.records + self.reused);
         if self.records == 0 {
@@ -92,15 +96,15 @@ impl Progress {
     }
 }
 
-/// Someone who watches a run.
+/// An observer of a run.
 pub trait Observer {
-    /// Called often: after each batch, and while waiting.
+    /// Called often: after each batch, and while the run waits.
     fn progress(&mut self, progress: &Progress);
-    /// A signal arrived; the shard in hand is being finished.
+    /// Called when a signal has arrived and the current shard is being finished.
     fn stopping(&mut self, signal: i32);
 }
 
-/// Nobody watches.
+/// An observer that does nothing.
 #[derive(Debug, Default)]
 pub struct Silent;
 
@@ -109,21 +113,22 @@ impl Observer for Silent {
     fn stopping(&mut self, _: i32) {}
 }
 
-/// How a run ended.
+/// The result of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
-    /// What it did.
+    /// The progress at the end of the run.
     pub progress: Progress,
     /// The manifest, if the job is complete.
     pub manifest: Option<ManifestHead>,
-    /// The signal that stopped it, if it is not.
+    /// The signal that stopped the run, if the job is not complete.
     pub stopped: Option<i32>,
 }
 
 /// Runs the job to its end, or until it is asked to stop.
 ///
 /// # Errors
-/// The first error of any of the threads. Finished shards stay; the one in hand is dropped.
+/// The first error of any of the threads. Finished shards are kept, and the current shard is
+/// dropped.
 pub fn run<E: Embedder, R: Records>(
     job: &OpenJob,
     options: &RunOptions,
@@ -147,7 +152,8 @@ pub fn run<E: Embedder, R: Records>(
         stop: stop.clone(),
     };
     let (work_to, work) = sync_channel(READ_AHEAD);
-    // Not scoped: it may sit in a read of a pipe that nobody will ever feed again.
+    // The thread is not scoped, because it may block in a read of a pipe that nobody will ever
+    // write to again.
     std::thread::Builder::new()
         .name("reader".into())
         .spawn(move || feed.run(work_to))
@@ -183,7 +189,7 @@ pub fn run<E: Embedder, R: Records>(
         let weights = options.weights.as_deref();
         let (slots_to, slots) = channel();
         for _ in 0..open_shards(&layout, files::left()) {
-            // The other end stands just above.
+            // This cannot fail, because the receiver exists.
             let _ = slots_to.send(());
         }
         let finishing = std::thread::Builder::new()
@@ -195,13 +201,14 @@ pub fn run<E: Embedder, R: Records>(
             .spawn_scoped(scope, move || writer.run(done, whole_to, &slots))
             .map_err(no_thread)?;
         let ended = compute.run(&work, done_to);
-        // Wakes a reader that waits for room in the channel.
+        // This wakes a reader that waits for a free slot in the channel.
         drop(work);
         let panicked = |_| Err(JobError::Internal("the writer thread panicked".into()));
         let written = writing.join().unwrap_or_else(panicked);
         let finished = finishing.join().unwrap_or_else(panicked);
-        // Of what comes first in the input, the finishing thread's error comes first, then the
-        // writer's; where either failed, the threads before it only met a closed channel.
+        // The finishing thread handles the earliest part of the input and the writer the next, so
+        // their errors come first in this order. If one of them failed, the threads before it only
+        // saw a closed channel.
         finished.and(written).and(ended)
     })?;
     compute.observe();
@@ -226,27 +233,32 @@ pub fn run<E: Embedder, R: Records>(
     }
 }
 
-/// Computed batches that may wait to be written.
+/// Returns how many computed batches may wait to be written.
 fn write_behind(options: &RunOptions, width: usize) -> usize {
     if options.request.per_token {
         return WRITE_BEHIND;
     }
-    // A sequence has three tokens at least: cls, one of its own, eos.
+    // A sequence has at least three tokens: cls, one content token, and eos.
     let rows = (options.feed.token_budget / 3).max(1);
     let row = options.request.layers.len().max(1) * width.max(1) * size_of::<f32>();
     let a_batch = rows.saturating_mul(row);
     (BEHIND_BYTES / a_batch).clamp(WRITE_BEHIND, MOST_BEHIND)
 }
 
+/// How the computing loop ended.
 enum Ended {
+    /// The input was read to its end and everything was computed.
     Complete {
         records: u64,
         digests: Vec<InputDigest>,
     },
+    /// This signal stopped the job.
     Stopped(i32),
+    /// The writer is gone. If it failed, its own error is reported.
     WriterGone,
 }
 
+/// The computing thread's data.
 struct Compute<'a, E> {
     options: &'a RunOptions,
     embedder: &'a mut E,
@@ -259,7 +271,7 @@ struct Compute<'a, E> {
     progress: Progress,
 }
 
-/// What has been submitted, and waits for its turn to be written.
+/// Work that was submitted and waits for its turn to be written.
 enum Submitted {
     Batch(Batch),
     BlockEnd { block: u64, facts: BlockFacts },
@@ -272,13 +284,14 @@ impl<E: Embedder> Compute<'_, E> {
         done: SyncSender<Done>,
     ) -> Result<Ended, JobError> {
         let mut in_shard = false;
-        // The last block was read, short: nothing but the end of the input can follow.
+        // The last shard that was read is not full, so only the end of the input can follow.
         let mut at_end = false;
-        // In the order of the input. Batches in it are under way.
+        // The submitted work in the order of the input. The model is computing the batches in it.
         let mut submitted = VecDeque::new();
         loop {
             self.observe();
-            // While batches are under way, an empty channel is no reason to leave them lying.
+            // While batches are being computed, the loop does not wait for the reader: it collects
+            // the oldest batch instead.
             let next = match submitted.is_empty() {
                 true => {
                     let start = Instant::now();
@@ -307,7 +320,8 @@ impl<E: Embedder> Compute<'_, E> {
                         return Ok(Ended::WriterGone);
                     }
                 }
-                // A reader that is asked to stop while it reads past finished shards just ends.
+                // A reader that is asked to stop while it reads finished shards ends without a
+                // message.
                 Err(RecvTimeoutError::Disconnected) => {
                     return match stop {
                         Some(signal) => self.stopped(signal, &mut submitted, &done),
@@ -315,7 +329,7 @@ impl<E: Embedder> Compute<'_, E> {
                     };
                 }
                 Ok(Err(error)) => {
-                    // Shards that were read whole before it are finished.
+                    // The shards that were read completely before the error are finished.
                     self.drain(&mut submitted, &done)?;
                     return Err(error);
                 }
@@ -361,7 +375,7 @@ impl<E: Embedder> Compute<'_, E> {
         }
     }
 
-    /// Sends the oldest that was submitted on to the writer, after waiting for it; `false` if the
+    /// Waits for the oldest submitted work and sends it to the writer. Returns `false` if the
     /// writer is gone.
     fn forward(
         &mut self,
@@ -387,7 +401,8 @@ impl<E: Embedder> Compute<'_, E> {
         Ok(sent)
     }
 
-    /// The end after a signal: what was submitted is sent on, and of that whole shards stay.
+    /// Ends the run after a signal. The submitted work is sent to the writer, and the shards that
+    /// are complete with it are kept.
     fn stopped(
         &mut self,
         signal: i32,
@@ -400,7 +415,7 @@ impl<E: Embedder> Compute<'_, E> {
         })
     }
 
-    /// Sends on all that was submitted; `false` if the writer is gone.
+    /// Sends all submitted work to the writer. Returns `false` if the writer is gone.
     fn drain(
         &mut self,
         submitted: &mut VecDeque<Submitted>,
@@ -422,7 +437,8 @@ impl<E: Embedder> Compute<'_, E> {
     }
 }
 
-/// Checks that what was read is what was promised, and writes the manifest.
+/// Checks that the inputs match job.json and that the weights have not changed, and writes the
+/// manifest.
 fn complete(
     job: &OpenJob,
     options: &RunOptions,

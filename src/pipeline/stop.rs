@@ -1,8 +1,10 @@
-//! Stopping in good order: the first SIGINT or SIGTERM asks, a second one ends the process.
+//! Stops a job in good order: the first SIGINT or SIGTERM asks the job to stop, and a second signal
+//! ends the process.
 //!
-//! After the first the shard in hand is finished, however long that takes: no deadline could tell a
-//! long shard from one that never ends, and whoever cannot wait sends a second signal, or SIGKILL as
-//! supervisors do. Either costs the shard in hand and nothing else.
+//! After the first signal the current shard is finished, however long that takes, because no
+//! deadline could tell a long shard from a shard that never ends. A user who cannot wait sends a
+//! second signal, or SIGKILL as supervisors do. Either signal loses the current shard and nothing
+//! else.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,26 +13,31 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::system::signals::is_ignored;
 
-/// Whether the job has been asked to stop. Clones share the answer.
+/// Whether the job has been asked to stop. Clones share the same state.
 #[derive(Debug, Clone, Default)]
 pub struct Stop(Arc<AtomicUsize>);
 
 impl Stop {
-    /// One that only [`request`](Self::request) trips.
+    /// Makes a value that only [`request`](Self::request) sets.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// One that the first SIGINT or SIGTERM trips; a second signal ends the process at once, with
-    /// 130 or 143. A signal that this process was started to ignore stays ignored: a shell does that to
-    /// SIGINT for what a script runs in the background, so that Ctrl-C ends the script alone.
+    /// Makes a value that the first SIGINT or SIGTERM sets. A second signal ends the process at
+    /// once, with exit code 130 or 143. A signal that this process was started to ignore stays
+    /// ignored: a shell makes the background commands of a script ignore SIGINT, so that Ctrl-C
+    /// ends the script alone.
+    ///
+    /// # Errors
+    /// A signal handler cannot be installed.
     pub fn on_signals() -> std::io::Result<Self> {
         let stop = Self::new();
         let mut heeded = vec![SIGINT, SIGTERM];
         heeded.retain(|signal| !is_ignored(*signal));
         for &signal in &heeded {
             let asked = Arc::new(AtomicBool::new(false));
-            // Registered before the flag is set by the same signal: the first one passes by.
+            // This handler is registered before the handler that sets its flag, so the first signal
+            // does not end the process.
             signal_hook::flag::register_conditional_shutdown(
                 signal,
                 128 + signal,
@@ -44,12 +51,12 @@ impl Stop {
         Ok(stop)
     }
 
-    /// Asks the job to stop, as `signal` would.
+    /// Asks the job to stop, as if `signal` had arrived.
     pub fn request(&self, signal: i32) {
         self.0.store(signal as usize, Ordering::SeqCst);
     }
 
-    /// The signal that asked, if one has.
+    /// Returns the signal that asked the job to stop, if there was one.
     pub fn requested(&self) -> Option<i32> {
         match self.0.load(Ordering::SeqCst) {
             0 => None,

@@ -1,4 +1,5 @@
-//! Records are tokenized in groups, by several threads where a device would wait for one, and go on in order.
+//! Tokenizes records in groups and sends the groups on in order. Several threads tokenize where a
+//! device would wait for one thread.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -10,38 +11,41 @@ use super::packing::{Gone, Packer};
 use crate::output::BlockFacts;
 use crate::sequence::{InputDigest, Record, Tokenizer};
 
-/// Groups under way for each thread: one that is tokenized, and one that waits.
+/// How many groups may be under way per thread: one that is tokenized, and one that waits.
 const AHEAD: usize = 2;
 
-/// Consecutive records of one block, cleaned, and what comes after them.
+/// Consecutive cleaned records of one shard, and the event that follows them.
 #[derive(Default)]
 pub(crate) struct Group {
+    /// The number of the shard.
     pub block: u64,
+    /// The records. Tokenizing removes their text.
     pub records: Vec<Record>,
-    /// Bytes that they hold, names included.
+    /// The number of bytes that the records hold, ids included.
     pub bytes: usize,
-    /// Once tokenized: of all records, special tokens included.
+    /// The tokens of all records, special tokens included. It is empty before tokenizing.
     pub tokens: Vec<u32>,
-    /// Where in `tokens` each record ends.
+    /// The end of each record in `tokens`.
     pub ends: Vec<usize>,
+    /// The event that follows the records, if there is one.
     pub end: Option<GroupEnd>,
 }
 
-/// What comes after the records of a group.
+/// The event that follows the records of a group.
 pub(crate) enum GroupEnd {
-    /// Their block is read to its end.
+    /// Their shard has no more records.
     BlockEnd {
-        /// All but what packing counts.
+        /// All facts of the shard except the counts that packing adds.
         facts: BlockFacts,
-        /// Whether the input ended before the block was full.
+        /// Whether the input ended before the shard was full.
         short: bool,
     },
-    /// The input is read to its end.
+    /// The input has been read to its end.
     InputEnd {
         records: u64,
         digests: Vec<InputDigest>,
     },
-    /// The input pauses, and the model has nothing to do: what is there is computed.
+    /// The input pauses and the model has nothing to do, so the records so far are computed.
     Pause,
     /// The next record could not be read.
     Failed(JobError),
@@ -54,10 +58,10 @@ impl Group {
         self.records.push(record);
     }
 
-    /// Of each record as many content tokens as `most`, which makes of it all that is kept.
+    /// Tokenizes the records. Only the first `most` content tokens of each record are needed.
     fn tokenize(&mut self, tokenizer: &Tokenizer, most: usize) {
         for record in &mut self.records {
-            // The text is not needed again, and a long one takes room.
+            // The text is not needed again, and a long text takes much memory.
             let text = std::mem::take(&mut record.sequence);
             tokenizer.encode_first(&text, most, &mut self.tokens);
             self.ends.push(self.tokens.len());
@@ -65,14 +69,15 @@ impl Group {
     }
 }
 
-/// The way of groups from the reader to the packer.
+/// The stage between the reader and the packer.
 pub(crate) enum TokenizeStage {
-    /// The reader does it all.
+    /// The reader thread tokenizes and packs itself.
     Alone {
         tokenizer: Arc<Tokenizer>,
         packer: Box<Packer>,
     },
-    /// Threads tokenize, and one more packs: by the order in which groups were sent, whichever is done first.
+    /// Threads tokenize, and one more thread packs the groups in the order in which they were sent,
+    /// whichever is done first.
     Pool {
         tokenizer: Arc<Tokenizer>,
         most: usize,
@@ -96,7 +101,7 @@ impl TokenizeStage {
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("tokens {i}"))
-            // The packer misses its group, and says so.
+            // The packer notices that a group is missing and reports it.
             .panic_handler(|_| {})
             .build()
             .map_err(|e| JobError::NoThread(e.to_string()))?;
@@ -127,7 +132,7 @@ impl TokenizeStage {
         })
     }
 
-    /// Sends a group on; waits while as many as may be are under way.
+    /// Sends a group on, and waits while the greatest number of groups is under way.
     pub fn send(&mut self, mut group: Group) -> Result<(), Gone> {
         match self {
             Self::Alone { tokenizer, packer } => {
@@ -145,7 +150,7 @@ impl TokenizeStage {
                 let (tokenizer, most) = (Arc::clone(tokenizer), *most);
                 pool.spawn(move || {
                     group.tokenize(&tokenizer, most);
-                    // A packer that has ended wants no more.
+                    // If the packer has ended, it needs no more groups.
                     let _ = done.send(group);
                 });
                 Ok(())

@@ -1,20 +1,20 @@
-//! Letters to the alphabet's, with a count of everything that was not clean.
+//! Cleans sequences: maps every letter to the alphabet and counts everything that was not clean.
 
 use super::error::Unclean;
 use super::tokenizer::esm;
 use super::{Alphabet, CleanCounts, Cleaning, Place, Record, SequenceError, UNKNOWN, decode};
 
-/// What a byte is to an alphabet.
+/// The class of a byte with respect to an alphabet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Class {
     /// A letter of the alphabet.
     Letter,
-    /// Becomes one when upper-cased.
+    /// A lower-case letter that upper-casing turns into a letter of the alphabet.
     Lower,
-    /// A lower-case letter that does not.
+    /// A lower-case letter that is outside the alphabet even when it is upper-cased.
     LowerUnknown,
     Space,
-    /// May begin a special token.
+    /// A `<`, which may begin a special token.
     Bracket,
     Unknown,
     NonAscii,
@@ -55,14 +55,15 @@ const fn classes(alphabet: &[u8], special: bool) -> [Class; 256] {
     table
 }
 
-/// Cleans a record in place, or with [`Cleaning::Off`] only counts. See the [module](super) for what is done.
+/// Cleans a record in place, or only counts with [`Cleaning::Off`]. The [module](super) lists the
+/// rules.
 ///
-/// Afterwards each byte of the sequence is one token of a protein, apart from special tokens such as `<mask>`,
-/// which stay written out.
+/// After cleaning, each byte of a protein's sequence is one token, except for special tokens such
+/// as `<mask>`, which keep their text.
 ///
 /// # Errors
-/// [`SequenceError::EmptySequence`] where nothing is left; [`SequenceError::Strict`] where `strict` is set and
-/// anything at all is not clean.
+/// [`SequenceError::EmptySequence`] if nothing of the sequence remains; [`SequenceError::Strict`]
+/// if `strict` is set and anything in the record is not clean.
 pub fn clean(
     alphabet: Alphabet,
     cleaning: Cleaning,
@@ -116,7 +117,7 @@ pub fn clean(
     Ok(counts)
 }
 
-/// Rewrites `text` from `first` on; nothing grows, so it is done in place.
+/// Rewrites `text` from `first` on. The text never grows, so this works in place.
 fn upper(
     table: &[Class; 256],
     alphabet: Alphabet,
@@ -186,7 +187,8 @@ fn upper(
     text.truncate(write);
 }
 
-/// The counts of `upper` for text that stays: nothing is upper-cased, so lower case is unknown.
+/// Counts like `upper`, for text that is kept. Nothing is upper-cased, so a lower-case letter
+/// counts as unknown.
 fn count(table: &[Class; 256], first: usize, text: &[u8], counts: &mut CleanCounts) {
     let mut at = first;
     while let Some(&b) = text.get(at) {
@@ -220,7 +222,7 @@ fn count(table: &[Class; 256], first: usize, text: &[u8], counts: &mut CleanCoun
     }
 }
 
-/// Where the one stop at the end stands, white space after it aside.
+/// Returns the position of the stop `*` that ends the text, ignoring white space after it.
 fn trailing_stop(table: &[Class; 256], text: &[u8]) -> Option<usize> {
     let last = text
         .iter()
@@ -228,7 +230,7 @@ fn trailing_stop(table: &[Class; 256], text: &[u8]) -> Option<usize> {
     (text.get(last) == Some(&b'*')).then_some(last)
 }
 
-/// What strict reading refuses first, from `first` on.
+/// Returns the position and the kind of the first unclean character at or after `first`.
 fn first_unclean(
     table: &[Class; 256],
     alphabet: Alphabet,

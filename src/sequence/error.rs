@@ -1,4 +1,4 @@
-//! What can be wrong with the input, each with its place and its remedy.
+//! The errors of the input. Each error has a place and a hint.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,18 +7,18 @@ use crate::system::files;
 use crate::untrusted::Shown;
 use crate::untrusted::shown;
 
-/// Where in the input something was found.
+/// A position in the input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// The input's name as the user gave it, `-` for standard input.
+    /// The input's name as the user gave it; `-` for standard input.
     pub file: Arc<str>,
-    /// 1-based number of the record within this file; 0 before the first one.
+    /// The number of the record within this file, from 1; 0 before the first record.
     pub record: u64,
-    /// The record's id, empty where none was read yet.
+    /// The record's id; empty if no id has been read yet.
     pub id: String,
-    /// 1-based line, in the decompressed text.
+    /// The line in the decompressed text, from 1; 0 if it is not known.
     pub line: u64,
-    /// 0-based byte offset, in the decompressed text.
+    /// The byte offset in the decompressed text, from 0, if it is known.
     pub byte: Option<u64>,
 }
 
@@ -45,14 +45,14 @@ impl fmt::Display for Place {
     }
 }
 
-/// What `--strict` refuses, and where within its line.
+/// A reason why `--strict` refuses a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unclean {
     /// A lower-case letter (soft masking).
     Lowercase(char),
-    /// One stop at the end of a protein.
+    /// A stop `*` at the end of a protein.
     TrailingStop,
-    /// A space or tab inside the sequence.
+    /// White space inside the sequence.
     Whitespace,
     /// A character outside the alphabet.
     Unknown(char),
@@ -79,127 +79,129 @@ impl fmt::Display for Unclean {
     }
 }
 
-/// Bad input: the file, the record, the line, and what to do about it ([`SequenceError::hint`]).
+/// An error in the input. It names the file, the record and the line, and [`SequenceError::hint`]
+/// says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum SequenceError {
-    /// A file that cannot be opened.
+    /// The input cannot be opened.
     #[error("{}: cannot be opened: {source}", shown::path(&**file))]
     Open {
         /// The input's name.
         file: Arc<str>,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// Reading failed: the disk, or a compressed stream that is corrupt or cut short.
+    /// Reading failed: the disk failed, or a compressed stream is corrupt or cut short.
     #[error("{place}: cannot be read on{}: {source}", in_brackets(.compression))]
     Read {
-        /// How far reading came.
+        /// The position that reading has reached.
         place: Place,
-        /// The compression, where there is one.
+        /// The compression of the input, if it is compressed.
         compression: Option<&'static str>,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// No record in a file.
+    /// The file holds no record.
     #[error("{place}: no sequence in it")]
     NoRecords {
         /// The file.
         place: Place,
     },
-    /// Text before the first header.
+    /// The file has text before its first header.
     #[error(
         "{place}: the text starts with '{start}', not with a '>' (FASTA) or '@' (FASTQ) header"
     )]
     NoHeader {
-        /// Where.
+        /// The place of the text.
         place: Place,
         /// The first few characters, escaped.
         start: String,
-        /// What the bytes look like, where known.
+        /// The kind of file that the bytes look like, if it is known.
         looks_like: Option<&'static str>,
     },
-    /// A header with no sequence after it, or nothing left of it after cleaning.
+    /// A header has no sequence after it, or nothing of the sequence remains after cleaning.
     #[error("{place}: the sequence is empty")]
     EmptySequence {
-        /// The header's place.
+        /// The place of the header.
         place: Place,
     },
-    /// `>` within a sequence.
+    /// A `>` is inside a sequence line.
     #[error("{place}: '>' stands inside a sequence line (column {column})")]
     HeaderInsideLine {
-        /// Where.
+        /// The place of the line.
         place: Place,
-        /// 1-based column.
+        /// The column of the `>`, from 1.
         column: u64,
     },
-    /// A carriage return within a header, in a text whose lines end otherwise.
+    /// A carriage return is inside a header, in a text whose lines end in another way.
     #[error("{place}: a carriage return stands inside the header")]
     StrayReturn {
-        /// Where.
+        /// The place of the header.
         place: Place,
     },
-    /// A NUL byte.
+    /// The input holds a NUL byte.
     #[error("{place}: a NUL byte, so this is not text")]
     Nul {
-        /// Where.
+        /// The place of the byte.
         place: Place,
     },
-    /// A UTF-16 or UTF-32 byte order mark.
+    /// The input begins with a byte order mark of UTF-16, or of UTF-32 in little-endian order.
     #[error("{place}: the text is UTF-16")]
     Utf16 {
-        /// Where.
+        /// The place of the mark.
         place: Place,
     },
-    /// An id that is not UTF-8.
+    /// An id is not UTF-8.
     #[error("{place}: the record's name is not valid UTF-8")]
     IdNotUtf8 {
-        /// Where.
+        /// The place of the header.
         place: Place,
     },
-    /// An id beyond [`MAX_ID`](super::MAX_ID).
+    /// An id is longer than [`MAX_ID`](super::MAX_ID).
     #[error("{place}: the record's name is longer than {limit} bytes")]
     IdTooLong {
-        /// Where.
+        /// The place of the header.
         place: Place,
-        /// The limit, in bytes.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// A sequence beyond the reader's limit.
+    /// A sequence is longer than the reader's limit.
     #[error("{place}: the sequence is longer than {limit} bytes")]
     SequenceTooLong {
-        /// Where.
+        /// The place of the record.
         place: Place,
-        /// The limit, in bytes.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// A sequence that the system gives no memory for.
+    /// The system gives no memory for a sequence.
     #[error(
         "{place}: there is no memory for the text of this sequence, of which {read} bytes are read"
     )]
     NoMemory {
-        /// Where.
+        /// The place of the record.
         place: Place,
-        /// Its length so far.
+        /// The number of bytes read so far.
         read: usize,
     },
-    /// A FASTQ record that breaks the format.
+    /// A FASTQ record breaks the format.
     #[error("{place}: malformed FASTQ: {reason}")]
     Fastq {
-        /// Where.
+        /// The place of the fault.
         place: Place,
-        /// What is wrong.
+        /// The description of the fault.
         reason: String,
     },
-    /// What `--strict` refuses.
+    /// A record is not clean, and `--strict` refuses it.
     #[error("{place}{}: {found} (residue {position})", in_column(*.column))]
     Strict {
-        /// The record and the line; 0 far into a record whose lines are of many lengths.
+        /// The record and the line. The line is 0 far into a record whose lines have many different
+        /// lengths.
         place: Place,
-        /// 1-based byte column within the line; 0 where the line is not known.
+        /// The byte column within the line, from 1; 0 if the line is not known.
         column: u64,
-        /// 1-based byte position within the sequence, its lines joined.
+        /// The byte position within the joined lines of the sequence, from 1.
         position: u64,
-        /// What was found.
+        /// The reason to refuse the record.
         found: Unclean,
     },
 }
@@ -216,7 +218,7 @@ fn in_column(column: u64) -> String {
 }
 
 impl SequenceError {
-    /// The input's name, as the user gave it.
+    /// Returns the input's name as the user gave it.
     pub fn file(&self) -> &str {
         match self {
             Self::Open { file, .. } => file,
@@ -224,7 +226,7 @@ impl SequenceError {
         }
     }
 
-    /// Where, for all but a file that cannot be opened.
+    /// Returns the place of the error; `None` for an input that cannot be opened.
     pub fn place(&self) -> Option<&Place> {
         match self {
             Self::Open { .. } => None,
@@ -245,7 +247,7 @@ impl SequenceError {
         }
     }
 
-    /// What the user can do about it.
+    /// Returns advice for the user.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Open { source, .. } => match source.kind() {

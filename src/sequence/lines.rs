@@ -1,52 +1,57 @@
-//! Decompressed blocks to lines, without holding more than a block.
+//! Splits blocks of decompressed bytes into lines, and holds only one block at a time.
 
 use std::io;
 
 use super::source::Source;
 
-/// Decompressed bytes held at once. Measured flat from 64 KiB to 1 MiB.
+/// The bytes of a block of decompressed text. Measurements show the same speed from 64 KiB to 1
+/// MiB.
 const BLOCK: usize = 256 * 1024;
-/// How far line ends are looked for before the first line is read.
+/// How many bytes are searched for a line end before the first line is read.
 const PEEK: usize = 64 * 1024;
 
-/// Why no line could be given.
+/// The reason why no line can be returned.
 pub(super) enum LineError {
+    /// Reading the source failed.
     Io(io::Error),
+    /// The text holds a NUL byte.
     Nul,
 }
 
-/// A stretch of one line: all of it, unless the line crosses a block.
+/// A part of one line: the whole line, unless it crosses the end of a block.
 pub(super) struct Piece<'a> {
-    /// Without the line end.
+    /// The bytes of the part, without the line end.
     pub bytes: &'a [u8],
-    /// Carriage returns that stand before `bytes` and turned out not to belong to the line end.
+    /// The number of carriage returns that come before `bytes` and turned out not to belong to the
+    /// line end.
     pub returns: usize,
-    /// Whether the line ends here.
+    /// Whether the line ends with this part.
     pub last: bool,
 }
 
-/// Lines of one input. LF and CRLF end a line; a lone CR does only in a text whose beginning has no LF (old Mac),
-/// so that a stray CR inside a header cannot turn the rest of the header into sequence.
+/// The lines of one input. LF and CRLF end a line. A lone CR ends a line only in a text whose
+/// beginning has no LF (old Mac). Otherwise a stray CR inside a header would turn the rest of the
+/// header into sequence.
 pub(super) struct Lines {
     source: Source,
     block: Vec<u8>,
     start: usize,
     end: usize,
     eof: bool,
-    /// Met while the first block was read; given once the text before it is used up.
+    /// An error from reading the first block. It is returned once the text before it is used up.
     error: Option<io::Error>,
     mac: bool,
     after_cr: bool,
     held_returns: usize,
     line: u64,
     offset: u64,
-    /// Pieces are no longer than this; tests set it to move the boundaries.
+    /// The most bytes of a piece; tests set it to move the boundaries.
     longest_piece: usize,
 }
 
 impl Lines {
-    /// Reads the first block, drops a UTF-8 byte order mark, and decides what ends a line. It waits for no more than
-    /// that takes: with the first LF it is decided, however much of a pipe is still to come.
+    /// Reads the first block, drops a UTF-8 byte order mark, and decides what ends a line. The
+    /// first LF decides this, so the method does not wait for more of a pipe once it has an LF.
     pub fn new(source: Source, longest_piece: usize) -> Self {
         let mut lines = Self {
             source,
@@ -91,17 +96,17 @@ impl Lines {
         &self.source
     }
 
-    /// The 1-based number of the current line.
+    /// Returns the number of the current line, from 1.
     pub fn line(&self) -> u64 {
         self.line
     }
 
-    /// Decompressed bytes before the current point.
+    /// Returns the number of decompressed bytes before the current position.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// What is in the block and not yet given out.
+    /// Returns the bytes of the block that have not been given out yet.
     pub fn held(&self) -> &[u8] {
         self.block.get(self.start..self.end).unwrap_or_default()
     }
@@ -111,7 +116,7 @@ impl Lines {
         self.offset += n as u64;
     }
 
-    /// Makes sure that `held` is not empty; false at the end of the input.
+    /// Reads the next block if `held` is empty. Returns false at the end of the input.
     fn fill(&mut self) -> io::Result<bool> {
         while self.start == self.end && !self.eof {
             if let Some(e) = self.error.take() {
@@ -125,11 +130,12 @@ impl Lines {
         Ok(self.start < self.end)
     }
 
-    /// At the start of a line: its first byte, None at the end of the input.
+    /// Returns the first byte of the next line; `None` at the end of the input. The current
+    /// position must be the start of a line.
     pub fn peek(&mut self) -> Result<Option<u8>, LineError> {
         while self.fill().map_err(LineError::Io)? {
             let first = self.held().first().copied();
-            // The LF of a CRLF in a text whose lines end at CR.
+            // In a text whose lines end at CR, this LF is the second byte of a CRLF.
             if self.after_cr && first == Some(b'\n') {
                 self.after_cr = false;
                 self.advance(1);
@@ -140,11 +146,13 @@ impl Lines {
         Ok(None)
     }
 
-    /// The next stretch of the current line, to be called until `last`. Only after `peek` returned a byte.
+    /// Returns the next part of the current line. The caller calls this after `peek` has returned a
+    /// byte, and repeats the call until `last` is set.
     pub fn piece(&mut self) -> Result<Piece<'_>, LineError> {
         loop {
             if !self.fill().map_err(LineError::Io)? {
-                // The last line has no line end; CRs held back were part of it.
+                // The last line has no LF. The carriage returns that were held back count as its
+                // line end.
                 self.held_returns = 0;
                 return Ok(Piece {
                     bytes: &[],

@@ -1,34 +1,43 @@
-//! FASTA and FASTQ in, cleaning, the two tokenizers.
+//! Reads FASTA and FASTQ, cleans the sequences, and tokenizes them with one of two tokenizers.
 //!
 //! [`SequenceReader`] -> [`Record`] -> [`clean`] -> [`Tokenizer::encode`] -> token ids.
 //!
-//! What becomes of each kind of input (`docs/input.md` is this table for users):
+//! This table lists how each kind of input is treated (`docs/input.md` is the table for users):
 //!
 //! | input | outcome |
 //! |---|---|
-//! | FASTA or FASTQ; plain, gzip, bzip2, xz, zstd, of several members or not | told apart by content, never by name |
-//! | LF, CRLF; CR alone where the first 64 KiB hold no LF; a missing last line end; a UTF-8 BOM; blank lines | accepted |
-//! | a CR inside a line that ends in LF | in a sequence white space; in a header error: records would vanish in it |
-//! | `;` at a line start (FASTA) | the line is a comment, skipped |
-//! | id | the header's first word; not UTF-8, or beyond 1 MiB: error |
-//! | `>` alone | id `record_<n>`, n from 1 over the job; counted |
-//! | duplicate ids | all kept, each with its row |
-//! | `>` inside a header | part of it |
-//! | `>` inside a sequence line | error, unless it closes one of ESM-2's special tokens such as `<mask>` |
-//! | text before a header, an empty file, an empty sequence, a NUL byte, UTF-16, binary data | error |
-//! | FASTQ without `+`, with unequal lengths, or cut short | error; several lines to a sequence: accepted |
+//! | FASTA or FASTQ | accepted; the content decides which it is, never the file name |
+//! | plain text, gzip, bzip2, xz or zstd, one member or several | accepted; decided by content |
+//! | lines that end in LF or CRLF | accepted |
+//! | lines that end in CR alone | accepted if the first 64 KiB hold no LF |
+//! | a missing last line end, a UTF-8 byte order mark, blank lines | accepted |
+//! | a CR inside a sequence line that ends in LF | white space |
+//! | a CR inside a header that ends in LF | error: records would vanish in the header |
+//! | `;` at the start of a line (FASTA) | the line is a comment and is skipped |
+//! | id | the first word of the header; error if it is not UTF-8 or is longer than 1 MiB |
+//! | `>` alone | the id is `record_<n>`, with n from 1 over the job; counted |
+//! | duplicate ids | all records are kept, each with its row |
+//! | `>` inside a header | part of the header |
+//! | `>` inside a sequence line | error, unless it ends a special token of ESM-2 such as `<mask>` |
+//! | text before a header, an empty file, an empty sequence | error |
+//! | a NUL byte, UTF-16, binary data | error |
+//! | FASTQ whose sequence has several lines | accepted |
+//! | FASTQ without `+`, with unequal lengths, or cut short | error |
 //! | truncated or corrupt compression | error |
 //! | spaces, tabs and CRs inside a sequence | removed, counted |
 //! | lower case | upper-cased, counted |
 //! | one `*` at the end of a protein | dropped, counted |
-//! | any other character outside the alphabet | one unknown token each, counted; a byte that is not UTF-8 likewise |
-//! | nothing left after that | error |
+//! | any other character outside the alphabet | one unknown token per character, counted |
+//! | a byte that is not UTF-8 | one unknown token, counted |
+//! | a sequence of which nothing remains after these rules | error |
 //!
-//! The last five are [`clean`]'s in [`Cleaning::On`]; [`Cleaning::Off`] changes nothing and counts, so that the token
-//! ids are those of Hugging Face on the same text; `strict` makes each of them, and an unnamed record, an error.
+//! The last six rules are the rules of [`clean`] in [`Cleaning::On`]. [`Cleaning::Off`] only counts
+//! and changes nothing, so the token ids are the ids that Hugging Face gives for the same text.
+//! The option `strict` makes each of these cases an error, and a record without a name too.
 //!
-//! In cleaned text one byte, [`UNKNOWN`], stands for each unknown character. It can stand in no UTF-8 text, and
-//! the tokenizers turn it into exactly one unknown token, whatever stands beside it.
+//! In cleaned text, the byte [`UNKNOWN`] stands for each unknown character. This byte occurs in no
+//! UTF-8 text, and the tokenizers turn it into exactly one unknown token, whatever its neighbours
+//! are.
 
 mod clean;
 mod error;
@@ -48,29 +57,29 @@ pub use scan::{InputSummary, ScanOptions, scan, scan_each};
 pub use source::{Input, InputDigest};
 pub use tokenizer::{Tokenizer, TokenizerError};
 
-/// One unknown character in cleaned text.
+/// The byte that stands for one unknown character in cleaned text.
 pub const UNKNOWN: u8 = 0xff;
 
-/// One sequence and where it came from.
+/// One sequence and its place in the input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// The first word of the header, or `record_<n>`. Need not be unique.
+    /// The first word of the header, or `record_<n>`. Several records may have the same id.
     pub id: String,
-    /// The sequence's lines joined, and nothing else done to them until [`clean`].
+    /// The joined lines of the sequence, unchanged until [`clean`].
     pub sequence: Vec<u8>,
-    /// Which input of the job, from 0.
+    /// The number of the input within the job, from 0.
     pub file: usize,
-    /// The header's line, from 1.
+    /// The line of the header, from 1.
     pub line: u64,
-    /// The record's number over the whole job, from 0.
+    /// The number of the record over the whole job, from 0.
     pub index: u64,
     /// Whether the header had no name.
     pub unnamed: bool,
-    /// The input's name.
+    /// The name of the input.
     pub source: Arc<str>,
-    /// The record's number within its file, from 1.
+    /// The number of the record within its file, from 1.
     pub number: u64,
-    /// Where the sequence's lines begin, for messages.
+    /// The positions at which the lines of the sequence begin, for messages.
     pub layout: Layout,
 }
 
@@ -81,7 +90,7 @@ impl Default for Record {
 }
 
 impl Record {
-    /// A record from nowhere in particular.
+    /// Makes a record that comes from no file.
     pub fn new(id: impl Into<String>, sequence: impl Into<Vec<u8>>) -> Self {
         Self {
             id: id.into(),
@@ -96,7 +105,7 @@ impl Record {
         }
     }
 
-    /// Bytes of memory that it takes.
+    /// Returns the number of bytes of memory that the record takes.
     pub fn bytes(&self) -> usize {
         size_of::<Self>()
             + self.id.capacity()
@@ -104,7 +113,7 @@ impl Record {
             + self.layout.runs.capacity() * size_of::<Run>()
     }
 
-    /// The place of this record's header.
+    /// Returns the place of the record's header.
     pub fn place(&self) -> Place {
         Place {
             file: self.source.clone(),
@@ -116,18 +125,19 @@ impl Record {
     }
 }
 
-/// Which line each byte of a sequence stood on. Lines of equal length, which nearly all files have, share an entry.
+/// Tells on which line of the file each byte of a sequence was. Lines of equal length, which nearly
+/// all files have, share one entry.
 ///
-/// Where lines are of many lengths, only the first ones are kept: a file of one residue a line must not take forty
-/// times its size.
+/// If the lines have many different lengths, only the first entries are kept: a file with one
+/// residue per line must not take forty times its size in memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Layout {
     runs: Vec<Run>,
-    /// Whether lines beyond the runs were left out.
+    /// Whether the lines after the last run were left out.
     cut: bool,
 }
 
-/// Runs of a layout, at most: 160 KiB.
+/// The most runs of a layout, which take 160 KiB.
 const MAX_RUNS: usize = 4096;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,7 +155,7 @@ impl Layout {
         self.cut = false;
     }
 
-    /// The sequence's bytes `start..end` stood on `line`.
+    /// Notes that the bytes `start..end` of the sequence were on `line`.
     fn push(&mut self, line: u64, start: u64, end: u64) {
         if self.cut {
             return;
@@ -171,12 +181,13 @@ impl Layout {
         });
     }
 
-    /// Whether the lines of what comes later in the sequence were not kept.
+    /// Whether `position` is on a line that was left out.
     fn ends_before(&self, position: u64) -> bool {
         self.cut && self.runs.last().is_none_or(|r| r.end <= position)
     }
 
-    /// The 1-based line and column of a byte of the sequence as read; None where no layout was kept.
+    /// Returns the line and the column, both from 1, of a byte of the sequence as it was read;
+    /// `None` if the layout does not reach that byte.
     pub fn locate(&self, position: u64) -> Option<(u64, u64)> {
         if self.ends_before(position) {
             return None;
@@ -189,13 +200,14 @@ impl Layout {
     }
 }
 
-/// What the letters mean.
+/// The kind of the letters of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Alphabet {
-    /// ESM-2's letters `LAGVSERTIDPKQNFYMHWCXBUZO`, `.` and `-`, and its special tokens such as `<mask>`.
+    /// ESM-2's letters `LAGVSERTIDPKQNFYMHWCXBUZO`, `.` and `-`, and its special tokens such as
+    /// `<mask>`.
     Protein,
-    /// `ACGT`.
+    /// The letters `ACGT`.
     Dna,
 }
 
@@ -203,30 +215,31 @@ pub enum Alphabet {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cleaning {
-    /// Upper-cased and cleaned.
+    /// Text is upper-cased and cleaned.
     #[default]
     On,
-    /// Passed through unchanged.
+    /// Text passes through unchanged.
     Off,
 }
 
-/// What cleaning did; in [`Cleaning::Off`], what was met and left.
+/// Counts of the changes that cleaning made. With [`Cleaning::Off`], these are counts of the cases
+/// that were found and left unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct CleanCounts {
-    /// Residues or bases after cleaning, unknown ones and special tokens included.
+    /// Residues or bases after cleaning, including unknown characters and special tokens.
     pub residues: u64,
-    /// Letters upper-cased.
+    /// Letters that were upper-cased.
     pub lowercase: u64,
-    /// Stops dropped from the ends of proteins.
+    /// Stops that were dropped from the ends of proteins.
     pub stops_dropped: u64,
     /// Characters outside the alphabet, after upper-casing.
     pub unknown: u64,
-    /// Those of `unknown` that are not ASCII, a byte that is not UTF-8 counting as one.
+    /// Characters counted in `unknown` that are not ASCII; a byte that is not UTF-8 counts as one.
     pub non_ascii: u64,
     /// Spaces, tabs and stray carriage returns inside sequences.
     pub whitespace: u64,
-    /// Special tokens written out, such as `<mask>`.
+    /// Special tokens that are written out, such as `<mask>`.
     pub special_tokens: u64,
     /// Records whose header has no name.
     pub unnamed: u64,
@@ -245,8 +258,8 @@ impl AddAssign for CleanCounts {
     }
 }
 
-/// The first character of `text` and its length; None and 1 for a byte that begins no UTF-8 character.
-/// `text` must not be empty for the length to mean anything.
+/// Returns the first character of `text` and its length in bytes; `None` and 1 for a byte that
+/// begins no UTF-8 character. The length has no meaning if `text` is empty.
 fn decode(text: &[u8]) -> (Option<char>, usize) {
     let len = match text.first() {
         Some(0..=0x7f) | None => 1,

@@ -1,4 +1,4 @@
-//! The FASTA and FASTQ state machine, over several inputs in order.
+//! The state machine that reads FASTA and FASTQ from several inputs in order.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -9,18 +9,19 @@ use super::tokenizer::esm;
 use super::{Place, Record, SequenceError};
 use crate::system::pause::OnPause;
 
-/// The longest id, in bytes. Headers may be of any length; only the first word is kept.
+/// The most bytes of an id. A header may have any length, because only its first word is kept.
 pub const MAX_ID: usize = 1 << 20;
 
-/// How many bytes of a line that should be a header a message shows.
+/// How many bytes a message shows of a line that should be a header.
 const SHOWN: usize = 20;
 
-/// The reader's bounds.
+/// The limits of the reader.
 #[derive(Debug, Clone)]
 pub struct ReaderOptions {
-    /// The longest sequence, in bytes as written. One record at a time is held in memory.
+    /// The most bytes of a sequence as written. The reader holds one record at a time in memory.
     pub max_sequence: usize,
-    /// Tests set this to move the boundaries at which lines are taken apart; it changes no result.
+    /// The most bytes of a piece of a line. Tests set this to move the boundaries between the
+    /// pieces; it changes no result.
     #[doc(hidden)]
     pub longest_piece: usize,
 }
@@ -34,14 +35,15 @@ impl Default for ReaderOptions {
     }
 }
 
-/// Records of several inputs in order, streamed: memory is two blocks and one record.
+/// Reads the records of several inputs in order, as a stream. It holds two blocks of bytes and one
+/// record in memory.
 ///
-/// After an error the iterator ends.
+/// The iterator ends after an error.
 pub struct SequenceReader {
     inputs: std::vec::IntoIter<Input>,
     options: ReaderOptions,
     current: Option<OpenInput>,
-    /// How many inputs were opened.
+    /// The number of inputs opened so far.
     opened: usize,
     index: u64,
     digests: Vec<InputDigest>,
@@ -52,17 +54,17 @@ pub struct SequenceReader {
 struct OpenInput {
     lines: Lines,
     fastq: bool,
-    /// Records read of this input.
+    /// The number of records read from this input.
     records: u64,
 }
 
 impl SequenceReader {
-    /// Opens nothing yet.
+    /// Makes a reader with the default limits. It opens no input yet.
     pub fn new(inputs: Vec<Input>) -> Self {
         Self::with_options(inputs, ReaderOptions::default())
     }
 
-    /// The same, with other bounds.
+    /// Makes a reader with other limits.
     pub fn with_options(inputs: Vec<Input>, options: ReaderOptions) -> Self {
         Self {
             inputs: inputs.into_iter(),
@@ -76,16 +78,16 @@ impl SequenceReader {
         }
     }
 
-    /// Calls `act` where standard input or a pipe has nothing to read, before waiting for it. Holds for inputs that
-    /// are not open yet.
+    /// Calls `act` when standard input or a pipe has nothing to read, before waiting for it. This
+    /// holds for inputs that are not open yet.
     pub fn on_pause(&mut self, act: OnPause) {
         self.on_pause = Some(act);
     }
 
-    /// Reads one stream that is already open; `name` is what messages call it.
+    /// Reads one stream that is already open; `name` is its name in messages.
     ///
     /// # Errors
-    /// As for any input that cannot be begun.
+    /// The stream cannot be read, or its beginning is neither FASTA nor FASTQ.
     pub fn from_reader(
         name: &str,
         reader: impl Read + Send + 'static,
@@ -99,20 +101,22 @@ impl SequenceReader {
         Ok(this)
     }
 
-    /// The digests of the inputs read to their ends, in order; of all of them once the reader has ended.
+    /// Returns the digests of the inputs that were read to their ends, in order. Once the reader
+    /// has ended, these are all inputs.
     pub fn digests(&self) -> &[InputDigest] {
         &self.digests
     }
 
-    /// Records given out so far.
+    /// Returns the number of records read so far.
     pub fn records(&self) -> u64 {
         self.index
     }
 
-    /// Reads the next record into `record`, reusing its memory; false at the end of the last input.
+    /// Reads the next record into `record` and reuses its memory. Returns false at the end of the
+    /// last input.
     ///
     /// # Errors
-    /// Bad input; the reader has ended then.
+    /// The input is bad. The reader has ended after such an error.
     pub fn next_into(&mut self, record: &mut Record) -> Result<bool, SequenceError> {
         if self.failed {
             return Ok(false);
@@ -177,7 +181,7 @@ impl Iterator for SequenceReader {
 }
 
 impl OpenInput {
-    /// The current place, in the record being read.
+    /// Returns the current position, in the record that is being read.
     fn place(&self, id: &str) -> Place {
         Place {
             file: self.lines.source().name.clone(),
@@ -262,7 +266,7 @@ impl OpenInput {
         }
     }
 
-    /// Skips one blank line; else the beginning of its text, escaped.
+    /// Skips one line if it is blank. Otherwise returns the beginning of its text, escaped.
     fn skip_blank(&mut self) -> Result<Option<String>, SequenceError> {
         let mut start = Vec::new();
         loop {
@@ -288,7 +292,7 @@ impl OpenInput {
         }
     }
 
-    /// The next record; false at the end of this input.
+    /// Reads the next record. Returns false at the end of this input.
     fn read(
         &mut self,
         record: &mut Record,
@@ -349,7 +353,7 @@ impl OpenInput {
         Ok(true)
     }
 
-    /// Reads a header line's first word into the id.
+    /// Reads a header line and keeps its first word as the id.
     fn header(&mut self, record: &mut Record) -> Result<(), SequenceError> {
         let mut id = std::mem::take(&mut record.id).into_bytes();
         id.clear();
@@ -365,7 +369,8 @@ impl OpenInput {
                 text = text.get(1..).unwrap_or_default();
                 marker = false;
             }
-            // Mac text after or before other text: taken as part of the header, its records would vanish.
+            // There is old Mac text before or after other text. If it were taken as part of the
+            // header, its records would vanish.
             if piece.returns > 0 || memchr::memchr(b'\r', text).is_some() {
                 return Err(SequenceError::StrayReturn {
                     place: Place {
@@ -436,7 +441,7 @@ impl OpenInput {
             let joined = record.sequence.len();
             record.sequence.extend_from_slice(piece.bytes);
             if let Some(first) = memchr::memchr(b'>', piece.bytes) {
-                // `<mask>` may stand in a protein; any other '>' is a header that lost its line end.
+                // A protein may hold `<mask>`; any other '>' is a header that lost its line end.
                 let sequence = record.sequence.get(joined + first..).unwrap_or_default();
                 let stray = memchr::memchr_iter(b'>', sequence)
                     .map(|i| joined + first + i)
@@ -465,7 +470,7 @@ impl OpenInput {
         Ok(())
     }
 
-    /// Skips the `+` line and as many quality characters as the sequence has.
+    /// Skips the `+` line and as many quality characters as the sequence has bases.
     fn quality(&mut self, record: &Record) -> Result<(), SequenceError> {
         let fastq = |open: &Self, reason: String| SequenceError::Fastq {
             place: open.place(&record.id),

@@ -1,51 +1,51 @@
-//! The whole input read and checked before hours are spent on it.
+//! Reads and checks the whole input before a job spends hours on it.
 
 use super::{
     Alphabet, CleanCounts, Cleaning, Input, InputDigest, ReaderOptions, Record, SequenceError,
     SequenceReader, clean,
 };
 
-/// How the job will read its records.
+/// The options that the job will read its records with.
 #[derive(Debug, Clone)]
 pub struct ScanOptions {
     /// The model's alphabet.
     pub alphabet: Alphabet,
-    /// Cleaned or kept.
+    /// Whether text is cleaned.
     pub cleaning: Cleaning,
-    /// Whether unclean text is refused.
+    /// Whether unclean text is an error.
     pub strict: bool,
-    /// The reader's bounds.
+    /// The limits of the reader.
     pub reader: ReaderOptions,
 }
 
-/// What stands in the inputs.
+/// A summary of the inputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InputSummary {
-    /// Records.
+    /// The number of records.
     pub records: u64,
-    /// Residues or bases after cleaning.
+    /// The number of residues or bases after cleaning.
     pub residues: u64,
     /// The most residues in one record.
     pub longest: u64,
-    /// What cleaning does to them.
+    /// The counts of the changes that cleaning makes.
     pub counts: CleanCounts,
-    /// One for each input that was read, in order.
+    /// The digests of the inputs that were read, in order.
     pub inputs: Vec<InputDigest>,
-    /// False where an input cannot be read twice (standard input, a pipe) and was left out.
+    /// False if an input was left out because it cannot be read twice (standard input, a pipe).
     pub complete: bool,
 }
 
-/// Reads and checks all inputs that are regular files, keeping nothing. The others can be read only once, by the
-/// job itself, and are left out.
+/// Reads and checks all inputs that are regular files, and keeps nothing of them. Other inputs can
+/// be read only once, by the job itself, and are left out.
 ///
 /// # Errors
-/// The first thing that the job itself would refuse, and a regular file that cannot be opened.
+/// The first error that the job itself would report, and a regular file that cannot be opened.
 pub fn scan(inputs: &[Input], options: &ScanOptions) -> Result<InputSummary, SequenceError> {
     scan_each(inputs, options, |_| {}, |_, _| Ok(()))
 }
 
-/// The same. `read` is shown each record as it was read; `cleaned` is shown it once it is cleaned,
-/// and what cleaning counted in it.
+/// Scans like [`scan`] and shows each record to two callbacks: to `read` as it was read, and to
+/// `cleaned` after cleaning, with the counts of the cleaning.
 ///
 /// # Errors
 /// The errors of [`scan`], and the first error of `cleaned`.
@@ -55,7 +55,7 @@ pub fn scan_each<E: From<SequenceError>>(
     mut read: impl FnMut(&Record),
     mut cleaned: impl FnMut(&Record, &CleanCounts) -> Result<(), E>,
 ) -> Result<InputSummary, E> {
-    // A path that does not exist stays in, for its error.
+    // A path that does not exist is kept, so that opening it gives the error.
     let readable: Vec<Input> = inputs.iter().filter(|i| !only_once(i)).cloned().collect();
     let mut summary = InputSummary {
         records: 0,

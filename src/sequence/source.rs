@@ -1,4 +1,5 @@
-//! Where the bytes come from: files and standard input, decompressed, and hashed as read.
+//! Opens inputs: decompresses files and standard input, and hashes the raw bytes while they are
+//! read.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
@@ -8,22 +9,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::SequenceError;
 use crate::system::pause::{OnPause, Pausing};
 
-/// Large enough that a system call costs nothing beside hashing its bytes.
+/// The most bytes of one raw read: enough that hashing takes far longer than the system call.
 const RAW_BLOCK: usize = 256 * 1024;
-/// What an xz header may ask for; `xz -9` needs 65 MiB.
+/// The most memory in bytes that an xz header may ask for; `xz -9` needs 65 MiB.
 const XZ_MEMORY: u64 = 1 << 30;
 
 /// One input of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// `-`: standard input.
+    /// Standard input, which the user writes as `-`.
     Stdin,
     /// A file, a named pipe or a device.
     Path(PathBuf),
 }
 
 impl Input {
-    /// The name that messages and digests carry: the path as given, or `-`.
+    /// Returns the name for messages and digests: the path as given, or `-`.
     pub fn name(&self) -> Arc<str> {
         match self {
             Self::Stdin => "-".into(),
@@ -43,18 +44,18 @@ impl<P: AsRef<Path> + ?Sized> From<&P> for Input {
     }
 }
 
-/// What an input was, byte for byte, before decompression.
+/// The identity of an input: the size and the hash of its bytes before decompression.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct InputDigest {
     /// The path as given, or `-`.
     pub name: String,
-    /// Bytes as stored.
+    /// The number of bytes as stored.
     pub bytes: u64,
-    /// BLAKE3 of those bytes, 64 hex digits.
+    /// The BLAKE3 hash of these bytes in 64 hex digits.
     pub blake3: String,
 }
 
-/// An open input: decompressed bytes, and the running hash of the raw ones.
+/// An open input. It gives decompressed bytes and hashes the raw bytes.
 pub(super) struct Source {
     pub name: Arc<str>,
     pub compression: Option<&'static str>,
@@ -68,7 +69,8 @@ struct Raw {
     bytes: u64,
 }
 
-/// Hashes what passes through. The decoder owns it, so the state is shared.
+/// A reader that hashes the bytes that pass through it. The decoder owns the reader, so the state
+/// of the hash is shared.
 struct Hashing<R> {
     inner: R,
     raw: Arc<Mutex<Raw>>,
@@ -87,7 +89,8 @@ impl<R: Read> Read for Hashing<R> {
 }
 
 impl Source {
-    /// Of an input that may make its reader wait, `on_pause` is called before it does.
+    /// Opens an input. If reading may have to wait, as for a pipe, `on_pause` is called before it
+    /// waits.
     pub fn open(input: &Input, on_pause: Option<OnPause>) -> Result<Self, SequenceError> {
         let name = input.name();
         let failed = |source| SequenceError::Open {
@@ -100,7 +103,8 @@ impl Source {
                 let file = File::open(path).map_err(failed)?;
                 let kind = file.metadata().map(|m| m.file_type());
                 match kind {
-                    // Opening a directory succeeds; only reading it fails, with a message that says less.
+                    // Opening a directory succeeds. Only reading it fails, with a less helpful
+                    // message.
                     Ok(kind) if kind.is_dir() => {
                         return Err(failed(io::ErrorKind::IsADirectory.into()));
                     }
@@ -112,7 +116,7 @@ impl Source {
         Self::new(name.clone(), reader).map_err(failed)
     }
 
-    /// Looks at the first bytes and puts the right decoder on top.
+    /// Looks at the first bytes of `reader` and puts the right decoder on top of it.
     pub fn new(name: Arc<str>, reader: Box<dyn Read + Send>) -> io::Result<Self> {
         let raw = Arc::new(Mutex::new(Raw::default()));
         let mut reader = BufReader::with_capacity(
@@ -123,7 +127,8 @@ impl Source {
             },
         );
         let mut magic = Vec::with_capacity(6);
-        // A pipe may hand out a byte at a time; `take` reads on until it has six or the end.
+        // A pipe may return one byte at a time; `take` reads on until it has six bytes or the input
+        // ends.
         reader.by_ref().take(6).read_to_end(&mut magic)?;
         let compression = compression_of(&magic);
         let all = Cursor::new(magic).chain(reader);
@@ -136,7 +141,7 @@ impl Source {
         })
     }
 
-    /// One read of decompressed bytes; 0 at the end.
+    /// Reads decompressed bytes once. Returns 0 at the end of the input.
     pub fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.reader.read(buf) {
@@ -146,7 +151,8 @@ impl Source {
         }
     }
 
-    /// The digest of what has been read; of the whole input once `read` has returned 0.
+    /// Returns the digest of the bytes read so far. Once `read` has returned 0, this is the digest
+    /// of the whole input.
     pub fn digest(&self) -> InputDigest {
         let raw = self.raw.lock().unwrap_or_else(PoisonError::into_inner);
         InputDigest {
@@ -157,20 +163,22 @@ impl Source {
     }
 }
 
-/// The compression that a file's first bytes announce.
+/// Returns the compression that the first bytes of a file announce.
 fn compression_of(magic: &[u8]) -> Option<&'static str> {
     match magic {
         [0x1f, 0x8b, ..] => Some("gzip"),
         [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some("bzip2"),
         [0xfd, b'7', b'z', b'X', b'Z', 0x00, ..] => Some("xz"),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("zstd"),
-        // A skippable frame, with which pzstd and seekable zstd files may begin.
+        // A skippable frame, which may be at the start of files from pzstd and of seekable zstd
+        // files.
         [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some("zstd"),
         _ => None,
     }
 }
 
-/// What a file is that is none of ours, where its first bytes tell.
+/// Returns the kind of a file that this program does not read, if the first bytes of the file tell
+/// it.
 pub(super) fn what_else(head: &[u8]) -> Option<&'static str> {
     const KNOWN: [(&[u8], &str); 12] = [
         (b"PK\x03\x04", "a zip archive"),
@@ -193,7 +201,8 @@ pub(super) fn what_else(head: &[u8]) -> Option<&'static str> {
     known.or_else(|| compression_of(head).map(|_| "a file compressed twice"))
 }
 
-/// Every decoder goes on past the first member, stream or frame, to the end of the input.
+/// Puts the decoder for `compression` on top of `raw`. Every decoder continues past the first
+/// member, stream or frame, to the end of the input.
 fn decoder(
     compression: Option<&'static str>,
     raw: impl BufRead + Send + 'static,

@@ -1,8 +1,9 @@
-//! How many files this process may have open.
+//! Limits of this process on open files and on the size of a file.
 
 use std::io;
 
-/// The remedy where the system refuses to open one file more, or to write a larger one.
+/// Returns advice for an error that means too many open files or a file that is too large; `None`
+/// for every other error.
 #[cfg(unix)]
 pub fn hint(error: &io::Error) -> Option<&'static str> {
     use rustix::io::Errno;
@@ -18,14 +19,14 @@ pub fn hint(error: &io::Error) -> Option<&'static str> {
     }
 }
 
-/// None is known here.
+/// Returns `None`: no advice is known on this system.
 #[cfg(not(unix))]
 pub fn hint(_: &io::Error) -> Option<&'static str> {
     None
 }
 
-/// How many more files this process may open, where that is known. What it may have is raised first to
-/// what the system lets it ask for.
+/// Returns how many more files this process may open; `None` where the limit is not known. The soft
+/// limit is first raised to the hard limit.
 #[cfg(unix)]
 pub fn left() -> Option<usize> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -40,12 +41,12 @@ pub fn left() -> Option<usize> {
         }
     }
     let most = usize::try_from(limit.current?).unwrap_or(usize::MAX);
-    // Every entry is an open file; the one that lists them is closed again.
+    // Every entry is an open file. The handle that lists them counts too, but it is closed again.
     let open = std::fs::read_dir("/dev/fd").map_or(16, Iterator::count);
     Some(most.saturating_sub(open.saturating_sub(1)))
 }
 
-/// Not known here.
+/// Returns `None`: the limit is not known on this system.
 #[cfg(not(unix))]
 pub fn left() -> Option<usize> {
     None

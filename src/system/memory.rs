@@ -1,17 +1,17 @@
-//! How much memory this process may still take.
+//! How much memory this process may still allocate.
 
 use std::fmt;
 
-/// What bounds the memory of this process.
+/// The limit that bounds the memory of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
-    /// The address space that `ulimit -v` allows.
+    /// The limit of the address space (`ulimit -v`).
     AddressSpace,
-    /// The data that `ulimit -d` allows.
+    /// The limit of a process's data (`ulimit -d`).
     Data,
-    /// The control group that this process runs in: a container, a batch job.
+    /// The limit of the control group that this process runs in: a container or a batch job.
     ControlGroup,
-    /// What the machine has free.
+    /// The free memory of the machine.
     Machine,
 }
 
@@ -26,16 +26,16 @@ impl fmt::Display for Bound {
     }
 }
 
-/// Memory that may still be taken.
+/// The memory that this process may still allocate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Available {
-    /// Bytes.
+    /// The size in bytes.
     pub bytes: u64,
-    /// By what they are bounded.
+    /// The limit that gives this size.
     pub bound: Bound,
 }
 
-/// A size as people write it.
+/// Formats a number of bytes with one decimal and a binary unit, from KiB to PiB.
 pub fn show(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut size = bytes as f64 / 1024.0;
@@ -47,15 +47,17 @@ pub fn show(bytes: u64) -> String {
     format!("{size:.1} {}", UNITS[unit])
 }
 
-/// The memory that this process may still take, where that is known: the least of what its limits, its
-/// control groups and the machine leave it. File pages that the system would drop count as free, and so
-/// does swap.
+/// Returns the memory that this process may still allocate; `None` where it is not known.
+///
+/// The result is the least of three sizes: the remainder of the process's limits, the remainder of
+/// its control groups, and the free memory of the machine. File pages that the system would drop
+/// count as free, and so does swap.
 #[cfg(target_os = "linux")]
 pub fn available() -> Option<Available> {
     linux::available(std::path::Path::new("/"))
 }
 
-/// Nothing is known here.
+/// Returns `None`: the size is not known on this system.
 #[cfg(not(target_os = "linux"))]
 pub fn available() -> Option<Available> {
     None
@@ -70,7 +72,7 @@ mod linux {
 
     use super::{Available, Bound};
 
-    /// `root` is where `/proc` and `/sys` stand.
+    /// Reads `/proc` and `/sys` below `root`.
     pub(super) fn available(root: &Path) -> Option<Available> {
         let read = |path: &str| fs::read_to_string(root.join(path)).ok();
         let status = read("proc/self/status").unwrap_or_default();
@@ -99,12 +101,12 @@ mod linux {
         known.min_by_key(|a| a.bytes)
     }
 
-    /// `VmSize:   12 kB`, in bytes.
+    /// Returns the value of a field such as `VmSize:   12 kB`, in bytes.
     fn kilobytes(text: &str, field: &str) -> Option<u64> {
         number(text, field)?.checked_mul(1024)
     }
 
-    /// The number after a word at the start of a line.
+    /// Returns the number that follows the word `field` at the start of a line.
     fn number(text: &str, field: &str) -> Option<u64> {
         let mut lines = text.lines().map(str::split_whitespace);
         lines.find_map(|mut words| {
@@ -113,7 +115,8 @@ mod linux {
         })
     }
 
-    /// What is left in the control groups of this process, of version 2 and 1.
+    /// Returns the memory that remains in the control groups of this process, of version 2 and of
+    /// version 1.
     fn control_groups(root: &Path, groups: &str, swap: u64) -> Option<u64> {
         let mut least: Option<u64> = None;
         for line in groups.lines() {
@@ -130,8 +133,9 @@ mod linux {
                 }
                 _ => continue,
             };
-            // A limit of a group holds for those within it. In a container the path may be one that
-            // only the host sees; its own group is then the root of what is mounted.
+            // The limit of a group also holds for the groups inside it. In a container the path may
+            // be visible to the host only; the container's own group is then the root of the
+            // mounted hierarchy.
             for ancestor in Path::new(path).ancestors() {
                 let inside = ancestor.strip_prefix("/").unwrap_or(ancestor);
                 if let Some(bytes) = left(&base.join(inside), swap) {
@@ -150,7 +154,7 @@ mod linux {
         file(group, name)?.trim().parse().ok()
     }
 
-    /// Version 2; `None` where the group has no limit.
+    /// Returns the memory that remains in a group of version 2; `None` if the group has no limit.
     fn unified(group: &Path, swap: u64) -> Option<u64> {
         let most = value(group, "memory.max")?;
         let used = value(group, "memory.current")?;
@@ -163,14 +167,16 @@ mod linux {
                 let used = value(group, "memory.swap.current").unwrap_or(0);
                 swap.min(most.saturating_sub(used))
             }
-            // "max", or no swap in the kernel: then there is none on the machine either.
+            // The value is "max", or the kernel has no swap; in that case the machine has none
+            // either.
             None => swap,
         };
         let kept = used.saturating_sub(dropped);
         Some(most.saturating_sub(kept).saturating_add(swap))
     }
 
-    /// Version 1, which writes a number near 2^63 where there is no limit.
+    /// Returns the memory that remains in a group of version 1, which writes a number near 2^63
+    /// where there is no limit.
     fn first_version(group: &Path, swap: u64) -> Option<u64> {
         let most = value(group, "memory.limit_in_bytes").filter(|n| *n < 1 << 60)?;
         let used = value(group, "memory.usage_in_bytes")?;
@@ -185,7 +191,8 @@ mod linux {
     mod tests {
         use super::*;
 
-        /// A root with these files, and memory for a machine of 8 GiB free without swap.
+        /// Makes a root directory with these files. The machine has 8 GiB free and no swap, unless
+        /// a file says otherwise.
         fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
             let dir = tempfile::tempdir().unwrap();
             let machine = (
@@ -226,7 +233,7 @@ mod linux {
                 ),
             ];
             assert_eq!(found(&within), Some((7700, Bound::ControlGroup)));
-            // In a container the group's own files stand at the root.
+            // In a container, the files of the process's own group are at the root.
             let container = [
                 ("proc/self/cgroup", "0::/../../docker/0123\n"),
                 ("sys/fs/cgroup/memory.max", "5000\n"),

@@ -1,8 +1,8 @@
-//! What the operating system allows this process, and what it tells it: memory, open files, signals,
-//! and whether a pipe has something to read.
+//! Questions to the operating system about this process: its limits on memory and open files, its
+//! signals, and whether a pipe has something to read.
 //!
-//! This room knows nothing of the others. On systems without these calls every question has the
-//! answer "not known".
+//! This module imports no other module of the crate. On systems without these calls, the answer to
+//! every question is "not known".
 
 pub mod files;
 pub mod memory;

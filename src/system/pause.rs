@@ -1,20 +1,21 @@
-//! Whether a pipe has something to read, or its writer pauses.
+//! A reader for pipes that calls a function when the pipe has nothing to read.
 
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What is done while a pipe has nothing to give, before waiting for it. It says whether there is nothing
-/// more to do until something has been read; else it is called again after a moment.
+/// The function to call when a pipe has nothing to read, before waiting for the pipe. It returns
+/// true if it has nothing more to do until something has been read. Otherwise it is called again if
+/// the pipe is still empty 20 ms later.
 pub type OnPause = Arc<Mutex<dyn FnMut() -> bool + Send>>;
 
-/// A pipe that is read, and something to be done when it pauses.
+/// A reader for a pipe that calls a function when the pipe pauses.
 pub struct Pausing<R> {
     inner: R,
     on_pause: Option<OnPause>,
 }
 
 impl<R> Pausing<R> {
-    /// Reads `inner`; without `on_pause` that is all.
+    /// Wraps `inner`. Without `on_pause` it only reads.
     pub fn new(inner: R, on_pause: Option<OnPause>) -> Self {
         Self { inner, on_pause }
     }
@@ -35,7 +36,8 @@ impl<R: Read + std::os::fd::AsFd> Read for Pausing<R> {
     }
 }
 
-/// Without a way to ask, a pipe is read as any file.
+/// This system cannot tell whether a pipe has something to read, so a pipe is read like any other
+/// file.
 #[cfg(not(unix))]
 impl<R: Read> Read for Pausing<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
@@ -43,16 +45,17 @@ impl<R: Read> Read for Pausing<R> {
     }
 }
 
-/// Whether a read would return at once: with bytes, at the end, or with an error. Waits a moment for that.
+/// Whether a read would return at once: with bytes, at the end of the input, or with an error.
+/// Waits up to 20 ms for one of these.
 #[cfg(unix)]
 fn readable(source: &impl std::os::fd::AsFd) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    /// Long enough that a writer at work is not taken for one that pauses.
+    /// This is long enough that a writer at work is not taken for a writer that pauses.
     const MOMENT: Timespec = Timespec {
         tv_sec: 0,
         tv_nsec: 20_000_000,
     };
     let mut asked = [PollFd::new(source, PollFlags::IN)];
-    // Where a signal or an error interrupts the question, reading itself has the answer.
+    // If a signal or an error interrupts the poll, the read that follows gives the answer.
     poll(&mut asked, Some(&MOMENT)).map_or(true, |ready| ready > 0)
 }

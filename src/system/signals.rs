@@ -1,25 +1,25 @@
-//! Signals that have nothing to do with stopping a job (`pipeline/stop.rs` has those).
+//! Signals other than the requests to stop a job, which `pipeline/stop.rs` handles.
 //!
-//! The only `unsafe` of this room stands here: the calls of `sigaction`, and a handler of SIGBUS. The
-//! handler reads atomics and calls `write`, `signal`, `raise` and `_exit`, all of which POSIX
-//! allows in a handler.
+//! This file holds the only `unsafe` code of the module: the calls of `sigaction` and `signal`, and
+//! the handler of SIGBUS. The handler reads atomics and calls `write`, `signal`, `raise` and
+//! `_exit`, and POSIX allows a handler to call these four functions.
 
 use std::path::Path;
 
-/// What a message may have of bytes; the end of a longer path is left out.
+/// The most bytes of a message. The end of a longer path is left out.
 const TEXT: usize = 1024;
 
-/// A region of memory whose pages are those of a file. While it stands, a page of it that cannot be
-/// read ends the program with a message that names the file.
+/// A region of memory that maps a file. While this value exists, reading a page of the region that
+/// cannot be read ends the program with a message that names the file.
 #[derive(Debug)]
 pub struct MappedRegion {
     #[cfg(unix)]
     slot: Option<usize>,
 }
 
-/// What is said when a page of the file cannot be read.
+/// Returns the message to print when a page of the file cannot be read.
 fn message(path: &Path) -> Vec<u8> {
-    // A name may hold anything, a control sequence of the terminal too.
+    // A file name may hold any character, even a control sequence of the terminal.
     let name: String = path.to_string_lossy().escape_debug().collect();
     let end = "can no longer be read: the file was shortened while it was in use, or its disk failed\n\
                hint: restore the file and run the same command again (embed: with --resume; finished shards are kept)\n";
@@ -36,17 +36,17 @@ mod unix {
 
     use super::{MappedRegion, TEXT, message};
 
-    /// The exit code for bad weights: only weights are mapped.
+    /// The exit code for bad weights, because only weights are mapped.
     const LOST: libc::c_int = 4;
-    /// Files that are watched at once; those beyond are mapped all the same.
+    /// The most files that are watched at the same time. Further files are mapped but not watched.
     const SLOTS: usize = 128;
 
     const FREE: u8 = 0;
     const CHANGING: u8 = 1;
     const IN_USE: u8 = 2;
 
-    /// Everything is atomic and nothing is a pointer, so that the handler may read a slot whatever
-    /// other threads do to it.
+    /// One watched region and its message. All fields are atomic and none is a pointer, so the
+    /// handler may read a slot while other threads change it.
     struct Slot {
         state: AtomicU8,
         start: AtomicUsize,
@@ -66,7 +66,7 @@ mod unix {
     }; SLOTS];
 
     impl MappedRegion {
-        /// Watches `bytes`, a mapping of the file at `path`, until this is dropped.
+        /// Watches `bytes`, a mapping of the file at `path`, until the returned value is dropped.
         pub fn watch(bytes: &[u8], path: &Path) -> Self {
             let range = bytes.as_ptr_range();
             let claim = |slot: &Slot| {
@@ -97,39 +97,42 @@ mod unix {
         }
     }
 
-    /// Whether whoever started this program wants it to ignore a signal: `nohup`, or `&` in a script.
+    /// Whether this process ignores `signal` because the program that started it wants this, as
+    /// `nohup` does, or a script that ends a command with `&`.
     pub fn is_ignored(signal: i32) -> bool {
-        // SAFETY: `sigaction` is a plain struct of integers and addresses, for which zeros are valid.
+        // SAFETY: `sigaction` is a plain struct of integers and addresses, and zeros are valid for
+        // all of them.
         let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
-        // SAFETY: without a new action nothing changes, and `now` is there to be written to.
+        // SAFETY: without a new action the call changes nothing, and `now` is valid for writes.
         let asked = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut now) };
         asked == 0 && now.sa_sigaction == libc::SIG_IGN
     }
 
-    /// Makes errors of what would otherwise kill this process without a word: writing beyond
-    /// `ulimit -f` is then a failed write, and a mapped page that cannot be read is told with the
-    /// file's name. To be called once, at the start of a program.
+    /// Turns two signals that would kill this process silently into errors. A write beyond the
+    /// limit of `ulimit -f` fails with an error, and a mapped page that cannot be read ends the
+    /// program with a message that names the file. A program calls this once, at its start.
     pub fn prepare() {
-        // SAFETY: to ignore a signal runs no code of ours.
+        // SAFETY: ignoring a signal runs no code of this program.
         unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-        // SAFETY: as in `is_ignored`.
+        // SAFETY: the reason is the same as in `is_ignored`.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = lost;
         action.sa_sigaction = handler as libc::sighandler_t;
-        // The stack of a thread may be what is gone; Rust gives each thread another for signals.
+        // The stack of the thread may be the memory that is lost; Rust gives each thread a second
+        // stack for signals.
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-        // SAFETY: the handler has the signature that SA_SIGINFO asks for, and does nothing but what
-        // is allowed in one: it reads atomics and calls async-signal-safe functions.
+        // SAFETY: the handler has the signature that SA_SIGINFO requires, and it does only what
+        // POSIX allows in a handler: it reads atomics and calls async-signal-safe functions.
         unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) };
     }
 
-    /// The handler of SIGBUS.
+    /// Handles SIGBUS.
     extern "C" fn lost(
         signal: libc::c_int,
         info: *mut libc::siginfo_t,
         _context: *mut libc::c_void,
     ) {
-        // SAFETY: the system gives a handler with SA_SIGINFO a valid `info`.
+        // SAFETY: the system passes a valid `info` to a handler that has SA_SIGINFO.
         let address = unsafe { (*info).si_addr() } as usize;
         let holds = |slot: &&Slot| {
             slot.state.load(Ordering::Acquire) == IN_USE
@@ -137,8 +140,9 @@ mod unix {
                 && address < slot.end.load(Ordering::Relaxed)
         };
         let Some(slot) = REGIONS.iter().find(holds) else {
-            // Not a page of ours: it ends the program as if there were no handler. The signal is
-            // blocked while this runs, so the raised one arrives when it returns.
+            // The address is in no watched region, so the signal ends the program as if there were
+            // no handler. The signal is blocked while this handler runs, so the raised signal
+            // arrives when the handler returns.
             // SAFETY: both functions are async-signal-safe.
             unsafe {
                 libc::signal(signal, libc::SIG_DFL);
@@ -151,7 +155,7 @@ mod unix {
             *to = from.load(Ordering::Relaxed);
         }
         let length = slot.length.load(Ordering::Relaxed).min(TEXT);
-        // SAFETY: both functions are async-signal-safe, and `text` has `length` bytes at least.
+        // SAFETY: both functions are async-signal-safe, and `text` has at least `length` bytes.
         unsafe {
             libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), length);
             libc::_exit(LOST);
@@ -164,19 +168,19 @@ pub use unix::{is_ignored, prepare};
 
 #[cfg(not(unix))]
 impl MappedRegion {
-    /// There are no such signals here.
+    /// Does nothing, because this system has no such signals.
     pub fn watch(_: &[u8], _: &Path) -> Self {
         Self {}
     }
 }
 
-/// There are no such signals here.
+/// Returns false, because this system has no such signals.
 #[cfg(not(unix))]
 pub fn is_ignored(_: i32) -> bool {
     false
 }
 
-/// There are no such signals here.
+/// Does nothing, because this system has no such signals.
 #[cfg(not(unix))]
 pub fn prepare() {}
 

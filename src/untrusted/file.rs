@@ -1,4 +1,4 @@
-//! Opens regular files only, and tells absence from a fault.
+//! Opens regular files only, and distinguishes an absent file from one that cannot be examined.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
@@ -6,11 +6,12 @@ use std::path::Path;
 
 use super::shown;
 
-/// Whether `path` has an entry in its folder, be it a link that leads nowhere. Only where the system
-/// says that there is none is it absent: what cannot be looked at is no reason to go on without it.
+/// Returns whether `path` has an entry in its folder; a link that leads nowhere counts as an entry.
+/// A path is absent only if the system says so. A path that cannot be examined is an error, since
+/// it is no reason to go on without the file.
 ///
 /// # Errors
-/// Where the system cannot say.
+/// Fails if the system cannot say whether there is an entry.
 pub fn is_there(path: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
@@ -19,11 +20,11 @@ pub fn is_there(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// What stands under `path`, links followed. Of a link that leads nowhere the error says so: "not
-/// found" alone would send a user to look for the link, which is there.
+/// Returns the metadata of the file at `path`, following links. If a link leads nowhere, the error
+/// says so: with "not found" alone, a user would look for the link, which is there.
 ///
 /// # Errors
-/// Where it cannot be looked at.
+/// Fails if the file cannot be examined.
 pub fn metadata(path: &Path) -> io::Result<Metadata> {
     fs::metadata(path).map_err(|error| match fs::read_link(path) {
         Ok(target) if error.kind() == io::ErrorKind::NotFound => {
@@ -34,10 +35,11 @@ pub fn metadata(path: &Path) -> io::Result<Metadata> {
     })
 }
 
-/// Whether `path` is a regular file that is there; absent only as [`is_there`] says.
+/// Returns whether there is a regular file at `path`. The file is absent only in the sense of
+/// [`is_there`].
 ///
 /// # Errors
-/// Where it is there and cannot be looked at, or is no regular file.
+/// Fails if there is an entry that cannot be examined, or that is not a regular file.
 pub fn is_regular(path: &Path) -> io::Result<bool> {
     if !is_there(path)? {
         return Ok(false);
@@ -46,11 +48,11 @@ pub fn is_regular(path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Opens a regular file. Anything else is refused before it is opened, since to open a named pipe
-/// is to wait for whoever writes to it.
+/// Opens a regular file. Any other kind of file is refused before it is opened, since opening a
+/// named pipe waits for a process that writes to it.
 ///
 /// # Errors
-/// Where it is no regular file, or cannot be opened.
+/// Fails if it is not a regular file, or if it cannot be opened.
 pub fn open(path: &Path) -> io::Result<File> {
     check(&metadata(path)?)?;
     let file = File::open(path)?;
@@ -58,10 +60,11 @@ pub fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Reads a regular file of at most `most` bytes; of a longer one its length is the inner error.
+/// Reads a regular file of at most `most` bytes. If the file is longer, the inner error is its
+/// length.
 ///
 /// # Errors
-/// As [`open`], and where it cannot be read.
+/// Fails as [`open`] does, and if the file cannot be read.
 pub fn read(path: &Path, most: u64) -> io::Result<Result<Vec<u8>, u64>> {
     let file = open(path)?;
     let length = file.metadata()?.len();
@@ -69,7 +72,7 @@ pub fn read(path: &Path, most: u64) -> io::Result<Result<Vec<u8>, u64>> {
         return Ok(Err(length));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-    // It may have grown since it was measured.
+    // The file may have grown since its length was read.
     file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
     let read = bytes.len() as u64;
     Ok(if read > most { Err(read) } else { Ok(bytes) })
@@ -78,8 +81,8 @@ pub fn read(path: &Path, most: u64) -> io::Result<Result<Vec<u8>, u64>> {
 /// Reads a regular text file of at most `most` bytes.
 ///
 /// # Errors
-/// As [`open`]; and [`io::ErrorKind::InvalidData`] for what can be no such file: a folder, a named
-/// pipe, a device, a longer file, bytes that are not UTF-8.
+/// Fails as [`open`] does. The error is [`io::ErrorKind::InvalidData`] if this can be no such file:
+/// a folder, a named pipe, a device, a longer file, or bytes that are not UTF-8.
 pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
     let bad = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
     let bytes = match read(path, most) {
@@ -177,7 +180,8 @@ mod tests {
             error.contains("a link to") && error.contains("lost, where nothing is"),
             "{error}"
         );
-        // A file where a folder should be: no answer, and so no absence.
+        // A file stands where a folder should be, so the system gives no answer. That is not
+        // absence.
         assert!(is_there(&at("blob").join("config.json")).is_err());
     }
 }

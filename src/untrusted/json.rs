@@ -1,8 +1,8 @@
-//! JSON with a bound on its values, and no key twice.
+//! Parses JSON with a bound on the number of its values, and refuses repeated keys.
 //!
-//! A value of two bytes in a file takes some hundred in memory, so that a bound on the file's
-//! length alone bounds little. Of a key that stands twice, parsers take the first or the last, and
-//! a file must not mean one thing here and another there.
+//! A value of two bytes in a file takes some hundred bytes in memory, so a bound on the file's
+//! length alone bounds little. If an object has a key twice, some parsers take the first value and
+//! others the last, and a file must not mean one thing here and another thing elsewhere.
 
 use std::cell::Cell;
 use std::fmt;
@@ -12,21 +12,22 @@ use serde_json::{Map, Value};
 
 use super::Shown;
 
-/// Reads one JSON value of at most `most` values, itself and all within it counted.
+/// Reads one JSON value. It may consist of at most `most` values, counting itself and all values
+/// inside it.
 ///
 /// # Errors
-/// Where it is not JSON, a key stands twice in an object, or there are more values.
+/// Fails if the bytes are not JSON, if an object has a key twice, or if there are more values.
 pub fn value(bytes: &[u8], most: usize) -> Result<Value, serde_json::Error> {
     let left = Cell::new(most);
     let bounded = Bounded { left: &left };
     whole(bytes, bounded)
 }
 
-/// Reads one JSON object, of which only the keys in `known` are kept: the others are skipped without
-/// being stored. What is kept has at most `most` values.
+/// Reads one JSON object and keeps only the keys in `known`; other keys are skipped without being
+/// stored. The kept part may consist of at most `most` values.
 ///
 /// # Errors
-/// As [`value`]; also where it is JSON, but no object.
+/// Fails as [`value`] does, and if the JSON value is not an object.
 pub fn object(
     bytes: &[u8],
     known: &[&str],
@@ -46,7 +47,7 @@ fn whole<'de, S: DeserializeSeed<'de>>(
     Ok(value)
 }
 
-/// A value, and how many more there may be.
+/// Reads a value, and counts how many more values there may be.
 #[derive(Clone, Copy)]
 struct Bounded<'a> {
     left: &'a Cell<usize>,
@@ -128,7 +129,7 @@ fn once<E: Error>(object: &Map<String, Value>, key: &str) -> Result<(), E> {
     }
 }
 
-/// An object of which some keys are kept.
+/// Reads an object and keeps some of its keys.
 struct Known<'a> {
     known: &'a [&'a str],
     left: &'a Cell<usize>,

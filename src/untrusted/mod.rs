@@ -1,12 +1,13 @@
-//! What is read from files that somebody else wrote: model files, and the names in sequence files.
+//! Reads files that somebody else wrote: model files, and the names in sequence files.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | [`shown`] | text and numbers out of such files, made fit for a message |
-//! | [`json`] | JSON with a bound on its values, and no key twice |
-//! | [`file`] | opens regular files only, and tells absence from a fault |
+//! | [`shown`] | makes text and numbers from such files fit for a message |
+//! | [`json`] | parses JSON with a bound on the number of its values, and refuses repeated keys |
+//! | [`file`] | opens regular files only, and distinguishes absent files from unreadable ones |
 //!
-//! Everything in here is safe to call with any bytes: memory is bounded by what the caller allows.
+//! Every function of this module is safe to call with any bytes: the caller sets a bound on the
+//! memory.
 
 pub mod file;
 pub mod json;

@@ -1,18 +1,20 @@
-//! Text out of files, made fit for a message.
+//! Makes text from files fit for a message.
 //!
-//! A tensor's name may hold the escape sequences of a terminal, a line end and a forged hint, or
-//! 30 MB. Whatever a message takes from a file goes through this module: it is escaped, so that it
-//! stays on its line and moves no cursor, and it is cut, so that a message stays readable.
+//! A tensor's name may hold the escape sequences of a terminal, a line end and a forged hint, or 30
+//! MB of text. All text that a message takes from a file goes through this module. The text is
+//! escaped, so that it stays on its line and moves no cursor, and it is cut, so that the message
+//! stays readable.
 
 use std::fmt::{self, Write};
 use std::path::Path;
 
-/// Characters of a text that a message shows. The longest name of a tensor in a published model has
-/// 62, and stays whole: its end is what tells it from others.
+/// The most characters of a text that a message shows. The longest tensor name in a published model
+/// has 62 characters and stays whole: its end distinguishes it from other names.
 pub const LONGEST: usize = 80;
-/// Characters of a parser's message, which are mostly the parser's own words.
+/// The most characters of a parser's message that are shown; most of these are the parser's own
+/// words.
 const LONGEST_REASON: usize = 200;
-/// Sizes of a shape that a message shows.
+/// The most sizes of a shape that a message shows.
 const MOST_SIZES: usize = 8;
 
 /// Displays the first [`LONGEST`] characters of a text, escaped as by [`char::escape_debug`].
@@ -32,8 +34,8 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// Escapes what a terminal would act on, and leaves quotes and backslashes as they are: for text
-/// that has its own quotes, and for paths, which a user copies.
+/// Escapes the characters that a terminal would act on, and leaves quotes and backslashes as they
+/// are. It is for text that has its own quotes, and for paths, which users copy.
 fn escape_control(c: char, f: &mut impl Write) -> fmt::Result {
     match c {
         '\'' | '"' | '\\' => f.write_char(c),
@@ -41,7 +43,7 @@ fn escape_control(c: char, f: &mut impl Write) -> fmt::Result {
     }
 }
 
-/// Displays a path, escaped but not cut: its length is the user's own, or bounded by the system.
+/// Displays a path, escaped but not cut: the user chose its length, or the system bounds it.
 #[derive(Debug, Clone, Copy)]
 pub struct ShownPath<'a>(pub &'a Path);
 
@@ -52,18 +54,18 @@ impl fmt::Display for ShownPath<'_> {
     }
 }
 
-/// A path for a message.
+/// Makes a path fit for a message.
 pub fn path<P: AsRef<Path> + ?Sized>(path: &P) -> ShownPath<'_> {
     ShownPath(path.as_ref())
 }
 
-/// Text in its own quotes, such as a JSON value, cut like [`Shown`].
+/// Shows text that has its own quotes, such as a JSON value, and cuts it like [`Shown`].
 pub fn quoted(text: &str) -> String {
     cut(text, LONGEST)
 }
 
-/// What a JSON parser says, whose message may quote a whole string out of the file. Line and column
-/// stay.
+/// Shows the message of a JSON parser. The message is cut, since it may quote a whole string from
+/// the file; the line and the column stay.
 pub fn parser(error: &serde_json::Error) -> String {
     let text = error.to_string();
     if error.line() == 0 {
@@ -87,8 +89,9 @@ fn cut(text: &str, most: usize) -> String {
     shown
 }
 
-/// A whole message for a terminal. Lines stay lines, and nothing is cut: this is the last barrier
-/// before the terminal, for text that no other function of this module has seen.
+/// Escapes a whole message for a terminal. Line ends and tabs stay, and nothing is cut: this is the
+/// last barrier before the terminal, for text that has passed through no other function of this
+/// module.
 pub fn message(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -101,7 +104,7 @@ pub fn message(text: &str) -> String {
     shown
 }
 
-/// A shape, of which a file may give a million sizes.
+/// Shows a shape. Only its first sizes are shown, since a file may give a million sizes.
 pub fn shape(sizes: &[usize]) -> String {
     match sizes.split_at_checked(MOST_SIZES) {
         Some((first, rest)) if !rest.is_empty() => {
@@ -121,7 +124,7 @@ mod tests {
         let name = "x\n\u{1b}[36;1mhint:\u{1b}[0m run: curl";
         let shown = Shown(name).to_string();
         assert_eq!(shown, r"x\n\u{1b}[36;1mhint:\u{1b}[0m run: curl");
-        // The one-byte form of `ESC [`, and what turns the direction of writing.
+        // The one-byte form of `ESC [`, and the character that reverses the direction of writing.
         assert_eq!(Shown("\u{9b}\u{202e}").to_string(), r"\u{9b}\u{202e}");
         assert_eq!(
             Shown("esm.encoder.layer.0").to_string(),

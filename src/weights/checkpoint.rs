@@ -1,4 +1,4 @@
-//! A model's weights, whatever files they come in.
+//! Opens a model's weights, whatever files they are stored in.
 
 use super::identify::{Located, Tensors};
 use super::mapped::{Mapped, Stamp, State};
@@ -17,11 +17,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::{fs, io};
 
-/// A model's weights: mapped files and an index of the tensors in them, checked against the
+/// A model's weights: the mapped files and an index of their tensors, checked against the
 /// architecture.
 ///
-/// Opening one reads headers, and each layer's rotary frequencies. It is cheap to share behind a
-/// reference.
+/// Opening a checkpoint reads headers, and each layer's rotary frequencies. A checkpoint is cheap
+/// to share behind a reference.
 #[derive(Debug)]
 pub struct Checkpoint {
     source: Source,
@@ -31,13 +31,13 @@ pub struct Checkpoint {
     config_path: Option<PathBuf>,
     tokenizer_path: Option<PathBuf>,
     warnings: Vec<String>,
-    /// The other files that [`hash`](Self::hash) may be of, opened before any of them was read.
+    /// The other files that [`hash`](Self::hash) may cover, opened before any file was read.
     beside: Vec<Beside>,
-    /// The hash, once it was taken.
+    /// The hash, once it was computed.
     hash: OnceLock<String>,
 }
 
-/// A file that stands beside the weights.
+/// A file beside the weights, with its state when it was opened.
 #[derive(Debug)]
 struct Beside {
     path: PathBuf,
@@ -53,33 +53,35 @@ impl Beside {
     }
 }
 
-/// Reads a file's first bytes into a hasher, by way of a buffer.
+/// Reads the first bytes of a file (their number is the third argument) into a hasher, through a
+/// buffer.
 type HashFile = fn(&mut blake3::Hasher, &File, u64, &mut Vec<u8>) -> io::Result<()>;
 
-/// A tensor as `inspect` shows it.
+/// The properties of a tensor that `inspect` shows.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct TensorInfo {
-    /// Canonical name.
+    /// The canonical name.
     pub name: String,
-    /// Name as the file has it.
+    /// The name in the file.
     pub stored_name: String,
     /// Number format.
     pub dtype: String,
     /// Row-major shape, outermost first.
     pub shape: Vec<usize>,
-    /// The file it stands in.
+    /// The file that holds the tensor.
     pub file: PathBuf,
-    /// Whether the model is computed with it.
+    /// Whether the model uses the tensor.
     pub used: bool,
 }
 
 impl Checkpoint {
-    /// Opens a Hugging Face folder, a file of tensors (safetensors, `pytorch_model.bin`, fair-esm's
-    /// `.pt`), or the index of a sharded checkpoint, and checks its tensors against the
-    /// architecture, which config.json beside it gives, or else names and shapes.
+    /// Opens a model and checks its tensors against the architecture. `path` is a Hugging Face
+    /// folder, a file of tensors (safetensors, `pytorch_model.bin`, fair-esm's `.pt`), or the index
+    /// of a sharded checkpoint. The architecture comes from the config.json beside the weights, or
+    /// else from the names and shapes of the tensors.
     ///
     /// # Errors
-    /// [`WeightsError`] of every sort but those of writing.
+    /// [`WeightsError`] of every kind except the kinds for writing.
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
         let source = Source::find(path)?;
         let mut beside = Vec::new();
@@ -108,7 +110,7 @@ impl Checkpoint {
                 file: files.len(),
             }));
             files.push(file);
-            // Each file was held to it; all together must be, too.
+            // Each file by itself has kept this limit; all files together must keep it, too.
             if stored.len() > MOST_TENSORS {
                 return Err(WeightsError::Format {
                     path: path.clone(),
@@ -136,7 +138,8 @@ impl Checkpoint {
             }
         }
 
-        // fair-esm's files carry their own settings; a config.json beside them is another model's.
+        // fair-esm's files contain their own settings; a config.json beside them is another
+        // model's.
         let config_path = match naming {
             Naming::HuggingFace => source.beside(config_json::FILE)?,
             Naming::FairEsm => None,
@@ -169,16 +172,16 @@ impl Checkpoint {
         })
     }
 
-    /// The architecture.
+    /// The architecture and sizes.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// A tensor by canonical name: Hugging Face's, without `esm.` or `bert.`.
+    /// Finds a tensor by its canonical name: Hugging Face's name without `esm.` or `bert.`.
     ///
     /// # Errors
-    /// [`WeightsError::Missing`], and [`WeightsError::Unusable`] for one that the model does not
-    /// need and whose format is not read.
+    /// [`WeightsError::Missing`] if there is no such tensor, and [`WeightsError::Unusable`] for a
+    /// tensor that the model does not need and whose format is not read.
     pub fn tensor(&self, canonical: &str) -> Result<Tensor, WeightsError> {
         let Some(located) = self.find(canonical) else {
             return Err(WeightsError::Missing {
@@ -198,7 +201,7 @@ impl Checkpoint {
                 file: Arc::clone(file),
                 range: range.clone(),
             }),
-            // `usable` has just said that it is none of the others.
+            // `usable` has just refused all other cases.
             _ => Err(WeightsError::Missing {
                 tensor: canonical.to_owned(),
                 path: file.path().to_owned(),
@@ -208,13 +211,13 @@ impl Checkpoint {
         }
     }
 
-    /// A tensor by canonical name, if it is there and usable.
+    /// Finds a tensor by its canonical name, if it is there and usable.
     pub fn optional(&self, canonical: &str) -> Option<Tensor> {
         self.find(canonical)?;
         self.tensor(canonical).ok()
     }
 
-    /// A layer's rotary frequencies may stand once for all layers.
+    /// Finds a tensor by its canonical name. Rotary frequencies may be stored once for all layers.
     fn find(&self, canonical: &str) -> Option<&Located> {
         let shared = || {
             let rotary = canonical.ends_with(".attention.self.rotary_embeddings.inv_freq");
@@ -225,17 +228,17 @@ impl Checkpoint {
         self.tensors.get(canonical).or_else(shared)
     }
 
-    /// tokenizer.json beside the weights, if it is there.
+    /// The path of the tokenizer.json beside the weights, if there is one.
     pub fn tokenizer_path(&self) -> Option<PathBuf> {
         self.tokenizer_path.clone()
     }
 
-    /// The config.json that gave the architecture, if one did.
+    /// The path of the config.json that gave the architecture, if one did.
     pub fn config_path(&self) -> Option<&Path> {
         self.config_path.as_deref()
     }
 
-    /// What a user should know although it stops nothing.
+    /// Messages for the user about problems that do not stop the use of the weights.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -245,13 +248,14 @@ impl Checkpoint {
         self.files.iter().map(|f| f.path())
     }
 
-    /// Bytes of all files that hold tensors.
+    /// The size in bytes of all files that hold tensors.
     pub fn total_bytes(&self) -> u64 {
         self.files.iter().map(|f| f.bytes().len() as u64).sum()
     }
 
-    /// Bytes of memory that the model's weights take where they are computed in f32: those of tensors that are stored
-    /// in another format. The others are used where they are mapped.
+    /// The bytes of memory that the model's weights take if they are computed in f32: 4 bytes per
+    /// value of each used tensor that is stored in another format. Tensors in f32 are used where
+    /// they are mapped.
     pub fn converted_bytes(&self) -> u64 {
         let used = layout::expected(&self.config).into_iter();
         let stored = used
@@ -264,7 +268,7 @@ impl Checkpoint {
             .sum()
     }
 
-    /// All tensors of the files, those not used too, in the order of their canonical names with
+    /// All tensors of the files, unused ones included, in the order of their canonical names with
     /// layers in numeric order.
     pub fn tensors(&self) -> Vec<TensorInfo> {
         let used: BTreeMap<String, bool> = layout::expected(&self.config)
@@ -294,13 +298,13 @@ impl Checkpoint {
         all
     }
 
-    /// Compares the checksums that PyTorch's archives keep of their entries with the bytes that stand
-    /// there, and returns how many entries there were: none in safetensors files, which keep no
-    /// checksums. The files are read from start to end.
+    /// Compares the checksums that PyTorch's archives keep of their entries with the bytes of the
+    /// entries, and returns how many entries were compared. safetensors files keep no checksums and
+    /// count as 0 entries. The files are read from start to end.
     ///
     /// # Errors
-    /// [`WeightsError::Read`], and [`WeightsError::Format`] for the first entry that is not what it
-    /// was when it was written.
+    /// [`WeightsError::Read`] if a file cannot be read, and [`WeightsError::Format`] for the first
+    /// entry that does not match its checksum.
     pub fn compare_checksums(&self) -> Result<usize, WeightsError> {
         let mut compared = 0;
         for (number, mapped) in self.files.iter().enumerate() {
@@ -308,7 +312,8 @@ impl Checkpoint {
                 continue;
             }
             let path = mapped.path();
-            // Not through the mapping, so that none of the file stays in this program's memory.
+            // The file is not read through the mapping, so that none of it stays in this program's
+            // memory.
             let file = file::open(path).map_err(WeightsError::read(path))?;
             let file = BufReader::with_capacity(1 << 20, file);
             let corrupt = match torch::compare_checksums(file).map_err(WeightsError::read(path))? {
@@ -344,30 +349,33 @@ impl Checkpoint {
         Ok(compared)
     }
 
-    /// A hash of all that decides the result: the files of weights with their index, config.json
-    /// and tokenizer.json, by file name and content. Hexadecimal BLAKE3.
+    /// Hashes all files that decide the result: the files of weights with their index, config.json
+    /// and tokenizer.json, by file name and content. Returns a BLAKE3 hash in hexadecimal.
     ///
-    /// The files are read from start to end, some MiB at a time, by the threads of the rayon pool that this is called in.
-    /// They are those that were opened, whatever stands under their paths by now.
+    /// The files are read from start to end, some MiB at a time, by the threads of the rayon pool
+    /// in which this is called. They are the files that were opened, whatever their paths lead to
+    /// by now.
     ///
     /// # Errors
-    /// [`WeightsError::Read`], and [`WeightsError::Changed`] where a file is not what it was when the checkpoint was
-    /// opened.
+    /// [`WeightsError::Read`] if a file cannot be read, and [`WeightsError::Changed`] if a file is
+    /// not what it was when the checkpoint was opened.
     pub fn hash(&self) -> Result<String, WeightsError> {
         let hash = self.hash_with(hash::file)?;
-        // These are read by their paths, when the checkpoint is opened and by the tokenizer.
+        // These files are read through their paths, both when the checkpoint is opened and by the
+        // tokenizer, so the paths must still lead to the hashed files.
         for Beside { path, stamp, .. } in self.hashed_beside() {
             let now = Stamp::of(&fs::metadata(path).map_err(WeightsError::read(path))?);
             if stamp.state(&now) == State::Changed {
                 return Err(WeightsError::Changed { path: path.clone() });
             }
         }
-        // Where it was taken before, that one stays.
+        // If the hash was computed before, that hash stays.
         let _ = self.hash.set(hash.clone());
         Ok(hash)
     }
 
-    /// A config.json that was not asked is no part of the model.
+    /// The files beside the weights that the hash covers. A config.json that did not give the
+    /// architecture is no part of the model.
     fn hashed_beside(&self) -> impl Iterator<Item = &Beside> {
         let asked = self.config_path.is_some();
         let is_config = |b: &Beside| b.path.file_name().is_some_and(|n| n == config_json::FILE);
@@ -382,7 +390,8 @@ impl Checkpoint {
         let mut hasher = blake3::Hasher::new();
         let mut buffer = Vec::new();
         for (path, file) in files {
-            // Lengths before contents, so that no two sets of files run together to the same bytes.
+            // Lengths come before contents, so that two different sets of files never hash the same
+            // bytes.
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             hasher.update(&(name.len() as u64).to_le_bytes());
             hasher.update(name.as_bytes());
@@ -400,12 +409,14 @@ impl Checkpoint {
         Ok(hasher.finalize().to_hex().to_string())
     }
 
-    /// Checks that the mapped files still are what they were when they were opened, by size and times; where only
-    /// their names, owners or permissions changed, by their content. To be asked after computing, and before what was
-    /// computed is called a result.
+    /// Checks that the mapped files still are what they were when they were opened. Sizes and times
+    /// are compared; if only a file's name, owner or permissions changed and the checkpoint was
+    /// hashed, its content is hashed again and compared. Call this after computing, and before the
+    /// output counts as a result.
     ///
     /// # Errors
-    /// [`WeightsError::Changed`], and [`WeightsError::Read`].
+    /// [`WeightsError::Changed`] if a file changed, and [`WeightsError::Read`] if a file cannot be
+    /// read.
     pub fn unchanged(&self) -> Result<(), WeightsError> {
         let mut touched = Vec::new();
         for file in &self.files {
@@ -422,7 +433,7 @@ impl Checkpoint {
         let (Some((first, _)), Some(hash)) = (touched.first(), self.hash.get()) else {
             return Ok(());
         };
-        // By this thread alone, since none of a pool may be at hand.
+        // This thread hashes alone, since there may be no pool of threads here.
         if self.hash_with(hash::file_alone)? != *hash {
             return Err(WeightsError::Changed {
                 path: first.path().to_owned(),
@@ -435,13 +446,13 @@ impl Checkpoint {
     }
 }
 
-/// What DNABERT's tokenizer is called.
+/// The file name of DNABERT's tokenizer.
 const TOKENIZER: &str = "tokenizer.json";
 
-/// Reads the index of a weights file of either format, told apart by their first bytes.
+/// Reads the index of a weights file of either format. The first bytes tell which format it is.
 ///
 /// # Errors
-/// Where the bytes are no weights file, or a malformed one.
+/// [`Malformed`] if the bytes are not a weights file, or are a malformed one.
 pub fn read_index(file: &[u8]) -> Result<TorchFile, Malformed> {
     if torch::is_archive(file) || file.starts_with(&[0x80]) && file.get(8) != Some(&b'{') {
         return torch::read_index(file);
@@ -465,7 +476,7 @@ pub fn read_index(file: &[u8]) -> Result<TorchFile, Malformed> {
     })
 }
 
-/// Every tensor that the index promises stands in the file it says.
+/// Checks that every tensor of the index is in the file that the index gives for it.
 fn check_index(source: &Source, stored: &[Located]) -> Result<(), WeightsError> {
     let Some((_, map)) = &source.index else {
         return Ok(());

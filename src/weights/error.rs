@@ -1,4 +1,4 @@
-//! What can be wrong with a model's files.
+//! The errors of reading and writing a model's files.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,8 +7,8 @@ use crate::system::files;
 use crate::untrusted::Shown;
 use crate::untrusted::shown;
 
-/// Why weights could not be read or written. Every message names the file, and the tensor where
-/// there is one; [`WeightsError::hint`] has the remedy.
+/// Why weights could not be read or written. Every message names the file, and the tensor if there
+/// is one; [`WeightsError::hint`] says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// A file could not be opened, mapped or read.
@@ -16,7 +16,7 @@ pub enum WeightsError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error that the system gave.
         source: io::Error,
     },
     /// A file could not be written.
@@ -24,90 +24,90 @@ pub enum WeightsError {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error that the system gave.
         source: io::Error,
     },
-    /// A path leads to no one set of weights.
+    /// A path does not lead to exactly one set of weights.
     #[error("{}: {what}", shown::path(path))]
     NoWeights {
-        /// The folder or file asked for.
+        /// The folder or file that was asked for.
         path: PathBuf,
-        /// What stands there instead.
+        /// What was found there instead.
         what: String,
     },
-    /// A file is not what it should be.
+    /// A file is malformed.
     #[error("{}: {what}", shown::path(path))]
     Format {
         /// The file.
         path: PathBuf,
         /// What is wrong, with the byte offset where there is one.
         what: String,
-        /// The remedy.
+        /// What the user can do about it.
         hint: String,
     },
     /// The architecture is unknown, impossible or not computed here.
     #[error("{}: {what}", shown::path(path))]
     Config {
-        /// The file that says so.
+        /// The file that gives the architecture.
         path: PathBuf,
         /// What is wrong.
         what: String,
-        /// The remedy.
+        /// What the user can do about it.
         hint: String,
     },
     /// A tensor that the architecture needs is in no file.
     #[error("{}: tensor {} is missing, expected shape {}{}", shown::path(path), Shown(tensor), shown::shape(expected), and_more(*.more))]
     Missing {
-        /// Canonical name.
+        /// The canonical name.
         tensor: String,
-        /// The file or folder searched.
+        /// The file or folder that was searched.
         path: PathBuf,
-        /// The shape the architecture gives it.
+        /// The shape that the architecture gives it.
         expected: Vec<usize>,
         /// How many further tensors are missing.
         more: usize,
     },
-    /// A tensor that the architecture has no place for.
+    /// A file has a tensor that the architecture has no place for.
     #[error("{}: tensor {} of shape {} has no place in this model ({model}), which expects no such tensor{}", shown::path(path), Shown(tensor), shown::shape(found), and_more(*.more))]
     Extra {
-        /// Name as the file has it.
+        /// The name in the file.
         tensor: String,
-        /// The file it stands in.
+        /// The file that holds the tensor.
         path: PathBuf,
         /// Its shape.
         found: Vec<usize>,
-        /// The architecture in words.
+        /// The architecture, in words.
         model: String,
         /// How many further tensors have no place.
         more: usize,
     },
-    /// A tensor's shape is not the architecture's.
+    /// A tensor does not have the shape that the architecture gives it.
     #[error("{}: tensor {} has shape {}, expected {}{}", shown::path(path), Shown(tensor), shown::shape(found), shown::shape(expected), and_more(*.more))]
     Shape {
-        /// Name as the file has it.
+        /// The name in the file.
         tensor: String,
-        /// The file it stands in.
+        /// The file that holds the tensor.
         path: PathBuf,
-        /// Its shape there.
+        /// Its shape in the file.
         found: Vec<usize>,
-        /// The shape the architecture gives it.
+        /// The shape that the architecture gives it.
         expected: Vec<usize>,
         /// How many further tensors have a wrong shape.
         more: usize,
     },
-    /// A tensor that is needed is stored in a way that cannot be used.
+    /// A tensor that is asked for is stored in a way that cannot be used.
     #[error("{}: tensor {} {what}", shown::path(path), Shown(tensor))]
     Unusable {
-        /// Name as the file has it.
+        /// The name in the file.
         tensor: String,
-        /// The file it stands in.
+        /// The file that holds the tensor.
         path: PathBuf,
-        /// Why, as the rest of a sentence.
+        /// Why it cannot be used, as the rest of a sentence that begins with the tensor's name.
         what: String,
-        /// The remedy.
+        /// What the user can do about it.
         hint: String,
     },
-    /// Two tensors go by one name.
+    /// Two tensors have the same canonical name.
     #[error(
         "tensor {} stands twice: in {} and in {}",
         Shown(tensor),
@@ -115,11 +115,11 @@ pub enum WeightsError {
         shown::path(second)
     )]
     Twice {
-        /// Canonical name.
+        /// The canonical name.
         tensor: String,
-        /// One file.
+        /// The file of the first tensor.
         first: PathBuf,
-        /// The other, perhaps the same.
+        /// The file of the second tensor, perhaps the same file.
         second: PathBuf,
     },
     /// A file is not what it was when it was opened.
@@ -157,7 +157,7 @@ impl WeightsError {
         move |source| WeightsError::Write { path, source }
     }
 
-    /// What to do about it.
+    /// What the user can do about the error.
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             WeightsError::Read { source, .. } => match source.kind() {

@@ -1,8 +1,9 @@
-//! Rotary frequencies (`inv_freq`), which checkpoints store once a layer.
+//! Checks the rotary frequencies (`inv_freq`), which checkpoints store once per layer.
 //!
-//! Hugging Face's code turns each layer by that layer's own frequencies. All published models have
-//! the same in every layer, and the backends keep one table of angles for all of them: a model whose
-//! layers differ would be computed otherwise than by Hugging Face, and so is refused.
+//! Hugging Face's code rotates queries and keys in each layer by that layer's own frequencies. In
+//! all published models these frequencies are the same in every layer, and the backends keep one
+//! table of angles for all layers. A model whose layers differ would be computed differently here
+//! than by Hugging Face's code, and so it is refused.
 
 use super::WeightsError;
 use super::identify::{Located, Tensors};
@@ -12,8 +13,8 @@ use crate::architecture::{ModelConfig, ModelKind, layout};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Refuses a model whose layers have different frequencies, or some of whose layers have none while
-/// others have.
+/// Refuses a model whose layers have different frequencies, or in which only some layers have
+/// frequencies.
 pub(super) fn check<'a>(
     config: &ModelConfig,
     tensors: &Tensors,
@@ -33,7 +34,7 @@ pub(super) fn check<'a>(
             (None, None) => {}
             (Some(t), Some(expected)) => {
                 let found = values(t, file(t).bytes());
-                // By their bits, so that a NaN is equal to itself.
+                // The bits are compared, so that a NaN is equal to itself.
                 let differs = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits();
                 if let Some(at) = found.iter().zip(expected).position(differs) {
                     let what = format!(
@@ -52,7 +53,7 @@ pub(super) fn check<'a>(
                 return Err(refused(t, file(t).path(), what));
             }
             (None, Some(_)) => {
-                // There is a first one, since its values are.
+                // `first` is there, since `expected` holds its values.
                 let Some(t) = first else { continue };
                 let what = format!(
                     "gives layer 0 rotary frequencies, where layer {layer} has none: layers of \
@@ -74,7 +75,7 @@ fn refused(t: &Located, path: &Path, what: String) -> WeightsError {
     }
 }
 
-/// The values of a tensor that was found usable.
+/// The values of a tensor that was found usable, in f32.
 fn values(t: &Located, file: &[u8]) -> Vec<f32> {
     let mut values = Vec::new();
     if let (StoredDType::Float(dtype), Ok(range)) = (&t.stored.dtype, &t.stored.place) {

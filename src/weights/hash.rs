@@ -1,17 +1,18 @@
-//! Files hashed by all threads of a pool: one alone takes several times as long as a device does to load them.
+//! Hashes files with all threads of a pool: one thread takes several times as long to hash them as
+//! a device takes to load them.
 
 use std::fs::File;
 use std::io;
 
 use rayon::prelude::*;
 
-/// Bytes of a file that are read and hashed together.
+/// Bytes of a file that are read and hashed in one step.
 const HASHED: usize = 32 << 20;
-/// Bytes that a thread reads of them.
+/// Bytes of a step that one thread reads at a time.
 const PIECE: usize = 1 << 20;
 
-/// Hashes the first `length` bytes of an open file, by way of `buffer`, with the threads of the pool
-/// that this is called in.
+/// Hashes the first `length` bytes of an open file with the threads of the pool in which this is
+/// called. `buffer` takes the bytes that are read.
 pub(super) fn file(
     hasher: &mut blake3::Hasher,
     file: &File,
@@ -30,7 +31,7 @@ pub(super) fn file(
     Ok(())
 }
 
-/// The same by the calling thread alone.
+/// Does the same with the calling thread alone.
 pub(super) fn file_alone(
     hasher: &mut blake3::Hasher,
     file: &File,
@@ -47,7 +48,7 @@ pub(super) fn file_alone(
     Ok(())
 }
 
-/// Reads without moving the place at which others read.
+/// Fills `buffer` from byte `start` of a file, without moving the position from which others read.
 #[cfg(unix)]
 pub(super) fn read_at(file: &File, buffer: &mut [u8], start: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, buffer, start)

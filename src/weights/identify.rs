@@ -1,5 +1,5 @@
-//! Which architecture a set of tensors is, from config.json or from the tensors themselves, and
-//! whether the tensors are all there and no others.
+//! Determines the architecture of a set of tensors, from config.json or from the tensors
+//! themselves, and checks that all its tensors are there and no others.
 
 use super::WeightsError;
 use super::stored::{StoredDType, StoredTensor};
@@ -11,11 +11,12 @@ use crate::untrusted::{Shown, shown};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// A tensor with the file it stands in.
+/// A tensor and the file that holds it.
 #[derive(Debug)]
 pub(super) struct Located {
+    /// The tensor as its file describes it.
     pub stored: StoredTensor,
-    /// Index into the checkpoint's files.
+    /// The index of the file in the checkpoint's files.
     pub file: usize,
 }
 
@@ -32,8 +33,8 @@ fn config_error(path: &Path, what: impl Into<String>, hint: &str) -> WeightsErro
     }
 }
 
-/// The architecture, from config.json where there is one and the names are Hugging Face's, else
-/// from names and shapes. `path` is what to name in errors about the tensors.
+/// Determines the architecture: from config.json if there is one and the names are Hugging Face's,
+/// or else from names and shapes. `path` is named in errors about the tensors.
 pub(super) fn determine(
     tensors: &Tensors,
     naming: Naming,
@@ -57,8 +58,8 @@ pub(super) fn determine(
     found
         .validate()
         .map_err(|what| config_error(origin, what, "the file is damaged; download it again"))?;
-    // Each layer has tensors, so more layers than tensors are a mistake; and so large a number of
-    // layers must not make a list of that length below.
+    // Each layer has tensors, so more layers than tensors are a mistake. This check also keeps a
+    // large number of layers from making the list of expected tensors long.
     if found.layers > tensors.len() {
         let what = format!(
             "{} layers cannot be made of {} tensors",
@@ -74,7 +75,7 @@ pub(super) fn determine(
     Ok(found)
 }
 
-/// The architecture that the names alone speak for.
+/// The architecture that the names alone indicate.
 fn kind_of_names(tensors: &Tensors) -> Option<ModelKind> {
     if tensors.contains_key("encoder.layer.0.attention.self.Wqkv.weight") {
         Some(ModelKind::Dnabert)
@@ -141,7 +142,7 @@ fn infer(
         .iter()
         .find_map(|name| tensors.get(name)?.stored.shape.first().copied());
     let by_frequencies = frequencies
-        // A shape may give any number here, if another of its sizes is 0.
+        // A shape may have any number here if another of its sizes is 0.
         .and_then(|n| n.checked_mul(2))
         .filter(|width| *width > 0 && hidden.is_multiple_of(*width))
         .map(|width| hidden / width);
@@ -193,8 +194,9 @@ fn layer_number(name: &str) -> Option<usize> {
         .ok()
 }
 
-/// Holds the tensors against the architecture: every one that is needed is there, in its shape and
-/// a usable format, and there is none without a place.
+/// Checks the tensors against the architecture: every needed tensor is there, in its shape and in a
+/// usable format, and there is no tensor without a place. `file` gives the file of a tensor; errors
+/// about missing tensors name `root`.
 pub(super) fn check(
     config: &ModelConfig,
     tensors: &Tensors,
@@ -264,7 +266,7 @@ pub(super) fn check(
     Ok(())
 }
 
-/// Whether a tensor can be read at all.
+/// Checks that a tensor can be read at all.
 pub(super) fn usable(t: &Located, path: &Path) -> Result<(), WeightsError> {
     let (what, hint) = match (&t.stored.dtype, &t.stored.place) {
         (StoredDType::Other(..), _) => (

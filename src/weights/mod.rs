@@ -1,18 +1,25 @@
-//! Mapped files to named tensors.
+//! Turns mapped weight files into named, checked tensors.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `checkpoint` | a model's weights, whatever files they come in: [`Checkpoint`] |
-//! | `source` | from a path to the files |
-//! | `safetensors`, `torch` | the two formats: where in a file which tensor lies |
-//! | `names`, [`layout`], `architecture` | canonical names; the tensors an architecture consists of; the check |
-//! | [`config_json`], `frequencies` | config.json; rotary frequencies, the same in all layers |
-//! | `mapped`, `tensor` | mapped files, tensors in them, the only `unsafe` |
-//! | `summary` | what `inspect` shows |
-//! | [`random`], [`mod@write`] | seeded random models; safetensors written as a stream |
+//! | `checkpoint` | opens a model's weights, whatever files they are stored in: [`Checkpoint`] |
+//! | `source` | finds the files behind a path |
+//! | `safetensors`, `torch` | read the two formats: where in a file each tensor lies |
+//! | `stored` | describes the tensors of a file, whatever its format |
+//! | `identify` | determines the architecture and checks the tensors against it |
+//! | `frequencies` | checks that all layers have the same rotary frequencies |
+//! | `mapped`, `tensor` | mapped files and the tensors in them; all `unsafe` code is in `mapped` |
+//! | `hash` | hashes files with all threads of a pool |
+//! | `summary` | gathers what `inspect` shows |
+//! | [`random`], [`mod@write`] | write seeded random models, and safetensors files as a stream |
+//! | `error` | [`WeightsError`] |
 //!
-//! Files are not trusted: what is malformed is an error with file, place and remedy, and no pickle
-//! is executed. [`read_index`], [`check_pickle`] and [`pickle_text`] are what the fuzzers drive.
+//! Canonical names, the tensors of each architecture and config.json are in
+//! [`crate::architecture`].
+//!
+//! Files are not trusted. A malformed file is an error that names the file, the place and the
+//! remedy, and no pickle is executed. The fuzzers call [`read_index`], [`check_pickle`] and
+//! [`pickle_text`].
 
 mod checkpoint;
 mod error;

@@ -1,33 +1,34 @@
-//! Seeded random models, of any size, written in bounded memory.
+//! Writes seeded random models of any size, in bounded memory.
 //!
 //! # The algorithm
-//! Every value is a function of (seed, tensor name, index) alone, so that any tensor can be made
-//! by itself, in parallel, in any order, on any machine, with the same bits:
+//! Every value is a function of (seed, tensor name, index) alone. Any tensor can therefore be made
+//! by itself, in parallel, in any order and on any machine, with the same bits:
 //!
 //! - the tensor's key is `mix(mix(seed) ^ fnv1a64(canonical name))`, where `mix` is splitmix64's
 //!   finaliser;
 //! - value `i` takes the 64 bits `mix(key + (i + 1) * 0x9e3779b97f4a7c15)`, splitmix64's `i`-th
 //!   output;
-//! - their four 16-bit words are added and the sum is centred and divided by its standard
-//!   deviation: a near-normal value n of mean 0 and deviation 1 within ±3.47, free of any function
-//!   whose rounding differs between machines.
+//! - the four 16-bit words of these bits are added, and the sum is centred and divided by its
+//!   standard deviation: this gives a near-normal value n of mean 0 and deviation 1 within ±3.47,
+//!   without any function whose rounding differs between machines.
 //!
-//! n then becomes, by the tensor's role:
+//! The role of the tensor then decides which value is made of n:
 //!
 //! | role | value |
 //! |---|---|
 //! | matrix `[out, in]` | n / sqrt(in) |
 //! | bias, LayerNorm bias | 0.1 n |
-//! | LayerNorm gain | 1 + 0.1 n, four times that in every 100th channel |
-//! | embedding | 0.3 n, six times that in every 100th channel |
+//! | LayerNorm gain | 1 + 0.1 n; four times this value in every 100th channel |
+//! | embedding | 0.3 n; six times this value in every 100th channel |
 //! | rotary frequency i | 1 / 10000^(2 i / head_dim), rounded through f16 as in published ESM-2 |
 //!
 //! "Every 100th channel" starts at `key % min(100, width)`, so that each such tensor has at least
-//! one outlier channel. Values are computed in f32 and then rounded to the format asked for. The
-//! rotary frequencies are always stored in f32: in bf16 they would turn far positions by radians.
+//! one outlier channel. Values are computed in f32 and then rounded to the requested format. The
+//! rotary frequencies are always stored in f32: rounded to bf16, they would turn far positions by
+//! radians.
 //!
-//! LayerNorm gains and biases, biases and outliers are what real models have and what zeros and
-//! ones would hide mistakes behind; activations stay of order 1 to 100 through 48 layers.
+//! Real models have LayerNorm gains and biases, linear biases and outlier channels, and zeros and
+//! ones in their place would hide mistakes. Activations stay of order 1 to 100 through 48 layers.
 
 use super::WeightsError;
 use super::write::{Planned, SafetensorsWriter, file_rank, write_file};
@@ -42,17 +43,18 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Values made before they are written: 16 MiB of f32 at most, whatever the model's size.
+/// Values that are made before they are written: at most 16 MiB of f32, whatever the model's size.
 const BLOCK: usize = 1 << 22;
-/// Values one task makes.
+/// Values that one parallel task makes.
 const TASK: usize = 1 << 16;
 
-/// Which random model to write.
+/// The random model to write.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RandomSpec {
     /// Its architecture and sizes.
     pub config: ModelConfig,
-    /// Tensor bytes at most in one file, a single larger tensor excepted; `None` for one file.
+    /// The most bytes of tensors in one file, which only a single larger tensor may exceed; `None`
+    /// for one file.
     pub max_shard_bytes: Option<u64>,
 }
 
@@ -68,12 +70,13 @@ impl From<ModelConfig> for RandomSpec {
 /// Writes a random model as a Hugging Face folder: config.json, model.safetensors (or shards with
 /// model.safetensors.index.json) and, for DNABERT, a made-up tokenizer.json.
 ///
-/// ESM-2 tensors have the prefix `esm.`, DNABERT's have none, as published. Files of the same names
-/// are replaced: ask [`standing_model`] first where that may not be.
+/// As in the published models, ESM-2's tensors have the prefix `esm.` and DNABERT's have none.
+/// Files of the same names are replaced: call [`standing_model`] first if they must not be.
 ///
 /// # Errors
-/// [`WeightsError::Spec`] for impossible sizes, [`WeightsError::Write`], also if `dir` already holds
-/// weights that would be taken for this model's.
+/// [`WeightsError::Spec`] for impossible sizes, [`WeightsError::Read`] if `dir` cannot be examined,
+/// and [`WeightsError::Write`] if a file cannot be written or if `dir` already holds weights that
+/// would be taken for this model's.
 pub fn write_random(
     spec: &RandomSpec,
     seed: u64,
@@ -127,13 +130,13 @@ pub fn write_random(
             weight_map.insert(planned.name.clone(), file.clone().into());
         }
     }
-    // The index comes last: without it the shards are no model.
+    // The index is written last: without it, the shards are not a model.
     let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
     write_file(&dir.join(entry), &pretty(&index))
 }
 
-/// The values of one tensor, from value `first` on. The same (seed, name, index) is always the same
-/// value; see the module's description.
+/// Fills `out` with the values of one tensor, starting at its value `first`. The same (seed, name,
+/// index) always gives the same value; the module's description has the algorithm.
 pub fn fill(tensor: &Expected, config: &ModelConfig, seed: u64, first: usize, out: &mut [f32]) {
     let key = mix(mix(seed) ^ fnv1a64(tensor.name.as_bytes()));
     let width = tensor.shape.last().copied().unwrap_or(1).max(1);
@@ -160,21 +163,22 @@ pub fn fill(tensor: &Expected, config: &ModelConfig, seed: u64, first: usize, ou
     }
 }
 
-/// splitmix64's finaliser (Steele, Lea, Flood 2014).
+/// The finaliser of splitmix64 (Steele, Lea, Flood 2014).
 fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
 }
 
+/// The 64-bit FNV-1a hash (Fowler, Noll, Vo).
 fn fnv1a64(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, &b| {
         (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
 
-/// The sum of four uniform 16-bit words, centred, over its standard deviation
-/// sqrt(4 (65536^2 - 1) / 12).
+/// A near-normal value of mean 0 and deviation 1: the sum of four uniform 16-bit words, centred and
+/// divided by its standard deviation, sqrt(4 (65536^2 - 1) / 12).
 fn normal(bits: u64) -> f32 {
     let sum = (bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) + (bits >> 48);
     (sum as i32 - 2 * 65535) as f32 * (1.0 / 37_837.227)
@@ -182,7 +186,8 @@ fn normal(bits: u64) -> f32 {
 
 type Shard<'a> = Vec<(&'a Expected, Planned)>;
 
-/// Splits the tensors, in order, into files of at most `limit` bytes, and orders each file.
+/// Splits the tensors, in order, into files of at most `limit` bytes of tensors, and sorts the
+/// tensors of each file by [`file_rank`].
 fn shards<'a>(tensors: &'a [Expected], prefix: &str, dtype: DType, limit: u64) -> Vec<Shard<'a>> {
     let mut shards = Vec::new();
     let mut shard: Shard = Vec::new();
@@ -246,11 +251,11 @@ fn write_shard(
     writer.finish()
 }
 
-/// A file in `dir` that belongs to a model, if there is one: what [`write_random`] would replace, or
-/// what would be another model's beside the new one's.
+/// Finds a file in `dir` that belongs to a model, if there is one: [`write_random`] would replace
+/// this file, or it would be another model's file beside the new model.
 ///
 /// # Errors
-/// [`WeightsError::Read`] where the folder is there and cannot be listed.
+/// [`WeightsError::Read`] if the folder is there and cannot be listed.
 pub fn standing_model(dir: &Path) -> Result<Option<PathBuf>, WeightsError> {
     const ENDS: [&str; 5] = [
         ".safetensors",
@@ -268,7 +273,8 @@ pub fn standing_model(dir: &Path) -> Result<Option<PathBuf>, WeightsError> {
     use std::io::ErrorKind::{NotADirectory, NotFound};
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        // There is none yet, or none can be made, which making it says better.
+        // There is no folder yet, or none can be made; the attempt to make it gives the better
+        // error.
         Err(error) if matches!(error.kind(), NotFound | NotADirectory) => return Ok(None),
         Err(error) => return Err(WeightsError::read(dir)(error)),
     };
@@ -281,8 +287,8 @@ pub fn standing_model(dir: &Path) -> Result<Option<PathBuf>, WeightsError> {
     Ok(names.first().map(|name| dir.join(name)))
 }
 
-/// Removes the file that makes a folder a model, before any other file is replaced: what is left by
-/// a program that is stopped in the middle must not be read as a model of old and new parts.
+/// Removes the file that makes a folder a model, before any other file is replaced. A program that
+/// is stopped in the middle must not leave a folder that is read as a model of old and new parts.
 fn retire(entry: &Path) -> Result<(), WeightsError> {
     match fs::remove_file(entry) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -292,8 +298,8 @@ fn retire(entry: &Path) -> Result<(), WeightsError> {
     }
 }
 
-/// A folder with both one file and shards is read as the one file; so neither is written beside the
-/// other.
+/// Refuses to write one file of weights beside shards, or shards beside one file: a folder that has
+/// both is read as the one file.
 fn refuse_other_weights(dir: &Path, sharded: bool) -> Result<(), WeightsError> {
     let other = match sharded {
         true => "model.safetensors",
@@ -314,9 +320,9 @@ fn refuse_other_weights(dir: &Path, sharded: bool) -> Result<(), WeightsError> {
     })
 }
 
-/// A byte-pair tokenizer over ACGT with DNABERT-S's special tokens and template, its words not
-/// learned but listed: all 2-mers, all 4-mers out of two of them, then 3-mers, 5-mers and 6-mers,
-/// as far as `vocab` reaches.
+/// Makes a byte-pair tokenizer over ACGT with DNABERT-S's special tokens and template. Its words
+/// are not learned but listed: all 2-mers, all 4-mers (each merged from two 2-mers), then 3-mers,
+/// 5-mers and 6-mers, as far as `vocab` reaches.
 fn made_up_tokenizer(vocab: usize) -> Vec<u8> {
     const SPECIAL: [&str; 5] = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"];
     let mers = |k: usize| {

@@ -1,8 +1,8 @@
-//! The header of a safetensors file.
+//! Reads the header of a safetensors file.
 //!
-//! Read here and not with the `safetensors` crate, which adds up a malicious file's offsets until
-//! they overflow (0.8.0; a panic where overflow is checked), and whose errors do not say which tensor
-//! is wrong.
+//! The `safetensors` crate (0.8.0) is not used for this. It adds up a malicious file's offsets
+//! until they overflow, which is a panic where overflow is checked, and its errors do not say which
+//! tensor is wrong.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -20,14 +20,16 @@ use crate::dtype::DType;
 use crate::untrusted::Shown;
 use crate::untrusted::shown;
 
-/// The format's own limit.
+/// The longest header that the format allows, in bytes.
 const LONGEST_HEADER: u64 = 100_000_000;
+/// Bytes before the header, which hold its length.
 const PREFIX: usize = 8;
 
-/// Reads the header of a whole safetensors file.
+/// Reads the header of a safetensors file, and returns the tensors in the order of their data.
+/// `file` is the whole file.
 ///
 /// # Errors
-/// Where the header is malformed, or does not describe exactly the bytes that follow it.
+/// [`Malformed`] if the header is malformed, or does not describe exactly the bytes that follow it.
 pub fn read_header(file: &[u8]) -> Result<Vec<StoredTensor>, Malformed> {
     let (length, rest) = file.split_first_chunk::<PREFIX>().ok_or_else(|| {
         Malformed::damaged(format!(
@@ -89,8 +91,8 @@ pub fn read_header(file: &[u8]) -> Result<Vec<StoredTensor>, Malformed> {
                 )));
             }
         }
-        // The end of the last tensor is compared with the file's below, and the others lie before
-        // it, so that no sum here can overflow once that has passed.
+        // The end of the last tensor is compared with the file's end below, and the other tensors
+        // lie before it. Once that check has passed, no sum here can have overflowed.
         let place = data_start.saturating_add(start)..data_start.saturating_add(end);
         tensors.push(StoredTensor {
             name,
@@ -109,7 +111,8 @@ pub fn read_header(file: &[u8]) -> Result<Vec<StoredTensor>, Malformed> {
     Ok(tensors)
 }
 
-/// An unknown format is one more that this program does not read, not a malformed file.
+/// The number format of this name. A file with an unknown format is not malformed: the format is
+/// only one more that this program does not read.
 fn dtype(name: &str) -> StoredDType {
     match name {
         "F32" => StoredDType::Float(DType::F32),
@@ -140,7 +143,7 @@ struct Info {
     data_offsets: (usize, usize),
 }
 
-/// A format by its name, of which nothing is kept.
+/// A number format, read from its name. Nothing of the name is kept.
 struct Format(StoredDType);
 
 impl<'de> Deserialize<'de> for Format {
@@ -159,7 +162,8 @@ impl<'de> Deserialize<'de> for Format {
     }
 }
 
-/// A shape, which takes four times as many bytes here as it may in the file.
+/// A shape. Its length is bounded, since it takes four times as many bytes here as it may take in
+/// the file.
 struct Shape(Vec<usize>);
 
 impl<'de> Deserialize<'de> for Shape {
@@ -304,7 +308,8 @@ mod tests {
 
     #[test]
     fn sizes_that_only_overflow_together_are_refused() {
-        // Each tensor's number of bits fits; the sum with the header's length does not.
+        // The number of bits of each tensor fits in a usize; the sum with the header's length does
+        // not.
         let each = (1usize << 61) - 1;
         let mut header = String::from("{");
         for i in 0..8 {

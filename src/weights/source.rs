@@ -1,4 +1,4 @@
-//! From a path to the files of one checkpoint.
+//! Finds the files of one checkpoint behind a path.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -13,21 +13,23 @@ use super::WeightsError;
 use super::stored::fitting_name;
 use crate::untrusted::{Shown, file, shown};
 
-/// The longest index that is read. That of ESM-2 15B has 130 kB; the bound on tensors applies too.
+/// The longest index that is read, in bytes. The index of ESM-2 15B has 130 kB. The bound on the
+/// number of tensors applies too.
 const LONGEST_INDEX: u64 = 8 << 20;
-/// Bytes of a file's name, beyond which no file system here has one.
+/// The longest name of a file, in bytes: no file system here has a longer one.
 const LONGEST_FILE_NAME: usize = 255;
 
 /// The files of one checkpoint.
 #[derive(Debug)]
 pub(super) struct Source {
-    /// The folder that holds them.
+    /// The folder that holds the files.
     pub folder: PathBuf,
-    /// What the user would call the checkpoint: the folder, the file or the index.
+    /// The path by which the user names the checkpoint: the folder, the file or the index.
     pub root: PathBuf,
-    /// The files with tensors, in the order of their names.
+    /// The files that hold tensors, in the order of their names.
     pub files: Vec<PathBuf>,
-    /// The index of a sharded checkpoint, with the file it gives each tensor.
+    /// The path of a sharded checkpoint's index, and the file name that the index gives for each
+    /// tensor.
     pub index: Option<(PathBuf, BTreeMap<String, String>)>,
 }
 
@@ -68,11 +70,11 @@ impl Source {
         })
     }
 
-    /// A file beside the weights, if it is there.
+    /// The path of a file beside the weights, if the file is there.
     ///
     /// # Errors
-    /// Where it is there and is no regular file, or cannot be looked at: a link into a cache that has
-    /// lost the file is not the same as no file.
+    /// Fails if the file is there but is not a regular file, or if it cannot be examined: a link
+    /// into a cache that has lost the file is not the same as no file.
     pub fn beside(&self, name: &str) -> Result<Option<PathBuf>, WeightsError> {
         let path = self.folder.join(name);
         let there = file::is_regular(&path).map_err(WeightsError::read(&path))?;
@@ -80,8 +82,8 @@ impl Source {
     }
 }
 
-/// The one set of weights in a folder. Where a folder has the same weights in several formats, the
-/// first of these is taken.
+/// Finds the one set of weights in a folder. If a folder has the same weights in several formats,
+/// the first name of this list is taken.
 fn in_folder(folder: &Path) -> Result<PathBuf, WeightsError> {
     const KNOWN: [&str; 4] = [
         "model.safetensors",
@@ -90,7 +92,8 @@ fn in_folder(folder: &Path) -> Result<PathBuf, WeightsError> {
         "pytorch_model.bin.index.json",
     ];
     for path in KNOWN.iter().map(|name| folder.join(name)) {
-        // One that cannot be looked at must not give way to another format's weights.
+        // A file that cannot be examined is an error: it must not give way to weights in another
+        // format.
         if file::is_regular(&path).map_err(WeightsError::read(&path))? {
             return Ok(path);
         }
@@ -142,7 +145,8 @@ struct Index {
     weight_map: WeightMap,
 }
 
-/// From tensors to names of files, no tensor twice and no more of them than a model can have.
+/// A map from the names of tensors to the names of files. No tensor occurs twice, and there are no
+/// more tensors than a model can have.
 struct WeightMap(BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for WeightMap {
@@ -204,7 +208,7 @@ fn weight_map(path: &Path) -> Result<BTreeMap<String, String>, WeightsError> {
     Ok(weight_map.0)
 }
 
-/// Reads a JSON file of a model, unless it is longer than such a file can be.
+/// Reads a JSON file of a model, which may have at most `longest` bytes.
 pub(super) fn read_json(path: &Path, longest: u64) -> Result<Vec<u8>, WeightsError> {
     let read = file::read(path, longest).map_err(WeightsError::read(path))?;
     read.map_err(|length| WeightsError::Format {

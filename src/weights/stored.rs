@@ -1,16 +1,16 @@
-//! What a file says about its tensors, whatever the file's format.
+//! Describes the tensors of a file, whatever the file's format.
 
 use std::ops::Range;
 
 use crate::dtype::DType;
 use crate::untrusted::Shown;
 
-/// The most tensors that the files of one model may have. ESM-2 15B has 781, and a checkpoint with
-/// the state of its training a few times as many. Each takes some 500 bytes here, and may take 50 in
-/// a file.
+/// The most tensors that the files of one model may have. ESM-2 15B has 781 tensors, and a
+/// checkpoint with the state of its training has a few times as many. Each tensor takes some 500
+/// bytes in memory, and may take only 50 bytes in a file.
 pub(super) const MOST_TENSORS: usize = 1 << 16;
-/// The longest name of a tensor, in bytes. Published ones have at most 70; a name is kept three
-/// times, and a pickle can use one again and again at 4 bytes each.
+/// The longest name of a tensor, in bytes. Published names have at most 70 bytes. A name is kept
+/// three times, and a pickle can use one name again and again at 4 bytes per use.
 pub(super) const LONGEST_NAME: usize = 1000;
 /// The most dimensions of a tensor: PyTorch allows no more.
 pub(super) const MOST_DIMENSIONS: usize = 64;
@@ -18,18 +18,19 @@ pub(super) const MOST_DIMENSIONS: usize = 64;
 /// A tensor as its file describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredTensor {
-    /// Name as the file has it.
+    /// The name in the file.
     pub name: String,
     /// Its number format.
     pub dtype: StoredDType,
     /// Row-major shape, outermost first.
     pub shape: Vec<usize>,
-    /// Where in the file its values lie, row-major and without gaps, or why there is no such place.
+    /// The bytes of the file that hold its values, row-major and without gaps, or the reason why
+    /// there is no such range, as the rest of a sentence.
     pub place: Result<Range<usize>, String>,
 }
 
 impl StoredTensor {
-    /// Number of values; 0 if that overflows, which the readers exclude.
+    /// The number of values; 0 if the product of the sizes overflows, which the readers exclude.
     pub fn values(&self) -> usize {
         element_count(&self.shape).unwrap_or(0)
     }
@@ -38,14 +39,14 @@ impl StoredTensor {
 /// The number format of a stored tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoredDType {
-    /// One that weights are read from.
+    /// A format that weights are read from.
     Float(DType),
-    /// Another one, by name, and its bytes a value where a value has whole bytes.
+    /// Another format: its name, and its bytes per value if a value has whole bytes.
     Other(&'static str, Option<usize>),
 }
 
 impl StoredDType {
-    /// Bytes a value, where a value has whole bytes.
+    /// Bytes per value, if a value has whole bytes.
     pub fn size(self) -> Option<usize> {
         match self {
             StoredDType::Float(dtype) => Some(dtype.size()),
@@ -63,12 +64,12 @@ impl std::fmt::Display for StoredDType {
     }
 }
 
-/// Why bytes are no weights file: the message without the file's name, and the remedy.
+/// Why bytes are not a weights file: the message without the file's name, and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Malformed {
     /// What is wrong, with the byte offset where there is one.
     pub what: String,
-    /// The remedy.
+    /// What the user can do about it.
     pub hint: String,
 }
 
@@ -80,16 +81,16 @@ impl Malformed {
         }
     }
 
-    /// Damage, for which there is one remedy.
+    /// An error for damaged bytes, for which there is one remedy.
     pub(super) fn damaged(what: impl Into<String>) -> Self {
         Self::new(what, "the file is damaged or incomplete; download it again")
     }
 }
 
-/// Whether a file may have one more tensor of this name, after `before` others.
+/// Checks that a file may have one more tensor of this name, after `before` others.
 ///
 /// # Errors
-/// A clause that says why not.
+/// The error is a clause that says why it may not.
 pub(super) fn fitting_name(name: &str, before: usize) -> Result<(), String> {
     if name.len() > LONGEST_NAME {
         return Err(format!(
@@ -106,7 +107,7 @@ pub(super) fn fitting_name(name: &str, before: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// The product of a shape's sizes, `None` if it overflows.
+/// The product of a shape's sizes, or `None` if it overflows.
 pub(super) fn element_count(shape: &[usize]) -> Option<usize> {
     shape
         .iter()

@@ -1,4 +1,4 @@
-//! What `inspect` shows of a checkpoint.
+//! Gathers what `inspect` shows of a checkpoint.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,29 +12,31 @@ use crate::architecture::layout;
 use crate::untrusted::Shown;
 use crate::untrusted::shown;
 
-/// A checkpoint's architecture, tensors, formats and size. Displays as a table, and serialises.
+/// A checkpoint's architecture, tensors, formats and size. It is displayed as a table, and can be
+/// serialised.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Summary {
     /// The architecture.
     pub config: ModelConfig,
     /// Width of an attention head.
     pub head_dim: usize,
-    /// Parameters of the architecture, without rotary frequencies and other tasks' heads.
+    /// Number of parameters of the architecture, without rotary frequencies and the heads of other
+    /// tasks.
     pub parameters: u64,
-    /// Bytes of the files that hold tensors.
+    /// Size in bytes of the files that hold tensors.
     pub bytes: u64,
-    /// These files.
+    /// The files that hold tensors.
     pub files: Vec<PathBuf>,
-    /// How many of the tensors in use are stored in each format.
+    /// How many of the used tensors are stored in each number format.
     pub dtypes: BTreeMap<String, usize>,
-    /// What a user should know.
+    /// Messages for the user about problems that do not stop the use of the weights.
     pub warnings: Vec<String>,
-    /// All tensors, also those not used.
+    /// All tensors, unused ones included.
     pub tensors: Vec<TensorInfo>,
 }
 
 impl Summary {
-    /// Gathers what there is to show; reads no tensor's values.
+    /// Gathers the summary of a checkpoint, without reading any tensor's values.
     pub fn of(checkpoint: &Checkpoint) -> Self {
         let config = checkpoint.config().clone();
         let tensors = checkpoint.tensors();
@@ -87,7 +89,7 @@ impl fmt::Display for Summary {
         for warning in &self.warnings {
             writeln!(f, "warning: {warning}")?;
         }
-        // Names and shapes are the file's, which may not write on the terminal.
+        // Names and shapes come from the file, whose text must not act on the terminal.
         let shown_names = self.tensors.iter().map(|t| Shown(&t.name).to_string());
         let names: Vec<String> = shown_names.collect();
         let width = names.iter().map(String::len).max().unwrap_or(0);

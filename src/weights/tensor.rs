@@ -1,4 +1,4 @@
-//! A tensor in a mapped file.
+//! Gives access to the values of tensors in mapped files.
 
 use std::ops::{Deref, Range};
 use std::path::Path;
@@ -16,17 +16,18 @@ pub struct Tensor {
     pub(super) dtype: DType,
     pub(super) shape: Vec<usize>,
     pub(super) file: Arc<Mapped>,
-    /// Lies within the file; checked when the file was opened.
+    /// The bytes of its values. The range lies within the file, which was checked when the file was
+    /// opened.
     pub(super) range: Range<usize>,
 }
 
 impl Tensor {
-    /// Canonical name.
+    /// The canonical name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The format it is stored in.
+    /// The number format in which the values are stored.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
@@ -46,12 +47,12 @@ impl Tensor {
         self.range.is_empty()
     }
 
-    /// The file it lies in.
+    /// The path of the file that holds the tensor.
     pub fn file(&self) -> &Path {
         self.file.path()
     }
 
-    /// Its values as stored, little-endian, possibly unaligned.
+    /// The values as they are stored: little-endian, possibly unaligned.
     pub fn bytes(&self) -> &[u8] {
         self.file
             .bytes()
@@ -59,7 +60,8 @@ impl Tensor {
             .unwrap_or_default()
     }
 
-    /// Its values in f32: where they lie in the file if they are aligned f32, else converted.
+    /// The values in f32. Values that are stored as aligned f32 are used where they are mapped,
+    /// other values are converted.
     pub fn to_f32(&self) -> F32Data {
         if self.dtype == DType::F32 && as_f32(self.bytes()).is_some() {
             return F32Data::Mapped {
@@ -72,12 +74,12 @@ impl Tensor {
         F32Data::Owned(values)
     }
 
-    /// Goes through all values once, `most` at a time, in order; `visit` gets the index of the first
-    /// and the values. They are read from the file and not through the mapping, so that passing over
-    /// a large checkpoint leaves none of it in this program's memory.
+    /// Visits all values once, in order, at most `most` values at a time. `visit` gets the index of
+    /// the first value and the values. They are read from the file and not through the mapping, so
+    /// that visiting a large checkpoint leaves none of it in this program's memory.
     ///
     /// # Errors
-    /// [`WeightsError::Read`], and what `visit` returns.
+    /// [`WeightsError::Read`] if the file cannot be read, and the errors that `visit` returns.
     pub fn for_each_block<E: From<WeightsError>>(
         &self,
         most: usize,
@@ -100,17 +102,17 @@ impl Tensor {
     }
 }
 
-/// f32 values, in a mapped file or in memory of their own.
+/// Values in f32, in a mapped file or in memory of their own.
 #[derive(Debug, Clone)]
 pub enum F32Data {
-    /// In a mapped file: aligned, little-endian, not copied.
+    /// The values are in a mapped file: aligned, little-endian, not copied.
     Mapped {
         /// The file.
         file: Arc<Mapped>,
-        /// Where in it.
+        /// The bytes of the file that hold the values.
         range: Range<usize>,
     },
-    /// Converted from another format, or copied for alignment.
+    /// The values were converted from another format, or copied for alignment.
     Owned(Vec<f32>),
 }
 
@@ -129,7 +131,7 @@ impl Deref for F32Data {
     }
 }
 
-/// Values that a model is made of: in the format they are stored in, or made in f32.
+/// The values of a parameter, in the format in which they are stored or in f32.
 #[derive(Debug, Clone)]
 pub enum Weight {
     /// A tensor of a checkpoint.
@@ -152,7 +154,7 @@ impl Weight {
         self.len() == 0
     }
 
-    /// Its values in f32, without a copy where they are that.
+    /// The values in f32. Values that are mapped as aligned f32 are not copied.
     pub fn to_f32(&self) -> F32Data {
         match self {
             Weight::Stored(tensor) => tensor.to_f32(),

@@ -1,7 +1,8 @@
-//! safetensors files written as a stream: the header first, then one tensor's bytes after another.
+//! Writes safetensors files as a stream: first the header, then the bytes of one tensor after
+//! another.
 //!
-//! A file is written beside its final name, synced and then renamed, so that under its final name
-//! it is always whole.
+//! A file is written under a temporary name beside its final name, synced and then renamed, so that
+//! the file under the final name is always whole.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -15,7 +16,7 @@ use crate::dtype::DType;
 /// A tensor that is going to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Planned {
-    /// The name it gets.
+    /// The name that it gets in the file.
     pub name: String,
     /// Its number format.
     pub dtype: DType,
@@ -35,12 +36,13 @@ impl Planned {
     }
 }
 
-/// The rank to sort a file's tensors by, stably: wider formats come first, so that each is aligned.
+/// The rank by which a file's tensors are sorted, with a stable sort: wider formats come first, so
+/// that each tensor is aligned.
 pub fn file_rank(tensor: &Planned) -> impl Ord + use<> {
     std::cmp::Reverse(tensor.dtype.size())
 }
 
-/// A safetensors file in the making.
+/// Writes one safetensors file.
 #[derive(Debug)]
 pub struct SafetensorsWriter {
     out: Replacement,
@@ -49,13 +51,13 @@ pub struct SafetensorsWriter {
 }
 
 impl SafetensorsWriter {
-    /// Begins `path` with the header for `tensors`, whose bytes are to follow in this order.
+    /// Begins the file `path` with the header for `tensors`, whose bytes must follow in this order.
     ///
     /// # Errors
-    /// [`WeightsError::Write`].
+    /// [`WeightsError::Write`] if the file cannot be written.
     pub fn create(path: &Path, tensors: &[Planned]) -> Result<Self, WeightsError> {
         let mut header = Map::new();
-        // transformers refuses a file that does not say which framework its layout is.
+        // transformers refuses a file that does not say for which framework it is laid out.
         header.insert("__metadata__".into(), json!({"format": "pt"}));
         let mut end = 0u64;
         for t in tensors {
@@ -67,7 +69,7 @@ impl SafetensorsWriter {
             header.insert(t.name.clone(), entry);
         }
         let mut header = Value::Object(header).to_string().into_bytes();
-        // The data starts at a multiple of 8, which keeps f32 aligned in a mapping.
+        // The data start at a multiple of 8 bytes, which keeps f32 aligned in a mapping.
         header.resize(header.len().next_multiple_of(8), b' ');
         let mut out = Replacement::create(path)?;
         out.write(&(header.len() as u64).to_le_bytes())?;
@@ -82,7 +84,7 @@ impl SafetensorsWriter {
     /// Appends bytes of the planned tensors.
     ///
     /// # Errors
-    /// [`WeightsError::Write`].
+    /// [`WeightsError::Write`] if the file cannot be written.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), WeightsError> {
         self.written += bytes.len() as u64;
         self.out.write(bytes)
@@ -91,7 +93,8 @@ impl SafetensorsWriter {
     /// Syncs the file and gives it its final name.
     ///
     /// # Errors
-    /// [`WeightsError::Write`], also if not exactly the planned bytes were written.
+    /// [`WeightsError::Write`] if the file cannot be synced or renamed, or if the number of bytes
+    /// written is not the planned number.
     pub fn finish(self) -> Result<(), WeightsError> {
         if self.written != self.planned {
             let what = format!(
@@ -104,17 +107,18 @@ impl SafetensorsWriter {
     }
 }
 
-/// Writes a small file beside its final name, syncs and renames it.
+/// Writes a small file under a temporary name beside its final name, syncs it and renames it.
 ///
 /// # Errors
-/// [`WeightsError::Write`].
+/// [`WeightsError::Write`] if the file cannot be written.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), WeightsError> {
     let mut out = Replacement::create(path)?;
     out.write(bytes)?;
     out.finish()
 }
 
-/// A file written under another name until it is whole; dropped unfinished, it leaves nothing.
+/// A file that is written under another name until it is whole. If it is dropped unfinished, it
+/// leaves nothing behind.
 #[derive(Debug)]
 struct Replacement {
     file: Option<BufWriter<File>>,
@@ -125,7 +129,7 @@ struct Replacement {
 impl Replacement {
     fn create(path: &Path) -> Result<Self, WeightsError> {
         let mut name = path.file_name().unwrap_or_default().to_owned();
-        // The process id keeps two writers of one name apart.
+        // The process id keeps two writers of the same name apart.
         name.push(format!(".{}.partial", std::process::id()));
         let beside = path.with_file_name(name);
         let file = File::create(&beside).map_err(WeightsError::write(path))?;
@@ -165,14 +169,14 @@ impl Replacement {
 impl Drop for Replacement {
     fn drop(&mut self) {
         if let Some(file) = self.file.take() {
-            // `into_parts` and not a plain drop, which would write the rest of the buffer first.
+            // `into_parts` discards the buffer; a plain drop would write the rest of it first.
             drop(file.into_parts());
             let _ = fs::remove_file(&self.beside);
         }
     }
 }
 
-/// Makes a rename last: on Unix it is the folder that holds it.
+/// Makes a rename durable. On Unix the folder holds the name, so the folder is synced.
 fn sync_folder(path: &Path) -> io::Result<()> {
     if cfg!(unix)
         && let Some(folder) = path.parent()

@@ -1,4 +1,4 @@
-//! `weights-tools convert`: any supported input to one safetensors file.
+//! `weights-tools convert`: converts any supported input to one safetensors file.
 
 use std::collections::HashSet;
 use std::fs;
@@ -16,14 +16,15 @@ use seqstream::weights::{Checkpoint, Tensor};
 
 use crate::{DTypeArg, Failure, size};
 
-/// Values converted at a time: 4 MiB of f32.
+/// Values that are converted at a time: 4 MiB of f32.
 const BLOCK: usize = 1 << 20;
 
 /// Convert a model to one safetensors file, with config.json and tokenizer.json beside it.
 ///
-/// Tensors get Hugging Face's names. With --dtype the error that the rounding introduces is printed.
-/// Rotary frequencies stay in f32, in which they are exact: in bf16 they would turn far positions by
-/// radians. Heads for other tasks are kept; tables that the architecture does not read are left out.
+/// Tensors get Hugging Face's names. With --dtype, the error that the rounding introduces is
+/// printed. Rotary frequencies stay in f32, in which they are exact: in bf16 they would turn far
+/// positions by radians. Heads for other tasks are kept; tables that the architecture does not read
+/// are left out.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -32,17 +33,18 @@ Examples:
 pub struct Args {
     /// A model folder, a .safetensors, .bin or fair-esm .pt file, or an index
     path: PathBuf,
-    /// The file to write; its folder is made if need be
+    /// The file to write; its folder is made if it does not exist
     #[arg(long, value_name = "FILE.safetensors")]
     out: PathBuf,
     /// Replace that file, and config.json and tokenizer.json beside it, if they are there
     #[arg(long)]
     force: bool,
-    /// Round the weights to this format [default: as they are]
+    /// Round the weights to this format [default: keep the stored format]
     #[arg(long, value_enum)]
     dtype: Option<DTypeArg>,
 }
 
+/// Converts the model, as the arguments say.
 pub fn run(args: Args) -> Result<(), Failure> {
     let checkpoint = Checkpoint::open(&args.path)?;
     for warning in checkpoint.warnings() {
@@ -84,7 +86,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     }
     checkpoint.unchanged()?;
     writer.finish()?;
-    // What was written must be a model again.
+    // The file that was written must open as a model again.
     Checkpoint::open(out)?;
 
     let bytes: u64 = planned.iter().map(Planned::bytes).sum();
@@ -113,10 +115,10 @@ pub fn run(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether the file that stands under `out` may be replaced.
+/// Checks that the existing file `out` may be replaced.
 fn replaceable(checkpoint: &Checkpoint, out: &Path, force: bool) -> Result<(), Failure> {
     let real = |path: &Path| fs::canonicalize(path).map_err(|e| Failure::read(path, e));
-    // A link that leads nowhere is no file to be converted, and replacing it needs --force.
+    // A link that leads nowhere is not a file to be converted, and replacing it needs --force.
     if file::metadata(out).is_ok() {
         let target = real(out)?;
         for path in checkpoint.files() {
@@ -135,7 +137,7 @@ fn replaceable(checkpoint: &Checkpoint, out: &Path, force: bool) -> Result<(), F
     ))
 }
 
-/// The tensors to write, each with its new name and format, in the order of the file.
+/// Lists the tensors to write, each with its new name and format, in the order of the file.
 fn plan(checkpoint: &Checkpoint, dtype: Option<DType>) -> Vec<(Tensor, Planned)> {
     let prefix = match checkpoint.config().kind {
         ModelKind::Esm2 => "esm.",
@@ -146,7 +148,7 @@ fn plan(checkpoint: &Checkpoint, dtype: Option<DType>) -> Vec<(Tensor, Planned)>
         .map(|e| e.name)
         .collect();
     let known: HashSet<String> = names.iter().cloned().collect();
-    // Each layer gets rotary frequencies of its own, where older Hugging Face releases look for them.
+    // Each layer gets its own rotary frequencies, where older Hugging Face releases look for them.
     let others = checkpoint.tensors().into_iter().map(|t| t.name);
     names.extend(others.filter(|n| !known.contains(n) && n != layout::SHARED_INV_FREQ));
 
@@ -195,7 +197,8 @@ fn plan(checkpoint: &Checkpoint, dtype: Option<DType>) -> Vec<(Tensor, Planned)>
     plan
 }
 
-/// config.json and tokenizer.json stand beside the new weights, replacing others only if told to.
+/// Writes config.json and tokenizer.json beside the new weights. Files of other models are replaced
+/// only with `force`.
 fn copy_beside(
     checkpoint: &Checkpoint,
     folder: &Path,
@@ -216,7 +219,7 @@ fn copy_beside(
     }
     for (name, bytes) in files {
         let path = folder.join(name);
-        // What cannot be read may be anything, and is not replaced unasked.
+        // A file that cannot be read may be anything, and is not replaced without `force`.
         if !force && file::is_there(&path).map_err(|e| Failure::read(&path, e))? {
             let same = file::read(&path, bytes.len() as u64);
             if same.map_err(|e| Failure::read(&path, e))? == Ok(bytes) {
@@ -236,7 +239,7 @@ fn copy_beside(
     Ok(())
 }
 
-/// How far converted values lie from the original ones.
+/// How far the converted values lie from the original values.
 #[derive(Default)]
 struct Deviation {
     largest: f64,
@@ -282,7 +285,7 @@ fn convert(
                 );
                 return Err(Failure::bad_weights(what, "choose --dtype bf16, which has the range of f32"));
             }
-            // A value that is not finite stays what it is; `verify` is there to find it.
+            // A value that is not finite stays as it is; `verify` finds such values.
             let error = if original.is_finite() { f64::from(converted) - f64::from(original) } else { 0.0 };
             deviation.largest = deviation.largest.max(error.abs());
             deviation.squared_error += error * error;

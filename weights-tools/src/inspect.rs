@@ -1,4 +1,4 @@
-//! `weights-tools inspect`: what a model is made of.
+//! `weights-tools inspect`: shows what a model consists of.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use crate::Failure;
 
 /// Show a model's architecture, tensors, formats and size.
 ///
-/// Only headers are read, so that this is quick for a model of any size.
+/// Only headers are read, so this is quick for a model of any size.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -23,6 +23,7 @@ pub struct Args {
     json: bool,
 }
 
+/// Prints the summary of a model.
 pub fn run(args: Args) -> Result<(), Failure> {
     let summary = Summary::of(&Checkpoint::open(&args.path)?);
     let text = match args.json {
@@ -32,7 +33,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         ),
         false => summary.to_string(),
     };
-    // A reader that has seen enough, such as `head`, closes the pipe; that is no failure.
+    // A reader that has seen enough, such as `head`, closes the pipe; that is not a failure.
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::output(error)),
         _ => Ok(()),

@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// A format of weights, as an option's value.
+/// A number format of weights, as the value of an option.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum DTypeArg {
     /// IEEE single precision
@@ -72,8 +72,8 @@ impl From<DTypeArg> for DType {
     }
 }
 
-/// Starts the threads that hash, check and make values; without this their first use would end the program where
-/// they cannot be had.
+/// Starts the threads that hash, check and make values. Without this call, the first use of these
+/// threads would end the program if they cannot be started.
 fn start_threads() -> Result<(), Failure> {
     let started = rayon::ThreadPoolBuilder::new().build_global();
     started.map_err(|e| {
@@ -82,7 +82,7 @@ fn start_threads() -> Result<(), Failure> {
     })
 }
 
-/// Why a subcommand failed, with the exit code that says which sort of failure it was.
+/// Why a subcommand failed, with the exit code that tells the kind of failure.
 pub struct Failure {
     message: String,
     hint: Option<String>,

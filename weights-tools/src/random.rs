@@ -1,4 +1,4 @@
-//! `weights-tools random`: a seeded random model, streamed to disk.
+//! `weights-tools random`: writes a seeded random model to disk as a stream.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -14,11 +14,11 @@ use seqstream::weights::random::write_random;
 
 use crate::{DTypeArg, Failure, size};
 
-/// Make a random model of a true architecture, reproducible from its seed.
+/// Make a random model of a real architecture, reproducible from its seed.
 ///
-/// The weights are random but not trivial: LayerNorm gains and biases, biases and outlier channels
-/// are all there. They are streamed to disk, so a 15B model (60 GB) needs no more memory than an 8M
-/// one. The result is a Hugging Face folder.
+/// The weights are random but not trivial: LayerNorm gains and biases, linear biases and outlier
+/// channels are all there. They are streamed to disk, so a 15B model (60 GB) needs no more memory
+/// than an 8M model. The result is a Hugging Face folder.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -47,7 +47,7 @@ pub struct Args {
     /// Rows of the embedding table [default: 33 or 4096]
     #[arg(long, requires = "kind")]
     vocab: Option<usize>,
-    /// The seed; with the sizes it decides every bit
+    /// The seed; together with the sizes it decides every bit
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Format of the weights
@@ -59,7 +59,7 @@ pub struct Args {
     /// The folder to write
     #[arg(long)]
     out: PathBuf,
-    /// Replace a model that stands there
+    /// Replace a model that is already there
     #[arg(long)]
     force: bool,
 }
@@ -70,6 +70,7 @@ enum Kind {
     Dnabert,
 }
 
+/// Makes the model, as the arguments say.
 pub fn run(args: Args) -> Result<(), Failure> {
     let config = config(&args)?;
     crate::start_threads()?;
@@ -113,7 +114,7 @@ fn config(args: &Args) -> Result<ModelConfig, Failure> {
             )
         });
     }
-    // clap has seen to it that the three stand wherever `kind` does.
+    // clap requires these three options wherever `kind` is given.
     let (layers, hidden, heads) = (
         args.layers.unwrap_or(0),
         args.hidden.unwrap_or(0),

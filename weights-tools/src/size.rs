@@ -1,6 +1,9 @@
-//! Byte counts, as people write and read them.
+//! Parses and shows byte counts as people write and read them.
 
 /// Parses `2GB`, `500MB`, `1.5GiB` or a bare number of bytes.
+///
+/// # Errors
+/// The error is a clause that says what is wrong with the text.
 pub fn parse(text: &str) -> Result<u64, String> {
     let split = text
         .find(|c: char| c.is_ascii_alphabetic())
@@ -26,7 +29,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
     }
 }
 
-/// 1234567 as `1.23 MB`.
+/// Shows a byte count with a decimal unit: 1234567 as `1.23 MB`.
 pub fn show(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
     if bytes < 1000 {

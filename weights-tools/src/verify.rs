@@ -1,4 +1,4 @@
-//! `weights-tools verify`: hash, shapes, finite values.
+//! `weights-tools verify`: checks a model's shapes, values and checksums, and prints its hash.
 
 use std::path::PathBuf;
 
@@ -8,14 +8,14 @@ use seqstream::weights::{Checkpoint, WeightsError};
 
 use crate::Failure;
 
-/// Values read at a time: 16 MiB of f32.
+/// Values that are read at a time: 16 MiB of f32.
 const BLOCK: usize = 1 << 22;
 
-/// Check a model: every tensor there and in its shape, every value finite, every checksum that the
-/// files hold; and print its hash.
+/// Check a model (every tensor is there and has its shape, every value is finite, every checksum in
+/// the files is right) and print its hash.
 ///
 /// The hash covers the weights with their index, config.json and tokenizer.json. PyTorch's files
-/// (.bin, .pt) hold a checksum of each of their parts; safetensors files hold none. The files are
+/// (.bin, .pt) hold a checksum for each of their parts; safetensors files hold none. The files are
 /// read once for the hash, once for the checksums and once for the values, in small pieces.
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -29,6 +29,7 @@ pub struct Args {
     path: PathBuf,
 }
 
+/// Checks the model and prints its hash.
 pub fn run(args: Args) -> Result<(), Failure> {
     crate::start_threads()?;
     let checkpoint = Checkpoint::open(&args.path)?;

@@ -1,11 +1,12 @@
-//! Softmax attention within each sequence of a packed batch, without the score matrix.
+//! Computes softmax attention within each sequence of a packed batch, without the score matrix.
 //!
-//! The online softmax of FlashAttention (Dao et al. 2022). A task is one head of one sequence (of
-//! a run of queries, where the sequence is long). The lanes of a vector are queries: a block of
-//! queries, two vectors wide, meets the keys one after the other, so that maxima, exponentials
-//! and sums go down the lanes and nothing is ever reduced across them, nor masked. Queries and
-//! keys are packed transposed, and rotated as such. Blocks are counted from the sequence's first
-//! token, so a sequence's bits do not depend on where in the batch it stands.
+//! The algorithm is the online softmax of FlashAttention (Dao et al. 2022). A task is one head of
+//! one sequence, or of a run of queries where the sequence is long. The lanes of a vector are
+//! queries: a block of queries, two vectors wide, is combined with one key after the other. Maxima,
+//! exponentials and sums are therefore computed per lane, and nothing is ever reduced across lanes
+//! or masked. Queries and keys are packed transposed, and rotated in that form. Blocks are counted
+//! from the first token of the sequence, so the bits of a sequence do not depend on its position in
+//! the batch.
 
 use super::Cpu;
 use super::matrix::{Matrix, Tiles};
@@ -16,20 +17,21 @@ use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Keys of one softmax block: its scores take 16 KiB of L1.
+/// Keys per softmax block. The scores of a block take 16 KiB of L1.
 const KEY_BLOCK: usize = 128;
-/// Keys of one chain of sums, which bounds its rounding as in `gemm.rs`.
+/// Keys per chain of sums, which bounds the chain's rounding error as in `gemm.rs`.
 const CHAIN: usize = 64;
-/// Values are padded to a multiple of this many head columns: of every register tile's in p·v.
+/// Values are padded to a multiple of this many head columns, which is a multiple of the width of
+/// every register tile in p·v.
 const HEAD_TILE: usize = 8;
-/// Keys that are packed together, a multiple of every key tile.
+/// Number of keys that are packed together, which is a multiple of every key tile.
 const PANEL: usize = 64;
-/// Queries of a task: long sequences are cut, so that one keeps all cores busy, at the price of
-/// packing the keys once more a task (a 1/QUERY_RUN share of the work).
+/// Queries per task. Long sequences are cut, so that one sequence keeps all cores busy. Every task
+/// packs the keys anew, which is a 1/QUERY_RUN share of the work.
 const QUERY_RUN: usize = 1024;
 
-/// cos and sin of position times frequency, transposed so that vectors run along the positions:
-/// [head_dim / 2, stride] each, of which `positions` columns are in use.
+/// The cosines and sines of position times frequency, transposed so that vectors run along the
+/// positions. Each array is `[head_dim / 2, positions]`.
 #[derive(Default)]
 pub(super) struct RotaryTable {
     inv_freq: Vec<f32>,
@@ -39,13 +41,13 @@ pub(super) struct RotaryTable {
 }
 
 impl RotaryTable {
-    /// Makes the table reach `positions`. Angles are taken in f64: in f32 the product alone would
-    /// be off by 6e-5 at position 1000.
+    /// Extends the table to `positions` positions if it is shorter. Angles are computed in f64,
+    /// because in f32 the product alone would be off by 6e-5 at position 1000.
     fn prepare(&mut self, inv_freq: &[f32], positions: usize) {
         if self.inv_freq == inv_freq && self.positions >= positions {
             return;
         }
-        // Whole panels, with room to grow.
+        // The table holds whole panels, with capacity for longer sequences.
         let positions = positions.next_power_of_two().max(2 * 64);
         let angles = || {
             inv_freq
@@ -59,18 +61,18 @@ impl RotaryTable {
     }
 }
 
-/// One task's memory, kept by each worker.
+/// The memory of one task, which each worker keeps.
 #[derive(Default)]
 struct Scratch {
-    /// Queries, scaled and rotated, transposed: [head_dim, stride].
+    /// The queries, scaled, rotated and transposed: `[head_dim, stride]`.
     q: Vec<f32>,
-    /// Keys, rotated, transposed in panels: [panels][head_dim][PANEL].
+    /// The keys, rotated and transposed in panels: `[panels][head_dim][PANEL]`.
     k: Vec<f32>,
-    /// Values: [keys, padded head_dim].
+    /// The values: `[keys, padded head_dim]`.
     v: Vec<f32>,
-    /// [KEY_BLOCK, block of queries]
+    /// The scores: `[KEY_BLOCK, block of queries]`.
     scores: Vec<f32>,
-    /// [padded head_dim, block of queries]
+    /// The weighted sums of values: `[padded head_dim, block of queries]`.
     out: Vec<f32>,
 }
 
@@ -78,14 +80,14 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// A head of a sequence, for a run of its queries.
+/// One head of a sequence, for a run of its queries.
 struct Task {
     sequence: Range<usize>,
     queries: Range<usize>,
     head: usize,
 }
 
-/// `out[t, h] = softmax(q·kᵀ·scale + position)·v`; `out` has its size already.
+/// Computes `out[t, h] = softmax(q·kᵀ·scale + position)·v`. `out` has its size already.
 pub(super) fn attention(
     cpu: &Cpu,
     table: &mut RotaryTable,
@@ -116,7 +118,7 @@ pub(super) fn attention(
             }
         }
     }
-    // Longest first: the short ones fill the gaps at the end.
+    // The longest tasks come first, and the short ones fill the gaps at the end.
     tasks.sort_by_key(|t| std::cmp::Reverse(t.queries.len() * t.sequence.len()));
     let dst = out.tiles();
     let table = &*table;
@@ -149,8 +151,8 @@ impl WithSimd for Run<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // 32 vector registers hold a tile of 8 keys (or head columns) by 2 vectors of queries, 16
-        // hold one of 4.
+        // With 32 vector registers, a tile of 8 keys (or head columns) by 2 vectors of queries
+        // fits; with 16 registers, a tile of 4.
         if S::F32_LANES >= 16 {
             self.run::<S, 8>(simd)
         } else {
@@ -159,7 +161,7 @@ impl WithSimd for Run<'_> {
     }
 }
 
-/// Grows a buffer; what it held is lost.
+/// Grows a buffer; its old contents are lost.
 fn reserve(v: &mut Vec<f32>, len: usize) {
     if v.len() < len {
         *v = vec![0.0; len];
@@ -184,8 +186,8 @@ impl Run<'_> {
         let block = 2 * S::F32_LANES;
         let padded_hd = hd.next_multiple_of(HEAD_TILE);
         let panels = keys.div_ceil(PANEL);
-        // An odd number of cache lines, so that the rows of a block do not all fall into the same
-        // cache set.
+        // The stride is an odd number of cache lines, so that the rows of a block do not all fall
+        // into the same cache set.
         let stride = ((queries.next_multiple_of(PANEL) / 16) | 1) * 16;
 
         let Scratch {
@@ -205,7 +207,7 @@ impl Run<'_> {
             &mut out[..padded_hd * block],
         );
 
-        // Rows of the sequence, from this head's column of q, k or v on.
+        // Returns row `t` of the sequence, from this head's column of q, k or v on.
         let rows = |t: usize, part: usize| {
             &qkv[((task.sequence.start + t) * 3 + part) * width + task.head * hd..]
         };
@@ -214,7 +216,7 @@ impl Run<'_> {
             Position::Alibi(slopes) => (false, Some(slopes[task.head])),
         };
 
-        // The scale comes before the rotation, as in both references.
+        // The scale is applied before the rotation, as in both reference implementations.
         let scale = (hd as f64).powf(-0.5) as f32;
         for at in (0..queries).step_by(PANEL) {
             let count = PANEL.min(queries - at);
@@ -283,8 +285,9 @@ impl Run<'_> {
                     }
                 }
                 top = new;
-                // e^(x - top) as 2^(x·log2 e - top·log2 e): one fused step, and the rounding of
-                // the second product is the same for all keys, so that it leaves with the sum.
+                // e^(x - top) is computed as 2^(x·log2 e - top·log2 e), with one fused operation.
+                // The rounding error of top·log2 e is the same for all keys, so the division by the
+                // sum removes it.
                 for run in (0..count).step_by(CHAIN) {
                     let keys = CHAIN.min(count - run);
                     let scores = &mut scores[run * block..(run + keys) * block];
@@ -318,7 +321,7 @@ impl Run<'_> {
             }
             for i in 0..block.min(queries - first) {
                 let t = task.sequence.start + task.queries.start + first + i;
-                // SAFETY: a row of a head belongs to one task alone.
+                // SAFETY: the columns of one head in a row belong to one task alone.
                 let to = unsafe { dst.row(t, task.head * hd, hd) };
                 for (d, to) in to.iter_mut().enumerate() {
                     *to = out[d * block + i];
@@ -328,7 +331,7 @@ impl Run<'_> {
     }
 }
 
-/// `to[d, j] = from[j, d]` for `count` rows of `hd` values; the rows' strides are in floats.
+/// Computes `to[d, j] = from[j, d]` for `count` rows of `hd` values. Strides are in floats.
 #[inline(always)]
 fn transpose(
     from: &[f32],
@@ -361,8 +364,8 @@ fn transpose(
     }
 }
 
-/// Scales [`PANEL`] transposed tokens and rotates them, the first half of the head paired with the
-/// second (rotate-half), as tokens from the given position on.
+/// Scales [`PANEL`] transposed tokens, and rotates them as the tokens from the given position on.
+/// The first half of the head is paired with the second half (rotate-half).
 #[inline(always)]
 fn scale_rotate<S: Simd>(
     simd: S,
@@ -399,21 +402,22 @@ fn scale_rotate<S: Simd>(
     }
 }
 
-/// The vector that starts at `at`.
+/// Loads the vector that starts at `at`.
 ///
 /// # Safety
 /// `at` must be valid for reads of one vector.
 #[inline(always)]
 unsafe fn load<S: Simd>(at: *const f32) -> S::f32s {
-    // SAFETY: the caller's promise; vectors are plain data and the read is unaligned.
+    // SAFETY: the caller promises that the read is valid. Vectors are plain data, and the read may
+    // be unaligned.
     unsafe { at.cast::<S::f32s>().read_unaligned() }
 }
 
-/// ALiBi for a block of queries: `-slope·|query - key|`.
+/// The ALiBi term for a block of queries: `-slope·|query - key|`.
 #[derive(Clone, Copy)]
 struct Bias<S: Simd> {
     minus_slope: S::f32s,
-    /// The queries' positions.
+    /// The positions of the queries.
     positions: [S::f32s; 2],
 }
 
@@ -435,23 +439,24 @@ impl<S: Simd> Bias<S> {
     }
 }
 
-/// A block of queries against a tile of NK keys.
+/// A block of queries and a tile of NK keys.
 struct ScoreTile<'a, S: Simd> {
-    /// Transposed queries from the block's first on, `stride` apart.
+    /// The transposed queries from the block's first query on, with rows `stride` floats apart.
     q: &'a [f32],
     stride: usize,
-    /// Transposed keys from the tile's first on, [`PANEL`] apart.
+    /// The transposed keys from the tile's first key on, with rows [`PANEL`] floats apart.
     k: &'a [f32],
     hd: usize,
-    /// How many of the tile's keys there are.
+    /// The number of keys of the tile that exist.
     valid: usize,
     bias: Option<Bias<S>>,
-    /// Position of the tile's first key.
+    /// The position of the tile's first key.
     key: usize,
 }
 
 impl<S: Simd> ScoreTile<'_, S> {
-    /// scores[j, 0..block] = q·k[j] + bias for the valid keys, and their maxima into `top`.
+    /// Writes `scores[j, 0..block] = q·k[j] + bias` for the valid keys, and includes them in the
+    /// maxima in `top`.
     #[inline(always)]
     fn compute<const NK: usize>(&self, simd: S, scores: &mut [f32], top: &mut [S::f32s; 2]) {
         let lanes = S::F32_LANES;
@@ -496,8 +501,8 @@ impl<S: Simd> ScoreTile<'_, S> {
     }
 }
 
-/// out[d, ..] += sum_j v[j, d]·p[j, ..] for ND columns of the head: `p` is [keys, block],
-/// `v` starts at the tile's first column and has rows of `stride`.
+/// Adds `out[d, ..] += sum_j v[j, d]·p[j, ..]` for ND columns of the head. `p` is `[keys, block]`;
+/// `v` starts at the tile's first column and has rows of `stride` floats.
 #[inline(always)]
 fn weigh_tile<S: Simd, const ND: usize>(
     simd: S,

@@ -1,12 +1,12 @@
-//! Linear layers: x·Wᵀ by the `gemm` crate, cut into tiles that are finished (bias, residual,
-//! GELU) while they are still in cache.
+//! Computes linear layers: x·Wᵀ by the `gemm` crate, cut into tiles. Each tile is finished (bias,
+//! residual, GELU) while it is still in cache.
 //!
-//! **The same bits for a row whatever the other rows.** Each output element is one chain of fused
-//! multiply-adds over a block of K, and a block's sum is added to what stands in the output. The
-//! chain does not depend on where in a tile the element lies. What could change it is the choice
-//! of the block, which the crate makes from the sizes, or a special kernel for few rows: so K is
-//! cut here into blocks of at most [`K_BLOCK`], which the crate never cuts further, and no
-//! product has fewer than [`super::matrix::MIN_ROWS`] rows.
+//! **A row has the same bits whatever the other rows are.** Each output element is a chain of fused
+//! multiply-adds over a block of K, and the sum of each block is added to the value that the output
+//! already holds. The chain does not depend on the position of the element in its tile. It could
+//! only change with the size of the block, which the crate chooses from the sizes of the GEMM, or
+//! in a special kernel for few rows. K is therefore cut here into blocks of at most [`K_BLOCK`],
+//! which the crate never cuts further, and no GEMM has fewer than [`super::matrix::MIN_ROWS`] rows.
 
 use super::Cpu;
 use super::matrix::{Matrix, Tiles};
@@ -17,38 +17,40 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::cell::RefCell;
 
-/// Longest chain over K that one call computes: the crate's own block is never shorter.
+/// The longest chain over K that one call of the crate computes; the crate's own block is never
+/// shorter.
 ///
-/// A chain's rounding grows with its length, and our bar is 1.5 times PyTorch's error on every
-/// sequence, which on some is by luck three times smaller than on others. Over the 290 cases of the
-/// committed golden files the geometric mean of error to PyTorch's error, and the largest one, are
-/// 0.74 and 1.27 with blocks of 512, 0.67 and 1.51 with 160, 0.62 and 1.53 with 96, 0.59 and 1.18
-/// with 64.
+/// The rounding error of a chain grows with its length, and the error must stay within 1.5 times
+/// PyTorch's error on every sequence. On some sequences PyTorch's error happens to be three times
+/// smaller than on others. The ratio of this program's error to PyTorch's error, over the 290 cases
+/// of the committed golden files, has a geometric mean of 0.74 and a maximum of 1.27 with blocks of
+/// 512, 0.67 and 1.51 with blocks of 160, 0.62 and 1.53 with blocks of 96, and 0.59 and 1.18 with
+/// blocks of 64.
 pub(super) const K_BLOCK: usize = 64;
-/// Tokens below which a sequence is computed with sums in f64 ([`Sums::F64`]).
+/// Sequences of fewer tokens than this are computed with sums in f64 ([`Sums::F64`]).
 ///
-/// With fewer than 16 rows PyTorch's GEMM (MKL) sums in several short chains and is two to three
-/// times as exact as with more (1.0e-7 against 3.2e-7 at K = 320, relative error of the product),
-/// so that only better sums than one f32 chain stay within 1.5 times its error. They halve the
-/// speed, of passes whose peer is bound by reading the weights.
+/// With fewer than 16 rows PyTorch's GEMM (MKL) sums in several short chains. It is then two to
+/// three times as exact as with more rows: its relative error at K = 320 is 1.0e-7 instead of
+/// 3.2e-7. One f32 chain is not exact enough to stay within 1.5 times that error. Sums in f64 halve
+/// the speed, but only of passes in which PyTorch is bound by reading the weights.
 pub(super) const SHORT_TOKENS: usize = 16;
 
-/// What products sum in.
+/// The precision in which GEMMs sum.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Sums {
-    /// f32, in chains of at most [`K_BLOCK`].
+    /// Sums are f32, in chains of at most [`K_BLOCK`].
     F32,
-    /// f64, rounded once at the end.
+    /// Sums are f64, rounded once at the end.
     F64,
 }
 
-/// Most rows of a tile.
+/// The most rows per tile.
 const ROW_BLOCK: usize = 1024;
-/// Columns of a tile: whole micro-kernels (64 wide with AVX-512), and few enough that 1024 rows of
-/// it (0.75 MiB) stay in a core's L2 until the epilogue has run.
+/// Columns per tile: whole micro-kernels (64 columns wide with AVX-512), and few enough that 1024
+/// rows (0.75 MiB) stay in a core's L2 until the epilogue has run.
 const COL_BLOCK: usize = 192;
 
-/// The weights of a linear layer, [outputs, inputs], in one or several parts along the outputs.
+/// The weights of a linear layer, `[outputs, inputs]`, in one or several parts along the outputs.
 pub struct Linear {
     parts: Vec<Part>,
     inputs: usize,
@@ -62,6 +64,7 @@ struct Part {
 }
 
 impl Linear {
+    /// Converts the parts to f32; the weight of every part has `inputs` columns.
     pub(super) fn new(parts: Vec<LinearPart>, inputs: usize) -> Self {
         let parts: Vec<Part> = parts
             .into_iter()
@@ -78,26 +81,26 @@ impl Linear {
         }
     }
 
-    /// Width of the layer's output.
+    /// Returns the width of the layer's output.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
 }
 
-/// A tile of the output, and the weights that make it.
+/// A tile of the output, and the weights that it is computed from.
 struct Tile<'a> {
-    /// First row, and how many.
+    /// The first row, and the number of rows.
     rows: (usize, usize),
-    /// First column of the output.
+    /// The first column of the output.
     col: usize,
-    /// [cols, inputs].
+    /// The weights of the tile's columns, `[cols, inputs]`.
     weight: &'a [f32],
     bias: Option<&'a [f32]>,
     cols: usize,
 }
 
-/// Cuts `total` into near-equal blocks (start, length) of at most about `most`: none is much
-/// shorter than the others, all but the last are multiples of `multiple`.
+/// Cuts `total` into near-equal blocks (start, length) of about `most` or fewer: no block is much
+/// shorter than the others, and all blocks but the last are multiples of `multiple`.
 fn blocks(total: usize, most: usize, multiple: usize) -> impl Iterator<Item = (usize, usize)> {
     let units = total.div_ceil(multiple);
     let count = total.div_ceil(most).max(1);
@@ -108,13 +111,14 @@ fn blocks(total: usize, most: usize, multiple: usize) -> impl Iterator<Item = (u
     })
 }
 
-/// Blocks of rows: none shorter than half of [`ROW_BLOCK`] unless it is the only one, so none
-/// has fewer than the [`super::matrix::MIN_ROWS`] there always are.
+/// Cuts rows into blocks. No block is shorter than half of [`ROW_BLOCK`] unless it is the only one,
+/// so no block has fewer rows than [`super::matrix::MIN_ROWS`], which a matrix always has.
 fn row_blocks(rows: usize) -> impl Iterator<Item = (usize, usize)> {
     blocks(rows, ROW_BLOCK, 1)
 }
 
-/// The tiles of one product: columns outermost, so that a worker keeps a weight block in cache.
+/// Returns the tiles of one GEMM, with columns outermost, so that a worker keeps a block of weights
+/// in cache.
 fn tiles(w: &Linear, rows: usize) -> Vec<Tile<'_>> {
     let mut out = Vec::new();
     let mut first_col = 0;
@@ -136,11 +140,11 @@ fn tiles(w: &Linear, rows: usize) -> Vec<Tile<'_>> {
     out
 }
 
-/// `dst[rows, cols] = x[rows, k]·weight[cols, k]ᵀ`.
+/// Computes `dst[rows, cols] = x[rows, k]·weight[cols, k]ᵀ`.
 ///
 /// # Safety
-/// `dst` must be valid for writes of `rows` rows of `cols` floats, `stride` apart, that nothing
-/// else accesses meanwhile, and initialised.
+/// `dst` must be initialised and valid for writes of `rows` rows of `cols` floats, `stride` floats
+/// apart. Nothing else may access them at the same time.
 unsafe fn product(
     sums: Sums,
     x: &[f32],
@@ -152,12 +156,12 @@ unsafe fn product(
 ) {
     assert!(x.len() >= rows * k && weight.len() >= cols * k);
     if sums == Sums::F64 {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller keeps the contract in this function's `# Safety` section.
         return unsafe { product_f64(x, weight, k, (rows, cols), dst, stride) };
     }
     for (at, depth) in blocks(k, K_BLOCK, 16) {
-        // SAFETY: reads stay inside `x` and `weight` by the assertion; writes as the caller
-        // promises.
+        // SAFETY: reads stay inside `x` and `weight` by the assertion, and the caller promises that
+        // the writes are valid.
         unsafe {
             let (weight, x) = (weight.as_ptr().add(at), x.as_ptr().add(at));
             call((rows, cols, depth), dst, stride, at > 0, weight, k, x, k);
@@ -165,7 +169,7 @@ unsafe fn product(
     }
 }
 
-/// [`product`] with sums in f64, rounded once.
+/// Computes the same as [`product`] with sums in f64, which are rounded once.
 ///
 /// # Safety
 /// As for [`product`].
@@ -202,19 +206,19 @@ unsafe fn product_f64(
     }
     for (r, sum) in sum.chunks_exact(cols).enumerate() {
         for (c, sum) in sum.iter().enumerate() {
-            // SAFETY: inside the rectangle that the caller promises.
+            // SAFETY: the element is inside the rectangle that the caller promises.
             unsafe { *dst.add(r * stride + c) = *sum as f32 };
         }
     }
 }
 
-/// One call of the crate: `dst[rows, cols] (+)= x[rows, depth]·weight[cols, depth]ᵀ`, each with
-/// its row stride. The crate sees the transposed product, weight·xᵀ in column-major order, so that
-/// its vectors run along the outputs, which are contiguous.
+/// Calls the crate once: `dst[rows, cols] (+)= x[rows, depth]·weight[cols, depth]ᵀ`, where each
+/// matrix has its own row stride. The crate sees the transposed GEMM, weight·xᵀ in column-major
+/// order, so that its vectors run along the outputs, which are contiguous.
 ///
 /// # Safety
-/// `x` and `weight` must be valid for reads and `dst` for writes of these rectangles, `dst`
-/// unaliased, and initialised if `add`.
+/// `x` and `weight` must be valid for reads of these rectangles, and `dst` for writes. `dst` must
+/// not be aliased, and must be initialised if `add`.
 #[allow(clippy::too_many_arguments)]
 unsafe fn call<T: num::One + 'static>(
     (rows, cols, depth): (usize, usize, usize),
@@ -226,7 +230,7 @@ unsafe fn call<T: num::One + 'static>(
     x: *const T,
     x_stride: usize,
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller keeps the contract in this function's `# Safety` section.
     unsafe {
         gemm::gemm(
             cols,
@@ -253,7 +257,7 @@ unsafe fn call<T: num::One + 'static>(
 }
 
 mod num {
-    /// The crate takes its factors by value.
+    /// The factor 1, which the crate takes by value.
     pub trait One {
         const ONE: Self;
     }
@@ -265,30 +269,31 @@ mod num {
     }
 }
 
-/// What is done to a finished tile of the output.
+/// The operation that finishes a tile of the output.
 #[derive(Clone, Copy)]
 enum Finish<'a> {
-    /// `out = act(out + bias)`
+    /// Computes `out = act(out + bias)`.
     Store {
         bias: Option<&'a [f32]>,
         act: Activation,
     },
-    /// `out += sum + bias`: the sum is whole before it meets the residual stream, which is much
-    /// larger than it and would round every block of it. `sum` is [rows, cols].
+    /// Computes `out += sum + bias`; `sum` is `[rows, cols]`. The sum is complete before it is
+    /// added to the residual stream, whose values are much larger and would round every block of
+    /// the sum.
     Add {
         bias: Option<&'a [f32]>,
         sum: &'a [f32],
     },
-    /// `out = gelu(out) * up`; `up` is [rows, cols].
+    /// Computes `out = gelu(out) * up`; `up` is `[rows, cols]`.
     Gate { up: &'a [f32] },
 }
 
 /// A rectangle of the output that one task owns.
 struct FinishTile<'a> {
     dst: Tiles<'a>,
-    /// First row, and how many.
+    /// The first row, and the number of rows.
     rows: (usize, usize),
-    /// First column, and how many.
+    /// The first column, and the number of columns.
     cols: (usize, usize),
     how: Finish<'a>,
 }
@@ -304,7 +309,7 @@ impl WithSimd for FinishTile<'_> {
             how,
         } = self;
         for r in 0..count {
-            // SAFETY: tasks own disjoint rectangles, and this one is this task's.
+            // SAFETY: tasks own disjoint rectangles, and this rectangle belongs to this task.
             let row = unsafe { dst.row(first + r, col, cols) };
             match how {
                 Finish::Store { bias, act } => {
@@ -345,11 +350,11 @@ fn add(to: &mut [f32], from: &[f32]) {
 }
 
 thread_local! {
-    /// A tile that is not the output itself.
+    /// The worker's buffer for a tile that is not part of the output itself.
     static TILE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lends this worker's tile, at least `len` long.
+/// Lends this worker's tile buffer to `work`, cut to `len` floats.
 fn with_tile(len: usize, work: impl FnOnce(&mut [f32])) {
     TILE.with_borrow_mut(|tile| {
         if tile.len() < len {
@@ -359,16 +364,16 @@ fn with_tile(len: usize, work: impl FnOnce(&mut [f32])) {
     })
 }
 
-/// How a tile is finished.
+/// How the tiles of a linear layer are finished.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Mode {
-    /// `out = act(x·Wᵀ + b)`
+    /// Computes `out = act(x·Wᵀ + b)`.
     Store(Activation),
-    /// `out += x·Wᵀ + b`
+    /// Computes `out += x·Wᵀ + b`.
     Add,
 }
 
-/// A linear layer; `out` has its size already.
+/// Computes a linear layer. `out` has its size already.
 pub(super) fn linear(cpu: &Cpu, x: &Matrix, w: &Linear, mode: Mode, out: &mut Matrix) {
     assert_eq!(x.cols(), w.inputs);
     assert_eq!((out.rows(), out.cols()), (x.rows(), w.outputs));
@@ -403,7 +408,7 @@ pub(super) fn linear(cpu: &Cpu, x: &Matrix, w: &Linear, mode: Mode, out: &mut Ma
                     });
                 }
                 Mode::Add => with_tile(count * cols, |sum| {
-                    // SAFETY: the tile is this thread's own, and initialised.
+                    // SAFETY: the buffer belongs to this thread alone, and is initialised.
                     unsafe { product(cpu.sums, x, weight, k, size, sum.as_mut_ptr(), cols) };
                     let how = Finish::Add { bias, sum };
                     cpu.arch().dispatch(FinishTile {
@@ -418,7 +423,7 @@ pub(super) fn linear(cpu: &Cpu, x: &Matrix, w: &Linear, mode: Mode, out: &mut Ma
     });
 }
 
-/// `out = gelu(x·Gᵀ) * (x·Uᵀ)`, the single part of `w` being G over U.
+/// Computes `out = gelu(x·Gᵀ) * (x·Uᵀ)`, where the single part of `w` is G on top of U.
 pub(super) fn gated(cpu: &Cpu, x: &Matrix, w: &Linear, out: &mut Matrix) {
     assert_eq!(x.cols(), w.inputs);
     assert_eq!(w.parts.len(), 1);
@@ -441,7 +446,8 @@ pub(super) fn gated(cpu: &Cpu, x: &Matrix, w: &Linear, out: &mut Matrix) {
                     let at = dst.at(first, col, count, cols);
                     let (x, size) = (&xs[first * k..], (count, cols));
                     let (gate, up) = (&gate[weights.clone()], &up[weights]);
-                    // SAFETY: tiles are disjoint rectangles, and `up_tile` is this thread's own.
+                    // SAFETY: tiles are disjoint rectangles of an initialised matrix, and `up_tile`
+                    // belongs to this thread alone.
                     unsafe {
                         product(cpu.sums, x, gate, k, size, at, dst.stride());
                         product(cpu.sums, x, up, k, size, up_tile.as_mut_ptr(), cols);

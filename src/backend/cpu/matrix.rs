@@ -1,8 +1,9 @@
-//! Activations on the host, and the one place where tasks write disjoint parts of them at once.
+//! Holds activations on the host, and provides the only means by which tasks write disjoint parts
+//! of a matrix at once ([`Tiles`]).
 
 use std::marker::PhantomData;
 
-/// Row-major [rows, cols], with at least [`MIN_ROWS`] rows allocated.
+/// A row-major matrix, `[rows, cols]`, with at least [`MIN_ROWS`] rows allocated.
 #[derive(Debug, Default, Clone)]
 pub struct Matrix {
     data: Vec<f32>,
@@ -10,23 +11,27 @@ pub struct Matrix {
     cols: usize,
 }
 
-/// Rows that are always there, so that a product never has so few that the GEMM crate turns to
-/// a matrix-vector kernel, which sums in another order.
+/// Number of rows that are always allocated. A GEMM over at least this many rows never uses the
+/// GEMM crate's matrix-vector kernel, which sums in another order.
 pub const MIN_ROWS: usize = 32;
 
 impl Matrix {
-    /// Gives it a size. What it held is lost, and rows beyond `rows` hold anything.
+    /// Sets the size. The old contents are lost, and the allocated rows beyond `rows` hold
+    /// arbitrary values.
     pub fn resize(&mut self, rows: usize, cols: usize) {
         let len = rows.max(MIN_ROWS) * cols;
         if self.data.len() < len {
-            // A fresh zeroed allocation: nothing of the old contents is copied.
+            // This is a fresh zeroed allocation, so nothing of the old contents is copied.
             self.data = vec![0.0; len];
         }
         self.rows = rows;
         self.cols = cols;
     }
 
-    /// From values, [rows, cols].
+    /// Creates a matrix from values, `[rows, cols]`.
+    ///
+    /// # Panics
+    /// Panics if `values` does not hold `rows * cols` values.
     pub fn from_rows(values: &[f32], rows: usize, cols: usize) -> Self {
         assert_eq!(values.len(), rows * cols, "values must be rows x cols");
         let mut m = Self::default();
@@ -35,37 +40,37 @@ impl Matrix {
         m
     }
 
-    /// Rows in use.
+    /// Returns the number of rows in use.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Columns.
+    /// Returns the number of columns.
     pub fn cols(&self) -> usize {
         self.cols
     }
 
-    /// Rows that a product computes: those in use, and at least [`MIN_ROWS`].
+    /// Returns the number of rows that a GEMM computes: the rows in use, and at least [`MIN_ROWS`].
     pub fn padded_rows(&self) -> usize {
         self.rows.max(MIN_ROWS)
     }
 
-    /// The rows in use, [rows, cols].
+    /// Returns the rows in use, `[rows, cols]`.
     pub fn values(&self) -> &[f32] {
         &self.data[..self.rows * self.cols]
     }
 
-    /// The rows in use, [rows, cols].
+    /// Returns the rows in use for writing, `[rows, cols]`.
     pub fn values_mut(&mut self) -> &mut [f32] {
         &mut self.data[..self.rows * self.cols]
     }
 
-    /// The rows a product computes, [padded_rows, cols].
+    /// Returns the rows that a GEMM computes, `[padded_rows, cols]`.
     pub fn padded(&self) -> &[f32] {
         &self.data[..self.padded_rows() * self.cols]
     }
 
-    /// A handle through which tasks write disjoint rectangles of the padded rows.
+    /// Returns a handle through which tasks write disjoint rectangles of the padded rows.
     pub fn tiles(&mut self) -> Tiles<'_> {
         let rows = self.padded_rows();
         Tiles {
@@ -77,7 +82,7 @@ impl Matrix {
     }
 }
 
-/// Shared write access to a matrix, a rectangle at a time.
+/// Shared write access to a matrix, one rectangle at a time.
 #[derive(Clone, Copy)]
 pub struct Tiles<'a> {
     base: *mut f32,
@@ -86,32 +91,40 @@ pub struct Tiles<'a> {
     borrow: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: the pointer stands for an exclusive borrow of the matrix, and all access goes through
-// `row`, whose callers promise disjoint rectangles.
+// SAFETY: the pointer stands for an exclusive borrow of the matrix. All access goes through `row`
+// and the address of `at`, whose callers promise to write disjoint rectangles.
 unsafe impl Send for Tiles<'_> {}
-// SAFETY: as above.
+// SAFETY: as for `Send` above.
 unsafe impl Sync for Tiles<'_> {}
 
 impl<'a> Tiles<'a> {
-    /// The matrix's columns, and so its row stride.
+    /// Returns the number of columns, which is also the row stride.
     pub fn stride(&self) -> usize {
         self.cols
     }
 
-    /// `len` columns from `col` on of one row.
+    /// Returns `len` columns of one row, from `col` on.
+    ///
+    /// # Panics
+    /// Panics if these columns do not lie inside the matrix.
     ///
     /// # Safety
-    /// No other slice that overlaps it may live at the same time, on any thread.
+    /// No other slice that overlaps this one may be live at the same time, on any thread.
     pub unsafe fn row(&self, row: usize, col: usize, len: usize) -> &'a mut [f32] {
         assert!(
             row < self.rows && col + len <= self.cols,
             "rectangle outside the matrix"
         );
-        // SAFETY: inside the allocation by the assertion; unaliased by the caller's promise.
+        // SAFETY: the slice lies inside the allocation by the assertion, and the caller promises
+        // that nothing else aliases it.
         unsafe { std::slice::from_raw_parts_mut(self.base.add(row * self.cols + col), len) }
     }
 
-    /// The address of (row, col), for a product that writes `rows` x `cols` from there.
+    /// Returns the address of element (row, col), for a GEMM that writes `rows` x `cols` elements
+    /// from there on.
+    ///
+    /// # Panics
+    /// Panics if the rectangle does not lie inside the matrix.
     pub fn at(&self, row: usize, col: usize, rows: usize, cols: usize) -> *mut f32 {
         assert!(
             row + rows <= self.rows && col + cols <= self.cols,

@@ -1,5 +1,5 @@
-//! The CPU: f32 throughout, whatever the weights are stored in; one pool of worker threads; SIMD
-//! chosen at run time.
+//! The CPU backend. It computes in f32 whatever dtype the weights are stored in, on one pool of
+//! worker threads, with SIMD instructions chosen at run time.
 
 mod attention;
 mod gemm;
@@ -19,27 +19,33 @@ use crate::weights::{F32Data, Weight};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// The CPU backend. One thread drives it; its pool does the work.
+/// The CPU backend. One thread drives it, and its pool does the work.
 pub struct Cpu {
     pool: rayon::ThreadPool,
     arch: pulp::Arch,
     rotary: attention::RotaryTable,
-    /// What the products of the current pass sum in.
+    /// The precision in which the GEMMs of the current pass sum.
     sums: gemm::Sums,
-    /// The rows of each sequence of the current pass that are pooled.
+    /// The pooled rows of each sequence of the current pass.
     pooled: Vec<Range<usize>>,
-    /// What a representation's own LayerNorm makes.
+    /// The output of a representation's own LayerNorm.
     normed: Matrix,
 }
 
 impl Cpu {
-    /// Starts `threads` workers, which compute with the best SIMD this machine has.
+    /// Starts `threads` workers, which compute with the best SIMD level that this machine has.
+    ///
+    /// # Errors
+    /// Returns [`BackendError::Threads`] if the workers cannot be started.
     pub fn new(threads: usize) -> Result<Self, BackendError> {
         Self::with_arch(threads, pulp::Arch::new())
     }
 
-    /// Starts `threads` workers on one of [`simd::levels`]. Products take the `gemm` crate's own
-    /// choice whatever the level.
+    /// Starts `threads` workers on one of [`simd::levels`]. The `gemm` crate chooses a level for
+    /// GEMMs itself, whatever this level is.
+    ///
+    /// # Errors
+    /// Returns [`BackendError::Threads`] if the workers cannot be started.
     pub fn with_arch(threads: usize, arch: pulp::Arch) -> Result<Self, BackendError> {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -215,7 +221,7 @@ impl Backend for Cpu {
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
         out.resize(qkv.rows(), spec.heads * spec.head_dim);
-        // The table is lent out so that the pool can be borrowed beside it.
+        // The table is moved out for the call, so that the pool can be borrowed beside it.
         let mut rotary = std::mem::take(&mut self.rotary);
         attention::attention(self, &mut rotary, qkv, batch.starts(), spec, out);
         self.rotary = rotary;
@@ -256,7 +262,7 @@ impl Backend for Cpu {
 }
 
 impl Cpu {
-    /// The mean over each range of rows, [ranges, cols].
+    /// Returns the mean over each range of rows, `[ranges, cols]`.
     fn mean(&self, x: &Matrix, ranges: &[Range<usize>]) -> Vec<f32> {
         let cols = x.cols();
         let mut out = vec![0f32; ranges.len() * cols];
@@ -264,7 +270,7 @@ impl Cpu {
             out.par_chunks_mut(cols.max(1))
                 .zip(ranges)
                 .for_each(|(out, range)| {
-                    // f64, so that 35 000 rows add no error of their own.
+                    // The sum is f64, so that 35 000 rows add no error of their own.
                     let mut sum = vec![0f64; cols];
                     for row in x.values()[range.start * cols..range.end * cols].chunks_exact(cols) {
                         for (sum, x) in sum.iter_mut().zip(row) {

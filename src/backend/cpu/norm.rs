@@ -1,4 +1,4 @@
-//! LayerNorm over the columns of each row: mean and variance in two passes, in f32 vectors
+//! Computes LayerNorm over the columns of each row: mean and variance in two passes, in f32 vectors
 //! whose sums are added in f64.
 
 use super::Cpu;
@@ -6,16 +6,20 @@ use crate::weights::F32Data;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-/// Rows of a task.
+/// Rows per task.
 const ROWS: usize = 32;
-/// Vectors that are summed in f32, in four chains of 16; their sums are added in f64.
+/// Number of vectors that are summed in f32, in four chains of 16. The sums of the chains are added
+/// in f64.
 const RUN: usize = 64;
 
 /// The parameters of one LayerNorm.
 #[derive(Clone, Copy)]
 pub(super) struct RowNorm<'a> {
+    /// The factor of each column, `[cols]`.
     pub gain: &'a [f32],
+    /// The summand of each column, `[cols]`.
     pub bias: &'a [f32],
+    /// The number that is added to the variance.
     pub eps: f32,
 }
 
@@ -29,7 +33,7 @@ impl<'a> From<&'a crate::backend::Norm<F32Data>> for RowNorm<'a> {
     }
 }
 
-/// `out = LayerNorm(x)`, both [rows, cols].
+/// Computes `out = LayerNorm(x)`; both are `[rows, cols]`.
 pub(super) fn layer_norm(cpu: &Cpu, x: &[f32], norm: RowNorm<'_>, out: &mut [f32]) {
     let cols = norm.gain.len();
     assert!(norm.bias.len() == cols && x.len() == out.len() && x.len().is_multiple_of(cols));
@@ -76,8 +80,8 @@ fn row<S: Simd>(simd: S, x: &[f32], norm: RowNorm<'_>, out: &mut [f32]) {
         }
         sum += total(simd, chains);
     }
-    // An error in the mean or in the scale is one of the whole row, which no average over tokens
-    // takes away: both are kept in two parts.
+    // An error in the mean or in the scale affects the whole row, and no average over tokens
+    // removes it. Both are therefore kept in two parts.
     let mean = Split::new(simd, sum / n);
     let centre = |v| simd.sub_f32s(simd.sub_f32s(v, mean.high), mean.low);
     let mut squares = 0.0;
@@ -114,7 +118,7 @@ fn row<S: Simd>(simd: S, x: &[f32], norm: RowNorm<'_>, out: &mut [f32]) {
     }
 }
 
-/// A number as the sum of two f32.
+/// A number as the sum of two f32 values, in every lane.
 #[derive(Clone, Copy)]
 struct Split<S: Simd> {
     high: S::f32s,
@@ -133,7 +137,7 @@ impl<S: Simd> Split<S> {
     }
 }
 
-/// The sum of all lanes.
+/// Returns the sum of all lanes of all chains.
 #[inline(always)]
 fn total<S: Simd>(simd: S, chains: [S::f32s; 4]) -> f64 {
     chains.iter().map(|c| simd.reduce_sum_f32s(*c) as f64).sum()

@@ -1,13 +1,14 @@
-//! Vector helpers over `pulp`, which picks AVX-512, AVX2 or a portable path at run time.
+//! Provides vector functions over `pulp`, which picks AVX-512, AVX2 or a portable path at run time.
 
 use pulp::Simd;
 
-/// The level this machine computes with.
+/// Returns the name of the SIMD level that this machine computes with.
 pub fn name() -> &'static str {
     name_of(pulp::Arch::new())
 }
 
-/// All levels this machine can compute with, each with its name, the one it does first.
+/// Returns all levels that this machine can compute with, each with its name. The level that it
+/// computes with by default comes first.
 pub fn levels() -> Vec<(&'static str, pulp::Arch)> {
     #[allow(unused_mut)]
     let mut levels = vec![pulp::Arch::new()];
@@ -33,10 +34,10 @@ fn name_of(arch: pulp::Arch) -> &'static str {
     }
 }
 
-/// 2^x for x <= 0; below -126 it stays 2^-126. NaN passes through.
+/// Computes 2^x for x <= 0. Below -126 the result stays 2^-126, and NaN passes through.
 ///
-/// x = n + f with |f| <= 1/2; 2^f by a minimax polynomial (fit 2e-9), times 2^n by its exponent
-/// bits; about 1 ulp.
+/// x = n + f with |f| <= 1/2. 2^f is a minimax polynomial (fitted to 2e-9), and the multiplication
+/// by 2^n changes the exponent bits. The error is about 1 ulp.
 #[inline(always)]
 pub fn exp2_nonpositive<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const C: [f32; 6] = [
@@ -48,13 +49,14 @@ pub fn exp2_nonpositive<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
         6.931_472e-1,
     ];
     let low = simd.splat_f32s(-126.0);
-    // x86's maximum returns its second operand where one is NaN; others would hide it.
+    // The maximum of x86 returns its second operand if one operand is NaN. Other maxima would hide
+    // the NaN.
     let x = if cfg!(target_arch = "x86_64") && S::F32_LANES > 1 {
         simd.max_f32s(low, x)
     } else {
         simd.select_f32s(simd.less_than_f32s(x, low), low, x)
     };
-    // 1.5·2^23: adding it rounds to an integer, which then stands in the low mantissa bits.
+    // This is 1.5·2^23: adding it rounds to an integer, which then lies in the low mantissa bits.
     let magic = simd.splat_f32s(12_582_912.0);
     let shifted = simd.add_f32s(x, magic);
     let f = simd.sub_f32s(x, simd.sub_f32s(shifted, magic));
@@ -68,15 +70,15 @@ pub fn exp2_nonpositive<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.transmute_f32s_u32s(simd.add_u32s(simd.transmute_u32s_f32s(p), exponent))
 }
 
-/// x·Φ(x) with erf, the form both models use (never the tanh one).
+/// Computes GELU as x·Φ(x) with erf, which is the form that both models use (never the tanh form).
 ///
-/// As max(x, 0) - z·Φ(-z) with z = |x|, and Φ(-z) = e^(-z²/2)·P(z)/Q(z): what is subtracted is at
-/// most 0.17, so that its rounding stays far below that of a value near 1. From erf, 1 + erf(x/√2)
-/// would round for all x > 0 as a value near 2 does. P/Q is a fit over z <= 14, weighted so that
-/// z·Φ(-z) is off by 5e-9 and in its tail by a part in 6e5.
+/// It is computed as max(x, 0) - z·Φ(-z) with z = |x| and Φ(-z) = e^(-z²/2)·P(z)/Q(z). The
+/// subtracted term is at most 0.17, so its rounding error stays far below that of a value near 1.
+/// The form 1 + erf(x/√2), in contrast, would round like a value near 2 for all x > 0. P/Q is a fit
+/// over z <= 14, weighted so that the error of z·Φ(-z) is 5e-9, and in its tail one part in 6e5.
 #[inline(always)]
 pub fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    // As fitted, to more digits than f32 holds.
+    // The coefficients are as fitted, with more digits than f32 holds.
     #[allow(clippy::excessive_precision)]
     const P: [f32; 4] = [
         1.495_984_023e-2,
@@ -93,7 +95,7 @@ pub fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
         1.0,
     ];
     let size = simd.abs_f32s(x);
-    // Beyond, z·Φ(-z) is 0 in f32.
+    // Beyond 14, z·Φ(-z) is 0 in f32.
     let z = simd.min_f32s(size, simd.splat_f32s(14.0));
     let (mut p, mut q) = (simd.splat_f32s(P[0]), simd.splat_f32s(Q[0]));
     for c in &P[1..] {
@@ -105,19 +107,20 @@ pub fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let half_log2e = simd.splat_f32s(-0.5 * std::f32::consts::LOG2_E);
     let power = exp2_nonpositive(simd, simd.mul_f32s(simd.mul_f32s(z, z), half_log2e));
     let below = simd.mul_f32s(simd.mul_f32s(z, power), simd.div_f32s(p, q));
-    // max(x, 0), but a NaN stays one, and so does -∞, which an overflow left.
+    // This is max(x, 0), except that NaN stays NaN. The same sum turns -∞, which an overflow left,
+    // into NaN.
     let above = simd.mul_f32s(simd.add_f32s(x, size), simd.splat_f32s(0.5));
     simd.sub_f32s(above, below)
 }
 
-/// A function of one element. A trait and not a closure: a closure is compiled on its own,
-/// without the instruction set of the caller, unless the optimiser happens to inline it.
+/// A function of one element. This is a trait and not a closure, because a closure is compiled on
+/// its own, without the instruction set of the caller, unless the optimiser happens to inline it.
 pub trait Elementwise {
-    /// The function, on a vector of elements; must be `#[inline(always)]`.
+    /// Applies the function to a vector of elements; it must be `#[inline(always)]`.
     fn apply<S: Simd>(simd: S, x: S::f32s) -> S::f32s;
 }
 
-/// [`gelu`].
+/// The function [`gelu`], as an [`Elementwise`].
 pub struct Gelu;
 
 impl Elementwise for Gelu {
@@ -127,8 +130,8 @@ impl Elementwise for Gelu {
     }
 }
 
-/// Applies `F` to each element; the tail is computed in a vector too, so that an element's bits
-/// do not depend on its place.
+/// Applies `F` to each element. The tail is computed in a vector too, so that the bits of an
+/// element do not depend on its position.
 #[inline(always)]
 pub fn map<S: Simd, F: Elementwise>(simd: S, xs: &mut [f32]) {
     let (body, tail) = S::as_mut_simd_f32s(xs);
@@ -170,7 +173,8 @@ mod tests {
         }
     }
 
-    /// The error function in f64 by its Maclaurin series or, far out, its continued fraction.
+    /// Computes the error function in f64 by its Maclaurin series or, for large arguments, by its
+    /// continued fraction.
     fn erf64(z: f64) -> f64 {
         let a = z.abs();
         if a < 3.0 {
@@ -236,8 +240,8 @@ mod tests {
             for (x, y) in xs.iter().zip(&ys) {
                 let x64 = *x as f64;
                 let want = 0.5 * x64 * (1.0 + erf64(x64 / 2f64.sqrt()));
-                // Its own rounding, some of the part that is subtracted, and the fit; the tanh form
-                // is off by 4.7e-4.
+                // The bound covers the rounding of the result, several roundings of the subtracted
+                // part, and the fit. The tanh form is off by 4.7e-4.
                 let below = 0.5 * x64.abs() * (1.0 - erf64(x64.abs() / 2f64.sqrt()));
                 let u = f32::EPSILON as f64 / 2.0;
                 let bound = 1.01 * u * want.abs() + 8.0 * u * below + 6e-9;

@@ -1,25 +1,27 @@
-//! Every operation against a naive float64 reference, on fresh random inputs and awkward shapes.
+//! Tests every operation against a naive float64 reference, on fresh random inputs and awkward
+//! shapes.
 //!
 //! Inputs are drawn from a seed that each failure prints; `SEED=n cargo test` repeats a run.
-//! Operations that use SIMD run on every level this machine has, whichever it would choose.
+//! Operations that use SIMD run on every level that this machine has, whichever level it would
+//! choose.
 //!
 //! Tolerances follow from f32's unit roundoff u = 2^-24. A chain of n sums of terms t_i is off by
-//! at most n·u·Σ|t_i|, and by more than λ·√n·u·Σ|t_i| only with probability 2·exp(-λ²/2)
-//! (Higham and Mary 2019); with λ = 8 that is 2.5e-14. [`chain`] is the smaller of the two.
+//! at most n·u·Σ|t_i|, and by more than λ·√n·u·Σ|t_i| only with probability 2·exp(-λ²/2) (Higham
+//! and Mary 2019); with λ = 8 that is 2.5e-14. [`chain`] is the smaller of the two bounds.
 
 use super::gemm::K_BLOCK;
 use super::*;
 use crate::backend::Position;
 
-/// f32's unit roundoff.
+/// The unit roundoff of f32.
 const U: f64 = 1.0 / (1u64 << 24) as f64;
 
-/// The relative error of a chain of `n` sums, of the sum of the terms' magnitudes.
+/// Returns the error bound of a chain of `n` sums, relative to the sum of the terms' magnitudes.
 fn chain(n: usize) -> f64 {
     (n as f64).min(8.0 * (n as f64).sqrt()) * U
 }
 
-/// splitmix64.
+/// The random number generator splitmix64.
 struct Random {
     state: u64,
     seed: u64,
@@ -46,7 +48,8 @@ impl Random {
         (self.next() % n as u64) as usize
     }
 
-    /// Near-normal, of deviation about `scale`; one in 200 is 30 times as large.
+    /// Returns `n` near-normal values with a standard deviation of about `scale`; one value in 200
+    /// is 30 times as large.
     fn values(&mut self, n: usize, scale: f32) -> Vec<f32> {
         let one = |r: &mut Self| {
             let sum: f32 = (0..4).map(|_| (r.next() >> 40) as f32 / 16_777_216.0).sum();
@@ -61,18 +64,19 @@ impl Random {
     }
 }
 
-/// A backend for each SIMD level, with its name.
+/// Returns a backend for each SIMD level, with the level's name.
 fn levels(threads: usize) -> Vec<(&'static str, Cpu)> {
     let with = |(name, arch)| (name, Cpu::with_arch(threads, arch).unwrap());
     simd::levels().into_iter().map(with).collect()
 }
 
-/// A matrix that earlier work left NaN all over, padding rows included.
+/// Returns a matrix that earlier work left full of NaN, padding rows included.
 fn dirty() -> Matrix {
     Matrix::from_rows(&vec![f32::NAN; 64 * 4096], 64, 4096)
 }
 
-/// Asserts that `got` is within `bound` of `want`, element by element; each is (want, bound).
+/// Asserts that each element of `got` is close to that of `want`, which holds pairs of (value,
+/// bound).
 #[track_caller]
 fn close(what: &str, got: &[f32], want: &[(f64, f64)]) {
     assert_eq!(got.len(), want.len(), "{what}");
@@ -89,7 +93,8 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-/// erf by its Maclaurin series or, far out, where it rounds to ±1 for our purpose.
+/// Computes erf by its Maclaurin series; for large arguments it returns ±1, which is exact enough
+/// here.
 fn erf(z: f64) -> f64 {
     let a = z.abs();
     if a > 5.0 {
@@ -104,16 +109,17 @@ fn erf(z: f64) -> f64 {
     (sum * std::f64::consts::FRAC_2_SQRT_PI).copysign(z)
 }
 
-/// GELU of a value and of its error: the slope is at most 1.13; its own error is that of `simd.rs`,
-/// where at most 0.17 is subtracted from the value.
+/// Returns GELU of a value, and its error bound from the value's error bound. The slope of GELU is
+/// at most 1.13. Its own error is that of `simd.rs`, where at most 0.17 is subtracted from the
+/// value.
 fn gelu((x, bound): (f64, f64)) -> (f64, f64) {
     let y = 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2));
     (y, 1.13 * bound + 1.01 * U * y.abs() + 8.0 * U * 0.17 + 6e-9)
 }
 
-/// Value and error bound of x·Wᵀ + b. In class 0, every sum over K is in f32, in chains of at most
-/// [`K_BLOCK`], with one sum for each chain and one for the bias; in class 1 (short sequences) the sum over
-/// K is in f64 and rounded once.
+/// Returns the values and error bounds of x·Wᵀ + b. In class 0, every sum over K is in f32, in
+/// chains of at most [`K_BLOCK`], with one sum for each chain and one for the bias. In class 1
+/// (short sequences) the sum over K is in f64 and rounded once.
 fn product(x: &Matrix, weight: &[f32], bias: Option<&[f32]>, class: usize) -> Vec<(f64, f64)> {
     let k = x.cols();
     let error = match class {
@@ -143,7 +149,8 @@ fn part(weight: &[f32], bias: Option<&[f32]>) -> LinearPart {
     }
 }
 
-/// (rows, inputs, outputs): all the row counts, and widths around the tiles' 64 and 192 columns.
+/// The sizes (rows, inputs, outputs): row counts around every limit, and widths around the 64 and
+/// 192 columns of tiles.
 const PRODUCTS: [(usize, usize, usize); 23] = [
     (1, 16, 16),
     (1, 1280, 320),
@@ -178,7 +185,7 @@ fn linear_layers() {
         let x = r.matrix(rows, k, 1.0);
         let weight = r.values(outputs * k, (k as f32).powf(-0.5));
         let bias = r.values(outputs, 0.5);
-        // Short sequences are summed in f64.
+        // Class 1 is that of short sequences, which are summed in f64.
         let class = n % 2;
         let want = product(&x, &weight, Some(&bias), class);
         let bare = product(&x, &weight, None, class);
@@ -299,7 +306,7 @@ fn a_row_of_a_product_has_the_same_bits_among_any_others() {
             let w = cpu
                 .linear_weights(vec![part(&weight, None)], k, LinearKind::Store)
                 .unwrap();
-            // Rows from somewhere else, so that none keeps its place.
+            // The rows come from another position, so that no row keeps its place.
             let first = if rows == 2100 {
                 0
             } else {
@@ -346,7 +353,7 @@ fn embeddings_are_looked_up_shifted_and_scaled() {
                 .map(|i| {
                     let x = table[tokens[i / width] as usize * width + i % width] as f64;
                     let y = (x + shift.map_or(0.0, |s| s[i % width] as f64)) * scale[i / width];
-                    // A sum and a product.
+                    // The operation is one sum and one product.
                     (y, 2.1 * U * y.abs())
                 })
                 .collect();
@@ -380,7 +387,7 @@ fn layer_norms() {
     .into_iter()
     .enumerate()
     {
-        // A far mean now and then: the deviations are then small differences.
+        // Some rows have a mean far from 0, so that the deviations are small differences.
         let offset = [0.0, -100.0, 3.0][n % 3];
         let x: Vec<f32> = r
             .values(rows * cols, 1.0)
@@ -395,12 +402,12 @@ fn layer_norms() {
             let mean = row.iter().map(|x| *x as f64).sum::<f64>() / n;
             let size = row.iter().map(|x| x.abs() as f64).sum::<f64>() / n;
             let var = row.iter().map(|x| (*x as f64 - mean).powi(2)).sum::<f64>() / n;
-            // A width of one has no variance, and whatever remains of x - mean counts in full.
+            // A width of one has no variance, so all that remains of x - mean counts in full.
             let scale = 1.0 / (var + eps as f64).sqrt();
-            // The sum in chains of a quarter of the row at most, then rounded.
+            // The sum has chains of a quarter of the row at most, and is then rounded.
             let mean_error = chain(cols.div_ceil(4) + 4) * size + U * mean.abs();
-            // The squares: their own sum, the roundings of each difference and of its product,
-            // and that they are taken about the rounded mean.
+            // The error of the squares: that of their own sum, the roundings of each difference and
+            // of its square, and the fact that they are taken about the rounded mean.
             let var_error = chain(cols.div_ceil(4) + 4) + 4.0 * U + (mean_error * scale).powi(2);
             for (c, x) in row.iter().enumerate() {
                 let z = (*x as f64 - mean) * scale;
@@ -442,7 +449,7 @@ fn means() {
                 .map(|c| {
                     let sum: f64 = column(c).map(|i| x.values()[i] as f64).sum();
                     let mean = sum / range.len() as f64;
-                    // Rounded once; the sums are in f64.
+                    // The mean is rounded once; the sums are in f64.
                     (mean, 1.001 * U * mean.abs() + 1e-12)
                 })
                 .collect();

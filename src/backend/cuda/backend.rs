@@ -1,8 +1,10 @@
-//! The operations of a model on one CUDA device: what is named, placed and sealed.
+//! Implements the operations of a model on one CUDA device: parameters and matrices are named,
+//! placed and sealed here.
 //!
-//! Parameters and matrices are named first. [`Backend::sealed`] then (`seal`) chooses the products' algorithms, measures what
-//! is free, takes the device's memory once, and starts the thread that brings the weights up. From there on `running`
-//! has it: a pass puts everything on streams and returns; the host waits in [`Backend::fetch`] alone.
+//! Parameters and matrices are named first. [`Backend::sealed`] (module `seal`) then chooses the
+//! algorithms of the GEMMs, measures the free memory, takes the device's memory once, and starts
+//! the thread that uploads the weights. From then on module `running` does the work: a pass puts
+//! all its operations on streams and returns, and the host waits only in [`Backend::fetch`].
 
 use super::chains;
 use super::error::CudaError;
@@ -23,80 +25,98 @@ use crate::weights::Weight;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Passes that are under way at once: one is computed while the host writes the next and reads the last.
+/// Number of passes that may be under way at once: one is computed while the host writes the next
+/// one and reads the last one.
 pub(super) const SLOTS: usize = 3;
-/// Load streams of a device: weights have one of their own, or batches would queue behind them.
+/// Number of load streams per device. Weights have a load stream of their own, because batches
+/// would otherwise queue behind them.
 pub const LOAD_STREAMS: usize = 2;
 
-/// How a model is to run on a device.
+/// How a model runs on a device.
 #[derive(Debug, Clone, Copy)]
 pub struct CudaOptions {
-    /// Of weights and activations; sums and the residual stream are f32.
+    /// The dtype of weights and activations. Sums and the residual stream are f32.
     pub dtype: DType,
-    /// The most tokens of a pass; by default what fills the device well, twice where states are not wanted: the first
-    /// pass is a long one.
+    /// The most tokens per pass. By default a pass has as many tokens as fill the device well;
+    /// where states are not wanted it has twice as many, so that the first pass is long enough to
+    /// hide the loading of the weights.
     pub tokens: Option<usize>,
-    /// The longest sequence to come, where it is known: a pass has room for it, if the device has.
+    /// The tokens of the longest sequence to come, if they are known. A pass has capacity for that
+    /// sequence if the device has enough memory.
     pub longest: Option<usize>,
-    /// Representations that a pass gives, at most.
+    /// The most representations that a pass produces.
     pub representations: usize,
-    /// Whether means are wanted of them.
+    /// Whether the representations have a mean for each sequence.
     pub pooled: bool,
-    /// Whether the states of all tokens are.
+    /// Whether the representations have the states of all tokens.
     pub states: bool,
-    /// Off: one stream does everything in order. The bits are the same.
+    /// Whether copies overlap with computation. If not, one stream does everything in order. The
+    /// bits are the same.
     pub overlap: bool,
-    /// Bytes of each of the pinned slots through which the weights come (`slot_bytes` of
-    /// [`UploadOptions`](crate::stream::UploadOptions)); a tensor that is longer comes in several chunks. By default
-    /// 16 MiB. Smaller slots take less pinned memory, and less of the device's where weights are cast there, and each
-    /// chunk costs a copy of its own. The bits are the same.
+    /// Bytes of each of the pinned slots through which the weights are uploaded (`slot_bytes` of
+    /// [`UploadOptions`](crate::stream::UploadOptions)), by default 16 MiB. A longer tensor is
+    /// uploaded in several chunks. Smaller slots take less pinned memory, and less of the device's
+    /// memory if weights are converted there, but every chunk costs a copy of its own. The bits are
+    /// the same.
     pub upload_slot: Option<usize>,
 }
 
-/// A matrix by its number.
+/// A matrix, by its number.
 #[derive(Debug)]
 pub struct Matrix(usize);
 
-/// A linear layer.
+/// A linear layer whose parameters have been named.
 #[derive(Debug)]
 pub struct Linear(LinearLayer);
 
-/// What attention needs.
+/// What attention needs besides q, k and v.
 #[derive(Debug)]
 pub struct Attention {
+    /// The number of the attention kernels.
     pub(super) kernels: usize,
+    /// The number of heads.
     pub(super) heads: usize,
+    /// The width of a head.
     pub(super) head_dim: usize,
-    /// The table of rotations, by number.
+    /// The number of the table of rotations, for rotary positions.
     pub(super) rotary: Option<usize>,
+    /// The slopes, for ALiBi.
     pub(super) slopes: Option<ParameterId>,
 }
 
-/// The CUDA backend, on one device.
+/// The CUDA backend on one device.
 pub struct Cuda {
     pub(super) context: Context,
     pub(super) info: DeviceInfo,
     pub(super) options: CudaOptions,
     pub(super) manager: Arc<StreamManager>,
     pub(super) gemm: Gemm,
+    /// The parameters named so far; [`Backend::sealed`] takes them.
     pub(super) resident: Resident,
+    /// The different GEMMs of the linear layers.
     pub(super) specs: Vec<ProductSpec>,
+    /// The linear layers, in the order in which they were named.
     pub(super) layers: Vec<LinearLayer>,
+    /// The role and the width of each matrix.
     pub(super) matrices: Vec<(Role, usize)>,
+    /// The attention kernels; [`Backend::sealed`] moves them to `running`.
     pub(super) attention: Vec<AttentionFunctions>,
-    /// Rotations by what they are made of, and how many values a position.
+    /// The tables of rotations: the frequencies that each is made from, and their number per
+    /// position.
     pub(super) tables: Vec<(ParameterId, usize)>,
-    /// Bytes a token of what a layer makes that is not where it goes yet: of the widest.
+    /// Scratch bytes per token, for the widest linear layer whose output is not stored directly.
     pub(super) scratch: usize,
+    /// The running model, once the parameters are sealed.
     running: Option<Running>,
 }
 
 impl Cuda {
-    /// Takes hold of a device of `manager`, which has created its streams, [`LOAD_STREAMS`] of them to load.
-    /// `algorithms` is shared by the devices of a job.
+    /// Creates the backend for a device of `manager`. The manager must have created the device's
+    /// streams, [`LOAD_STREAMS`] of them for loading. `algorithms` is shared by all devices of a
+    /// job.
     ///
     /// # Errors
-    /// [`CudaError`]
+    /// Returns [`CudaError`] if the device or cuBLASLt cannot be used.
     pub fn new(
         manager: Arc<StreamManager>,
         context: &Context,
@@ -109,7 +129,8 @@ impl Cuda {
             call: "a context",
             missing: "its device",
         })?;
-        // Not the job's own tokens: a choice is kept for all jobs, and bits must not depend on who chose first.
+        // These are not the tokens of this job: a choice is kept for all jobs, and the bits must
+        // not depend on which job chose first.
         let tuning = Tuning::timed(plan::default_tokens(info.multiprocessors as usize));
         Ok(Self {
             gemm: Gemm::load(context, algorithms, tuning)?,
@@ -128,35 +149,36 @@ impl Cuda {
         })
     }
 
-    /// The device.
+    /// Returns the device.
     pub fn device(&self) -> &DeviceInfo {
         &self.info
     }
 
-    /// Tells the algorithms of the products, which decide bits, from others.
+    /// Returns a fingerprint of the GEMM algorithms, which decide the bits of the results.
     pub fn fingerprint(&self) -> String {
         self.gemm.fingerprint()
     }
 
-    /// The cuBLASLt that is used, by its file.
+    /// Returns the file of the cuBLASLt that is used.
     pub fn library(&self) -> &'static str {
         self.gemm.library()
     }
 
-    /// For measuring: waits until all weights have arrived, and all else.
+    /// Waits until all weights have arrived and all queued work is done. This is for measuring.
     ///
     /// # Errors
-    /// [`CudaError`]
+    /// Returns [`CudaError`] if work on the device fails or the parameters are not sealed.
     pub fn settle(&mut self) -> Result<(), CudaError> {
         let running = self.running("settle")?;
         running.settle()
     }
 
-    /// For measuring: milliseconds that the linear layers' products alone take for so many rows, in the order of
-    /// a pass, on whatever the last pass left in the matrices.
+    /// Returns the milliseconds that only the GEMMs of the linear layers take for this many rows,
+    /// in the order of a pass, on whatever values the last pass left in the matrices. This is for
+    /// measuring.
     ///
     /// # Errors
-    /// [`CudaError`]
+    /// Returns [`CudaError`] if work on the device fails or the parameters are not sealed.
     pub fn products_alone(&mut self, rows: usize) -> Result<f32, CudaError> {
         let layers = std::mem::take(&mut self.layers);
         let time = self
@@ -166,19 +188,22 @@ impl Cuda {
         time
     }
 
-    /// Bytes that each group of parameters takes on the device, in the order in which they arrive: the embedding, the layers,
-    /// and what comes after them, where there is anything.
+    /// Returns the bytes that the parameters of each layer take on the device, in the order in
+    /// which the layers arrive: the embedding, the model's layers, and the parameters that come
+    /// after them, if there are any.
     ///
     /// # Errors
-    /// [`CudaError`]
+    /// Returns [`CudaError`] if the parameters are not sealed.
     pub fn group_bytes(&mut self) -> Result<&[usize], CudaError> {
         Ok(&self.running("group_bytes")?.group_bytes)
     }
 
-    /// For measuring: from the next pass on, how long each operation takes. It slows passes down.
+    /// Switches the timing of operations on or off from the next pass on, and returns what was
+    /// timed since it was last switched on: the name, the milliseconds and the calls of each kind
+    /// of operation. This is for measuring: it slows passes down.
     ///
     /// # Errors
-    /// [`CudaError`]
+    /// Returns [`CudaError`] if work on the device fails or the parameters are not sealed.
     pub fn profile(&mut self, on: bool) -> Result<Vec<(String, f64, usize)>, CudaError> {
         self.running("profile")?.profile(on)
     }
@@ -190,7 +215,8 @@ impl Cuda {
             .ok_or(CudaError::OutOfOrder { call, missing })
     }
 
-    /// Does something of a pass. What fails on the compute stream ends the job: its streams are drained.
+    /// Does one step of a pass. A failure on the compute stream ends the job, whose streams are
+    /// then drained.
     fn with<R>(
         &mut self,
         call: &'static str,
@@ -231,7 +257,8 @@ impl Backend for Cuda {
         self.resident.next_group();
     }
 
-    /// In f32 whatever the job's dtype: gains, biases and the embedding table are small.
+    /// Keeps the parameters in f32 whatever the job's dtype: gains, biases and the embedding table
+    /// are small.
     fn vector(&mut self, data: Weight) -> Result<ParameterId, BackendError> {
         Ok(self.resident.name(vec![Piece::Weight(data)], DType::F32))
     }
@@ -252,8 +279,9 @@ impl Backend for Cuda {
             bias: parts.iter().any(|part| part.bias.is_some()),
             chain: chains::longest(self.options.dtype),
         };
-        // The stream is much larger than what goes onto it, and would round every chain's sum: they are added to one
-        // another first.
+        // Values on the residual stream are much larger than what is added to them, so the sum of
+        // every chain would be rounded coarsely. The chains are therefore added to each other
+        // first.
         let spec = match product {
             LinearKind::Add if spec.chains() == 1 => ProductSpec {
                 kind: Kind::Accumulate,

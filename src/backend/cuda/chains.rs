@@ -1,28 +1,33 @@
-//! What products sum in, where f32 has to be as exact as on the CPU: within 1.5 times PyTorch's error, which on some
-//! sequences is by luck half of what it is on others.
+//! Decides the lengths of the chains that GEMMs sum in. In f32 a GEMM has to be as exact as on the
+//! CPU: within 1.5 times PyTorch's error. On some sequences PyTorch's error happens to be half of
+//! its error on other sequences.
 
 use crate::dtype::DType;
 use crate::gpu::cublaslt::WHOLE;
 
-/// The longest chain of sums of an f32 product. cuBLASLt's f32 sums an output in one chain over K, whose rounding grows
-/// with the root of its length.
+/// The longest chain of sums of an f32 GEMM. In f32, cuBLASLt sums an output in one chain over K,
+/// and the rounding error of a chain grows with the square root of its length.
 ///
-/// Over the 210 cases of the committed golden files of at least [`SHORT_TOKENS`] tokens, the geometric mean of error to
-/// PyTorch's error, and the largest one, are 0.80 and 1.35 with chains of 512, 0.73 and 1.28 with 256, 0.67 and 1.22 with
-/// 128, where K is 1536 at most; one chain of all K grows with it.
+/// The ratio of this program's error to PyTorch's error, over the 210 cases of at least
+/// [`SHORT_TOKENS`] tokens in the committed golden files, has a geometric mean of 0.80 and a
+/// maximum of 1.35 with chains of 512, 0.73 and 1.28 with chains of 256, and 0.67 and 1.22 with
+/// chains of 128. K is at most 1536 in these cases; with one chain over all of K the ratio grows
+/// with K.
 ///
-/// A chain's sum is added to the output in memory: 8 bytes read and written for 2·256 operations. On an H100, with 2.9
-/// TB/s and some 50 TFLOP/s in f32, that is 2.8 ps for 10.2 ps, at most 27 % more; with chains of 128 54 %, with 64 as
-/// much again as the product itself.
+/// The sum of each chain is added to the output in memory: 8 bytes are read and written for 2·256
+/// operations. On an H100, with 2.9 TB/s and about 50 TFLOP/s in f32, that takes 2.8 ps of memory
+/// time for 10.2 ps of arithmetic, so at most 27 % more time. Chains of 128 would take 54 % more,
+/// and chains of 64 as much again as the GEMM itself.
 const CHAIN: usize = 256;
-/// Tokens of a sequence below which it is of the class [`SHORT`]: there PyTorch sums in several short chains, and is two
-/// to three times as exact (`backend/cpu/gemm.rs`). With chains of 32 the largest of 80 cases was 1.53, with
-/// `kernels/gemm_short.cu` it is 1.12.
+/// Sequences of fewer tokens than this belong to the class [`SHORT`]. For them PyTorch sums in
+/// several short chains, and is two to three times as exact as for longer sequences (see
+/// `backend/cpu/gemm.rs`). With chains of 32 the largest ratio to PyTorch's error over 80 cases was
+/// 1.53; with `kernels/gemm_short.cu` it is 1.12.
 const SHORT_TOKENS: usize = 16;
-/// The class of short sequences in f32, whose products are not cuBLASLt's.
+/// The class of short sequences in f32, whose GEMMs are not cuBLASLt's.
 pub(super) const SHORT: usize = 1;
 
-/// The class of a sequence of so many tokens: by its length alone.
+/// Returns the class of a sequence of `tokens` tokens, which depends on its length alone.
 pub(super) fn class(dtype: DType, tokens: usize) -> usize {
     match dtype {
         DType::F32 if tokens < SHORT_TOKENS => SHORT,
@@ -30,7 +35,7 @@ pub(super) fn class(dtype: DType, tokens: usize) -> usize {
     }
 }
 
-/// The longest chain of cuBLASLt's products.
+/// Returns the longest chain that cuBLASLt's GEMMs may sum in.
 pub(super) fn longest(dtype: DType) -> usize {
     match dtype {
         DType::F32 => CHAIN,

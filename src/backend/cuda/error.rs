@@ -1,4 +1,4 @@
-//! What the CUDA backend can fail with.
+//! The errors of the CUDA backend.
 
 use crate::gpu::cublaslt::GemmError;
 use crate::gpu::driver::DriverError;
@@ -8,70 +8,72 @@ use std::fmt;
 /// Why a model does not run, or no longer runs, on a CUDA device.
 #[derive(Debug, thiserror::Error)]
 pub enum CudaError {
-    /// The driver, or work on the device.
+    /// The driver failed, or work on the device did.
     #[error(transparent)]
     Driver(#[from] DriverError),
-    /// Streams, fences, the ring of slots, the loading of weights.
+    /// A stream, a fence, the ring of slots or the loading of weights failed.
     #[error(transparent)]
     Stream(#[from] StreamError),
-    /// A product.
+    /// A GEMM failed.
     #[error(transparent)]
     Gemm(#[from] GemmError),
     /// This build has no such kernel.
     #[error("this build has no CUDA kernel {name}")]
     NoKernel {
-        /// Its name.
+        /// The name of the kernel.
         name: String,
     },
-    /// The model does not fit.
+    /// The model does not fit into the device's memory.
     #[error("{0}")]
     Memory(Box<Shortage>),
-    /// Attention that no kernel computes.
+    /// No kernel computes attention for heads of this width.
     #[error("no CUDA kernel computes attention with heads of {head_dim} columns")]
     HeadDim {
-        /// Columns of a head.
+        /// The number of columns of a head.
         head_dim: usize,
     },
-    /// A call out of its order: a defect of this program.
+    /// A call came out of order, which is a defect of this program.
     #[error("{call} without {missing}")]
     OutOfOrder {
-        /// The call.
+        /// The name of the call.
         call: &'static str,
-        /// What has to come first.
+        /// What has to come before the call.
         missing: &'static str,
     },
 }
 
-/// By how much a model does not fit on a device, and what would make it fit.
+/// The memory that a model lacks on a device, and what would make it fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shortage {
-    /// The device's ordinal.
+    /// The ordinal of the device.
     pub device: u32,
-    /// Free bytes.
+    /// The free memory in bytes.
     pub free: u64,
-    /// All bytes of the device.
+    /// The total memory of the device in bytes.
     pub total: u64,
-    /// Bytes that the smallest pass takes, parameters included.
+    /// The bytes that the smallest pass needs, parameters included.
     pub needed: u64,
-    /// Its tokens.
+    /// The number of tokens of that pass.
     pub tokens: usize,
-    /// Whether the model would fit in a dtype of 16 bits, where the job's has 32.
+    /// Whether the model would fit in a dtype of 16 bits, if the job's dtype has 32.
     pub fits_in_16_bits: bool,
-    /// Tokens of a smaller pass that would fit, where every sequence fits into it.
+    /// The number of tokens of a smaller pass that would fit; `None` if there is none that holds
+    /// every sequence.
     pub fewer_tokens: Option<usize>,
 }
 
-/// Tenths of a GiB, as text.
+/// Formats tenths of a GiB.
 fn gib(tenths: u64) -> String {
     format!("{}.{} GiB", tenths / 10, tenths % 10)
 }
 
-/// No more than there is: rounded down.
+/// Formats free memory, rounded down so that the text never promises more than there is.
 fn gib_of_free(bytes: u64) -> String {
     gib(((u128::from(bytes) * 10) >> 30) as u64)
 }
 
-/// Enough: rounded up, so that it never reads like what is free and too little.
+/// Formats needed memory, rounded up so that it never reads the same as a free amount that is too
+/// small.
 fn gib_of_need(bytes: u64) -> String {
     gib((u128::from(bytes) * 10).div_ceil(1 << 30) as u64)
 }
@@ -91,7 +93,7 @@ impl fmt::Display for Shortage {
 }
 
 impl Shortage {
-    /// Only what would help.
+    /// Returns the remedies that would help, and no others.
     fn hint(&self) -> String {
         let needed = gib_of_need(self.needed);
         let mut ways = Vec::new();
@@ -114,7 +116,8 @@ impl Shortage {
 }
 
 impl CudaError {
-    /// Whether CUDA cannot be had here at all, as without a driver.
+    /// Returns whether CUDA cannot be used here at all, because this build has no kernels or the
+    /// machine has no usable cuBLASLt.
     pub fn is_unavailable(&self) -> bool {
         matches!(
             self,
@@ -123,12 +126,12 @@ impl CudaError {
         )
     }
 
-    /// Whether the table of GEMM algorithms that the job has to use is refused.
+    /// Returns whether the table of GEMM algorithms that the job has to use was refused.
     pub fn is_refused_table(&self) -> bool {
         matches!(self, Self::Gemm(error) if error.is_refused_table())
     }
 
-    /// What to do about it.
+    /// Returns what the user can do about the error, if anything.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Driver(e) => Some(e.job_hint().into()),
@@ -185,7 +188,7 @@ mod tests {
         );
     }
 
-    /// A few bytes short: the two sizes never read alike.
+    /// Even if only a few bytes are missing, the two sizes never read the same.
     #[test]
     fn what_is_free_reads_as_less_than_what_is_needed() {
         for free in [0, 1, (1 << 30) - 1, 1 << 30, (5 << 30) / 10, 1 << 60] {

@@ -1,4 +1,4 @@
-//! The kernels of one device, loaded, and how each is launched.
+//! Loads the kernels of one device and launches them.
 
 use super::attention::{AttentionKernel, AttentionKernels, WorkCounts, WorkList};
 use super::error::CudaError;
@@ -11,18 +11,21 @@ use crate::backend::{AttentionSpec, Position};
 use crate::dtype::DType;
 use crate::gpu::driver::{Context, DriverError, Function, Module, Stream};
 
-/// Threads of a block of the kernels that go over elements or rows.
+/// Threads per block of the kernels that loop over elements or rows.
 const THREADS: u32 = 256;
-/// Rows, and columns, of a block of `gemm_short`.
+/// Rows per block of `gemm_short`, and columns per block.
 const SHORT_TILE: u32 = 64;
-/// Rows of a block of `represent`.
+/// Rows per block of `represent`.
 const REPRESENT_ROWS: usize = 64;
-/// Columns, and threads, of a block of `represent_means`.
+/// Columns per block of `represent_means`, and threads per block.
 const MEAN_COLUMNS: u32 = 128;
-/// Most blocks, a multiprocessor, of kernels that take any number: enough to fill it.
+/// Upper bound on the blocks per multiprocessor of grid-stride kernels: enough to fill it.
 const BLOCKS_A_MULTIPROCESSOR: u32 = 16;
 
-/// One kernel of a fatbin.
+/// Loads one kernel from the fatbin of `source`, with `shared` bytes of dynamic shared memory.
+///
+/// # Errors
+/// Returns [`CudaError::NoKernel`] if this build has no such fatbin, or the driver's error.
 pub(super) fn function(
     context: &Context,
     source: &str,
@@ -33,11 +36,11 @@ pub(super) fn function(
     Ok(Module::load(context, image)?.function(name, shared)?)
 }
 
-/// The kernels between the products, for one dtype of activations.
+/// The kernels that run between the GEMMs, for one dtype of activations.
 pub(super) struct Functions {
     dtype: DType,
     most_blocks: u32,
-    /// `add` and `gemm_short`: f32 alone has a use for them.
+    /// The kernels `add` and `gemm_short`, which only f32 needs.
     f32_alone: Option<(Function, Function)>,
     embed: Function,
     layer_norm: Function,
@@ -49,6 +52,10 @@ pub(super) struct Functions {
 }
 
 impl Functions {
+    /// Loads the kernels for activations in `dtype`.
+    ///
+    /// # Errors
+    /// As for [`function`].
     pub fn load(context: &Context, dtype: DType, multiprocessors: u32) -> Result<Self, CudaError> {
         let t = dtype.name();
         let load = |source: &str, name: String| function(context, source, &name, 0);
@@ -81,64 +88,78 @@ impl Functions {
             .ok_or_else(|| CudaError::NoKernel { name: name.into() })
     }
 
-    /// Blocks for so many pieces of work, one a thread.
+    /// Returns the grid for `pieces` pieces of work, one per thread, within the bound of
+    /// grid-stride kernels.
     fn blocks(&self, pieces: usize) -> [u32; 3] {
         let blocks = pieces.div_ceil(THREADS as usize).max(1);
         [blocks.min(self.most_blocks as usize) as u32, 1, 1]
     }
 
+    /// Launches the kernel `embed`.
+    ///
     /// # Safety
-    /// The addresses are of live device memory of the sizes that `params.h` says, which nothing but this stream
-    /// touches until a fence recorded after it is passed. So for all that follow.
+    /// The addresses must be those of live device memory of the sizes that `params.h` states.
+    /// Nothing but this stream may touch that memory until a fence that was recorded after this
+    /// call has been passed. The same holds for all launches below.
     pub unsafe fn embed(&self, stream: &Stream, p: &EmbedParams) -> Result<(), CudaError> {
-        // A warp a token.
+        // One warp per token.
         let grid = self.blocks(p.count as usize * 32);
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the contract in this function's `# Safety` section.
         unsafe { stream.launch(&self.embed, grid, [THREADS, 1, 1], 0, p)? };
         Ok(())
     }
 
+    /// Launches the kernel `add`.
+    ///
     /// # Safety
-    /// As [`Self::embed`].
+    /// As for [`Self::embed`].
     pub unsafe fn add(&self, stream: &Stream, p: &AddParams) -> Result<(), CudaError> {
         let (add, _) = self.f32_alone("add")?;
         let grid = self.blocks((p.count as usize).div_ceil(4));
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the contract in this function's `# Safety` section.
         unsafe { stream.launch(add, grid, [THREADS, 1, 1], 0, p)? };
         Ok(())
     }
 
+    /// Launches the kernel `layer_norm`.
+    ///
     /// # Safety
-    /// As [`Self::embed`].
+    /// As for [`Self::embed`].
     pub unsafe fn layer_norm(&self, stream: &Stream, p: &LayerNormParams) -> Result<(), CudaError> {
-        // At least a warp a row.
+        // At least one warp per row.
         let grid = self.blocks(p.rows as usize * 32);
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the contract in this function's `# Safety` section.
         unsafe { stream.launch(&self.layer_norm, grid, [THREADS, 1, 1], 0, p)? };
         Ok(())
     }
 
+    /// Launches the kernel `gelu`.
+    ///
     /// # Safety
-    /// As [`Self::embed`].
+    /// As for [`Self::embed`].
     pub unsafe fn gelu(&self, stream: &Stream, p: &GeluParams) -> Result<(), CudaError> {
         let grid = self.blocks((p.count as usize * self.dtype.size()).div_ceil(16));
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the contract in this function's `# Safety` section.
         unsafe { stream.launch(&self.gelu, grid, [THREADS, 1, 1], 0, p)? };
         Ok(())
     }
 
+    /// Launches the kernel `gated_gelu`.
+    ///
     /// # Safety
-    /// As [`Self::embed`].
+    /// As for [`Self::embed`].
     pub unsafe fn gated_gelu(&self, stream: &Stream, p: &GatedGeluParams) -> Result<(), CudaError> {
         let bytes = p.rows as usize * p.width as usize * self.dtype.size();
         let grid = self.blocks(bytes.div_ceil(16));
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the contract in this function's `# Safety` section.
         unsafe { stream.launch(&self.gated_gelu, grid, [THREADS, 1, 1], 0, p)? };
         Ok(())
     }
 
+    /// Launches the kernel `gemm_short`.
+    ///
     /// # Safety
-    /// As [`Self::embed`].
+    /// As for [`Self::embed`].
     pub unsafe fn gemm_short(&self, stream: &Stream, p: &GemmShortParams) -> Result<(), CudaError> {
         let (_, gemm_short) = self.f32_alone("gemm_short")?;
         let grid = [
@@ -146,13 +167,16 @@ impl Functions {
             p.rows.div_ceil(SHORT_TILE),
             1,
         ];
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the contract in this function's `# Safety` section.
         unsafe { stream.launch(gemm_short, grid, [THREADS, 1, 1], 0, p)? };
         Ok(())
     }
 
+    /// Launches the kernel `represent` (`represent_f32` in f32) for a pass of `rows` rows, and then
+    /// `represent_means`.
+    ///
     /// # Safety
-    /// As [`Self::embed`].
+    /// As for [`Self::embed`].
     pub unsafe fn represent(
         &self,
         stream: &Stream,
@@ -161,7 +185,7 @@ impl Functions {
     ) -> Result<(), CudaError> {
         let chunks = [(rows / REPRESENT_ROWS) as u32 + p.sequences, 1, 1];
         let columns = [p.sequences * p.width.div_ceil(MEAN_COLUMNS), 1, 1];
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the contract in this function's `# Safety` section.
         unsafe {
             stream.launch(&self.represent, chunks, [THREADS, 1, 1], 0, p)?;
             stream.launch(&self.represent_means, columns, [MEAN_COLUMNS, 1, 1], 0, p)?;
@@ -169,24 +193,30 @@ impl Functions {
         Ok(())
     }
 
+    /// Launches the kernel `rotary_table`.
+    ///
     /// # Safety
-    /// As [`Self::embed`].
+    /// As for [`Self::embed`].
     pub unsafe fn rotary_table(
         &self,
         stream: &Stream,
         p: &RotaryTableParams,
     ) -> Result<(), CudaError> {
         let grid = self.blocks(p.positions as usize * p.half as usize);
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the contract in this function's `# Safety` section.
         unsafe { stream.launch(&self.rotary_table, grid, [THREADS, 1, 1], 0, p)? };
         Ok(())
     }
 }
 
-/// The kernels that bring weights from the format they are stored in to another.
+/// The kernels that convert weights from their stored format to another one.
 pub(super) struct Casts(Vec<((DType, DType), Function)>);
 
 impl Casts {
+    /// Loads one kernel for each pair of different formats.
+    ///
+    /// # Errors
+    /// As for [`function`].
     pub fn load(context: &Context) -> Result<Self, CudaError> {
         let all = [DType::F32, DType::F16, DType::Bf16];
         let pairs = all.into_iter().flat_map(|from| all.map(|to| (from, to)));
@@ -197,10 +227,11 @@ impl Casts {
         Ok(Self(functions.collect::<Result<_, CudaError>>()?))
     }
 
-    /// Two different formats.
+    /// Launches the kernel that converts from the first format to the second one; equal formats
+    /// launch nothing.
     ///
     /// # Safety
-    /// As [`Functions::embed`].
+    /// As for [`Functions::embed`].
     pub unsafe fn run(
         &self,
         stream: &Stream,
@@ -212,12 +243,12 @@ impl Casts {
         };
         let blocks = (p.count as usize).div_ceil(4 * THREADS as usize);
         let grid = [blocks.clamp(1, 1 << 16) as u32, 1, 1];
-        // SAFETY: the caller's.
+        // SAFETY: the caller keeps the contract in this function's `# Safety` section.
         unsafe { stream.launch(function, grid, [THREADS, 1, 1], 0, p) }
     }
 }
 
-/// The attention kernels of a model's heads.
+/// The attention kernels for the heads of a model.
 pub(super) struct AttentionFunctions {
     kernels: AttentionKernels,
     long: (Function, AttentionKernel),
@@ -227,6 +258,11 @@ pub(super) struct AttentionFunctions {
 }
 
 impl AttentionFunctions {
+    /// Loads the kernels for the heads of `spec` in `dtype`.
+    ///
+    /// # Errors
+    /// Returns [`CudaError::HeadDim`] if no kernel takes heads of this width; otherwise as for
+    /// [`function`].
     pub fn load(context: &Context, dtype: DType, spec: &AttentionSpec) -> Result<Self, CudaError> {
         let device = context.info()?;
         let head_dim = spec.head_dim;
@@ -245,15 +281,17 @@ impl AttentionFunctions {
         })
     }
 
-    /// The work of a batch of these sequences.
+    /// Builds the work list for a batch whose sequences start at `starts`.
     pub fn work(&self, starts: &[usize]) -> WorkList {
         self.kernels.work(starts)
     }
 
-    /// `lists`: where the items and slots of the work lie. Keys of long sequences may be rotated where they lie.
+    /// Launches the attention kernels for long and for short sequences. `lists` holds the addresses
+    /// of the items and of the slots of the work list. Keys of long sequences may be rotated in
+    /// place before.
     ///
     /// # Safety
-    /// As [`Functions::embed`].
+    /// As for [`Functions::embed`].
     pub unsafe fn run(
         &self,
         stream: &Stream,
@@ -282,7 +320,7 @@ impl AttentionFunctions {
                 1,
                 1,
             ];
-            // SAFETY: the caller's.
+            // SAFETY: the caller keeps the contract in this function's `# Safety` section.
             unsafe {
                 stream.launch(
                     function,

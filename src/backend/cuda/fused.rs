@@ -1,5 +1,6 @@
-//! Linear layers with GELU in the product's own epilogue (`kernels/gemm_gelu.cu`), on Hopper: cuBLASLt has GELU's tanh
-//! form alone there, and a pass of its own over its result costs a quarter of the product.
+//! Launches linear layers with GELU in the GEMM's own epilogue (`kernels/gemm_gelu.cu`), on Hopper.
+//! There cuBLASLt's epilogue has only the tanh form of GELU, and a separate kernel over the GEMM's
+//! result costs a quarter of the GEMM's time or more.
 
 use super::error::CudaError;
 use super::functions::function;
@@ -9,16 +10,18 @@ use crate::gpu::driver::{
     Context, DeviceInfo, Element, Function, Region, Stream, Swizzle, Tensor, TensorMap,
 };
 
-/// Threads of a block: a producer's warpgroup and two consumers'.
+/// Threads per block: one warpgroup of a producer and two of consumers.
 const THREADS: u32 = 384;
-/// Dynamic shared memory: six steps of both operands, two slabs for each consumer, 14 barriers.
+/// Bytes of dynamic shared memory: six stages of both operands, two slabs for each consumer, 14
+/// barriers.
 const SHARED: u32 = 6 * 2 * 16384 + 2 * 2 * 8192 + 14 * 8;
-/// Tiles one above the other that are worked on at a time, so that both operands' tiles are met again in L2.
+/// Number of tiles, one above the other, that are worked on together, so that the tiles of both
+/// operands are still in L2 when they are read again.
 const BAND: u32 = 8;
-/// Columns of every box: 128 bytes, the swizzle's span.
+/// Columns per box of a tensor map: 128 bytes, the span of the swizzle.
 const BOX_COLUMNS: u32 = 64;
 
-/// The two kernels for one dtype.
+/// The two kernels, plain and gated, for one dtype.
 pub(super) struct Fused {
     element: Element,
     blocks: u32,
@@ -26,27 +29,32 @@ pub(super) struct Fused {
     gated: Function,
 }
 
-/// A linear layer's operands, as they lie on the device.
+/// The operands of a linear layer, where they lie on the device.
 pub(super) struct GemmGeluOperands<'a> {
-    /// [rows, depth]
+    /// The input, `[rows, depth]`.
     pub from: &'a Region,
-    /// [width, depth], or [2·width, depth] with the gates first.
+    /// The weight, `[width, depth]`, or `[2·width, depth]` with the gates first.
     pub weight: &'a Region,
-    /// In the activations' dtype, one a row of the weight; 0 for none.
+    /// The address of the bias in the activations' dtype, one value per row of the weight; 0 for
+    /// none.
     pub bias: u64,
-    /// [rows, width]
+    /// The output, `[rows, width]`.
     pub to: &'a Region,
+    /// The number of rows.
     pub rows: usize,
+    /// The number of columns of the output, a multiple of 8.
     pub width: usize,
+    /// The number of columns of the input, a multiple of 8.
     pub depth: usize,
+    /// Whether the layer is gated.
     pub gated: bool,
 }
 
 impl Fused {
-    /// `None` where the chip or the dtype has no such kernel.
+    /// Loads the kernels; returns `None` if the device or the dtype has none.
     ///
     /// # Errors
-    /// [`CudaError`]
+    /// Returns [`CudaError`] if a kernel cannot be loaded.
     pub fn load(
         context: &Context,
         device: &DeviceInfo,
@@ -72,14 +80,16 @@ impl Fused {
         }))
     }
 
-    /// Whether it takes a layer of this shape.
+    /// Returns whether the kernels take a layer of this shape.
     pub fn takes(width: usize, depth: usize) -> bool {
         width.is_multiple_of(8) && depth.is_multiple_of(8)
     }
 
+    /// Launches the kernel for one linear layer; no rows launch nothing.
+    ///
     /// # Safety
-    /// The regions hold these shapes, and nothing but this stream touches them until a fence recorded after it is
-    /// passed.
+    /// The regions must hold matrices of these shapes. Nothing but this stream may touch them until
+    /// a fence that was recorded after this call has been passed.
     pub unsafe fn run(&self, stream: &Stream, o: &GemmGeluOperands<'_>) -> Result<(), CudaError> {
         if o.rows == 0 {
             return Ok(());
@@ -97,11 +107,12 @@ impl Fused {
             ..GemmGeluParams::default()
         };
         let function = if o.gated { &self.gated } else { &self.plain };
-        // No more blocks than there are tiles, of 128 rows and at least 64 columns.
+        // There are no more blocks than tiles, which have 128 rows and at least 64 columns.
         let tiles = o.rows.div_ceil(128) * o.width.div_ceil(64);
         let blocks = self.blocks.min(tiles.max(1) as u32);
         let (grid, block) = ([blocks, 1, 1], [THREADS, 1, 1]);
-        // SAFETY: the caller's; the maps end with the rows, so nothing behind them is touched.
+        // SAFETY: the caller keeps the contract in this function's `# Safety` section. The tensor
+        // maps end with the last row, so nothing behind the matrices is touched.
         unsafe { stream.launch(function, grid, block, SHARED, &params)? };
         Ok(())
     }
@@ -120,7 +131,7 @@ impl Fused {
             swizzle: Swizzle::Bytes128,
         };
         let map = TensorMap::new(region, 0, &tensor)?;
-        // SAFETY: both are 128 bytes that have a meaning to the device alone.
+        // SAFETY: both types are 128 bytes, which only the device interprets.
         Ok(unsafe { std::mem::transmute::<TensorMap, MapWords>(map) })
     }
 }

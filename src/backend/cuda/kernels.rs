@@ -1,8 +1,9 @@
-//! The kernels that `build.rs` compiled and embedded.
+//! Holds the kernels that `build.rs` compiled and embedded.
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
-/// The fatbin of a source of `kernels/`, by its name without `.cu`. `None` in a build without nvcc.
+/// Returns the fatbin of a source in `kernels/`, by the source's name without `.cu`; `None` in a
+/// build without nvcc.
 pub fn fatbin(name: &str) -> Option<&'static [u8]> {
     FATBINS
         .iter()
@@ -26,11 +27,12 @@ mod tests {
         for source in &sources {
             let image = fatbin(source.file_stem().unwrap().to_str().unwrap());
             assert_eq!(image.is_some(), NVCC.is_some(), "{}", source.display());
-            // A fatbin's magic number.
+            // Every fatbin begins with this magic number.
             assert!(image.is_none_or(|i| i.starts_with(&[0x50, 0xed, 0x55, 0xba])));
         }
         assert_eq!(ARCHITECTURES.is_empty(), NVCC.is_none());
-        // Every nvcc that this builds with knows Hopper, unless others were chosen.
+        // Every nvcc that builds this program supports Hopper, unless the user chose other
+        // architectures.
         let chosen = option_env!("SEQSTREAM_CUDA_ARCHITECTURES").is_some();
         assert!(NVCC.is_none() || chosen || ARCHITECTURES.contains(&"sm_90a"));
     }

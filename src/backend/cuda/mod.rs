@@ -1,15 +1,16 @@
-//! CUDA: the kernels, and the operations of a model made of them.
+//! The CUDA backend: the kernels, and the operations of a model that are made of them.
 //!
-//! | | |
+//! | module | contents |
 //! |---|---|
-//! | [`kernels`], `params` | what nvcc made of `kernels/`, and their arguments |
+//! | [`kernels`], `params` | the compiled kernels of `kernels/`, and their arguments |
 //! | `functions`, `fused`, [`attention`] | how each kernel is launched |
-//! | `resident`, `weights`, `plan` | parameters and their way to the device; how its memory is divided |
-//! | `backend`, `seal` | [`Cuda`], what a model names; how that becomes what runs |
-//! | `running`, `operations`, `slot` | passes, and the operations of one; what goes in and out |
+//! | `resident`, `weights`, `plan` | parameters and their way to the device; its memory |
+//! | `backend`, `seal` | [`Cuda`], which a model calls; how it becomes a running model |
+//! | `running`, `operations`, `slot` | passes, their operations, the layout of input and output |
+//! | `chains` | the lengths of the chains of sums, and the class of short sequences |
 //! | `profile` | how long operations take |
 //!
-//! [`devices`] is how the program knows what a machine has, and [`require`] says what is missing.
+//! [`devices`] lists the devices of the machine, and [`require`] says what a job on CUDA lacks.
 
 pub mod attention;
 mod backend;
@@ -35,25 +36,25 @@ pub mod params;
 use crate::gpu::cublaslt::{self, GemmError};
 use crate::gpu::driver::{self, DeviceInfo, DriverError, Library};
 
-/// Why CUDA cannot be used.
+/// Why CUDA cannot be used on this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum Unavailable {
-    /// Built without nvcc.
+    /// This program was built without nvcc.
     #[error("this build has no CUDA kernels")]
     NoKernels,
-    /// No driver on this machine.
+    /// There is no driver on this machine.
     #[error("there is no CUDA driver: {0}")]
     NoDriver(String),
-    /// There is a driver, and it fails or has no device.
+    /// There is a driver, but it fails or has no device.
     #[error("the CUDA driver has no usable device: {0}")]
     Driver(#[from] DriverError),
-    /// No cuBLASLt, or one that cannot be used.
+    /// There is no cuBLASLt, or it cannot be used.
     #[error(transparent)]
     Products(#[from] GemmError),
 }
 
 impl Unavailable {
-    /// The remedy.
+    /// Returns what the user can do about it.
     pub fn hint(&self) -> String {
         match self {
             Unavailable::NoKernels => {
@@ -71,10 +72,11 @@ impl Unavailable {
     }
 }
 
-/// The driver's library and its devices, at least one, whether or not this build has kernels.
+/// Returns the name of the driver's library and its devices, of which there is at least one,
+/// whether or not this build has kernels.
 ///
 /// # Errors
-/// [`Unavailable`]
+/// Returns [`Unavailable`] if there is no usable driver or no device.
 pub fn devices() -> Result<(String, Vec<DeviceInfo>), Unavailable> {
     let name = match driver::library() {
         Library::Open(name) => name,
@@ -83,10 +85,11 @@ pub fn devices() -> Result<(String, Vec<DeviceInfo>), Unavailable> {
     Ok((name, driver::devices()?))
 }
 
-/// What a job on CUDA needs: kernels in this build, a driver and a device, cuBLASLt.
+/// Checks that everything a job on CUDA needs is present (kernels in this build, a driver with a
+/// device, cuBLASLt), and returns the devices.
 ///
 /// # Errors
-/// [`Unavailable`], the first that is missing.
+/// Returns [`Unavailable`] for the first of these that is missing.
 pub fn require() -> Result<Vec<DeviceInfo>, Unavailable> {
     if kernels::FATBINS.is_empty() {
         return Err(Unavailable::NoKernels);

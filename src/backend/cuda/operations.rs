@@ -1,4 +1,4 @@
-//! The operations of a pass: which kernels, on which addresses.
+//! Queues the operations of a pass: decides which kernels run, and on which addresses.
 
 use super::backend::Attention;
 use super::chains;
@@ -18,7 +18,7 @@ use crate::gpu::driver::Region;
 use std::ops::Range;
 
 impl Running {
-    /// Runs one operation, timed if that is wanted.
+    /// Runs one operation, and times it if timing is switched on.
     fn operation(
         &mut self,
         name: &'static str,
@@ -32,6 +32,7 @@ impl Running {
         timed
     }
 
+    /// Writes the scale, sends the input to the device, and queues the embedding.
     pub fn embed(
         &mut self,
         scale: &[f64],
@@ -54,13 +55,15 @@ impl Running {
             vocabulary: (self.addresses.values(table) / width.max(1)) as u32,
             padding: 0,
         };
-        // SAFETY: the matrix has room for the capacity's rows, and no pass has more; the input was just sent, and the
-        // table's group waited for. The compute stream alone touches them.
+        // SAFETY: the matrix holds as many rows as the capacity, and no pass has more. The input
+        // was just sent, and the stream waits for the table's layer. Only the compute stream
+        // touches this memory.
         self.operation("embed", |r| unsafe {
             r.functions.embed(r.compute(), &params)
         })
     }
 
+    /// Queues a LayerNorm.
     pub fn layer_norm(
         &mut self,
         x: usize,
@@ -68,7 +71,7 @@ impl Running {
         out: usize,
     ) -> Result<(), CudaError> {
         let place = &self.places[out];
-        // In f32 the two are one, and it is written once.
+        // In f32 the two copies are the same memory, which is written once.
         let stream = match self.dtype {
             DType::F32 => 0,
             _ => place.stream(),
@@ -90,7 +93,8 @@ impl Running {
         })
     }
 
-    /// A layer's product: stored to `out`, or added to it if that is the layer's use.
+    /// Queues the GEMM of a linear layer, which stores its result to `out`, or adds it to `out` if
+    /// the layer adds to the residual stream.
     pub(super) fn product(
         &self,
         w: LinearLayer,
@@ -116,7 +120,7 @@ impl Running {
                 depth: spec.inputs as u32,
                 add: w.adds.into(),
             };
-            // SAFETY: as below.
+            // SAFETY: as for `product.run` below.
             return unsafe { self.functions.gemm_short(self.compute(), &params) };
         }
         let apart = w.adds && product.spec().kind == Kind::Store;
@@ -130,8 +134,8 @@ impl Running {
             bias,
             out: to,
         };
-        // SAFETY: regions that hold the capacity's rows, and no pass has more; the weights' group was waited for. The
-        // compute stream alone touches them.
+        // SAFETY: the regions hold as many rows as the capacity, and no pass has more. The stream
+        // waits for the weights' layer. Only the compute stream touches this memory.
         unsafe { product.run(self.compute(), &self.workspace, operands, rows)? };
         if !apart {
             return Ok(());
@@ -141,10 +145,11 @@ impl Running {
             to: out,
             count: (rows * product.spec().outputs) as u64,
         };
-        // SAFETY: as above.
+        // SAFETY: as for `product.run` above.
         unsafe { self.functions.add(self.compute(), &params) }
     }
 
+    /// Queues a linear layer with its activation function, fused into one kernel if possible.
     pub fn linear(
         &mut self,
         x: usize,
@@ -171,7 +176,8 @@ impl Running {
         })
     }
 
-    /// Whether a layer's product and its GELU are one kernel; `halves` of its outputs make one.
+    /// Returns whether one kernel computes the layer's GEMM together with its GELU. `halves` is 2
+    /// if two outputs of the GEMM make one output of the layer (gated), and else 1.
     fn fuses(&self, w: LinearLayer, halves: usize) -> bool {
         let spec = self.products[w.product].spec();
         self.fused.is_some() && Fused::takes(spec.outputs / halves, spec.inputs)
@@ -203,16 +209,18 @@ impl Running {
             depth: spec.inputs,
             gated,
         };
-        // SAFETY: as in `product`.
+        // SAFETY: as for `product.run` in `product`.
         unsafe { fused.run(self.compute(), &operands) }
     }
 
+    /// Queues a linear layer that adds to the residual stream.
     pub fn linear_add(&mut self, x: usize, w: LinearLayer, onto: usize) -> Result<(), CudaError> {
         let rows = self.pass("linear_add")?.rows;
         let (from, to) = (self.places[x].activation(), self.places[onto].stream());
         self.operation("product", |r| r.product(w, from, to, rows))
     }
 
+    /// Queues a gated linear layer, fused into one kernel if possible.
     pub fn linear_gated(&mut self, x: usize, w: LinearLayer, out: usize) -> Result<(), CudaError> {
         let rows = self.pass("linear_gated")?.rows;
         if self.fuses(w, 2) {
@@ -233,6 +241,7 @@ impl Running {
         })
     }
 
+    /// Queues attention within each sequence of the pass.
     pub fn attention(&mut self, qkv: usize, a: &Attention, out: usize) -> Result<(), CudaError> {
         let pass = self.pass("attention")?;
         let (items, layout) = (pass.items, &pass.input);
@@ -248,12 +257,17 @@ impl Running {
             scale: 1.0 / (a.head_dim as f32).sqrt(),
             count: 0,
         };
-        // SAFETY: as in `embed`; the lists are of this pass's sequences, none longer than the table.
+        // SAFETY: as in `embed`. The work lists are those of this pass, whose sequences are no
+        // longer than the table of rotations.
         self.operation("attention", |r| unsafe {
             r.attention[a.kernels].run(r.compute(), &params, lists, items)
         })
     }
 
+    /// Queues the wanted outputs of a representation, and returns where its results will lie.
+    ///
+    /// # Errors
+    /// Returns [`CudaError::OutOfOrder`] if a pass takes more representations than were announced.
     pub fn represent(
         &mut self,
         x: usize,
@@ -304,7 +318,7 @@ impl Running {
             pass.taken += 1;
         }
         if sequences > 0 {
-            // SAFETY: as in `embed`; the output holds these parts, as was just checked.
+            // SAFETY: as in `embed`. The output holds these parts, as was just checked.
             self.operation("represent", |r| unsafe {
                 r.functions.represent(r.compute(), rows, &params)
             })?;

@@ -1,51 +1,60 @@
-//! How a device's memory is divided: how many tokens a pass may hold.
+//! Divides a device's memory: decides how many tokens a pass may hold.
 
 use super::params::{AttentionItem, AttentionSlot};
 use crate::gpu::driver::Arena;
 
-/// Rows of a whole wave of a GEMM's tiles, one on each multiprocessor.
+/// Rows per tile of a GEMM. A whole wave of tiles has one tile on each multiprocessor.
 const TILE_ROWS: usize = 128;
-/// Waves of a pass, unless memory or the user sets another number: launching is hidden, the last wave costs little, and a
-/// batch is still read, computed and written in a tenth of a second.
+/// Waves per pass, unless memory or the user sets another number. At this size launches are hidden,
+/// the last wave costs little, and a batch is still read, computed and written in a tenth of a
+/// second.
 const WAVES: usize = 2;
-/// Times that, what a device's first pass may hold. It waits for the weights, layer by layer, so the loading of all but
-/// the embedding and the first layer hides behind this one pass, if that takes as long. A pass of t tokens is 2 t FLOP a parameter, a stored parameter 2 or 4 bytes:
-/// at 350 TFLOP/s and 20 to 30 GB/s these take the same time at 12,000 to 35,000 tokens, whatever the model.
+/// The first pass of a device may hold this many times the tokens of [`default_tokens`]. It waits
+/// for the weights layer by layer, so the loading of all weights but those of the embedding and of
+/// the first layer hides behind this pass if the pass takes as long as the loading. A pass of t
+/// tokens takes 2 t FLOP per parameter, and a stored parameter has 2 or 4 bytes: at 350 TFLOP/s and
+/// 20 to 30 GB/s, computing and loading take the same time at 12,000 to 35,000 tokens, whatever the
+/// model.
 const FIRST: usize = 2;
-/// Bytes of the device that are left to the driver, to cuBLASLt and to modules.
+/// Bytes of the device's memory that stay free for the driver, for cuBLASLt and for modules.
 pub(super) const RESERVE: usize = 512 << 20;
-/// On average, in a full pass. One of shorter sequences is full before its tokens are; results have room for no more.
+/// Average tokens per sequence in a full pass. Passes of shorter sequences are cut by their number
+/// of sequences, because the results have no capacity for more.
 const TOKENS_A_SEQUENCE: usize = 16;
-/// What parts of a slot start at multiples of: vector loads and copies.
+/// The parts of a slot start at multiples of this many bytes, for vector loads and copies.
 pub(super) const ALIGN: usize = 256;
 
-/// What decides how much a pass takes, besides its tokens.
+/// What decides the memory that a pass takes, besides its number of tokens.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Needs {
-    /// Bytes of parameters, products' workspace and all else that does not grow with tokens.
+    /// Bytes of parameters, of the GEMMs' workspace and of everything else that does not grow with
+    /// the number of tokens.
     pub fixed: usize,
-    /// Bytes of activations and tables a token.
+    /// Bytes of activations and tables per token.
     pub a_token: usize,
-    /// Slots of the ring.
+    /// Number of slots of the ring.
     pub slots: usize,
     /// Width of a representation.
     pub width: usize,
-    /// Representations of a pass.
+    /// Number of representations per pass.
     pub representations: usize,
-    /// Whether each has a mean for every sequence.
+    /// Whether each representation has a mean for every sequence.
     pub pooled: bool,
-    /// Whether each has a state for every token.
+    /// Whether each representation has a state for every token.
     pub states: bool,
 }
 
-/// What a pass may hold.
+/// How much a pass may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Capacity {
+    /// The most tokens per pass.
     pub tokens: usize,
+    /// The most sequences per pass.
     pub sequences: usize,
 }
 
 impl Capacity {
+    /// Returns the capacity for this many tokens, with a number of sequences that follows from it.
     pub fn of_tokens(tokens: usize) -> Self {
         Self {
             tokens,
@@ -53,12 +62,12 @@ impl Capacity {
         }
     }
 
-    /// The most items of attention's work lists.
+    /// Returns the most items that attention's work lists can have.
     pub fn items(&self) -> usize {
         self.tokens.div_ceil(16) + self.sequences
     }
 
-    /// Bytes of the input of the largest pass.
+    /// Returns the bytes of the largest input of a pass.
     pub fn input(&self) -> usize {
         let Self { tokens, sequences } = *self;
         let items = self.items();
@@ -75,7 +84,7 @@ impl Capacity {
         .sum()
     }
 
-    /// Bytes of the output of the largest pass.
+    /// Returns the bytes of the largest output of a pass.
     pub fn output(&self, needs: &Needs) -> usize {
         let pooled = if needs.pooled {
             self.sequences * needs.width * 4
@@ -92,7 +101,7 @@ impl Capacity {
         needs.representations * one.iter().sum::<usize>()
     }
 
-    /// Bytes of everything.
+    /// Returns the bytes of the device's memory that everything takes together.
     pub fn bytes(&self, needs: &Needs) -> usize {
         let slot = Arena::footprint(self.input()) + Arena::footprint(self.output(needs));
         let tokens = self.tokens * needs.a_token + sums(self.tokens, needs.width);
@@ -100,46 +109,49 @@ impl Capacity {
     }
 }
 
-/// Bytes of the sums of rows that become means (`kernels/params.h`, `RepresentParams`).
+/// Returns the bytes of the sums of rows from which means are computed (`kernels/params.h`,
+/// `RepresentParams`).
 pub(super) fn sums(tokens: usize, width: usize) -> usize {
     (tokens / 32 + 1) * width * size_of::<f64>()
 }
 
-/// Rows of a whole wave on a device with so many multiprocessors.
+/// Returns the rows of a whole wave on a device with this many multiprocessors.
 pub(super) fn wave(multiprocessors: usize) -> usize {
     multiprocessors.max(1) * TILE_ROWS
 }
 
-/// Tokens of a pass on a device with so many multiprocessors, where nothing else decides.
+/// Returns the tokens of a pass on a device with this many multiprocessors, if neither memory nor
+/// the user sets another number.
 pub fn default_tokens(multiprocessors: usize) -> usize {
     WAVES * wave(multiprocessors)
 }
 
-/// Tokens of a device's first pass, where nothing else decides.
+/// Returns the tokens of a device's first pass, if neither memory nor the user sets another number.
 pub fn first_tokens(multiprocessors: usize) -> usize {
     FIRST * default_tokens(multiprocessors)
 }
 
-/// Tokens of the smallest pass that is worth having, if so many are wanted.
+/// Returns the tokens of the smallest pass that is worth running, if `wanted` tokens are wanted.
 pub(super) fn smallest(wanted: usize) -> usize {
     TILE_ROWS.min(wanted.max(1))
 }
 
-/// The most tokens, fewer than `tokens`, of a pass that fits into `free` bytes.
+/// Returns the most tokens, fewer than `tokens`, of a pass that fits into `free` bytes.
 pub(super) fn most_below(needs: &Needs, tokens: usize, free: usize) -> Option<usize> {
     let fits = |tokens: &usize| Capacity::of_tokens(*tokens).bytes(needs) <= free;
     (1..tokens).rev().find(fits)
 }
 
-/// The largest capacity of at most `wanted` tokens that fits into `free` bytes: of what is wanted, or else of whole waves
-/// of rows, or where not even one fits of whole tiles. `None` if not even one tile does.
+/// Returns the largest capacity of at most `wanted` tokens that fits into `free` bytes: all of
+/// `wanted` if possible, else whole waves of rows, or whole tiles if not even one wave fits.
+/// Returns `None` if not even one tile fits.
 pub(super) fn capacity(needs: &Needs, wanted: usize, wave: usize, free: usize) -> Option<Capacity> {
     let fits = |tokens: usize| Capacity::of_tokens(tokens).bytes(needs) <= free;
     let smallest = smallest(wanted);
     if !fits(smallest) {
         return None;
     }
-    // Bytes grow with tokens: the last that fits, by halves.
+    // The bytes grow with the tokens, so a binary search finds the most tokens that fit.
     let (mut fitting, mut not) = (smallest, wanted.max(1) + 1);
     while not - fitting > 1 {
         let middle = fitting + (not - fitting) / 2;
@@ -180,7 +192,7 @@ mod tests {
         let had = |wanted, free| capacity(&NEEDS, wanted, wave(132), free).unwrap().tokens;
         assert_eq!(had(wanted, needs), wanted);
         assert_eq!(had(7, usize::MAX / 2), 7);
-        // What was asked for need not be whole waves.
+        // A number that the user asked for need not be whole waves.
         assert_eq!(had(wanted - 5, needs), wanted - 5);
     }
 
@@ -191,7 +203,7 @@ mod tests {
         assert_eq!(had(free(67_584) - 1).tokens, 3 * 132 * TILE_ROWS);
         assert_eq!(had(free(33_792)).tokens, 2 * 132 * TILE_ROWS);
         assert_eq!(had(free(33_792) - 1).tokens, 132 * TILE_ROWS);
-        // Less than a wave: whole tiles.
+        // Less than a wave is cut to whole tiles.
         assert_eq!(had(free(16_000)).tokens, 16_000 / TILE_ROWS * TILE_ROWS);
         assert!(had(free(33_792) - 1).bytes(&NEEDS) < free(33_792));
     }

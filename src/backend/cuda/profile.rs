@@ -1,16 +1,18 @@
-//! How long each kind of operation takes, by timed fences around every one, and how long products take alone.
+//! Measures how long each kind of operation takes, with timed fences around every operation, and
+//! how long the GEMMs take on their own.
 
 use super::error::CudaError;
 use super::running::{DeviceMatrix, LinearLayer, Running};
 use crate::gpu::driver::{Fence, Region, Stream};
 
-/// Fences around operations, by the operation's name.
+/// The timed fences around operations, with each operation's name.
 #[derive(Default)]
 pub(super) struct Profile {
     timed: Vec<(&'static str, Fence, Fence)>,
 }
 
 impl Profile {
+    /// Runs an operation between two timed fences on `stream`.
     pub fn around(
         &mut self,
         name: &'static str,
@@ -26,7 +28,8 @@ impl Profile {
         Ok(())
     }
 
-    /// Milliseconds and calls of each kind, in the order in which they first came. The stream has been waited for.
+    /// Returns the milliseconds and the number of calls of each kind of operation, in the order in
+    /// which the kinds first occurred. The stream must have been waited for.
     pub fn times(&self) -> Result<Vec<(String, f64, usize)>, CudaError> {
         let mut sums: Vec<(String, f64, usize)> = Vec::new();
         for (name, start, end) in &self.timed {
@@ -44,6 +47,8 @@ impl Profile {
 }
 
 impl Running {
+    /// Runs the GEMMs of `layers`, in order, on `rows` rows (at most the capacity) of whatever the
+    /// matrices hold, and returns the milliseconds that they took.
     pub fn products_alone(
         &mut self,
         layers: &[LinearLayer],
@@ -84,7 +89,7 @@ impl Running {
         Ok(end.milliseconds_since(&start)?.unwrap_or(f32::NAN))
     }
 
-    /// Switches timing on or off, and gives what was timed since it was on.
+    /// Switches timing on or off, and returns what was timed since it was last switched on.
     pub fn profile(&mut self, on: bool) -> Result<Vec<(String, f64, usize)>, CudaError> {
         self.compute().synchronize()?;
         let before = match on {

@@ -1,5 +1,5 @@
-//! From parameters that were named to a model that runs: memory is measured, taken once and divided, and the weights
-//! set out.
+//! Turns named parameters into a running model: measures the free memory, takes it once, divides
+//! it, and starts the loading of the weights.
 
 use super::backend::{Cuda, CudaOptions, LOAD_STREAMS, SLOTS};
 use super::error::CudaError;
@@ -19,11 +19,12 @@ use crate::gpu::stream::{
 };
 use std::sync::Arc;
 
-/// Bytes of a pinned slot through which weights come, unless the user sets another number.
+/// Bytes per pinned upload slot for weights, unless the user sets another number.
 const UPLOAD_SLOT: usize = 16 << 20;
 
 impl Cuda {
-    /// What a token takes of the device in a dtype: its rows of all matrices, of scratch and of tables.
+    /// Returns the bytes of the device's memory per token in a dtype: the token's rows of all
+    /// matrices, of scratch memory and of tables.
     fn bytes_a_token(&self, dtype: DType) -> usize {
         let t = dtype.size();
         let matrix = |(role, width): &(Role, usize)| match (role, dtype) {
@@ -37,7 +38,7 @@ impl Cuda {
 
     fn needs(&self, upload: &UploadOptions) -> Needs {
         let stream = self.matrices.iter().find(|(r, _)| *r != Role::Activation);
-        // Each matrix, table and scratch starts at a multiple of the alignment.
+        // Each matrix, table and scratch region starts at a multiple of the alignment.
         let parts = 2 * self.matrices.len() + self.tables.len() + 3;
         Needs {
             fixed: self.resident.footprint()
@@ -75,12 +76,15 @@ impl Cuda {
         })
     }
 
-    /// What the job would need in a dtype of 16 bits, about and at most; `None` where it has one.
+    /// Returns about what the job would need at most in a dtype of 16 bits; `None` if it has such a
+    /// dtype already.
     fn in_16_bits(&self, needs: &Needs) -> Option<Needs> {
         if self.options.dtype != DType::F32 {
             return None;
         }
-        // Gains, biases and the embedding table are f32 in any dtype, and so is what a layer's sums are made in.
+        // Only the weights of linear layers and the matrices are counted in 16 bits. Gains and the
+        // embedding table are f32 in any dtype; the biases of linear layers and scratch memory
+        // count as f32, which makes this an upper bound.
         let half = |layer: &LinearLayer| self.resident.bytes(layer.weight) / 2;
         Some(Needs {
             fixed: needs.fixed - self.layers.iter().map(half).sum::<usize>(),
@@ -111,8 +115,10 @@ impl Cuda {
         self.matrices.iter().map(place).collect()
     }
 
+    /// Chooses the algorithms of the GEMMs, takes and divides the device's memory, and starts the
+    /// thread that loads the weights.
     pub(super) fn seal(&mut self) -> Result<Running, CudaError> {
-        // First, since choosing an algorithm borrows memory of the device.
+        // This comes first, because choosing an algorithm borrows memory of the device.
         let products = self.specs.iter().map(|spec| self.gemm.product(spec));
         let products: Vec<Product> = products.collect::<Result<_, _>>()?;
         let functions =
@@ -189,17 +195,19 @@ impl Cuda {
     }
 }
 
-/// Threads that copy weights from their mapping: one does some 3.5 GB/s where pages have to be found, PCIe 5 takes 55,
-/// and half the cores are left to others.
+/// Returns the number of threads that copy weights out of the mapped file. One thread copies about
+/// 3.5 GB/s where pages have to be faulted in, PCIe 5 takes 55 GB/s, and half of the cores stay
+/// free for other work.
 fn upload_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).clamp(1, 8))
 }
 
-/// Tokens of a pass, if the memory is there.
+/// Returns the tokens of a pass, if the device has enough memory.
 fn wanted_tokens(options: &CudaOptions, info: &DeviceInfo) -> usize {
     let multiprocessors = info.multiprocessors as usize;
     let default = match options.states {
-        // Their pinned memory takes longer to get than a longer first pass would hide.
+        // Allocating the pinned memory for more states would take longer than the longer first pass
+        // would hide.
         true => plan::default_tokens(multiprocessors),
         false => plan::first_tokens(multiprocessors),
     };

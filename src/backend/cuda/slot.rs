@@ -1,30 +1,31 @@
-//! What lies where in a slot: a pass's input and output.
+//! The layout of a slot: where the parts of a pass's input lie, and how they are written and read.
 
 use super::attention::WorkList;
 use super::plan::ALIGN;
 use crate::batch::PackedBatch;
 use std::ops::Range;
 
-/// Where the parts of a pass's input lie, in bytes from its start.
+/// The byte ranges of the parts of a pass's input, counted from its start.
 #[derive(Debug, Clone, Default)]
 pub(super) struct InputLayout {
-    /// u32 [tokens]
+    /// Token ids: u32, `[tokens]`.
     pub tokens: Range<usize>,
-    /// f32 [tokens]
+    /// The scale of each token's embedding: f32, `[tokens]`.
     pub scale: Range<usize>,
-    /// u32 [sequences + 1]
+    /// The first row of each sequence, and the end of the last one: u32, `[sequences + 1]`.
     pub starts: Range<usize>,
-    /// u32 [sequences, 2]
+    /// The pooled range of each sequence, as its first row and its end: u32, `[sequences, 2]`.
     pub pooled: Range<usize>,
-    /// AttentionItem [items]
+    /// The work list of long sequences: AttentionItem, `[items]`.
     pub items: Range<usize>,
-    /// AttentionSlot [blocks, 4]
+    /// The work list of short sequences: AttentionSlot, `[blocks, 4]`.
     pub slots: Range<usize>,
-    /// All of it.
+    /// The length of the whole input in bytes.
     pub bytes: usize,
 }
 
 impl InputLayout {
+    /// Computes the layout for a batch and its attention work list.
     pub fn new(batch: &PackedBatch, work: &WorkList) -> Self {
         let mut end = 0usize;
         let mut part = |bytes: usize| {
@@ -45,7 +46,7 @@ impl InputLayout {
         layout
     }
 
-    /// Writes everything but the scale.
+    /// Writes all parts except the scale.
     pub fn write(
         &self,
         to: &mut [u8],
@@ -62,7 +63,7 @@ impl InputLayout {
         to[self.slots.clone()].copy_from_slice(&work.slot_bytes());
     }
 
-    /// Writes the scale, one value a token, in f32.
+    /// Writes the scale, one f32 value per token.
     pub fn write_scale(&self, to: &mut [u8], scale: &[f64]) {
         put(
             &mut to[self.scale.clone()],
@@ -77,7 +78,7 @@ fn put(to: &mut [u8], words: impl Iterator<Item = u32>) {
     }
 }
 
-/// Values that the device wrote.
+/// Decodes values that the device wrote.
 pub(super) fn floats(bytes: &[u8]) -> Vec<f32> {
     let words = bytes.chunks_exact(4);
     words

@@ -1,4 +1,4 @@
-//! Parameters on their way from the model's files to their places on the device, group by group.
+//! Uploads parameters from the model's files to their places on the device, layer by layer.
 
 use super::functions::Casts;
 use super::params::CastParams;
@@ -8,7 +8,8 @@ use crate::gpu::driver::{DriverError, Region};
 use crate::gpu::stream::{Conversion, LayerFences, StreamError, Uploader};
 use crate::weights::Weight;
 
-/// Brings all parameters up in the order of their groups, and marks each group. For the loader's thread.
+/// Uploads all parameters in the order of their layers, and marks each layer's fence when the layer
+/// is queued. The loader's thread runs this.
 pub(super) fn load(
     placed: &Placed,
     groups: usize,
@@ -60,13 +61,15 @@ fn one(
     Ok(())
 }
 
-/// Whether values go up as they are stored and become others there. f32 does not: rounded on the host, half the bytes
-/// cross the bus, and it is that, and the slots, that loading waits for.
+/// Returns whether values are uploaded as they are stored and converted on the device. f32 values
+/// are not: rounding them on the host halves the bytes that cross the bus, and loading waits for
+/// the bus and for the upload slots.
 pub(super) fn cast_on_device(from: DType, to: DType) -> bool {
     from != to && from != DType::F32
 }
 
-/// What the host makes of what is not cast on the device: of f32, or of `to` itself.
+/// Returns the conversion that the host does for values that are not converted on the device: from
+/// f32 to `to`, or none if they are in `to` already.
 fn on_host(from: DType, to: DType) -> Conversion {
     if from == to {
         return Conversion::NONE;
@@ -81,7 +84,7 @@ fn on_host(from: DType, to: DType) -> Conversion {
     }
 }
 
-/// As they are stored to the device, and there into another format.
+/// Uploads values as they are stored, and converts them to another format on the device.
 fn cast(
     bytes: &[u8],
     formats: (DType, DType),
@@ -97,8 +100,9 @@ fn cast(
             to: target.address() + (first * to.size()) as u64,
             count: (chunk.staged.bytes() / from.size()) as u64,
         };
-        // SAFETY: a chunk of whole values, read where it was staged and written to its place in the target, both
-        // live; nothing else touches them before the group's fence, which is recorded on this stream.
+        // SAFETY: the chunk consists of whole values. The kernel reads them where they were staged
+        // and writes them to their place in the target; both regions are live. Nothing else touches
+        // them before the layer's fence, which is recorded on this stream.
         unsafe { casts.run(chunk.stream, formats, &params) }
     })
 }

@@ -1,4 +1,5 @@
-//! Which algorithm computes which product: a value that decides bits, so that a job keeps it and shares it.
+//! Which algorithm computes which GEMM. The choice decides the bits of the results, so a job keeps
+//! it and all its devices share it.
 
 use super::bindings as sys;
 use super::cache::Cache;
@@ -10,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// An algorithm of cuBLASLt with its configuration: opaque, and of use to the very version that it came from.
+/// An algorithm of cuBLASLt with its configuration. The data is opaque, and valid only for the
+/// library version that it came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Stored", into = "Stored")]
 pub struct Algorithm {
@@ -18,7 +20,7 @@ pub struct Algorithm {
     workspace: usize,
 }
 
-/// As it is written: eight words of sixteen hexadecimal digits.
+/// The written form of an [`Algorithm`]: eight words of sixteen hexadecimal digits each.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
@@ -48,7 +50,7 @@ impl TryFrom<Stored> for Algorithm {
         }
         let mut data = [0; 8];
         for (word, digits) in data.iter_mut().zip(text.as_bytes().chunks(16)) {
-            // ASCII digits, as was just seen.
+            // The digits are ASCII, as the check above has shown.
             let digits = String::from_utf8_lossy(digits);
             *word = u64::from_str_radix(&digits, 16).map_err(|e| e.to_string())?;
         }
@@ -72,13 +74,14 @@ impl Algorithm {
     }
 }
 
-/// What an algorithm's bytes are valid for, and its bits the same on. Not the device's name nor its number of
-/// multiprocessors: without split-K those decide only which tile is computed where.
+/// The kind of machine for which an algorithm's data is valid and on which it gives the same bits.
+/// Neither the device's name nor its number of multiprocessors is part of it: without split-K,
+/// those only decide which tile is computed where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
-    /// Compute capability, (9, 0).
+    /// The compute capability, (9, 0) for 9.0.
     pub capability: (u32, u32),
-    /// cuBLASLt's version, 130002 for 13.0.2.
+    /// The version of cuBLASLt, 130002 for 13.0.2.
     pub cublaslt: usize,
 }
 
@@ -93,8 +96,9 @@ impl std::fmt::Display for Machine {
     }
 }
 
-/// The algorithms of one job, for all its devices: a product is looked up here, then in the table that was given or in
-/// the cache on disk, and only without a given table it is chosen. Shared by `Arc`.
+/// The algorithms of one job, which all its devices share through an `Arc`. A GEMM is looked up
+/// here first, and then in the given table or in the cache on disk. A missing algorithm is chosen
+/// anew only if no table was given.
 pub struct Algorithms {
     source: Source,
     inner: Mutex<Inner>,
@@ -103,21 +107,22 @@ pub struct Algorithms {
 /// Where an algorithm comes from that this job has not used before.
 #[derive(Debug)]
 enum Source {
-    /// The folder that choices are kept in; without one they are forgotten.
+    /// The folder that choices are kept in. Without a folder they are forgotten.
     Cache(Option<PathBuf>),
-    /// This table, and nothing else.
+    /// Only this table. `name` says in errors which table it is.
     Given { table: AlgorithmTable, name: String },
 }
 
 #[derive(Default)]
 struct Inner {
-    /// What is in use so far. The device is the first that asked.
+    /// The algorithms in use so far. The table names the first device that asked.
     used: Option<AlgorithmTable>,
-    /// All warnings that there were, each once.
+    /// All warnings so far, each of them once.
     warnings: Vec<String>,
-    /// How many of them have been taken.
+    /// How many of the warnings have been taken.
     taken: usize,
-    /// The cache could not be written. It is not tried again, since a lock may have been waited for.
+    /// Whether writing the cache has failed. It is not tried again, since the attempt may have
+    /// waited for a lock.
     unwritable: bool,
 }
 
@@ -145,8 +150,9 @@ pub(super) struct Asking<'a> {
 }
 
 impl Algorithms {
-    /// None yet. `cache` is the folder that choices are kept in ([`Algorithms::default_cache`]); without one they
-    /// are made again by every process, and may differ.
+    /// Creates a store without algorithms. `cache` is the folder that choices are kept in
+    /// ([`Algorithms::default_cache`]). Without it every process chooses again, and may choose
+    /// other algorithms.
     pub fn new(cache: Option<PathBuf>) -> Self {
         Self {
             source: Source::Cache(cache),
@@ -154,8 +160,9 @@ impl Algorithms {
         }
     }
 
-    /// Those of a job that was begun before, or of another share of the same job: what is not in the table cannot be
-    /// had. `name` says in errors which table it is, such as its file.
+    /// Uses the algorithms of a job that was begun before, or of another share of the same job. An
+    /// algorithm that is not in the table cannot be had. `name` says in errors which table it is,
+    /// for example by its file.
     pub fn imposed(table: AlgorithmTable, name: String) -> Self {
         Self {
             source: Source::Given { table, name },
@@ -163,7 +170,8 @@ impl Algorithms {
         }
     }
 
-    /// `$SEQSTREAM_CACHE`, or `seqstream` in `$XDG_CACHE_HOME`, or `~/.cache/seqstream`; `None` where there is no home.
+    /// Returns `$SEQSTREAM_CACHE`, else `seqstream` in `$XDG_CACHE_HOME`, else
+    /// `~/.cache/seqstream`, and `None` if `$HOME` is not set either.
     pub fn default_cache() -> Option<PathBuf> {
         let folder = |name: &str| {
             let value = std::env::var_os(name).filter(|value| !value.is_empty());
@@ -174,19 +182,21 @@ impl Algorithms {
             .or_else(|| Some(folder("HOME")?.join(".cache/seqstream")))
     }
 
-    /// The table of all products in use so far. `None` before the first device.
+    /// Returns the table of all algorithms in use so far, or `None` before the first device asked.
     pub fn table(&self) -> Option<AlgorithmTable> {
         self.lock().used.clone()
     }
 
-    /// [`AlgorithmTable::fingerprint`] of the same; `none` before the first device.
+    /// Returns the [`AlgorithmTable::fingerprint`] of that table, or `none` before the first device
+    /// asked.
     pub fn fingerprint(&self) -> String {
         let inner = self.lock();
         let used = inner.used.as_ref().map(AlgorithmTable::fingerprint);
         used.unwrap_or_else(|| "none".into())
     }
 
-    /// What went wrong without being an error, such as a cache that could not be read or written. Each is told once.
+    /// Returns the warnings that are new since the last call, for example that the cache could not
+    /// be read or written. Each warning is returned once.
     pub fn take_warnings(&self) -> Vec<String> {
         let mut inner = self.lock();
         let new = inner.warnings[inner.taken..].to_vec();
@@ -194,7 +204,8 @@ impl Algorithms {
         new
     }
 
-    /// Whether the table serves a device; it becomes the device's if it was none's.
+    /// Checks that the job's algorithms serve a device. The first device that asks decides which
+    /// machine they are for.
     pub(super) fn admit(&self, asking: Asking<'_>) -> Result<(), GemmError> {
         let mut inner = self.lock();
         if let Source::Given { table, .. } = &self.source
@@ -229,9 +240,10 @@ impl Algorithms {
         }
     }
 
-    /// The algorithm of a product: the job's, or the given table's, or the cache's, or what `choose` answers, one caller
-    /// at a time, so that all devices have the same. `usable` says why an algorithm that comes from outside is not
-    /// (`None`: it is).
+    /// Returns the algorithm of a GEMM. It comes from the job's own table, else from the given
+    /// table or the cache, else from `choose`. One caller at a time is served, so that all devices
+    /// get the same algorithm. `usable` returns why an algorithm from outside cannot be used, or
+    /// `None` if it can.
     pub(super) fn get(
         &self,
         spec: &ProductSpec,
@@ -271,12 +283,12 @@ impl Algorithms {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Entries are inserted whole: a panic elsewhere leaves nothing half done.
+        // Entries are inserted whole, so a panic elsewhere leaves nothing half done.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What the cache has for a product, or what `choose` answers, which the cache then keeps.
+/// Returns the cache's algorithm for a GEMM, or the result of `choose`, which the cache then keeps.
 fn from_cache(
     inner: &mut Inner,
     cache: Option<&Cache>,
@@ -308,7 +320,7 @@ fn from_cache(
         return Ok(chosen);
     };
     match cache.add(name, &chosen, replace) {
-        // Another process may have been first: both use its choice.
+        // Another process may have been first. Then both processes use its choice.
         Ok(stands) if stands != chosen && usable(&stands)?.is_none() => Ok(stands),
         Ok(_) => Ok(chosen),
         Err(warning) => {

@@ -1,8 +1,9 @@
-//! Choices of algorithms on disk: a file a kind of device and library version.
+//! Keeps the choices of algorithms on disk, in one file per kind of device and library version.
 //!
-//! Nothing here is an error. A file that cannot be read counts as none, a file that cannot be written is left out, and
-//! both are warned of. A file is written beside its final name and renamed, under a lock, so that several processes
-//! add to one file and the first choice of a product stands.
+//! No failure here is an error. A file that cannot be read counts as absent, a file that cannot be
+//! written is skipped, and both cases give a warning. A file is written beside its final name and
+//! then renamed, under a lock, so that several processes can add to one file and the first choice
+//! for a GEMM stands.
 
 use super::algorithm::{Algorithm, Machine};
 use super::error::GemmError;
@@ -15,12 +16,13 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long the lock is waited for. Whoever holds it reads and writes one small file; who holds it for longer is
-/// stopped, or on a file system that hangs.
+/// How long the lock is waited for. A process that holds it only reads and writes one small file. A
+/// process that holds it for longer is stopped, or works on a file system that hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two attempts.
+/// The pause between two attempts to take the lock.
 const ATTEMPT: Duration = Duration::from_millis(20);
 
+/// The cache file for one kind of device and one library version.
 pub(super) struct Cache {
     folder: PathBuf,
     stem: String,
@@ -48,7 +50,7 @@ impl Cache {
         }
     }
 
-    /// The same, and it waits no longer than this for the lock.
+    /// Returns the same cache with another limit on the wait for the lock.
     #[cfg(test)]
     pub fn patient(self, patience: Duration) -> Self {
         Self { patience, ..self }
@@ -58,7 +60,8 @@ impl Cache {
         self.folder.join(format!("{}.json", self.stem))
     }
 
-    /// What is kept for this machine; nothing where there is no file. The error is a warning.
+    /// Returns the choices that are kept for this machine, or none if there is no file. The error
+    /// is the text of a warning.
     pub fn read(&self) -> Result<Products, String> {
         self.parse().map_err(|reason| {
             let file = self.file();
@@ -72,7 +75,7 @@ impl Cache {
     fn parse(&self) -> Result<Products, String> {
         let text = match file::read_text(&self.file(), AlgorithmTable::MOST_BYTES) {
             Ok(text) => text,
-            // What stands where the folder should be is told when something is to be kept in it.
+            // If the folder's path is something else than a folder, `add` reports it.
             Err(error)
                 if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) =>
             {
@@ -91,11 +94,12 @@ impl Cache {
         Ok(kept.table.products)
     }
 
-    /// The lock, held until it is dropped. Its file stays: to remove it would let two processes lock two files.
+    /// Takes the lock, which is held until the file is dropped. The lock's file is never removed,
+    /// since two processes could then lock two different files.
     fn lock(&self) -> io::Result<File> {
         let path = self.folder.join(format!("{}.lock", self.stem));
         let at = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
-        // To open a pipe would wait for its other end.
+        // If the path were a pipe, opening it would wait for the pipe's other end.
         file::is_regular(&path).map_err(at)?;
         let mut options = File::options();
         let file = options.create(true).truncate(false).write(true);
@@ -118,8 +122,8 @@ impl Cache {
         }
     }
 
-    /// Keeps a choice, and says which one now stands: one that another process kept first, unless `replace`. The
-    /// error is a warning.
+    /// Keeps a choice, and returns the choice that now stands. If another process has kept a choice
+    /// first, that one stands, unless `replace` is set. The error is the text of a warning.
     pub fn add(&self, name: &str, chosen: &Algorithm, replace: bool) -> Result<Algorithm, String> {
         let add = || -> io::Result<Algorithm> {
             fs::create_dir_all(&self.folder)?;
@@ -137,7 +141,7 @@ impl Cache {
                     products,
                 },
             };
-            // Nothing that stands there is opened: whatever another process left is removed.
+            // A partial file that another process left is removed and never opened.
             let beside = self.folder.join(format!("{}.partial", self.stem));
             match fs::remove_file(&beside) {
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),

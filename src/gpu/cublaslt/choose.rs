@@ -1,7 +1,8 @@
-//! Which of the algorithms that cuBLASLt offers computes a product.
+//! Chooses which of the algorithms that cuBLASLt offers computes a GEMM.
 //!
-//! One for all numbers of rows, that sums over K in one sequence: then a row's bits depend on the row alone. What says
-//! that it splits K is refused, and what does not say so and does it shows in `Workbench::differs`.
+//! One algorithm serves all numbers of rows and sums over K in one sequence, so that a row's bits
+//! depend on that row alone. An algorithm that reports that it splits K is refused.
+//! `Workbench::differs` detects an algorithm that splits K without reporting it.
 
 use super::algorithm::Algorithm;
 use super::bindings as sys;
@@ -12,36 +13,43 @@ use super::workbench::{ROWS, Workbench};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How many algorithms are asked for. The library's first is the fastest in some nine of ten cases.
+/// How many algorithms the library is asked for. Its first offer is the fastest in some nine of ten
+/// cases.
 const OFFERS: usize = 32;
-/// After the first timed round only those go on that took at most so many times what the best took.
+/// After the first timed round, only those candidates stay that took at most this factor times the
+/// best time.
 const PROMISING: f32 = 1.2;
-/// No further round begins after this time; the slowest products of an H100 need a third of it.
+/// No further round begins after this time. The slowest GEMMs of an H100 need a third of it.
 const LONG_ENOUGH: Duration = Duration::from_secs(2);
 
-/// Trials have no fewer rows, however few are timed: whether a row depends on the others shows among many only.
+/// The fewest rows of a trial, however few rows are timed: only among many rows does it show
+/// whether the result of a row depends on the others.
 const LEAST_ROWS: usize = 1024;
 
-/// How algorithms are chosen.
+/// How algorithms are chosen and timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuning {
-    /// The rows that they are timed at. The choice is kept whatever the rows, so these should not be a job's budget
-    /// where that is changed from job to job, but the same for all jobs. A product of more rows is run in parts of so many.
+    /// The number of rows at which algorithms are timed. A choice is kept whatever the rows, so
+    /// this number should be the same for all jobs, not a token budget that changes from job to
+    /// job. A GEMM of more rows than this runs in parts of about this many rows (at least 1024, and
+    /// a multiple of 16).
     pub rows: usize,
-    /// Timed runs of each that is promising, at least one; the median counts.
+    /// How often each promising candidate is timed, at least once. The median counts.
     pub rounds: usize,
-    /// Bytes that are written between runs, more than any device's L2 has.
+    /// How many bytes are written between timed runs to evict the operands from L2: more than any
+    /// device's L2 holds.
     pub flush: usize,
 }
 
 impl Tuning {
-    /// The most rows that an algorithm is tried with, and run with: from some number on a few serve no longer (2³¹
-    /// elements), and of bits beyond the trial's rows nothing is known.
+    /// Returns the largest number of rows that an algorithm is tried with, and later runs with at
+    /// once. Some algorithms stop working above some number of rows (2³¹ elements), and nothing is
+    /// known of the bits of more rows than the trial had.
     pub(super) fn most(&self) -> usize {
-        self.rows.max(LEAST_ROWS).next_multiple_of(16) // rows of any width: operands stay aligned
+        self.rows.max(LEAST_ROWS).next_multiple_of(16) // keeps operands aligned
     }
 
-    /// By time, at so many rows.
+    /// Chooses by timing with `rows` rows.
     pub fn timed(rows: usize) -> Self {
         Self {
             rows,
@@ -51,7 +59,7 @@ impl Tuning {
     }
 }
 
-/// Chooses. The device's memory is used, and given back.
+/// Chooses the algorithm of a GEMM. Device memory is allocated for the trial and freed again.
 pub(super) fn choose(
     lt: &Arc<Lt>,
     spec: &ProductSpec,
@@ -86,7 +94,8 @@ pub(super) fn choose(
 
 type Candidates = Vec<(usize, Product)>;
 
-/// The promising ones first, fastest first; then the others, in their order.
+/// Times the candidates and sorts them by their median time, fastest first. Candidates that are not
+/// promising are timed in the first round alone.
 fn by_time(
     bench: &Workbench,
     candidates: Candidates,
@@ -94,7 +103,7 @@ fn by_time(
 ) -> Result<Candidates, GemmError> {
     let began = Instant::now();
     let mut times: Vec<Vec<f32>> = vec![Vec::new(); candidates.len()];
-    // Each once unmeasured: the first run of a kernel loads it.
+    // Each candidate runs once unmeasured, since the first run of a kernel loads it.
     for (_, product) in &candidates {
         bench.milliseconds(product, bench.rows())?;
     }
@@ -107,7 +116,8 @@ fn by_time(
             .unwrap_or(f32::INFINITY)
     };
     let mut running: Vec<usize> = (0..candidates.len()).collect();
-    // Round by round, so that a clock that changes changes for all.
+    // The candidates take turns in every round, so that a change of the clock rate affects all of
+    // them.
     for round in 0..rounds {
         if round > 0 && began.elapsed() > LONG_ENOUGH {
             break;
@@ -128,13 +138,13 @@ fn by_time(
         .enumerate()
         .map(|(i, candidate)| (median(&times[i]), candidate))
         .collect();
-    // Stable: of two that took the same, the library's order decides.
+    // The sort is stable: between two equal times the library's order decides.
     order.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     Ok(order.into_iter().map(|(_, candidate)| candidate).collect())
 }
 
-/// What the library offers for so many rows, best first as it thinks; `whole`: none that splits K, as far as it keeps
-/// to what it is asked for.
+/// Returns the algorithms that the library offers for `rows` rows, in its own order of preference.
+/// With `whole` the library is asked for algorithms that do not split K; it does not always comply.
 pub(super) fn offers(
     lt: &Arc<Lt>,
     spec: &ProductSpec,
@@ -143,7 +153,8 @@ pub(super) fn offers(
 ) -> Result<Vec<sys::cublasLtMatmulAlgo_t>, GemmError> {
     let described = Described::new(lt, spec, rows)?;
     let mut preference = Preference::new(lt)?;
-    // SAFETY: the header's types: 64 bits for the workspace, 32 for the rest.
+    // SAFETY: these are the header's types: 64 bits for the workspace, 32 bits for the other
+    // attributes.
     unsafe {
         preference.set(
             sys::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
@@ -165,13 +176,13 @@ pub(super) fn offers(
         }
     }
     let operation = format!("{spec} of {rows} rows");
-    // For the chain with the bias; `usable` asks for the others.
+    // The offers are for the chain with the bias. `usable` checks them for the other chains.
     let offered = described.last.offered(&preference, OFFERS, &operation)?;
     Ok(offered.into_iter().map(|offer| offer.algo).collect())
 }
 
-/// The workspace that an algorithm needs at most, or why it may not be used: it splits K, or does not serve every
-/// number of rows up to `most`.
+/// Returns the largest workspace that an algorithm needs, in bytes, or the reason why it may not be
+/// used: it splits K, or it does not serve every number of rows up to `most`.
 pub(super) fn usable(
     described: &mut Described,
     spec: &ProductSpec,

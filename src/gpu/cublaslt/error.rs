@@ -1,61 +1,62 @@
-//! What a product can fail with.
+//! The errors of GEMMs.
 
 use super::bindings as sys;
 use crate::gpu::driver::{DriverError, Stream, StreamName};
 use std::fmt;
 
-/// Why a product cannot be had.
+/// Why a GEMM cannot be described or run.
 #[derive(Debug, thiserror::Error)]
 pub enum GemmError {
-    /// No cuBLASLt on this machine.
+    /// There is no cuBLASLt on this machine.
     #[error("cuBLASLt was not found; tried {}", .tried.join(", "))]
     Missing {
-        /// Names and folders, with what the dynamic linker said of files that are there.
+        /// The names and folders that were tried, with the dynamic linker's message for each file
+        /// that exists.
         tried: Vec<String>,
     },
-    /// A library that is there and cannot serve.
+    /// A library was found but cannot be used.
     #[error("{path} cannot be used: {reason}")]
     Library {
-        /// Which.
+        /// The library's file.
         path: String,
-        /// Why not.
+        /// Why it cannot be used.
         reason: String,
     },
     /// A call of cuBLASLt failed.
     #[error("{0}")]
     Call(Box<CallError>),
-    /// Nothing that the library offers may be used.
+    /// None of the algorithms that the library offers may be used.
     #[error("cuBLASLt has no algorithm for {spec} on device {device}: {}", refusals(.refused))]
     NoAlgorithm {
-        /// The product.
+        /// The name of the GEMM.
         spec: String,
         /// The device's ordinal.
         device: u32,
-        /// Why each that was offered is refused.
+        /// For each offered algorithm, why it is refused.
         refused: Vec<String>,
     },
     /// The table that this job has to use does not serve.
     #[error("{table} cannot be used on device {device}: {refusal}")]
     Imposed {
-        /// Which table, in words.
+        /// A description of the table.
         table: String,
         /// The device's ordinal.
         device: u32,
-        /// Why not.
+        /// Why the table does not serve.
         refusal: Refusal,
     },
-    /// A table of algorithms that cannot be read.
+    /// A table of algorithms cannot be read.
     #[error("not a table of GEMM algorithms: {0}")]
     Table(String),
-    /// Operands that a product cannot take.
+    /// The GEMM cannot take these operands.
     #[error("{spec}: {reason}")]
     Operand {
-        /// The product.
+        /// The name of the GEMM.
         spec: String,
-        /// What is wrong.
+        /// What is wrong with the operands.
         reason: String,
     },
-    /// The driver failed.
+    /// A driver call failed.
     #[error(transparent)]
     Driver(#[from] DriverError),
 }
@@ -63,32 +64,32 @@ pub enum GemmError {
 /// Why a table of algorithms does not serve.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It is of another kind of device, or version of cuBLASLt.
+    /// The table is for another kind of device, or another version of cuBLASLt.
     #[error("it is for {of}, and here is {here}")]
     Machine {
-        /// Device and library that it is for.
+        /// The device and library that the table is for.
         of: String,
-        /// Device and library that are here.
+        /// The device and library of this machine.
         here: String,
     },
-    /// It has no algorithm for a product of this job.
+    /// The table has no algorithm for a GEMM of this job.
     #[error("it has no algorithm for the product {spec}")]
     Lacks {
-        /// The product.
+        /// The name of the GEMM.
         spec: String,
     },
-    /// An algorithm of the table is none that may be used.
+    /// An algorithm of the table may not be used.
     #[error("its algorithm for the product {spec} is refused: {reason}")]
     Unusable {
-        /// The product.
+        /// The name of the GEMM.
         spec: String,
-        /// Why.
+        /// Why the algorithm may not be used.
         reason: String,
     },
 }
 
 impl Refusal {
-    /// What may help.
+    /// Returns advice for the user.
     fn hint(&self) -> &'static str {
         match self {
             Self::Machine { .. } => {
@@ -111,26 +112,26 @@ fn refusals(refused: &[String]) -> String {
     }
 }
 
-/// A call of cuBLASLt that failed.
+/// The details of a cuBLASLt call that failed.
 #[derive(Debug)]
 pub struct CallError {
-    /// The library's function.
+    /// The library function that was called.
     pub call: &'static str,
-    /// Its answer; of newer libraries perhaps one that this program does not know.
+    /// The status code. A newer library may return a code that this program does not know.
     pub status: u32,
-    /// The answer's name, `CUBLAS_STATUS_NOT_SUPPORTED`.
+    /// The name of the status code, such as `CUBLAS_STATUS_NOT_SUPPORTED`.
     pub name: String,
-    /// What the library says it means.
+    /// The library's description of the status code.
     pub meaning: String,
-    /// The product and its rows, where the call was made for one.
+    /// What the call was made for: for the run of a GEMM, its name and number of rows.
     pub operation: String,
     /// The device's ordinal.
     pub device: u32,
-    /// The stream's kind and number, where the call put something on one.
+    /// The stream's kind and number, if the call enqueued work.
     pub stream: Option<(StreamName, usize)>,
-    /// The batch that the stream was at.
+    /// The batch that the stream was working on.
     pub batch: Option<u64>,
-    /// What the driver says of the stream, if that is in error too: then it is the cause.
+    /// The driver's error on the same stream, if there is one. It is then the cause.
     pub cause: Option<DriverError>,
 }
 
@@ -167,7 +168,7 @@ impl fmt::Display for CallError {
 }
 
 impl GemmError {
-    /// The same error, where it is of a call, as one that happened in `operation`.
+    /// Sets the operation that a failed call belongs to. Other errors are returned unchanged.
     pub(super) fn during(mut self, operation: impl FnOnce() -> String) -> Self {
         if let Self::Call(call) = &mut self {
             call.operation = operation();
@@ -175,8 +176,8 @@ impl GemmError {
         self
     }
 
-    /// The same error, where it is of a call, as one that happened on `stream`: with its batch, and what the driver
-    /// says of it.
+    /// Adds to a failed call the stream it was made on, its batch, and the driver's error on that
+    /// stream. Other errors are returned unchanged.
     pub(super) fn on(mut self, stream: &Stream) -> Self {
         if let Self::Call(call) = &mut self {
             call.stream = Some((stream.name(), stream.number()));
@@ -186,12 +187,12 @@ impl GemmError {
         self
     }
 
-    /// Whether a table of algorithms is refused, as opposed to a device that fails.
+    /// Returns whether a table of algorithms was refused, as opposed to a device that failed.
     pub fn is_refused_table(&self) -> bool {
         matches!(self, Self::Imposed { .. })
     }
 
-    /// What may help.
+    /// Returns advice for the user, if there is any.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::Missing { .. } | Self::Library { .. } => {

@@ -1,4 +1,5 @@
-//! cuBLASLt's objects, each given back when it is dropped. The home of this room's `unsafe`, with `product`.
+//! Wraps cuBLASLt's objects; each is destroyed when it is dropped. Most of the `unsafe` code of
+//! `cublaslt` is here and in `product`.
 
 use super::bindings as sys;
 use super::error::{CallError, GemmError};
@@ -7,19 +8,20 @@ use crate::gpu::driver::{Context, Stream};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::Arc;
 
-/// The library on a device.
+/// The library's handle on one device.
 pub(super) struct Lt {
     pub library: &'static Library,
     pub context: Context,
     handle: sys::cublasLtHandle_t,
 }
 
-// SAFETY: the library's handles may be used from any thread, and by several at once.
+// SAFETY: the library's handles may be used from any thread, and by several threads at once.
 unsafe impl Send for Lt {}
 // SAFETY: as above.
 unsafe impl Sync for Lt {}
 
-/// Makes a call of cuBLASLt with the device's context current, and turns its answer into a result that names it.
+/// Makes a cuBLASLt call with the device's context current, and turns its status into a `Result`
+/// whose error names the function.
 macro_rules! call {
     ($lt:expr, $operation:expr, $function:ident($($argument:expr),* $(,)?)) => {{
         let lt: &Lt = &$lt;
@@ -44,7 +46,7 @@ impl Lt {
         Ok(Arc::new(lt))
     }
 
-    /// An answer of the library as a result. `operation` is what the call was made for.
+    /// Turns a status of the library into a `Result`. `operation` says what the call was made for.
     pub fn check(
         &self,
         call: &'static str,
@@ -55,7 +57,7 @@ impl Lt {
             return Ok(());
         }
         let text = |of: unsafe extern "C" fn(sys::cublasStatus_t) -> *const c_char| {
-            // SAFETY: `of` takes any code, and answers null or a string that is never freed.
+            // SAFETY: `of` takes any code, and returns null or a string that is never freed.
             unsafe {
                 let text = of(status);
                 match text.is_null() {
@@ -84,12 +86,14 @@ impl Drop for Lt {
             return;
         }
         let _ = self.context.bind();
-        // SAFETY: made once, in `new`, and no object of it is left: each holds this value.
+        // SAFETY: the handle was created exactly once, in `new`, and no object of it is left, since
+        // each object holds this value.
         let _ = unsafe { self.library.lt.cublasLtDestroy(self.handle) };
     }
 }
 
-/// Defines an object of the library: how it is given back, and how its attributes are set.
+/// Defines a wrapper of one kind of library object: how it is destroyed, and how its attributes are
+/// set.
 macro_rules! object {
     ($(#[$doc:meta])* $name:ident, $type:ty, $destroy:ident, $set:ident, $attribute:ty) => {
         $(#[$doc])*
@@ -98,15 +102,17 @@ macro_rules! object {
             lt: Arc<Lt>,
         }
 
-        // SAFETY: the objects belong to no thread.
+        // SAFETY: the objects are not bound to a thread.
         unsafe impl Send for $name {}
 
         impl $name {
+            /// Sets an attribute.
+            ///
             /// # Safety
-            /// `T` is the type that the header gives the attribute.
+            /// `T` must be the type that the header gives the attribute.
             pub unsafe fn set<T>(&mut self, attribute: $attribute, value: T) -> Result<(), GemmError> {
                 let value_at = std::ptr::from_ref(&value).cast::<c_void>();
-                // SAFETY: a live object; the library copies the value's bytes.
+                // SAFETY: the object is live, and the library copies the value's bytes.
                 unsafe {
                     call!(self.lt, "describing a product", $set(self.object, attribute, value_at, size_of::<T>()))
                 }
@@ -115,7 +121,7 @@ macro_rules! object {
 
         impl Drop for $name {
             fn drop(&mut self) {
-                // SAFETY: made once, in `new`, and nobody else has it.
+                // SAFETY: the object was created exactly once, in `new`, and nobody else uses it.
                 let _ = unsafe { self.lt.library.lt.$destroy(self.object) };
             }
         }
@@ -123,7 +129,7 @@ macro_rules! object {
 }
 
 object!(
-    /// What is computed: types, transposes, epilogue.
+    /// Describes what is computed: types, transposes and epilogue.
     Description,
     sys::cublasLtMatmulDesc_t,
     cublasLtMatmulDescDestroy,
@@ -131,7 +137,7 @@ object!(
     sys::cublasLtMatmulDescAttributes_t
 );
 object!(
-    /// How a matrix lies in memory, column-major.
+    /// Describes how a matrix lies in memory, column-major.
     Layout,
     sys::cublasLtMatrixLayout_t,
     cublasLtMatrixLayoutDestroy,
@@ -139,7 +145,7 @@ object!(
     sys::cublasLtMatrixLayoutAttribute_t
 );
 object!(
-    /// What algorithms are asked for.
+    /// Describes which algorithms are asked for.
     Preference,
     sys::cublasLtMatmulPreference_t,
     cublasLtMatmulPreferenceDestroy,
@@ -148,8 +154,9 @@ object!(
 );
 
 impl Description {
-    /// Sums in f32: `CUBLAS_COMPUTE_32F` never rounds f32 operands to TF32, which has to be asked for by
-    /// `_FAST_TF32`; and what `_PEDANTIC` forbids beyond it is a rearrangement of complex products.
+    /// Creates a description that sums in f32. `CUBLAS_COMPUTE_32F` never rounds f32 operands to
+    /// TF32: that has to be requested by `_FAST_TF32`. `_PEDANTIC` would only forbid a
+    /// rearrangement of complex products as well.
     pub fn new(lt: &Arc<Lt>) -> Result<Self, GemmError> {
         let (mut object, scale) = (std::ptr::null_mut(), sys::CUDA_R_32F);
         let compute = sys::CUBLAS_COMPUTE_32F;
@@ -167,7 +174,8 @@ impl Description {
 }
 
 impl Layout {
-    /// [rows, columns], column-major, a column `stride` elements behind the one before.
+    /// Describes a column-major matrix `[rows, columns]` whose columns start `stride` elements
+    /// apart.
     pub fn new(
         lt: &Arc<Lt>,
         element: sys::cudaDataType,
@@ -204,18 +212,19 @@ impl Preference {
     }
 }
 
-/// A product as the library sees it, or one chain of it: D = Aᵀ·B (+ C) (+ bias), column-major, C being D.
+/// A GEMM as the library sees it, or one chain of it: D = Aᵀ·B (+ C) (+ bias), all column-major,
+/// where C is D.
 pub(super) struct Matmul {
     pub description: Description,
-    /// W, [inputs, outputs], or some rows of it.
+    /// W `[inputs, outputs]`, or some rows of it.
     pub a: Layout,
-    /// x, [inputs, rows], or some rows of it.
+    /// x `[inputs, rows]`, or some rows of it.
     pub b: Layout,
-    /// out, [outputs, rows].
+    /// out `[outputs, rows]`.
     pub d: Layout,
 }
 
-/// Addresses of a product's operands on the device, as `Matmul` names them.
+/// The addresses of a GEMM's operands on the device, with the names of [`Matmul`].
 pub(super) struct Addresses {
     pub a: u64,
     pub b: u64,
@@ -227,7 +236,7 @@ impl Matmul {
         &self.description.lt
     }
 
-    /// The algorithms that the library offers, best first as it thinks.
+    /// Returns up to `most` algorithms that the library offers, in its own order of preference.
     pub fn offered(
         &self,
         preference: &Preference,
@@ -243,7 +252,7 @@ impl Matmul {
         };
         let (mut results, mut found) = (vec![none; most], 0 as c_int);
         let d = self.d.object;
-        // SAFETY: live objects; `results` has room for as many as are asked for.
+        // SAFETY: the objects are live, and `results` holds as many entries as are asked for.
         unsafe {
             call!(
                 self.lt(),
@@ -267,7 +276,8 @@ impl Matmul {
         Ok(results)
     }
 
-    /// The workspace that an algorithm needs for the product as it is described now; `None` where it does not serve.
+    /// Returns the workspace in bytes that an algorithm needs for the GEMM as it is described now,
+    /// or `None` if the algorithm does not serve it.
     pub fn serves(
         &self,
         algorithm: &sys::cublasLtMatmulAlgo_t,
@@ -282,7 +292,7 @@ impl Matmul {
         };
         let d = self.d.object;
         self.lt().context.bind()?;
-        // SAFETY: live objects, and `result` is writable.
+        // SAFETY: the objects are live, and `result` is writable.
         let status = unsafe {
             self.lt().library.lt.cublasLtMatmulAlgoCheck(
                 self.lt().handle,
@@ -307,12 +317,13 @@ impl Matmul {
         }
     }
 
-    /// Enqueues the product.
+    /// Enqueues the GEMM.
     ///
     /// # Safety
-    /// The addresses are of live memory of the device, large enough for the layouts, and so is that of the bias that
-    /// the description names. All of it and the workspace are touched by nothing but this stream until a fence that
-    /// is recorded after is passed.
+    /// The addresses, and the address of the bias in the description, must point at live memory of
+    /// the device that is large enough for the layouts. Until a fence that is recorded after the
+    /// GEMM has been passed, nothing but work on this stream may touch that memory or the
+    /// workspace.
     pub unsafe fn enqueue(
         &self,
         algorithm: &sys::cublasLtMatmulAlgo_t,
@@ -324,7 +335,8 @@ impl Matmul {
         let (alpha, d) = (1f32, self.d.object);
         let lt = self.lt();
         lt.context.bind()?;
-        // SAFETY: live objects; alpha and beta are read before the call returns; the rest the caller promises.
+        // SAFETY: the objects are live, and alpha and beta are read before the call returns. The
+        // caller promises the rest.
         let status = unsafe {
             lt.library.lt.cublasLtMatmul(
                 lt.handle,
@@ -348,7 +360,7 @@ impl Matmul {
         lt.check("cublasLtMatmul", "a product", status)
     }
 
-    /// A number of an algorithm's configuration.
+    /// Reads an integer from an algorithm's configuration.
     pub fn config<T: Copy + Default>(
         &self,
         algorithm: &sys::cublasLtMatmulAlgo_t,
@@ -357,7 +369,8 @@ impl Matmul {
     ) -> Result<T, GemmError> {
         let (mut value, mut written) = (T::default(), 0usize);
         let value_at = std::ptr::from_mut(&mut value).cast::<c_void>();
-        // SAFETY: `value` has the size that is said; any bytes are a valid `T`, which is an integer here.
+        // SAFETY: `value` has the size that is passed, and any bytes are a valid `T`, which is an
+        // integer here.
         unsafe {
             call!(
                 self.lt(),

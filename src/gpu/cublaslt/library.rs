@@ -1,4 +1,4 @@
-//! Which cuBLASLt is used, and opening it.
+//! Finds cuBLASLt and opens it.
 
 use super::bindings::CublasLt;
 use super::error::GemmError;
@@ -7,21 +7,24 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// Its names, by preference. The last is that of a toolkit's development files.
+/// The library's file names in the order of preference. The last name is the one that a toolkit's
+/// development files use.
 const NAMES: [&str; 3] = ["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"];
-/// 12.0: the oldest whose behaviour this was written for.
+/// The oldest version whose behaviour this code was written for: 12.0.
 const OLDEST: usize = 12_00_00;
 
-/// An opened library; never closed, since what it keeps of the driver outlives every handle.
+/// An opened library. It is never closed, since the driver state that it holds outlives every
+/// handle.
 pub(super) struct Library {
+    /// The library's functions.
     pub lt: CublasLt,
-    /// Where from.
+    /// The file that it was opened from.
     pub path: String,
-    /// As `cublasLtGetVersion` has it: 130002 for 13.0.2.
+    /// The version as `cublasLtGetVersion` returns it: 130002 for 13.0.2.
     pub version: usize,
 }
 
-/// 130002 as 13.0.2.
+/// Writes a version such as 130002 as 13.0.2.
 pub(super) fn version_text(version: usize) -> String {
     format!(
         "{}.{}.{}",
@@ -31,10 +34,11 @@ pub(super) fn version_text(version: usize) -> String {
     )
 }
 
-/// Opens cuBLASLt, or finds it open. `$SEQSTREAM_LIBCUBLASLT`, where it is set, is the only place that is looked at.
+/// Opens cuBLASLt, or returns the library that is open already. If `$SEQSTREAM_LIBCUBLASLT` is set,
+/// no other place is searched.
 ///
 /// # Errors
-/// [`GemmError::Missing`] and [`GemmError::Library`].
+/// [`GemmError::Missing`] if there is none, and [`GemmError::Library`] if it cannot be used.
 pub(super) fn open() -> Result<&'static Library, GemmError> {
     let mut tried = Vec::new();
     if let Some(path) = env::var_os("SEQSTREAM_LIBCUBLASLT").filter(|v| !v.is_empty()) {
@@ -68,16 +72,18 @@ pub(super) fn open() -> Result<&'static Library, GemmError> {
     Err(GemmError::Missing { tried })
 }
 
-/// `None` where there is none, or none that can be loaded, which `tried` then says.
+/// Opens one file or name. The result is `None` if it does not exist or cannot be loaded, which is
+/// then noted in `tried`.
 fn open_one(path: &OsStr, tried: &mut Vec<String>) -> Result<Option<&'static Library>, GemmError> {
     static OPEN: Mutex<Vec<&'static Library>> = Mutex::new(Vec::new());
-    // A list of finished entries: a panic elsewhere leaves it whole.
+    // The list holds finished entries only, so a panic elsewhere leaves it whole.
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     let name = path.to_string_lossy().into_owned();
     if let Some(library) = open.iter().find(|library| library.path == name) {
         return Ok(Some(library));
     }
-    // SAFETY: a library's constructors run. It is cuBLASLt by its name, or what the user said is.
+    // SAFETY: loading runs the library's constructors. The file is cuBLASLt by its name, or by the
+    // word of the user.
     let file = match unsafe { libloading::Library::new(path) } {
         Ok(file) => file,
         Err(error) => {
@@ -90,14 +96,15 @@ fn open_one(path: &OsStr, tried: &mut Vec<String>) -> Result<Option<&'static Lib
         path: name.clone(),
         reason,
     };
-    // SAFETY: the symbols have the types of cuBLASLt's header, from which the bindings are made.
+    // SAFETY: the symbols have the types of cuBLASLt's header, from which the bindings are
+    // generated.
     let lt = unsafe { CublasLt::from_library(file) }.map_err(|e| {
         refused(format!(
             "it is not a cuBLASLt that is known here: {}",
             said(&e)
         ))
     })?;
-    // SAFETY: no preconditions.
+    // SAFETY: the call has no preconditions.
     let version = unsafe { lt.cublasLtGetVersion() };
     if version < OLDEST {
         let (has, wants) = (version_text(version), version_text(OLDEST));
@@ -112,7 +119,7 @@ fn open_one(path: &OsStr, tried: &mut Vec<String>) -> Result<Option<&'static Lib
     Ok(Some(library))
 }
 
-/// What the dynamic linker said.
+/// Returns the dynamic linker's message.
 fn said(error: &libloading::Error) -> String {
     match std::error::Error::source(error) {
         Some(cause) => cause.to_string(),
@@ -120,8 +127,8 @@ fn said(error: &libloading::Error) -> String {
     }
 }
 
-/// Where it lies on machines whose dynamic linker does not know it: toolkits, and the wheels of NVIDIA below each
-/// Python that is in use.
+/// Returns the existing folders that may hold the library on machines whose dynamic linker does not
+/// know it: those of CUDA toolkits, and those of NVIDIA's wheels for each Python in use.
 fn folders() -> Vec<PathBuf> {
     let mut folders = Vec::new();
     for variable in ["CUDA_HOME", "CUDA_PATH"] {
@@ -143,7 +150,7 @@ fn folders() -> Vec<PathBuf> {
         .collect();
     folders.extend(roots.iter().map(|root| root.join("lib")));
     if let Some(path) = env::var_os("PATH") {
-        // <root>/bin/python3
+        // Each entry of PATH with a python3 in it is `<root>/bin`.
         roots.extend(
             env::split_paths(&path)
                 .filter(|bin| bin.join("python3").is_file())
@@ -171,7 +178,7 @@ fn folders() -> Vec<PathBuf> {
     once
 }
 
-/// What lies in a folder and begins so, in order.
+/// Returns the entries of a folder whose names start with `begin`, sorted by name.
 fn below(folder: &Path, begin: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut found: Vec<PathBuf> = entries

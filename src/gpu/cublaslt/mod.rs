@@ -1,13 +1,15 @@
-//! Products of activations and weights, by cuBLASLt: the only room that touches it.
+//! Computes GEMMs of activations and weights by cuBLASLt. No other module calls that library.
 //!
-//! The library is opened at run time (`library`), by bindings that bindgen makes of its header (`bindings`, written by
-//! `scripts/bindings`). Each product (N, K, dtype, epilogue) has one algorithm for every number of rows, without
-//! split-K, so that a row's bits depend on the row alone. Where f32 has to be as exact as on the CPU, K is cut into
-//! chains that are products of the library's each ([`ProductSpec::chain`]). An algorithm is chosen by time once
-//! (`choose`), kept on disk (`cache`), shared by the devices of a job, and part of the job's identity ([`Algorithms`]).
+//! The library is opened at run time (`library`), through bindings that bindgen generates from its
+//! header (`bindings`, written by `scripts/bindings`). Each [`Product`] is described by N, K, dtype
+//! and epilogue, and has one algorithm for every number of rows, without split-K, so that a row's
+//! bits depend on that row alone. Where f32 has to be as exact as on the CPU, K is cut into chains,
+//! and each chain is a GEMM of the library ([`ProductSpec::chain`]). An algorithm is chosen once,
+//! by timing (`choose`). The choice is kept on disk (`cache`), shared by the devices of a job, and
+//! part of the job's identity ([`Algorithms`]).
 //!
 //! ```no_run
-//! # use seqstream::backend::cuda::{driver::*, gemm::*};
+//! # use seqstream::gpu::{cublaslt::*, driver::*};
 //! # use seqstream::dtype::DType;
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let (context, x, w, bias, out) = (Context::new(0)?, 0, 0, 0, 0);
@@ -24,13 +26,13 @@
 //! let workspace = Arena::new(&context, WORKSPACE)?.take("workspace", WORKSPACE)?;
 //! let stream = Stream::new(&context, StreamName::Compute, 0)?;
 //! let operands = Operands { x, w, bias, out };
-//! // SAFETY: memory of these sizes, that nothing else touches.
+//! // SAFETY: the memory has these sizes, and nothing else touches it.
 //! unsafe { qkv.run(&stream, &workspace, operands, 1000)? };
 //! # Ok(()) }
 //! ```
 
 mod algorithm;
-#[allow(unsafe_op_in_unsafe_fn)] // generated
+#[allow(unsafe_op_in_unsafe_fn)] // generated code
 mod bindings;
 mod cache;
 mod choose;
@@ -56,16 +58,17 @@ use handle::Lt;
 use product::Described;
 use std::sync::Arc;
 
-/// The cuBLASLt that products use, whether or not there is a device: its file, and its version as text.
+/// Finds the cuBLASLt that GEMMs use, whether or not there is a device. Returns its file and its
+/// version as text.
 ///
 /// # Errors
-/// [`GemmError::Missing`] and [`GemmError::Library`].
+/// [`GemmError::Missing`] if there is none, and [`GemmError::Library`] if it cannot be used.
 pub fn cublaslt() -> Result<(&'static str, String), GemmError> {
     let library = library::open()?;
     Ok((&library.path, library::version_text(library.version)))
 }
 
-/// cuBLASLt on one device.
+/// cuBLASLt on one device: makes the [`Product`]s of a job.
 pub struct Gemm {
     lt: Arc<Lt>,
     machine: Machine,
@@ -75,10 +78,12 @@ pub struct Gemm {
 }
 
 impl Gemm {
-    /// Opens the library for a device. `algorithms` is the job's, the same for all its devices.
+    /// Opens the library for a device. `algorithms` belongs to the job and is the same for all its
+    /// devices.
     ///
     /// # Errors
-    /// [`GemmError`]: no library, or algorithms that are for another kind of device or version of it.
+    /// [`GemmError`] if there is no library, or if the algorithms are for another kind of device or
+    /// another version of the library.
     pub fn load(
         context: &Context,
         algorithms: Arc<Algorithms>,
@@ -87,7 +92,7 @@ impl Gemm {
         let library = library::open()?;
         let ordinal = context.ordinal();
         let device = devices()?.into_iter().find(|d| d.ordinal == ordinal);
-        // A context's device is one of the driver's.
+        // The device of a context is always one of the driver's devices.
         let (device_name, capability) = device.map(|d| (d.name, d.capability)).unwrap_or_default();
         let machine = Machine {
             capability,
@@ -108,11 +113,12 @@ impl Gemm {
         })
     }
 
-    /// A product, ready to run. Where its algorithm has to be chosen, that takes up to some two seconds and, for a
-    /// moment, memory of the device: so before the job's arena is made.
+    /// Makes a [`Product`] that is ready to run. If its algorithm has to be chosen first, the call
+    /// takes up to about two seconds and, for a moment, memory of the device. So call it before the
+    /// job's arena is allocated.
     ///
     /// # Errors
-    /// [`GemmError`]
+    /// [`GemmError`] if no algorithm can be had or a call fails.
     pub fn product(&self, spec: &ProductSpec) -> Result<Product, GemmError> {
         let most = self.tuning.most();
         let usable = |algorithm: &Algorithm| {
@@ -131,10 +137,11 @@ impl Gemm {
         Ok(Product::new(*spec, algorithm, described, most))
     }
 
-    /// What the library itself would take for so many rows, split-K or not: to measure against, not to compute with.
+    /// Makes a [`Product`] with the algorithm that the library itself prefers for `rows` rows, with
+    /// or without split-K. It is for comparisons of speed, not for computing results.
     ///
     /// # Errors
-    /// [`GemmError`]
+    /// [`GemmError`] if the library offers no algorithm or a call fails.
     pub fn library_choice(&self, spec: &ProductSpec, rows: usize) -> Result<Product, GemmError> {
         let offers = choose::offers(&self.lt, spec, rows, false)?;
         let Some(first) = offers.first() else {
@@ -150,17 +157,17 @@ impl Gemm {
         Ok(Product::new(*spec, algorithm, described, rows))
     }
 
-    /// [`Algorithms::fingerprint`] of the job's.
+    /// Returns the [`Algorithms::fingerprint`] of the job's algorithms.
     pub fn fingerprint(&self) -> String {
         self.algorithms.fingerprint()
     }
 
-    /// The library's version and the device's compute capability.
+    /// Returns the library's version and the device's compute capability.
     pub fn machine(&self) -> Machine {
         self.machine
     }
 
-    /// The library's file, as it was opened.
+    /// Returns the library's file, as it was opened.
     pub fn library(&self) -> &'static str {
         &self.lt.library.path
     }

@@ -1,4 +1,4 @@
-//! One product, described once and run for any number of rows.
+//! A GEMM that is described once and then run for any number of rows.
 
 use super::algorithm::Algorithm;
 use super::bindings as sys;
@@ -9,7 +9,7 @@ use crate::gpu::driver::{Operation, Region, Stream};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What becomes of a product.
+/// What is done with the result of a GEMM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// `out = x·Wᵀ + bias`, in the dtype of x and W.
@@ -18,33 +18,36 @@ pub enum Kind {
     Accumulate,
 }
 
-/// A product of x [rows, inputs] and W [outputs, inputs], both row-major, whatever the rows.
+/// Describes the GEMM of x `[rows, inputs]` and W `[outputs, inputs]`, both row-major, for any
+/// number of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ProductSpec {
-    /// N: rows of W, columns of `out`.
+    /// N: the rows of W and the columns of `out`.
     pub outputs: usize,
-    /// K: columns of x and W.
+    /// K: the columns of x and W.
     pub inputs: usize,
-    /// Of x and W. Sums are in f32, and f32 operands are never rounded to TF32.
+    /// The number format of x and W. Sums are in f32, and f32 operands are never rounded to TF32.
     pub dtype: DType,
-    /// Stored, or added onto f32.
+    /// Whether the result is stored, or added onto an f32 matrix.
     pub kind: Kind,
-    /// Whether there is a bias [outputs].
+    /// Whether there is a bias `[outputs]`.
     pub bias: bool,
-    /// The most products of one chain of sums, a multiple of [`CHAIN_STEP`]. K is cut into chains of one length, the
-    /// last one shorter; each is a product of the library's, and they are added in order, rounded to `out`'s dtype
-    /// each time. [`WHOLE`]: K is one chain.
+    /// The most terms along K that are summed in one chain, a multiple of [`CHAIN_STEP`]. K is cut
+    /// into chains of equal length, of which the last may be shorter. Each chain is a GEMM of the
+    /// library; their results are added in order, and rounded to `out`'s dtype each time. With
+    /// [`WHOLE`], K is one chain.
     pub chain: usize,
 }
 
-/// No cut of K: [`ProductSpec::chain`].
+/// The value of [`ProductSpec::chain`] that leaves K in one piece.
 pub const WHOLE: usize = usize::MAX;
-/// What chains are a multiple of, but for the last of a product: whole steps of the library's kernels, and operands at
-/// multiples of [`ALIGNMENT`].
+/// The length of every chain except the last is a multiple of this. Chains are then whole steps of
+/// the library's kernels, and their operands start at multiples of [`ALIGNMENT`].
 pub const CHAIN_STEP: usize = 32;
 
 impl ProductSpec {
-    /// Products of every chain but the last; all of K if there is one.
+    /// Returns the number of terms in every chain but the last. If there is one chain, it is all of
+    /// K.
     pub(super) fn chain(&self) -> usize {
         match self.inputs.div_ceil(self.chain.max(1)) {
             0 | 1 => self.inputs.max(1),
@@ -52,12 +55,13 @@ impl ProductSpec {
         }
     }
 
-    /// Chains that K is cut into.
+    /// Returns the number of chains that K is cut into.
     pub fn chains(&self) -> usize {
         self.inputs.div_ceil(self.chain()).max(1)
     }
 
-    /// Of `out`: x's dtype if stored, f32 if accumulated.
+    /// Returns the dtype of `out`: the dtype of x if the result is stored, f32 if it is
+    /// accumulated.
     pub fn out_dtype(&self) -> DType {
         match self.kind {
             Kind::Store => self.dtype,
@@ -65,15 +69,16 @@ impl ProductSpec {
         }
     }
 
-    /// Of the bias: that of `out`, which is the only one that cuBLASLt takes for these types. So an f16 layer's bias
-    /// is f16 where it is stored, and f32 where it goes onto the residual stream.
+    /// Returns the dtype of the bias. It is the dtype of `out`, since cuBLASLt takes no other for
+    /// these types. So the bias of an f16 layer is f16 if the result is stored, and f32 if it is
+    /// added to the residual stream.
     pub fn bias_dtype(&self) -> DType {
         self.out_dtype()
     }
 }
 
-/// `f32 3840x1280 store bias in 256s`: outputs x inputs, and the length of its chains where K is cut. The name under
-/// which its algorithm is kept.
+/// Writes the name under which the GEMM's algorithm is kept, such as
+/// `f32 3840x1280 store bias in 256s`: outputs x inputs, and the length of the chains if K is cut.
 impl fmt::Display for ProductSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
@@ -93,35 +98,36 @@ impl fmt::Display for ProductSpec {
     }
 }
 
-/// Where a product's operands lie on the device: addresses, multiples of [`ALIGNMENT`].
+/// The addresses of a GEMM's operands on the device, all multiples of [`ALIGNMENT`].
 #[derive(Debug, Clone, Copy)]
 pub struct Operands {
-    /// [rows, inputs], row-major, in the product's dtype.
+    /// x `[rows, inputs]`, row-major, in the dtype of the [`ProductSpec`].
     pub x: u64,
-    /// [outputs, inputs], row-major, in the product's dtype.
+    /// W `[outputs, inputs]`, row-major, in the dtype of the [`ProductSpec`].
     pub w: u64,
-    /// [outputs], in [`ProductSpec::bias_dtype`]; 0 if the product has none.
+    /// The bias `[outputs]`, in [`ProductSpec::bias_dtype`]; 0 if there is no bias.
     pub bias: u64,
-    /// [rows, outputs], row-major, in [`ProductSpec::out_dtype`].
+    /// The result `[rows, outputs]`, row-major, in [`ProductSpec::out_dtype`].
     pub out: u64,
 }
 
-/// Bytes that operands are aligned to: what TMA wants. Algorithms are chosen for no more than that.
+/// The alignment of operands in bytes, which TMA requires. Algorithms are chosen for no stricter
+/// alignment.
 pub const ALIGNMENT: u64 = 16;
-/// Bytes of workspace that an algorithm may use: what NVIDIA recommends for Hopper.
+/// The bytes of workspace that an algorithm may use, as NVIDIA recommends for Hopper.
 pub const WORKSPACE: usize = 32 << 20;
 
-/// The library's description of a product, and what it was last set to.
+/// The library's description of a GEMM, and the values that it was last set to.
 pub(super) struct Described {
-    /// The chain that is the last one, and mostly the only one: with the bias.
+    /// The last chain, which is mostly the only one. It adds the bias.
     pub last: Matmul,
-    /// Those before it.
+    /// The chains before the last, which all have the same length.
     before: Option<Matmul>,
     rows: usize,
     bias: u64,
 }
 
-/// A chain of `depth` products.
+/// Describes one chain of `depth` terms along K.
 fn chain(
     lt: &Arc<Lt>,
     spec: &ProductSpec,
@@ -132,7 +138,7 @@ fn chain(
     let (outputs, inputs, depth) = (spec.outputs as u64, spec.inputs as u64, depth as u64);
     let (from, to) = (cuda_type(spec.dtype), cuda_type(spec.out_dtype()));
     let mut description = Description::new(lt)?;
-    // SAFETY: the header's types: 32 bits each.
+    // SAFETY: these are the header's types, of 32 bits each.
     unsafe {
         description.set(sys::CUBLASLT_MATMUL_DESC_TRANSA, sys::CUBLAS_OP_T)?;
         if bias {
@@ -144,7 +150,7 @@ fn chain(
     }
     Ok(Matmul {
         description,
-        // Row-major [n, k] is column-major [k, n]; of its rows a chain takes `depth`.
+        // A row-major `[n, k]` is a column-major `[k, n]`. A chain takes `depth` of its rows.
         a: Layout::new(lt, from, (depth, outputs), inputs)?,
         b: Layout::new(lt, from, (depth, rows as u64), inputs)?,
         d: Layout::new(lt, to, (outputs, rows as u64), outputs)?,
@@ -165,7 +171,8 @@ impl Described {
         })
     }
 
-    /// The workspace that an algorithm needs at most for any of the chains; `None` where it does not serve all.
+    /// Returns the largest workspace in bytes that an algorithm needs for any of the chains, or
+    /// `None` if it does not serve all of them.
     pub fn serves(
         &self,
         algorithm: &sys::cublasLtMatmulAlgo_t,
@@ -183,11 +190,11 @@ impl Described {
         if self.rows == rows {
             return Ok(());
         }
-        // Unknown until both are set.
+        // The number of rows is unknown until both layouts are set.
         self.rows = 0;
         let columns = sys::CUBLASLT_MATRIX_LAYOUT_COLS;
         for matmul in std::iter::once(&mut self.last).chain(&mut self.before) {
-            // SAFETY: the header's type: 64 bits.
+            // SAFETY: this is the header's type, of 64 bits.
             unsafe {
                 matmul.b.set(columns, rows as u64)?;
                 matmul.d.set(columns, rows as u64)?;
@@ -202,7 +209,7 @@ impl Described {
             return Ok(());
         }
         self.bias = 0;
-        // SAFETY: the header's type: a pointer, of 64 bits here.
+        // SAFETY: this is the header's type: a pointer, which has 64 bits here.
         unsafe {
             let pointer = sys::CUBLASLT_MATMUL_DESC_BIAS_POINTER;
             self.last.description.set(pointer, bias)?;
@@ -220,15 +227,15 @@ fn cuda_type(dtype: DType) -> sys::cudaDataType {
     }
 }
 
-/// A product with the one algorithm that computes it, for any number of rows: a row's bits do not depend on how many
-/// there are, nor on its place.
+/// A GEMM with the one algorithm that computes it, for any number of rows. The bits of a row depend
+/// neither on the number of rows nor on the row's position.
 pub struct Product {
     spec: ProductSpec,
     /// The spec as text, for logs.
     name: String,
     algorithm: Algorithm,
     described: Mutex<Described>,
-    /// The most rows that the algorithm was tried with.
+    /// The largest number of rows that the algorithm was tried with.
     most: usize,
 }
 
@@ -248,25 +255,27 @@ impl Product {
         }
     }
 
-    /// What it computes.
+    /// Returns the description of the GEMM.
     pub fn spec(&self) -> &ProductSpec {
         &self.spec
     }
 
-    /// What computes it.
+    /// Returns the algorithm that computes the GEMM.
     pub fn algorithm(&self) -> &Algorithm {
         &self.algorithm
     }
 
-    /// Enqueues it, in parts where there are more rows than its algorithm was tried with. Nothing is allocated, and the
-    /// host does not wait. `workspace` has [`WORKSPACE`] bytes at a multiple of 256, and each stream one of its own.
+    /// Enqueues the GEMM. If there are more rows than its algorithm was tried with, it runs in
+    /// several parts. Nothing is allocated, and the host does not wait. `workspace` has at least
+    /// [`WORKSPACE`] bytes at a multiple of 256, and each stream needs a workspace of its own.
     ///
     /// # Safety
-    /// The operands are live memory of the stream's device of the sizes and types that [`Operands`] says. They and
-    /// the workspace are touched by nothing but this stream until a fence that is recorded after is passed.
+    /// The operands must be live memory of the stream's device, with the sizes and types that
+    /// [`Operands`] states. Until a fence that is recorded after the GEMM has been passed, nothing
+    /// but work on this stream may touch them or the workspace.
     ///
     /// # Errors
-    /// [`GemmError`]
+    /// [`GemmError`] if an operand is unsuitable or a call fails.
     pub unsafe fn run(
         &self,
         stream: &Stream,
@@ -279,7 +288,7 @@ impl Product {
         }
         self.check(workspace, operands)?;
         let enqueue = || {
-            // What a panic could leave half done, the setters notice.
+            // A panic may have left a setter half done. The setters notice that and start again.
             let mut described = self
                 .described
                 .lock()
@@ -289,7 +298,7 @@ impl Product {
             }
             for row in (0..rows).step_by(self.most) {
                 described.set_rows(self.most.min(rows - row))?;
-                // SAFETY: the caller's promise, of these rows.
+                // SAFETY: the caller's promise covers these rows.
                 unsafe { self.part(&described, stream, workspace, operands, row)? };
             }
             Ok(())
@@ -305,7 +314,7 @@ impl Product {
     /// Enqueues the rows from `row` on, as many as are described.
     ///
     /// # Safety
-    /// As [`Self::run`].
+    /// The same conditions hold as for [`Self::run`].
     unsafe fn part(
         &self,
         described: &Described,
@@ -320,7 +329,7 @@ impl Product {
         let algorithm = self.algorithm.library();
         let workspace = (workspace.address(), workspace.bytes());
         let (chain, inputs) = (self.spec.chain(), self.spec.inputs);
-        // At least one, also where K is 0.
+        // There is at least one chain, even if K is 0.
         for first in (0..inputs.max(1)).step_by(chain) {
             let matmul = match &described.before {
                 Some(before) if first + chain < inputs => before,
@@ -336,8 +345,8 @@ impl Product {
                 b: x + skipped,
                 d: out,
             };
-            // SAFETY: the caller's promise; the layouts are of these sizes, and what is skipped of each row of x
-            // and W is what their rows are longer than the layouts'.
+            // SAFETY: the caller promises that the operands have these sizes. The layouts describe
+            // one chain; their strides skip the rest of each row of x and W.
             unsafe { matmul.enqueue(&algorithm, beta, &at, workspace, stream)? };
         }
         Ok(())

@@ -1,14 +1,15 @@
-//! A table of algorithms as a file: what the cache holds, and what a job keeps in its output directory.
+//! A table of algorithms as a file: the format of the cache, and of the table that a job keeps in
+//! its output directory.
 
 use super::algorithm::{Algorithm, Machine};
 use super::error::GemmError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Changes where the meaning of what is written does.
+/// The version of the file format. It changes whenever the meaning of the content does.
 const FORMAT: u32 = 1;
 
-/// Products by name, and their algorithms, of one kind of device and version of cuBLASLt.
+/// The algorithms of GEMMs by name, for one kind of device and one version of cuBLASLt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Table {
@@ -24,26 +25,27 @@ impl Table {
         }
     }
 
-    /// Of the table as JSON on one line, all 64 digits.
+    /// Returns the BLAKE3 digest of the table as JSON on one line, as 64 hexadecimal digits.
     fn digest(&self) -> String {
-        // Strings and numbers: nothing in it can fail to be written.
+        // The table holds strings and numbers only, so that writing it cannot fail.
         let json = serde_json::to_string(self).unwrap_or_default();
         blake3::hash(json.as_bytes()).to_hex().to_string()
     }
 }
 
-/// As it is written.
+/// The written form of an [`AlgorithmTable`].
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
     format: u32,
     device: String,
     table: Table,
-    /// Algorithms are opaque, and a damaged one must not reach the library.
+    /// The digest of `table`. Algorithms are opaque, and a damaged one must not reach the library.
     digest: String,
 }
 
-/// Read before all else: a file of another format may have other fields.
+/// The format number, which is read before all else: a file of another format may have other
+/// fields.
 #[derive(Deserialize)]
 struct Version {
     format: u32,
@@ -57,14 +59,17 @@ struct Version {
 ///   "device": "NVIDIA H100 80GB HBM3",
 ///   "table": {
 ///     "machine": { "capability": [9, 0], "cublaslt": 130002 },
-///     "products": { "f16 3840x1280 store bias": { "algorithm": "<128 digits>", "workspace": 0 }, ... }
+///     "products": {
+///       "f16 3840x1280 store bias": { "algorithm": "<128 digits>", "workspace": 0 },
+///       ...
+///     }
 ///   },
 ///   "digest": "<64 digits>"
 /// }
 /// ```
 ///
 /// `digest` is the BLAKE3 hash of `table` as JSON on one line. Its first 32 digits are the
-/// [`fingerprint`](Self::fingerprint), which is `gemm` in a job's job.json.
+/// [`fingerprint`](Self::fingerprint), which is `gemm_algorithms` in a job's job.json.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AlgorithmTable {
     pub(super) device: String,
@@ -72,13 +77,13 @@ pub struct AlgorithmTable {
 }
 
 impl AlgorithmTable {
-    /// The most bytes that a file is read of: a table of a hundred products has some 20 kB.
+    /// The largest file that is read, in bytes. A table of a hundred GEMMs has some 20 kB.
     pub const MOST_BYTES: u64 = 1 << 20;
 
-    /// Reads what [`to_json`](Self::to_json) wrote.
+    /// Reads the text that [`to_json`](Self::to_json) wrote.
     ///
     /// # Errors
-    /// [`GemmError::Table`]
+    /// [`GemmError::Table`] if the text is not such a table.
     pub fn parse(text: &str) -> Result<Self, GemmError> {
         let refuse = |reason: String| Err(GemmError::Table(reason));
         let Version { format } =
@@ -99,7 +104,8 @@ impl AlgorithmTable {
         })
     }
 
-    /// The file's content: indented JSON with a last newline, the same for the same table.
+    /// Returns the content of the file: indented JSON that ends in a newline, the same for the same
+    /// table.
     pub fn to_json(&self) -> String {
         let stored = Stored {
             format: FORMAT,
@@ -107,21 +113,22 @@ impl AlgorithmTable {
             digest: self.table.digest(),
             table: self.table.clone(),
         };
-        // Strings and numbers, as above.
+        // Writing cannot fail, as in `digest`.
         let mut text = serde_json::to_string_pretty(&stored).unwrap_or_default();
         text.push('\n');
         text
     }
 
-    /// A digest of the table: the library's version, the compute capability, and the algorithms of all products,
-    /// which with the operands decide a product's bits.
+    /// Returns a digest of the library's version, the compute capability and the algorithms of all
+    /// GEMMs. Together with the operands these decide the bits of a result.
     pub fn fingerprint(&self) -> String {
         let mut digest = self.table.digest();
         digest.truncate(32);
         digest
     }
 
-    /// Whether `other` has every product of this table, with the same algorithm.
+    /// Returns whether `other` has every GEMM of this table, with the same algorithm, for the same
+    /// machine.
     pub fn is_part_of(&self, other: &Self) -> bool {
         let same = |(name, algorithm)| other.table.products.get(name) == Some(algorithm);
         self.table.machine == other.table.machine && self.table.products.iter().all(same)

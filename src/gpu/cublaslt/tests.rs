@@ -1,4 +1,4 @@
-//! The table of algorithms and its cache, without a device.
+//! Tests the table of algorithms and its cache, without a device.
 
 use super::GemmError;
 use super::Kind;
@@ -47,7 +47,7 @@ fn get(algorithms: &Algorithms, spec: &ProductSpec, seed: u64) -> Result<Algorit
     algorithms.get(spec, ASKING, |_| Ok(None), || Ok(algorithm(seed)))
 }
 
-/// What a job was given that goes on with these.
+/// Returns the algorithms of a job that continues with those of `algorithms`.
 fn imposed(algorithms: &Algorithms) -> Algorithms {
     let text = algorithms.table().unwrap().to_json();
     Algorithms::imposed(AlgorithmTable::parse(&text).unwrap(), "the table T".into())
@@ -63,7 +63,7 @@ fn a_table_survives_being_written_and_decides_the_fingerprint() {
             get(&algorithms, &spec(n), n as u64).unwrap(),
             algorithm(n as u64)
         );
-        // Chosen once.
+        // A GEMM's algorithm is chosen once.
         assert_eq!(get(&algorithms, &spec(n), 99).unwrap(), algorithm(n as u64));
         prints.push(algorithms.fingerprint());
     }
@@ -71,7 +71,7 @@ fn a_table_survives_being_written_and_decides_the_fingerprint() {
     assert_eq!(prints.len(), 3);
     let given = imposed(&algorithms);
     assert_eq!(get(&given, &spec(16), 99).unwrap(), algorithm(16));
-    // What counts is what is used of a table.
+    // The fingerprint covers the part of a table that is in use.
     assert_ne!(given.fingerprint(), algorithms.fingerprint());
     let part = given.table().unwrap();
     assert!(part.is_part_of(&algorithms.table().unwrap()));
@@ -87,15 +87,15 @@ fn a_table_survives_being_written_and_decides_the_fingerprint() {
         "the table T cannot be used on device 0: it has no algorithm for the product f16 32x64 store bias"
     );
     assert!(error.hint().unwrap().contains("another model, dtype"));
-    // Nothing was chosen instead.
+    // Nothing was chosen in place of the missing algorithm.
     assert_eq!(given.table(), algorithms.table());
-    // The order in which products were asked for plays no part.
+    // The order in which GEMMs were asked for plays no part.
     let other = Algorithms::new(None);
     for n in [24, 8, 16] {
         get(&other, &spec(n), n as u64).unwrap();
     }
     assert_eq!(other.fingerprint(), algorithms.fingerprint());
-    // Another version of the library, another capability, another device: no such job here.
+    // A table of another library version, capability or device is refused.
     let table = algorithms.table().unwrap();
     let machine = |capability, cublaslt| Machine {
         capability,
@@ -134,7 +134,7 @@ fn a_table_survives_being_written_and_decides_the_fingerprint() {
     assert!(imposed(&algorithms).admit(ASKING).is_ok());
 }
 
-/// A job that was begun with other chains, whose bits are others, is not resumed.
+/// A job that was begun with other chains has other bits, so it is not resumed.
 #[test]
 fn the_length_of_chains_is_part_of_a_product_s_name() {
     let of = |chain| ProductSpec {
@@ -147,7 +147,7 @@ fn the_length_of_chains_is_part_of_a_product_s_name() {
     assert_eq!(name(WHOLE), "f32 8x1280 store bias");
     assert_eq!(name(1280), "f32 8x1280 store bias");
     assert_eq!(name(256), "f32 8x1280 store bias in 256s");
-    // Of near-equal length.
+    // Chains have near-equal length.
     assert_eq!(name(512), "f32 8x1280 store bias in 448s");
     let algorithms = Algorithms::new(None);
     get(&algorithms, &of(256), 1).unwrap();
@@ -219,7 +219,7 @@ fn choices_are_kept_for_the_next_process_and_the_first_stands() {
         "from disk"
     );
     assert_eq!(second.fingerprint(), first.fingerprint());
-    // Two that choose at once: the second finds the first's when it comes to keep its own.
+    // Two jobs choose at once: the second finds the choice of the first when it keeps its own.
     let cache = Cache::new(&folder, DEVICE, HERE);
     let third = Algorithms::new(Some(folder.clone()));
     let chosen = third.get(
@@ -234,7 +234,7 @@ fn choices_are_kept_for_the_next_process_and_the_first_stands() {
         },
     );
     assert_eq!(chosen.unwrap(), algorithm(5));
-    // One that does not serve is replaced.
+    // A kept algorithm that does not serve is replaced.
     let fourth = Algorithms::new(Some(folder.clone()));
     let refuse = |known: &Algorithm| Ok((*known == algorithm(5)).then(|| "no".to_owned()));
     let chosen = fourth.get(&spec(16), ASKING, refuse, || Ok(algorithm(7)));
@@ -334,14 +334,15 @@ fn a_folder_that_cannot_be_written_is_a_warning() {
         assert_eq!(get(&algorithms, &spec(8), 2).unwrap(), algorithm(2));
         let warnings = algorithms.take_warnings();
         assert!(!warnings.is_empty());
-        // Told once, whatever else is chosen.
+        // The warning is given once, whatever else is chosen.
         get(&algorithms, &spec(16), 3).unwrap();
         assert_eq!(algorithms.take_warnings(), [""; 0]);
         assert_eq!(algorithms.table().unwrap().table.products.len(), 2);
     }
 }
 
-/// The lock of a process that does not go on is given up, with a word; who keeps it for a moment is waited for.
+/// If a process holds the lock too long, waiting ends with a warning; if it holds the lock for a
+/// moment, it is waited for.
 #[test]
 fn the_lock_is_waited_for_with_a_deadline() {
     let folder = tempfile::tempdir().unwrap();
@@ -364,7 +365,7 @@ fn the_lock_is_waited_for_with_a_deadline() {
     ] {
         assert!(warning.contains(part), "{warning}");
     }
-    // What is kept is read all the same.
+    // The kept choices can still be read.
     assert_eq!(hasty.read().unwrap().len(), 1);
     std::thread::scope(|scope| {
         let patient = cache().patient(Duration::from_secs(600));
@@ -374,7 +375,7 @@ fn the_lock_is_waited_for_with_a_deadline() {
     });
 }
 
-/// A pipe would be waited for until somebody opens its other end.
+/// Opening a pipe would wait until another process opens its other end.
 #[cfg(unix)]
 #[test]
 fn what_is_no_file_is_never_opened() {
@@ -392,7 +393,7 @@ fn what_is_no_file_is_never_opened() {
         found.unwrap().with_extension(end)
     };
     let (file, lock, partial) = (path("json"), path("lock"), path("partial"));
-    // The file itself: warned of, and replaced where that can be.
+    // If the file itself is a pipe, there is a warning, and it is replaced where that is possible.
     fs::remove_file(&file).unwrap();
     pipe(&file);
     let warning = cache.read().unwrap_err();
@@ -406,7 +407,7 @@ fn what_is_no_file_is_never_opened() {
     assert!(cache.read().unwrap_err().contains("it is a directory"));
     assert!(cache.add("third", &algorithm(3), false).is_err());
     fs::remove_dir(&file).unwrap();
-    // The lock.
+    // The lock is a pipe.
     fs::remove_file(&lock).unwrap();
     pipe(&lock);
     let warning = cache.add("third", &algorithm(3), false).unwrap_err();

@@ -1,20 +1,24 @@
-//! A device's memory for trying a product: random operands, timed runs, and the test that a row's bits do not depend on
-//! how many rows there are.
+//! Device memory for trying out a GEMM: random operands, timed runs, and the test that the bits of
+//! a row do not depend on the number of rows.
 
 use super::error::GemmError;
 use super::product::{ALIGNMENT, Operands, Product, ProductSpec, WORKSPACE};
 use crate::dtype::DType;
 use crate::gpu::driver::{Arena, Context, Fence, PinnedBuffer, Region, Stream, StreamName};
 
-/// Numbers of rows, besides the most, at which an algorithm has to serve and give the same bits: one row, less than an
-/// instruction's, one tile's, more than one tile of an odd number.
+/// The numbers of rows, besides the largest, at which an algorithm has to work and give the same
+/// bits: one row, fewer rows than one instruction computes, the rows of one tile, and several tiles
+/// of which the last is partial.
 pub(super) const ROWS: [usize; 4] = [1, 7, 64, 1000];
-/// Values of the random block that operands are filled with, over and over: a prime, so that no two rows are the same.
+/// The number of values in the random block that operands are filled with repeatedly. It is a
+/// prime, so that no two rows are the same.
 const BLOCK: usize = 4_194_301;
-/// What outputs hold before: a small f32, and no value that a product is likely to give.
+/// The byte that outputs are filled with before a run. It makes a small f32, which a GEMM is
+/// unlikely to produce.
 const BEFORE: u8 = 0x3c;
 
-/// Operands of one product for up to a number of rows. Freed when it is dropped.
+/// The operands of one GEMM for up to a given number of rows. The device memory is freed when the
+/// workbench is dropped.
 pub struct Workbench {
     spec: ProductSpec,
     rows: usize,
@@ -25,13 +29,13 @@ pub struct Workbench {
     w: Region,
     bias: Region,
     out: Region,
-    /// For a part of the rows once more.
+    /// A second output, for some of the rows computed again.
     again: Region,
     workspace: Region,
     flush: Option<Region>,
 }
 
-/// Bytes of x, w, bias, out, and out of a part.
+/// Returns the bytes of x, w, bias, out, and the second output.
 fn sizes(spec: &ProductSpec, rows: usize) -> [usize; 5] {
     let (from, to) = (spec.dtype.size(), spec.out_dtype().size());
     let most = ROWS.iter().copied().max().unwrap_or(1).min(rows);
@@ -45,18 +49,19 @@ fn sizes(spec: &ProductSpec, rows: usize) -> [usize; 5] {
 }
 
 impl Workbench {
-    /// For `rows` rows, or as many as the device's free memory has room for. Between runs `flush` bytes are written, so
-    /// that the operands are not in the device's L2; 0 for none.
+    /// Allocates operands for `rows` rows, or for as many rows as the device's free memory allows.
+    /// `flush` bytes are written between runs, so that the operands are not in the device's L2;
+    /// with 0 nothing is written.
     ///
     /// # Errors
-    /// [`GemmError::Driver`]
+    /// [`GemmError::Driver`] if the memory cannot be allocated or filled.
     pub fn new(
         context: &Context,
         spec: &ProductSpec,
         rows: usize,
         flush: usize,
     ) -> Result<Self, GemmError> {
-        // A tenth, for what the driver and the library want.
+        // A tenth stays free for the driver and the library.
         let free = context.memory()?.0 as usize / 10 * 9;
         let padded = |bytes: usize| bytes.max(1).next_multiple_of(256);
         let all = |rows| -> usize {
@@ -87,7 +92,7 @@ impl Workbench {
                 bytes => Some(take("room that flushes L2", bytes)?),
             },
         };
-        // SAFETY: the regions were made just now.
+        // SAFETY: the regions were allocated just now, and nothing else uses them.
         unsafe {
             randomise(&bench.stream, &bench.x, spec.dtype)?;
             randomise(&bench.stream, &bench.w, spec.dtype)?;
@@ -96,7 +101,7 @@ impl Workbench {
         Ok(bench)
     }
 
-    /// The rows that there is room for.
+    /// Returns the number of rows that the operands have.
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -116,15 +121,16 @@ impl Workbench {
             bias: self.bias.address(),
             out: out.address(),
         };
-        // SAFETY: the regions have room for `self.rows` rows (`again` for the most that it is used for), and are used
-        // on this stream alone.
+        // SAFETY: the regions hold `self.rows` rows (`again` holds as many rows as it is used for),
+        // and are used on this stream alone.
         unsafe { product.run(&self.stream, &self.workspace, operands, rows) }
     }
 
-    /// How long the product takes for the first `rows` rows, once, on an idle device.
+    /// Measures the milliseconds that the GEMM takes for the first `rows` rows, in one run on an
+    /// idle device.
     ///
     /// # Errors
-    /// [`GemmError`]
+    /// [`GemmError`] if the run fails.
     pub fn milliseconds(&self, product: &Product, rows: usize) -> Result<f32, GemmError> {
         if let Some(flush) = &self.flush {
             // SAFETY: nothing else uses the region.
@@ -134,22 +140,22 @@ impl Workbench {
         self.run(product, 0, rows, &self.out)?;
         self.stream.record(&self.end)?;
         self.end.wait()?;
-        // Both fences are timed.
+        // Both fences take time stamps, so there is a time.
         Ok(self
             .end
             .milliseconds_since(&self.start)?
             .unwrap_or(f32::NAN))
     }
 
-    /// Whether rows have the same bits alone, among few and among all, from the first and from elsewhere. If not, what
-    /// differs.
+    /// Checks that rows have the same bits alone, among few rows and among all, whether or not they
+    /// start at the first row. Returns a description of the difference if there is one.
     ///
     /// # Errors
-    /// [`GemmError`]
+    /// [`GemmError`] if a run fails.
     pub(super) fn differs(&self, product: &Product) -> Result<Option<String>, GemmError> {
         let context = self.stream.context();
         let row = self.spec.outputs * self.spec.out_dtype().size();
-        // Rows that x may be taken from: those at a multiple of what operands are aligned to.
+        // x may only start at rows whose address is aligned as operands have to be.
         let bytes = self.spec.inputs * self.spec.dtype.size();
         let aligned = |first: usize| {
             (0..=first)
@@ -162,7 +168,8 @@ impl Workbench {
         unsafe { self.stream.fill(&self.out, BEFORE)? };
         self.run(product, 0, self.rows, &self.out)?;
         for rows in ROWS.into_iter().filter(|rows| *rows < self.rows) {
-            // Another order of sums shows in one of some 4000 values that are rounded to f16: many are looked at.
+            // Another order of sums changes about one of 4000 values that are rounded to f16, so
+            // many rows are compared.
             let places = if rows < 64 { 48 } else { 3 };
             let mut firsts: Vec<usize> = (0..places)
                 .map(|i| aligned(i * (self.rows - rows) / (places - 1)).unwrap_or(0))
@@ -170,8 +177,8 @@ impl Workbench {
             firsts.dedup();
             for first in firsts {
                 let part = self.out.slice(first * row..(first + rows) * row);
-                // SAFETY: as above; the buffers are read after the stream is waited for, and live until then also
-                // where a call fails: it is waited for below in any case.
+                // SAFETY: as above. The buffers are read only after the stream has been waited for,
+                // which also happens if a call fails, and they live until then.
                 let done = unsafe {
                     let copy = || -> Result<(), GemmError> {
                         self.stream.fill(&self.again, BEFORE)?;
@@ -199,26 +206,27 @@ impl Workbench {
     }
 }
 
-/// Fills a region with random values of a dtype, uniform in [-1, 1), and waits: for trials and benches. Zeros would
-/// make a GPU faster than it is.
+/// Fills a region with random values of a dtype, uniform in `[-1, 1)`, and waits until they are
+/// there. It serves trials and benchmarks: with zeros a GPU is faster than with real data.
 ///
 /// # Safety
-/// Nothing else touches the region meanwhile.
+/// Nothing else may touch the region during the call.
 ///
 /// # Errors
-/// [`GemmError::Driver`]
+/// [`GemmError::Driver`] if the copy fails.
 pub unsafe fn randomise(stream: &Stream, region: &Region, dtype: DType) -> Result<(), GemmError> {
     let values = random(BLOCK.min(region.bytes().div_ceil(dtype.size()).max(1)));
     let mut bytes = Vec::new();
     dtype.encode(&values, &mut bytes);
     let mut block = PinnedBuffer::new(stream.context(), bytes.len())?;
-    // SAFETY: nothing is copied from or to it yet.
+    // SAFETY: no copy from or to the block has been enqueued yet.
     unsafe { block.bytes_mut() }.copy_from_slice(&bytes);
     let copy = |from: usize| {
         let bytes = block.len().min(region.bytes() - from);
         let part = region.slice(from..from + bytes);
-        // SAFETY: the block is written no more, and lives until the stream is waited for below, also where a copy
-        // fails; nothing else uses the region, says the caller.
+        // SAFETY: the block is not written again, and lives until the stream has been waited for
+        // below, which also happens if a copy fails. The caller promises that nothing else uses the
+        // region.
         unsafe { stream.load(&block, 0..bytes, &part) }
     };
     let copied = (0..region.bytes()).step_by(block.len()).try_for_each(copy);
@@ -227,7 +235,8 @@ pub unsafe fn randomise(stream: &Stream, region: &Region, dtype: DType) -> Resul
     Ok(waited?)
 }
 
-/// Uniform in [-1, 1), the same each time (SplitMix64).
+/// Returns `count` values uniform in `[-1, 1)`, the same at every call, by SplitMix64 (Steele, Lea
+/// and Flood, 2014).
 fn random(count: usize) -> Vec<f32> {
     let mut state = 0x5eed_u64;
     let next = || {

@@ -5,19 +5,19 @@ use super::ffi;
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::Arc;
 
-/// Starts the driver; any number of times, from any thread.
+/// Initialises the driver. It may be called any number of times and from any thread.
 ///
 /// # Errors
-/// [`DriverError`]: code 100 where there is no driver or no device.
+/// [`DriverError`], with code 100 if there is no driver or no device.
 pub fn init() -> Result<(), DriverError> {
-    // SAFETY: no preconditions.
+    // SAFETY: the call has no preconditions.
     unsafe { call!(cuInit(0)) }
 }
 
-/// The CUDA version of the driver, (13, 0) for 13.0.
+/// Returns the CUDA version that the driver supports, (13, 0) for 13.0.
 ///
 /// # Errors
-/// [`DriverError`]
+/// [`DriverError`] if the driver cannot be asked.
 pub fn driver_version() -> Result<(u32, u32), DriverError> {
     let mut version: c_int = 0;
     // SAFETY: `version` is writable.
@@ -26,25 +26,25 @@ pub fn driver_version() -> Result<(u32, u32), DriverError> {
     Ok((version / 1000, version % 1000 / 10))
 }
 
-/// What a device is.
+/// Describes a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceInfo {
-    /// Its number, from 0.
+    /// The device's number, counted from 0.
     pub ordinal: u32,
-    /// Its name, `NVIDIA H200`.
+    /// The device's name, such as `NVIDIA H200`.
     pub name: String,
-    /// Compute capability, (9, 0).
+    /// The compute capability, (9, 0) for 9.0.
     pub capability: (u32, u32),
-    /// Streaming multiprocessors.
+    /// The number of streaming multiprocessors.
     pub multiprocessors: u32,
-    /// Bytes of memory.
+    /// The total memory in bytes.
     pub memory: u64,
 }
 
-/// All devices the driver shows.
+/// Lists all devices that the driver shows.
 ///
 /// # Errors
-/// [`DriverError`]
+/// [`DriverError`] if the driver cannot be initialised or a device cannot be described.
 pub fn devices() -> Result<Vec<DeviceInfo>, DriverError> {
     init()?;
     let mut count: c_int = 0;
@@ -58,8 +58,9 @@ fn device(ordinal: u32) -> Result<DeviceInfo, DriverError> {
         let device = handle(ordinal)?;
         let mut name = [0 as c_char; 256];
         let mut memory = 0usize;
-        // SAFETY: a device of this driver; the buffers are writable and as long as said. The name
-        // is terminated, by the driver within its length and here at the last byte.
+        // SAFETY: `device` comes from this driver, and each buffer is writable and at least as long
+        // as the length that is passed with it. The name ends in a NUL: the driver writes one
+        // within the 255 bytes that it is given, and the buffer's last byte stays 0.
         let name = unsafe {
             call!(cuDeviceGetName(name.as_mut_ptr(), 255, device))?;
             call!(cuDeviceTotalMem_v2(&mut memory, device))?;
@@ -98,9 +99,9 @@ fn at(ordinal: u32) -> At {
     }
 }
 
-/// The primary context of a device, which all that lives on the device holds.
+/// The primary context of a device. Every object that lives on the device holds a clone of it.
 ///
-/// Cheap to clone. Released when the last of them is dropped.
+/// A clone is cheap. The context is released when its last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct Context(Arc<PrimaryContext>);
 
@@ -111,22 +112,22 @@ struct PrimaryContext {
     context: ffi::CUcontext,
 }
 
-// SAFETY: a context may be used from any thread; the handle is only passed to the driver.
+// SAFETY: a context may be used from any thread, and the handle is only passed to the driver.
 unsafe impl Send for PrimaryContext {}
 // SAFETY: as above.
 unsafe impl Sync for PrimaryContext {}
 
 impl Context {
-    /// Takes hold of a device.
+    /// Retains the primary context of the device with this number.
     ///
     /// # Errors
-    /// [`DriverError`]
+    /// [`DriverError`] if there is no such device or its context cannot be created.
     pub fn new(ordinal: u32) -> Result<Self, DriverError> {
         let open = || {
             init()?;
             let device = handle(ordinal)?;
             let mut context = std::ptr::null_mut();
-            // SAFETY: a device of this driver; `context` is writable.
+            // SAFETY: `device` comes from this driver, and `context` is writable.
             unsafe { call!(cuDevicePrimaryCtxRetain(&mut context, device))? };
             let held = PrimaryContext {
                 ordinal,
@@ -138,29 +139,29 @@ impl Context {
         open().map_err(|e: DriverError| e.at(&at(ordinal)))
     }
 
-    /// What the device is.
+    /// Describes the device.
     ///
     /// # Errors
-    /// [`DriverError`]
+    /// [`DriverError`] if the device cannot be described.
     pub fn info(&self) -> Result<DeviceInfo, DriverError> {
         device(self.0.ordinal)
     }
 
-    /// The device's number.
+    /// Returns the device's number.
     pub fn ordinal(&self) -> u32 {
         self.0.ordinal
     }
 
-    /// Makes it this thread's current context, as every call that follows wants it.
+    /// Makes this the current context of the calling thread, which every later driver call needs.
     pub(in crate::gpu) fn bind(&self) -> Result<(), DriverError> {
-        // SAFETY: a context that this value holds.
+        // SAFETY: this value keeps the context alive.
         unsafe { call!(cuCtxSetCurrent(self.0.context)) }.map_err(|e| e.at(&self.at()))
     }
 
-    /// Free and total bytes of the device's memory.
+    /// Returns the free and the total bytes of the device's memory.
     ///
     /// # Errors
-    /// [`DriverError`]
+    /// [`DriverError`] if the driver cannot be asked.
     pub fn memory(&self) -> Result<(u64, u64), DriverError> {
         self.bind()?;
         let (mut free, mut total) = (0usize, 0usize);
@@ -169,7 +170,7 @@ impl Context {
         Ok((free as u64, total as u64))
     }
 
-    /// This device, as errors name it.
+    /// Returns the part of an error's location that names this device.
     pub(super) fn at(&self) -> At {
         at(self.0.ordinal)
     }
@@ -177,8 +178,9 @@ impl Context {
 
 impl Drop for PrimaryContext {
     fn drop(&mut self) {
-        // SAFETY: retained once, in `new`. A failure here has nobody to tell: the device is lost,
-        // and calls that matter have said so.
+        // SAFETY: the context was retained exactly once, in `new`. A failure here cannot be
+        // reported to anyone: it means that the device is lost, which the calls that matter have
+        // reported.
         let _ = unsafe { call!(cuDevicePrimaryCtxRelease_v2(self.device)) };
     }
 }

@@ -1,17 +1,17 @@
-//! What a driver call can fail with, and where.
+//! The error of a failed driver call, and the location that it names.
 
 use super::ffi;
 use std::ffi::{CStr, c_char};
 use std::fmt;
 
-/// The kinds of streams that work is divided over.
+/// The kinds of streams among which work is divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum StreamName {
-    /// Host to device.
+    /// Copies from the host to the device.
     Load,
-    /// Kernels.
+    /// Runs kernels.
     Compute,
-    /// Device to host.
+    /// Copies from the device to the host.
     Store,
 }
 
@@ -25,38 +25,40 @@ impl fmt::Display for StreamName {
     }
 }
 
-/// Where a call was made: what is known of it.
+/// The location of a call, as far as it is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct At {
     /// The device's ordinal.
     pub device: Option<u32>,
     /// The stream's kind and number.
     pub stream: Option<(StreamName, usize)>,
-    /// What was being done, `layer_norm of layer 3`, say.
+    /// The operation in progress, for example `layer_norm of layer 3`.
     pub operation: Option<String>,
     /// The batch's number in the job.
     pub batch: Option<u64>,
 }
 
-/// A driver call that failed.
+/// The error of a driver call that failed.
 ///
-/// Asynchronous failures surface at a later call: the call named is the one that reported it.
+/// An asynchronous failure surfaces at a later call, so the call that is named is the call that
+/// reported the failure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct DriverError {
-    /// The driver's function.
+    /// The driver function that was called.
     pub call: &'static str,
-    /// Its answer; of newer drivers perhaps one that this program does not know.
+    /// The result code. A newer driver may return a code that this program does not know.
     pub code: i32,
-    /// The answer's name, `CUDA_ERROR_ILLEGAL_ADDRESS`, or `unknown`.
+    /// The name of the result code, such as `CUDA_ERROR_ILLEGAL_ADDRESS`, or `unknown`.
     pub name: String,
-    /// What the driver says it means.
+    /// The driver's description of the result code.
     pub meaning: String,
-    /// Where it was made.
+    /// Where the call was made.
     pub at: Box<At>,
 }
 
 impl DriverError {
-    /// The same error, with what `at` knows and the error does not yet.
+    /// Returns the same error with its location completed: each field that the error does not know
+    /// yet is taken from `at`.
     #[must_use]
     pub fn at(mut self, at: &At) -> Self {
         let mine = &mut self.at;
@@ -69,14 +71,14 @@ impl DriverError {
         self
     }
 
-    /// What may help a job: [`Self::hint`], or what holds whatever has failed.
+    /// Returns advice for the user of a job: [`Self::hint`] if there is one, else general advice.
     pub fn job_hint(&self) -> &'static str {
         self.hint().unwrap_or(
             "finished shards are kept: run again with --resume; if it comes again, the kernel's log (dmesg) may say what the device or its driver met",
         )
     }
 
-    /// What may help, for the codes where that is known.
+    /// Returns advice for the result codes for which some is known.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self.code {
             2 => {
@@ -129,11 +131,11 @@ impl fmt::Display for DriverError {
     }
 }
 
-/// A driver's text for a code, if it has one.
+/// Returns the driver's text for a result code, if it has one.
 fn text(of: unsafe extern "C" fn(i32, *mut *const c_char) -> i32, code: i32) -> Option<String> {
     let mut text: *const c_char = std::ptr::null();
-    // SAFETY: `of` is cuGetErrorName or cuGetErrorString: it takes any code, and writes null or a
-    // pointer to a string that is never freed.
+    // SAFETY: `of` is cuGetErrorName or cuGetErrorString. Both take any code, and write either null
+    // or a pointer to a string that is never freed.
     unsafe {
         if of(code, &mut text) != ffi::SUCCESS || text.is_null() {
             return None;
@@ -142,7 +144,7 @@ fn text(of: unsafe extern "C" fn(i32, *mut *const c_char) -> i32, code: i32) -> 
     }
 }
 
-/// The answer of a call as a result.
+/// Turns the result code of a call into a `Result`.
 pub(super) fn check(call: &'static str, code: i32) -> Result<(), DriverError> {
     if code == ffi::SUCCESS {
         return Ok(());
@@ -157,7 +159,7 @@ pub(super) fn check(call: &'static str, code: i32) -> Result<(), DriverError> {
     })
 }
 
-/// Makes a driver call and turns its answer into a result that names it.
+/// Makes a driver call and turns its result code into a `Result` whose error names the function.
 macro_rules! call {
     ($function:ident($($argument:expr),* $(,)?)) => {
         $crate::gpu::driver::error::check(

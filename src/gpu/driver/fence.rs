@@ -1,11 +1,12 @@
-//! A fence: an event that one stream records and others wait for. It can be recorded again.
+//! Fences: reusable events that one stream records and other streams, or the host, wait for.
 
 use super::context::Context;
 use super::error::{At, DriverError, call};
 use super::ffi;
 use std::fmt;
 
-/// A point in a stream's work. Never recorded, it counts as passed, as the driver has it.
+/// A point in a stream's work. A fence that was never recorded counts as passed, because the driver
+/// treats events in this way.
 #[derive(Debug)]
 pub struct Fence {
     pub(super) event: ffi::CUevent,
@@ -14,25 +15,25 @@ pub struct Fence {
     label: (&'static str, usize),
 }
 
-// SAFETY: events may be used from any thread; the handle is only passed to the driver.
+// SAFETY: events may be used from any thread, and the handle is only passed to the driver.
 unsafe impl Send for Fence {}
 // SAFETY: as above.
 unsafe impl Sync for Fence {}
 
 impl Fence {
-    /// A fence that orders and does not time: the cheap kind.
+    /// Creates a fence that orders work and takes no time stamps. This is the cheapest kind.
     ///
     /// # Errors
-    /// [`DriverError`]
+    /// [`DriverError`] if the event cannot be created.
     pub fn new(context: &Context) -> Result<Self, DriverError> {
         Self::make(context, ffi::EVENT_DISABLE_TIMING)
     }
 
-    /// A fence that the host will wait for: its thread sleeps meanwhile, where it would spin on
-    /// [`Fence::new`]'s, and leaves the core to those who have work.
+    /// Creates a fence for the host to wait for. The waiting thread sleeps, which leaves its core
+    /// to other threads; on a fence of [`Fence::new`] it would spin.
     ///
     /// # Errors
-    /// [`DriverError`]
+    /// [`DriverError`] if the event cannot be created.
     pub fn for_host(context: &Context) -> Result<Self, DriverError> {
         Self::make(
             context,
@@ -40,10 +41,11 @@ impl Fence {
         )
     }
 
-    /// A fence that also knows when it was passed, for [`Fence::milliseconds_since`].
+    /// Creates a fence that also stores the time at which it was passed, for
+    /// [`Fence::milliseconds_since`].
     ///
     /// # Errors
-    /// [`DriverError`]
+    /// [`DriverError`] if the event cannot be created.
     pub fn timed(context: &Context) -> Result<Self, DriverError> {
         Self::make(context, 0)
     }
@@ -61,20 +63,20 @@ impl Fence {
         })
     }
 
-    /// Gives it a name and a number, for logs: `loaded 2`.
+    /// Gives the fence a name and a number for logs, which show them as `loaded 2`.
     #[must_use]
     pub fn called(mut self, name: &'static str, number: usize) -> Self {
         self.label = (name, number);
         self
     }
 
-    /// Blocks the host until the work before the last record is done.
+    /// Blocks the host until the work before the fence's last record is done.
     ///
     /// # Errors
-    /// [`DriverError`], of that work too.
+    /// [`DriverError`], which may also be a failure of that work.
     pub fn wait(&self) -> Result<(), DriverError> {
         self.context.bind()?;
-        // SAFETY: an event that this value holds.
+        // SAFETY: this value keeps the event alive.
         unsafe { call!(cuEventSynchronize(self.event)) }.map_err(|e| {
             e.at(&At {
                 operation: Some(format!("the host's wait for {self}")),
@@ -83,17 +85,18 @@ impl Fence {
         })
     }
 
-    /// Milliseconds from when `start` was passed to when this one was. `None` unless both are timed.
+    /// Returns the milliseconds from the time that `start` was passed to the time that this fence
+    /// was passed. The result is `None` unless both fences were created by [`Fence::timed`].
     ///
     /// # Errors
-    /// [`DriverError`]: code 600 where one is not yet passed.
+    /// [`DriverError`], with code 600 if one of the fences is not passed yet.
     pub fn milliseconds_since(&self, start: &Fence) -> Result<Option<f32>, DriverError> {
         if !(self.timed && start.timed) {
             return Ok(None);
         }
         self.context.bind()?;
         let mut milliseconds = 0f32;
-        // SAFETY: two live events, and `milliseconds` is writable.
+        // SAFETY: both events are live, and `milliseconds` is writable.
         unsafe {
             call!(cuEventElapsedTime(
                 &mut milliseconds,
@@ -120,7 +123,8 @@ impl fmt::Display for Fence {
 impl Drop for Fence {
     fn drop(&mut self) {
         let _ = self.context.bind();
-        // SAFETY: made once, in `make`. The driver keeps the event until work on it has ended.
+        // SAFETY: the event was created exactly once, in `make`. The driver keeps it until pending
+        // work on it has ended.
         let _ = unsafe { call!(cuEventDestroy_v2(self.event)) };
     }
 }

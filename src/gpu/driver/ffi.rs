@@ -1,24 +1,26 @@
-//! The driver's calls that the engine makes, as the CUDA driver API documents them, answering `i32`.
+//! Declares the driver functions that the engine calls, as the CUDA driver API documents them, but
+//! with `i32` for the result codes.
 #![allow(missing_docs)]
 
 pub use cust::sys::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream};
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
-/// `CU_STREAM_NON_BLOCKING`: not ordered with the legacy NULL stream.
+/// `CU_STREAM_NON_BLOCKING`: the stream is not ordered with the legacy NULL stream.
 pub const STREAM_NON_BLOCKING: c_uint = 1;
-/// `CU_EVENT_BLOCKING_SYNC`: a host thread that waits for it sleeps.
+/// `CU_EVENT_BLOCKING_SYNC`: a host thread that waits for the event sleeps.
 pub const EVENT_BLOCKING_SYNC: c_uint = 1;
-/// `CU_EVENT_DISABLE_TIMING`
+/// `CU_EVENT_DISABLE_TIMING`: the event records no time.
 pub const EVENT_DISABLE_TIMING: c_uint = 2;
-/// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR`, and minor.
+/// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `.._MINOR`.
 pub const COMPUTE_CAPABILITY: [c_int; 2] = [75, 76];
-/// `CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT`
+/// `CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT`.
 pub const MULTIPROCESSORS: c_int = 16;
-/// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`
+/// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
 pub const MAX_DYNAMIC_SHARED: c_int = 8;
 
+/// `CUDA_SUCCESS`.
 pub const SUCCESS: i32 = 0;
-/// `CUDA_ERROR_NOT_READY`: an answer, not an error.
+/// `CUDA_ERROR_NOT_READY`: the answer of a query while work is pending, not an error.
 pub const NOT_READY: i32 = 600;
 
 unsafe extern "C" {
@@ -95,7 +97,7 @@ unsafe extern "C" {
         extra: *mut *mut c_void,
     ) -> i32;
 
-    #[allow(clippy::too_many_arguments)] // CUDA's
+    #[allow(clippy::too_many_arguments)] // CUDA's signature
     pub fn cuTensorMapEncodeTiled(
         map: *mut super::tensor_map::TensorMap,
         data_type: i32,
@@ -111,6 +113,7 @@ unsafe extern "C" {
         fill: i32,
     ) -> i32;
 
-    /// Of `cuda-shim/trampolines.c`: the library that calls go to (1), or why there is none (0).
+    /// Names the library that the calls go to (result 1), or says why there is none (result 0).
+    /// Defined in `cuda-shim/trampolines.c`.
     pub fn cuda_trampoline_library(text: *mut *const c_char) -> c_int;
 }

@@ -1,4 +1,4 @@
-//! Which library the driver's calls go to.
+//! Finds out which library the driver's calls go to.
 
 use super::ffi;
 use std::ffi::{CStr, c_char};
@@ -6,16 +6,17 @@ use std::ffi::{CStr, c_char};
 /// The library behind the driver's calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Library {
-    /// Opened: its name, libcuda.so.1 unless `$SEQSTREAM_LIBCUDA` says otherwise.
+    /// The library was opened. The name is libcuda.so.1 unless `$SEQSTREAM_LIBCUDA` names another
+    /// file.
     Open(String),
-    /// None: what the dynamic linker said.
+    /// No library could be opened. The text is the dynamic linker's message.
     Missing(String),
 }
 
-/// Opens the driver's library if nothing has yet, and says which it is.
+/// Opens the driver's library unless that has happened already, and says which library it is.
 pub fn library() -> Library {
     let mut text: *const c_char = std::ptr::null();
-    // SAFETY: the function writes a pointer to a string that is never freed nor changed again.
+    // SAFETY: the function writes a pointer to a string that is never freed or changed afterwards.
     let (open, text) = unsafe {
         let open = ffi::cuda_trampoline_library(&mut text);
         (open == 1, CStr::from_ptr(text))

@@ -1,4 +1,4 @@
-//! Memory: pinned on the host, an arena on the device.
+//! Pinned memory on the host, and an arena of device memory.
 
 use super::context::Context;
 use super::error::{At, DriverError, call};
@@ -7,10 +7,11 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// What regions start at multiples of: enough for every vector load and TMA.
+/// Every region starts at a multiple of this many bytes, which is enough for any vector load and
+/// for TMA.
 const ALIGN: usize = 256;
 
-/// Page-locked host memory: copies from and to it do not block the host.
+/// Page-locked host memory. Copies from and to it do not block the host.
 #[derive(Debug)]
 pub struct PinnedBuffer {
     start: *mut u8,
@@ -18,21 +19,21 @@ pub struct PinnedBuffer {
     context: Context,
 }
 
-// SAFETY: plain memory; who may touch it when is said by the functions that hand it out.
+// SAFETY: this is plain memory. The functions that hand it out say who may touch it and when.
 unsafe impl Send for PinnedBuffer {}
 
 impl PinnedBuffer {
-    /// `len` bytes, at least one; zeroed.
+    /// Allocates `len` bytes, at least one, and fills them with zeros.
     ///
     /// # Errors
-    /// [`DriverError`]
+    /// [`DriverError`] if the host memory cannot be allocated.
     pub fn new(context: &Context, len: usize) -> Result<Self, DriverError> {
         context.bind()?;
         let mut start: *mut c_void = std::ptr::null_mut();
         let len = len.max(1);
         // SAFETY: `start` is writable and a context is current.
         unsafe { call!(cuMemHostAlloc(&mut start, len, 0)) }.map_err(|e| e.at(&context.at()))?;
-        // SAFETY: the driver gave `len` bytes, which nobody uses yet.
+        // SAFETY: the driver allocated `len` bytes, and nobody uses them yet.
         unsafe { start.cast::<u8>().write_bytes(0, len) };
         Ok(Self {
             start: start.cast(),
@@ -41,32 +42,34 @@ impl PinnedBuffer {
         })
     }
 
-    /// Its bytes.
-    #[allow(clippy::len_without_is_empty)] // never empty
+    /// Returns the size in bytes.
+    #[allow(clippy::len_without_is_empty)] // it is never empty
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Where it starts.
+    /// Returns the address of the first byte.
     pub fn as_ptr(&self) -> *mut u8 {
         self.start
     }
 
-    /// The bytes, to read.
+    /// Lends the bytes for reading.
     ///
     /// # Safety
-    /// No copy into the buffer may be under way: the fence after the last one has been passed.
+    /// No copy into the buffer may be in progress: the fence after the last such copy must have
+    /// been passed.
     pub unsafe fn bytes(&self) -> &[u8] {
-        // SAFETY: `len` initialised bytes; the caller promises that the device does not write them.
+        // SAFETY: all `len` bytes are initialised, and the caller promises that the device does not
+        // write them.
         unsafe { std::slice::from_raw_parts(self.start, self.len) }
     }
 
-    /// The bytes, to write.
+    /// Lends the bytes for writing.
     ///
     /// # Safety
-    /// No copy from or into the buffer may be under way.
+    /// No copy from or into the buffer may be in progress.
     pub unsafe fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `bytes`, and nobody else holds the buffer.
+        // SAFETY: as in `bytes`, and `&mut self` excludes other users of the buffer.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
     }
 }
@@ -74,13 +77,15 @@ impl PinnedBuffer {
 impl Drop for PinnedBuffer {
     fn drop(&mut self) {
         let _ = self.context.bind();
-        // SAFETY: allocated once, in `new`. The driver ends copies on it first.
+        // SAFETY: the memory was allocated exactly once, in `new`. The driver finishes pending
+        // copies before it frees the memory.
         let _ = unsafe { call!(cuMemFreeHost(self.start.cast())) };
     }
 }
 
-/// The device memory of a job: allocated once and then handed out, so that a running job allocates
-/// nothing. Regions keep it alive; it is freed with the last of them.
+/// The device memory of a job. It is allocated once and then handed out in regions, so that a
+/// running job allocates nothing. Each region keeps the arena alive; the memory is freed with the
+/// last region.
 #[derive(Debug)]
 pub struct Arena {
     block: Arc<Block>,
@@ -94,7 +99,7 @@ struct Block {
     context: Context,
 }
 
-/// A part of an arena.
+/// A contiguous part of an [`Arena`].
 #[derive(Debug, Clone)]
 pub struct Region {
     block: Arc<Block>,
@@ -103,10 +108,10 @@ pub struct Region {
 }
 
 impl Arena {
-    /// `bytes` of a device's memory; [`Context::memory`] says how much is free.
+    /// Allocates `bytes` bytes of the device's memory; [`Context::memory`] says how many are free.
     ///
     /// # Errors
-    /// [`DriverError`]: code 2 where there is not that much.
+    /// [`DriverError`], with code 2 if the device has too little free memory.
     pub fn new(context: &Context, bytes: usize) -> Result<Self, DriverError> {
         context.bind()?;
         let bytes = bytes.max(1).next_multiple_of(ALIGN);
@@ -123,20 +128,22 @@ impl Arena {
         })
     }
 
-    /// What a region of so many bytes takes of an arena: for its sum before there is one.
+    /// Returns the bytes of an arena that a region of `bytes` bytes occupies, so that a caller can
+    /// compute an arena's size in advance.
     pub fn footprint(bytes: usize) -> usize {
         bytes.next_multiple_of(ALIGN)
     }
 
-    /// Bytes that are left.
+    /// Returns how many bytes of the arena are still free.
     pub fn left(&self) -> usize {
         self.block.bytes - self.used
     }
 
-    /// The next `bytes` of it, for `what`, aligned to 256.
+    /// Takes the next `bytes` bytes of the arena, aligned to 256. `what` says what they are for, in
+    /// error messages.
     ///
     /// # Errors
-    /// [`DriverError`] with code 2, out of memory, that names `what`.
+    /// [`DriverError`] with code 2 (out of memory), which names `what`.
     pub fn take(&mut self, what: &str, bytes: usize) -> Result<Region, DriverError> {
         if bytes > self.left() {
             return Err(out_of_memory(
@@ -157,7 +164,7 @@ impl Arena {
     }
 }
 
-/// The driver's own error, of a call that did not have to be made.
+/// Builds the driver's own out-of-memory error for an allocation that the driver was not asked for.
 fn out_of_memory(context: &Context, call: &'static str, operation: String) -> DriverError {
     DriverError {
         call,
@@ -172,10 +179,10 @@ fn out_of_memory(context: &Context, call: &'static str, operation: String) -> Dr
 }
 
 impl Region {
-    /// A part of it, which keeps the arena alive as well.
+    /// Returns a part of the region, which also keeps the arena alive.
     ///
     /// # Panics
-    /// Where the range is not inside the region.
+    /// Panics if the range is not inside the region.
     #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Region {
         assert!(range.start <= range.end && range.end <= self.bytes);
@@ -186,12 +193,12 @@ impl Region {
         }
     }
 
-    /// Its address on the device.
+    /// Returns the region's address on the device.
     pub fn address(&self) -> u64 {
         self.block.address + self.offset as u64
     }
 
-    /// Its size.
+    /// Returns the region's size in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -200,7 +207,8 @@ impl Region {
 impl Drop for Block {
     fn drop(&mut self) {
         let _ = self.context.bind();
-        // SAFETY: allocated once, in `Arena::new`, and no region is left. The driver ends work first.
+        // SAFETY: the memory was allocated exactly once, in `Arena::new`, and no region refers to
+        // it any more. The driver finishes pending work before it frees the memory.
         let _ = unsafe { call!(cuMemFree_v2(self.address)) };
     }
 }

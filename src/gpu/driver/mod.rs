@@ -1,12 +1,14 @@
-//! The CUDA driver: devices, contexts, streams, fences, memory, modules.
+//! Wraps the CUDA driver: devices, contexts, streams, fences, memory and kernel modules.
 //!
-//! The only room that touches cust. cust gives the types and, through the trampolines it links
-//! (`cuda-shim/`), the calls; the calls are declared again in `ffi`, with `i32` for the driver's
-//! answer: cust has a closed enum of CUDA 11.4's codes there, and to receive another one would be
-//! undefined behaviour. Its `Stream::new` also drops NON_BLOCKING, and its `wait_event` consumes
-//! the event.
+//! No other module touches the crate cust. cust supplies the types and, through the trampolines
+//! that it links (`cuda-shim/`), the driver's functions. `ffi` declares these functions again, with
+//! `i32` as the type of the driver's result codes: cust returns a closed enum of the codes of CUDA
+//! 11.4, and to receive a code that the enum lacks would be undefined behaviour. Two of cust's
+//! wrappers cannot be used either: `Stream::new` drops the flag NON_BLOCKING, and `wait_event`
+//! consumes the event.
 //!
-//! Without a driver everything links and starts, and [`init`] says that there is none.
+//! Without a driver the program still links and starts, and [`init`] reports that there is no
+//! driver.
 
 mod context;
 mod error;

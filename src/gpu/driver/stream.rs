@@ -1,4 +1,5 @@
-//! Streams: work in order, beside other streams.
+//! Streams: queues of device work. Work in one stream runs in order, and beside the work of other
+//! streams.
 
 use super::context::Context;
 use super::error::{At, DriverError, StreamName, call};
@@ -12,51 +13,51 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Whether a stream has work.
+/// Whether a stream has work to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Busy {
-    /// Some of its work is not done.
+    /// Some of the stream's work is not done.
     Active,
-    /// All of it is done.
+    /// All of the stream's work is done.
     Idle,
 }
 
-/// What was put on a stream.
+/// An operation that was put on a stream.
 #[derive(Debug, Clone, Copy)]
 pub enum Operation<'a> {
-    /// A copy from the host.
+    /// A copy from the host to the device.
     Load {
-        /// How many.
+        /// The number of bytes.
         bytes: usize,
     },
-    /// A copy to the host.
+    /// A copy from the device to the host.
     Store {
-        /// How many.
+        /// The number of bytes.
         bytes: usize,
     },
     /// A copy within the device.
     Copy {
-        /// How many.
+        /// The number of bytes.
         bytes: usize,
     },
-    /// A fill.
+    /// A region is filled with one byte value.
     Fill {
-        /// How many.
+        /// The number of bytes.
         bytes: usize,
     },
-    /// A kernel, or a library's product.
+    /// A kernel is launched, or a library's GEMM is enqueued.
     Launch {
-        /// Its name.
+        /// The name of the kernel or of the GEMM.
         kernel: &'a str,
     },
-    /// A fence that is passed when all before it is done.
+    /// A fence is recorded, which is passed when all earlier work is done.
     Record {
-        /// Which.
+        /// The recorded fence.
         fence: &'a Fence,
     },
-    /// What follows waits for a fence.
+    /// All later work waits for a fence.
     Wait {
-        /// Which.
+        /// The fence that the stream waits for.
         fence: &'a Fence,
     },
 }
@@ -75,38 +76,38 @@ impl fmt::Display for Operation<'_> {
     }
 }
 
-/// Is told of all that streams are given.
+/// Receives every operation that is put on an observed stream.
 pub trait Observe: Send + Sync + fmt::Debug {
-    /// The driver has accepted `what`.
+    /// Called when the driver has accepted `what`.
     fn enqueued(&self, stream: &Stream, what: Operation<'_>);
 }
 
-/// No batch.
+/// Stands for "no batch" in `Stream::batch`.
 const NONE: u64 = u64::MAX;
 
-/// A stream that is ordered with no other but by fences: truly non-blocking, so that nothing on
-/// the NULL stream holds it up.
+/// A stream that only fences order with other streams. It is created as non-blocking, so that no
+/// work on the NULL stream delays it.
 #[derive(Debug)]
 pub struct Stream {
     stream: ffi::CUstream,
     context: Context,
     name: StreamName,
     number: usize,
-    /// What is put on it belongs to this batch; `NONE` for none.
+    /// The batch that new work belongs to, or `NONE`.
     batch: AtomicU64,
     observer: Option<Arc<dyn Observe>>,
 }
 
-// SAFETY: streams may be used from any thread; the handle is only passed to the driver.
+// SAFETY: streams may be used from any thread, and the handle is only passed to the driver.
 unsafe impl Send for Stream {}
 // SAFETY: as above.
 unsafe impl Sync for Stream {}
 
 impl Stream {
-    /// A new stream of a device; `name` and `number` are for errors.
+    /// Creates a stream on a device. Errors show `name` and `number`.
     ///
     /// # Errors
-    /// [`DriverError`]
+    /// [`DriverError`] if the stream cannot be created.
     pub fn new(context: &Context, name: StreamName, number: usize) -> Result<Self, DriverError> {
         context.bind()?;
         let mut stream = std::ptr::null_mut();
@@ -123,48 +124,48 @@ impl Stream {
         })
     }
 
-    /// Tells `observer` of all that it is given from here on.
+    /// Makes the stream report every later operation to `observer`.
     #[must_use]
     pub fn observed(mut self, observer: Arc<dyn Observe>) -> Self {
         self.observer = Some(observer);
         self
     }
 
-    /// Its kind.
+    /// Returns the stream's kind.
     pub fn name(&self) -> StreamName {
         self.name
     }
 
-    /// Its number among the device's streams of its kind.
+    /// Returns the stream's number among the device's streams of the same kind.
     pub fn number(&self) -> usize {
         self.number
     }
 
-    /// What follows belongs to this batch, for errors and logs.
+    /// Says which batch the work that follows belongs to, for errors and logs.
     pub fn set_batch(&self, batch: Option<u64>) {
-        // Only a label: nothing is ordered by it.
+        // This is only a label, and orders nothing: relaxed stores suffice.
         self.batch.store(batch.unwrap_or(NONE), Ordering::Relaxed);
     }
 
-    /// The batch that its latest work belongs to.
+    /// Returns the batch that the latest work belongs to.
     pub fn batch(&self) -> Option<u64> {
         Some(self.batch.load(Ordering::Relaxed)).filter(|batch| *batch != NONE)
     }
 
-    /// The device it is on.
+    /// Returns the context of the stream's device.
     pub fn context(&self) -> &Context {
         &self.context
     }
 
-    /// The driver's handle, for a library that enqueues by itself.
+    /// Returns the driver's handle, for a library that enqueues work by itself.
     pub(in crate::gpu) fn handle(&self) -> ffi::CUstream {
         self.stream
     }
 
-    /// Marks this point of the stream: `fence` is passed when all before it is done.
+    /// Records `fence` at this point of the stream: it is passed when all earlier work is done.
     ///
     /// # Errors
-    /// [`DriverError`]
+    /// [`DriverError`] if the driver refuses the call.
     pub fn record(&self, fence: &Fence) -> Result<(), DriverError> {
         self.context.bind()?;
         // SAFETY: both handles are live.
@@ -172,11 +173,11 @@ impl Stream {
         self.enqueued(answer, Operation::Record { fence })
     }
 
-    /// All that follows on this stream waits until `fence`, as last recorded by now, is passed.
-    /// The host does not wait.
+    /// Makes all later work on this stream wait for the last record of `fence` made so far. The
+    /// host does not wait.
     ///
     /// # Errors
-    /// [`DriverError`]
+    /// [`DriverError`] if the driver refuses the call.
     pub fn wait(&self, fence: &Fence) -> Result<(), DriverError> {
         self.context.bind()?;
         // SAFETY: both handles are live.
@@ -184,17 +185,18 @@ impl Stream {
         self.enqueued(answer, Operation::Wait { fence })
     }
 
-    /// Copies `range` of a pinned buffer to the start of a region.
+    /// Enqueues a copy of `range` of a pinned buffer to the start of a region.
     ///
     /// # Safety
-    /// Until a fence recorded after it is passed, nobody may write these bytes of the buffer nor
-    /// touch the region but on this stream, and both must live.
+    /// Both memories must stay alive until a fence that is recorded after this copy has been
+    /// passed. Until then, apart from work on this stream, nobody may write these bytes of the
+    /// buffer or touch the region.
     ///
     /// # Errors
-    /// [`DriverError`]
+    /// [`DriverError`] if the driver refuses the copy.
     ///
     /// # Panics
-    /// Where the range is not inside the buffer, or longer than the region.
+    /// Panics if the range is not inside the buffer or is longer than the region.
     pub unsafe fn load(
         &self,
         from: &PinnedBuffer,
@@ -204,7 +206,8 @@ impl Stream {
         assert!(range.start <= range.end && range.end <= from.len() && range.len() <= to.bytes());
         self.context.bind()?;
         let bytes = range.len();
-        // SAFETY: both ranges are inside live memory by the assertion; the rest the caller promises.
+        // SAFETY: the assertion shows that both ranges are inside live memory. The caller promises
+        // the rest.
         let answer = unsafe {
             let from = from.as_ptr().add(range.start).cast::<c_void>();
             call!(cuMemcpyHtoDAsync_v2(to.address(), from, bytes, self.stream))
@@ -212,17 +215,18 @@ impl Stream {
         self.enqueued(answer, Operation::Load { bytes })
     }
 
-    /// Copies the first bytes of a region to `range` of a pinned buffer.
+    /// Enqueues a copy of the first bytes of a region to `range` of a pinned buffer.
     ///
     /// # Safety
-    /// Until a fence recorded after it is passed, nobody may touch these bytes of the buffer nor
-    /// write the region but on this stream, and both must live.
+    /// Both memories must stay alive until a fence that is recorded after this copy has been
+    /// passed. Until then, apart from work on this stream, nobody may touch these bytes of the
+    /// buffer or write the region.
     ///
     /// # Errors
-    /// [`DriverError`]
+    /// [`DriverError`] if the driver refuses the copy.
     ///
     /// # Panics
-    /// Where the range is not inside the buffer, or longer than the region.
+    /// Panics if the range is not inside the buffer or is longer than the region.
     pub unsafe fn store(
         &self,
         from: &Region,
@@ -232,7 +236,8 @@ impl Stream {
         assert!(range.start <= range.end && range.end <= to.len() && range.len() <= from.bytes());
         self.context.bind()?;
         let bytes = range.len();
-        // SAFETY: both ranges are inside live memory by the assertion; the rest the caller promises.
+        // SAFETY: the assertion shows that both ranges are inside live memory. The caller promises
+        // the rest.
         let answer = unsafe {
             let to = to.as_ptr().add(range.start).cast::<c_void>();
             call!(cuMemcpyDtoHAsync_v2(to, from.address(), bytes, self.stream))
@@ -240,52 +245,55 @@ impl Stream {
         self.enqueued(answer, Operation::Store { bytes })
     }
 
-    /// Copies a region of this device to the start of another.
+    /// Enqueues a copy of a region of this device to the start of another region.
     ///
     /// # Safety
-    /// Until a fence recorded after it is passed, nobody may write `from` nor touch `to` but on this
-    /// stream, they may not overlap, and both must live.
+    /// The regions may not overlap, and both must stay alive until a fence that is recorded after
+    /// this copy has been passed. Until then, apart from work on this stream, nobody may write
+    /// `from` or touch `to`.
     ///
     /// # Errors
-    /// [`DriverError`]
+    /// [`DriverError`] if the driver refuses the copy.
     ///
     /// # Panics
-    /// Where `from` is longer than `to`.
+    /// Panics if `from` is longer than `to`.
     pub unsafe fn copy(&self, from: &Region, to: &Region) -> Result<(), DriverError> {
         let bytes = from.bytes();
         assert!(bytes <= to.bytes());
         self.context.bind()?;
         let (from, to) = (from.address(), to.address());
-        // SAFETY: live memory, as much of it by the assertion; the rest the caller promises.
+        // SAFETY: both regions are live memory, and the assertion shows that `to` is long enough.
+        // The caller promises the rest.
         let answer = unsafe { call!(cuMemcpyDtoDAsync_v2(to, from, bytes, self.stream)) };
         self.enqueued(answer, Operation::Copy { bytes })
     }
 
-    /// Fills a region with a byte.
+    /// Enqueues the filling of a region with one byte value.
     ///
     /// # Safety
-    /// Until a fence recorded after it is passed, nobody may touch the region but on this stream,
-    /// and it must live.
+    /// The region must stay alive until a fence that is recorded after this operation has been
+    /// passed. Until then, apart from work on this stream, nobody may touch it.
     ///
     /// # Errors
-    /// [`DriverError`]
+    /// [`DriverError`] if the driver refuses the operation.
     pub unsafe fn fill(&self, region: &Region, value: u8) -> Result<(), DriverError> {
         self.context.bind()?;
         let (address, bytes) = (region.address(), region.bytes());
-        // SAFETY: live memory of this device; the rest the caller promises.
+        // SAFETY: the region is live memory of this device. The caller promises the rest.
         let answer = unsafe { call!(cuMemsetD8Async(address, value, bytes, self.stream)) };
         self.enqueued(answer, Operation::Fill { bytes })
     }
 
-    /// Launches a kernel: `grid` blocks of `block` threads with `shared` bytes of dynamic shared
-    /// memory each. `params` is the kernel's one argument.
+    /// Launches a kernel with `grid` blocks of `block` threads, each block with `shared` bytes of
+    /// dynamic shared memory. `params` is the kernel's only argument.
     ///
     /// # Safety
-    /// `P` must be the struct that the kernel takes, and what its addresses point at must live
-    /// and be touched by nobody else until a fence recorded after the launch is passed.
+    /// `P` must be the struct that the kernel takes. The memory that its addresses point at must
+    /// stay alive, and apart from work on this stream nobody may touch it, until a fence that is
+    /// recorded after the launch has been passed.
     ///
     /// # Errors
-    /// [`DriverError`]
+    /// [`DriverError`] if the driver refuses the launch.
     pub unsafe fn launch<P: Copy>(
         &self,
         function: &Function,
@@ -300,8 +308,8 @@ impl Stream {
         let answer = {
             let [gx, gy, gz] = grid;
             let [bx, by, bz] = block;
-            // SAFETY: live handles; one argument, which the driver copies; the rest the caller
-            // promises.
+            // SAFETY: the handles are live, and the kernel has one argument, which the driver
+            // copies. The caller promises the rest.
             unsafe {
                 call!(cuLaunchKernel(
                     function.handle(),
@@ -322,13 +330,13 @@ impl Stream {
         self.enqueued(answer, Operation::Launch { kernel })
     }
 
-    /// Whether it has work; never blocks.
+    /// Says whether the stream has work. It never blocks.
     ///
     /// # Errors
-    /// [`DriverError`], of that work too.
+    /// [`DriverError`], which may also be a failure of that work.
     pub fn status(&self) -> Result<Busy, DriverError> {
         self.context.bind()?;
-        // SAFETY: a live stream.
+        // SAFETY: the stream is live.
         match unsafe { ffi::cuStreamQuery(self.stream) } {
             ffi::NOT_READY => Ok(Busy::Active),
             code => {
@@ -338,13 +346,13 @@ impl Stream {
         }
     }
 
-    /// Blocks the host until all its work is done.
+    /// Blocks the host until all of the stream's work is done.
     ///
     /// # Errors
-    /// [`DriverError`], of that work too.
+    /// [`DriverError`], which may also be a failure of that work.
     pub fn synchronize(&self) -> Result<(), DriverError> {
         self.context.bind()?;
-        // SAFETY: a live stream.
+        // SAFETY: the stream is live.
         self.located(unsafe { call!(cuStreamSynchronize(self.stream)) })
     }
 
@@ -359,7 +367,7 @@ impl Stream {
         })
     }
 
-    /// The end of a call that puts something on the stream.
+    /// Completes a call that enqueues an operation: locates its error, or tells the observer.
     pub(in crate::gpu) fn enqueued(
         &self,
         answer: Result<(), DriverError>,
@@ -381,7 +389,8 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         let _ = self.context.bind();
-        // SAFETY: made once, in `new`. The driver ends the work on it first.
+        // SAFETY: the stream was created exactly once, in `new`. The driver finishes its work
+        // before it destroys the stream.
         let _ = unsafe { call!(cuStreamDestroy_v2(self.stream)) };
     }
 }

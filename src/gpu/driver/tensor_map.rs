@@ -1,28 +1,29 @@
-//! Tensor maps: how a Hopper kernel's tensor copies find a matrix in global memory.
+//! Tensor maps: they tell the tensor copies (TMA) of a Hopper kernel how a matrix lies in global
+//! memory.
 
 use super::error::{DriverError, call};
 use super::memory::Region;
 use std::ffi::c_void;
 
-/// A tensor map, as a kernel takes it by value in its parameters.
+/// A tensor map, which a kernel takes by value as part of its parameters.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 pub struct TensorMap([u64; 16]);
 
 impl std::fmt::Debug for TensorMap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TensorMap") // opaque
+        f.write_str("TensorMap") // the content is opaque
     }
 }
 
-/// What a tensor's elements are.
+/// The number format of a tensor's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Element {
-    /// 16 bits, IEEE.
+    /// IEEE binary16, 16 bits.
     F16,
-    /// 16 bits, the upper half of an f32.
+    /// bfloat16, the upper 16 bits of an f32.
     Bf16,
-    /// 32 bits.
+    /// IEEE binary32, 32 bits.
     F32,
 }
 
@@ -34,7 +35,7 @@ impl Element {
         }
     }
 
-    /// CUtensorMapDataType
+    /// Returns the value of `CUtensorMapDataType`.
     fn code(self) -> i32 {
         match self {
             Self::F16 => 6,
@@ -44,39 +45,45 @@ impl Element {
     }
 }
 
-/// Bytes of a box's rows among which the units of 16 bytes are exchanged, so that a column's lie in different banks.
+/// How the units of 16 bytes are permuted within a box's rows, so that the units of one column lie
+/// in different banks of shared memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Swizzle {
-    /// Rows lie as they are.
+    /// The rows are not permuted.
     None,
-    /// Rows of 32 bytes.
+    /// Units are permuted within rows of 32 bytes.
     Bytes32,
-    /// Rows of 64 bytes.
+    /// Units are permuted within rows of 64 bytes.
     Bytes64,
-    /// Rows of 128 bytes.
+    /// Units are permuted within rows of 128 bytes.
     Bytes128,
 }
 
-/// A tensor in device memory, and the box that one copy takes of it. Innermost dimension first, which is dense.
+/// A tensor in device memory, and the box that one copy transfers. The innermost dimension comes
+/// first and is dense.
 #[derive(Debug, Clone, Copy)]
 pub struct Tensor<'a> {
-    /// What its elements are.
+    /// The number format of the elements.
     pub element: Element,
-    /// Elements of each dimension: one to five.
+    /// The number of elements in each of the one to five dimensions.
     pub dims: &'a [u64],
-    /// Bytes from one index to the next, of all dimensions but the innermost: multiples of 16.
+    /// The distance in bytes from one index to the next, for all dimensions except the innermost.
+    /// Each is a multiple of 16.
     pub strides: &'a [u64],
-    /// Elements of the box: at most 256 in each dimension, the innermost a multiple of 16 bytes.
+    /// The number of elements of the box in each dimension, at most 256. The innermost dimension of
+    /// the box must be a multiple of 16 bytes.
     pub boxes: &'a [u32],
-    /// With one, the box's innermost dimension has as many bytes.
+    /// The permutation of the box's rows. Except with [`Swizzle::None`], the box's innermost
+    /// dimension must have the number of bytes that the variant names.
     pub swizzle: Swizzle,
 }
 
 impl TensorMap {
-    /// A map of the tensor that begins `offset` bytes into a region.
+    /// Encodes a map of the tensor that begins `offset` bytes after the start of a region.
     ///
     /// # Errors
-    /// [`DriverError`]: code 1 where the driver does not take such a tensor, or it does not end within the region.
+    /// [`DriverError`], with code 1 if the driver refuses such a tensor or the tensor does not end
+    /// within the region.
     pub fn new(region: &Region, offset: u64, tensor: &Tensor) -> Result<Self, DriverError> {
         let rank = tensor.dims.len();
         let fits = rank >= 1
@@ -87,12 +94,12 @@ impl TensorMap {
                     .checked_add(bytes)
                     .is_some_and(|end| end <= region.bytes() as u64)
             });
-        // One that does not fit is for the driver to refuse: it gets a rank of 0.
+        // A tensor that does not fit gets the rank 0, so that the driver refuses it.
         let rank = if fits { rank as u32 } else { 0 };
         let mut map = Self([0; 16]);
         let ones = [1u32; 5];
-        // SAFETY: the map is writable and aligned; the arrays have `rank` elements each, the strides one less; the
-        // address is only noted.
+        // SAFETY: the map is writable and aligned. The arrays have `rank` elements each, and the
+        // strides have one element less. The driver only notes the address.
         unsafe {
             call!(cuTensorMapEncodeTiled(
                 &mut map,
@@ -113,10 +120,11 @@ impl TensorMap {
     }
 }
 
-/// CU_TENSOR_MAP_L2_PROMOTION_L2_128B: a miss brings a whole line.
+/// `CU_TENSOR_MAP_L2_PROMOTION_L2_128B`: a miss in L2 loads a whole line of 128 bytes.
 const L2_PROMOTION_128: i32 = 2;
 
-/// Bytes from the tensor's first element to behind its last; `None` where they overflow.
+/// Returns the bytes from the start of the tensor's first element to the end of its last element.
+/// The result is `None` if the number overflows, there is no dimension, or an outer dimension is 0.
 fn end(tensor: &Tensor) -> Option<u64> {
     let mut end = tensor.dims.first()?.checked_mul(tensor.element.bytes())?;
     for (dim, stride) in tensor.dims[1..].iter().zip(tensor.strides) {

@@ -1,4 +1,4 @@
-//! Threads that copy, or convert, into pinned memory, several chunks at once.
+//! Threads that copy or convert bytes into pinned memory, several chunks at once.
 
 use super::error::StreamError;
 use rayon::{ScopeFifo, ThreadPool, ThreadPoolBuilder};
@@ -6,45 +6,47 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, Thread};
 
-/// Bytes of a source that a thread takes at a time: some 50 us of work, ten times what it takes to hand it over.
+/// The bytes of a source that a thread takes at a time. They are some 50 us of work, ten times the
+/// cost of handing the part to a thread.
 const PART: usize = 256 << 10;
 
-/// What becomes of the bytes of a source on their way into a slot, element by element.
+/// How the elements of a source are converted on their way into a slot.
 #[derive(Debug, Clone, Copy)]
 pub struct Conversion {
-    /// Bytes of an element in the source, 1 to 8.
+    /// The size of an element in the source, 1 to 8 bytes.
     pub from: usize,
-    /// Bytes of it in the slot and on the device, 1 to 8.
+    /// The size of an element in the slot and on the device, 1 to 8 bytes.
     pub to: usize,
     /// Converts whole elements, as many as both slices hold.
     pub convert: fn(&[u8], &mut [u8]),
 }
 
 impl Conversion {
-    /// Bytes as they are.
+    /// Copies the bytes unchanged.
     pub const NONE: Self = Self {
         from: 1,
         to: 1,
         convert: |from, to| to.copy_from_slice(from),
     };
 
-    /// What so many bytes of a source come to; of an element that is not whole, nothing does.
+    /// Returns the output bytes for this many input bytes. A partial element is dropped.
     pub(super) fn converted(&self, bytes: usize) -> usize {
         bytes / self.from * self.to
     }
 
-    /// Bytes of a source that fill so many, if not more.
+    /// Returns the input bytes whose output fits in `bytes`.
     pub(super) fn filling(&self, bytes: usize) -> usize {
         bytes / self.to * self.from
     }
 }
 
-/// Threads that copy. They stay: to start them for each chunk would take as long as the chunk.
+/// A pool of threads that copy. The threads are kept, since to start them for each chunk would take
+/// as long as the chunk.
 #[derive(Debug)]
 pub(super) struct Copiers(Option<ThreadPool>);
 
 impl Copiers {
-    /// One is the caller's own.
+    /// Creates a pool. With fewer than two threads the caller's own thread copies.
     pub fn new(threads: usize) -> Result<Self, StreamError> {
         if threads < 2 {
             return Ok(Self(None));
@@ -57,7 +59,7 @@ impl Copiers {
         Ok(Self(Some(pool)))
     }
 
-    /// Runs `work` here; what it has copied is done when this returns.
+    /// Runs `work` on the calling thread. All copies that `work` began are done when this returns.
     pub fn scope<'a, R>(&'a self, work: impl FnOnce(&Scope<'_, 'a>) -> R) -> R {
         match &self.0 {
             Some(pool) => pool.in_place_scope_fifo(|scope| work(&Scope(Some(scope)))),
@@ -66,10 +68,10 @@ impl Copiers {
     }
 }
 
-/// Where copies are begun.
+/// The scope in which copies are begun.
 pub(super) struct Scope<'s, 'a>(Option<&'s ScopeFifo<'a>>);
 
-/// A copy under way.
+/// A copy in progress.
 #[derive(Debug)]
 pub(super) struct Copying {
     bytes: usize,
@@ -82,18 +84,18 @@ struct Left {
     waits: Thread,
 }
 
-/// The start of a part in memory that a copy was given.
+/// The address to which one part of a copy goes.
 struct Destination(*mut u8);
-// SAFETY: plain memory, which the parts of a copy divide among them.
+// SAFETY: this is plain memory, and no two parts of a copy overlap.
 unsafe impl Send for Destination {}
 
 impl<'a> Scope<'_, 'a> {
-    /// Begins to copy `from`, whole elements of `conversion`, to `to`: part after part, in the order of the calls.
-    /// This thread is the one to wait.
+    /// Begins to copy `from`, which holds whole elements of `conversion`, to `to`. Parts are copied
+    /// in the order of the calls. Only the calling thread may wait for the copy.
     ///
     /// # Safety
-    /// `to` is valid for what `from` comes to, initialised, and nobody else touches that until
-    /// [`Copying::wait`] or [`Copiers::scope`] has returned.
+    /// `to` must be valid for the converted bytes of `from`, and initialised. Nobody else may touch
+    /// those bytes until [`Copying::wait`] or [`Copiers::scope`] has returned.
     pub unsafe fn copy(&self, from: &'a [u8], conversion: Conversion, to: *mut u8) -> Copying {
         let part_bytes = PART / conversion.from * conversion.from;
         let parts = from.chunks(part_bytes).enumerate();
@@ -102,13 +104,14 @@ impl<'a> Scope<'_, 'a> {
             waits: thread::current(),
         });
         for (i, part) in parts {
-            // SAFETY: inside of the caller's memory, and no other part's.
+            // SAFETY: the address is inside the caller's memory, and belongs to no other part.
             let place = Destination(unsafe { to.add(conversion.converted(i * part_bytes)) });
             let left = Arc::clone(&left);
             let copy = move || {
-                let place = place; // the whole of it, which may be sent
+                let place = place; // moves the whole struct, which is `Send`
                 let bytes = conversion.converted(part.len());
-                // SAFETY: the caller's promise; the parts' places do not overlap.
+                // SAFETY: the caller promises that the memory is valid, and the parts do not
+                // overlap.
                 let place = unsafe { std::slice::from_raw_parts_mut(place.0, bytes) };
                 (conversion.convert)(part, place);
                 if left.parts.fetch_sub(1, Ordering::Release) == 1 {
@@ -128,7 +131,7 @@ impl<'a> Scope<'_, 'a> {
 }
 
 impl Copying {
-    /// Waits until all is copied: how many bytes it came to.
+    /// Waits until everything is copied, and returns the number of bytes written.
     pub fn wait(self) -> usize {
         while self.left.parts.load(Ordering::Acquire) > 0 {
             thread::park();
@@ -154,7 +157,8 @@ mod tests {
             copiers.scope(|scope| {
                 let mut begun = Vec::new();
                 for (from, to) in all.iter().zip(&mut to) {
-                    // SAFETY: room for it, that nothing else touches before the scope ends.
+                    // SAFETY: `to` is long enough, and nothing else touches it before the scope
+                    // ends.
                     begun.push(unsafe { scope.copy(from, Conversion::NONE, to.as_mut_ptr()) });
                 }
                 let bytes: Vec<usize> = begun.into_iter().map(Copying::wait).collect();
@@ -167,7 +171,7 @@ mod tests {
         }
     }
 
-    /// Elements of three bytes, which divide no power of two, become one: their sum.
+    /// Elements of three bytes, a size that divides no power of two, become one byte: their sum.
     #[test]
     fn conversions_cut_no_element_and_keep_the_order() {
         let sums = Conversion {
@@ -187,7 +191,7 @@ mod tests {
         for threads in [1, 3] {
             let mut to = vec![0xee; expected.len()];
             Copiers::new(threads).unwrap().scope(|scope| {
-                // SAFETY: room for it, that nothing else touches before the scope ends.
+                // SAFETY: `to` is long enough, and nothing else touches it before the scope ends.
                 let begun = unsafe { scope.copy(&from, sums, to.as_mut_ptr()) };
                 assert_eq!(begun.wait(), from.len() / 3);
             });

@@ -1,81 +1,81 @@
-//! What work on streams can fail with.
+//! The errors of work on streams.
 
 use crate::gpu::driver::{DriverError, StreamName};
 
-/// Why a job's work on its devices does not go on.
+/// Why a job's work on its devices does not continue.
 ///
-/// The first failure of a job is what every later call answers: it is cheap to clone.
+/// The first failure of a job is returned by every later call, so an error is cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
-    /// A driver call failed, or work on a stream did.
+    /// A driver call failed, or the work on a stream failed.
     #[error(transparent)]
     Driver(#[from] DriverError),
-    /// A product could not be put on a stream.
+    /// A GEMM could not be put on a stream.
     #[error("{text}")]
     Product {
-        /// Which, why not, and where.
+        /// Names the GEMM, the reason, and the place.
         text: String,
-        /// What may help.
+        /// Advice for the user, if there is any.
         hint: Option<&'static str>,
     },
-    /// No such stream was created.
+    /// There is no such stream.
     #[error("device {device} has no {kind} stream {index}")]
     NoStream {
         /// The device's ordinal.
         device: u32,
-        /// Its kind.
+        /// The stream's kind.
         kind: StreamName,
-        /// Its number among those of its kind.
+        /// The stream's number among those of its kind.
         index: usize,
     },
     /// All slots of a ring are in flight.
     #[error("all {slots} slots are in flight")]
     Full {
-        /// How many there are.
+        /// The number of slots of the ring.
         slots: usize,
     },
-    /// More than a slot, or a region, holds.
+    /// There are more bytes than a slot or a region holds.
     #[error("{bytes} bytes for {what}, which has {room}")]
     TooLarge {
-        /// What was to hold them.
+        /// The memory that was to hold the bytes.
         what: &'static str,
-        /// How many.
+        /// The number of bytes.
         bytes: usize,
-        /// How many it holds.
+        /// The number of bytes that fit.
         room: usize,
     },
-    /// A call that has nothing to work on.
+    /// A call came before the call that it depends on.
     #[error("{call} without {missing}")]
     OutOfOrder {
-        /// The call.
+        /// The call that failed.
         call: &'static str,
-        /// What has to come first.
+        /// The step that has to come first.
         missing: &'static str,
     },
-    /// A size or number that makes no sense.
+    /// A size or number is out of range.
     #[error("{what}: {value} is not among {from} to {to}")]
     Option {
-        /// Which.
+        /// The name of the value.
         what: &'static str,
-        /// What was given.
+        /// The value that was given.
         value: usize,
-        /// The least.
+        /// The smallest allowed value.
         from: usize,
-        /// The most.
+        /// The largest allowed value.
         to: usize,
     },
     /// A thread could not be started.
     #[error("could not start the loader's thread: {0}")]
     Thread(String),
-    /// What the loader's thread ran has panicked.
+    /// The work of the loader's thread panicked.
     #[error("loading weights panicked: {0}")]
     Panicked(String),
-    /// The loader ended before it came to what somebody waits for.
+    /// The loader ended before it loaded a layer that is waited for.
     #[error("layer {layer} was never loaded: the loader ended after {loaded}")]
     NotLoaded {
-        /// Which.
+        /// The number of that layer.
         layer: u64,
-        /// How many were.
+        /// How many layers were loaded.
         loaded: u64,
     },
     /// The loader was dropped before its work was done.
@@ -84,7 +84,7 @@ pub enum StreamError {
 }
 
 impl StreamError {
-    /// What to do about it, where that is known.
+    /// Returns advice for the user, if there is any.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::Driver(error) => error.job_hint(),

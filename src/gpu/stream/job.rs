@@ -1,4 +1,4 @@
-//! What all streams of a job share: its first failure, and where failures are told.
+//! The state that all streams of a job share: its first failure, and where failures are reported.
 
 use super::error::StreamError;
 use super::log::OperationLog;
@@ -7,21 +7,21 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
-/// Takes a line (or several) of diagnosis.
+/// Receives a diagnosis of one or several lines.
 pub type ReportFn = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// Lines of the operation log that a diagnosis shows.
+/// How many lines of the operation log a diagnosis shows.
 const LINES_SHOWN: usize = 32;
 
-/// One job's work on its devices. An error anywhere is the end of all of it.
+/// The work of one job on its devices. An error anywhere ends all of it.
 pub(super) struct Job {
     first: Mutex<Option<StreamError>>,
-    /// Something that a thread may wait for has changed: a failure, a layer, a stop.
+    /// Signals that something a thread may wait for has changed: a failure, a layer, a stop.
     changed: Condvar,
-    /// All streams of the job.
+    /// All streams of the job, which are drained when it fails.
     streams: Mutex<Vec<Weak<Stream>>>,
     pub(super) log: Option<Arc<OperationLog>>,
-    /// Where the log is left at the end.
+    /// The file that the log is written to at the end.
     file: Option<PathBuf>,
     report: ReportFn,
 }
@@ -34,7 +34,7 @@ impl fmt::Debug for Job {
     }
 }
 
-/// The lock that a thread holds while it looks whether to wait on.
+/// The lock that a thread holds while it decides whether to keep waiting.
 pub(super) type JobGuard<'a> = MutexGuard<'a, Option<StreamError>>;
 
 impl Job {
@@ -54,7 +54,7 @@ impl Job {
     }
 
     pub(super) fn lock(&self) -> JobGuard<'_> {
-        // The value is written whole: whoever panicked left it as it was.
+        // The value is written whole, so a panic elsewhere leaves it valid.
         self.first.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -65,12 +65,13 @@ impl Job {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes all who wait. What they look at was changed under the lock, or they could miss it.
+    /// Wakes all threads that wait. Their condition must have been changed under the lock, or they
+    /// could miss the change.
     pub(super) fn wake(&self) {
         self.changed.notify_all();
     }
 
-    /// The failure that ended the job, if one has.
+    /// Returns the failure that ended the job, if there was one.
     pub(super) fn check(&self) -> Result<(), StreamError> {
         match &*self.lock() {
             None => Ok(()),
@@ -79,19 +80,19 @@ impl Job {
     }
 
     fn streams(&self) -> MutexGuard<'_, Vec<Weak<Stream>>> {
-        // A stream is in the list or not: whoever panicked left it whole.
+        // A stream is in the list or not, so a panic elsewhere leaves the list whole.
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A stream that is drained when the job fails.
+    /// Adds streams that are drained when the job fails.
     pub(super) fn add<'a>(&self, streams: impl IntoIterator<Item = &'a Arc<Stream>>) {
         self.streams()
             .extend(streams.into_iter().map(Arc::downgrade));
     }
 
-    /// Ends the job, if it has not ended yet: the diagnosis is told, and all streams of all devices
-    /// are drained. What other threads enqueue meanwhile is drained when its memory is given back.
-    /// The first failure.
+    /// Ends the job if it has not ended yet: the diagnosis is reported, and all streams of all
+    /// devices are drained. Work that other threads enqueue meanwhile is drained when its memory is
+    /// freed. Returns the job's first failure.
     pub(super) fn fail(&self, error: StreamError) -> StreamError {
         let mut first = self.lock();
         if let Some(first) = &*first {
@@ -117,8 +118,8 @@ impl Job {
         (self.report)(text);
     }
 
-    /// Waits for all work of these streams, whatever has failed. An error fails the job, or is told
-    /// where the job has failed already, with another.
+    /// Waits for all work of these streams, whatever has failed. An error fails the job. If the job
+    /// has already failed with another error, the new error is only reported.
     pub(super) fn drain<'a>(&self, streams: impl IntoIterator<Item = &'a Arc<Stream>>) {
         let mut drained: Vec<&Arc<Stream>> = Vec::new();
         for stream in streams {
@@ -126,8 +127,9 @@ impl Job {
                 continue;
             }
             drained.push(stream);
-            // Twice: after an error of the moment the work is still under way, and memory must not
-            // be given back under it. A lost device answers again at once, and has no work left.
+            // Twice: after a transient error the work is still in progress, and its memory must not
+            // be freed under it. A lost device returns its error again at once, and has no work
+            // left.
             for _ in 0..2 {
                 let Err(error) = stream.synchronize() else {
                     break;
@@ -145,7 +147,8 @@ impl Job {
         }
     }
 
-    /// Whether the job failed with this code on this device: a lost device says it at every call.
+    /// Returns whether the job failed with this code on this device: a lost device returns the same
+    /// code at every call.
     fn knows(&self, error: &DriverError) -> bool {
         match &*self.lock() {
             Some(StreamError::Driver(first)) => {

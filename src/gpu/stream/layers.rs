@@ -1,4 +1,5 @@
-//! Fences in a row that one thread records and another waits for: layers on their way.
+//! A sequence of fences that one thread records and another thread waits for, for layers that are
+//! being loaded.
 
 use super::error::StreamError;
 use super::job::{Job, JobGuard};
@@ -7,32 +8,34 @@ use crate::gpu::driver::{Context, DriverError, Fence, Stream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Fences for a sequence of layers, recorded in order by one thread, for others to put before
-/// their work.
+/// Fences for a sequence of layers. One thread records them in order, and other threads make their
+/// streams wait for them.
 ///
-/// To wait for an event that was never recorded is to wait for nothing, as the driver has it. So
-/// whoever wants layer n first waits, as a thread, until the fence of layer n *has been recorded*,
-/// and then lets the stream wait for it. Failures anywhere in the job wake it.
+/// A stream that waits for an event that was never recorded does not wait at all: the driver treats
+/// such an event as passed. So a thread that needs layer n first blocks on the host until the fence
+/// of layer n *has been recorded*, and only then makes its stream wait for that fence. A failure
+/// anywhere in the job wakes it.
 ///
-/// All layers resident: as many fences as layers. A ring of K buffers: layers are counted on and on
-/// through the passes, the fences go around, and a second one of these goes the other way, which the
-/// compute thread records when it is done with a layer, and the loader waits for before it writes
-/// the layer's buffer again. A fence may be recorded again once everybody has waited for it.
+/// If all layers are resident, there are as many fences as layers. With a ring of K buffers, the
+/// layers are counted on through the passes and the fences are used in turn. A second `LayerFences`
+/// then works in the opposite direction: the compute thread records it when it is done with a
+/// layer, and the loader waits for it before it overwrites the layer's buffer. A fence may be
+/// recorded again once everybody has waited for it.
 #[derive(Debug)]
 pub struct LayerFences {
     fences: Vec<Fence>,
-    /// Layers whose fence has been recorded. Written under the job's lock.
+    /// The number of layers whose fence has been recorded. It is written under the job's lock.
     recorded: AtomicU64,
-    /// No more will be recorded. Written under the job's lock.
+    /// Whether no more fences will be recorded. It is written under the job's lock.
     ended: AtomicBool,
     job: Arc<Job>,
 }
 
 impl LayerFences {
-    /// `count` fences, at least one, called `name` in logs.
+    /// Creates `count` fences, at least one, which logs call `name`.
     ///
     /// # Errors
-    /// [`StreamError::Driver`]
+    /// [`StreamError::Driver`] if a fence cannot be created, or the job's failure.
     pub fn new(streams: &StreamSet, name: &'static str, count: usize) -> Result<Self, StreamError> {
         let job = Arc::clone(&streams.job);
         job.check()?;
@@ -49,21 +52,22 @@ impl LayerFences {
         })
     }
 
-    /// The fence of a layer. Fewer than 2^64 fences: the remainder fits.
+    /// Returns the fence of a layer. There are fewer than 2^64 fences, so the remainder fits a
+    /// `usize`.
     fn fence(&self, layer: u64) -> &Fence {
         &self.fences[(layer % self.fences.len() as u64) as usize]
     }
 
-    /// Layers whose fence has been recorded.
+    /// Returns the number of layers whose fence has been recorded.
     pub fn recorded(&self) -> u64 {
         self.recorded.load(Ordering::Acquire)
     }
 
-    /// Records the next layer's fence on `stream`: the layer is what the stream was given before.
-    /// One thread records. The layer's number, from 0.
+    /// Records the next layer's fence on `stream`, after the work that loads this layer. Only one
+    /// thread may record. Returns the layer's number, counted from 0.
     ///
     /// # Errors
-    /// A failure.
+    /// The job's failure.
     pub fn record(&self, stream: &Stream) -> Result<u64, StreamError> {
         self.job.check()?;
         let layer = self.recorded();
@@ -76,11 +80,11 @@ impl LayerFences {
         Ok(layer)
     }
 
-    /// Blocks the host until a layer's fence has been recorded; not until it is passed.
+    /// Blocks the host until a layer's fence has been recorded. The fence need not be passed then.
     ///
     /// # Errors
-    /// The job's failure, as soon as there is one; [`StreamError::NotLoaded`] where the layer will
-    /// never be.
+    /// The job's failure, as soon as there is one; [`StreamError::NotLoaded`] if the layer's fence
+    /// will never be recorded.
     pub fn wait_enqueued(&self, layer: u64) -> Result<(), StreamError> {
         let mut held: JobGuard<'_> = self.job.lock();
         loop {
@@ -99,18 +103,18 @@ impl LayerFences {
         }
     }
 
-    /// All that follows on `stream` waits until a layer is there. The host waits only until its
-    /// fence has been recorded.
+    /// Makes all later work on `stream` wait until a layer is loaded. The host only waits until the
+    /// layer's fence has been recorded.
     ///
     /// # Errors
-    /// As [`wait_enqueued`](Self::wait_enqueued), or of the driver.
+    /// As for [`wait_enqueued`](Self::wait_enqueued), or an error of the driver.
     pub fn wait(&self, layer: u64, stream: &Stream) -> Result<(), StreamError> {
         self.wait_enqueued(layer)?;
         let enqueued = stream.wait(self.fence(layer));
         enqueued.map_err(|e| self.job.fail(e.into()))
     }
 
-    /// No more layers will be recorded: whoever waits for one learns it.
+    /// Says that no more layers will be recorded, and wakes the threads that wait for one.
     pub(super) fn end(&self) {
         let held = self.job.lock();
         self.ended.store(true, Ordering::Release);

@@ -1,4 +1,4 @@
-//! The thread that loads weights while another computes.
+//! The thread that loads weights while another thread computes.
 
 use super::error::StreamError;
 use super::layers::LayerFences;
@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-/// A thread with an [`Uploader`]. Dropped, it stops at the next chunk and is waited for.
+/// A thread that owns an [`Uploader`]. When the loader is dropped, the thread stops at the next
+/// chunk and is waited for.
 #[derive(Debug)]
 pub struct Loader {
     thread: Option<JoinHandle<(Uploader, Result<(), StreamError>)>>,
@@ -18,14 +19,14 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Runs `work` on a thread of its own: it uploads layer after layer, and marks each on the
-    /// fences it is given, which are `loaded`.
+    /// Runs `work` on a new thread. `work` uploads layer after layer, and marks each of them on the
+    /// fences that it is given, which are `loaded`.
     ///
-    /// An error of `work`, or a panic, is the failure of the job; whoever waits on `loaded` for
-    /// more than it marked is told.
+    /// An error or a panic of `work` becomes the failure of the job. A thread that waits on
+    /// `loaded` for a layer that was not marked is told.
     ///
     /// # Errors
-    /// [`StreamError::Thread`]
+    /// [`StreamError::Thread`] if the thread cannot be started.
     pub fn start(
         mut uploader: Uploader,
         loaded: Arc<LayerFences>,
@@ -41,7 +42,8 @@ impl Loader {
                 Err(panic) => Err(uploader.end_job(StreamError::Panicked(words(&*panic)))),
             };
             fences.end();
-            // Given back and not dropped here: to free pinned memory holds up the whole device.
+            // The uploader is returned and not dropped here: freeing pinned memory holds up the
+            // whole device.
             (uploader, result)
         };
         let thread = thread::Builder::new()
@@ -55,15 +57,15 @@ impl Loader {
         })
     }
 
-    /// What the compute thread waits on.
+    /// Returns the fences that the compute thread waits on.
     pub fn loaded(&self) -> &Arc<LayerFences> {
         &self.loaded
     }
 
-    /// Waits until all is on its way, and gives the uploader back.
+    /// Waits until all uploads are enqueued, and returns the uploader.
     ///
     /// # Errors
-    /// What ended the work early.
+    /// The error that ended the work early.
     pub fn finish(mut self) -> Result<Uploader, StreamError> {
         let (uploader, result) = self.join()?;
         result.map(|()| uploader)
@@ -71,7 +73,7 @@ impl Loader {
 
     fn join(&mut self) -> Result<(Uploader, Result<(), StreamError>), StreamError> {
         let thread = self.thread.take().ok_or(StreamError::Stopped)?;
-        // Panics of the work are caught in the thread.
+        // Panics of `work` are caught inside the thread.
         thread
             .join()
             .map_err(|panic| StreamError::Panicked(words(&*panic)))
@@ -87,7 +89,7 @@ fn words(panic: &(dyn Any + Send)) -> String {
 impl Drop for Loader {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        // Its result was told when it ended the job.
+        // The result was reported when it ended the job.
         let _ = self.join();
     }
 }

@@ -1,4 +1,5 @@
-//! The log of operations: what was put on which stream, for debugging. Bounded, in memory.
+//! A log of operations for debugging: which stream was given which operation. It is bounded and
+//! kept in memory.
 
 use crate::gpu::driver::{Observe, Operation, Stream, StreamName};
 use std::collections::VecDeque;
@@ -6,20 +7,20 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// One thing that a stream was given, or that the host did.
+/// One operation that a stream was given, or that the host did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Counts all that were logged, from 0, those that were dropped since too.
+    /// The operation's number, which counts all logged operations from 0, including dropped ones.
     pub number: u64,
-    /// Since the log was opened, on the host's clock.
+    /// The time since the log was opened, on the host's clock.
     pub at: Duration,
     /// The device's ordinal.
     pub device: u32,
-    /// The stream, or `None`: the host.
+    /// The stream's kind and number, or `None` for the host.
     pub stream: Option<(StreamName, usize)>,
-    /// The batch it belongs to.
+    /// The batch that the operation belongs to.
     pub batch: Option<u64>,
-    /// `load 512 bytes`, `record loaded 1`, `wait for loaded 1`, `kernel embed`.
+    /// The operation: `load 512 bytes`, `record loaded 1`, `wait for loaded 1`, `kernel embed`.
     pub what: String,
 }
 
@@ -47,7 +48,7 @@ pub struct OperationLog {
 }
 
 impl OperationLog {
-    /// Keeps the latest `keep`.
+    /// Creates a log that keeps the latest `keep` operations, at least one.
     pub fn new(keep: usize) -> Self {
         Self {
             keep: keep.max(1),
@@ -57,11 +58,11 @@ impl OperationLog {
     }
 
     fn lock(&self) -> MutexGuard<'_, (u64, VecDeque<Entry>)> {
-        // An entry is whole or not there: whoever panicked left the list as it was.
+        // An entry is added whole, so a panic elsewhere leaves the list valid.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds an entry; the oldest leaves when there are too many.
+    /// Adds an entry. If the log is full, the oldest entry is dropped.
     pub fn add(
         &self,
         device: u32,
@@ -85,12 +86,12 @@ impl OperationLog {
         *count += 1;
     }
 
-    /// Those that are kept, oldest first.
+    /// Returns the entries that are kept, oldest first.
     pub fn entries(&self) -> Vec<Entry> {
         self.lock().1.iter().cloned().collect()
     }
 
-    /// The latest `count`, a line each.
+    /// Returns the latest `count` entries as text, one per line.
     pub fn tail(&self, count: usize) -> String {
         let guard = self.lock();
         let entries = &guard.1;

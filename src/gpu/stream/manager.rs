@@ -1,4 +1,4 @@
-//! The streams of a job's devices.
+//! Creates and holds the streams of a job's devices.
 
 use super::error::StreamError;
 use super::job::{Job, ReportFn};
@@ -8,33 +8,36 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Names the file that the operation log is left in, and so switches it on.
+/// The environment variable that names the file for the operation log. Setting it switches the log
+/// on.
 pub const LOG_VARIABLE: &str = "SEQSTREAM_STREAM_LOG";
 
-/// Operations that the log keeps where nothing else was said: some thousand batches.
+/// How many operations the log keeps unless a number is given: those of some thousand batches.
 const LOG_KEEPS: usize = 16 * 1024;
 
 /// How a job divides its work over streams.
 #[derive(Clone)]
 pub struct StreamOptions {
-    /// Load streams a device, at least one. Weights that are loaded beside batches want their own.
+    /// The number of load streams per device, at least one. Weights that are loaded beside batches
+    /// need one of their own.
     pub load: usize,
-    /// Compute streams a device, at least one.
+    /// The number of compute streams per device, at least one.
     pub compute: usize,
-    /// Store streams a device, at least one.
+    /// The number of store streams per device, at least one.
     pub store: usize,
-    /// Off: one stream a device serves all three kinds. The results are the same, bit for bit.
+    /// Whether kinds of work overlap. If not, one stream per device serves all three kinds, and the
+    /// results are the same, bit for bit.
     pub overlap: bool,
-    /// How many operations the log keeps; `None`: there is no log.
+    /// How many operations the log keeps; with `None` there is no log.
     pub log: Option<usize>,
-    /// The file that the log is left in when the job ends.
+    /// The file that the log is written to when the job ends.
     pub log_file: Option<PathBuf>,
-    /// Where diagnoses go; standard error by default.
+    /// Receives diagnoses, which go to standard error by default.
     pub report: ReportFn,
 }
 
 impl Default for StreamOptions {
-    /// A stream of each kind, overlapping; no log.
+    /// One stream of each kind with overlap, and no log.
     fn default() -> Self {
         Self {
             load: 1,
@@ -49,7 +52,7 @@ impl Default for StreamOptions {
 }
 
 impl StreamOptions {
-    /// With the operation log that [`LOG_VARIABLE`] asks for, if it is set.
+    /// Adds the operation log that [`LOG_VARIABLE`] asks for, if it is set.
     #[must_use]
     pub fn from_environment(mut self) -> Self {
         if let Some(file) = std::env::var_os(LOG_VARIABLE).filter(|file| !file.is_empty()) {
@@ -73,27 +76,28 @@ impl fmt::Debug for StreamOptions {
     }
 }
 
-/// Whether a stream has work.
+/// Whether a stream has work to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamStatus {
     /// The device's ordinal.
     pub device: u32,
     /// The stream's kind.
     pub kind: StreamName,
-    /// Its number among those of its kind.
+    /// The stream's number among those of its kind.
     pub index: usize,
-    /// Whether it has work.
+    /// Whether the stream has work to do.
     pub busy: Busy,
 }
 
-/// A stream of each kind of one device: what one [`StreamProcessor`](super::StreamProcessor) works on.
+/// One stream of each kind of one device, which a [`StreamProcessor`](super::StreamProcessor) works
+/// on.
 #[derive(Debug, Clone)]
 pub struct StreamSet {
-    /// Host to device.
+    /// Copies from the host to the device.
     pub load: Arc<Stream>,
-    /// Kernels.
+    /// Runs kernels.
     pub compute: Arc<Stream>,
-    /// Device to host.
+    /// Copies from the device to the host.
     pub store: Arc<Stream>,
     pub(super) job: Arc<Job>,
 }
@@ -115,7 +119,7 @@ impl Device {
         }
     }
 
-    /// Each stream once, though it may serve several kinds.
+    /// Returns each stream once, though it may serve several kinds.
     fn streams(&self) -> impl Iterator<Item = &Arc<Stream>> {
         let shared = Arc::ptr_eq(&self.load[0], &self.compute[0]);
         let others = if shared { 0 } else { usize::MAX };
@@ -126,8 +130,8 @@ impl Device {
     }
 }
 
-/// The streams of all devices of a job. One failure ends the whole job: after it, every call of
-/// everything that works on these streams answers with it.
+/// The streams of all devices of a job. One failure ends the whole job: after it, every call that
+/// works on these streams returns that failure.
 #[derive(Debug)]
 pub struct StreamManager {
     devices: Vec<Device>,
@@ -136,10 +140,10 @@ pub struct StreamManager {
 }
 
 impl StreamManager {
-    /// A manager without streams yet.
+    /// Creates a manager that has no streams yet.
     ///
     /// # Errors
-    /// [`StreamError::Option`] where there would be no stream of a kind, or more than 16.
+    /// [`StreamError::Option`] if a kind would have no stream or more than 16.
     pub fn new(options: StreamOptions) -> Result<Self, StreamError> {
         for (what, value) in [
             ("load streams a device", options.load),
@@ -165,10 +169,10 @@ impl StreamManager {
         })
     }
 
-    /// Creates the streams of these devices; those of a device that has some already stay.
+    /// Creates the streams of these devices. A device that already has streams keeps them.
     ///
     /// # Errors
-    /// [`StreamError::Driver`]
+    /// [`StreamError::Driver`] if a stream cannot be created, or the job's failure.
     pub fn create_streams(&mut self, devices: &[Context]) -> Result<(), StreamError> {
         self.job.check()?;
         for context in devices {
@@ -214,7 +218,7 @@ impl StreamManager {
         Ok(Device {
             load: serves(load),
             store: serves(store),
-            // Each only once: `streams` goes through these.
+            // The list holds the one stream once, since `Device::streams` goes through it.
             compute: one,
             context,
         })
@@ -224,18 +228,18 @@ impl StreamManager {
         self.devices.iter().find(|d| d.context.ordinal() == ordinal)
     }
 
-    /// A device's first stream of a kind.
+    /// Returns a device's first stream of a kind.
     ///
     /// # Errors
-    /// [`StreamError::NoStream`]
+    /// [`StreamError::NoStream`] if there is none.
     pub fn get_stream(&self, device: u32, kind: StreamName) -> Result<&Arc<Stream>, StreamError> {
         self.get_stream_at(device, kind, 0)
     }
 
-    /// A device's stream of a kind by its number.
+    /// Returns a device's stream of a kind by its number.
     ///
     /// # Errors
-    /// [`StreamError::NoStream`]
+    /// [`StreamError::NoStream`] if there is none of that number.
     pub fn get_stream_at(
         &self,
         device: u32,
@@ -243,7 +247,7 @@ impl StreamManager {
         index: usize,
     ) -> Result<&Arc<Stream>, StreamError> {
         let found = self.device(device).map(|d| d.of_kind(kind));
-        // With the streams off there is one, whatever its number.
+        // With overlap switched off there is only one stream, whatever number is asked for.
         let index_of = if self.options.overlap { index } else { 0 };
         found
             .and_then(|streams| streams.get(index_of))
@@ -254,10 +258,11 @@ impl StreamManager {
             })
     }
 
-    /// A stream of each kind: the `index`-th, counted around where there are fewer of a kind.
+    /// Returns one stream of each kind: the stream with number `index`, modulo the number of
+    /// streams of that kind.
     ///
     /// # Errors
-    /// [`StreamError::NoStream`] where the device has none.
+    /// [`StreamError::NoStream`] if the device has none.
     pub fn streams(&self, device: u32, index: usize) -> Result<StreamSet, StreamError> {
         let of = |kind: StreamName| {
             let count = self.device(device).map_or(1, |d| d.of_kind(kind).len());
@@ -278,19 +283,21 @@ impl StreamManager {
             .flat_map(Device::streams)
     }
 
-    /// Blocks the host until all work of a device, or of all, is done. Not for a running job.
+    /// Blocks the host until all work of one device, or of all devices, is done. A running job does
+    /// not call this.
     ///
     /// # Errors
-    /// [`StreamError`], of that work too; the other streams are waited for all the same.
+    /// [`StreamError`], which may also be a failure of that work. The other streams are waited for
+    /// all the same.
     pub fn synchronize(&self, device: Option<u32>) -> Result<(), StreamError> {
         self.job.drain(self.among(device));
         self.job.check()
     }
 
-    /// Whether each stream has work; never blocks.
+    /// Says which streams have work to do. It never blocks.
     ///
     /// # Errors
-    /// [`StreamError`], of that work too.
+    /// [`StreamError`], which may also be a failure of that work.
     pub fn status(&self) -> Result<Vec<StreamStatus>, StreamError> {
         self.job.check()?;
         self.among(None)
@@ -307,7 +314,8 @@ impl StreamManager {
             .collect()
     }
 
-    /// A scope at whose end a device's streams, or all, have no work left, however it is left.
+    /// Returns a scope that drains the streams of one device, or of all devices, when it ends,
+    /// whatever ends it.
     pub fn scope(&self, device: Option<u32>) -> StreamScope<'_> {
         StreamScope {
             manager: self,
@@ -315,26 +323,28 @@ impl StreamManager {
         }
     }
 
-    /// The failure that ended the job, if one has.
+    /// Returns the failure that ended the job, if there was one.
     ///
     /// # Errors
-    /// That failure.
+    /// The job's failure.
     pub fn check(&self) -> Result<(), StreamError> {
         self.job.check()
     }
 
-    /// Ends the job with a failure from elsewhere, unless it has failed already. The first failure.
+    /// Ends the job with a failure from elsewhere, unless the job has failed already. Returns the
+    /// job's first failure.
     pub fn fail(&self, error: StreamError) -> StreamError {
         self.job.fail(error)
     }
 
-    /// The log of operations, if there is one.
+    /// Returns the log of operations, if there is one.
     pub fn log(&self) -> Option<&OperationLog> {
         self.job.log.as_deref()
     }
 }
 
-/// Drains streams when it goes out of scope. An error in that is told and fails the job.
+/// Drains streams when it goes out of scope. An error of the draining is reported and fails the
+/// job.
 #[must_use = "a scope that is not held ends at once"]
 #[derive(Debug)]
 pub struct StreamScope<'a> {
@@ -343,13 +353,13 @@ pub struct StreamScope<'a> {
 }
 
 impl StreamScope<'_> {
-    /// Ends it, and says how the work ended.
+    /// Ends the scope, and says whether the work succeeded.
     ///
     /// # Errors
     /// The job's first failure.
     pub fn close(self) -> Result<(), StreamError> {
         let (manager, device) = (self.manager, self.device);
-        std::mem::forget(self); // it holds nothing, and would drain once more
+        std::mem::forget(self); // it owns nothing, and dropping it would drain once more
         manager.synchronize(device)
     }
 }

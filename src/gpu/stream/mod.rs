@@ -1,17 +1,18 @@
-//! Loading, computing and storing beside each other: streams, and the fences that order them.
+//! Loads, computes and stores at the same time: streams, and the fences that order them.
 //!
-//! | | |
+//! | item | what it is |
 //! |---|---|
-//! | [`StreamManager`] | the streams of a job's devices, their state, the log of operations |
-//! | [`StreamProcessor`] | a device's ring of slots, through which batches go |
-//! | [`Uploader`], [`Loader`] | weights to the device, on a thread of their own |
-//! | [`LayerFences`] | what the compute thread waits on until a layer is there |
+//! | [`StreamManager`] | the streams of a job's devices, their state, and the log of operations |
+//! | [`StreamProcessor`] | a device's ring of slots, through which batches pass |
+//! | [`Uploader`], [`Loader`] | copies weights to the device, on a thread of its own |
+//! | [`LayerFences`] | tells the compute thread when a layer's weights are on the device |
 //!
 //! In a running job the host waits only for a finished batch, or for a pinned slot that it is about
-//! to write again. Every other order is a fence that one stream records and another waits for.
-//! What one stream does alone needs none, so with the streams off the same calls give the same bits.
+//! to write again. Every other order is a fence that one stream records and another stream waits
+//! for. The work of a single stream needs no fences, so with overlap switched off the same calls
+//! give the same bits.
 //!
-//! This room knows the driver, and no model, no kernel and no file.
+//! This module uses the driver, and knows no model, no kernel and no file.
 
 mod copiers;
 mod error;

@@ -1,31 +1,31 @@
-//! The loop over a ring: batches prepared by the host while others are loaded, computed and stored.
+//! A loop over a ring: the host prepares batches while others are loaded, computed and stored.
 
 use super::error::StreamError;
 use super::processor::StreamProcessor;
 use crate::gpu::driver::{DriverError, Region, Stream};
 
-/// A batch whose kernels are to be launched.
+/// A batch whose kernels have to be launched.
 #[derive(Debug)]
 pub struct Launch<'a> {
-    /// Its number.
+    /// The batch's number, counted from 0.
     pub batch: u64,
-    /// Its inputs, as many bytes as the host wrote.
+    /// The inputs on the device, with as many bytes as the host wrote.
     pub input: Region,
-    /// Where its results go, with room for the most that a batch has.
+    /// The region for the results, large enough for any batch.
     pub output: &'a Region,
-    /// Where the kernels go.
+    /// The stream on which the kernels are launched.
     pub compute: &'a Stream,
 }
 
 impl StreamProcessor {
-    /// Runs a batch an item: `preprocess` writes its inputs and says how many bytes they are,
-    /// `launch` puts its kernels on the stream and says how many bytes of results they make, and
-    /// `consume` gets those, in the order of the items. As many batches are in flight as there
-    /// are slots. The number of batches.
+    /// Runs one batch per item. `preprocess` writes the inputs of a batch and returns their size in
+    /// bytes. `launch` puts the kernels on the stream and returns the size of the results in bytes.
+    /// `consume` gets the results, in the order of the items. As many batches are in flight as
+    /// there are slots. Returns the number of batches.
     ///
     /// # Errors
-    /// The first of `preprocess` or `consume`, after which the ring is empty and can be used again;
-    /// a failure of the device, or one of `launch`, which ends the job.
+    /// The first error of `preprocess` or `consume`, after which the ring is empty and can be used
+    /// again; or a failure of the device or of `launch`, which ends the job.
     pub fn process_with_overlap<I, E: From<StreamError>>(
         &mut self,
         items: impl IntoIterator<Item = I>,
@@ -63,7 +63,7 @@ impl StreamProcessor {
         };
         let result = run();
         if result.is_err() {
-            // Of a failed device there is nothing left to give up, and it has been told.
+            // After a failure of the device there is nothing to give up, and it has been reported.
             let _ = self.abandon();
         }
         result

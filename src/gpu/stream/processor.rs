@@ -1,24 +1,24 @@
 //! One device's ring of slots: batches that are loaded, computed and stored beside each other.
 //!
 //! ```text
-//!            load stream              compute stream          store stream            host
-//! stage                                                                               writes staging
+//!            load stream              compute stream          store stream        host
+//! stage                                                                           writes staging
 //! async_load staging -> input
 //!            record loaded   ------>  wait loaded
 //! (kernels)                           input -> output
 //! finish                              record computed ----->  wait computed
 //!                                                             output -> results
-//!                                                             record stored ------->
-//! collect                                                                             waits for stored
+//!                                                             record stored --->
+//! collect                                                                         waits for stored
 //! ```
 //!
-//! **Why a slot that is used again is never overtaken.** A slot is staged again only after its batch
-//! was collected. The host has then waited for `stored`, which the store stream passes after its
-//! copy out of `output` and after `computed`; and `computed` is passed after all kernels that read
-//! `input`, which waited for `loaded`, after which nothing reads the staging. So each of the four
-//! memories of a slot is idle when the host writes its staging, by that one wait of the host, and
-//! no event between `computed` and the next load is needed. (`tests/cuda_streams.rs` runs a ring
-//! around many times; without the host's wait its results are wrong.)
+//! **Why a slot that is used again is never overtaken.** A slot is staged again only after its
+//! batch was collected. The host has then waited for `stored`, which the store stream passes after
+//! its copy out of `output` and after `computed`; and `computed` is passed after all kernels that
+//! read `input`, which waited for `loaded`, after which nothing reads the staging. So each of the
+//! four memories of a slot is idle when the host writes its staging, by that one wait of the host,
+//! and no event between `computed` and the next load is needed. (`tests/cuda_streams.rs` runs a
+//! ring around many times; without the host's wait its results are wrong.)
 
 use super::error::StreamError;
 use super::job::Job;
@@ -28,31 +28,32 @@ use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// The sizes of a ring.
+/// The sizes of a ring of slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProcessorOptions {
-    /// Slots, 1 to 16. Two let the host prepare a batch while the device computes one; more than
-    /// four only take memory.
+    /// The number of slots, 1 to 16. Two slots let the host prepare a batch while the device
+    /// computes another. More than four slots only take memory.
     pub slots: usize,
-    /// Bytes of a batch's inputs, at most.
+    /// The largest size of a batch's inputs in bytes.
     pub input_bytes: usize,
-    /// Bytes of a batch's results, at most.
+    /// The largest size of a batch's results in bytes.
     pub output_bytes: usize,
-    /// Off: all three steps of a batch run on the compute stream.
+    /// Whether the steps of different batches overlap. If not, all three steps of a batch run on
+    /// the compute stream.
     pub overlap: bool,
 }
 
 impl ProcessorOptions {
-    /// What the ring takes of the device's arena.
+    /// Returns the bytes that the ring takes from the device's arena.
     pub fn device_bytes(&self) -> usize {
         self.slots * (Arena::footprint(self.input_bytes) + Arena::footprint(self.output_bytes))
     }
 }
 
-/// A batch that was finished and can be collected.
+/// Identifies a batch that was finished and can be collected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {
-    /// The number that it was staged with.
+    /// The number that the batch was staged with.
     pub batch: u64,
 }
 
@@ -67,35 +68,36 @@ struct Slot {
     stored: Fence,
 }
 
-/// The batch that is being put together.
+/// The batch that is being assembled.
 #[derive(Debug)]
 struct OpenBatch {
     slot: usize,
     batch: u64,
-    /// The first bytes of the staging, which are on their way.
+    /// The number of staged bytes that are already being copied: the first bytes of the staging.
     loaded: usize,
 }
 
-/// A batch that the device has all of.
+/// A batch whose work has all been enqueued.
 #[derive(Debug)]
 struct InFlight {
     slot: usize,
     batch: u64,
-    /// Of its results.
+    /// The size of the results in bytes.
     bytes: usize,
-    /// The host has waited for `stored`.
+    /// Whether the host has waited for the fence `stored`.
     stored: bool,
 }
 
-/// One device's ring of slots. All its memory is taken when it is made.
+/// A device's ring of slots. All its memory is allocated when it is created.
 ///
-/// A batch is [`stage`](Self::stage), [`async_load`](Self::async_load), kernels on
-/// [`compute`](Self::compute), [`finish`](Self::finish), and later [`collect`](Self::collect), in the
-/// order of staging. Nothing of it but `collect` waits for the device.
+/// A batch goes through [`stage`](Self::stage), [`async_load`](Self::async_load), kernels on
+/// [`compute`](Self::compute), [`finish`](Self::finish), and later [`collect`](Self::collect).
+/// Batches are collected in the order of staging. Only `collect` waits for the device.
 ///
-/// The first error, here or elsewhere in the job, ends the work: its diagnosis is told, all streams
-/// of the job are drained, and every later call answers with it. What was collected before stays
-/// valid. Memory goes back when the ring is dropped, after its streams are drained.
+/// The first error, here or elsewhere in the job, ends the work: its diagnosis is reported, all
+/// streams of the job are drained, and every later call returns that error. Results that were
+/// collected before stay valid. The memory is freed when the ring is dropped, after its streams are
+/// drained.
 #[derive(Debug)]
 pub struct StreamProcessor {
     slots: Vec<Slot>,
@@ -110,11 +112,11 @@ pub struct StreamProcessor {
 }
 
 impl StreamProcessor {
-    /// Takes the memory of all slots, the device's part of it from `arena`.
+    /// Allocates the memory of all slots, on the device from `arena`.
     ///
     /// # Errors
-    /// [`StreamError::Option`] for no slot or more than 16; [`StreamError::Driver`], with code 2 where
-    /// the arena has too little left.
+    /// [`StreamError::Option`] for no slot or more than 16 slots; [`StreamError::Driver`], with
+    /// code 2 if too little of the arena is free; or the job's failure.
     pub fn new(
         streams: &StreamSet,
         arena: &mut Arena,
@@ -150,17 +152,18 @@ impl StreamProcessor {
         })
     }
 
-    /// How many batches can be staged before one has to be collected.
+    /// Returns how many batches can be staged before one has to be collected.
     pub fn free_slots(&self) -> usize {
         self.slots.len() - self.in_flight.len() - usize::from(self.open.is_some())
     }
 
-    /// Opens the next slot for a batch and gives its staging, all of it, for the host to write.
-    /// What it held is arbitrary. `batch` is its number in the job, for errors and the log.
+    /// Opens the next slot for a batch and lends its whole staging memory for the host to write.
+    /// The memory's content is arbitrary. `batch` is the batch's number in the job, for errors and
+    /// the log.
     ///
     /// # Errors
-    /// [`StreamError::Full`] where every slot is in flight, [`StreamError::OutOfOrder`] where the
-    /// batch before was not finished, or the job's failure.
+    /// [`StreamError::Full`] if every slot is in flight, [`StreamError::OutOfOrder`] if the
+    /// previous batch was not finished, or the job's failure.
     pub fn stage(&mut self, batch: u64) -> Result<&mut [u8], StreamError> {
         self.check()?;
         if self.open.is_some() {
@@ -183,26 +186,28 @@ impl StreamProcessor {
         self.staging()
     }
 
-    /// The part of the open batch's staging that is not on its way yet.
+    /// Lends the part of the open batch's staging memory that is not being copied yet.
     ///
     /// # Errors
-    /// [`StreamError::OutOfOrder`] where no batch is open, or the job's failure.
+    /// [`StreamError::OutOfOrder`] if no batch is open, or the job's failure.
     pub fn staging(&mut self) -> Result<&mut [u8], StreamError> {
         self.check()?;
         let Some(open) = &self.open else {
             return Err(not_staged("staging"));
         };
-        // SAFETY: no copy out of this part is under way: those of the batch before have ended, as
-        // the head of this file says, and this batch's began before it.
+        // SAFETY: no copy out of this part is in progress. The copies of the slot's previous batch
+        // have ended, as the head of this file shows, and this batch's copies only read the bytes
+        // before this part.
         let all = unsafe { self.slots[open.slot].staging.bytes_mut() };
         Ok(&mut all[open.loaded..])
     }
 
-    /// Sends the next `bytes` of the staging to the same place of [`input`](Self::input); kernels
-    /// that follow on [`compute`](Self::compute) see them. At the first call these are the first bytes.
+    /// Enqueues a copy of the next `bytes` bytes of the staging memory to the same offset of
+    /// [`input`](Self::input). Kernels that follow on [`compute`](Self::compute) see the bytes. The
+    /// first call copies the first bytes.
     ///
     /// # Errors
-    /// [`StreamError::TooLarge`], [`StreamError::OutOfOrder`] where no batch is open, or a failure.
+    /// [`StreamError::TooLarge`], [`StreamError::OutOfOrder`] if no batch is open, or a failure.
     pub fn async_load(&mut self, bytes: usize) -> Result<(), StreamError> {
         self.check()?;
         let Some(open) = &mut self.open else {
@@ -223,9 +228,10 @@ impl StreamProcessor {
         self.compute.set_batch(Some(open.batch));
         let to = slot.input.slice(range.clone());
         let enqueue = || {
-            // SAFETY: `staging` hands out only what follows this range until the batch is collected,
-            // after `stored`. On the device the range is touched by this copy, then by kernels
-            // behind `loaded`, whose launch promises that. Both live until the streams are drained.
+            // SAFETY: until the batch is collected, after `stored`, `staging` hands out only the
+            // bytes that follow this range. On the device the range is touched by this copy, and
+            // then by kernels behind `loaded`, whose launches promise that. Both memories live
+            // until the streams are drained.
             unsafe { self.load.load(&slot.staging, range, &to)? };
             self.load.record(&slot.loaded)?;
             self.compute.wait(&slot.loaded)
@@ -233,18 +239,19 @@ impl StreamProcessor {
         enqueue().map_err(|e| self.fail(e))
     }
 
-    /// The open batch's inputs on the device: input_bytes long.
+    /// Returns the open batch's inputs on the device, [`ProcessorOptions::input_bytes`] long.
     ///
     /// # Errors
-    /// [`StreamError::OutOfOrder`] where no batch is open.
+    /// [`StreamError::OutOfOrder`] if no batch is open.
     pub fn input(&self) -> Result<&Region, StreamError> {
         Ok(&self.open_slot("input")?.input)
     }
 
-    /// Where the open batch's results go, on the device: output_bytes long.
+    /// Returns the region for the open batch's results on the device,
+    /// [`ProcessorOptions::output_bytes`] long.
     ///
     /// # Errors
-    /// [`StreamError::OutOfOrder`] where no batch is open.
+    /// [`StreamError::OutOfOrder`] if no batch is open.
     pub fn output(&self) -> Result<&Region, StreamError> {
         Ok(&self.open_slot("output")?.output)
     }
@@ -254,16 +261,17 @@ impl StreamProcessor {
         Ok(&self.slots[open.slot])
     }
 
-    /// The stream that kernels run on. They may touch a slot's regions while its batch is open.
+    /// Returns the stream that kernels run on. They may touch a slot's regions while its batch is
+    /// open.
     pub fn compute(&self) -> &Stream {
         &self.compute
     }
 
-    /// Ends the open batch, whose results are the first `bytes` of [`output`](Self::output): they go
-    /// to the host.
+    /// Ends the open batch, and enqueues the copy of its results to the host. The results are the
+    /// first `bytes` bytes of [`output`](Self::output).
     ///
     /// # Errors
-    /// [`StreamError::TooLarge`], [`StreamError::OutOfOrder`] where no batch is open, or a failure.
+    /// [`StreamError::TooLarge`], [`StreamError::OutOfOrder`] if no batch is open, or a failure.
     pub fn finish(&mut self, bytes: usize) -> Result<Ticket, StreamError> {
         self.check()?;
         let Some(open) = &self.open else {
@@ -282,14 +290,14 @@ impl StreamProcessor {
         let enqueue = || {
             self.compute.record(&slot.computed)?;
             self.store.wait(&slot.computed)?;
-            // SAFETY: nothing reads the results nor writes the output until `stored` is passed: the
-            // host waits for it in `collect`, and the slot is not staged before. Both live until
-            // the streams are drained.
+            // SAFETY: nothing reads the results or writes the output until `stored` is passed: the
+            // host waits for it in `collect`, and the slot is not staged before that. Both memories
+            // live until the streams are drained.
             unsafe { self.store.store(&slot.output, &slot.results, 0..bytes)? };
             self.store.record(&slot.stored)
         };
         enqueue().map_err(|e| self.fail(e))?;
-        // Looked at above; kept until here, so that an error finds it.
+        // `open` was checked above. It is taken only here, so that an error finds it.
         let Some(OpenBatch { slot, batch, .. }) = self.open.take() else {
             return Err(not_staged("finish"));
         };
@@ -302,11 +310,11 @@ impl StreamProcessor {
         Ok(Ticket { batch })
     }
 
-    /// Waits for the oldest finished batch: the only time in a batch that the host waits. Once it
-    /// has, this returns at once until [`release`](Self::release).
+    /// Waits for the oldest finished batch. This is the only wait of the host for a batch. After
+    /// it, further calls return at once until [`release`](Self::release) is called.
     ///
     /// # Errors
-    /// [`StreamError::OutOfOrder`] where no batch is in flight, or a failure.
+    /// [`StreamError::OutOfOrder`] if no batch is in flight, or a failure.
     pub fn wait(&mut self) -> Result<Ticket, StreamError> {
         self.check()?;
         let Some(oldest) = self.in_flight.front() else {
@@ -334,16 +342,16 @@ impl StreamProcessor {
         Ok(Ticket { batch })
     }
 
-    /// The results of the oldest batch, once the host has waited for it; they stay until it is
-    /// released, whatever fails meanwhile.
+    /// Returns the results of the oldest batch, once the host has waited for it. They stay valid
+    /// until the batch is released, whatever fails meanwhile.
     ///
     /// # Errors
-    /// [`StreamError::OutOfOrder`] where the host has not waited.
+    /// [`StreamError::OutOfOrder`] if the host has not waited.
     pub fn results(&self) -> Result<&[u8], StreamError> {
         match self.in_flight.front() {
             Some(oldest) if oldest.stored => {
-                // SAFETY: the fence after the copy into it has been passed, and the next copy comes
-                // after `release`, which cannot be called while this is borrowed.
+                // SAFETY: the fence after the copy into the buffer has been passed. The next copy
+                // comes after `release`, which cannot be called while the results are borrowed.
                 let all = unsafe { self.slots[oldest.slot].results.bytes() };
                 Ok(&all[..oldest.bytes])
             }
@@ -361,11 +369,11 @@ impl StreamProcessor {
         }
     }
 
-    /// Waits for the oldest finished batch and lends its results; its slot is free when they are
-    /// dropped.
+    /// Waits for the oldest finished batch and lends its results. Its slot is freed when the
+    /// results are dropped.
     ///
     /// # Errors
-    /// As [`wait`](Self::wait).
+    /// As for [`wait`](Self::wait).
     pub fn collect(&mut self) -> Result<Collected<'_>, StreamError> {
         let ticket = self.wait()?;
         Ok(Collected {
@@ -375,10 +383,10 @@ impl StreamProcessor {
     }
 
     /// Gives up all batches that were not collected: waits until the device is done with them, and
-    /// frees their slots. For a job that ends for reasons of its own.
+    /// frees their slots. This serves a job that ends for reasons of its own.
     ///
     /// # Errors
-    /// A failure.
+    /// The job's failure.
     pub fn abandon(&mut self) -> Result<(), StreamError> {
         self.check()?;
         self.drain();
@@ -388,8 +396,9 @@ impl StreamProcessor {
         self.check()
     }
 
-    /// Ends the job with an error of work on the compute stream: a launch, a product. Tells the
-    /// diagnosis, drains all streams. The first failure, which may be an earlier one.
+    /// Ends the job with an error of work on the compute stream, such as a launch or a GEMM:
+    /// reports the diagnosis and drains all streams. Returns the job's first failure, which may be
+    /// an earlier one.
     pub fn fail(&mut self, error: DriverError) -> StreamError {
         let at = At {
             device: Some(self.compute.context().ordinal()),
@@ -399,14 +408,14 @@ impl StreamProcessor {
         self.end_job(error.at(&at).into())
     }
 
-    /// The same, with an error that is not of a call of the driver's.
+    /// Ends the job as [`fail`](Self::fail) does, with an error that is not one of a driver call.
     pub fn end_job(&mut self, error: StreamError) -> StreamError {
         let first = self.job.fail(error);
         self.end();
         first
     }
 
-    /// The job's failure, if there is one.
+    /// Returns the job's failure, if there is one.
     fn check(&mut self) -> Result<(), StreamError> {
         let checked = self.job.check();
         if checked.is_err() {
@@ -415,7 +424,7 @@ impl StreamProcessor {
         checked
     }
 
-    /// Nothing of this ring goes on, but what the host has waited for stays.
+    /// Ends the batches of this ring, except those that the host has waited for.
     fn end(&mut self) {
         self.open = None;
         self.in_flight.retain(|batch| batch.stored);
@@ -425,7 +434,7 @@ impl StreamProcessor {
         self.job.drain([&self.load, &self.compute, &self.store]);
     }
 
-    /// A line of the host's in the log.
+    /// Adds an entry of the host to the log.
     fn note(&self, batch: u64, what: impl FnOnce() -> String) {
         if let Some(log) = &self.job.log {
             let device = self.compute.context().ordinal();
@@ -463,13 +472,13 @@ fn not_staged(call: &'static str) -> StreamError {
 
 impl Drop for StreamProcessor {
     fn drop(&mut self) {
-        // Nothing may touch the slots when they go: what was not collected, kernels that came after,
-        // what was enqueued while another thread failed.
+        // Nothing may touch the slots when they are freed: neither batches that were not collected,
+        // nor kernels that came after them, nor work that was enqueued while another thread failed.
         self.drain();
     }
 }
 
-/// The results of a batch, lent; its slot is free when this is dropped.
+/// The borrowed results of a batch. Its slot is freed when this is dropped.
 #[derive(Debug)]
 pub struct Collected<'a> {
     ticket: Ticket,
@@ -477,7 +486,7 @@ pub struct Collected<'a> {
 }
 
 impl Collected<'_> {
-    /// Which batch.
+    /// Returns which batch the results belong to.
     pub fn ticket(&self) -> Ticket {
         self.ticket
     }
@@ -487,7 +496,7 @@ impl Deref for Collected<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // The host has waited: `results` has them.
+        // The host has waited, so `results` succeeds.
         self.processor.results().unwrap_or_default()
     }
 }

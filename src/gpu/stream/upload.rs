@@ -1,4 +1,4 @@
-//! Weights on their way to the device: mapped file -> pinned ring -> device, chunk by chunk.
+//! Copies weights to the device: from the mapped file to a pinned ring to the device, in chunks.
 
 use super::copiers::{Conversion, Copiers, Copying};
 use super::error::StreamError;
@@ -10,25 +10,26 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Chunks start at multiples of this: no element of a format is cut.
+/// Chunks start at multiples of this many bytes, so that no element of any format is cut.
 const ALIGN: usize = 256;
 
-/// How weights are brought up.
+/// The sizes of an upload ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UploadOptions {
-    /// Pinned slots, 1 to 16: one is filled while others are copied.
+    /// The number of pinned slots, 1 to 16. One slot is filled while others are copied.
     pub slots: usize,
-    /// Bytes of a slot, which is a chunk; rounded up to 256.
+    /// The size of a slot and thus of a chunk in bytes, rounded up to a multiple of 256.
     pub slot_bytes: usize,
-    /// Threads that bring bytes from the mapping into a slot, 1 to 16: one core does some 10 GB/s, PCIe 5
-    /// takes 55.
+    /// The number of threads that copy from the mapping into a slot, 1 to 16. One core copies some
+    /// 10 GB/s, and PCIe 5 takes 55 GB/s.
     pub threads: usize,
-    /// Whether there is an area on the device for chunks that a kernel brings to their place.
+    /// Whether there is a bounce buffer on the device, from which a kernel writes each chunk to its
+    /// final place.
     pub through: bool,
 }
 
 impl Default for UploadOptions {
-    /// Four slots of 32 MiB, four threads, no area.
+    /// Four slots of 32 MiB, four threads, and no bounce buffer on the device.
     fn default() -> Self {
         Self {
             slots: 4,
@@ -40,7 +41,7 @@ impl Default for UploadOptions {
 }
 
 impl UploadOptions {
-    /// What it takes of the device's arena.
+    /// Returns the bytes that the upload takes from the device's arena.
     pub fn device_bytes(&self) -> usize {
         if self.through {
             self.slot_bytes.next_multiple_of(ALIGN)
@@ -50,28 +51,30 @@ impl UploadOptions {
     }
 }
 
-/// A chunk that has arrived in the area on the device, for a kernel to bring to its place.
+/// A chunk that has arrived in the bounce buffer on the device, for a kernel to write to its final
+/// place.
 #[derive(Debug)]
 pub struct Chunk<'a> {
     /// The bytes as they are in the source.
     pub staged: Region,
-    /// Where in the source they start: a multiple of 256.
+    /// The offset of the chunk in the source, a multiple of 256.
     pub start: usize,
-    /// Where the kernel goes. What it was given before has arrived; the next chunk comes after it.
+    /// The stream to launch the kernel on. Earlier work on it has brought the chunk, and the next
+    /// chunk comes after the kernel.
     pub stream: &'a Stream,
 }
 
 #[derive(Debug)]
 struct UploadSlot {
     pinned: PinnedBuffer,
-    /// Passed when the slot's last chunk has left it.
+    /// The fence that is passed when the slot's last chunk has been copied out of it.
     left: Fence,
-    /// Where its last chunk went: alive until the copy has ended.
+    /// The region that the slot's last chunk went to, kept alive until the copy has ended.
     target: Option<Region>,
 }
 
-/// Brings bytes to the device over a ring of pinned slots, on one load stream. The host waits only
-/// for the slot that it is about to write again.
+/// Copies bytes to the device through a ring of pinned slots, on one load stream. The host waits
+/// only for the slot that it is about to write again.
 #[derive(Debug)]
 pub struct Uploader {
     slots: Vec<UploadSlot>,
@@ -84,11 +87,13 @@ pub struct Uploader {
 }
 
 impl Uploader {
-    /// A ring on the set's load stream, which should be another than that of the batches, or these
-    /// queue behind the weights.
+    /// Creates a ring on the load stream of the set. Batches should use another load stream, since
+    /// they would otherwise queue behind the weights.
     ///
     /// # Errors
-    /// [`StreamError::Option`], [`StreamError::Driver`]
+    /// [`StreamError::Option`] for a number out of range, [`StreamError::Thread`] if a thread
+    /// cannot be started, [`StreamError::Driver`] if memory cannot be allocated, or the job's
+    /// failure.
     pub fn new(
         streams: &StreamSet,
         arena: &mut Arena,
@@ -141,36 +146,37 @@ impl Uploader {
         })
     }
 
-    /// The stream that all goes on.
+    /// Returns the stream that all copies use.
     pub fn stream(&self) -> &Stream {
         &self.stream
     }
 
-    /// Ends the job with an error of whoever uploads. The first failure.
+    /// Ends the job with an error of the code that uploads. Returns the job's first failure.
     pub(super) fn end_job(&self, error: StreamError) -> StreamError {
         self.job.fail(error)
     }
 
-    /// What makes `upload` return [`StreamError::Stopped`].
+    /// Returns the flag that makes uploads end with [`StreamError::Stopped`].
     pub(super) fn stop_flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.stop)
     }
 
-    /// Copies `source` to `to`, from `offset` on. When this returns the copies may still be under
-    /// way: whoever uses `to` on another stream waits for a fence that was recorded after them
-    /// ([`mark`](Self::mark)). The source may go at once.
+    /// Copies `source` into `to`, from byte `offset` on. The copies may still be in progress when
+    /// this returns: work on `to` in another stream must wait for a fence that was recorded after
+    /// them ([`mark`](Self::mark)). The source may be freed at once.
     ///
     /// # Errors
-    /// [`StreamError::TooLarge`], [`StreamError::Stopped`], or a failure.
+    /// [`StreamError::TooLarge`] if `to` is too small, [`StreamError::Stopped`], or a failure.
     pub fn upload(&mut self, source: &[u8], to: &Region, offset: usize) -> Result<(), StreamError> {
         self.upload_as(source, Conversion::NONE, to, offset)
     }
 
-    /// As [`upload`](Self::upload), of what `source` becomes by `conversion`, which the threads do
-    /// that fill the slots. An incomplete last element is left out.
+    /// Copies as [`upload`](Self::upload) does, and converts each element of `source` by
+    /// `conversion`. The threads that fill the slots do the conversion. An incomplete last element
+    /// is dropped.
     ///
     /// # Errors
-    /// As [`upload`](Self::upload).
+    /// As for [`upload`](Self::upload).
     pub fn upload_as(
         &mut self,
         source: &[u8],
@@ -191,12 +197,12 @@ impl Uploader {
         self.chunks(source, conversion, target, |_| Ok(()))
     }
 
-    /// Copies `source` to the area on the device, chunk by chunk, and has `bring` launch, on the
-    /// stream of each chunk, what brings it from there to its place.
+    /// Copies `source` to the bounce buffer on the device, chunk by chunk. `bring` is called for
+    /// each chunk, and launches on the chunk's stream the kernel that writes it to its final place.
     ///
     /// # Errors
-    /// [`StreamError::OutOfOrder`] without an area, [`StreamError::Stopped`], or a failure, of
-    /// `bring` too.
+    /// [`StreamError::OutOfOrder`] without a bounce buffer, [`StreamError::Stopped`], or a failure,
+    /// which may be one of `bring`.
     pub fn upload_through(
         &mut self,
         source: &[u8],
@@ -208,22 +214,24 @@ impl Uploader {
                 missing: "an area on the device",
             });
         };
-        // The area is one: that the chunk before has been brought away is the stream's order.
+        // There is only one bounce buffer. The stream's order ensures that the kernel has read a
+        // chunk before the next chunk arrives.
         let target = |start, end| area.slice(0..end - start);
         self.chunks(source, Conversion::NONE, target, |chunk| bring(&chunk))
     }
 
-    /// Records the next layer's fence after all that was uploaded so far.
+    /// Records the next layer's fence after all uploads made so far. Returns the layer's number.
     ///
     /// # Errors
-    /// A failure.
+    /// The job's failure, or [`StreamError::Stopped`].
     pub fn mark(&mut self, layers: &LayerFences) -> Result<u64, StreamError> {
         check(&self.job, &self.stop)?;
         layers.record(&self.stream)
     }
 
-    /// Brings `source` chunk by chunk into slots, several at once, and from these, in order, to `target` of where a
-    /// chunk, converted, starts and ends; then `sent` gets the chunk.
+    /// Fills slots with chunks of `source`, several at once, and copies each converted chunk, in
+    /// order, to `target(start, end)`, where `start` and `end` are offsets in the converted source.
+    /// Then it calls `sent` with the chunk.
     fn chunks(
         &mut self,
         source: &[u8],
@@ -241,7 +249,7 @@ impl Uploader {
             ..
         } = self;
         let count = slots.len();
-        // Of the source, and of a slot.
+        // `chunk` counts bytes of the source, `size` counts bytes of a slot.
         let chunk = conversion.filling(slots[0].pinned.len());
         let size = conversion.converted(chunk);
         let (whole, _) = source.split_at(source.len() / conversion.from * conversion.from);
@@ -269,7 +277,7 @@ impl Uploader {
             })
         };
         copiers.scope(|copiers| {
-            // Slots in the order of their chunks: the first was begun first.
+            // The chunks that are being filled, in order: the first was begun first.
             let mut filling = VecDeque::new();
             for (i, chunk) in whole.chunks(chunk).enumerate() {
                 check(job, stop)?;
@@ -279,10 +287,11 @@ impl Uploader {
                     send(slots, oldest).map_err(fail)?;
                 }
                 let slot = &slots[*next];
-                // Of a slot that was never used this answers at once.
+                // For a slot that was never used this returns at once.
                 slot.left.wait().map_err(fail)?;
-                // SAFETY: the fence after the last copy out of the slot has been passed; its bytes are touched again
-                // only after `send` has waited for the copiers, or, after an error, when the scope has.
+                // SAFETY: the fence after the last copy out of the slot has been passed. The slot's
+                // bytes are touched again only after `send` has waited for the copiers or, after an
+                // error, when the scope has waited.
                 let copying = unsafe { copiers.copy(chunk, conversion, slot.pinned.as_ptr()) };
                 filling.push_back(Filling {
                     slot: *next,
@@ -299,7 +308,7 @@ impl Uploader {
     }
 }
 
-/// A chunk that threads are bringing into a slot, and where it starts once converted.
+/// A chunk that threads are copying into a slot, and its offset in the converted source.
 struct Filling {
     slot: usize,
     start: usize,
@@ -315,12 +324,12 @@ fn check(job: &Job, stop: &AtomicBool) -> Result<(), StreamError> {
 }
 
 impl UploadSlot {
-    /// Its first bytes to the target.
+    /// Enqueues the copy of the slot's first `bytes` bytes to `target`.
     fn send(&mut self, bytes: usize, target: Region, stream: &Stream) -> Result<(), DriverError> {
         let target = self.target.insert(target);
-        // SAFETY: the slot is written again, and the target let go of, after its fence. Until a
-        // fence of the stream says that it has arrived, nobody else uses the target: their
-        // launches promise that.
+        // SAFETY: the slot is written again, and the target released, only after the fence `left`.
+        // Nobody else uses the target until a fence of the stream says that the chunk has arrived,
+        // since launches of kernels promise that.
         unsafe { stream.load(&self.pinned, 0..bytes, target)? };
         stream.record(&self.left)
     }
@@ -328,7 +337,7 @@ impl UploadSlot {
 
 impl Drop for Uploader {
     fn drop(&mut self) {
-        // Nothing may read the slots when they go.
+        // No copy may still read the slots when they are freed.
         self.job.drain([&self.stream]);
     }
 }

@@ -1,25 +1,29 @@
-//! Tokens that are matched in the text before anything else: `[MASK]` and the like.
+//! Added tokens, such as `[MASK]`, which are matched in the text before anything else.
 
-/// One of them.
+/// One added token.
 #[derive(Debug, Clone)]
 pub(super) struct Added {
+    /// The text that is matched.
     pub text: Vec<u8>,
+    /// The id of the token.
     pub id: u32,
 }
 
-/// A set matched in one pass, leftmost first, the longest of those that begin at one place.
+/// A set of added tokens that is matched in one scan of the text: the leftmost match wins, and of
+/// the tokens that begin at the same position the longest.
 #[derive(Debug, Default)]
 pub(super) struct AddedTokens {
-    /// The longest first.
+    /// The tokens, the longest first.
     tokens: Vec<Added>,
-    /// Which bytes begin one.
+    /// Marks the bytes that begin a token.
     begins: Option<Box<[bool; 256]>>,
-    /// The only byte that begins any, which can be searched for fast.
+    /// The byte that begins every token, if there is only one such byte. It can be searched for
+    /// fast.
     only: Option<u8>,
 }
 
 impl AddedTokens {
-    /// Empty texts match nothing and are dropped.
+    /// Makes a set. Tokens without text would match nothing and are dropped.
     pub fn new(mut tokens: Vec<Added>) -> Self {
         tokens.retain(|t| !t.text.is_empty());
         tokens.sort_by_key(|t| std::cmp::Reverse(t.text.len()));
@@ -39,7 +43,7 @@ impl AddedTokens {
         }
     }
 
-    /// The first one in `text`: where it begins, its length, its id.
+    /// Finds the first token in `text`. Returns its position, its length in bytes and its id.
     pub fn find(&self, text: &[u8]) -> Option<(usize, usize, u32)> {
         let begins = self.begins.as_ref()?;
         if self.tokens.is_empty() {

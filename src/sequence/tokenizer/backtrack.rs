@@ -1,60 +1,75 @@
 //! Byte pair encoding in linear time, for text of any length.
 //!
-//! A contig is one word of up to millions of letters, and a heap over all of it is slow and misses every cache. But
-//! whether two neighbouring tokens can stand side by side in an encoding depends on those two tokens alone: undo their
-//! merges in reverse order, and at each step ask whether a merge across the border would have come first. A sequence
-//! of tokens whose neighbours are all compatible is *the* encoding. So the longest match that fits its left neighbour is
-//! taken, and when none fits, the last token is given back and a shorter one tried; a position that was given
-//! up once is never tried again, which bounds the work. (The method is that of van Antwerpen and Neubeck,
-//! "So many tokens, so little time", GitHub 2024.)
+//! A contig is one word of up to millions of letters. A heap over the whole word is slow and misses
+//! every cache. But whether two neighbouring tokens are compatible, which means that they can stand
+//! side by side in an encoding, depends on these two tokens alone: undo their merges in reverse
+//! order, and ask at each step whether a merge across the boundary would have come first. A
+//! sequence of tokens whose neighbours are all compatible is *the* encoding of its text.
 //!
-//! It holds for merges that make each token in one way, in the order of their ranks. [`Backtrack::new`] checks that
-//! of the table, and every token against the definition; where it does not hold, [`merge_all`] encodes.
+//! The encoder therefore takes the longest match that is compatible with its left neighbour. If no
+//! match is compatible, it gives back the last token and tries a shorter one. It never tries a
+//! position again that it has given up once, and this bounds the work. (The method is from van
+//! Antwerpen and Neubeck, "So many tokens, so little time", GitHub 2024.)
+//!
+//! The method holds for merges that make each token in exactly one way, in the order of their
+//! ranks. [`Backtrack::new`] checks the table for this property, and checks every token against the
+//! definition. If the check fails, [`merge_all`] encodes.
 
 use super::merge::{Merge, MergeTable, merge_all};
 
-/// Bounds on what is built; beyond them the definition is used.
+/// The most letters of the alphabet. Beyond this limit and the next two, the definition encodes.
 const MAX_ALPHABET: usize = 64;
+/// The most entries of the trie.
 const MAX_TABLE: usize = 16 << 20;
+/// The most bytes of all merged tokens together.
 const MAX_TOKEN_BYTES: usize = 4 << 20;
+/// The most entries of the table `leads`.
 const MAX_LEADS: usize = 4096;
 
 const NONE: u32 = u32::MAX;
 
+/// The tables of the method.
 #[derive(Debug)]
 pub(super) struct Backtrack {
-    /// Byte to letter of the alphabet, or `NO_LETTER`.
+    /// Maps a byte to a letter of the alphabet, or to `NO_LETTER`.
     letters: [u8; 256],
-    /// Trie: `next[node * width + letter]`, 0 for none.
+    /// The trie: `next[node * width + letter]` is the child of a node, 0 if there is none.
     next: Vec<u32>,
     width: usize,
-    /// The longest token on the way to a trie node, its end included; `NONE` only at the root.
+    /// The longest token on the path to a trie node, including the node itself; `NONE` only at the
+    /// root.
     longest: Vec<u32>,
-    /// The node, and how deep it stands, that the next `lead` letters lead to: the first steps of a walk at once.
+    /// The trie node that each string of `lead` letters leads to, and the depth of the node. One
+    /// lookup replaces the first steps of a walk.
     leads: Vec<(u32, u32)>,
     lead: usize,
     tokens: Vec<Token>,
-    /// `(left, right)` of each token, close together because undoing merges is half of the work.
+    /// The parts `(left, right)` of each token. They are close together in memory, because undoing
+    /// merges is half of the work.
     parts: Vec<(u32, u32)>,
-    /// One bit a hash of a pair: most pairs are in no table, and this answers from the first cache.
+    /// A filter with one bit per hash of a pair. Most pairs are in no table, and the filter answers
+    /// for them from the first-level cache.
     filter: Vec<u64>,
-    /// Pairs of tokens to what they become, in this module's numbers, which are also the ranks.
+    /// Maps a pair of tokens to the merged token. Both have the numbers of this module, which are
+    /// also the ranks.
     pairs: MergeTable,
 }
 
-/// Tokens are numbered here by their merge's rank: first the letters, then each merge's result.
+/// A token. Tokens are numbered here by the rank of their merge: first the letters, then the result
+/// of each merge.
 #[derive(Debug, Clone)]
 struct Token {
     /// The id in the vocabulary.
     id: u32,
+    /// The length in bytes.
     len: u32,
-    /// The longest token that is a proper prefix.
+    /// The longest token that is a proper prefix of this token; `NONE` if there is none.
     prefix: u32,
 }
 
 const NO_LETTER: u8 = 0xff;
 
-/// One merge: the two parts and the result, as ids of the vocabulary.
+/// One merge: its two parts and its result, as ids of the vocabulary.
 pub(super) struct Rule {
     pub left: u32,
     pub right: u32,
@@ -62,8 +77,9 @@ pub(super) struct Rule {
 }
 
 impl Backtrack {
-    /// `letters` are the single-byte tokens (byte, id), `rules` the merges in the order of their ranks, each pair
-    /// once. None where the method does not apply.
+    /// Builds the tables. `letters` are the single-byte tokens (byte, id), and `rules` are the
+    /// merges in the order of their ranks, each pair once. Returns `None` if the method does not
+    /// apply.
     pub fn new(letters: &[(u8, u32)], rules: &[Rule]) -> Option<Self> {
         if letters.is_empty() || letters.len() > MAX_ALPHABET {
             return None;
@@ -95,7 +111,8 @@ impl Backtrack {
         }
         let mut bytes = 0;
         for rule in rules {
-            // Both parts must have been made before, or the merge order is not the order of ranks.
+            // An earlier rule must have made both parts. Otherwise the order of the merges is not
+            // the order of their ranks.
             let (left, right) = (*number.get(&rule.left)?, *number.get(&rule.right)?);
             let new = this.tokens.len() as u32;
             if number.insert(rule.id, new).is_some() {
@@ -153,11 +170,12 @@ impl Backtrack {
             node = *self.next.get(at)? as usize;
         }
         let slot = self.longest.get_mut(node)?;
-        // Two tokens with one text cannot both be what it encodes to.
+        // Two tokens with the same text cannot both be the encoding of that text.
         (*slot == NONE).then(|| *slot = token)
     }
 
-    /// Fills in what needs the whole trie: prefixes, the longest token on the way to each node, the leads.
+    /// Fills in the tables that need the whole trie: the prefixes, the longest token on the path to
+    /// each node, and the leads.
     fn finish(&mut self, texts: &[Vec<u8>]) -> Option<()> {
         for (token, text) in texts.iter().enumerate() {
             let mut node = 0;
@@ -169,7 +187,8 @@ impl Backtrack {
             }
             self.tokens.get_mut(token)?.prefix = prefix;
         }
-        // A child's number is above its parent's, so one pass in order carries the longest token down.
+        // A child has a higher number than its parent, so one loop in this order carries the
+        // longest token down the trie.
         for node in 0..self.longest.len() {
             let here = *self.longest.get(node)?;
             for letter in 0..self.width {
@@ -210,7 +229,7 @@ impl Backtrack {
         )
     }
 
-    /// How many bytes at the start of `text` are letters of the alphabet.
+    /// Returns how many bytes at the start of `text` are letters of the alphabet.
     pub fn run(&self, text: &[u8]) -> usize {
         text.iter()
             .position(|&b| self.letters[usize::from(b)] == NO_LETTER)
@@ -247,11 +266,11 @@ impl Backtrack {
         self.longest[node]
     }
 
-    /// Whether two tokens, each the encoding of its own text, stay as they are when they stand side by side.
+    /// Whether two tokens, each of which is the encoding of its own text, are compatible.
     #[inline]
     fn compatible(&self, mut left: u32, mut right: u32) -> bool {
         let letters = self.width as u32;
-        // A merge across the border would have come first if its rank is below this.
+        // A merge across the boundary would have come first if its rank is below this limit.
         let mut limit = NONE;
         loop {
             let (word, bit) = self.filter_bit(left, right);
@@ -261,8 +280,9 @@ impl Backtrack {
             {
                 return false;
             }
-            // Undo the later of the two last merges; of equals, the right one is the later. Letters have the lowest
-            // numbers, so where the higher of the two is a letter nothing is left to undo.
+            // Undo the later of the two last merges; if their ranks are equal, the right one is the
+            // later. Letters have the lowest numbers, so if the higher of the two numbers is a
+            // letter, no merge remains to be undone.
             if left.max(right) < letters {
                 return true;
             }
@@ -276,10 +296,10 @@ impl Backtrack {
         }
     }
 
-    /// Appends the tokens of `text`, all of whose bytes must be letters of the alphabet.
+    /// Appends the tokens of `text`. All bytes of `text` must be letters of the alphabet.
     pub fn encode(&self, text: &[u8], out: &mut Vec<u32>) {
         let base = out.len();
-        // Bit i: position i was given up.
+        // Bit i is set if position i was given up.
         let mut dead = vec![0u64; text.len() / 64 + 1];
         let mut at = 0;
         let mut token = self.longest_match(text);
@@ -305,8 +325,8 @@ impl Backtrack {
                 at -= self.token(last).len as usize;
                 token = last;
             } else {
-                // Cannot be: the encoding exists, so its first token fits. Tests would stop here; a job is answered
-                // by the definition.
+                // This cannot happen: the encoding exists, so its first token fits. A test stops
+                // here; in a job the definition encodes.
                 debug_assert!(false, "no first token fits");
                 let mut symbols: Vec<u32> = text
                     .iter()

@@ -1,4 +1,4 @@
-//! Byte pair encoding after a split at white space and punctuation.
+//! Byte pair encoding of the words that a split at white space and punctuation gives.
 
 use std::collections::HashMap;
 
@@ -10,27 +10,34 @@ use crate::sequence::decode;
 /// The tokenizer that a `tokenizer.json` describes.
 #[derive(Debug)]
 pub struct Bpe {
-    /// The ids before and after the text's.
+    /// The id of the special token before the text.
     pub(super) before: u32,
+    /// The id of the special token after the text.
     pub(super) after: u32,
-    /// Tokens matched in the text as it is; then, in what is left, those marked as normalised.
+    /// The added tokens. The first set is matched in the text as it is; the second set, whose
+    /// tokens are marked as normalised, is matched in the remaining text.
     pub(super) added: [AddedTokens; 2],
+    /// The id of the unknown token.
     pub(super) unknown: u32,
+    /// Whether a run of unknown characters is one unknown token.
     pub(super) fuse_unknown: bool,
+    /// The tokens of a single character.
     pub(super) characters: HashMap<char, u32>,
+    /// All merges, for encoding by the definition.
     pub(super) merges: MergeTable,
-    /// Absent where the merges are not of the usual kind.
+    /// The tables of the fast method; `None` if the merges are not of the usual kind.
     pub(super) backtrack: Option<Backtrack>,
+    /// One more than the highest id.
     pub(super) vocab_size: usize,
 }
 
-/// What the pre-tokenizer `\w+|[^\w\s]+` sees.
+/// The classes of characters that the pre-tokenizer `\w+|[^\w\s]+` distinguishes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Word,
     Space,
     Other,
-    /// A byte that is no text: a word by itself.
+    /// A byte that is not UTF-8. It is a word by itself.
     Broken,
 }
 
@@ -63,13 +70,14 @@ fn kind_at(text: &[u8]) -> (Kind, usize) {
 }
 
 impl Bpe {
-    /// Appends the special tokens and between them the tokens of `text`.
+    /// Appends the special tokens and, between them, the tokens of `text`.
     pub fn encode(&self, text: &[u8], out: &mut Vec<u32>) {
         self.encode_first(text, usize::MAX, out);
     }
 
-    /// The same, but nothing after the word with which `text` has `most` tokens. Which tokens a word begins with may
-    /// depend on its end, so that no word is cut.
+    /// Encodes like [`encode`](Self::encode), but stops after the word with which `text` has
+    /// reached `most` tokens. No word is cut, because the end of a word may decide which tokens it
+    /// begins with.
     pub(super) fn encode_first(&self, text: &[u8], most: usize, out: &mut Vec<u32>) {
         out.push(self.before);
         let [plain, normalized] = &self.added;
@@ -82,12 +90,13 @@ impl Bpe {
         out.push(self.after);
     }
 
-    /// One more than the highest id.
+    /// Returns one more than the highest id.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
     }
 
-    /// Until `out` has `most` entries.
+    /// Appends the tokens of the words of `text`, and stops at a word once `out` has `most`
+    /// entries.
     fn words(&self, text: &[u8], most: usize, out: &mut Vec<u32>) {
         let mut at = 0;
         while at < text.len() && out.len() < most {
@@ -117,7 +126,8 @@ impl Bpe {
         }
     }
 
-    /// Characters without merges stand alone and cut a word into runs of letters.
+    /// Encodes a word by the fast method. A character that takes part in no merge is a token by
+    /// itself, and cuts the word into runs of letters.
     fn by_backtracking(&self, backtrack: &Backtrack, word: &[u8], out: &mut Vec<u32>) {
         let mut rest = word;
         let mut after_unknown = false;
@@ -146,6 +156,7 @@ impl Bpe {
         }
     }
 
+    /// Encodes a word by the definition of byte pair encoding.
     fn by_definition(&self, word: &[u8], out: &mut Vec<u32>) {
         let mut symbols = Vec::with_capacity(word.len());
         let mut rest = word;
@@ -164,8 +175,8 @@ impl Bpe {
     }
 }
 
-/// Puts the ids of the added tokens in `text` into `out`, and hands what stands between them to `rest`, until `out` has
-/// `most` entries.
+/// Appends the ids of the added tokens in `text` to `out`, and passes the text between them to
+/// `rest`. It stops once `out` has `most` entries.
 fn split(
     added: &AddedTokens,
     mut text: &[u8],

@@ -1,8 +1,9 @@
-//! Why a tokenizer.json cannot be used.
+//! The errors of reading a tokenizer.json.
 
 use crate::untrusted::shown;
 
-/// A `tokenizer.json` that cannot be used: the file, the field, and what to do ([`TokenizerError::hint`]).
+/// A `tokenizer.json` that cannot be used. The error names the file and the field, and
+/// [`TokenizerError::hint`] says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// The file cannot be read.
@@ -10,7 +11,7 @@ pub enum TokenizerError {
     Read {
         /// The file.
         file: String,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// The file is larger than any tokenizer this program supports.
@@ -21,20 +22,20 @@ pub enum TokenizerError {
     TooLarge {
         /// The file.
         file: String,
-        /// Its size.
+        /// Its size in bytes.
         bytes: u64,
-        /// The limit.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// Not JSON.
+    /// The file is not JSON.
     #[error("{}: not valid JSON: {}", shown::path(file), shown::parser(source))]
     Json {
         /// The file.
         file: String,
-        /// What and where.
+        /// The cause and its position in the file.
         source: serde_json::Error,
     },
-    /// A tokenizer of another kind.
+    /// The file describes a tokenizer of another kind.
     #[error(
         "{}: `{field}` is {found}; only {supported} is supported",
         shown::path(file)
@@ -44,25 +45,25 @@ pub enum TokenizerError {
         file: String,
         /// The field's path.
         field: String,
-        /// What stands there, shortened.
+        /// The value of the field, shortened.
         found: String,
-        /// What may stand there.
+        /// The values that are supported.
         supported: &'static str,
     },
-    /// A file that contradicts itself.
+    /// The file contradicts itself.
     #[error("{}: `{field}`: {reason}", shown::path(file))]
     Invalid {
         /// The file.
         file: String,
         /// The field's path.
         field: String,
-        /// What is wrong.
+        /// The description of the fault.
         reason: String,
     },
 }
 
 impl TokenizerError {
-    /// What the user can do about it.
+    /// Returns advice for the user.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Read { source, .. } if source.kind() == std::io::ErrorKind::InvalidInput => {

@@ -1,8 +1,9 @@
-//! ESM-2's tokenizer: a letter, a token.
+//! ESM-2's tokenizer, which makes one token per letter.
 //!
-//! As Hugging Face's `EsmTokenizer` does it: every entry of the vocabulary is matched wherever it stands, the longest
-//! first; what stands between is split at white space (Python's `str.split`), and each stretch of it, however long, is
-//! one `<unk>`. White space itself gives nothing.
+//! It does the same as Hugging Face's `EsmTokenizer`. Every entry of the vocabulary is matched
+//! wherever it occurs, the longest first. The text between the matches is split at white space
+//! (Python's `str.split`), and each stretch of it, however long, is one `<unk>`. White space itself
+//! gives no token.
 
 use crate::sequence::{UNKNOWN, decode};
 
@@ -24,7 +25,7 @@ const SPECIAL: [(&[u8], u32); 6] = [
     (b"<mask>", 32),
 ];
 
-/// Ids of the one-letter tokens; the rest is decided by looking closer.
+/// The ids of the one-letter tokens. Every other byte is `NO_LETTER` and needs a closer look.
 static LETTERS: [u8; 256] = letters();
 const NO_LETTER: u8 = 0xff;
 
@@ -41,7 +42,7 @@ const fn letters() -> [u8; 256] {
     table
 }
 
-/// The special token at the start of `text`, and its id.
+/// Returns the special token at the start of `text` and its id.
 pub(in crate::sequence) fn special_at(text: &[u8]) -> Option<(&'static [u8], u32)> {
     SPECIAL
         .into_iter()
@@ -53,28 +54,30 @@ pub(in crate::sequence) fn ends_in_special(text: &[u8]) -> bool {
     SPECIAL.iter().any(|(token, _)| text.ends_with(token))
 }
 
-/// White space as Python's `str.split` has it: Unicode's, and the four ASCII separators.
+/// Whether `c` is white space for Python's `str.split`: Unicode white space and the four ASCII
+/// separators.
 fn is_space(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\x1c'..='\x1f')
 }
 
-/// ESM-2's tokenizer, the same for every size.
+/// ESM-2's tokenizer, which is the same for models of every size.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Esm;
 
 impl Esm {
-    /// Appends `<cls>`, the tokens of `text`, `<eos>`.
+    /// Appends `<cls>`, the tokens of `text`, and `<eos>`.
     pub fn encode(&self, text: &[u8], out: &mut Vec<u32>) {
         self.encode_first(text, usize::MAX, out);
     }
 
-    /// The same with the first `most` tokens of `text` alone.
+    /// Encodes like [`encode`](Self::encode), but appends only the first `most` tokens of `text`.
     pub(super) fn encode_first(&self, text: &[u8], most: usize, out: &mut Vec<u32>) {
         out.reserve(text.len().min(most) + 2);
         out.push(CLS);
         let end = out.len().saturating_add(most);
         let mut at = 0;
-        // Whether the last thing met was unknown text that the next unknown character joins.
+        // Whether the preceding text is unknown, so that the next unknown character joins its
+        // token.
         let mut open = false;
         while out.len() < end
             && let Some(&b) = text.get(at)

@@ -1,4 +1,4 @@
-//! Reading a `tokenizer.json`: what is supported, and an error that names whatever is not.
+//! Reads a `tokenizer.json`. Every feature that is not supported is an error that names the field.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -12,13 +12,15 @@ use super::bpe::Bpe;
 use super::merge::{Merge, MergeTable};
 use crate::untrusted::{Shown, file, json as bounded, shown};
 
-/// The largest file read, in bytes; the published ones have 170 kB.
+/// The most bytes of a file; the published files have 170 kB.
 pub const MAX_FILE: u64 = 16 << 20;
-/// The most JSON values of a file. The published ones have some 8000; one of 100 000 tokens, its
-/// merges written as lists, has 400 000. A value takes some 150 bytes in memory, and may take 2 in
-/// the file.
+/// The most JSON values of a file. The published files have about 8000 values. A file with 100 000
+/// tokens whose merges are written as lists has 400 000 values. A value takes about 150 bytes in
+/// memory and may take 2 bytes in the file.
 const MAX_VALUES: usize = 1 << 19;
+/// Ids must be below this limit.
 const MAX_ID: u64 = 1 << 24;
+/// The most added tokens of a file.
 const MAX_ADDED: usize = 1000;
 
 pub(super) fn from_file(path: &Path) -> Result<Bpe, TokenizerError> {
@@ -53,7 +55,7 @@ pub(super) fn from_slice(name: &str, json: &[u8]) -> Result<Bpe, TokenizerError>
     File { name }.bpe(&root)
 }
 
-/// The file's name, for errors.
+/// The name of the file, for errors.
 struct File<'a> {
     name: &'a str,
 }
@@ -108,7 +110,7 @@ impl File<'_> {
         }
     }
 
-    /// A field that nobody here knows might change the ids.
+    /// Refuses every field that is not in `names`, because an unknown field might change the ids.
     fn known(&self, prefix: &str, map: &Map<String, Value>, names: &[&str]) -> Checked<()> {
         match map.iter().find(|(key, _)| !names.contains(&key.as_str())) {
             Some((key, value)) => Err(self.unsupported(
@@ -129,7 +131,8 @@ impl File<'_> {
         {
             return Err(self.unsupported("model.type", kind, "\"BPE\""));
         }
-        // Truncation and padding are the reader's choice and not the model's; a decoder is not used.
+        // Truncation and padding are chosen by the caller and not by the model. A decoder is not
+        // used.
         self.known(
             "",
             root,
@@ -273,7 +276,7 @@ impl File<'_> {
         }
     }
 
-    /// The merges in the order of their ranks, written `"A B"` or `["A", "B"]`.
+    /// Returns the merges in the order of their ranks. A merge is written `"A B"` or `["A", "B"]`.
     fn merges(
         &self,
         model: &Map<String, Value>,
@@ -312,8 +315,9 @@ impl File<'_> {
         Ok(rules)
     }
 
-    /// The special token before the text and the one after it. Other numbers of them are other
-    /// models': truncating and pooling take the first token for cls and the last one for sep.
+    /// Returns the special token before the text and the special token after it. A template with
+    /// another number of special tokens belongs to another model: truncating and pooling take the
+    /// first token for cls and the last token for sep.
     fn template(&self, value: &Value) -> Checked<[u32; 2]> {
         if value
             .get("type")
@@ -375,7 +379,8 @@ impl File<'_> {
         )
     }
 
-    /// The tokens matched inline (as they are; after normalising), and the highest id.
+    /// Returns the added tokens and the highest of their ids. The first set is matched in the text
+    /// as it is, the second set after normalising.
     fn added(
         &self,
         value: &Value,
@@ -408,7 +413,8 @@ impl File<'_> {
             if !seen.insert(content) {
                 return Err(self.invalid(&field("content"), "the same token stands here twice"));
             }
-            // Where a token stands in both, the vocabulary decides its id; a new one must not take another's.
+            // The vocabulary decides the id of a token that it contains. A new token must not take
+            // the id of another token.
             match vocabulary.get(content) {
                 Some(&own) if own != id => {
                     return Err(self.invalid(
@@ -442,7 +448,8 @@ impl File<'_> {
     }
 }
 
-/// The fast method, where it applies: letters are the single ASCII characters that take part in merges.
+/// Returns the fast method if it applies. Its letters are the single ASCII characters that take
+/// part in merges.
 fn backtrack(characters: &HashMap<char, u32>, rules: &[Rule], unknown: u32) -> Option<Backtrack> {
     let parts: HashSet<u32> = rules.iter().flat_map(|r| [r.left, r.right]).collect();
     if parts.contains(&unknown) {

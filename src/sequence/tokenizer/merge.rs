@@ -1,19 +1,23 @@
-//! Byte pair encoding as it is defined: the pair of lowest rank is merged first, the leftmost of equals.
+//! Byte pair encoding by its definition: the pair with the lowest rank is merged first, and of
+//! equal pairs the leftmost.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// What a pair of tokens becomes.
+/// The result of merging a pair of tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Merge {
+    /// The merge with the lowest rank comes first.
     pub rank: u32,
+    /// The id of the merged token.
     pub id: u32,
 }
 
-/// Pairs to merges: open addressing, since this lookup is what encoding does most.
+/// A hash table from pairs to merges. It uses open addressing, because encoding does this lookup
+/// more often than anything else.
 #[derive(Debug)]
 pub(super) struct MergeTable {
-    /// Keys are `left << 32 | right`.
+    /// The entries. A key is `left << 32 | right`.
     slots: Vec<(u64, Merge)>,
     shift: u32,
     len: usize,
@@ -22,7 +26,7 @@ pub(super) struct MergeTable {
 const EMPTY: u64 = u64::MAX;
 
 impl MergeTable {
-    /// A table for `pairs` pairs.
+    /// Makes a table for up to `pairs` pairs.
     pub fn with_capacity(pairs: usize) -> Self {
         let size = (pairs.max(8) * 4).next_power_of_two();
         Self {
@@ -36,7 +40,8 @@ impl MergeTable {
         (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
     }
 
-    /// A pair that is there already gets the new merge. No more than `with_capacity` was told.
+    /// Inserts a pair. If the pair is already in the table, it gets the new merge. The table takes
+    /// no more pairs than `with_capacity` was given.
     pub fn insert(&mut self, left: u32, right: u32, merge: Merge) {
         let key = u64::from(left) << 32 | u64::from(right);
         let mut at = self.slot(key);
@@ -80,7 +85,8 @@ struct Symbol {
     next: u32,
 }
 
-/// Merges `symbols` in place with a linked list and a heap: O(n log n), 12 bytes a symbol and 16 a pending pair.
+/// Merges `symbols` in place with a linked list and a heap. This takes O(n log n) time, 12 bytes
+/// per symbol, and up to 16 bytes per pending pair.
 pub(super) fn merge_all(table: &MergeTable, symbols: &mut Vec<u32>) {
     if symbols.len() < 2 {
         return;
@@ -95,7 +101,8 @@ pub(super) fn merge_all(table: &MergeTable, symbols: &mut Vec<u32>) {
             next: if i == last { END } else { i as u32 + 1 },
         })
         .collect();
-    // (rank, position), smallest first; an entry is stale when the pair there has another rank by now.
+    // Entries are (rank, position), the smallest first. An entry is stale if the pair at its
+    // position has another rank by now.
     let mut queue: BinaryHeap<Reverse<(u32, u32)>> = symbols
         .windows(2)
         .enumerate()
@@ -116,7 +123,8 @@ pub(super) fn merge_all(table: &MergeTable, symbols: &mut Vec<u32>) {
             continue;
         };
         if let Some(slot) = list.get_mut(left.next as usize) {
-            // Dead: nothing points to it, and a stale entry for it finds no right neighbour.
+            // This symbol is dead: no symbol points to it, and a stale entry for it finds no right
+            // neighbour.
             *slot = Symbol {
                 id: END,
                 prev: END,

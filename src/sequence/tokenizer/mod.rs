@@ -1,4 +1,4 @@
-//! Text to token ids, identical to Hugging Face's on the same text.
+//! Turns text into token ids, which are identical to the ids from Hugging Face's tokenizers.
 
 mod added;
 mod backtrack;
@@ -15,41 +15,42 @@ pub use error::TokenizerError;
 pub use esm::Esm;
 pub use json::MAX_FILE;
 
-/// A model's tokenizer. Cheap to share behind `&`.
+/// The tokenizer of a model. It is cheap to share behind `&`.
 #[derive(Debug)]
 pub enum Tokenizer {
-    /// ESM-2's 33 tokens.
+    /// ESM-2's tokenizer with its 33 tokens.
     Esm2(Esm),
-    /// DNABERT-S's and DNABERT-2's byte pair encoding.
+    /// The byte pair encoding of DNABERT-S and DNABERT-2.
     Bpe(Box<Bpe>),
 }
 
 impl Tokenizer {
-    /// ESM-2's, which has no file.
+    /// Returns ESM-2's tokenizer, which needs no file.
     pub fn esm2() -> Self {
         Self::Esm2(Esm)
     }
 
-    /// Reads a `tokenizer.json`. Truncation and padding are ignored, whatever it says of them.
+    /// Reads a `tokenizer.json`. Its settings for truncation and padding are ignored.
     ///
     /// # Errors
-    /// A file that cannot be read, is no JSON, or asks for what is not supported; the field is named.
+    /// The file cannot be read, is not JSON, or asks for a feature that is not supported. The error
+    /// names the field.
     pub fn from_file(path: &Path) -> Result<Self, TokenizerError> {
         Ok(Self::Bpe(Box::new(json::from_file(path)?)))
     }
 
-    /// The same from memory; `name` is what messages call it.
+    /// Reads a `tokenizer.json` from memory; `name` is its name in messages.
     ///
     /// # Errors
-    /// As [`Tokenizer::from_file`].
+    /// The errors of [`Tokenizer::from_file`].
     pub fn from_json(name: &str, json: &[u8]) -> Result<Self, TokenizerError> {
         Ok(Self::Bpe(Box::new(json::from_slice(name, json)?)))
     }
 
-    /// Appends the tokens of `text`, the special ones at both ends included.
+    /// Appends the tokens of `text`, including the special tokens at both ends.
     ///
-    /// A byte that is not UTF-8, and so [`UNKNOWN`](super::UNKNOWN), is one unknown token by itself. Text is at
-    /// most 4 GiB.
+    /// A byte that is not UTF-8, such as [`UNKNOWN`](super::UNKNOWN), is one unknown token by
+    /// itself. The text may have at most 4 GiB.
     pub fn encode(&self, text: &[u8], out: &mut Vec<u32>) {
         match self {
             Self::Esm2(esm) => esm.encode(text, out),
@@ -57,8 +58,10 @@ impl Tokenizer {
         }
     }
 
-    /// Appends what [`encode`](Self::encode) does, or, where the text has more than `most` tokens between the special
-    /// ones, perhaps only the first ones of them, `most` at least: memory then goes by what is wanted of a text.
+    /// Appends the same tokens as [`encode`](Self::encode), but may leave out the end of a long
+    /// text. If the text has more than `most` tokens between the special tokens, at least the first
+    /// `most` of them are appended. The memory then depends on how many tokens are wanted and not
+    /// on the length of the text.
     pub fn encode_first(&self, text: &[u8], most: usize, out: &mut Vec<u32>) {
         match self {
             Self::Esm2(esm) => esm.encode_first(text, most, out),
@@ -66,7 +69,8 @@ impl Tokenizer {
         }
     }
 
-    /// One more than the highest id that `encode` can give: the least number of rows of an embedding table.
+    /// Returns one more than the highest id that `encode` can give. This is the least number of
+    /// rows of an embedding table.
     pub fn vocab_size(&self) -> usize {
         match self {
             Self::Esm2(_) => esm::VOCABULARY.len(),

@@ -1,7 +1,7 @@
-//! PyTorch checkpoints: zip archives of stored entries, one a storage, and a pickle that says which
-//! tensor is which.
+//! Reads PyTorch checkpoints: zip archives of uncompressed entries, one per storage, and a pickle
+//! that describes the tensors.
 //!
-//! Nothing is unpacked: the archive is mapped, and a tensor is a range of it.
+//! Nothing is unpacked: the archive is mapped, and a tensor is a range of its bytes.
 
 mod pickle;
 mod value;
@@ -18,37 +18,38 @@ use crate::untrusted::{Shown, shown};
 use pickle::Pickle;
 use value::{Id, Storage, TensorView, Value};
 
-/// What a PyTorch checkpoint holds.
+/// The contents of a weights file.
 #[derive(Debug)]
 pub struct TorchFile {
-    /// Its tensors, in the file's order.
+    /// The tensors, in the order of the file.
     pub tensors: Vec<StoredTensor>,
-    /// The settings that fair-esm stores beside the weights.
+    /// The settings that fair-esm stores beside the weights; empty in other files.
     pub settings: FairEsmSettings,
 }
 
-/// What a fair-esm checkpoint says about its architecture, where it can be read.
+/// The settings of a fair-esm checkpoint's architecture, as far as they can be read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FairEsmSettings {
-    /// `encoder_layers`
+    /// Number of layers: `encoder_layers`.
     pub layers: Option<usize>,
-    /// `encoder_embed_dim`
+    /// Model width: `encoder_embed_dim`.
     pub hidden: Option<usize>,
-    /// `encoder_attention_heads`
+    /// Number of attention heads: `encoder_attention_heads`.
     pub heads: Option<usize>,
-    /// `token_dropout`
+    /// Whether the model uses token dropout: `token_dropout`.
     pub token_dropout: Option<bool>,
 }
 
-/// Whether these bytes are a zip archive.
+/// Returns whether these bytes begin a zip archive.
 pub(super) fn is_archive(file: &[u8]) -> bool {
     file.starts_with(b"PK\x03\x04")
 }
 
-/// Reads the index of a whole PyTorch checkpoint.
+/// Reads the index of a PyTorch checkpoint. `file` is the whole file.
 ///
 /// # Errors
-/// Where the archive or its pickle is malformed, or asks for more than data.
+/// [`Malformed`] if the archive or its pickle is malformed, or if the pickle asks for more than
+/// data.
 pub fn read_index(file: &[u8]) -> Result<TorchFile, Malformed> {
     if file.starts_with(&[0x80]) {
         return Err(Malformed::new(
@@ -68,11 +69,13 @@ pub fn read_index(file: &[u8]) -> Result<TorchFile, Malformed> {
     let mut tensors = Vec::new();
     let mut names = HashSet::new();
     for (name, tensor) in pairs {
-        // Names of other types, and values such as version numbers, are no tensors of a model.
+        // Keys that are not strings, and values such as version numbers, are not tensors of a
+        // model.
         if let (Value::Str(name), Value::Tensor(view)) = (pickle.get(*name), pickle.get(*tensor))
             && let Value::Storage(storage) = pickle.get(view.storage)
         {
-            // Before anything is copied: a name of a megabyte may stand under thousands of pairs.
+            // The name is checked before anything is copied: thousands of pairs may have the same
+            // name of a megabyte.
             fitting_name(name, tensors.len()).map_err(Malformed::damaged)?;
             if !names.insert(*name) {
                 return Err(Malformed::damaged(format!(
@@ -92,11 +95,11 @@ pub fn read_index(file: &[u8]) -> Result<TorchFile, Malformed> {
     })
 }
 
-/// Runs a pickle by itself, as the fuzzer does: whether it can be read, and how many entries its
-/// root has.
+/// Runs a pickle by itself, as the fuzzer does, and returns how many entries its dict of tensors
+/// has.
 ///
 /// # Errors
-/// As [`read_index`].
+/// Fails as [`read_index`] does.
 pub fn check_pickle(bytes: &[u8]) -> Result<usize, Malformed> {
     let pickle = Pickle::read(bytes)?;
     let _ = settings(&pickle);
@@ -106,12 +109,12 @@ pub fn check_pickle(bytes: &[u8]) -> Result<usize, Malformed> {
     })
 }
 
-/// Runs a pickle by itself, and writes the value that it stands for as text, as the fuzzer compares
-/// it: a number by its digits, a float by its bits,
-/// containers by their brackets. What is nested more than 64 deep, or beyond a mebibyte, is "...".
+/// Runs a pickle by itself and writes its value as text, which the fuzzer compares: a number by its
+/// digits, a float by its bits, containers by their brackets. Values that are nested more than 64
+/// deep, and text beyond one MiB, become "...".
 ///
 /// # Errors
-/// As [`read_index`].
+/// Fails as [`read_index`] does.
 pub fn pickle_text(bytes: &[u8]) -> Result<String, Malformed> {
     let pickle = Pickle::read(bytes)?;
     let mut out = String::new();
@@ -119,7 +122,8 @@ pub fn pickle_text(bytes: &[u8]) -> Result<String, Malformed> {
     Ok(out)
 }
 
-/// The most of a text that [`pickle_text`] writes: of shared values each place is written out.
+/// The length in bytes at which [`pickle_text`] stops writing: a shared value is written out at
+/// every place where it is used.
 const LONGEST_TEXT: usize = 1 << 20;
 
 fn text(pickle: &Pickle, id: Id, depth: usize, out: &mut String) {
@@ -150,7 +154,7 @@ fn text(pickle: &Pickle, id: Id, depth: usize, out: &mut String) {
             for item in items {
                 text(pickle, *item, depth + 1, out);
                 out.push(',');
-                // A million items may be recalled a million times.
+                // A list of a million items may be recalled a million times.
                 if out.len() > LONGEST_TEXT {
                     break;
                 }
@@ -189,8 +193,8 @@ fn no_state_dict() -> Malformed {
     )
 }
 
-/// The dict of tensors: the root itself, or what fair-esm keeps under `model` and others under
-/// `state_dict`.
+/// Finds the dict of tensors: the value that fair-esm keeps under `model` and others keep under
+/// `state_dict`, or else the root itself.
 fn state_dict(pickle: &Pickle) -> Result<Id, Malformed> {
     let root = pickle.root();
     let nested = ["model", "state_dict"]
@@ -231,13 +235,14 @@ fn settings(pickle: &Pickle) -> FairEsmSettings {
     }
 }
 
-/// The zip archive around a checkpoint.
+/// The zip archive that holds a checkpoint.
 struct Archive<'a> {
     zip: ZipArchive<Cursor<&'a [u8]>>,
-    /// The folder all entries stand in, with its slash.
+    /// The folder of all entries in the archive, with its slash.
     folder: String,
-    /// Where the storages asked for so far lie.
+    /// The byte ranges of the storages that were looked up so far, by key.
     known: HashMap<String, Range<usize>>,
+    /// The number of bytes of the file.
     size: usize,
 }
 
@@ -272,7 +277,8 @@ impl<'a> Archive<'a> {
         })
     }
 
-    /// Reads a small entry, its checksum verified.
+    /// Reads an entry of at most `most` bytes and verifies its checksum. Returns `None` if there is
+    /// no such entry.
     fn read(&mut self, entry: &str, most: u64) -> Result<Option<Vec<u8>>, Malformed> {
         let name = format!("{}{entry}", self.folder);
         let Some(index) = self.zip.index_for_name(&name) else {
@@ -321,7 +327,8 @@ impl<'a> Archive<'a> {
         }
     }
 
-    /// The bytes of an entry that is neither compressed nor encrypted.
+    /// The range of an entry's bytes in the file. An entry that is compressed or encrypted is an
+    /// error.
     fn stored(&mut self, index: usize, name: &str) -> Result<Range<usize>, Malformed> {
         let file = self.zip.by_index_raw(index).map_err(|error| {
             Malformed::damaged(format!(
@@ -426,12 +433,13 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// The most entries of an archive: one a storage, and a few more. The reader of archives takes some
-/// 500 bytes for each that the archive's end record promises, be they there or not.
+/// The most entries of an archive: one per storage, and a few more. The reader of archives takes
+/// some 500 bytes for each entry that the archive's end record promises, whether the entry exists
+/// or not.
 const MOST_ENTRIES: usize = MOST_TENSORS + 64;
 
-/// The longest name of an entry, in bytes: the name that the file had when it was saved, which no
-/// file system here lets be longer than 255 bytes, then "/data/" and a number.
+/// The longest name of an entry, in bytes. It is the name that the file had when it was saved,
+/// which no file system here lets be longer than 255 bytes, followed by "/data/" and a number.
 const LONGEST_ENTRY_NAME: usize = 1000;
 
 fn unreadable(file: &[u8], error: &dyn std::fmt::Display) -> Malformed {
@@ -441,9 +449,10 @@ fn unreadable(file: &[u8], error: &dyn std::fmt::Display) -> Malformed {
     ))
 }
 
-/// Goes through the archive's directory, which takes no memory but for the names, and refuses what
-/// [`ZipArchive`] would not: more entries than a checkpoint can have, and one name twice, of which it
-/// would take the last and others the first.
+/// Goes through the archive's directory, which takes memory only for the names, and refuses what
+/// [`ZipArchive`] would accept: more entries than a checkpoint can have, a name that is too long,
+/// and a repeated name, of which `ZipArchive` would take the last entry and other readers the
+/// first.
 fn check_directory(file: &[u8]) -> Result<(), Malformed> {
     let failed = |error| unreadable(file, &error);
     let config = zip::read::Config::default();
@@ -455,7 +464,8 @@ fn check_directory(file: &[u8]) -> Result<(), Malformed> {
         )));
     }
     let mut names = HashSet::new();
-    // Every header is read: where one cannot be, `ZipArchive` would look for another directory.
+    // Every header is read: if a header cannot be read, `ZipArchive` would look for another
+    // directory.
     for entry in archive.files().map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let name = entry.name_raw();
@@ -477,22 +487,22 @@ fn check_directory(file: &[u8]) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// An entry whose bytes are not those that its checksum was made of.
+/// An entry whose bytes do not match its checksum.
 #[derive(Debug)]
 pub(super) struct Corrupt {
-    /// Its name.
+    /// The name of the entry.
     pub entry: String,
-    /// Where its bytes lie, where that is known.
+    /// The range of its bytes in the file, if it is known.
     pub place: Option<Range<usize>>,
-    /// What reading it gave.
+    /// The error that reading it gave.
     pub error: String,
 }
 
-/// Reads every entry of an archive, so that its checksum (CRC-32) is compared: how many there are,
-/// or the first that is corrupt.
+/// Reads every entry of an archive, so that its checksum (CRC-32) is compared. Returns how many
+/// entries there are, or the first entry that is corrupt.
 ///
 /// # Errors
-/// Where the file cannot be read.
+/// Fails if the file cannot be read.
 pub(super) fn compare_checksums(file: impl Read + Seek) -> io::Result<Result<usize, Corrupt>> {
     let mut archive = ZipArchive::new(file)?;
     for index in 0..archive.len() {
@@ -511,7 +521,7 @@ pub(super) fn compare_checksums(file: impl Read + Seek) -> io::Result<Result<usi
         };
         match copied {
             Ok(()) => {}
-            // What the disk refuses is no word about the file.
+            // An error of the system says nothing about the content of the file.
             Err(error) if error.raw_os_error().is_some() => return Err(error),
             Err(error) => {
                 corrupt.error = error.to_string();
@@ -528,7 +538,8 @@ fn place<R: Read>(entry: &zip::read::ZipFile<'_, R>) -> Option<Range<usize>> {
     Some(start..start.checked_add(length)?)
 }
 
-/// Whether values lie row-major and without gaps. The stride of a dimension of one is never used.
+/// Returns whether values lie row-major and without gaps. The stride of a dimension of size 1 is
+/// never used.
 fn contiguous(shape: &[usize], stride: &[usize]) -> bool {
     if shape.contains(&0) {
         return true;
@@ -538,7 +549,7 @@ fn contiguous(shape: &[usize], stride: &[usize]) -> bool {
         if size != 1 && stride != expected {
             return false;
         }
-        // The product was checked not to overflow.
+        // The caller has checked that the product does not overflow.
         expected = expected.saturating_mul(size);
     }
     true

@@ -1,11 +1,11 @@
-//! An interpreter of the pickles that describe PyTorch checkpoints.
+//! Interprets the pickles that describe PyTorch checkpoints.
 //!
 //! A pickle is a program for a stack machine whose instructions may import and call anything. This
-//! one calls nothing: the few callables that tensors need are understood by name, a few more classes
-//! are kept as opaque data, and any other is an error that names it.
+//! interpreter calls nothing. It understands by name the few callables that tensors need, keeps a
+//! few more classes as opaque data, and refuses every other name with an error that gives the name.
 //!
-//! Values live in one arena and refer to one another by number, so that neither deep nesting nor
-//! cycles can overflow the stack or leak, and memory is bounded by the number of instructions.
+//! Values are stored in one arena and refer to one another by number, so that neither deep nesting
+//! nor cycles can overflow the stack or leak memory. The number of instructions bounds the memory.
 
 use std::collections::HashMap;
 
@@ -13,15 +13,16 @@ use super::super::stored::Malformed;
 use super::value::{Global, Id, Storage, TensorView, Value, global};
 use crate::untrusted::Shown;
 
-/// The longest pickle that is read; real ones are well below 1 MiB.
+/// The longest pickle that is read, in bytes; real pickles are well below 1 MiB.
 pub const LONGEST: u64 = 32 << 20;
-/// The most instructions that are run. Each makes at most one value, one place on the stack, one
-/// mark and one entry of the memo, and an element of a list or a dict was a place on the stack
-/// before: so this bounds all of them, to some 150 MB together. A tensor takes some 45 instructions:
-/// ESM-2 15B in one file some 40 000, with the state of its training three or four times as many.
+/// The most instructions that are run. Each instruction makes at most one value, one place on the
+/// stack, one mark and one entry of the memo, and each element of a list or a dict had a place on
+/// the stack before. The limit therefore bounds all of these, to some 150 MB together. A tensor
+/// takes some 45 instructions: ESM-2 15B in one file takes some 40 000, and with the state of its
+/// training three or four times as many.
 pub(super) const MOST_INSTRUCTIONS: usize = 1 << 20;
 
-/// What a pickle describes.
+/// The values that a pickle describes.
 #[derive(Debug)]
 pub struct Pickle<'a> {
     values: Vec<Value<'a>>,
@@ -32,7 +33,8 @@ impl<'a> Pickle<'a> {
     /// Runs the pickle program in `bytes`.
     ///
     /// # Errors
-    /// Where it is malformed, too large, or needs more than the data of a checkpoint may.
+    /// [`Malformed`] if the program is malformed or too large, or if it needs more than the data of
+    /// a checkpoint may need.
     pub fn read(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let mut machine = Interpreter {
             bytes,
@@ -50,17 +52,18 @@ impl<'a> Pickle<'a> {
         })
     }
 
-    /// The value the whole pickle stands for.
+    /// The number of the value that the whole pickle stands for.
     pub fn root(&self) -> Id {
         self.root
     }
 
-    /// A value by number.
+    /// The value of this number.
     pub fn get(&self, id: Id) -> &Value<'a> {
         self.values.get(id as usize).unwrap_or(&Value::None)
     }
 
-    /// The entry of a dict, or of an object's state, under a string key; the last one if several.
+    /// The value under a string key of a dict, or of an object's state. If the key occurs several
+    /// times, the last entry counts.
     pub fn entry(&self, id: Id, key: &str) -> Option<Id> {
         let pairs = match self.get(id) {
             Value::Dict(pairs) => pairs,
@@ -81,13 +84,13 @@ impl<'a> Pickle<'a> {
 
 struct Interpreter<'a> {
     bytes: &'a [u8],
-    /// The next byte.
+    /// The position of the next byte.
     at: usize,
-    /// The instruction being run.
+    /// The position of the instruction that is being run.
     start: usize,
     values: Vec<Value<'a>>,
     stack: Vec<Id>,
-    /// Heights of the stack.
+    /// The heights of the stack at which marks were set.
     marks: Vec<usize>,
     memo: HashMap<u32, Id>,
 }
@@ -301,7 +304,7 @@ impl<'a> Interpreter<'a> {
         }
     }
 
-    // What instructions are made of.
+    // Helpers that the instructions share.
 
     fn wrong(&self, what: &str) -> Malformed {
         Malformed::new(
@@ -364,7 +367,8 @@ impl<'a> Interpreter<'a> {
         self.push(Value::Opaque)
     }
 
-    /// A little-endian integer in two's complement; past 8 bytes it is opaque.
+    /// Pushes a little-endian integer of `length` bytes in two's complement. An integer of more
+    /// than 8 bytes is opaque.
     fn long(&mut self, length: usize) -> Step<()> {
         let bytes = self.take(length)?;
         let value = if bytes.len() > 8 {
@@ -384,7 +388,7 @@ impl<'a> Interpreter<'a> {
         Ok(())
     }
 
-    /// The top, unless a mark protects it.
+    /// The top of the stack, unless a mark protects it.
     fn top(&self) -> Step<Id> {
         let floor = self.marks.last().copied().unwrap_or(0);
         match self.stack.last() {
@@ -404,7 +408,7 @@ impl<'a> Interpreter<'a> {
             .marks
             .pop()
             .ok_or_else(|| self.wrong("it goes back to a mark that it never made"))?;
-        // No pop goes below the last mark, so the stack is at least that high.
+        // No pop goes below the last mark, so the stack is at least as high as the mark.
         Ok(self.stack.split_off(mark.min(self.stack.len())))
     }
 
@@ -512,14 +516,15 @@ impl<'a> Interpreter<'a> {
         }
     }
 
-    /// A shape or strides, of 8 dimensions at most, so that no pickle can have a long list read
-    /// again and again.
+    /// Reads a shape or strides of at most 8 dimensions. The limit keeps a pickle from having one
+    /// long list read again and again.
     fn sizes(&self, id: Id) -> Option<Vec<usize>> {
         let items = self.sequence(id).filter(|items| items.len() <= 8)?;
         items.iter().map(|&n| self.size(n)).collect()
     }
 
-    /// (storage, storage_offset, size, stride, ...)
+    /// Makes a tensor from the arguments of PyTorch's function: (storage, storage_offset, size,
+    /// stride, ...).
     fn tensor(&self, arguments: Id) -> Step<TensorView> {
         let view = match self.sequence(arguments) {
             Some(&[storage, offset, shape, stride, ..])
@@ -545,7 +550,8 @@ impl<'a> Interpreter<'a> {
         })
     }
 
-    /// ('storage', storage class, key, location, number of values)
+    /// Pushes the storage that a persistent id describes: ('storage', storage class, key, location,
+    /// number of values).
     fn persistent(&mut self, id: Id) -> Step<()> {
         let storage = match self.sequence(id) {
             Some(&[tag, class, key, _, len]) if *self.value(tag) == Value::Str("storage") => {

@@ -57,7 +57,7 @@ fn code_is_refused_by_name() {
         message.contains("os.system") && message.contains("byte 2"),
         "{message}"
     );
-    // The same by STACK_GLOBAL.
+    // The same call, whose function STACK_GLOBAL names.
     let message = refusal(b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R.");
     assert!(message.contains("posix.system"), "{message}");
     for (module, name) in [

@@ -1,63 +1,80 @@
-//! The values a checkpoint's pickle makes, and the names it may use.
+//! The values that a checkpoint's pickle makes, and the globals that it may name.
 
 use super::super::stored::StoredDType;
 use crate::dtype::DType;
 
-/// A value's number in the arena.
+/// The number of a value in the interpreter's arena.
 pub type Id = u32;
 
-/// A value, its strings borrowed from the pickle.
+/// A value of a pickle. Its strings are borrowed from the pickle.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value<'a> {
+    /// Python's `None`.
     None,
+    /// A truth value.
     Bool(bool),
+    /// An integer of at most 64 bits.
     Int(i64),
+    /// A float.
     Float(f64),
+    /// A string of UTF-8 text.
     Str(&'a str),
-    /// Something of which only the presence matters: bytes, sets, huge integers.
+    /// A value of which only the presence matters: bytes, sets, huge integers.
     Opaque,
-    /// Tuples and lists.
+    /// A tuple or a list.
     Sequence(Vec<Id>),
+    /// A dict: its pairs of key and value, in the order in which they were set.
     Dict(Vec<(Id, Id)>),
+    /// A class or function.
     Global(Global),
     /// An instance of an opaque class, with the state it was given.
     Object(Option<Id>),
+    /// A storage in the archive.
     Storage(Storage<'a>),
+    /// A tensor.
     Tensor(TensorView),
 }
 
 /// A class or function that a pickle may name.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Global {
+    /// The function that makes a tensor from a storage.
     RebuildTensor,
+    /// The function that makes a parameter from a tensor.
     RebuildParameter,
-    /// OrderedDict and the like.
+    /// `OrderedDict` or `defaultdict`.
     Dict,
+    /// The class of storages of this number format.
     Storage(StoredDType),
-    /// Data kept without being looked at.
+    /// A class or function whose results are kept without being looked at.
     Opaque,
 }
 
-/// A run of values in an archive entry of its own.
+/// A run of values, which has an archive entry of its own.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Storage<'a> {
+    /// The number format of the values.
     pub dtype: StoredDType,
-    /// The entry's name is `data/{key}`.
+    /// The storage's key: the entry's name is `data/{key}`.
     pub key: &'a str,
     /// Number of values.
     pub len: usize,
 }
 
-/// A view of a storage.
+/// A view of a storage. The offset and the strides count values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorView {
+    /// The number of the storage.
     pub storage: Id,
+    /// The index of the tensor's first value in the storage.
     pub offset: usize,
+    /// The shape, outermost dimension first.
     pub shape: Vec<usize>,
+    /// The stride of each dimension.
     pub stride: Vec<usize>,
 }
 
-/// The globals a checkpoint may name.
+/// Looks up a global by name. Returns `None` for a global that a checkpoint may not name.
 pub fn global(module: &str, name: &str) -> Option<Global> {
     let other = |name, size| Some(Global::Storage(StoredDType::Other(name, Some(size))));
     match (module, name) {
@@ -83,7 +100,7 @@ pub fn global(module: &str, name: &str) -> Option<Global> {
         | ("builtins" | "__builtin__", "str" | "int" | "float" | "bool" | "bytes") => {
             Some(Global::Opaque)
         }
-        // The settings of a training run, as fairseq stores them: plain data holders.
+        // fairseq stores the settings of a training run in these classes, which only hold data.
         ("omegaconf.dictconfig", "DictConfig")
         | ("omegaconf.listconfig", "ListConfig")
         | ("omegaconf.base", "ContainerMetadata" | "Metadata")

@@ -1,8 +1,8 @@
-//! Attention: against the float64 reference, and what becomes of NaN and overflow.
+//! Tests attention against the float64 reference, and what happens to NaN and overflow.
 
 use super::*;
 
-/// A batch with these starts; attention looks at nothing else of it.
+/// Returns a batch with these starts; attention looks at nothing else of a batch.
 fn packed(starts: &[usize]) -> PackedBatch {
     let mut batch = PackedBatch::new();
     for w in starts.windows(2) {
@@ -19,12 +19,12 @@ fn starts(lengths: &[usize]) -> Vec<usize> {
     starts
 }
 
-/// One head of one sequence, in f64, [tokens, head_dim] each.
+/// One head of one sequence, in f64, as `[tokens, head_dim]` each.
 struct Head {
     q: Vec<f64>,
     k: Vec<f64>,
     v: Vec<f64>,
-    /// Magnitudes of what the dot product's terms are made of, before the rotation.
+    /// The magnitudes of the terms of the dot product's factors, before the rotation.
     q_size: Vec<f64>,
     k_size: Vec<f64>,
 }
@@ -67,14 +67,16 @@ fn head(qkv: &Matrix, range: Range<usize>, head: usize, spec: &AttentionSpec) ->
     }
 }
 
-/// What attention should give, and how far f32 may be off: (value, bound), [rows, width].
+/// Returns what attention should compute, and how far f32 may be off: (value, bound), `[rows,
+/// width]`.
 ///
-/// A score is off by its chain over the head, by 5 roundings of each rotated factor (cos, sin, two
-/// products, the scale) and by 1 of ALiBi's product and sum. Its exponential is off by that, by the
-/// roundings of the exponent (log2 e, the product, the maximum: 4u of the largest score or of the
-/// largest distance) and by 4u. A relative error e_j of the weight p_j moves the output by
-/// Σ p_j e_j |v_j| and, through the normalisation, by Σ p_j e_j · Σ p_j |v_j|. The sums over the
-/// keys, of weights and of weighted values, are chains of at most 64, and of these. No weight is below 2^-126.
+/// The error of a score is that of its chain over the head, 5 roundings of each rotated factor
+/// (cos, sin, two products, the scale), and 1 rounding each of ALiBi's product and sum. The error
+/// of its exponential is that of the score, plus the roundings of the exponent (log2 e, the
+/// product, the maximum: 4u of the largest score or of the largest distance), plus 4u. A relative
+/// error e_j of the weight p_j moves the output by Σ p_j e_j |v_j| and, through the normalisation,
+/// by Σ p_j e_j · Σ p_j |v_j|. The sums over the keys, both of weights and of weighted values, are
+/// chains of at most 64, and a chain of these chains' sums. No weight is below 2^-126.
 fn reference(qkv: &Matrix, starts: &[usize], spec: &AttentionSpec) -> Vec<(f64, f64)> {
     let (heads, hd) = (spec.heads, spec.head_dim);
     let width = heads * hd;
@@ -158,7 +160,7 @@ fn attention_is_softmax_attention() {
         (1, 128, vec![513]),
     ] {
         let mut lengths = [&short[..], &extra].concat();
-        // Any order: a short one behind a long one finds its memory used.
+        // The order is random: a short sequence behind a long one finds a used buffer.
         for i in (1..lengths.len()).rev() {
             lengths.swap(i, r.below(i + 1));
         }
@@ -180,7 +182,7 @@ fn attention_is_softmax_attention() {
 
 #[test]
 fn every_length_has_room() {
-    // The first work of its kind on fresh threads: no larger buffer to hide a short one.
+    // The threads are fresh, so no larger buffer from earlier work hides one that is too short.
     let mut r = Random::new();
     for n in 1..150 {
         let qkv = r.matrix(n, 3 * 8, 1.0);
@@ -250,7 +252,8 @@ fn a_nan_stays_in_its_sequence_and_is_not_hidden() {
                     for (i, (was, is)) in was.values().iter().zip(is.values()).enumerate() {
                         let (row, col) = (i / width, i % width);
                         let inside = (starts[1]..starts[2]).contains(&row) && col / hd == head;
-                        // A broken query spoils its own row, a key or a value every query's.
+                        // A broken query spoils its own row; a broken key or value spoils the row
+                        // of every query.
                         let spoilt = match part {
                             0 => inside && row == starts[1] + token,
                             1 => inside,
@@ -286,8 +289,9 @@ fn overflowing_scores_are_no_numbers() {
             for value in [f32::INFINITY, 1e30] {
                 for key in [0, 33, 69] {
                     let mut x = clean.clone();
-                    // Query and key both huge along all dimensions: the score is inf (or, from
-                    // inf, NaN), whatever the rotation, since token `key` meets itself.
+                    // Query and key are both huge along all dimensions. The score is inf (or NaN,
+                    // which comes from inf) whatever the rotation is, since token `key` meets
+                    // itself.
                     for d in 0..16 {
                         x.values_mut()[key * 48 + d] = value;
                         x.values_mut()[key * 48 + 16 + d] = value;
@@ -303,7 +307,7 @@ fn overflowing_scores_are_no_numbers() {
                     );
                 }
             }
-            // An infinite value reaches every query, since no weight is zero.
+            // An infinite value reaches every query, because no weight is zero.
             let mut x = clean.clone();
             x.values_mut()[33 * 48 + 32 + 3] = f32::INFINITY;
             let mut out = Matrix::default();
