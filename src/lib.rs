@@ -37,6 +37,8 @@
 //!
 //! `docs/architecture.md` describes the design and the invariants, and says where to start reading.
 
+#![warn(missing_docs)]
+
 pub mod architecture;
 pub mod backend;
 pub mod batch;

@@ -1,5 +1,6 @@
 //! The modules of the library import downward only, and the boundaries to the driver and to
 //! cuBLASLt are where `docs/architecture.md` says.
+#![allow(clippy::unwrap_used)] // in helpers too, which clippy does not take for tests
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -522,11 +522,11 @@ fn a_merge_takes_only_what_the_job_made() {
     );
     with(
         "names no share",
-        &manifest("\"shard\": \"2/2\"", "\"shard\": \"3/2\""),
+        &manifest("\"share\": \"2/2\"", "\"share\": \"3/2\""),
     );
     with(
         "lists shard-000001, which is not in share 1/2",
-        &manifest("\"shard\": \"2/2\"", "\"shard\": \"1/2\""),
+        &manifest("\"share\": \"2/2\"", "\"share\": \"1/2\""),
     );
     with("has format 3", &manifest("\"format\": 2", "\"format\": 3"));
     with("holds no job.json", &|dir| {

@@ -14,7 +14,7 @@ Exit codes:
   3  bad input data
   4  bad model or weights
   5  the output could not be written, or a file of it not read
-  6  resume or merge refused, a table of GEMM algorithms that cannot be used, or another job is writing in the directory
+  6  resume, merge or algorithm table refused; or another job writes there
   7  the device is not available
   8  the device failed, or there is too little memory for the model; finished shards are kept
   130, 143  stopped by SIGINT or SIGTERM: after the shard in hand, by a second signal at once";

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`shown`] | makes text and numbers from such files fit for a message |
 //! | [`json`] | parses JSON with a bound on the number of its values, and refuses repeated keys |
-//! | [`file`] | opens regular files only, and distinguishes absent files from unreadable ones |
+//! | [`mod@file`] | opens regular files only, and distinguishes absent files from unreadable ones |
 //!
 //! Every function of this module is safe to call with any bytes: the caller sets a bound on the
 //! memory.

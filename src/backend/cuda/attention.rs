@@ -234,8 +234,8 @@ impl AttentionKernels {
         if let Some(tile) = hopper.filter(|_| capability == (9, 0)) {
             // Rows of 32, 64 or a multiple of 128 bytes.
             let columns = match head_dim {
-                ..=16 => 16,
-                ..=32 => 32,
+                0..=16 => 16,
+                17..=32 => 32,
                 _ => head_dim.next_multiple_of(64),
             };
             let ring = tile.stages * 2 * tile.keys * columns * dtype.size();

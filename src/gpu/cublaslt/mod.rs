@@ -4,7 +4,7 @@
 //! header (`bindings`, written by `scripts/bindings`). Each [`Product`] is described by N, K, dtype
 //! and epilogue, and has one algorithm for every number of rows, without split-K, so that a row's
 //! bits depend on that row alone. Where f32 has to be as exact as on the CPU, K is cut into chains,
-//! and each chain is a GEMM of the library ([`ProductSpec::chain`]). An algorithm is chosen once,
+//! and each chain is a GEMM of the library ([`chain`](field@ProductSpec::chain)). An algorithm is chosen once,
 //! by timing (`choose`). The choice is kept on disk (`cache`), shared by the devices of a job, and
 //! part of the job's identity ([`Algorithms`]).
 //!

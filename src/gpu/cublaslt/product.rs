@@ -39,7 +39,7 @@ pub struct ProductSpec {
     pub chain: usize,
 }
 
-/// The value of [`ProductSpec::chain`] that leaves K in one piece.
+/// The value of [`chain`](field@ProductSpec::chain) that leaves K in one piece.
 pub const WHOLE: usize = usize::MAX;
 /// The length of every chain except the last is a multiple of this. Chains are then whole steps of
 /// the library's kernels, and their operands start at multiples of [`ALIGNMENT`].
