@@ -46,9 +46,9 @@ pub struct CudaOptions {
     /// Off: one stream does everything in order. The bits are the same.
     pub overlap: bool,
     /// Bytes of each of the pinned slots through which the weights come (`slot_bytes` of
-    /// [`UploadOptions`](crate::stream::UploadOptions)); a tensor that is longer comes in several chunks. By default
-    /// 16 MiB. Smaller slots take less pinned memory, and less of the device's where weights are cast there, and each
-    /// chunk costs a copy of its own. The bits are the same.
+    /// [`UploadOptions`](crate::stream::UploadOptions)); a tensor that is longer comes in several
+    /// chunks. By default 16 MiB. Smaller slots take less pinned memory, and less of the device's
+    /// where weights are cast there, and each chunk costs a copy of its own. The bits are the same.
     pub upload_slot: Option<usize>,
 }
 
