@@ -203,8 +203,8 @@ impl Case {
         table
     }
 
-    /// A number as the kernels hold what rotation makes of q and k: in the dtype. Where a test is about the softmax alone,
-    /// its f64 takes the same numbers.
+    /// A number as the kernels hold what rotation makes of q and k: in the dtype. Where a test is
+    /// about the softmax alone, its f64 takes the same numbers.
     fn held(&self, x: f64) -> f64 {
         f64::from(rounded(&[x as f32], self.dtype)[0])
     }
@@ -428,8 +428,8 @@ fn a_sequence_of_35000_tokens() {
     }
 }
 
-/// The kernels that exponentials in 16 bits would fail in: without the largest score taken off, or with that of another tile,
-/// weights are past what f16 holds.
+/// Weights are exponentials of scores, rounded to 16 bits. If the largest score were not subtracted
+/// first, those of scores as large as these would exceed what f16 holds.
 #[test]
 fn scores_of_twenty_are_as_exact_as_small_ones() {
     let Some(gpu) = gpu(0) else { return };

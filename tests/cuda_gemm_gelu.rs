@@ -233,7 +233,8 @@ fn results_are_those_of_f64() {
     }
 }
 
-/// More than two rounds of the ring in a tile: who leaves the other consumer's steps out goes past several rounds at once.
+/// A tile takes more than two rounds of the ring: a consumer that skips the other one's steps skips
+/// several rounds at once.
 #[test]
 fn a_deep_product_goes_round_the_ring_more_than_twice() {
     let Some(gpu) = hopper(0) else { return };

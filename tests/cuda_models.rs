@@ -175,8 +175,8 @@ fn bits_of_dnabert_head_32() {
     bits_depend_on_the_sequence_alone(bodies::DNABERT_THREE_HEADS, &[DType::F16], false);
 }
 
-/// Rounded on the host, cast on the device or copied, in one chunk or in several: values that every format holds arrive as
-/// they are.
+/// Rounded on the host, cast on the device or copied, in one chunk or in several: values that every
+/// format holds arrive as they are.
 #[test]
 fn whatever_format_a_file_has_its_values_arrive() {
     const FORMATS: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
@@ -296,8 +296,9 @@ fn an_overflow_never_leaves_in_silence() {
     }
 }
 
-/// The bits of a pass that is full to the last row, the last sequence and the last byte of its results are those of one with
-/// room to spare: whatever has too little room lies where something else does.
+/// A pass that is full to its last row, last sequence and last byte of results gives the same bits
+/// as one with room to spare. Where something has too little room, it overlaps with something else,
+/// and the bits differ.
 #[test]
 fn a_full_pass_has_room_for_all_of_it() {
     const TOKENS: usize = 256;
@@ -309,8 +310,8 @@ fn a_full_pass_has_room_for_all_of_it() {
     let one = vec![sequence(TOKENS, 0)];
     let many: Vec<_> = (0..SEQUENCES).map(|i| sequence(4, i)).collect();
     let over: Vec<_> = (0..85).map(|i| sequence(3, i)).collect();
-    // Rows of 256 bytes at least, of the table of rotations too: or one that is missing would be made good by what regions
-    // are rounded up to.
+    // Rows of 256 bytes at least, of the table of rotations too: or one that is missing would be
+    // made good by what regions are rounded up to.
     let esm2 = ModelConfig {
         hidden: 128,
         heads: 2,
@@ -350,8 +351,8 @@ fn a_full_pass_has_room_for_all_of_it() {
     }
 }
 
-/// Of every parameter that a kernel reads, the compute stream has waited for the group before, the first pass of a model as the
-/// log of operations has it.
+/// The log of operations shows that the compute stream waits for a group of parameters before the
+/// first kernel that reads one of them.
 #[test]
 fn a_pass_waits_for_each_group_of_parameters_before_it_reads_it() {
     const LAYERS: usize = 3;

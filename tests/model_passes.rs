@@ -1,5 +1,6 @@
-//! What a model asks of a backend, by a backend that computes nothing and looks: parameters are used after they were needed,
-//! passes keep to the limits, and what is taken is what was asked for.
+//! What a model asks of a backend, seen by a backend that computes nothing: parameters are used
+//! only after they were needed, passes keep to the limits, and the representations that are taken
+//! are those that were asked for.
 
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
@@ -24,7 +25,8 @@ const LIMITS: Limits = Limits {
     passes: 3,
 };
 
-/// What was taken in a pass: after how many layers, whether through a LayerNorm, the parts that were wanted.
+/// What was taken in a pass: after how many layers, whether through a LayerNorm, the parts that
+/// were wanted.
 type Taken = (usize, bool, OutputKinds);
 
 /// A pass as the backend saw it.
@@ -118,7 +120,8 @@ impl Backend for Looking {
             pooled: ranges().zip(pooled).map(of_own).collect(),
             ..Pass::default()
         };
-        // Nothing is taken over from the pass before: where weights do not stay on a device, it would be gone.
+        // Nothing is taken over from the pass before: where weights do not stay on a device, it
+        // would be gone.
         self.needed.clear();
         Ok(())
     }
@@ -251,9 +254,9 @@ fn request(layers: &[usize], pool: Option<Pool>, per_token: bool) -> Request {
     }
 }
 
-/// Each operation's parameters are of a group that the pass has needed, and each group is needed where its turn is and not
-/// before; whichever layers are asked for. ESM-2's last LayerNorm belongs to the last layer alone, not to the deepest one
-/// that is wanted.
+/// Whichever layers are asked for, a pass needs each group of parameters just before it uses the
+/// group. And ESM-2's final LayerNorm is applied to the last layer alone, not to the deepest one
+/// that is asked for.
 #[test]
 fn parameters_are_needed_before_their_use_and_the_last_norm_is_the_last_layers() {
     for kind in KINDS {
@@ -310,7 +313,8 @@ fn what_is_pooled_is_the_first_token_or_the_tokens_of_the_mean() {
     }
 }
 
-/// Neither more sequences than a pass has room for, nor more tokens, nor those of another class; and as many as that.
+/// Neither more sequences than a pass has room for, nor more tokens, nor those of another class;
+/// and as many as that.
 #[test]
 fn passes_are_as_full_as_the_limits_allow() {
     let full = |passes: &[Pass]| -> Vec<(usize, usize)> {

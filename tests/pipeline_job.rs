@@ -278,8 +278,8 @@ fn garbage_does_not_leave_in_silence() {
     assert_eq!(left, [".lock", "job.json"]);
 }
 
-/// A state that is not finite is an error also where every mean is, or where no vector is asked for: of the last token as of
-/// the first, and of any layer.
+/// A state that is not finite is an error, whichever token and layer it belongs to: also where all
+/// vectors are finite, and where no vectors are asked for.
 #[test]
 fn a_state_that_is_not_finite_does_not_leave_in_silence() {
     let mut job = Job::new(30);

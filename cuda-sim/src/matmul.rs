@@ -1,5 +1,5 @@
-//! cuBLASLt's product: D = alpha · op(A) · op(B) + beta · C + bias, column-major, sums in f32; where the caller asks for
-//! it, f32 operands are rounded to TF32 before.
+//! cuBLASLt's product: D = alpha · op(A) · op(B) + beta · C + bias, column-major, sums in f32;
+//! where the caller asks for it, f32 operands are rounded to TF32 before.
 
 use std::fmt;
 
@@ -138,7 +138,8 @@ fn add_columns(sums: &mut [f32], a: &[f32], factors: &[f32]) {
     }
 }
 
-/// An f32 as tensor cores read it in TF32: 10 bits behind the point, rounded to nearest even. Infinity and NaN stay.
+/// An f32 as tensor cores read it in TF32: 10 bits behind the point, rounded to nearest even.
+/// Infinity and NaN stay.
 fn tf32(value: f32) -> f32 {
     const DROPPED: u32 = 13;
     if !value.is_finite() {

@@ -354,8 +354,8 @@ fn products_are_as_exact_as_f32_sums() {
     }
 }
 
-/// Whoever asks for TF32 gets it: f32 operands keep 10 bits behind the point. Of f16 and bf16, which have no more, nothing
-/// is lost.
+/// Whoever asks for TF32 gets it: f32 operands keep 10 bits behind the point. Of f16 and bf16,
+/// which have no more, nothing is lost.
 #[test]
 fn tf32_rounds_operands_in_f32_and_no_others() {
     for input in [Type::F32, Type::F16, Type::Bf16] {
@@ -366,7 +366,8 @@ fn tf32_rounds_operands_in_f32_and_no_others() {
             beta: 0.0,
             bias: false,
         });
-        // Two roundings by 2^-11 of each term, where all have the same sign, are 2^14 / (k + 3) times the bound: 293.
+        // Two roundings by 2^-11 of each term, where all have the same sign, are 2^14 / (k + 3)
+        // times the bound: 293.
         let rounded = (10.0..293.0).contains(&worst);
         assert_eq!(
             rounded,

@@ -123,8 +123,9 @@ pub fn same_among_others(
     }
 }
 
-/// What is asked for beside a representation changes no bit of it: each layer alone, means with and without token states, and
-/// states without means. And `cls` is the first row. `sequences` are one batch.
+/// What is asked for beside a representation changes no bit of it: each layer alone, means with and
+/// without token states, and states without means. And `cls` is the first row. `sequences` are one
+/// batch.
 pub fn same_whatever_is_asked_for(on: &str, model: &mut dyn Embedder, sequences: &[Vec<u32>]) {
     let mut batch = PackedBatch::new();
     sequences.iter().for_each(|s| batch.push(s));

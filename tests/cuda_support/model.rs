@@ -55,8 +55,8 @@ impl Devices {
         })
     }
 
-    /// What simulated devices say that they are, 80, 89 or 90, until they are asked to say something else, by other tests
-    /// too: 90 is what these expect. Real ones stay what they are.
+    /// What simulated devices say that they are, 80, 89 or 90, until they are asked to say
+    /// something else, by other tests too: 90 is what these expect. Real ones stay what they are.
     pub fn set_architecture(&self, architecture: u32) {
         if let Some(simulator) = &self.simulator {
             simulator.call::<extern "C" fn(u32)>("seqstream_sim_set_architecture")(architecture);

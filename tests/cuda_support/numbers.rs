@@ -94,16 +94,18 @@ pub fn error(got: &[f32], wanted: &[f64]) -> f64 {
 
 /// How far got·wanted / wanted·wanted may be from 1: what [`same_on_the_whole`] allows.
 ///
-/// Rounding to nearest moves a value w by at most epsilon·w, up as often as down: its standard deviation is at most
-/// epsilon·w/√3. So the standard deviation of the quotient is at most (epsilon/√3)·√Σw⁴ / Σw². For N values with a normal
-/// distribution, where Σw⁴ / (Σw²)² is 3/N, that is epsilon/√N: 4.9e-6 in f16 for [`ENOUGH`] values. What GELU makes
-/// of normal values is close to 0 for half of them, and counts as a third as many: 8.5e-6. Attention also rounds its
-/// weights, of which there is one for each query and key and not for each value; the largest is 1 and loses nothing.
-/// This adds hardly more than the values' own rounding: 7e-6. The bar is 3e-5, more than three times any of these,
-/// and in bf16, which has three bits less, eight times that.
+/// Rounding to nearest moves a value w by at most epsilon·w, up as often as down: its standard
+/// deviation is at most epsilon·w/√3. So the standard deviation of the quotient is at most
+/// (epsilon/√3)·√Σw⁴ / Σw². For N values with a normal distribution, where Σw⁴ / (Σw²)² is 3/N,
+/// that is epsilon/√N: 4.9e-6 in f16 for [`ENOUGH`] values. What GELU makes of normal values is
+/// close to 0 for half of them, and counts as a third as many: 8.5e-6. Attention also rounds its
+/// weights, of which there is one for each query and key and not for each value; the largest is 1
+/// and loses nothing. This adds hardly more than the values' own rounding: 7e-6. The bar is 3e-5,
+/// more than three times any of these, and in bf16, which has three bits less, eight times that.
 ///
-/// Results or scores that are all off by a factor of 1 ± 1e-4 are over the bar in f16. In bf16 they are not, but its
-/// kernels have the same source. What only bf16 could have wrong is how it rounds: to cut the bits off costs 2e-3.
+/// Results or scores that are all off by a factor of 1 ± 1e-4 are over the bar in f16. In bf16 they
+/// are not, but its kernels have the same source. What only bf16 could have wrong is how it rounds:
+/// to cut the bits off costs 2e-3.
 pub fn whole_tolerance(dtype: DType) -> f64 {
     match dtype {
         DType::F32 => 1e-7, // not for rounding's sake, which loses 1e-9, but for f32 sums and polynomials
@@ -115,7 +117,8 @@ pub fn whole_tolerance(dtype: DType) -> f64 {
 /// So many values make a mean that [`whole_tolerance`] is right for.
 pub const ENOUGH: usize = 10_000;
 
-/// What a bar on the largest error does not see: results that are all a little too large, or too small.
+/// What a bar on the largest error does not see: results that are all a little too large, or too
+/// small.
 #[track_caller]
 pub fn same_on_the_whole(what: &str, got: &[f32], wanted: &[f64], dtype: DType) {
     assert!(

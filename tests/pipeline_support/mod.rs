@@ -36,7 +36,8 @@ pub struct Hashing {
     pub before: Box<dyn FnMut(u64)>,
     /// Gives NaN for the sequence of this number.
     pub nan_at: Option<u64>,
-    /// Makes the state of one token other than [`state`], and no mean: of which sequence, token, layer, and to what.
+    /// Makes the state of one token other than [`state`], and no mean: of which sequence, token,
+    /// layer, and to what.
     pub state_at: Option<(u64, usize, usize, f32)>,
     /// Submitted and not yet collected.
     submitted: VecDeque<Vec<LayerOutput>>,

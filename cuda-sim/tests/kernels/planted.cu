@@ -77,7 +77,8 @@ KERNEL(planted_barriers, PlantedParams, 64, barriers)
 
 // to: a box of [32, 64] 16-bit elements by a tensor copy of 128-byte swizzle, put straight again. bug 1: no wait;
 // 2: expects too many bytes; 3: the barrier was never initialised; 4: no fence after the initialisation; 5: read
-// without the swizzle; 6: waits for the wrong parity; 7: 64 bytes beside an aligned address; 8: waits for a parity of 2.
+// without the swizzle; 6: waits for the wrong parity; 7: 64 bytes beside an aligned address; 8:
+// waits for a parity of 2.
 static __device__ void tensor(const PlantedParams &p) {
 #ifdef SM90A
     DYN_SMEM(smem);
