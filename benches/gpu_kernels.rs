@@ -125,9 +125,25 @@ fn run(multiprocessors: usize, only: Option<String>, extent: Extent) -> Result<(
         }
         let lengths = uniform(longest.min(350), many);
         attention(&mut device, (heads, head_dim), DType::Bf16, true, &lengths)?;
-        attention(&mut device, (heads, head_dim), DType::F16, true, &ragged(many))?;
-        let by = By::MmaSync;
-        attention_by(&mut device, by, (heads, head_dim), DType::F16, true, &lengths)?;
+        attention(
+            &mut device,
+            (heads, head_dim),
+            DType::F16,
+            true,
+            &ragged(many),
+        )?;
+        for length in [100, 350, 1022] {
+            let lengths = uniform(length.min(longest), many);
+            let by = By::MmaSync;
+            attention_by(
+                &mut device,
+                by,
+                (heads, head_dim),
+                DType::F16,
+                true,
+                &lengths,
+            )?;
+        }
     }
     for (heads, length) in [
         ((20, 64), 51),

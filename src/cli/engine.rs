@@ -34,7 +34,7 @@ pub struct Identity {
     pub simd: String,
     /// "f32", "f16" or "bf16".
     pub dtype: &'static str,
-    /// The algorithms of the products on CUDA.
+    /// The algorithms of the products on CUDA, and the attention kernels: `Cuda::fingerprint`.
     pub gemm: Option<String>,
 }
 

@@ -25,7 +25,8 @@ pub struct JobSpec {
     pub device: String,
     /// With which instructions (CPU) or on which chip (CUDA), since the order of additions depends on it.
     pub simd: String,
-    /// The algorithms of the matrix products, on CUDA: they decide bits too.
+    /// The algorithms of the matrix products on CUDA, and the attention kernels where these gave other bits once: they
+    /// decide bits too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gemm: Option<String>,
     /// In what it computes: "f32", "f16", "bf16".

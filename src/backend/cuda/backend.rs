@@ -78,6 +78,8 @@ pub struct Cuda {
     layers: Vec<Layer>,
     pub(super) matrices: Vec<(Role, usize)>,
     pub(super) attention: Vec<AttentionFunctions>,
+    /// What tells the bits of the attention kernels from those that came before.
+    attention_bits: Option<&'static str>,
     /// Rotations by what they are made of, and how many values a position.
     pub(super) tables: Vec<(ParameterId, usize)>,
     /// Bytes a token of what a layer makes that is not where it goes yet: of the widest.
@@ -116,6 +118,7 @@ impl Cuda {
             layers: Vec::new(),
             matrices: Vec::new(),
             attention: Vec::new(),
+            attention_bits: None,
             tables: Vec::new(),
             scratch: 0,
             running: None,
@@ -127,9 +130,14 @@ impl Cuda {
         &self.info
     }
 
-    /// Tells the algorithms of the products, which decide bits, from others.
+    /// Tells what decides bits here from what did elsewhere or before: the algorithms of the products, and the attention
+    /// kernels where newer ones do the work of others.
     pub fn fingerprint(&self) -> String {
-        self.gemm.fingerprint()
+        let products = self.gemm.fingerprint();
+        match self.attention_bits {
+            Some(attention) => format!("{products}, {attention}"),
+            None => products,
+        }
     }
 
     /// The cuBLASLt that is used, by its file.
@@ -290,6 +298,7 @@ impl Backend for Cuda {
 
     fn attention_weights(&mut self, spec: AttentionSpec) -> Result<Attention, BackendError> {
         let kernels = AttentionFunctions::load(&self.context, self.options.dtype, &spec)?;
+        self.attention_bits = kernels.bits();
         self.attention.push(kernels);
         let (rotary, slopes) = match spec.position {
             Position::Rotary(inv_freq) => {

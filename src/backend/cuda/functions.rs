@@ -245,6 +245,11 @@ impl AttentionFunctions {
         })
     }
 
+    /// [`AttentionKernels::bits`]
+    pub fn bits(&self) -> Option<&'static str> {
+        self.kernels.bits()
+    }
+
     /// The work of a batch of these sequences.
     pub fn work(&self, starts: &[usize]) -> WorkList {
         self.kernels.work(starts)
