@@ -132,15 +132,18 @@ fn run(multiprocessors: usize, only: Option<String>, extent: Extent) -> Result<(
             true,
             &ragged(many),
         )?;
-        let by = By::MmaSync;
-        attention_by(
-            &mut device,
-            by,
-            (heads, head_dim),
-            DType::F16,
-            true,
-            &lengths,
-        )?;
+        for length in [100, 350, 1022] {
+            let lengths = uniform(length.min(longest), many);
+            let by = By::MmaSync;
+            attention_by(
+                &mut device,
+                by,
+                (heads, head_dim),
+                DType::F16,
+                true,
+                &lengths,
+            )?;
+        }
     }
     for (heads, length) in [
         ((20, 64), 51),

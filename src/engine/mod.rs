@@ -269,11 +269,14 @@ pub fn first_budget(job: &Job, multiprocessors: usize, room: usize) -> usize {
         .min(room)
 }
 
-/// The facts about a device that decide the bits of a result: its name and compute capability.
+/// The facts about a device that decide the bits of a result: its name, its compute capability, and
+/// the attention kernels where they give other bits than those of earlier versions.
 fn chip(backend: &Cuda) -> String {
     let info = backend.device();
     let (major, minor) = info.capability;
-    format!("{} sm_{major}{minor}", info.name)
+    let kernels = backend.attention_bits();
+    let kernels = kernels.map_or(String::new(), |kernels| format!(", {kernels}"));
+    format!("{} sm_{major}{minor}{kernels}", info.name)
 }
 
 /// The default number of tokens per batch on the CPU: enough rows to give every thread whole tiles

@@ -270,6 +270,13 @@ impl AttentionKernels {
         })
     }
 
+    /// What tells the bits of these kernels from the bits of those that did the same work before them, for the identity
+    /// of a job. `None` where there were no others.
+    pub fn bits(&self) -> Option<&'static str> {
+        let changed = HOPPER_TILES.map(|tile| format!("attention90_{}", tile.head_dim));
+        changed.contains(&self.long.source).then_some("attention90")
+    }
+
     /// The queries of each item of a sequence.
     fn pieces(&self, length: usize) -> Vec<Range<usize>> {
         if length <= self.whole {
@@ -506,6 +513,24 @@ mod tests {
         assert!(hopper.long.grid == Grid::Stay && hopper.long.shared <= 227 * 1024);
         assert_eq!(hopper.long.blocks(20, 97, 132), 132);
         assert_eq!(hopper.long.blocks(20, 3, 132), 60);
+        // Heads of 64 have had their kernel from the start.
+        assert_eq!((hopper.bits(), hopper.rotates), (None, HOPPER_ROTATES));
+        for head_dim in [16, 24, 32, 128] {
+            for (rotary, dtype) in [(true, DType::F16), (false, DType::Bf16)] {
+                let hopper = AttentionKernels::new(head_dim, dtype, rotary, (9, 0)).unwrap();
+                let name = format!("attention90_{}_{head_dim}", dtype.name());
+                assert_eq!(hopper.long.name, name);
+                assert!(hopper.long.grid == Grid::Stay && hopper.long.shared <= 227 * 1024);
+                assert_eq!(hopper.bits(), Some("attention90"));
+                let rotate = format!("rotate_keys_{}_{head_dim}", dtype.name());
+                let rotate = (rotary && head_dim == 128).then_some(rotate);
+                assert_eq!(hopper.rotate.map(|kernel| kernel.name), rotate);
+                for capability in [(8, 0), (10, 0)] {
+                    let other = AttentionKernels::new(head_dim, dtype, rotary, capability).unwrap();
+                    assert_eq!((other.bits(), other.rotate), (None, None));
+                }
+            }
+        }
         let later = AttentionKernels::new(64, DType::F16, true, (10, 0)).unwrap();
         assert_eq!(later.long.name, "attention_f16_64");
         assert_eq!(later.long.blocks(20, 97, 132), 20 * 97);
@@ -582,6 +607,30 @@ mod tests {
                 assert!(times.iter().all(|n| *n == 1), "{head_dim} {starts:?}");
             }
         }
+    }
+
+    /// Items of long sequences have as many queries as their block's warpgroups take at once, or 64 fewer; and keys are
+    /// rotated before only where a sequence is too long.
+    #[test]
+    fn long_sequences_are_cut_evenly_and_rotated_before() {
+        let kernels = AttentionKernels::new(128, DType::F16, true, (9, 0)).unwrap();
+        let rows = |length: usize| -> Vec<u32> {
+            let work = kernels.work(&[0, length]);
+            let mut items = work.items;
+            items.sort_by_key(|item| item.row);
+            items.iter().map(|item| item.rows).collect()
+        };
+        assert_eq!(rows(384), [384]);
+        assert_eq!(rows(385), [128, 128, 129]);
+        assert_eq!(rows(1022), [128, 192, 192, 128, 192, 190]);
+        assert!(!kernels.work(&[0, 384, 700]).rotated);
+        assert!(kernels.work(&[0, 300, 685]).rotated);
+        assert_eq!(kernels.rotate.as_ref().unwrap().blocks(40, 3, 132), 96);
+        let kernels = AttentionKernels::new(128, DType::F16, false, (9, 0)).unwrap();
+        assert!(!kernels.work(&[0, 4000]).rotated);
+        let kernels = AttentionKernels::new(64, DType::F16, true, (9, 0)).unwrap();
+        assert!(!kernels.work(&[0, HOPPER_ROTATES]).rotated);
+        assert!(kernels.work(&[0, HOPPER_ROTATES + 1]).rotated);
     }
 
     #[test]

@@ -101,6 +101,9 @@ pub struct Cuda {
     pub(super) matrices: Vec<(Role, usize)>,
     /// The attention kernels; [`Backend::sealed`] moves them to `running`.
     pub(super) attention: Vec<AttentionFunctions>,
+    /// What distinguishes the bits of the attention kernels from the bits of the kernels that did
+    /// the same work in earlier versions.
+    attention_bits: Option<&'static str>,
     /// The tables of rotations: the frequencies that each is made from, and their number per
     /// position.
     pub(super) tables: Vec<(ParameterId, usize)>,
@@ -143,6 +146,7 @@ impl Cuda {
             layers: Vec::new(),
             matrices: Vec::new(),
             attention: Vec::new(),
+            attention_bits: None,
             tables: Vec::new(),
             scratch: 0,
             running: None,
@@ -157,6 +161,12 @@ impl Cuda {
     /// Returns a fingerprint of the GEMM algorithms, which decide the bits of the results.
     pub fn fingerprint(&self) -> String {
         self.gemm.fingerprint()
+    }
+
+    /// Returns the name of the attention kernels where they give other bits than the kernels of
+    /// earlier versions did, for the identity of a job.
+    pub fn attention_bits(&self) -> Option<&'static str> {
+        self.attention_bits
     }
 
     /// Returns the file of the cuBLASLt that is used.
@@ -324,6 +334,7 @@ impl Backend for Cuda {
 
     fn attention_weights(&mut self, spec: AttentionSpec) -> Result<Attention, BackendError> {
         let kernels = AttentionFunctions::load(&self.context, self.options.dtype, &spec)?;
+        self.attention_bits = kernels.bits();
         self.attention.push(kernels);
         let (rotary, slopes) = match spec.position {
             Position::Rotary(inv_freq) => {

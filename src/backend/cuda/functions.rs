@@ -281,6 +281,11 @@ impl AttentionFunctions {
         })
     }
 
+    /// Returns [`AttentionKernels::bits`].
+    pub fn bits(&self) -> Option<&'static str> {
+        self.kernels.bits()
+    }
+
     /// Builds the work list for a batch whose sequences start at `starts`.
     pub fn work(&self, starts: &[usize]) -> WorkList {
         self.kernels.work(starts)
