@@ -1,9 +1,10 @@
-//! How much of a 650M forward pass is its matrix products: `cargo bench --bench gemm_share`.
+//! The share of matrix products in a 650M forward pass: `cargo bench --bench gemm_share`.
 //!
-//! Both run by turns on the same packed batch of ragged lengths: whole layers, through the model;
-//! and nothing but the linear layers of the same shapes on weights of the same size, without bias,
-//! GELU or residual. The model has 4 of the 33 layers (315 MB of weights, far over any cache, and
-//! all layers are alike). Prints both medians and their ratio, which is to be at least 80 %.
+//! Two computations alternate on the same packed batch of ragged lengths: whole layers, through the
+//! model; and only the linear layers of the same shapes on weights of the same size, without bias,
+//! GELU or residual. The model has 4 of the 33 layers (315 MB of weights, far larger than any
+//! cache, and all layers are alike). Prints both medians and their ratio, which should be at least
+//! 80 %.
 
 #![allow(clippy::unwrap_used)]
 
@@ -18,7 +19,7 @@ use std::time::Instant;
 const D: usize = 1280;
 const LAYERS: usize = 4;
 const ROUNDS: usize = 5;
-/// Ragged, as proteins are; 4 053 tokens.
+/// Ragged lengths, as of proteins; 4 053 tokens.
 const LENGTHS: [usize; 13] = [
     120, 210, 290, 350, 88, 512, 402, 307, 640, 151, 263, 330, 390,
 ];

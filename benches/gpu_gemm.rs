@@ -1,12 +1,16 @@
-//! What cuBLASLt gives at the models' shapes, on a real GPU: `cargo bench --bench gpu_gemm -- out.json`.
+//! The speed of cuBLASLt at the models' shapes, on a real GPU: `cargo bench --bench gpu_gemm --
+//! out.json`.
 //!
-//! `gpu_gemm [FILE.json] [--models 650M,3B] [--rows 4096,33792] [--dtype f16] [--chain 256]`. For each product and number of rows: the
-//! algorithm that seqstream chooses (one for all rows) and the library's own first (for these rows, split-K or not),
-//! one at a time on an idle device: random data, L2 flushed before each run, medians, the two by turns. Then for each
-//! model and number of rows all products of all layers back to back, each layer with weights of its own, as a forward
-//! pass without anything else would run them: tokens/s that no kernel of ours can exceed.
+//! The arguments are `gpu_gemm [FILE.json] [--models 650M,3B] [--rows 4096,33792] [--dtype f16]
+//! [--chain 256]`. For each product and number of rows it times the algorithm that seqstream
+//! chooses (one for all rows) and the library's own first algorithm (for these rows, split-K or
+//! not). They are timed one at a time on an idle device, alternately, with random data and with L2
+//! flushed before each run; the result is the median. Then, for each model and number of rows, it
+//! times all products of all layers back to back, each layer with weights of its own, as a forward
+//! pass without anything else would run them: this is a limit in tokens per second that none of our
+//! kernels can exceed.
 //!
-//! Where there is no GPU it says so; with REQUIRE_GPU=1 that is a failure.
+//! It says so if there is no GPU; with REQUIRE_GPU=1 this is a failure.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,21 +25,22 @@ use seqstream::gpu::driver::{
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// Multiples of 132 multiprocessors x 64 rows: whole waves on an H100 or H200. And the 4096 of fair-esm's scripts.
+/// Multiples of 132 multiprocessors x 64 rows, which are whole waves on an H100 or H200; and the
+/// 4096 rows of fair-esm's scripts.
 const ROWS: [usize; 5] = [4096, 8448, 16_896, 33_792, 67_584];
-/// The rows that algorithms are chosen at.
+/// The number of rows at which algorithms are chosen.
 const CHOSEN_AT: usize = 33_792;
 const FLUSH: usize = 128 << 20;
-/// Timed runs of a product, after two that are not.
+/// Timed runs of a product, after two untimed ones.
 const RUNS: usize = 15;
-/// Timed passes of a model: as many as take this long, within bounds.
+/// The time of the timed passes of a model in milliseconds; it decides their number, within bounds.
 const PASSES_MS: f32 = 1500.0;
 const PASSES: (usize, usize) = (3, 50);
 
 struct Shape {
     name: &'static str,
     layers: usize,
-    /// Outputs, inputs, kind, bias of a layer's products, in order.
+    /// Outputs, inputs, kind and bias of a layer's products, in order.
     products: [(usize, usize, Kind, bool); 4],
 }
 
@@ -78,7 +83,7 @@ struct Options {
     chain: usize,
 }
 
-/// What was asked for, or what of it makes no sense.
+/// Parses the arguments; the error says which one is invalid.
 fn options() -> Result<Options, String> {
     let mut options = Options {
         file: None,
@@ -117,7 +122,7 @@ fn options() -> Result<Options, String> {
                     .parse()
                     .map_err(|e| format!("--chain {length}: {e}"))?;
             }
-            "--bench" => {} // cargo's
+            "--bench" => {} // an argument that cargo adds
             other if other.starts_with('-') => return Err(format!("{other} is not known")),
             file => options.file = Some(file.to_owned()),
         }
@@ -257,7 +262,7 @@ fn median(mut times: Vec<f32>) -> f64 {
     f64::from(times[times.len() / 2])
 }
 
-/// Milliseconds of each.
+/// Returns the milliseconds of each product, timed alternately.
 fn by_turns(
     bench: &Workbench,
     products: [&Product; 2],
@@ -275,7 +280,7 @@ fn by_turns(
     Ok(times.map(median))
 }
 
-/// Milliseconds of all products of all layers, in order, without a gap.
+/// Returns the milliseconds of all products of all layers, in order, without a gap.
 fn whole_pass(
     context: &Context,
     model: &Shape,
@@ -295,8 +300,8 @@ fn whole_pass(
     let hidden = products[0].spec().inputs;
     let layer: usize = weights.iter().sum();
     let sizes = [
-        rows * hidden * size, // what LayerNorm and attention would give
-        rows * widest * size, // what the wide products give and take
+        rows * hidden * size, // the output of LayerNorm and attention
+        rows * widest * size, // input and output of the wide products
         rows * hidden * 4,    // the residual stream
         widest * 4,           // a bias in f32
         widest * size,        // a bias in the products' dtype
@@ -323,7 +328,7 @@ fn whole_pass(
     };
     let stream = Stream::new(context, StreamName::Compute, 0)?;
     let dtype = products[0].spec().dtype;
-    // SAFETY: the regions were made just now.
+    // SAFETY: the regions were just allocated.
     unsafe {
         for region in [narrow, wide, bias, all_weights] {
             randomise(&stream, region, dtype)?;
@@ -352,7 +357,8 @@ fn whole_pass(
                     bias: bias.address(),
                     out: out.address(),
                 };
-                // SAFETY: the regions are as large as the sizes above say, and of this stream alone.
+                // SAFETY: the regions have the sizes computed above, and only this stream uses
+                // them.
                 unsafe { product.run(&stream, workspace, operands, rows)? };
                 w += *bytes as u64;
             }

@@ -1,12 +1,14 @@
-//! Times every kernel on a real GPU, against what bounds it.
+//! Times every kernel on a real GPU, and compares it with the device's limit.
 //!
 //!     cargo bench --bench gpu_kernels [-- WORD]        only the lines that contain the word
-//!     cargo bench --bench gpu_kernels -- --small       that it runs: few tokens, few rounds, no sense in the times
+//!     cargo bench --bench gpu_kernels -- --small       few tokens and rounds: only checks that it
+//!                                                     runs, the times mean nothing
 //!
-//! Random numbers; the inputs of a round are not those of the last one, so that they come from memory as
-//! in a model; the median of the rounds, twice, to show the noise. A line: what, microseconds (both
-//! medians), and GB/s or TFLOP/s of what it must move or compute. Needs a device and kernels; says so
-//! where there are none, and with REQUIRE_GPU=1 that is a failure.
+//! The inputs are random numbers. Each round has other inputs than the previous one, so that they
+//! come from memory as in a model. The median of the rounds is taken twice, to show the noise. A
+//! line shows the name, microseconds (both medians), and GB/s or TFLOP/s of the least data or work.
+//! The bench needs a device and kernels; it says so if there are none, and with REQUIRE_GPU=1 this
+//! is a failure.
 
 #[path = "gpu_kernels/attention.rs"]
 mod attention;
@@ -89,7 +91,7 @@ fn run(multiprocessors: usize, only: Option<String>, extent: Extent) -> Result<(
             &uniform(length, many),
         )?;
     }
-    // Whether the kernels for Hopper are worth having, and from which length on.
+    // These lines show whether the kernels for Hopper are worthwhile, and from which length on.
     for (by, rotary, length) in [
         (By::MmaSync, true, 100),
         (By::MmaSync, true, 350),
@@ -181,7 +183,7 @@ fn run(multiprocessors: usize, only: Option<String>, extent: Extent) -> Result<(
         cast(&mut device, few.min(5120) * 1280, from, to)?;
     }
     rotary_table(&mut device, longest, 32)?;
-    // fc1 and fc2 of 650M: one sequence, and as many as fill the card.
+    // fc1 and fc2 of 650M: one sequence, and enough sequences to fill the card.
     for rows in [15, few.min(4096)] {
         gemm_short(&mut device, rows, 5120, 1280)?;
         gemm_short(&mut device, rows, 1280, 5120)?;
@@ -390,7 +392,7 @@ fn gated_gelu(
     })
 }
 
-/// Of sequences of so many tokens.
+/// Times `represent` on sequences of this many tokens.
 fn represent(
     device: &mut Device,
     rows: usize,

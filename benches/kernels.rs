@@ -1,7 +1,7 @@
 //! The CPU backend's operations at the models' shapes: `cargo bench --bench kernels`.
 //!
-//! Elements per second are FLOP per second for the linear layers and attention (4·d·length a
-//! token), values per second for LayerNorm.
+//! Elements per second are FLOP per second for the linear layers and attention (4·d·length per
+//! token), and values per second for LayerNorm.
 
 #![allow(clippy::unwrap_used)]
 
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 const TOKENS: usize = 2048;
 
-/// Values in (-1/2, 1/2): random, since some machines run faster on zeros.
+/// Returns values in (-1/2, 1/2). They are random, since some machines run faster on zeros.
 fn random(n: usize) -> Vec<f32> {
     let mut x = 0x9e37_79b9_7f4a_7c15u64;
     let mut next = || {
@@ -40,7 +40,7 @@ fn threads() -> usize {
 fn linear(c: &mut Criterion) {
     let mut cpu = Cpu::new(threads()).unwrap();
     let mut group = c.benchmark_group("linear");
-    // (inputs, outputs): 8M, 35M, 150M, 650M and DNABERT-S, q-k-v and the two of the FFN.
+    // (inputs, outputs) of 8M, 35M, 150M, 650M and DNABERT-S: q-k-v and the two layers of the FFN.
     let widths = [
         (320, 1280),
         (480, 1920),
@@ -122,7 +122,7 @@ fn layer_norm(c: &mut Criterion) {
     group.finish();
 }
 
-/// Weights into a slot, one thread's part of it: as they are, and rounded on the way.
+/// Times loading weights into a slot (one thread's part): unchanged, and rounded on the way.
 fn weights(c: &mut Criterion) {
     let mut from = Vec::new();
     DType::F32.encode(&random(8 << 20), &mut from);

@@ -1,5 +1,6 @@
-//! FASTA reading, cleaning and the two tokenizers, in bytes of sequence a second on one core; and a
-//! whole job whose model costs nothing, in tokens a second: what its reading thread can feed.
+//! FASTA reading, cleaning and the two tokenizers, in bytes of sequence per second on one core; and
+//! a whole job whose model costs nothing, in tokens per second: the rate that its reading thread
+//! can supply.
 
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -19,7 +20,7 @@ use seqstream::sequence::{
 
 const PROTEIN: &[u8] = b"LAGVSERTIDPKQNFYMHWC";
 
-/// Letters drawn evenly by a fixed generator.
+/// Returns letters drawn uniformly by a fixed generator.
 fn letters(alphabet: &[u8], n: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     (0..n)
@@ -102,7 +103,8 @@ fn reading(c: &mut Criterion) {
     group.finish();
 }
 
-/// SEQSTREAM_BENCH_TOKENIZER names a published tokenizer.json; the small one of the tests stands in for it.
+/// Returns the tokenizer of the tokenizer.json that SEQSTREAM_BENCH_TOKENIZER names, or by default
+/// the small tokenizer of the tests.
 fn bpe() -> Tokenizer {
     let own = std::env::var("SEQSTREAM_BENCH_TOKENIZER").unwrap_or_else(|_| {
         let small =
@@ -144,7 +146,7 @@ fn tokenizing(c: &mut Criterion) {
     group.finish();
 }
 
-/// Gives every sequence one zero.
+/// A model that gives every sequence a single zero.
 struct Nothing {
     config: ModelConfig,
     batches: VecDeque<usize>,
@@ -173,7 +175,7 @@ impl Embedder for Nothing {
     }
 }
 
-/// Reads, tokenizes and packs `text`, in one shard; the tokens.
+/// Reads, tokenizes and packs `text`, in one shard; returns the number of tokens.
 fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
     let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
     let mut model = Nothing {

@@ -1,4 +1,5 @@
-//! Sequences to rows: reads a FASTA file, embeds it on the CPU, prints the start of each row.
+//! Turns sequences into rows: reads a FASTA file, embeds it on the CPU, and prints the start of
+//! each row.
 //!
 //!     cargo run --example embed [MODEL [FASTA]]
 

@@ -1,5 +1,5 @@
-//! One kernel: launched on a device, and checked against a reference in f64. It runs on a GPU, or on
-//! the simulated driver, which runs the same kernel source on the CPU.
+//! Runs one kernel: launches it on a device, and checks it against a reference in f64. It runs on a
+//! GPU, or on the simulated driver, which runs the same kernel source on the CPU.
 //!
 //!     cargo run --example one_kernel
 
@@ -10,9 +10,10 @@ use seqstream::backend::cuda::params::GeluParams;
 use seqstream::gpu::driver::{Arena, Context, Module, PinnedBuffer, Stream, StreamName};
 use std::error::Error;
 
-const COUNT: usize = 10_007; // no multiple of a vector
+const COUNT: usize = 10_007; // not a multiple of a vector
 
-/// The error function: its Taylor series, exact to f64 for the arguments used here.
+/// Returns the error function by its Taylor series, which is exact to f64 for the arguments used
+/// here.
 fn erf(x: f64) -> f64 {
     let (mut term, mut sum) = (x, x);
     for n in 1..200 {
@@ -36,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let bytes = COUNT * size_of::<f32>();
     let mut host = PinnedBuffer::new(&context, bytes)?;
     let region = Arena::new(&context, bytes)?.take("values", bytes)?;
-    // SAFETY: no copy of this buffer is under way yet.
+    // SAFETY: no copy of this buffer is running yet.
     let staging = unsafe { host.bytes_mut() };
     for (to, value) in staging.chunks_exact_mut(4).zip(&values) {
         to.copy_from_slice(&value.to_le_bytes());
@@ -46,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         count: COUNT as u64,
     };
     // SAFETY: one stream does everything in order; the buffer and the region live until it is
-    // synchronized, and `GeluParams` is what this kernel takes.
+    // synchronized, and `GeluParams` is the parameter of this kernel.
     unsafe {
         stream.load(&host, 0..bytes, &region)?;
         stream.launch(&kernel, [8, 1, 1], [256, 1, 1], 0, &params)?;
@@ -68,7 +69,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let error = (difference / norm).sqrt();
     println!("gelu_f32 on {COUNT} values: relative error {error:.1e}");
-    // Three roundings of f32, each at most 2^-24.
+    // The bound is three roundings of f32, each at most 2^-24.
     if error.is_nan() || error > 3.0 * 2f64.powi(-24) {
         return Err("the kernel's results are wrong".into());
     }

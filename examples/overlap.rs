@@ -1,5 +1,5 @@
-//! Streams and fences by hand: batches are copied to the device, computed and stored, each step on a
-//! stream of its own, ordered by events. It runs on a GPU, or on the simulated driver.
+//! Uses streams and fences directly: batches are copied to the device, computed and stored, each
+//! step on its own stream, ordered by events. It runs on a GPU, or on the simulated driver.
 //!
 //!     cargo run --example overlap
 
@@ -18,15 +18,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     device::real_or_simulated();
     let context = Context::new(0)?;
 
-    // One load, one compute and one store stream, and a log of what each of them was given.
+    // One load, one compute and one store stream, and a log of the work that each of them was
+    // given.
     let mut manager = StreamManager::new(StreamOptions {
         log: Some(1024),
         ..StreamOptions::default()
     })?;
     manager.create_streams(std::slice::from_ref(&context))?;
 
-    // A ring of three slots: while the device computes one batch, the host writes the next one and
-    // reads the one before. All memory is taken here, once.
+    // A ring of three slots: while the device computes one batch, the host writes the next batch
+    // and reads the previous one. All memory is allocated here, once.
     let options = ProcessorOptions {
         slots: 3,
         input_bytes: BYTES,
@@ -48,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         },
         // "Computing" is a copy on the device, behind the fence of the load.
         |batch| -> Result<usize, DriverError> {
-            // SAFETY: the regions are the open batch's slot, which nothing else touches.
+            // SAFETY: the regions are the open batch's slot, which nothing else accesses.
             unsafe { batch.compute.copy(&batch.input, batch.output)? };
             Ok(BYTES)
         },
@@ -76,7 +77,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if right as u64 != batches {
         return Err("a batch came back wrong".into());
     }
-    // A batch that is given up: its slot is free again, and the ring goes on.
+    // This batch is given up: its slot becomes free again, and the ring continues.
     ring.stage(u64::from(BATCHES))?;
     ring.abandon()?;
     println!(

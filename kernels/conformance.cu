@@ -1,9 +1,14 @@
-// One tiny kernel for each wrapper of `ptx.cuh` and `ptx90.cuh` that has a result of its own, whose raw numbers
-// `tests/cuda_conformance.rs` holds against what the PTX ISA documents: on the emulator, and on a device. (Not for hints, as
-// of registers and caches; copies back to memory show in the kernels that make them.)
+// Computes: one tiny kernel for each wrapper of `ptx.cuh` and `ptx90.cuh` that has a result of its
+// own. `tests/cuda_conformance.rs` compares the raw numbers with what the PTX ISA documents, on the
+// emulator and on a device. Hints (for registers and caches) have no kernel; copies back to memory
+// are tested by the kernels that make such copies.
 //
-// Shapes: of every kernel one block, of 32 threads, or of as many as its comment says. `from` and `to` are as the
-// comment says; the scalars of `n` are named where they are read.
+// Shapes: `from` and `to` are as each kernel's comment says; the scalars of `n` are named where
+// they are read.
+//
+// Launch: one block, of 32 threads unless the kernel's comment gives another number.
+//
+// Bound and measured: not for speed, so nothing is measured.
 #include "kernel.cuh"
 #include "number.cuh"
 #include "ptx.cuh"
@@ -20,7 +25,8 @@ __device__ void copy_words(uint32_t *to, const uint32_t *from, uint32_t words) {
     for (uint32_t i = threadIdx.x; i < words; i += blockDim.x) to[i] = from[i];
 }
 
-// from: 32 rows of 8 u16, each put into shared memory at a pitch of 48 bytes; to u32 [32][4]. n[0]: which form.
+// from: 32 rows of 8 u16, each stored in shared memory at a pitch of 48 bytes; to: u32 [32][4].
+// n[0]: selects the form.
 __device__ void load_matrices(const ConformanceParams &p) {
     __shared__ __align__(16) uint32_t rows[32][12];
     const uint32_t *from = reinterpret_cast<const uint32_t *>(p.from);
@@ -37,7 +43,7 @@ __device__ void load_matrices(const ConformanceParams &p) {
 }
 KERNEL(conformance_ldmatrix, ConformanceParams, 32, load_matrices)
 
-// from: a u32 [32][4]; from2: b u32 [32][2]; to: d f32 [32][4], read and written. n[0]: k.
+// from: a, u32 [32][4]; from2: b, u32 [32][2]; to: d, f32 [32][4], read and written. n[0]: k.
 template <typename T> __device__ void multiply_fragments(const ConformanceParams &p) {
     const uint32_t *a = reinterpret_cast<const uint32_t *>(p.from) + threadIdx.x * 4;
     const uint32_t *b = reinterpret_cast<const uint32_t *>(p.from2) + threadIdx.x * 2;
@@ -53,8 +59,8 @@ template <typename T> __device__ void multiply_fragments(const ConformanceParams
 KERNEL(conformance_mma_f16, ConformanceParams, 32, multiply_fragments<__half>)
 KERNEL(conformance_mma_bf16, ConformanceParams, 32, multiply_fragments<__nv_bfloat16>)
 
-// from: 32 x 16 bytes; to: the same, zeroes for lanes whose bit in n[0] is not set. In two groups: the second, of the
-// upper half warp, is waited for last.
+// from: 32 x 16 bytes; to: the same bytes, with zeroes for lanes whose bit in n[0] is not set. The
+// copies form two groups; the second group, of the upper half warp, is waited for last.
 __device__ void copy_asynchronously(const ConformanceParams &p) {
     __shared__ __align__(16) uint32_t landed[32][4];
     const uint32_t *from = reinterpret_cast<const uint32_t *>(p.from) + threadIdx.x * 4;
@@ -81,14 +87,15 @@ __device__ void powers(const ConformanceParams &p) {
 }
 KERNEL(conformance_exp2, ConformanceParams, 32, powers)
 
-// from: f32 [n[0], 2]; to: u32 [n[0], 2], of `pack2` and of `from_f32`.
+// from: f32 [n[0], 2]; to: u32 [n[0], 2], the results of `pack2` and of `from_f32`.
 template <typename T> __device__ void conversions(const ConformanceParams &p) {
     const float *from = reinterpret_cast<const float *>(p.from);
     uint32_t *to = reinterpret_cast<uint32_t *>(p.to);
     for (uint32_t i = threadIdx.x; i < p.n[0]; i += blockDim.x) {
         const float low = from[2 * i], high = from[2 * i + 1];
         to[2 * i] = pack2<T>(low, high);
-        // Not by memcpy, of bytes: nvcc 13.0 (ptxas) stores the byte that the half's *value* converts to.
+        // This does not use memcpy of bytes, because nvcc 13.0 (ptxas) then stores the byte that
+        // the half's *value* converts to.
         T *halves = reinterpret_cast<T *>(&to[2 * i + 1]);
         halves[0] = from_f32<T>(low);
         halves[1] = from_f32<T>(high);
@@ -114,7 +121,8 @@ __device__ void shuffles(const ConformanceParams &p) {
 }
 KERNEL(conformance_shuffle, ConformanceParams, 32, shuffles)
 
-// from: u32 [32][4]; to: shared memory after it, 32 rows of 8 u16. n[0]: whether transposed.
+// from: u32 [32][4]; to: the shared memory after the store, 32 rows of 8 u16. n[0]: whether
+// transposed.
 __device__ void store_matrices([[maybe_unused]] const ConformanceParams &p) {
 #ifdef SM90A
     __shared__ __align__(16) uint32_t rows[32][4];
@@ -130,8 +138,8 @@ __device__ void store_matrices([[maybe_unused]] const ConformanceParams &p) {
 }
 KERNEL(conformance_stmatrix, ConformanceParams, 32, store_matrices)
 
-// to: the box of the first map at coordinates n[2], n[3], n[4], as shared memory has it. n[0]: rank; n[1]: bytes.
-// Block of 128 threads; dynamic shared memory: the box and 1024 bytes.
+// to: the box of the first map at coordinates n[2], n[3], n[4], in the layout of shared memory.
+// n[0]: rank; n[1]: bytes. A block has 128 threads; dynamic shared memory: the box and 1024 bytes.
 __device__ void copy_box([[maybe_unused]] const ConformanceParams &p) {
 #ifdef SM90A
     DYN_SMEM(smem);
@@ -156,8 +164,8 @@ __device__ void copy_box([[maybe_unused]] const ConformanceParams &p) {
 }
 KERNEL(conformance_tma, ConformanceParams, 128, copy_box)
 
-// A ring of three slots between 64 threads that fill and 64 that read. to: u32 [64], sums over n[0] rounds.
-// Block of 128 threads.
+// A ring of three slots between 64 threads that fill it and 64 threads that read it. to: u32 [64],
+// sums over n[0] rounds. A block has 128 threads.
 __device__ void pass_through_ring([[maybe_unused]] const ConformanceParams &p) {
 #ifdef SM90A
     constexpr uint32_t SLOTS = 3;
@@ -194,7 +202,8 @@ __device__ void pass_through_ring([[maybe_unused]] const ConformanceParams &p) {
 }
 KERNEL(conformance_mbarrier, ConformanceParams, 128, pass_through_ring)
 
-// Warps 0 and 1 fill, and do not wait; warps 2 and 3 read what they filled. to: u32 [64]. Block of 128 threads.
+// Warps 0 and 1 write, and do not wait; warps 2 and 3 read what these warps wrote. to: u32 [64]. A
+// block has 128 threads.
 __device__ void meet_at_named_barrier([[maybe_unused]] const ConformanceParams &p) {
 #ifdef SM90A
     __shared__ uint32_t slots[64];
@@ -222,7 +231,8 @@ __device__ uint64_t descriptor(const void *at, uint32_t leading, uint32_t stride
     }
 }
 
-// Step after step of one form; `registers` are those of A of a thread, 512 words a step.
+// Multiplies step after step in one form; `registers` points to a thread's registers of A, 512
+// words per step.
 template <typename T, int N, bool InRegisters, int TransB>
 __device__ void multiply_steps(float (&d)[N / 2], const ConformanceParams &p, uint64_t a, uint64_t b) {
     const uint32_t *registers = reinterpret_cast<const uint32_t *>(p.from2) + threadIdx.x * 4;
@@ -245,11 +255,12 @@ __device__ void multiply_steps(float (&d)[N / 2], const ConformanceParams &p, ui
 }
 #endif
 
-// A product of n[0] steps of 16 K's, of operands that lie in shared memory as the test has laid them out: from, n[1]
-// words, the first 32 KiB of which are A. from2: A in registers, u32 [steps][128][4]. from3: the sums before, f32
-// [128][N / 2], or none; to: after. n[2]: 1 for A in registers, 2 for B N-major. n[3]: swizzle. n[4], n[5]: leading and
-// stride bytes of A and, in the upper half word, of B. n[6]: bytes from step to step of A, and of B above.
-// Block of 128 threads; dynamic shared memory: as many bytes as words say.
+// Multiplies n[0] steps of 16 columns of K. The operands lie in shared memory as the test has laid
+// them out. from: n[1] words, the first 32 KiB of which are A. from2: A in registers, u32
+// [steps][128][4]. from3: the sums before, f32 [128][N / 2], or none; to: the sums after. n[2]: 1
+// for A in registers, 2 for B N-major. n[3]: swizzle. n[4], n[5]: leading and stride bytes of A
+// and, in the upper half word, of B. n[6]: bytes from step to step of A and, in the upper half
+// word, of B. A block has 128 threads; dynamic shared memory: 4 n[1] bytes.
 template <typename T, int N> __device__ void multiply_group([[maybe_unused]] const ConformanceParams &p) {
 #ifdef SM90A
     DYN_SMEM(smem);
@@ -281,9 +292,10 @@ KERNEL(conformance_wgmma_f16_256, ConformanceParams, 128, multiply_group<__half,
 KERNEL(conformance_wgmma_bf16_64, ConformanceParams, 128, multiply_group<__nv_bfloat16, 64>)
 KERNEL(conformance_wgmma_bf16_256, ConformanceParams, 128, multiply_group<__nv_bfloat16, 256>)
 
-// A pipeline as a kernel has it: a warp that copies tiles of A [64, 64] by the first map and B [64, N = 128] (K rows)
-// by the second, two boxes of 64 columns, and a warpgroup that multiplies them, two stages of both, n[0] tiles of K.
-// to: d f32 [64][128]. Block of 160 threads; dynamic shared memory 2 x 24 KiB.
+// A pipeline as in a real kernel. One warp copies tiles of A [64, 64] by the first map and of B
+// [64, N = 128] (K rows) by the second map, in two boxes of 64 columns; one warpgroup multiplies
+// them. There are two stages of both tiles, and n[0] tiles of K. to: d, f32 [64][128]. A block has
+// 160 threads; dynamic shared memory: 2 x 24 KiB.
 __device__ void pipeline([[maybe_unused]] const ConformanceParams &p) {
 #ifdef SM90A
     constexpr int STAGES = 2, A_BYTES = 8192, B_BYTES = 16384, STAGE = A_BYTES + B_BYTES;

@@ -1,13 +1,16 @@
-// Token embedding: to[t] = (table[tokens[t]] + shift) * scale[t].
+// Computes: the token embedding, to[t] = (table[tokens[t]] + shift) * scale[t]. ESM-2 zeroes masked
+// tokens in training and scales the others by (1 - 0.12) / (1 - fraction of masks); the host knows
+// this fraction, and gives masked tokens a scale of 0. DNABERT's shift is the embedding of its one
+// token type. A token past the vocabulary, which the host never sends, gives NaN instead of the row
+// of another token.
 //
-// ESM-2 in training zeroes masked tokens and scales the rest by (1 - 0.12) / (1 - share of masks):
-// the host knows the share, and gives masks a scale of 0. DNABERT's shift is its one token type.
+// Shapes: table f32 [vocabulary, width], which every job keeps in f32; scale f32 [tokens]; shift
+// f32 [width] or none; to f32 [tokens, width].
 //
-// Shapes: table f32 [vocabulary, width], which every job keeps in f32; scale f32 [tokens]; shift f32 [width] or
-// none; to f32 [tokens, width]. Grid: any number of blocks of 256; a warp takes every (warps of the
-// grid)-th token. Bound by bytes: writes the residual stream; the table stays in L2. On an H200, in 650M and 3B, 83 % of
-// the 4.2 TB/s at which that copies.
-// A token past the vocabulary, which the host never sends, gives NaN and not another's row.
+// Launch: any number of blocks of 256 threads. A warp takes every (warps of the grid)-th token.
+//
+// Bound and measured: bound by bytes, since it writes the residual stream while the table stays in
+// L2. On an H200, in 650M and 3B, it reaches 83 % of the 4.2 TB/s at which that GPU copies.
 #include "kernel.cuh"
 #include "params.h"
 #include "vector.cuh"
@@ -40,7 +43,7 @@ __device__ void embed_rows(const EmbedParams &p) {
     }
 }
 
-// What it computes, plainly: a thread an element.
+// The plain reference: one thread per element.
 __device__ void embed_plainly(const EmbedParams &p) {
     const uint64_t threads = uint64_t(gridDim.x) * blockDim.x, count = uint64_t(p.count) * p.width;
     for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += threads) {

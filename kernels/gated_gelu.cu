@@ -1,10 +1,15 @@
-// Gated GELU: to[r, i] = gelu(from[r, i]) * from[r, width + i], DNABERT-S's MLP between its products.
+// Computes: to[r, i] = gelu(from[r, i]) * from[r, width + i], the gated GELU between the two linear
+// layers of DNABERT-S's MLP.
 //
-// Shapes: from [rows, 2 * width], to [rows, width], in f32, f16 or bf16; any width. Grid: any number
-// of blocks of 256; a thread takes every (threads of the grid)-th 16 bytes of `to`, or elements
-// where the width is not a multiple of 16 bytes.
-// Bound by bytes: reads two elements for each that it writes. On an H200 4.2 TB/s, as a copy (33792 x 3072,
-// f16); in f32, the one that a Hopper runs (gemm_gelu.cu has the others), 69 % of that in DNABERT-S.
+// Shapes: from [rows, 2 * width], to [rows, width], in f32, f16 or bf16; any width.
+//
+// Launch: any number of blocks of 256 threads. A thread takes every (threads of the grid)-th 16
+// bytes of `to`, or single elements if the width is not a multiple of 16 bytes.
+//
+// Bound and measured: bound by bytes, since it reads two elements for each element that it writes.
+// On an H200 it moves 4.2 TB/s, as much as a copy (33792 x 3072, f16). In f32, the only type for
+// which a Hopper GPU runs this kernel (gemm_gelu.cu computes the other types), it moves 69 % of
+// that in DNABERT-S.
 #include "gelu.cuh"
 #include "kernel.cuh"
 #include "params.h"
@@ -36,7 +41,7 @@ template <typename T> __device__ void gated_gelu(const GatedGeluParams &p) {
         gated_gelu_by<1, T>(p);
 }
 
-// What it computes, plainly, in f64.
+// The plain reference, in f64.
 template <typename T> __device__ void gated_gelu_reference(const GatedGeluParams &p) {
     const uint64_t count = uint64_t(p.rows) * p.width;
     const uint64_t threads = uint64_t(gridDim.x) * blockDim.x;

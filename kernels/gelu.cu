@@ -1,10 +1,14 @@
-// GELU in place, x * Phi(x) in its exact form (gelu.cuh).
+// Computes: GELU in place, x * Phi(x) in its exact form (gelu.cuh).
 //
-// Shapes: [count] in f32, f16 or bf16, aligned to 16 bytes. Grid: any number of blocks of 256; a
-// thread takes every (threads of the grid)-th 16 bytes, and the first threads the rest.
-// Bound by bytes: reads and writes each element once. The f16 and bf16 forms cost 12 instructions
-// an element, one of them an exponential: at 4.8 TB/s half of what an H200 issues meanwhile. There it moved 3.9 TB/s of
-// the 4.2 of a copy (33792 x 5120), and in f32, whose erf takes longer, 2.3.
+// Shapes: [count] in f32, f16 or bf16, aligned to 16 bytes.
+//
+// Launch: any number of blocks of 256 threads. A thread takes every (threads of the grid)-th 16
+// bytes; the first threads of the grid take the remaining elements.
+//
+// Bound and measured: bound by bytes, since it reads and writes each element once. The f16 and bf16
+// forms cost 12 instructions per element, one of them an exponential: at 4.8 TB/s this is half of
+// what an H200 can issue in the same time. There it moved 3.9 TB/s, of the 4.2 TB/s of a copy
+// (33792 x 5120), and 2.3 TB/s in f32, whose erf takes longer.
 #include "gelu.cuh"
 #include "kernel.cuh"
 #include "params.h"
@@ -26,7 +30,7 @@ template <typename T> __device__ void gelu_in_place(const GeluParams &p) {
         values[i] = from_f32<T>(gelu<T>(to_f32(values[i])));
 }
 
-// What it computes, plainly, in f64.
+// The plain reference, in f64.
 template <typename T> __device__ void gelu_reference(const GeluParams &p) {
     T *values = at<T>(p.values);
     const uint64_t threads = uint64_t(gridDim.x) * blockDim.x;

@@ -1,11 +1,14 @@
-// The frame of a GEMM for Hopper, [rows, depth] * [width, depth]^T, whose epilogue costs nothing while it is shorter
-// than the products: one producer and two consumers in ping-pong, in a block that stays on its multiprocessor.
+// The common part of GEMMs for Hopper, [rows, depth] * [width, depth]^T: one producer and two
+// consumers in ping-pong, in a persistent block. An epilogue costs nothing while it is shorter than
+// the products.
 //
-// The first warpgroup loads 128 rows of each matrix, 64 of the depth at a time, by tensor copies into a ring in shared
-// memory. Each of the other two warpgroups has a tile of 128 x 128 sums in its registers, all of the tensor cores
-// while it multiplies, and then as long for its epilogue as the other one multiplies.
+// The first warpgroup (producer) loads 128 rows of each matrix, 64 of the depth at a time, by
+// tensor copies into a ring in shared memory. Each of the other two warpgroups (consumers) has a
+// tile of 128 x 128 sums in its registers. It uses all of the tensor cores while it multiplies, and
+// then has as much time for its epilogue as the other consumer takes to multiply.
 //
-// A sum is taken in the order of the depth, whatever the tile: a row's bits do not depend on the rows beside it.
+// A sum is taken in the order of the depth, whatever the tile: the bits of a row do not depend on
+// the rows beside it.
 #pragma once
 
 #include "ptx90.cuh"
@@ -15,19 +18,20 @@
 namespace gemm90 {
 
 constexpr int WARPGROUP = 128, CONSUMERS = 2, THREADS = WARPGROUP * (1 + CONSUMERS);
-constexpr int ROWS = 128, COLUMNS = 128; // of a tile of sums
-constexpr int STEP = 64;                 // of the depth: 128 bytes, the span of the swizzle
+constexpr int ROWS = 128, COLUMNS = 128; // size of a tile of sums
+constexpr int STEP = 64;                 // depth of a step: 128 bytes, the span of the swizzle
 constexpr int OPERAND_BYTES = 128 * STEP * 2;
 constexpr int HALF = OPERAND_BYTES / 2; // 64 rows
-constexpr int WARPS = 4;                // of a consumer; each arrives once at what it arrives at
+constexpr int WARPS = 4;                // warps per consumer; each warp arrives once at each barrier
 
-// A block's shared memory. Six steps are as many as leave room for the results of both consumers.
+// A block's shared memory. Six stages are the most that leave enough memory for the results of both
+// consumers.
 template <int STAGING_BYTES> struct Shared {
     static constexpr int STAGES = 6;
     unsigned char steps[STAGES][2][OPERAND_BYTES]; // of the rows, and of the weight
     unsigned char staging[CONSUMERS][STAGING_BYTES];
     uint64_t full[STAGES], empty[STAGES];
-    uint64_t turn[CONSUMERS]; // the tensor cores are this consumer's
+    uint64_t turn[CONSUMERS]; // signals that this consumer may use the tensor cores
 };
 
 template <class S> __device__ __forceinline__ void init(S &shared) {
@@ -42,7 +46,7 @@ template <class S> __device__ __forceinline__ void init(S &shared) {
     __syncthreads();
 }
 
-// Where somebody is in the ring.
+// A position in the ring.
 template <int STAGES> struct Place {
     uint32_t stage = 0, parity = 0;
     __device__ __forceinline__ void skip(uint32_t steps) {
@@ -58,11 +62,12 @@ template <int STAGES> struct Place {
     }
 };
 
-// The order of tiles: bands of `band` tiles one above the other, each walked from left to right, so that the blocks at
-// work find rows of both matrices in L2. A block takes every (blocks of the grid)-th.
+// The order of tiles. Tiles form bands that are `band` tiles high; each band is walked from left to
+// right, so that running blocks find rows of both matrices in L2. A block takes every (blocks of
+// the grid)-th tile.
 struct Tiles {
     uint32_t high, wide, band, count;
-    // `columns`: of the result, in a tile
+    // `columns`: number of the result's columns in a tile
     __device__ __forceinline__ Tiles(uint32_t rows, uint32_t width, uint32_t columns, uint32_t band)
         : high((rows + ROWS - 1) / ROWS), wide((width + columns - 1) / columns), band(band), count(high * wide) {}
     __device__ __forceinline__ void at(uint32_t tile, uint32_t &row, uint32_t &column) const {
@@ -73,8 +78,8 @@ struct Tiles {
     }
 };
 
-// The producer's one thread. `load(step, row, column, depth, barrier)` begins the loads of a step of the tile in that
-// row and column of tiles.
+// The producer, one thread. `load(step, row, column, depth, barrier)` begins the loads of one step
+// for the tile in this row and column of tiles.
 template <class S, class Load>
 __device__ __forceinline__ void produce(S &shared, const Tiles &tiles, uint32_t steps, Load load) {
     Place<S::STAGES> place;
@@ -102,17 +107,18 @@ template <typename T, class S> struct Consumer {
         if (which == 1) place.skip(steps);
     }
 
-    // One arrival a warp: each waits for its own products only.
+    // Arrives once per warp: each warp waits for its own products only.
     __device__ __forceinline__ static void arrive(uint64_t *barrier) {
         if (threadIdx.x % 32 == 0) mbar_arrive(barrier);
     }
 
-    // The sums of this consumer's next tile: of rows 0 to 63, and of 64 to 127. `meanwhile` is called once, while the
-    // tensor cores are at work.
+    // Computes the sums of this consumer's next tile: rows 0 to 63, and rows 64 to 127. It calls
+    // `meanwhile` once, while the tensor cores are busy.
     template <class Meanwhile>
     __device__ __forceinline__ void multiply(float (&sums)[2][COLUMNS / 2], Meanwhile meanwhile) {
-        // Not only for speed: a barrier tells no more than two phases apart, and before the other's last step has
-        // come, this one's first may be further ahead.
+        // This wait is needed for correctness, too: a barrier distinguishes only two phases, and
+        // before the last step of the other consumer has come, the first step of this one may be
+        // further ahead.
         mbar_wait(&shared.turn[which], which == 0 ? ~tiles_done & 1 : tiles_done & 1);
         tiles_done++;
         uint64_t *last = nullptr;
@@ -124,13 +130,14 @@ template <typename T, class S> struct Consumer {
 #pragma unroll
             for (int k = 0; k < STEP / 16; k++)
 #pragma unroll
-                for (int half = 0; half < 2; half++) // descriptors count in 16 bytes
+                for (int half = 0; half < 2; half++) // descriptors count units of 16 bytes
                     wgmma_ss<T, COLUMNS, 0>(sums[half], rows + half * (HALF / 16) + k * 2, weight + k * 2,
                                             step > 0 || k > 0);
             wg_commit();
             if (step == 0) meanwhile();
             wg_wait<1>();
-            // The last step is still under way: the other's first follows it without a gap.
+            // The last step is still running: the other consumer's first step follows it without a
+            // gap.
             if (step + 1 == steps) arrive(&shared.turn[which ^ 1]);
             if (step > 0) arrive(last);
             last = &shared.empty[place.stage];
@@ -138,7 +145,7 @@ template <typename T, class S> struct Consumer {
         }
         wg_wait<0>();
         arrive(last);
-        place.skip(steps); // the other's
+        place.skip(steps); // the steps of the other consumer's tile
     }
 };
 

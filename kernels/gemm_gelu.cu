@@ -1,20 +1,25 @@
-// fc1 with its GELU, for Hopper: gelu(from * weight^T + bias) in its exact form, and the gated form
-// gelu(from * gate^T + bias) * (from * up^T + bias), gate and up the two halves of one weight's rows. cuBLASLt's
-// epilogue has the tanh form only, and a pass of its own over [rows, width] costs 27 to 88 % of the product.
+// Computes: fc1 with its GELU, for Hopper: gelu(from * weight^T + bias) in its exact form, and the
+// gated form gelu(from * gate^T + bias) * (from * up^T + bias), where gate and up are the two
+// halves of the rows of one weight. cuBLASLt's epilogue has the tanh form only, and a separate pass
+// over [rows, width] costs 27 to 88 % of the product.
 //
-// Shapes: from T [rows, depth], weight T [width, depth] or [2 width, depth], to T [rows, width]; T f16 or bf16, sums
-// f32. Any number of rows; width and depth multiples of 8. Rows have the same bits in every batch and grid.
+// Shapes: from T [rows, depth], weight T [width, depth] or [2 width, depth], to T [rows, width]; T
+// is f16 or bf16, sums are f32. Any number of rows; width and depth are multiples of 8. A row has
+// the same bits in every batch and grid.
 //
-// Launch, on compute capability 9.0 alone (elsewhere the kernel is empty, and writes nothing): as many blocks as
-// there are multiprocessors, or fewer; 384 threads; sizeof(GemmGeluShared) = 229488 bytes of dynamic shared memory.
-// Tensor maps of two dimensions, depth or width the inner one, with a swizzle of 128 bytes and boxes [64, rows] of
-// 128 rows for `from`, 64 for `weight` and 64 for `to`. A map knows `rows`: it is made again when they change. Bands
-// of 8 to 12 tiles did best.
+// Launch: only on compute capability 9.0 (elsewhere the kernel is empty, and writes nothing). The
+// grid has as many blocks as there are multiprocessors, or fewer; a block has 384 threads and
+// sizeof(GemmGeluShared) = 229488 bytes of dynamic shared memory. The tensor maps have two
+// dimensions, depth or width the inner one, with a swizzle of 128 bytes and boxes [64, rows] of 128
+// rows for `from`, 64 for `weight` and 64 for `to`. A map contains `rows`, so it is encoded again
+// when `rows` changes. Bands of 8 to 12 tiles were the fastest.
 //
-// Bound by the tensor cores, and by the power that the card may draw: in a steady stream an H100 (700 W) clocks down
-// to 1.3 to 1.5 GHz, and then every instruction of the epilogue is paid for. Measured there, T = 16896 rows, f16,
-// in us, medians of 7 to 9 batches of 10 ms in random order, which spread by 5 %; cuBLASLt is the best of its
-// algorithms with bias and no GELU, the pass is one at the bandwidth of the memory:
+// Bound and measured: bound by the tensor cores, and by the power limit of the card: in a steady
+// stream an H100 (700 W) clocks down to 1.3 to 1.5 GHz, and then every instruction of the epilogue
+// costs time. Measured there with T = 16896 rows, f16, in us; medians of 7 to 9 batches of 10 ms in
+// random order, which spread by 5 %. "cuBLASLt" is the best of its algorithms with bias and without
+// GELU; "the pass" is a GELU pass at the bandwidth of the memory; the last column is the quotient
+// of this kernel and both together:
 //
 //     width x depth            cuBLASLt    with the pass    this    of both
 //      5120 x 1280                  355              456     379       0.83
@@ -24,10 +29,12 @@
 //      2560 x 640                    89              151     119       0.79
 //      1280 x 320                    32               60      39       0.65
 //
-// In a pass of the models on an H200 (750 TFLOP/s for a large product) it has 73 to 80 % of that.
+// In a pass of the models on an H200 (750 TFLOP/s for a large product) it reaches 73 to 80 % of
+// that.
 //
-// What was tried and was no faster: tiles of 128 x 256 by both consumers, the second some steps behind (better by 5 %
-// at 2560, worse elsewhere); clusters of two with multicast; stores from registers; a polynomial of degree 5.
+// These variants were tried and were no faster: tiles of 128 x 256 shared by both consumers, the
+// second some steps behind (better by 5 % at 2560, worse elsewhere); clusters of two with
+// multicast; stores from registers; a polynomial of degree 5.
 #include "gemm90.cuh"
 #include "kernel.cuh"
 #include "number.cuh"
@@ -37,17 +44,20 @@
 
 namespace gemm90 {
 
-// Results leave through shared memory, 64 rows and 64 columns at a time, while the next ones are computed.
+// Results leave through shared memory, 64 rows and 64 columns at a time, while the next results are
+// computed.
 constexpr int SLAB_ROWS = 64, SLAB_COLUMNS = 64, SLAB_PITCH = SLAB_COLUMNS * 2, SLAB_BYTES = SLAB_ROWS * SLAB_PITCH;
 constexpr int SLABS = 2;
 typedef Shared<SLABS * SLAB_BYTES> GemmGeluShared;
 
-// z becomes gelu(2 z) = (z + |z|) - |z| * 2 Phi(-2 |z|): gelu.cuh's way, of x / 2 because its sum with |x| / 2 is
-// max(x, 0), and keeps a NaN; an infinity becomes one. Fewer instructions than there, since all are in the way of the
-// tensor cores: within 1/30 of a unit in the last place of f16 and bf16 down to x = -8, where gelu is -5e-15, and
-// within 3e-13 beyond. Of several numbers, so that one's latency is hidden by the others.
+// Replaces z by gelu(2 z) = (z + |z|) - |z| * 2 Phi(-2 |z|). This is the method of gelu.cuh,
+// applied to x / 2, because the sum of x / 2 and |x| / 2 is max(x, 0) and keeps a NaN; an infinity
+// becomes a NaN. It takes fewer instructions than gelu.cuh, since every instruction delays the
+// tensor cores. It is within 1/30 of a unit in the last place of f16 and bf16 down to x = -8, where
+// gelu is -5e-15, and within 3e-13 beyond. It computes several numbers at once, so that they hide
+// each other's latency.
 template <int N> __device__ __forceinline__ void gelu_of_twice(float (&z)[N]) {
-    // log2(2 Phi(-2 y)) as a polynomial, minimax on [0, 4]; falls ever faster behind.
+    // log2(2 Phi(-2 y)) as a polynomial, minimax on [0, 4]; beyond, it falls ever faster.
     constexpr int DEGREE = 7;
     constexpr float LOG2_TAIL[DEGREE + 1] = {-1.9580355e-05f, -2.3018682f,    -1.83693779f,   -0.425870121f,
                                              0.130842969f,    -0.0273041073f, 0.00336971343f, -0.000183006588f};
@@ -62,7 +72,7 @@ template <int N> __device__ __forceinline__ void gelu_of_twice(float (&z)[N]) {
     for (int n = 0; n < N; n++) z[n] = fmaf(-fabsf(z[n]), exp2_approx(q[n]), z[n] + fabsf(z[n]));
 }
 
-// Element `i` of a pair in a register.
+// Returns element `i` of a pair in a register.
 template <typename T> __device__ __forceinline__ float of_pair(uint32_t pair, int i);
 template <> __device__ __forceinline__ float of_pair<__half>(uint32_t pair, int i) {
     const uint16_t bits = uint16_t(pair >> (16 * i));
@@ -72,10 +82,11 @@ template <> __device__ __forceinline__ float of_pair<__nv_bfloat16>(uint32_t pai
     return __uint_as_float(i ? pair & 0xffff0000 : pair << 16);
 }
 
-// The columns of a tile are of groups of 8, as wgmma's sums are: a thread has two columns of each.
+// The columns of a tile form groups of 8, as in wgmma's sums: a thread has two columns of each
+// group.
 constexpr int GROUPS = COLUMNS / 8;
 
-// Of each group of sums, this thread's two biases.
+// Loads this thread's two biases for each group of sums.
 template <int OUT_GROUPS>
 __device__ __forceinline__ void load_bias(uint32_t (&bias)[GROUPS], const GemmGeluParams &p, uint32_t column) {
 #pragma unroll
@@ -86,11 +97,12 @@ __device__ __forceinline__ void load_bias(uint32_t (&bias)[GROUPS], const GemmGe
     }
 }
 
-// The results of two groups: 16 columns of 16 rows of a warp, as stmatrix takes them. `sums` are those of the first
-// group; with OUT_GROUPS < GROUPS the up-projection is so many groups on.
+// Computes the results of two groups: 16 columns of 16 rows of a warp, in the layout of stmatrix.
+// `sums` points to the sums of the first group; with OUT_GROUPS < GROUPS the up-projection is
+// OUT_GROUPS groups further.
 template <typename T, int OUT_GROUPS>
 __device__ __forceinline__ void results(uint32_t (&words)[4], const float *sums, const uint32_t *bias) {
-    float x[8]; // by group, row (lane / 4, and 8 on) and column
+    float x[8]; // by group, row (lane / 4, and 8 further) and column
 #pragma unroll
     for (int i = 0; i < 8; i++) x[i] = fmaf(sums[i], 0.5f, 0.5f * of_pair<T>(bias[i / 4], i % 2));
     gelu_of_twice(x);
@@ -107,8 +119,8 @@ __device__ __forceinline__ void consume(const GemmGeluParams &p, GemmGeluShared 
                                         uint32_t steps) {
     constexpr int OUT = GATED ? COLUMNS / 2 : COLUMNS, OUT_GROUPS = OUT / 8;
     const int which = threadIdx.x / WARPGROUP - 1, thread = threadIdx.x % WARPGROUP;
-    // For stmatrix, this lane's row of a slab; whether it is of the left or the right group; and what its units of
-    // 16 bytes are exchanged by.
+    // For stmatrix: this lane's row of a slab, whether it belongs to the left or the right group,
+    // and the XOR mask that swizzles its 16-byte units.
     const int slab_row = thread / 32 * 16 + thread % 16, side = thread % 32 / 16, swizzle = slab_row % 8;
     Consumer<T, GemmGeluShared> consumer(shared, which, steps);
     float sums[2][COLUMNS / 2] = {};
@@ -160,7 +172,7 @@ template <typename T, bool GATED> __device__ __forceinline__ void gemm_gelu(cons
     if (threadIdx.x < WARPGROUP) {
         setmaxnreg_dec<24>();
         if (threadIdx.x == 0) {
-            // Behind the matrices' edges come zeroes.
+            // Past the edges of the matrices the loads give zeroes.
             const uint32_t second = GATED ? p.width : COLUMNS / 2;
             produce(shared, tiles, steps,
                     [&](unsigned char (&to)[2][OPERAND_BYTES], uint32_t row, uint32_t column, int depth,
@@ -182,7 +194,7 @@ template <typename T, bool GATED> __device__ void gemm_gelu(const GemmGeluParams
 
 #endif
 
-// What both compute, plainly: a thread an output, in f64.
+// The plain reference of both forms: one thread per output, in f64.
 template <typename T> __device__ void gemm_gelu_reference(const GemmGeluReferenceParams &p) {
     const uint64_t at = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (at >= uint64_t(p.rows) * p.width) return;

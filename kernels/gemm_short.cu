@@ -1,33 +1,41 @@
-// to = x W^T + bias, or to += x W^T + bias, in f32 and nearly as exact as f64: the linear layers of sequences of fewer
-// than 16 tokens, which PyTorch sums in several short chains, so that f32 chains as cuBLASLt has them are too long.
+// Computes: to = x W^T + bias, or to += x W^T + bias, in f32 and nearly as exact as f64. These are
+// the linear layers of sequences of fewer than 16 tokens. PyTorch sums these products in several
+// short chains, so the long f32 chains of cuBLASLt would be too inexact. The chains are counted
+// from the first column of x, whatever the number of rows, so the bits of a row do not depend on
+// other rows.
 //
-// Shapes: params.h, GemmShortParams; any. Grid: ceil(outputs / 64) by ceil(rows / 64) blocks of 256. Threads stand 16 by
-// 16: thread (y, x) has rows 4 y to 4 y + 3 and columns 4 x to 4 x + 3 of the block's.
-// Bound by FLOPs: 8 products are summed in f32, and the sum is added to a pair of f32s by Knuth's two-sum, which loses
-// nothing: 15 operations for 8. In f64 it would take as long on an H100, and 30 times as long where f64 is scarce. On an
-// H200, where cuBLASLt has 51 TFLOP/s and these operations leave 27: 19 with 4,096 rows, [5120, 1280] and [1280, 5120].
-// One sequence of 15 tokens is 80 and 20 blocks, for 132 multiprocessors: 93 and 352 us.
+// Shapes: any; see GemmShortParams in params.h.
 //
-// The chains are counted from the first column of x, whatever the rows: a row's bits are its own.
+// Launch: a grid of ceil(outputs / 64) by ceil(rows / 64) blocks of 256 threads. The threads form a
+// square of 16 by 16: thread (y, x) computes rows 4 y to 4 y + 3 and columns 4 x to 4 x + 3 of the
+// block's tile.
+//
+// Bound and measured: bound by FLOPs. 8 products are summed in f32, and the sum is added to a pair
+// of f32s by Knuth's two-sum, which loses nothing: 15 operations per 8 products. In f64 it would
+// take as long on an H100, and 30 times as long on a GPU with little f64 arithmetic. On an H200,
+// where cuBLASLt reaches 51 TFLOP/s and these operations allow at most 27 TFLOP/s: 19 TFLOP/s with
+// 4,096 rows, [5120, 1280] and [1280, 5120]. One sequence of 15 tokens makes 80 and 20 blocks for
+// 132 multiprocessors: 93 and 352 us.
 #include "kernel.cuh"
 #include "params.h"
 #include "vector.cuh"
 
 constexpr int SIDE = 16, EACH = 4, TILE = SIDE * EACH, THREADS = SIDE * SIDE;
-constexpr int DEPTH = 32; // of a step
-constexpr int CHAIN = 8;  // products summed in f32
-// Tiles stand transposed; one vector more, so that columns start at different banks.
+constexpr int DEPTH = 32; // depth of a step
+constexpr int CHAIN = 8;  // number of products summed in f32
+// Tiles are stored transposed, with one more vector per row, so that columns start at different
+// banks.
 constexpr int STRIDE = TILE + 4;
-constexpr int VECTORS = TILE * DEPTH / 4 / THREADS; // float4 a thread, of each operand's tile
+constexpr int VECTORS = TILE * DEPTH / 4 / THREADS; // float4 per thread, of each operand's tile
 
-// high + low += x.
+// high + low += x, without loss (Knuth's two-sum).
 __device__ __forceinline__ void two_sum(float &high, float &low, float x) {
     const float sum = high + x, of_x = sum - high;
     low += (high - (sum - of_x)) + (x - of_x);
     high = sum;
 }
 
-// A step's rows of an operand, four columns a vector; 0 past its end.
+// Loads a step's rows of one operand, four columns per vector; reads 0 past the operand's end.
 __device__ __forceinline__ void fetch(float (&to)[VECTORS][4], const float *from, uint32_t first, uint32_t rows,
                                       uint32_t column, uint32_t depth) {
 #pragma unroll
@@ -100,7 +108,7 @@ __device__ void gemm_in_tiles(const GemmShortParams &p) {
     }
 }
 
-// What it computes, plainly: a thread an element, in f64.
+// The plain reference: one thread per element, in f64.
 __device__ void gemm_plainly(const GemmShortParams &p) {
     const uint64_t threads = uint64_t(gridDim.x) * blockDim.x, count = uint64_t(p.rows) * p.outputs;
     for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += threads) {

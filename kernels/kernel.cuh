@@ -1,15 +1,16 @@
-// How a kernel is declared: one line that nvcc and the emulator read each in its way.
+// The declaration of a kernel: one line that nvcc and the emulator each read in their own way.
 //
 //     KERNEL(layer_norm_f16, LayerNormParams, 256, layer_norm<__half>)
 //
-// declares the kernel `layer_norm_f16`, of at most 256 threads a block, whose one parameter is a `LayerNormParams`
-// of `params.h`, and which calls `layer_norm<__half>(p)`. What stands for the function may have commas.
+// declares the kernel `layer_norm_f16`, with at most 256 threads per block, whose only parameter is
+// a `LayerNormParams` of `params.h`, and which calls `layer_norm<__half>(p)`. The function's name
+// may contain commas.
 //
-// KERNEL_RESIDENT also says how many blocks a multiprocessor must have room for, by which the compiler knows the
-// registers a thread has (setmaxnreg needs that).
+// KERNEL_RESIDENT also says how many blocks must fit on a multiprocessor. From this the compiler
+// derives the registers per thread (setmaxnreg needs them).
 //
-// Under CUDA_EMU the same file is C++ for the host (`cuda-sim/emu/`), and the line registers the kernel with the
-// simulated driver.
+// Under CUDA_EMU the same file is C++ for the host (`cuda-sim/emu/`), and the line registers the
+// kernel with the simulated driver.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +32,7 @@
         (__VA_ARGS__)(p);                                                                                     \
     }
 
-// The block's dynamic shared memory, as `unsigned char *name`, aligned to 1024 bytes.
+// Declares the block's dynamic shared memory as `unsigned char *name`, aligned to 1024 bytes.
 #define DYN_SMEM(name) extern __shared__ __align__(1024) unsigned char name[]
 
 #endif

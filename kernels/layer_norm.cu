@@ -1,38 +1,44 @@
-// LayerNorm of the f32 residual stream: (x - mean) / sqrt(variance + epsilon) * gain + bias, the
-// variance over `width` and not width - 1.
+// Computes: LayerNorm of the f32 residual stream, (x - mean) / sqrt(variance + epsilon) * gain +
+// bias. The variance divides by `width`, not by width - 1. For f32 results the statistics are
+// summed in f64 (norm.cuh). They take two passes over the registers instead of the sums of x and
+// x^2, because ESM-2's outlier channels are hundreds of deviations wide and the difference of two
+// large sums would cancel. The number of warps that share a row, and so the order of its sums,
+// follows from the width alone.
 //
-// Shapes: x f32 [rows, width], gain and bias f32 [width]; out [rows, width] in f32, f16 or bf16, and the
-// same in f32, either or both, the latter onto x itself if wanted. Any width. Blocks of 256 threads;
-// any number of them: a group of warps takes every (groups of the grid)-th row.
-// Bound by bytes: a row is read from memory once, as float4, and kept in registers. On an H200, which copies 4.2 TB/s,
-// 33792 rows to f16: 3.7 TB/s at a width of 1280, 3.9 at 2560, 4.1 at 5120; to f32 3.7 at 1280.
+// Shapes: x f32 [rows, width], gain and bias f32 [width]. The output is [rows, width] in f32, f16
+// or bf16, or the same values in f32, or both; the f32 values may overwrite x. Any width.
 //
-// For f32 results statistics are in f64 (norm.cuh). Two passes over the registers, not sums of x and x^2: ESM-2's
-// outlier channels are hundreds of deviations wide, and the difference of two large sums would cancel. How many warps
-// share a row, and so the order of its sums, follows from the width alone.
+// Launch: any number of blocks of 256 threads. A group of warps takes every (groups of the grid)-th
+// row.
+//
+// Bound and measured: bound by bytes. A row is read from memory once, as float4, and kept in
+// registers. On an H200, which copies 4.2 TB/s, with 33792 rows to f16: 3.7 TB/s at a width of
+// 1280, 3.9 TB/s at 2560 and 4.1 TB/s at 5120; to f32, 3.7 TB/s at 1280.
 #include "kernel.cuh"
 #include "norm.cuh"
 #include "params.h"
 #include "vector.cuh"
 
 constexpr int WARPS = 8;
-// float4 a lane: 40 registers of a row. With more a block would not fit an SM three times.
+// float4 per lane: 40 registers for a row. With more, three blocks would not fit on an SM.
 constexpr int HELD = 10;
 
-// Four values to both places.
+// Stores four values in both outputs.
 template <typename To> __device__ __forceinline__ void put(const LayerNormParams &p, uint64_t i, const float (&y)[4]) {
     if (p.to) store(at<To>(p.to) + i, y);
     if (p.stream) store(at<float>(p.stream) + i, y);
 }
 
-// Rows by groups of `warps` warps that hold N float4 a lane: width <= 128 * N * warps, a multiple of 4.
+// Computes rows by groups of `warps` warps, where each lane holds N float4. It needs width <= 128 *
+// N * warps and a width that is a multiple of 4.
 template <int N, typename To> __device__ __forceinline__ void rows_in_registers(const LayerNormParams &p, int warps) {
     using Sum = SumFor<To>;
     __shared__ Sum partial[WARPS];
     const int groups = WARPS / warps;
     const int group = threadIdx.x / (32 * warps), member = threadIdx.x % (32 * warps);
     const Sum n = Sum(p.width);
-    // Every group of a block goes round equally often: they share the barriers of group_sum.
+    // Every group of a block runs the same number of rounds, since they share the barriers of
+    // group_sum.
     for (uint64_t first = uint64_t(blockIdx.x) * groups; first < p.rows; first += uint64_t(gridDim.x) * groups) {
         const bool present = first + group < p.rows;
         const uint64_t row = (first + group) * p.width;
@@ -73,7 +79,7 @@ template <int N, typename To> __device__ __forceinline__ void rows_in_registers(
     }
 }
 
-// Any width: a block a row, which is read three times, from L1 or L2 after the first.
+// For any width: one block per row, which is read three times, from L1 or L2 after the first time.
 template <typename To> __device__ __forceinline__ void rows_in_memory(const LayerNormParams &p) {
     using Sum = SumFor<To>;
     __shared__ Sum partial[WARPS];
@@ -98,7 +104,7 @@ template <typename To> __device__ __forceinline__ void rows_in_memory(const Laye
 }
 
 template <typename To> __device__ void layer_norm(const LayerNormParams &p) {
-    const uint32_t vectors = (p.width + 127) / 128; // float4 a lane, were a row one warp's
+    const uint32_t vectors = (p.width + 127) / 128; // float4 per lane, if one warp took a whole row
     if (p.width % 4 != 0 || vectors > WARPS * HELD)
         rows_in_memory<To>(p);
     else if (vectors <= 4)
@@ -109,7 +115,8 @@ template <typename To> __device__ void layer_norm(const LayerNormParams &p) {
         rows_in_registers<HELD, To>(p, vectors <= HELD ? 1 : vectors <= 2 * HELD ? 2 : vectors <= 4 * HELD ? 4 : 8);
 }
 
-// What it computes, plainly: a thread a row, in f64. Not for `stream` onto `from` where `to` is wanted too.
+// The plain reference: one thread per row, in f64. It does not support `stream` onto `from`
+// together with `to`.
 template <typename To> __device__ void layer_norm_reference(const LayerNormParams &p) {
     const uint64_t row = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (row >= p.rows) return;
@@ -126,7 +133,7 @@ template <typename To> __device__ void layer_norm_reference(const LayerNormParam
     }
 }
 
-// Its f64 would take 90 registers; with 80 three blocks fit an SM.
+// Its f64 code would take 90 registers; with 80, three blocks fit on an SM.
 KERNEL_RESIDENT(layer_norm_f32, LayerNormParams, 256, 3, layer_norm<float>)
 KERNEL(layer_norm_f16, LayerNormParams, 256, layer_norm<__half>)
 KERNEL(layer_norm_bf16, LayerNormParams, 256, layer_norm<__nv_bfloat16>)

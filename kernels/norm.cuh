@@ -1,8 +1,9 @@
 // The statistics of LayerNorm's rows, summed in f32 or, for results in f32, in f64.
 //
-// A mean or a factor that is rounded is an error of the whole row, which no mean over tokens takes away. Beside f16 it
-// is nothing. In f32 it is half of all there is (DNABERT-S, whose LayerNorms are on the stream itself, was off by up
-// to 1.6 times PyTorch's error): so there the sums are f64, and what comes of them is kept in two f32s.
+// A rounding error in the mean or the factor affects the whole row, and a mean over tokens does not
+// average it out. Compared with the error of f16 it is negligible. In f32 it is half of the total
+// error (DNABERT-S, whose LayerNorms are on the stream itself, was off by up to 1.6 times PyTorch's
+// error): so for f32 the sums are f64, and their results are kept as two f32s.
 #pragma once
 
 #include <cmath>
@@ -10,10 +11,10 @@
 
 #include "vector.cuh"
 
-// What rows for results of type To are summed in.
+// The type of the sums over rows for results of type To.
 template <typename To> using SumFor = std::conditional_t<std::is_same_v<To, float>, double, float>;
 
-// A sum, as f32s that add up to it.
+// A statistic, split into f32s that add up to it.
 template <typename Sum> struct Split;
 template <> struct Split<float> {
     float value;
@@ -28,7 +29,8 @@ template <> struct Split<double> {
     __device__ __forceinline__ float times(float x) const { return fmaf(x, high, x * low); }
 };
 
-// Adds the squares: in f64 four by four, whose own rounding the sum takes away.
+// Adds the squares of x. For f64 sums it first adds the squares in pairs in f32; these rounding
+// errors average out in the sum.
 __device__ __forceinline__ void add_squares(float &sum, const float (&x)[4]) {
 #pragma unroll
     for (int j = 0; j < 4; j++) sum = fmaf(x[j], x[j], sum);
@@ -40,7 +42,8 @@ __device__ __forceinline__ void add_squares(double &sum, const float (&x)[4]) {
 __device__ __forceinline__ float inverse_root(float x) { return 1.0f / sqrtf(x); }
 __device__ __forceinline__ double inverse_root(double x) { return 1.0 / sqrt(x); }
 
-// The sum over the warps of a group, in every thread: lanes by butterfly, then warps in order.
+// Returns the sum over the warps of a group, in every thread: lanes by butterfly, then warps in
+// order.
 template <typename Sum> __device__ __forceinline__ Sum group_sum(Sum x, Sum *partial, int group, int warps) {
     x = warp_sum(x);
     if (warps == 1) return x;

@@ -1,19 +1,24 @@
-// What leaves the device: the stream through the final LayerNorm (or as it is), every row of it and the
-// mean over a range of rows of each sequence, with a flag where a state of the range is not finite.
+// Computes: the results that leave the device. The stream goes through the final LayerNorm (or
+// stays as it is); the kernels write every row of it, the mean over a range of rows of each
+// sequence, and a flag if a state of the range is not finite. Rows are grouped from the start of
+// their sequence, and the sequence and the width alone decide the order of every sum, so the rest
+// of the batch has no influence. The statistics are computed as in layer_norm.cu: in two passes,
+// whose sums are f64 in `represent_f32`. A sum of finite states is finite in f64, and any other sum
+// is not, so the flag costs nothing.
 //
-// Shapes: params.h, RepresentParams; any width, any lengths. Two kernels, one after the other:
-//   represent:       rows / 64 + sequences blocks of 256. A block takes 64 rows of a sequence, counted from
-//                    its first; it writes their states, and their sum in f64. A sequence of no more
-//                    rows is done with that. `represent_f32` is the same for what was computed in f32.
-//   represent_means: sequences * ceil(width / 128) blocks of 128. A thread adds up the sums of a column
-//                    of a longer sequence, in order.
-// At least the bytes: the stream is read once and states are written once; the sums are 1/16 of that. On an H200, which
-// copies 4.2 TB/s, 33792 rows of 1280: 1.5 TB/s, with states 2.4. So what bounds it is how a block's 64 rows follow one
-// another. It runs once a batch, in 0.2 % of its time with 650M and 0.6 % with DNABERT-S.
+// Shapes: any width and any lengths; see RepresentParams in params.h.
 //
-// Rows are grouped from the sequence's start, and every sum has an order that the sequence and the width
-// decide: so nothing of the batch does. Statistics are as in layer_norm.cu: two passes, whose sums are f64 in
-// `represent_f32`. A sum of finite states is finite in f64, and any other is not: the flag costs nothing.
+// Launch: two kernels, one after the other.
+// - `represent`: rows / 64 + sequences blocks of 256 threads. A block takes 64 rows of a sequence,
+//   counted from its first row, and writes their states and their sum in f64. A sequence of at most
+//   64 rows is then finished. `represent_f32` is the same kernel for states computed in f32.
+// - `represent_means`: sequences * ceil(width / 128) blocks of 128 threads. A thread adds up, in
+//   order, the sums of one column of a longer sequence.
+//
+// Bound and measured: the least bytes are moved, since the stream is read once and the states are
+// written once; the sums are 1/16 of that. On an H200, which copies 4.2 TB/s, 33792 rows of 1280:
+// 1.5 TB/s, and 2.4 TB/s with states. So the bound is the sequential processing of a block's 64
+// rows. It runs once per batch, in 0.2 % of the batch's time with 650M and 0.6 % with DNABERT-S.
 #include "kernel.cuh"
 #include "norm.cuh"
 #include "params.h"
@@ -22,29 +27,31 @@
 constexpr int WARPS = 8;
 constexpr int THREADS = 32 * WARPS;
 constexpr uint32_t ROWS = 64;
-// float4 of a row a lane: 24 registers, and 48 of their sums.
+// float4 of a row per lane: 24 registers, and 48 registers for their sums.
 constexpr int HELD = 6;
-// The widest rows that several groups of warps share a block for.
+// The largest width for which several groups of warps share a block.
 constexpr int SHARED_COLUMNS = 128 * HELD * WARPS / 2;
-constexpr int COLUMNS = 128; // of a block of represent_means
+constexpr int COLUMNS = 128; // columns per block of represent_means
 
-// What a block works on: rows `first` to `end` of the batch, of which `pool_first` to `pool_end` count.
+// The work of a block: rows `first` to `end` of the batch; rows `pool_first` to `pool_end` count
+// for the mean.
 struct Chunk {
     uint32_t sequence;
-    uint32_t number;           // of the sequence's chunks
-    uint32_t first, end;       // its rows; none where first >= end
-    bool exists;               // or is it a slot that no chunk has
-    bool alone;                // the sequence's only one
+    uint32_t number;           // index among the sequence's chunks
+    uint32_t first, end;       // the chunk's rows; none if first >= end
+    bool exists;               // false: padding slot, nothing to do
+    bool alone;                // true if this is the sequence's only chunk
     uint32_t pool_first, pool_end, pooled_rows;
-    uint32_t slot;             // of `sums`
+    uint32_t slot;             // index in `sums`
 };
 
-// Chunks of the sequences lie in slots of their own: sequence s begins at starts[s] / 64 + s, which leaves room
-// for a chunk begun on either side. The sums of those with several begin at starts[s] / 32: 65 rows
-// or more have no more chunks than whole 32s.
+// Finds the chunk of a block. Each sequence has its own range of slots: sequence s begins at slot
+// starts[s] / 64 + s, which leaves enough slots for partial chunks at both ends. The sums of
+// sequences with several chunks begin at starts[s] / 32: 65 rows or more never have more chunks
+// than whole groups of 32 rows.
 __device__ __forceinline__ Chunk find_chunk(const RepresentParams &p, uint32_t block) {
     const uint32_t *starts = at<const uint32_t>(p.starts);
-    uint32_t low = 0, high = p.sequences; // the last sequence that begins at or before this block
+    uint32_t low = 0, high = p.sequences; // low: the last sequence that begins at or before this block
     while (high - low > 1) {
         const uint32_t middle = low + (high - low) / 2;
         if (starts[middle] / ROWS + middle <= block)
@@ -64,18 +71,18 @@ __device__ __forceinline__ Chunk find_chunk(const RepresentParams &p, uint32_t b
     c.pool_end = at<const uint32_t>(p.ranges)[2 * low + 1];
     c.pooled_rows = c.pool_end > c.pool_first ? c.pool_end - c.pool_first : 0;
     c.slot = start / 32 + c.number;
-    if (!p.states) { // then rows outside the range are nobody's
+    if (!p.states) { // then rows outside the range are not needed
         c.first = max(c.first, min(c.pool_first, c.end));
         c.end = max(c.first, min(c.end, c.pool_end));
     }
     return c;
 }
 
-// A finished sum of a column, or one of several.
+// Writes a column's complete sum (`finish`), or stores one of several partial sums (`leave`).
 __device__ __forceinline__ void finish(const RepresentParams &p, uint32_t sequence, uint32_t column, double sum,
                                        uint32_t rows) {
     if (p.pooled) at<float>(p.pooled)[uint64_t(sequence) * p.width + column] = float(sum / double(rows)); // 0 / 0 is NaN
-    if (!isfinite(sum)) at<uint32_t>(p.bad)[sequence] = 1; // the same from every thread
+    if (!isfinite(sum)) at<uint32_t>(p.bad)[sequence] = 1; // every thread writes the same value
 }
 __device__ __forceinline__ void leave(const RepresentParams &p, const Chunk &c, uint32_t column, double sum) {
     if (c.alone)
@@ -84,8 +91,9 @@ __device__ __forceinline__ void leave(const RepresentParams &p, const Chunk &c, 
         at<double>(p.sums)[uint64_t(c.slot) * p.width + column] = sum;
 }
 
-// By groups of `warps` warps that hold N float4 a lane: width <= 128 * N * warps, a multiple of 4. A group takes every
-// (groups)-th row; the groups' sums are added in order.
+// Computes a chunk by groups of `warps` warps, where each lane holds N float4. It needs width <=
+// 128 * N * warps and a width that is a multiple of 4. A group takes every (groups)-th row; the
+// groups' sums are added in order.
 template <int N, typename Sum>
 __device__ __forceinline__ void chunk_in_registers(const RepresentParams &p, const Chunk &c, int warps, Sum *partial,
                                                    double *columns) {
@@ -159,7 +167,8 @@ __device__ __forceinline__ void chunk_in_registers(const RepresentParams &p, con
     }
 }
 
-// Any width: a warp a row for the statistics, then a thread a column, whose rows come from L1 or L2.
+// For any width: one warp per row for the statistics, then one thread per column, whose rows come
+// from L1 or L2.
 template <typename Sum> __device__ __forceinline__ void chunk_in_memory(const RepresentParams &p, const Chunk &c) {
     __shared__ Sum means[ROWS], scales[ROWS];
     const Sum n = Sum(p.width);
@@ -201,11 +210,11 @@ template <typename Sum> __device__ void represent_chunk(const RepresentParams &p
     if (!c.exists) return;
     if (c.number == 0) {
         if (threadIdx.x == 0) at<uint32_t>(p.bad)[c.sequence] = 0;
-        __syncthreads(); // `finish` may set it
+        __syncthreads(); // because `finish` may set it
     }
     __shared__ Sum partial[WARPS];
     __shared__ double columns[SHARED_COLUMNS];
-    const uint32_t vectors = (p.width + 127) / 128; // float4 a lane, were a row one warp's
+    const uint32_t vectors = (p.width + 127) / 128; // float4 per lane, if one warp took a whole row
     if (p.width % 4 != 0 || vectors > WARPS * HELD)
         chunk_in_memory<Sum>(p, c);
     else if (vectors <= 3)
@@ -230,7 +239,7 @@ __device__ void add_chunks(const RepresentParams &p) {
     finish(p, sequence, column, sum, range[1] > range[0] ? range[1] - range[0] : 0);
 }
 
-// What both compute, plainly: a block of one thread a sequence, in f64.
+// The plain reference of both kernels: one block of one thread per sequence, in f64.
 __device__ void represent_plainly(const RepresentParams &p) {
     const uint32_t s = blockIdx.x;
     const uint32_t first = at<uint32_t>(p.starts)[s], end = at<uint32_t>(p.starts)[s + 1];
@@ -250,7 +259,8 @@ __device__ void represent_plainly(const RepresentParams &p) {
             if (row < pool_first || row >= pool_end) continue;
             if (!isfinite(y)) bad = 1;
             if (!p.pooled) continue;
-            // The means grow as rounded sums: what the fast one is held against is off by 1e-7 a row.
+            // The means grow as rounded sums: this reference for the fast kernel is off by 1e-7 per
+            // row.
             float *sum = at<float>(p.pooled) + uint64_t(s) * p.width + i;
             *sum = float((row == pool_first ? 0.0 : double(*sum)) + y / double(pool_end - pool_first));
         }
@@ -258,7 +268,7 @@ __device__ void represent_plainly(const RepresentParams &p) {
     at<uint32_t>(p.bad)[s] = bad;
 }
 
-// Two blocks an SM: 128 registers a thread.
+// Two blocks per SM: 128 registers per thread.
 KERNEL_RESIDENT(represent, RepresentParams, THREADS, 2, represent_chunk<float>)
 KERNEL_RESIDENT(represent_f32, RepresentParams, THREADS, 2, represent_chunk<double>)
 KERNEL(represent_means, RepresentParams, COLUMNS, add_chunks)

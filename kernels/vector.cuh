@@ -1,14 +1,15 @@
-// Several values at once, as one load or store of up to 16 bytes (32 in two), with the numbers as f32 between.
+// Loads and stores of several values at once, up to 16 bytes per instruction (32 bytes take two),
+// with the numbers as f32 in registers.
 #pragma once
 
 #include <cstdint>
 
 #include "number.cuh"
 
-// An address of params.h as a pointer.
+// Returns an address of params.h as a pointer.
 template <typename T> __device__ __forceinline__ T *at(uint64_t address) { return reinterpret_cast<T *>(address); }
 
-// N values of T, moved together.
+// N values of T that are moved together.
 template <typename T, int N> struct alignas(sizeof(T) * N) Packed {
     T values[N];
 };
@@ -26,10 +27,10 @@ template <int N, typename T> __device__ __forceinline__ void store(T *to, const 
     *reinterpret_cast<Packed<T, N> *>(to) = packed;
 }
 
-// Values of T in 16 bytes.
+// The number of values of T in 16 bytes.
 template <typename T> constexpr int VECTOR = 16 / sizeof(T);
 
-// The sum over a warp, in every lane, by butterfly: an order that nothing but the lanes decides.
+// Returns the sum over a warp, in every lane, by butterfly: the lanes alone decide the order.
 template <typename T> __device__ __forceinline__ T warp_sum(T x) {
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);

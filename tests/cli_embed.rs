@@ -1,6 +1,6 @@
-//! `seqstream embed` and what is around it, from outside.
+//! Tests of `seqstream embed` and its environment, run from outside as a program.
 
-// Helpers of tests are tests.
+// Test helpers may panic, as tests may.
 #![allow(clippy::unwrap_used)]
 
 mod cli_support;
@@ -90,7 +90,8 @@ fn resume_refuses_what_is_not_the_same_job() {
 fn what_is_wrong_has_its_code_and_its_place() {
     let place = Place::new(5);
     place.embed_fails("out", "--layers 3", 2, &["no layer 3", "from 0 to 2"]);
-    // Whatever driver this machine has. Why, depends on the build: `cuda_program.rs`.
+    // This uses whatever driver this machine has. The reason depends on the build: see
+    // `cuda_program.rs`.
     let mut nowhere = place.embed("out", "--device cuda");
     nowhere.env("SEQSTREAM_LIBCUDA", "/nowhere/libcuda.so.1");
     fails(nowhere, 7, &["--device cuda: ", "hint: "]);

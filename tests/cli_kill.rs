@@ -1,8 +1,9 @@
-//! Killed, stopped, out of space: what is finished stays, and the rest is made up for.
+//! Jobs that are killed, stopped or out of disk space: finished shards stay, and a resumed job
+//! makes up for the rest.
 //!
-//! `KILLS=50 cargo test --release --test cli_kill` kills as often as that.
+//! `KILLS=50 cargo test --release --test cli_kill` kills 50 times.
 #![cfg(unix)]
-// Helpers of tests are tests.
+// Test helpers may panic, as tests may.
 #![allow(clippy::unwrap_used)]
 
 mod cli_support;
@@ -15,7 +16,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// The finished shards, in order.
+/// Returns the finished shards, in order.
 fn list(out: &Path) -> Vec<std::path::PathBuf> {
     let mut shards: Vec<_> = std::fs::read_dir(out)
         .unwrap()
@@ -29,7 +30,7 @@ fn list(out: &Path) -> Vec<std::path::PathBuf> {
     shards
 }
 
-/// From 0 to 1, another one each time.
+/// Returns a random number from 0 to 1, another one each time.
 fn chance() -> f64 {
     (RandomState::new().build_hasher().finish() >> 11) as f64 / (1u64 << 53) as f64
 }
@@ -66,7 +67,7 @@ fn killed_at_random_moments_and_resumed_is_the_same() {
             u32::from(place.path("out").exists() && tree(&place.path("out")).keys().any(partial));
         kept += u32::from(!before.is_empty());
         if ended.success() {
-            // It was done before the blow fell: check it, and begin anew.
+            // The job ended before it was killed: check its output, and start again.
             assert_same(&place.path("whole"), &place.path("out"));
             std::fs::remove_dir_all(place.path("out")).unwrap();
             completed += 1;
@@ -140,12 +141,12 @@ fn ctrl_c_on_a_pipe_that_says_nothing_more() {
         .spawn()
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    // More than any buffer on the way holds back.
+    // This is more than any buffer on the way holds back.
     stdin.write_all(fasta(5000).as_bytes()).unwrap();
     stdin.flush().unwrap();
     wait_for(&place.path("out/shard-000000"), &mut child);
     signal(&child, "INT");
-    // Its standard input is open to the end of this test.
+    // The standard input stays open to the end of this test.
     let status = child.wait().unwrap();
     drop(stdin);
     assert_eq!(status.code(), Some(130));
@@ -177,7 +178,8 @@ fn an_output_without_room_is_an_error_that_loses_no_finished_shard() {
     place.embed_ok("whole", "--per-token");
     let full = place.embed("out", "--per-token");
     let mut limited = Command::new("sh");
-    // Files of at most 320 kB (160 kB where a block is 512 bytes); writing beyond is an error.
+    // Files have at most 320 kB (160 kB if the shell's block is 512 bytes); writing beyond is an
+    // error.
     limited.current_dir(place.path("")).args([
         "-c",
         "trap '' XFSZ; ulimit -f 320; exec \"$@\"",

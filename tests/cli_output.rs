@@ -1,6 +1,6 @@
-//! What a user sees where finished output is not what its job made, or cannot be read.
+//! What a user sees if finished output is not what its job made, or cannot be read.
 #![cfg(unix)]
-// Helpers of tests are tests.
+// Test helpers may panic, as tests may.
 #![allow(clippy::unwrap_used)]
 
 mod cli_support;
@@ -16,7 +16,7 @@ fn merge(place: &Place, sources: &[&str], out: &str) -> Command {
     command
 }
 
-/// Runs in a shell, in the directory of `place`.
+/// Runs a script in a shell, in the directory of `place`.
 fn shell(place: &Place, script: &str) {
     let status = place.command("sh").args(["-ec", script]).status();
     assert!(status.unwrap().success(), "{script}");
@@ -97,7 +97,7 @@ fn merge_refuses_what_is_not_its_share() {
             "the job.json and the manifest.json of first are of different jobs: layers was [1], now [2]",
         ],
     );
-    // The advice is right.
+    // The advice of the hint works.
     place.embed_ok("changed", "--share 2/2 --resume");
     place.embed_ok("less", "--share 2/2 --resume");
     assert_same(&place.path("part2"), &place.path("changed"));
@@ -113,7 +113,8 @@ fn a_merge_without_room_can_be_given_again() {
     }
     let merge = merge(&place, &["part1", "part2"], "out");
     let mut limited = place.command("sh");
-    // Files of at most 2 kB (1 kB where a block is 512 bytes): too little for the manifest.
+    // Files have at most 2 kB (1 kB if the shell's block is 512 bytes): too little for the
+    // manifest.
     limited.args(["-c", "trap '' XFSZ; ulimit -f 2; exec \"$@\"", "sh"]);
     limited.arg(merge.get_program()).args(merge.get_args());
     fails(
@@ -130,7 +131,7 @@ fn a_merge_without_room_can_be_given_again() {
     assert_same(&place.path("whole"), &place.path("out"));
 }
 
-/// A file that can be opened, and gives an I/O error to whoever reads it.
+/// Returns a file that can be opened, but gives an I/O error when it is read.
 #[cfg(target_os = "linux")]
 const UNREADABLE: &str = "/proc/self/mem";
 

@@ -1,7 +1,8 @@
-//! What the operating system does to a job: limits of threads, files and memory, signals, and files that
-//! change while they are in use. The program runs as a child, under `prlimit` or a shell's `ulimit`.
+//! The operating system's influence on a job: limits of threads, files and memory, signals, and
+//! files that change while they are in use. The program runs as a child, under `prlimit` or a
+//! shell's `ulimit`.
 #![cfg(target_os = "linux")]
-// Helpers of tests are tests.
+// Test helpers may panic, as tests may.
 #![allow(clippy::unwrap_used)]
 
 mod cli_support;
@@ -17,7 +18,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 
-/// The same command, run by a shell that has done `before`: `ulimit`, or `trap`.
+/// Returns the same command, run by a shell after `before` (a `ulimit` or `trap` command).
 fn after(before: &str, command: &Command) -> Command {
     let mut shell = Command::new("bash");
     shell.args(["-c", &format!("{before}; exec \"$@\""), "bash"]);
@@ -27,7 +28,7 @@ fn after(before: &str, command: &Command) -> Command {
     shell
 }
 
-/// A job that reads a pipe, whose other end is given too.
+/// Starts a job that reads a pipe; returns the pipe's other end, too.
 fn from_pipe(place: &Place, out: &str, options: &str) -> (Child, ChildStdin) {
     let mut command = place.embed_from("-", out, options);
     let mut child = command
@@ -60,7 +61,7 @@ fn is_root() -> bool {
 #[test]
 fn a_thread_that_cannot_be_had_is_an_error_whichever_it_is() {
     let place = Place::new(40);
-    // The program where anyone may run it, and a directory where anyone may write.
+    // The program must lie where anyone may run it, and the directory must be writable for anyone.
     let program = place.path("seqstream");
     fs::copy(env!("CARGO_BIN_EXE_seqstream"), &program).unwrap();
     for path in ["", "seqstream", "model"] {
@@ -73,10 +74,10 @@ fn a_thread_that_cannot_be_had_is_an_error_whichever_it_is() {
         command.arg(format!("--nproc={threads}")).arg(&program);
         command.args(embed.get_args()).current_dir(place.path(""));
         if is_root() {
-            // No such limit holds for root; of this user nothing else runs.
+            // No such limit holds for root; no other process runs as this user.
             command.uid(65534).gid(65534);
         } else if threads > 1 {
-            // Of this user other programs run.
+            // Other programs run as this user.
             break;
         }
         let output = command.output().unwrap();
@@ -147,7 +148,7 @@ fn few_open_files_are_waited_for() {
         assert!(output.status.success(), "{}", stderr(&output));
         assert_same(&place.path("whole"), &place.path(&out));
     }
-    // Not enough for one shard.
+    // This limit is not enough for one shard.
     let command = place.embed("too-few", "--layers=0,1,2 --per-token -q");
     let command = after("ulimit -n 13", &command);
     fails(command, 5, &["Too many open files", "ulimit -n"]);
@@ -162,7 +163,7 @@ fn what_a_pipe_has_given_is_computed_when_it_pauses() {
         let place = Place::new(0);
         let (mut child, mut stdin) = from_pipe(&place, "out", "-q");
         stdin.write_all(text.as_bytes()).unwrap();
-        // The writer begins a shard with the first rows that were computed; nothing of the input ends before that.
+        // The writer begins a shard with the first computed rows, before the input ends.
         wait_until("a shard is begun", &mut child, || {
             partial(&place.path("out"), 0).is_some()
         });
@@ -182,7 +183,7 @@ fn what_a_pipe_has_given_is_computed_when_it_pauses() {
     }
 }
 
-/// Begins a job that waits in the middle of its input, with its first shard finished.
+/// Starts a job that waits in the middle of its input, with its first shard finished.
 fn half_way(place: &Place, out: &str) -> (Child, ChildStdin) {
     let (mut child, mut stdin) = from_pipe(place, out, "-q --shard-size 4");
     stdin.write_all(fasta(5).as_bytes()).unwrap();
@@ -191,7 +192,7 @@ fn half_way(place: &Place, out: &str) -> (Child, ChildStdin) {
 }
 
 fn finish(mut stdin: ChildStdin) {
-    // A job that has failed reads no more.
+    // A job that has failed reads no more, so this write may fail.
     let _ = stdin.write_all(fasta(20).as_bytes());
 }
 
@@ -217,7 +218,7 @@ fn weights_rewritten_while_a_job_runs_end_it() {
     assert_eq!(list(&place.path("out")), ["shard-000000"]);
     assert!(!place.path("out/manifest.json").exists());
 
-    // With the time set back too, as some programs that copy do.
+    // Here the modification time is set back, too, as some copying programs do.
     let (child, stdin) = half_way(&place, "set-back");
     rewrite(-8000).set_modified(was).unwrap();
     finish(stdin);
@@ -232,14 +233,14 @@ fn weights_of_the_same_content_are_the_same() {
     let (child, stdin) = half_way(&place, "whole");
     finish(stdin);
     ends(child, 0, &[]);
-    // Other permissions, and another name.
+    // Other permissions or another name do not matter.
     let (child, stdin) = half_way(&place, "touched");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     fs::hard_link(&path, place.path("model/copy")).unwrap();
     finish(stdin);
     ends(child, 0, &[]);
     assert_same(&place.path("whole"), &place.path("touched"));
-    // Replaced by rename: the job goes on with the files that it has.
+    // Files replaced by rename do not matter: the job keeps using the files that it has opened.
     let (child, stdin) = half_way(&place, "replaced");
     place.model("other", ModelConfig::esm2(2, 32, 4), 2);
     for file in ["model.safetensors", "config.json"] {
@@ -297,7 +298,7 @@ fn a_signal_that_was_ignored_stays_ignored() {
     }
 }
 
-/// Two short records, and one of so many letters.
+/// Returns two short records, a record with this many letters, and another short record.
 fn long_record(letters: usize) -> String {
     format!(
         ">a\nMKVLA\n>b\nMKV\n>long\n{}\n>c\nMK\n",
@@ -327,7 +328,7 @@ fn a_record_beyond_the_memory_there_is_ends_the_job_before_it_begins() {
         fails(under(limit, "-q", "out"), 3, &says);
         fails(under(limit, "-q --max-length 19000000", "out"), 3, &says);
         assert!(!place.path("out").exists());
-        // What the hint advises helps.
+        // The hint's advice helps.
         let output = under(limit, "-q --max-length 100", kind).output().unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
     }
@@ -341,7 +342,7 @@ fn from_a_pipe_it_is_told_when_it_is_read() {
     command.stdin(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    // The job may end before all is read.
+    // The job may end before it has read everything.
     let _ = stdin.write_all(long_record(LONG).as_bytes());
     drop(stdin);
     let said =
@@ -369,7 +370,7 @@ fn weights_beyond_the_memory_there_is_are_an_error() {
     assert!(!place.path("out").exists());
 }
 
-/// Bytes of memory that a job of this pipe held at most.
+/// Returns the peak memory in bytes of a job that reads this pipe.
 fn peak(place: &Place, options: &str, write: impl FnOnce(&mut ChildStdin)) -> u64 {
     let (child, mut stdin) = from_pipe(place, "out", &format!("-q --json {options}"));
     write(&mut stdin);
@@ -388,7 +389,7 @@ fn long_names_are_counted_where_memory_is_bounded() {
             stdin.write_all(format!(">{name}\nM\n").as_bytes()).unwrap();
         }
     });
-    // All of them together are 200 MiB.
+    // All records together are 200 MiB.
     assert!(held < 150 << 20, "{held}");
 }
 
@@ -398,11 +399,11 @@ fn what_is_cut_off_is_not_tokenized() {
     let held = peak(&place, "--max-length 10", |stdin| {
         stdin.write_all(long_record(2 * LONG).as_bytes()).unwrap();
     });
-    // Its tokens would be 160 MB.
+    // The tokens would take 160 MB.
     assert!(held < 140_000_000, "{held}");
 }
 
-/// Names of the finished shards.
+/// Returns the names of the finished shards.
 fn list(out: &Path) -> Vec<String> {
     let names = fs::read_dir(out).unwrap();
     let names = names.map(|e| e.unwrap().file_name().to_string_lossy().into_owned());

@@ -1,7 +1,8 @@
-//! The GEMM algorithms of a job on CUDA are its own: kept beside its shards, used again by `--resume`, shared by
-//! `--gemm-algorithms`, and never chosen anew where others would give other bits.
+//! A job on CUDA has its own table of GEMM algorithms: the table is kept beside its shards, used
+//! again by `--resume` and shared by `--gemm-algorithms`. Algorithms are never chosen anew where
+//! other algorithms would give other bits.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod cli_support;
 mod cuda_support;
@@ -16,7 +17,7 @@ use std::process::{Command, Stdio};
 
 const TABLE: &str = "algorithms.json";
 
-/// A place whose jobs compute on a simulated device: its algorithms are known.
+/// Returns a place whose jobs compute on a simulated device, whose algorithms are known.
 fn simulated(sequences: usize) -> Option<Place> {
     if wants_real() {
         not_run("this test is of the simulated driver");
@@ -29,14 +30,14 @@ fn simulated(sequences: usize) -> Option<Place> {
     Some(Place::new(sequences).on_cuda(&cuda_support::library(), 1))
 }
 
-/// `embed`, with another cache than the place's.
+/// Returns `embed` with another cache than the cache of the place.
 fn embed(place: &Place, cache: &str, out: &str, options: &str) -> Command {
     let mut command = place.embed(out, options);
     command.env("SEQSTREAM_CACHE", place.path(cache));
     command
 }
 
-/// Runs it, which must succeed; what it said.
+/// Runs a command, which must succeed; returns its output.
 #[track_caller]
 fn ok(mut command: Command) -> String {
     let output = command.output().unwrap();
@@ -50,7 +51,7 @@ fn merge(place: &Place, sources: &[&str], out: &str) -> Command {
     command
 }
 
-/// The one table in a folder of the cache.
+/// Returns the single table in a folder of the cache.
 fn cached(folder: &Path) -> PathBuf {
     let entries = fs::read_dir(folder).unwrap();
     let mut paths = entries.map(|entry| entry.unwrap().path());
@@ -58,8 +59,8 @@ fn cached(folder: &Path) -> PathBuf {
     table.unwrap()
 }
 
-/// Makes `other`, a cache that holds other algorithms than the cache `from` for the same products: what a machine may
-/// have that has timed them itself.
+/// Makes `other`, a cache that holds other algorithms than the cache `from` for the same products,
+/// like the cache of a machine that has timed them itself.
 fn other_cache(place: &Place, from: &str, other: &str) {
     let table = cached(&place.path(from));
     let text = with_others(&fs::read_to_string(&table).unwrap());
@@ -73,7 +74,7 @@ fn pipe(path: &Path) {
     assert!(made.unwrap().success());
 }
 
-/// Warnings, each with its text, of what was said.
+/// Returns the text of each warning in the output.
 fn warnings(said: &str) -> Vec<&str> {
     let lines = said.lines().filter_map(|l| l.strip_prefix("warning: "));
     lines.collect()
@@ -87,14 +88,14 @@ fn killed_without_a_cache_it_goes_on_with_its_own_algorithms() {
     let options = "--token-budget 400";
     ok(embed(&place, "cache", "first", options));
     other_cache(&place, "cache", "others");
-    // A file where the folder should be: nothing can be kept.
+    // A file in place of the folder: nothing can be kept.
     fs::write(place.path("no folder"), "").unwrap();
     let mut command = embed(&place, "no folder", "killed", options);
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     wait_for(&place.path("killed/shard-000001"), &mut child);
     child.kill().unwrap();
     let said = stderr(&child.wait_with_output().unwrap());
-    // One warning, whatever the number of products, and what to do.
+    // There is one warning, whatever the number of products, and it says what to do.
     let told = warnings(&said);
     assert_eq!(told.len(), 1, "{said}");
     assert!(told[0].contains("cannot be kept in"), "{said}");
@@ -104,14 +105,14 @@ fn killed_without_a_cache_it_goes_on_with_its_own_algorithms() {
         1,
         "{said}"
     );
-    // The table stood before the first shard, and is what job.json says.
+    // The table was written before the first shard, and is the table that job.json names.
     let table = fs::read(place.path("killed").join(TABLE)).unwrap();
     let job = fs::read(place.path("killed/job.json")).unwrap();
     let value = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).unwrap();
     let (digest, gemm) = (&value(&table)["digest"], &value(&job)["gemm_algorithms"]);
     assert!(digest.as_str().unwrap().starts_with(gemm.as_str().unwrap()));
     assert_eq!(gemm.as_str().unwrap().len(), 32);
-    // Wherever it goes on, a cache with other algorithms plays no part.
+    // Wherever the job continues, a cache with other algorithms has no influence.
     let said = ok(embed(
         &place,
         "others",
@@ -125,7 +126,7 @@ fn killed_without_a_cache_it_goes_on_with_its_own_algorithms() {
     let whole = format!("{options} --gemm-algorithms killed");
     ok(embed(&place, "others", "whole", &whole));
     assert_same(&place.path("whole"), &place.path("killed"));
-    // A job without a table of its own or a given one does choose others there.
+    // A job without its own or a given table does choose other algorithms there.
     ok(embed(&place, "others", "different", options));
     let other = fs::read(place.path("different/job.json")).unwrap();
     assert_ne!(
@@ -148,12 +149,12 @@ fn shares_on_machines_of_their_own_merge_where_they_have_one_table() {
         &["gemm_algorithms was", "`--gemm-algorithms part1`"],
     );
     assert!(!place.path("merged").exists());
-    // What it advises.
+    // Follow the hint.
     fs::remove_dir_all(place.path("part2")).unwrap();
     let given = "--share 2/2 --gemm-algorithms part1";
     ok(embed(&place, "others", "part2", given));
     ok(merge(&place, &["part2", "part1"], "merged"));
-    // The file serves as well as the directory, and the cache's file as well as a job's.
+    // The file may be given instead of the directory, and the cache's file instead of a job's.
     let table = place.path("part1").join(TABLE);
     let cached = cached(&place.path("cache"));
     for (out, file) in [("whole", table), ("from cache", cached)] {
@@ -165,7 +166,7 @@ fn shares_on_machines_of_their_own_merge_where_they_have_one_table() {
         assert_same(&place.path(out), &place.path("merged"));
     }
     assert!(place.path("merged").join(TABLE).exists());
-    // A job that goes on may be given the table that it has, and no other.
+    // A continued job may be given the table that it has, but no other table.
     fs::remove_dir_all(place.path("part2/shard-000001")).unwrap();
     fs::remove_file(place.path("part2/manifest.json")).unwrap();
     let others = place.path("others table");
@@ -238,7 +239,8 @@ fn a_table_that_was_tampered_with_is_refused_by_resume_and_merge() {
     fs::create_dir(&table).unwrap();
     refused(&["it is a directory"]);
     fs::remove_dir(&table).unwrap();
-    // Without its table, which jobs of older versions do not have, a job goes on where the cache has the same.
+    // Without its table (jobs of older versions have none) a job continues if the cache has the
+    // same algorithms.
     let resume = || embed(&place, "others", "part2", "--share 2/2 --resume");
     fails(
         resume(),
@@ -252,13 +254,13 @@ fn a_table_that_was_tampered_with_is_refused_by_resume_and_merge() {
     assert!(!table.exists());
     ok(embed(&place, "cache", "part2", "--share 2/2 --resume"));
     assert_eq!(fs::read_to_string(&table).unwrap(), text);
-    // Or where it is given.
+    // It also continues if the table is given.
     fs::remove_file(&table).unwrap();
     let mut given = resume();
     given.args(["--gemm-algorithms", "part1"]);
     ok(given);
     assert_eq!(fs::read_to_string(&table).unwrap(), text);
-    // The result has it where any of the shares does.
+    // The merged output has the table if any of the shares has it.
     fs::remove_file(&table).unwrap();
     ok(merge(&place, &["part2", "part1"], "merged"));
     assert_eq!(
@@ -281,7 +283,7 @@ fn a_given_table_that_does_not_serve_is_refused_and_nothing_is_chosen_instead() 
         fails(command, code, says);
         assert!(!place.path("out").exists(), "{says:?}");
     };
-    // There is none, or nothing that is one.
+    // The file does not exist, or is not a table.
     refused("", 2, &["given.json does not exist", "start the share"]);
     fs::create_dir(&given).unwrap();
     refused("", 2, &["given.json is not the output directory"]);
@@ -308,7 +310,7 @@ fn a_given_table_that_does_not_serve_is_refused_and_nothing_is_chosen_instead() 
     pipe(&given);
     refused("", 6, &["it is a named pipe"]);
     fs::remove_file(&given).unwrap();
-    // Of another cuBLASLt, another kind of device, another model, another dtype.
+    // The table is for another cuBLASLt, another kind of device, another model, or another dtype.
     let device = "\"device\": \"";
     let (library, card, capability) = (
         text.replace("130002", "120805"),
@@ -333,7 +335,7 @@ fn a_given_table_that_does_not_serve_is_refused_and_nothing_is_chosen_instead() 
     refused("", 6, &["given.json", lacks, "another model"]);
     fs::write(&given, &text).unwrap();
     refused("--dtype bf16", 6, &["given.json", lacks]);
-    // A job that goes on with other options is told which, and not what its table lacks.
+    // A job continued with other options is told which options differ, not what its table lacks.
     let resume = embed(&place, "cache", "job", "--dtype f32 --resume");
     fails(resume, 6, &["dtype was \"f16\", now \"f32\""]);
 }
@@ -350,7 +352,7 @@ fn what_is_wrong_with_the_cache_is_seen_and_ends_no_job() {
         }
         assert!(said.contains("hint: set SEQSTREAM_CACHE"), "{said}");
     };
-    // Nothing is wrong.
+    // With a right table there are no messages.
     let said = ok(embed(&place, "cache", "right", ""));
     assert_eq!(warnings(&said), [""; 0]);
     let (table, lock) = {
@@ -358,7 +360,7 @@ fn what_is_wrong_with_the_cache_is_seen_and_ends_no_job() {
         let lock = table.with_extension("lock");
         (table, lock)
     };
-    // A process that holds the lock and is stopped: something has to be kept for it to matter.
+    // A stopped process holds the lock. The lock matters only if there is something to keep.
     fs::remove_file(&table).unwrap();
     let held = fs::File::open(&lock).unwrap();
     held.lock().unwrap();
@@ -375,7 +377,7 @@ fn what_is_wrong_with_the_cache_is_seen_and_ends_no_job() {
     pipe(&lock);
     let said = ok(embed(&place, "cache", "pipes", ""));
     seen(&said, &["cannot be kept in", "it is a named pipe"]);
-    // No folder at all.
+    // There is no cache folder at all.
     let mut command = place.embed("homeless", "");
     for name in ["SEQSTREAM_CACHE", "XDG_CACHE_HOME", "HOME"] {
         command.env_remove(name);
@@ -385,7 +387,7 @@ fn what_is_wrong_with_the_cache_is_seen_and_ends_no_job() {
         &said,
         &["none of SEQSTREAM_CACHE, XDG_CACHE_HOME and HOME is set"],
     );
-    // `bench` has no output directory to keep a table in, and says so as well.
+    // `bench` has no output directory in which to keep a table, and warns as well.
     fs::write(place.path("no folder"), "").unwrap();
     let mut command = place.command(env!("CARGO_BIN_EXE_seqstream"));
     command.args(["bench", "--model", "model", "--device", "cuda"]);

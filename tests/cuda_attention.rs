@@ -1,7 +1,7 @@
-//! The attention kernels against f64: every head width, awkward lengths, and the bits of a sequence
-//! alone and in every batch. `-- --nocapture` prints the errors.
+//! The attention kernels compared with f64: every head width and awkward lengths; and a sequence
+//! has the same bits alone and in every batch. `-- --nocapture` prints the errors.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod cuda_support;
 
@@ -15,7 +15,7 @@ use seqstream::dtype::DType;
 use std::ops::Range;
 
 const HEADS: usize = 2;
-/// The widths of the published models, and one that goes through the padded kernel.
+/// The widths of the published models, and one width that uses the padded kernel.
 const HEAD_DIMS: [usize; 7] = [16, 24, 32, 64, 96, 128, 40];
 
 /// A packed batch of one attention.
@@ -25,11 +25,11 @@ struct Case {
     dtype: DType,
     rotary: bool,
     lengths: Vec<usize>,
-    /// [tokens, 3·heads·head_dim], as `dtype` holds it.
+    /// q, k and v, shape `[tokens, 3·heads·head_dim]`, rounded to `dtype`.
     qkv: Vec<f32>,
 }
 
-/// What computes.
+/// The implementation that computes.
 #[derive(Debug, Clone, Copy)]
 enum By {
     Reference,
@@ -37,7 +37,8 @@ enum By {
     Kernels((u32, u32)),
 }
 
-/// The kernels that this device can run for heads of this width: those of sm_80, and its own where they are others.
+/// Returns the kernels that this device can run for heads of this width: the kernels of sm_80, and
+/// the device's own kernels if they differ.
 fn kinds(gpu: &Gpu, head_dim: usize) -> Vec<By> {
     let (all, own) = ((8, 0), gpu.context.info().unwrap().capability);
     let kernels = |capability| AttentionKernels::new(head_dim, DType::F16, true, capability);
@@ -57,12 +58,13 @@ fn starts(lengths: &[usize]) -> Vec<usize> {
 }
 
 impl Case {
-    /// Scores of deviation about 2: attention that prefers some keys.
+    /// Makes a case whose scores have a deviation of about 2, so that attention prefers some keys.
     fn new(head_dim: usize, dtype: DType, rotary: bool, lengths: &[usize], seed: u64) -> Self {
         Self::of_size(1.4, head_dim, dtype, rotary, lengths, seed)
     }
 
-    /// q, k and v of this deviation; that of the scores is its square.
+    /// Makes a case whose q, k and v have this deviation; the deviation of the scores is its
+    /// square.
     fn of_size(
         size: f64,
         head_dim: usize,
@@ -93,12 +95,12 @@ impl Case {
             .collect()
     }
 
-    /// Steep and flat.
+    /// Returns a steep and a flat slope.
     fn slopes(&self) -> Vec<f32> {
         (0..HEADS).map(|h| 0.5f32.powi(5 * h as i32 + 1)).collect()
     }
 
-    /// The batch of some of these sequences, in any order.
+    /// Returns the batch of some of these sequences, in any order.
     fn of(&self, sequences: &[usize]) -> Self {
         let at = starts(&self.lengths);
         let row = 3 * self.width();
@@ -110,12 +112,12 @@ impl Case {
         }
     }
 
-    /// The bytes of `out`, sequence by sequence.
+    /// Returns the bytes of `out`, sequence by sequence.
     fn run(&self, gpu: &Gpu, by: By) -> Vec<Vec<u8>> {
         self.run_some(gpu, by, |_| {})
     }
 
-    /// The same of some of the work that the kernels are given; the rest of `out` is poison.
+    /// Like `run`, with only a part of the kernels' work list; the rest of `out` is poison.
     fn run_some(&self, gpu: &Gpu, by: By, pick: impl Fn(&mut WorkList)) -> Vec<Vec<u8>> {
         let starts = starts(&self.lengths);
         let tokens = starts[self.lengths.len()];
@@ -134,7 +136,7 @@ impl Case {
             ..AttentionParams::default()
         };
         let By::Kernels(capability) = by else {
-            // Whole sequences: the reference takes any number of rows.
+            // Items are whole sequences, since the reference takes any number of rows.
             let item = |s: &usize| [starts[*s], self.lengths[*s], 0, self.lengths[*s]];
             let some: Vec<usize> = (0..self.lengths.len())
                 .filter(|s| self.lengths[*s] > 0)
@@ -173,7 +175,7 @@ impl Case {
             params.items = address;
             params.count = count as u32;
             let function = gpu.function(&kernel.source, &kernel.name, kernel.shared);
-            // As if there were three multiprocessors, that blocks which stay take several items.
+            // The grid is for three multiprocessors, so that persistent blocks take several items.
             let blocks = kernel.blocks(params.heads, params.count, 3) as usize;
             gpu.launch(&function, blocks, kernel.threads, kernel.shared, &params);
         }
@@ -203,13 +205,13 @@ impl Case {
         table
     }
 
-    /// A number as the kernels hold what rotation makes of q and k: in the dtype. Where a test is
-    /// about the softmax alone, its f64 takes the same numbers.
+    /// Rounds a number to the dtype, as the kernels store rotated q and k. If a test is about the
+    /// softmax alone, its f64 computation uses the same rounded numbers.
     fn held(&self, x: f64) -> f64 {
         f64::from(rounded(&[x as f32], self.dtype)[0])
     }
 
-    /// The largest score, position left out.
+    /// Returns the largest score, without the position term.
     fn largest_score(&self) -> f64 {
         let (hd, row) = (self.head_dim, 3 * self.width());
         let starts = starts(&self.lengths);
@@ -231,12 +233,12 @@ impl Case {
         largest
     }
 
-    /// In f64, a sequence of it: [length, heads·head_dim].
+    /// Returns the result for one sequence in f64, shape `[length, heads·head_dim]`.
     fn wanted(&self, s: usize) -> Vec<f64> {
         self.wanted_rows(s, 0..self.lengths[s], |x| x)
     }
 
-    /// The same of some queries; what rotation makes of q and k goes through `held`.
+    /// Like `wanted` for some queries; rotated q and k go through `held`.
     fn wanted_rows(&self, s: usize, rows: Range<usize>, held: impl Fn(f64) -> f64) -> Vec<f64> {
         let (hd, width) = (self.head_dim, self.width());
         let (first, length) = (starts(&self.lengths)[s], self.lengths[s]);
@@ -286,8 +288,9 @@ impl Case {
     }
 }
 
-/// Rounding q, k, weights and the result costs about one epsilon, weighted by what scores of
-/// deviation 2 make of an error. In f32 the roundings of `length` sums show, and grow as their root.
+/// The tolerance. Rounding q, k, weights and the result costs about one epsilon, weighted by the
+/// effect of an error on scores of deviation 2. In f32 the rounding errors of `length` sums show,
+/// and grow with the square root of the length.
 fn tolerance(dtype: DType, length: usize) -> f64 {
     epsilon(dtype)
         * match dtype {
@@ -296,7 +299,8 @@ fn tolerance(dtype: DType, length: usize) -> f64 {
         }
 }
 
-/// On a real device longer ones too, as far as the host's f64 bears.
+/// The lengths of the test batches. On a real device they include longer sequences, as far as the
+/// host's f64 computation allows.
 fn batches(gpu: &Gpu, head_dim: usize) -> Vec<Vec<usize>> {
     let mut batches = vec![
         vec![1, 2, 15, 16, 17, 63, 64, 0, 33, 32, 16, 1],
@@ -321,7 +325,8 @@ fn every_width_and_length_agrees_with_f64() {
         for head_dim in HEAD_DIMS {
             for dtype in DTYPES {
                 for rotary in [true, false] {
-                    // The f64 of all schedules is the same: the first has all shapes, others some.
+                    // The f64 result is the same for all schedules: the first schedule tests all
+                    // shapes, the others some.
                     if seed > 0 && !matches!(head_dim, 24 | 64) {
                         continue;
                     }
@@ -373,12 +378,13 @@ fn the_reference_agrees_with_f64() {
     }
 }
 
-/// Each query meets all 35,000 keys, as far as positions and strides go. A real device computes the whole sequence, the
-/// simulated one its first queries and its last; both ends are held against f64.
+/// Each query meets all 35,000 keys, which tests the limits of positions and strides. A real device
+/// computes the whole sequence, and the simulated device its first and last queries; both ends are
+/// compared with f64.
 #[test]
 fn a_sequence_of_35000_tokens() {
     const LENGTH: usize = 35_000;
-    const END: usize = 20; // queries
+    const END: usize = 20; // number of queries
     let Some(gpu) = gpu(0) else { return };
     let cases = [
         (64, DType::F16, true),
@@ -390,14 +396,15 @@ fn a_sequence_of_35000_tokens() {
     let ends = [0..END, LENGTH - END..LENGTH];
     for (head_dim, dtype, rotary) in cases {
         let case = Case::new(head_dim, dtype, rotary, &[LENGTH], 13);
-        // Kernels hold rotated numbers in the dtype. Of so many keys a query prefers a few, whose scores that moves most;
-        // so the f64 here takes the same ones, and what is left is theirs.
+        // Kernels store rotated numbers in the dtype. A query prefers a few of so many keys, and
+        // this rounding changes their scores the most; so the f64 computation uses the same rounded
+        // numbers, and the remaining error is the kernels' own.
         let wanted = ends
             .clone()
             .map(|rows| case.wanted_rows(0, rows, |x| case.held(x)));
         let row = case.width() * dtype.size();
         let kinds = match dtype {
-            DType::F32 => vec![By::Kernels((8, 0))], // of all devices
+            DType::F32 => vec![By::Kernels((8, 0))], // the kernels of all devices
             _ => kinds(&gpu, head_dim),
         };
         for by in kinds {
@@ -429,8 +436,8 @@ fn a_sequence_of_35000_tokens() {
     }
 }
 
-/// Weights are exponentials of scores, rounded to 16 bits. If the largest score were not subtracted
-/// first, those of scores as large as these would exceed what f16 holds.
+/// Tests inputs for which exponentials in 16 bits would fail: without subtracting the largest
+/// score, or with the largest score of another tile, weights exceed the range of f16.
 #[test]
 fn scores_of_twenty_are_as_exact_as_small_ones() {
     let Some(gpu) = gpu(0) else { return };
@@ -439,7 +446,7 @@ fn scores_of_twenty_are_as_exact_as_small_ones() {
             for rotary in [true, false] {
                 let lengths = [32, 64, 129];
                 let case = Case::of_size(2.4, head_dim, dtype, rotary, &lengths, 21);
-                // Rotation makes other scores, and no smaller ones.
+                // Rotation changes the scores, but does not make them smaller.
                 assert!(rotary || case.largest_score() > 20.0);
                 let wanted =
                     [0, 1, 2].map(|s| case.wanted_rows(s, 0..lengths[s], |x| case.held(x)));
@@ -458,7 +465,8 @@ fn scores_of_twenty_are_as_exact_as_small_ones() {
     }
 }
 
-/// By each kernel for 16 bits: short sequences, those of one tile of keys, and those of several.
+/// Runs each kernel for 16 bits: on short sequences, and on sequences of one and of several tiles
+/// of keys.
 #[test]
 fn nothing_is_a_little_too_large_or_too_small_everywhere() {
     let Some(gpu) = gpu(0) else { return };
@@ -488,7 +496,7 @@ fn nothing_is_a_little_too_large_or_too_small_everywhere() {
     }
 }
 
-/// Several passes, tiles that stay in shared memory and tiles that do not.
+/// Tests several passes, with tiles that stay in shared memory and tiles that do not.
 #[test]
 fn long_sequences_go_round_the_ring() {
     let Some(gpu) = gpu(3) else { return };
@@ -542,7 +550,7 @@ fn the_bits_of_a_sequence_are_its_own() {
             (128, DType::F16, true),
         ] {
             if head_dim > 64 && seed > 0 {
-                continue; // as the others, and long
+                continue; // like the others, but slow
             }
             let case = Case::new(head_dim, dtype, rotary, &lengths, 3);
             for by in kinds(&gpu, head_dim) {
@@ -563,7 +571,7 @@ fn the_bits_of_a_sequence_are_its_own() {
     }
 }
 
-/// A number that is not finite spoils its own sequence and no other.
+/// A number that is not finite affects its own sequence and no other.
 #[test]
 fn what_is_not_finite_stays_with_its_sequence_and_is_seen() {
     let Some(gpu) = gpu(0) else { return };
@@ -574,7 +582,7 @@ fn what_is_not_finite_stays_with_its_sequence_and_is_seen() {
             let clean = Case::new(64, dtype, true, &lengths, 4);
             let before = clean.run(&gpu, by);
             for value in [f32::NAN, f32::INFINITY] {
-                // In a key, and in a value, of the middle sequence.
+                // The number is in a key, and in a value, of the middle sequence.
                 for part in [1, 2] {
                     let mut case = clean.clone();
                     let width = case.width();
@@ -584,7 +592,8 @@ fn what_is_not_finite_stays_with_its_sequence_and_is_seen() {
                     let out = values(&after[1], dtype);
                     let bad = |t: usize| out[t * width..][..64].iter().any(|x| !x.is_finite());
                     let rows = (0..lengths[1]).filter(|t| bad(*t)).count();
-                    // A key of infinity scores minus infinity with half the queries, and weighs nothing there.
+                    // An infinite key scores minus infinity with half the queries, and has no
+                    // weight there.
                     let least = if part == 1 && value.is_infinite() {
                         1
                     } else {

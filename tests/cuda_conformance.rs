@@ -1,10 +1,11 @@
-//! One tiny kernel for each wrapper of `kernels/ptx.cuh` and `ptx90.cuh`, against what the PTX ISA documents. What is
-//! expected is computed here, from the documented layouts, and knows nothing of the emulator: the same tests pass on
-//! a device (SEQSTREAM_TEST_GPU=1), so that emulator and device agree.
+//! One tiny kernel for each wrapper of `kernels/ptx.cuh` and `ptx90.cuh`, compared with the
+//! documentation of the PTX ISA. The expected values are computed here, from the documented
+//! layouts, independently of the emulator: the same tests pass on a device (SEQSTREAM_TEST_GPU=1),
+//! so emulator and device agree.
 //!
 //! Numbers are small integers, whose sums are exact in every order.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod cuda_support;
 

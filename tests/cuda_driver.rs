@@ -1,6 +1,6 @@
-//! The driver's seam on the simulated driver: streams, fences, memory, errors.
+//! The boundary to the driver on the simulated driver: streams, fences, memory, errors.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod cuda_support;
 
@@ -29,8 +29,8 @@ fn live_allocations(simulator: &Simulator) -> usize {
         .count()
 }
 
-/// Host to device on one stream, device to host on another; with the fence between them or without.
-/// Whether the bytes came back.
+/// Copies host to device on one stream and device to host on another, with or without the fence
+/// between them. Returns whether the bytes came back.
 fn there_and_back(device: u32, fenced: bool) -> Result<bool, DriverError> {
     let context = Context::new(device)?;
     let load = Stream::new(&context, StreamName::Load, 0)?;
@@ -39,8 +39,8 @@ fn there_and_back(device: u32, fenced: bool) -> Result<bool, DriverError> {
     let mut sent = PinnedBuffer::new(&context, BYTES)?;
     let received = PinnedBuffer::new(&context, BYTES)?;
     let region = Arena::new(&context, BYTES)?.take("test", BYTES)?;
-    // SAFETY: nothing is under way; each copy is followed by a fence (or, without it, by the
-    // wait for both streams below) before its memory is touched.
+    // SAFETY: no other work is running; each copy is followed by a fence (or, without it, by the
+    // wait for both streams below) before its memory is accessed.
     unsafe {
         for (i, byte) in sent.bytes_mut().iter_mut().enumerate() {
             *byte = i as u8 ^ 0x5a;
@@ -83,7 +83,7 @@ fn a_fault_at_every_call_is_an_error_that_names_it_and_leaks_nothing() {
     let mut reported = 0;
     for call in 1..1000 {
         let simulator = simulator(1, 1);
-        // A code that no driver has: unknown ones must be safe.
+        // This is a code that no driver has: unknown codes must be safe.
         fault(&simulator, &format!("{call}:54321"));
         let result = there_and_back(0, true);
         let left = live_allocations(&simulator);
@@ -94,7 +94,7 @@ fn a_fault_at_every_call_is_an_error_that_names_it_and_leaks_nothing() {
                 assert!(error.to_string().starts_with("cu"), "{error}");
                 reported += 1;
             }
-            // Failures while things are given back have nobody to tell; past the last call, none.
+            // A failure of a release cannot be reported; beyond the last call there is no failure.
             Ok(same) => assert!(same),
         }
     }
@@ -162,7 +162,7 @@ fn streams_are_idle_when_their_work_is_done_and_devices_are_what_they_are() {
         Fence::timed(&context).unwrap(),
         Fence::timed(&context).unwrap(),
     );
-    // SAFETY: nobody else touches the region.
+    // SAFETY: nothing else accesses the region.
     unsafe {
         stream.record(&start).unwrap();
         stream.fill(&region, 7).unwrap();

@@ -1,6 +1,7 @@
-//! `seqstream embed --device cuda` on simulated devices, and real ones: what the main job promises holds there too.
+//! `seqstream embed --device cuda` on simulated and real devices: the guarantees of the main job
+//! hold there too.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod cli_support;
 mod cuda_support;
@@ -16,8 +17,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
 
-/// A place whose jobs compute on `devices` simulated devices, or on the real ones; none, said aloud, in a build without
-/// kernels.
+/// Returns a place whose jobs compute on `devices` simulated devices, or on the real ones; `None`,
+/// with a message, in a build without kernels.
 fn cuda(sequences: usize, devices: u32) -> Option<Place> {
     if kernels::FATBINS.is_empty() {
         absent("this build has no kernels (no nvcc)");
@@ -30,7 +31,8 @@ fn cuda(sequences: usize, devices: u32) -> Option<Place> {
     })
 }
 
-/// The same, where a real device is too fast to be stopped in the middle, or does not fail when it is told to.
+/// Like `cuda`, for tests on simulated devices only, because a real device is too fast to be
+/// stopped in the middle, or cannot be made to fail.
 fn simulated(sequences: usize, devices: u32) -> Option<Place> {
     if wants_real() {
         not_run("this test is of the simulated driver");
@@ -39,7 +41,7 @@ fn simulated(sequences: usize, devices: u32) -> Option<Place> {
     cuda(sequences, devices)
 }
 
-/// Runs it, which must succeed; what it said.
+/// Runs a command, which must succeed; returns its output.
 #[track_caller]
 fn ok(place: &Place, out: &str, options: &str) -> String {
     let output = place.embed(out, options).output().unwrap();
@@ -47,7 +49,8 @@ fn ok(place: &Place, out: &str, options: &str) -> String {
     stderr(&output)
 }
 
-/// Asserts that rows of 32 are those that the CPU computes, each within `times` the tolerance of `cuda_models.rs`.
+/// Asserts that rows of 32 values agree with the CPU's rows, each within `times` the tolerance of
+/// `cuda_models.rs`.
 #[track_caller]
 fn near(dtype: &str, times: f64, got: &[f32], want: &[f32]) {
     let bar = match dtype {
@@ -77,7 +80,7 @@ fn the_gpu_computes_what_the_cpu_does() {
         for layer in [0, 2] {
             let gpu = place.path(dtype);
             near(dtype, 1.0, &rows(&gpu, layer), &rows(&cpu, layer));
-            // A token alone is further off than the mean of many.
+            // The state of one token is less exact than the mean of many.
             near(dtype, 3.0, &states(&gpu, layer), &states(&cpu, layer));
         }
     }
@@ -177,12 +180,12 @@ fn killed_and_resumed_the_output_is_that_of_a_run_that_was_not() {
         assert_eq!(files(&whole), files(&killed), "killed after {shard}");
         std::fs::remove_dir_all(killed).unwrap();
     }
-    // Another dtype is another job.
+    // A job with another dtype is another job.
     let refused = place.embed("whole", "--dtype f32 --resume");
     fails(refused, 6, &["dtype was \"f16\", now \"f32\""]);
 }
 
-/// The files of finished shards; none where nothing is.
+/// Returns the files of finished shards; the result is empty if the directory does not exist.
 fn shards(out: &Path) -> BTreeMap<String, Vec<u8>> {
     if !out.exists() {
         return BTreeMap::new();
@@ -192,7 +195,8 @@ fn shards(out: &Path) -> BTreeMap<String, Vec<u8>> {
     all
 }
 
-/// A device that fails ends the job with its own code; finished shards stay, and the job goes on from there.
+/// A failing device ends the job with its own exit code; finished shards stay, and the job
+/// continues from there.
 #[test]
 fn a_device_that_fails_ends_the_job_and_keeps_its_shards() {
     let Some(place) = simulated(96, 2) else {
@@ -202,7 +206,7 @@ fn a_device_that_fails_ends_the_job_and_keeps_its_shards() {
     let all = place.embed_ok("whole", options)["shards_computed"].as_u64();
     let all = all.unwrap();
     let (whole, failed) = (place.path("whole"), place.path("failed"));
-    // Calls of the middle of the job, and one while weights come, before anything is finished.
+    // Calls in the middle of the job, and one call while weights load, before anything is finished.
     for (fault, says, finished) in [
         (
             "cuEventSynchronize#84:700:sticky",
@@ -253,7 +257,7 @@ fn a_device_that_fails_ends_the_job_and_keeps_its_shards() {
             "{fault}: {said}"
         );
         assert!(!failed.join("manifest.json").exists(), "{fault}");
-        // What is finished is there, whole, and is not touched again.
+        // Finished shards are complete, and are not written again.
         let (kept, before) = (shards(&failed), written(&failed));
         let stood = kept.keys().filter(|n| n.ends_with("/shard.json")).count() as u64;
         assert!(
@@ -299,7 +303,7 @@ fn dirty_and_long_input_has_the_same_outcomes() {
         assert!(said.contains(part), "{said}");
     }
     assert_eq!(rows(&place.path("dirty"), 2).len(), 5 * 32);
-    // A sequence that fits in no pass is named, with what helps.
+    // A sequence that fits in no pass is named, with a remedy.
     let mut command = place.embed("small", "");
     command.env("SEQSTREAM_SIM_MEMORY", "571520000");
     fails(command, 3, &["long", "1502 tokens", "--long window"]);
@@ -311,15 +315,17 @@ fn dirty_and_long_input_has_the_same_outcomes() {
     fails(place.embed("bad", ""), 3, &["record 2"]);
 }
 
-/// One sequence of 40 overflows f16 in the middle of the model: it is named, and what helps; nothing looks whole.
+/// One of 40 sequences overflows f16 in the middle of the model: the error names it and a remedy,
+/// and no output looks complete.
 #[test]
 fn an_overflow_in_f16_is_named_with_its_remedy() {
     let Some(place) = cuda(0, 2) else {
         return;
     };
     const TRYPTOPHAN: usize = 22;
-    // States of tryptophan lie along dimension 0, and the feed-forward takes that dimension alone: 15000 times what
-    // the layer norm leaves of it, which is 5.6 for tryptophan and below 4.3 for all else. f16 ends at 65504.
+    // States of tryptophan lie along dimension 0, and the feed-forward reads only that dimension:
+    // 15000 times the value after the layer norm, which is 5.6 for tryptophan and below 4.3 for all
+    // other residues. The range of f16 ends at 65504.
     place.change_model(|name, values| match name {
         "esm.embeddings.word_embeddings.weight" => {
             let rows = values.chunks_mut(32).enumerate();
@@ -355,7 +361,7 @@ fn an_overflow_in_f16_is_named_with_its_remedy() {
     for beyond in ["shard-000001", "shard-000002", "manifest.json"] {
         assert!(!out.join(beyond).exists(), "{beyond}");
     }
-    // It does not go away, and what is finished is not taken for the whole.
+    // The error persists, and the finished part is not taken for the whole.
     place.embed_fails("out", "--resume", 4, &says);
     for dtype in ["bf16", "f32"] {
         place.embed_ok(dtype, &format!("--dtype {dtype}"));
@@ -367,7 +373,8 @@ fn an_overflow_in_f16_is_named_with_its_remedy() {
     }
 }
 
-/// Where a model does not fit, what is advised is what makes it fit: a dtype of 16 bits, or fewer tokens a pass.
+/// If a model does not fit, the advice really makes it fit: a dtype of 16 bits, or fewer tokens per
+/// pass.
 #[test]
 fn advice_on_too_little_memory_is_true() {
     let Some(place) = simulated(0, 1) else {
@@ -376,7 +383,7 @@ fn advice_on_too_little_memory_is_true() {
     std::fs::remove_dir_all(place.path("model")).unwrap();
     place.model("model", ModelConfig::esm2(2, 320, 20), 1);
     std::fs::write(place.path("in.fa"), ">a\nMKV\n").unwrap();
-    // With so many MB of memory: what it says where the model does not fit.
+    // Runs with this many MB of memory; returns the message if the model does not fit.
     let run = |megabytes: u32, options: &str| {
         let _ = std::fs::remove_dir_all(place.path("out"));
         let mut command = place.embed("out", &format!("-q {options}"));
@@ -407,7 +414,7 @@ fn advice_on_too_little_memory_is_true() {
     assert!(540 < f16 && f16 + 2 < f32 && f32 < 668, "{f16} {f32}");
     let said = run(f32 - 2, "--dtype f32").unwrap();
     assert!(said.contains("hint: use --dtype f16 or bf16"), "{said}");
-    // Not where that would not fit either, nor where it was asked for.
+    // The advice is not given if that would not fit either, nor if it was already followed.
     let said = run(f16 - 10, "--dtype f32").unwrap();
     assert!(
         said.contains("hint: use a device with 0.6 GiB free"),

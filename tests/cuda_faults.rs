@@ -1,7 +1,8 @@
-//! Faults: whichever call of a small embedding job fails, and however, the job ends with one error that says which call
-//! failed, with what, on which device; nothing of it is left on the device, and what was collected before is right.
+//! Faults: whichever call of a small embedding job fails, and however, the job ends with one error
+//! that says which call failed, with which code, and on which device. Nothing of the job is left on
+//! the device, and results collected before the failure are right.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod cuda_support;
 mod stream_support;
@@ -23,11 +24,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use stream_support::{Reports, Watchdog, watchdog};
 
-/// Out of memory, illegal address, launch failure, unknown to the program, known to none.
+/// Out of memory, illegal address, launch failure, a code unknown to the program, a code that no
+/// driver has.
 const CODES: [i32; 5] = [2, 700, 719, 999, 54321];
-/// Of these, those that take the context with them.
+/// The codes among these that lose the context.
 const STICKY: [i32; 2] = [700, 719];
-/// Calls that leave work on a stream, which can fail later than the call.
+/// Calls that submit work to a stream, which can fail later than the call.
 const ASYNCHRONOUS: [&str; 4] = [
     "cuLaunchKernel",
     "cuMemcpyHtoDAsync_v2",
@@ -35,19 +37,22 @@ const ASYNCHRONOUS: [&str; 4] = [
     "cublasLtMatmul",
 ];
 
-/// The simulator, where this test runs: it needs kernels, and a device that fails when it is told to.
+/// Returns the simulator if this test can run: it needs kernels, and a device that can be made to
+/// fail.
 fn start(seed: u64) -> Option<Simulator> {
     if wants_real() || kernels::FATBINS.is_empty() {
         not_run("it is of the simulated driver, and needs a build with kernels");
         return None;
     }
     let simulator = simulator(1, seed);
-    // SAFETY: the simulator is held by this test alone, and nothing else here reads the environment meanwhile.
+    // SAFETY: this test alone holds the simulator, and nothing else here reads the environment
+    // meanwhile.
     unsafe { std::env::set_var("SEQSTREAM_LIBCUBLASLT", library()) };
     Some(simulator)
 }
 
-/// The function whose call was made to fail, by the simulator's log: `call 17 cuMemAlloc_v2 ... [fault] = 2`.
+/// Returns the function whose call was made to fail, from the simulator's log: `call 17
+/// cuMemAlloc_v2 ... [fault] = 2`.
 fn failed_function(simulator: &Simulator) -> Option<String> {
     let get = simulator.call::<extern "C" fn(*mut c_char, usize) -> usize>("seqstream_sim_log");
     let mut text = vec![0u8; get(std::ptr::null_mut(), 0)];
@@ -57,14 +62,14 @@ fn failed_function(simulator: &Simulator) -> Option<String> {
     line.split(' ').nth(2).map(Into::into)
 }
 
-/// Gives something back, and has done so whatever it answers.
+/// Returns whether a function releases something; it has released it whatever it returns.
 fn gives_back(function: &str) -> bool {
     ["Free", "Destroy", "Unload", "Release"]
         .iter()
         .any(|word| function.contains(word))
 }
 
-/// Short sequences, in more batches than there are slots.
+/// Returns short sequences, in more batches than there are slots.
 fn batches() -> Vec<PackedBatch> {
     let lengths: [&[usize]; 4] = [&[3, 20], &[1], &[17, 2], &[9]];
     let one = |lengths: &&[usize]| {
@@ -82,8 +87,8 @@ fn batches() -> Vec<PackedBatch> {
 /// The bits of a batch's means.
 type Bits = Vec<u32>;
 
-/// A job from nothing to its end; what it collected goes to `collected`, also where it fails. `done` is called before
-/// everything is given back.
+/// Runs a job from start to end; collected results go to `collected`, even if it fails. `done` is
+/// called before everything is released.
 fn job(
     checkpoint: &Checkpoint,
     algorithms: &Arc<Algorithms>,
@@ -145,14 +150,14 @@ fn job(
     result
 }
 
-/// What faults came to.
+/// The outcome of faults.
 #[derive(Default)]
 struct Tally {
     faults: usize,
     errors: usize,
 }
 
-/// By what is counted: by code, by function.
+/// Tallies by name: a code or a function.
 type Table = BTreeMap<String, Tally>;
 
 fn count(table: &mut Table, name: &str, error: bool) {
@@ -168,7 +173,8 @@ fn print(title: &str, table: &Table) {
     }
 }
 
-/// The error of a fault at a call of `function`; `None`: of work that failed after its call.
+/// Checks the error of a fault at a call of `function`, or of work that failed after its call if
+/// `function` is `None`.
 fn check_error(what: &str, text: &str, code: i32, function: Option<&str>) {
     let status = if code == 2 { 3 } else { 13 }; // CUBLAS_STATUS_ALLOC_FAILED, _EXECUTION_FAILED
     let driver = format!("failed with {code} (");
@@ -178,7 +184,7 @@ fn check_error(what: &str, text: &str, code: i32, function: Option<&str>) {
         codes |= text.contains(&library);
     }
     assert!(codes, "{what}: which code? {text}");
-    // Another thread's next call may be the first to say that the context is lost.
+    // Another thread's next call may be the first to report that the context is lost.
     let same = function.is_none_or(|f| text.contains(&format!("{f} failed")));
     let named = same || STICKY.contains(&code);
     assert!(named, "{what}: which call? {text}");
@@ -191,7 +197,7 @@ struct Sweep {
     checkpoint: Checkpoint,
     algorithms: Arc<Algorithms>,
     right: Vec<Bits>,
-    /// Calls of a job, before it gives back what it holds.
+    /// The number of calls of a job before it releases what it holds.
     own: u64,
     by_code: Table,
     by_function: Table,
@@ -199,7 +205,8 @@ struct Sweep {
 }
 
 impl Sweep {
-    /// A job without a fault first: its results are the right ones, and the products' algorithms are chosen.
+    /// Runs a job without a fault first: it gives the right results, and chooses the products'
+    /// algorithms.
     fn new() -> Option<Self> {
         let mut sweep = Self {
             checkpoint: cuda_support::model::random(1, 32, 2, 64),
@@ -224,7 +231,8 @@ impl Sweep {
             )
             .unwrap();
             simulator.assert_nothing_held("without a fault");
-            // Trials of algorithms give back what they had; after them nothing waits for work on the device unsaid.
+            // Trials of algorithms release what they used; after them no implicit wait for the
+            // device is allowed.
             if chosen {
                 simulator.assert_nothing_left("without a fault");
             }
@@ -240,7 +248,8 @@ impl Sweep {
         Some(sweep)
     }
 
-    /// One job with a fault at `place`, the n-th call of any or of one function. False where it has no such call.
+    /// Runs one job with a fault at `place`, the n-th call of any function or of one function.
+    /// Returns false if the job has no such call.
     fn fault(&mut self, place: &str, n: u64, code: i32, later: bool) -> bool {
         let simulator = start(n % 5).unwrap();
         self.watchdog.alive();
@@ -294,7 +303,7 @@ fn a_fault_at_every_call_of_a_job_is_one_clean_error() {
     let Some(mut sweep) = Sweep::new() else {
         return;
     };
-    // Each call with one code, some with all.
+    // Tests each call with one code, and some calls with all codes.
     let mut calls = 0;
     'calls: for n in 1.. {
         let i = n as usize % CODES.len();
@@ -365,7 +374,7 @@ fn a_fault_at_every_call_of_choosing_an_algorithm_is_one_clean_error() {
         simulator.assert_nothing_held(&what);
         match &result {
             Err(text) => check_error(&what, text, code, Some(&hit)),
-            // The call that makes the context current is made for every free, too.
+            // The call that makes the context current is also made for every free.
             Ok(()) => assert!(
                 gives_back(&hit) || hit == "cuCtxSetCurrent",
                 "{what}: nobody was told"

@@ -1,6 +1,6 @@
-//! Products by cuBLASLt against sums in f64, and their bits.
+//! Products by cuBLASLt compared with sums in f64, and their bits.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod cuda_support;
 
@@ -34,7 +34,8 @@ fn products_are_as_exact_as_their_dtype_for_any_number_of_rows() {
     }
 }
 
-/// K in chains: as exact as their length says, and each chain of K is there once, whatever is left for the last.
+/// K in chains: the result is as exact as the length of the chains implies, and each chain of K is
+/// computed exactly once, even if the last chain is shorter.
 #[test]
 fn chains_of_k_are_as_exact_as_they_are_short() {
     let Some(_held) = device() else { return };
@@ -46,7 +47,7 @@ fn chains_of_k_are_as_exact_as_they_are_short() {
             (2048, 2048, 1),
             (2048, 32, 64),
             (2048, 256, 8),
-            // 352 and 320; 96, 96 and 4.
+            // The chains are 352 and 320 long here; below, 96, 96 and 4.
             (672, 512, 2),
             (196, 96, 3),
         ] {
@@ -59,7 +60,8 @@ fn chains_of_k_are_as_exact_as_they_are_short() {
             rig.empty();
             let case = Case::new(&mut rig, &spec, 40);
             let error = case.error(&case.run(&rig, &product));
-            // A chain's rounding is that of its sums, which grow with the root of what is summed; so is the chains'.
+            // The rounding error of a chain is that of its sums, which grow with the square root of
+            // the number of summands; the sum over chains behaves in the same way.
             let roots = ((chain.min(inputs) / 2) as f64).sqrt() + ((chains / 2) as f64).sqrt();
             let bound = (roots + 1.0) * 0.55 * 2f64.powi(-24);
             println!("{spec}: {error:.2e} of {bound:.2e}");
@@ -131,7 +133,8 @@ fn a_row_has_the_same_bits_alone_and_among_many() {
     }
 }
 
-/// More rows than the algorithm was tried with go in parts, and no row knows of it.
+/// More rows than the algorithm was tried with are computed in parts, and this does not influence
+/// any row.
 #[test]
 fn rows_beyond_the_trial_are_as_right() {
     let Some(held) = device() else { return };
@@ -161,7 +164,7 @@ fn two_streams_share_a_product() {
     let mut rigs = [Rig::new(0), Rig::new(0)];
     let gemm = gemm(&rigs[0].context);
     let product = gemm.product(&spec).unwrap();
-    // Of different rows, with different biases.
+    // The cases have different rows and different biases.
     let cases: Vec<_> = rigs
         .iter_mut()
         .zip([5, 90])

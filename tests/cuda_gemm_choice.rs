@@ -1,6 +1,6 @@
-//! Which algorithm a product gets, where that is kept, and where the library is found.
+//! Which algorithm a product gets, where the choice is kept, and where the library is found.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod cuda_support;
 
@@ -20,7 +20,8 @@ use std::fs;
 use std::sync::Arc;
 #[test]
 fn the_fastest_that_sums_k_whole_is_chosen_and_runs_allocate_nothing() {
-    // The seed that runs nothing early: under the others what has run already takes no simulated time.
+    // This seed runs nothing early: under other seeds, work that has already run takes no simulated
+    // time.
     let Some(simulator) = start(1, 0) else { return };
     let mut rig = Rig::new(0);
     let spec = spec(48, 96, DType::F16, Kind::Accumulate, true);
@@ -28,11 +29,12 @@ fn the_fastest_that_sums_k_whole_is_chosen_and_runs_allocate_nothing() {
         let algorithms = Arc::new(Algorithms::new(None));
         let gemm = Gemm::load(&rig.context, Arc::clone(&algorithms), tuning).unwrap();
         gemm.product(&spec).unwrap();
-        // The second word is the algorithm's place in the simulator's list.
+        // The second word is the algorithm's index in the simulator's list.
         let json = algorithms.table().unwrap().to_json();
         json.as_bytes()[place_in(&json).end - 1] as char
     };
-    // The list is in cuda-sim/src/cublaslt_algorithms.rs: five traps, a slow one, the best, another.
+    // The list is in cuda-sim/src/cublaslt_algorithms.rs: five traps, a slow algorithm, the best,
+    // another.
     assert_eq!(place(TUNING), '6');
     let gemm = gemm(&rig.context);
     let product = gemm.product(&spec).unwrap();
@@ -51,7 +53,7 @@ fn the_fastest_that_sums_k_whole_is_chosen_and_runs_allocate_nothing() {
         ["allocations", "host_allocations", "live_cublaslt"].map(|n| counter(&simulator, n));
     assert_eq!(before, after);
     assert_eq!(counter(&simulator, "null_stream_operations"), 0);
-    // What the library would take by itself splits K: for measurements alone.
+    // The algorithm that the library itself would choose splits K; it is for measurements only.
     let first = gemm.library_choice(&spec, 64).unwrap();
     assert_ne!(first.algorithm(), product.algorithm());
 }
@@ -126,7 +128,8 @@ fn all_devices_of_a_job_use_one_table_and_so_does_its_resumption() {
     gemm.product(&spec).unwrap();
     assert_eq!(counter(&simulator, "matmuls"), before);
     assert_eq!(gemm.fingerprint(), algorithms.fingerprint());
-    // What the table does not have, or has and should not, is an error: nothing else is taken instead.
+    // A product that the table lacks, or should not have, is an error: no other algorithm is used
+    // instead.
     let other = ProductSpec {
         bias: false,
         ..spec

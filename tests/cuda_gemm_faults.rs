@@ -1,6 +1,6 @@
-//! A product whose library or driver fails: an error that says what, and nothing left behind.
+//! A product whose library or driver fails gives an error that says what failed, and leaks nothing.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod cuda_support;
 
@@ -10,7 +10,7 @@ use seqstream::gpu::cublaslt::{Algorithms, Gemm, GemmError, Kind, Operands};
 use seqstream::gpu::driver::{Observe, Operation, Stream, StreamName};
 use std::sync::Arc;
 use std::sync::Mutex;
-/// What streams were given.
+/// The work that streams were given.
 #[derive(Debug, Default)]
 struct Log(Mutex<Vec<String>>);
 
@@ -38,7 +38,7 @@ fn an_observer_of_a_stream_is_told_of_products() {
     assert_eq!(*log.0.lock().unwrap(), ["kernel f16 16x24 store"]);
 }
 
-/// All of a product's life; what went wrong.
+/// Runs the whole life of a product; returns its error.
 fn life(rig: &Rig, case: &Case) -> Result<(), GemmError> {
     let gemm = Gemm::load(&rig.context, Arc::new(Algorithms::new(None)), TUNING)?;
     let product = gemm.product(&case.spec)?;
@@ -75,7 +75,7 @@ fn a_fault_at_any_call_of_the_library_is_an_error_that_names_it() {
         loop {
             nth += 1;
             let faults = counter(&simulator, "faults");
-            // A code that no driver has: the library answers that something failed.
+            // This is a code that no driver has: the library reports a general failure.
             fault(&simulator, &format!("{function}#{nth}:54321"));
             let result = life(&rig, &case);
             fault(&simulator, "");
@@ -118,7 +118,7 @@ fn a_fault_at_any_driver_call_leaks_nothing() {
     let calls = counter(&simulator, "calls") - before;
     let live = counter(&simulator, "live_allocations");
     let mut errors = 0;
-    // Every call at first, then some of the many of the trials, of which one is like the other.
+    // Test every call at first, then some of the many similar calls of the trials.
     for nth in (1..200).chain((200..calls).step_by(37)) {
         fault(&simulator, &format!("{nth}:2"));
         let result = life(&rig, &case);
@@ -143,7 +143,7 @@ fn an_error_names_product_rows_and_the_drivers_own_reason() {
     let case = Case::new(&mut rig, &spec, 9);
     let product = gemm(&rig.context).product(&spec).unwrap();
     rig.stream.set_batch(Some(7));
-    // A code that the library has and the driver calls out of memory.
+    // The library has a status of its own for the driver's code "out of memory".
     fault(&simulator, "cublasLtMatmul#1:2");
     // SAFETY: as in `Case::run`, here and below.
     let run = |operands, rows| unsafe { product.run(&rig.stream, &rig.workspace, operands, rows) };
@@ -152,7 +152,7 @@ fn an_error_names_product_rows_and_the_drivers_own_reason() {
         text,
         "cublasLtMatmul failed with 3 (CUBLAS_STATUS_ALLOC_FAILED), device 1, stream compute 0, in f16 16x24 accumulate bias of 9 rows, batch 7"
     );
-    // Operands that are not where they have to be are refused before the library sees them.
+    // Operands at invalid addresses are refused before the library sees them.
     let off = Operands {
         out: case.operands().out + 4,
         ..case.operands()
@@ -181,7 +181,7 @@ fn an_error_names_product_rows_and_the_drivers_own_reason() {
             .to_string()
             .contains("workspace of 4096 bytes")
     );
-    // A device that is lost says so through the library too.
+    // A lost device is reported through the library, too.
     let lose = simulator.call::<extern "C" fn(u32, i32) -> i32>("seqstream_sim_lose_device");
     assert_eq!(lose(1, 700), 0);
     let error = run(case.operands(), 9).unwrap_err();

@@ -1,7 +1,8 @@
-//! The GEMM with GELU in its epilogue, for Hopper, against f64: ragged edges, with and without bias, gated and not,
-//! and the bits of a row in other batches. `-- --nocapture` prints the errors.
+//! The GEMM with GELU in its epilogue, for Hopper, compared with f64: ragged edges, with and
+//! without bias, gated and not; and a row has the same bits in other batches. `-- --nocapture`
+//! prints the errors.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod cuda_support;
 
@@ -14,7 +15,7 @@ use seqstream::backend::cuda::params::{GemmGeluParams, GemmGeluReferenceParams, 
 use seqstream::dtype::DType;
 use seqstream::gpu::driver::{Element, Region, Swizzle, Tensor, TensorMap as DriverMap, devices};
 
-/// Six steps of both operands, two slabs for each consumer, 14 barriers.
+/// Shared memory: six stages of both operands, two slabs for each consumer, 14 barriers.
 const SHARED: u32 = 6 * 2 * 16384 + 2 * 2 * 8192 + 14 * 8;
 
 #[derive(Clone)]
@@ -28,7 +29,7 @@ struct Case {
     bias: Option<Vec<f32>>,
 }
 
-/// What one launch may differ in without a difference in its bits.
+/// Launch settings that must not influence the bits.
 #[derive(Clone, Copy)]
 struct Launch {
     blocks: usize,
@@ -36,7 +37,8 @@ struct Launch {
 }
 
 impl Case {
-    /// Arguments of GELU of deviation 2: its tail, and both of its halves.
+    /// Makes a case whose arguments of GELU have deviation 2: they cover its tail and both of its
+    /// halves.
     fn new(
         dtype: DType,
         gated: bool,
@@ -82,11 +84,11 @@ impl Case {
             swizzle: Swizzle::Bytes128,
         };
         let map = DriverMap::new(region, 0, &tensor).unwrap();
-        // SAFETY: both are 128 bytes without a meaning of their own.
+        // SAFETY: both types are 128 bytes without a meaning of their own.
         unsafe { std::mem::transmute::<DriverMap, TensorMap>(map) }
     }
 
-    /// What the kernel wrote; it has looked that nothing was written behind it.
+    /// Returns what the kernel wrote, after a check that nothing was written past the end.
     fn run(&self, gpu: &Gpu, launch: Launch) -> Vec<u8> {
         let from = gpu.upload(&bytes(&self.from, self.dtype));
         let weight = gpu.upload(&bytes(&self.weight, self.dtype));
@@ -94,7 +96,7 @@ impl Case {
             .bias
             .as_ref()
             .map(|b| gpu.upload(&bytes(b, self.dtype)));
-        // Room for the rest of the last tile: rows that are not the kernel's to write.
+        // Extra rows for the rest of the last tile, which the kernel must not write.
         let size = self.rows() * self.width * 2;
         let to = gpu.poisoned(size + 128 * self.width * 2);
         let out = self.weight.len() / self.depth;
@@ -177,7 +179,7 @@ impl Case {
     }
 }
 
-/// A device on which the kernel does something.
+/// Returns a device on which the kernel is not empty.
 fn hopper(seed: u64) -> Option<Gpu> {
     let gpu = gpu(seed)?;
     if gpu.real && devices().unwrap()[0].capability != (9, 0) {
@@ -187,11 +189,11 @@ fn hopper(seed: u64) -> Option<Gpu> {
     Some(gpu)
 }
 
-/// Fewer blocks than tiles, so that a block has several, and an odd number.
+/// Fewer blocks than tiles, so that a block has several tiles, and an odd number of them.
 const LAUNCH: Launch = Launch { blocks: 2, band: 2 };
 
-/// Rows, width and depth: one row; tiles and steps that are whole, and that an edge cuts; more tiles than blocks; more
-/// steps than the ring has, in one tile and in several.
+/// Rows, width and depth: one row; whole tiles and steps, and tiles and steps cut by an edge; more
+/// tiles than blocks; more steps than the ring has stages, in one tile and in several.
 const SHAPES: [[usize; 3]; 7] = [
     [1, 8, 8],
     [128, 128, 64],
@@ -217,7 +219,8 @@ fn results_are_those_of_f64() {
                         let off = error(&got, &expected);
                         let what = format!("{what} {dtype:?} {shape:?} gated {gated}");
                         println!("{what}: {off:.1e}");
-                        // Rounding loses half a unit at most: on average over many numbers, 0.42 of that.
+                        // Rounding loses at most half a unit: over many numbers, 0.42 of that on
+                        // average.
                         assert!(off < bound * epsilon(dtype), "{what}: {off:e}");
                         if got.len() >= ENOUGH {
                             same_on_the_whole(&what, &got, &expected, dtype);
@@ -233,13 +236,14 @@ fn results_are_those_of_f64() {
     }
 }
 
-/// A tile takes more than two rounds of the ring: a consumer that skips the other one's steps skips
-/// several rounds at once.
+/// A tile takes more than two rounds of the ring: a consumer that forgets to skip the other
+/// consumer's steps is off by several rounds.
 #[test]
 fn a_deep_product_goes_round_the_ring_more_than_twice() {
     let Some(gpu) = hopper(0) else { return };
     for gated in [false, true] {
-        // 13 steps, and by one block: each consumer has more than two tiles where they are gated.
+        // The depth has 13 steps, and there is one block: each consumer has more than two tiles in
+        // the gated case.
         let case = Case::new(DType::F16, gated, [200, 200, 776], true, 9);
         let got = values(&case.run(&gpu, Launch { blocks: 1, band: 2 }), case.dtype);
         let (expected, what) = (case.expected(), format!("gated {gated}"));

@@ -1,7 +1,7 @@
-//! The elementwise and row kernels against f64, at awkward shapes, and against their plain references.
-//! `-- --nocapture` prints the errors.
+//! The elementwise and row kernels compared with f64 at awkward shapes, and with their plain
+//! references. `-- --nocapture` prints the errors.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod cuda_support;
 
@@ -20,7 +20,7 @@ use seqstream::dtype::DType;
 fn layer_norm() {
     for seed in seeds() {
         let Some(gpu) = gpu(seed) else { return };
-        // 10244: more than registers hold.
+        // The width 10244 is more than registers hold.
         for width in WIDTHS.into_iter().chain([10244]) {
             let rows = if gpu.real {
                 1000
@@ -39,7 +39,7 @@ fn layer_norm() {
             let (gain_there, bias_there) = (floats(&gpu, &gain), floats(&gpu, &bias));
             for dtype in DTYPES {
                 for name in both("layer_norm", dtype) {
-                    // To both places, to one, and onto itself.
+                    // The output goes to both arrays, to one array, and onto the input.
                     for (to_wanted, place) in [(true, "beside"), (true, "none"), (false, "itself")]
                     {
                         if place == "beside" && seed > 0 {
@@ -63,7 +63,7 @@ fn layer_norm() {
                             epsilon: small,
                             padding: 0,
                         };
-                        // Fewer blocks than rows: groups go round.
+                        // There are fewer blocks than rows, so groups take several rows.
                         let blocks = if name.ends_with("reference") {
                             rows.div_ceil(256)
                         } else {
@@ -75,7 +75,7 @@ fn layer_norm() {
                             let got = read(&gpu, &to, dtype);
                             let roundings = match dtype {
                                 DType::F32 => stream_slack(dtype),
-                                _ => 1.0, // the last one, beside which those in f32 are nothing
+                                _ => 1.0, // the final rounding; f32 errors are negligible
                             };
                             agree(&what, &got, &wanted, roundings * epsilon(dtype));
                         }
@@ -96,11 +96,11 @@ fn layer_norm() {
     }
 }
 
-/// Of rows without outliers, whose few large values would be all that counts.
+/// Tests rows without outliers, since a few large values would dominate the error.
 #[test]
 fn layer_norm_is_not_a_little_too_large_or_too_small() {
     let Some(gpu) = gpu(0) else { return };
-    // Rows in the registers of one warp and of several, and rows in memory.
+    // Rows in the registers of one warp and of several warps, and rows in memory.
     for (rows, width) in [(32, 320), (4, 2560), (310, 33)] {
         let x = Random(1).normal(rows * width, 2.0);
         let (gain, bias) = (Random(2).normal(width, 1.0), Random(3).normal(width, 0.5));
@@ -129,7 +129,7 @@ fn layer_norm_is_not_a_little_too_large_or_too_small() {
     }
 }
 
-/// A row's bits are the same wherever it stands.
+/// A row has the same bits wherever it is.
 #[test]
 fn layer_norm_of_a_row_is_its_own() {
     let Some(gpu) = gpu(1) else { return };
@@ -168,7 +168,8 @@ fn gelu_and_gated_gelu() {
     for seed in seeds() {
         let Some(gpu) = gpu(seed) else { return };
         for dtype in DTYPES {
-            // All magnitudes: a fine grid to beyond where the result is x or 0, and the smallest numbers.
+            // All magnitudes: a fine grid beyond the range where the result is x or 0, and the
+            // smallest numbers.
             let mut x: Vec<f32> = (-1500..=1500).map(|i| i as f32 * 0.01).collect();
             x.extend(Random(1).normal(500, 1e-3));
             x.extend([0.0, -0.0, 1e-20, -1e-20, 200.0, -200.0]);
@@ -185,7 +186,8 @@ fn gelu_and_gated_gelu() {
                 let mut worst: f64 = 0.0;
                 for ((got, wanted), x) in got.iter().zip(&wanted).zip(&x) {
                     let digits = if dtype == DType::F32 { 5.0 } else { 1.04 };
-                    // Half a unit in the last place of a format's numbers of this size.
+                    // The unit is half a unit in the last place of the format's numbers of this
+                    // size.
                     let least = match dtype {
                         DType::F16 => 2f64.powi(-14),
                         _ => 2f64.powi(-114), // 13 times the least normal number, below which 2^x is 0
@@ -193,7 +195,7 @@ fn gelu_and_gated_gelu() {
                     let size = 2f64.powf(wanted.abs().max(least).log2().floor());
                     let off = (f64::from(*got) - wanted).abs() / (size * epsilon(dtype));
                     worst = worst.max(off);
-                    // NaN fails.
+                    // NaN fails this assertion.
                     assert!(
                         off <= digits * if dtype == DType::F32 { 2.0 } else { 1.0 },
                         "{name}({x}) = {got}, not {wanted:e}: {off}"
@@ -235,12 +237,12 @@ fn gelu_and_gated_gelu() {
 fn gated_gelu_keeps_what_is_not_finite() {
     const INF: f32 = f32::INFINITY;
     const NAN: f32 = f32::NAN;
-    // Gate and up.
+    // Pairs of gate and up.
     let bad = [(NAN, 1.0), (1.0, NAN), (INF, 2.0), (INF, -2.0), (2.0, -INF)];
     let pair = |i: usize| bad.get(i).copied().unwrap_or((1.0, 1.0));
     let Some(gpu) = gpu(0) else { return };
     for dtype in DTYPES {
-        // Vectors of 8, and what is left of them.
+        // Vectors of 8, and the remaining elements.
         for width in [5, 16] {
             let gates = (0..width).map(|i| pair(i).0);
             let from: Vec<f32> = gates.chain((0..width).map(|i| pair(i).1)).collect();
@@ -299,7 +301,8 @@ fn add() {
     }
 }
 
-/// What `gemm_short` or its reference makes of x [rows, depth] and W [outputs, depth], stored or added onto `onto`.
+/// Returns what `gemm_short` or its reference computes from x `[rows, depth]` and W `[outputs,
+/// depth]`, stored to or added onto `onto`.
 fn gemm_short(
     gpu: &Gpu,
     name: &str,
@@ -328,7 +331,7 @@ fn gemm_short(
         _ => [2, 1, 1],
     };
     let function = gpu.function("gemm_short", name, 0);
-    // SAFETY: memory of these sizes, touched by this stream alone.
+    // SAFETY: the memory has these sizes, and only this stream accesses it.
     unsafe {
         gpu.stream
             .launch(&function, grid, [256, 1, 1], 0, &params)
@@ -379,7 +382,7 @@ fn gemm_short_is_nearly_as_exact_as_f64() {
                     .collect();
                 for name in ["gemm_short", "gemm_short_reference"] {
                     let got = gemm_short(&gpu, name, (&x, &w, bias), depth, onto);
-                    // Chains of 8, a rounding or two of the result.
+                    // The bound covers chains of 8, and one or two roundings of the result.
                     let what = format!(
                         "{name} {rows}x{outputs}x{depth} {} {}",
                         bias.is_some(),
@@ -392,7 +395,7 @@ fn gemm_short_is_nearly_as_exact_as_f64() {
     }
 }
 
-/// A row's bits are the same wherever it stands.
+/// A row has the same bits wherever it is.
 #[test]
 fn gemm_short_of_a_row_is_its_own() {
     let Some(gpu) = gpu(1) else { return };
@@ -456,7 +459,7 @@ fn embed() {
                     let got = read(&gpu, &to, DType::F32);
                     let what = format!("{name} {tokens}x{width}");
                     agree(&what, &got, &wanted, 2.0 * epsilon(DType::F32));
-                    // Past the vocabulary: NaN, in that row alone.
+                    // A token past the vocabulary gives NaN, in that row alone.
                     let params = EmbedParams {
                         vocabulary: 36,
                         ..params
@@ -489,7 +492,7 @@ fn rotary_table() {
     launch(&gpu, "rotary_table", "rotary_table", 2, 256, &params);
     for (i, pair) in read(&gpu, &table, DType::F32).chunks(2).enumerate() {
         let angle = (i / half) as f64 * f64::from(inv_freq[i % half]);
-        // Rounded once: within half a unit, where f64's own cosine is right.
+        // Values are rounded once: within half a unit, as far as f64's own cosine is right.
         for (got, wanted) in [(pair[0], angle.cos()), (pair[1], angle.sin())] {
             let off = (f64::from(got) - wanted).abs();
             assert!(

@@ -1,6 +1,7 @@
-//! Weights on a thread of their own: each layer is there before it is used, and nobody waits for ever.
+//! Weights load on a separate thread: each layer is loaded before it is used, and nothing waits
+//! forever.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod cuda_support;
 mod stream_support;
@@ -41,7 +42,7 @@ fn a_layer_is_there_before_it_is_used_however_late_it_is_loaded() {
                 if layer % 3 == 0 {
                     sleep(A_WHILE);
                 }
-                // In two pieces, as a tensor after another: the second begins inside a chunk.
+                // Two pieces, like two consecutive tensors: the second piece begins inside a chunk.
                 let bytes = noise(layer as u64 + 1, LAYER);
                 uploader.upload(&bytes[..700], target, 0)?;
                 uploader.upload(&bytes[700..], target, 700)?;
@@ -60,7 +61,7 @@ fn a_layer_is_there_before_it_is_used_however_late_it_is_loaded() {
             );
         }
         assert_eq!(loader.loaded().recorded(), LAYERS);
-        // Of layers resident nothing is waited for again.
+        // Resident layers are not waited for again.
         loader.loaded().wait(0, ring.compute()).unwrap();
         assert_eq!(simulator.counter("stream_synchronizes"), 0);
         let uploader = loader.finish().unwrap();
@@ -83,7 +84,7 @@ fn a_ring_of_two_buffers_serves_layers_pass_after_pass() {
     }
 }
 
-/// Slots that several threads fill while others are on their way.
+/// Tests slots that several threads fill while other slots are being copied.
 #[test]
 fn large_chunks_of_several_threads_arrive_whole() {
     const BYTES: usize = (5 << 20) + 77;
@@ -117,7 +118,8 @@ fn large_chunks_of_several_threads_arrive_whole() {
         ring.stage(0).unwrap();
         let copied = {
             let (stream, output) = (ring.compute(), ring.output().unwrap());
-            // SAFETY: the slot's output while its batch is open; the tensor has been waited for.
+            // SAFETY: this is the slot's output while its batch is open; the tensor has been waited
+            // for.
             unsafe { stream.copy(&target, output) }
         };
         copied.unwrap();
@@ -127,7 +129,7 @@ fn large_chunks_of_several_threads_arrive_whole() {
     }
 }
 
-/// Half the bytes arrive, in order, at their place; of an element that is not whole, nothing does.
+/// Half of the bytes arrive, in order, at their target; a partial element is dropped.
 #[test]
 fn what_is_converted_on_its_way_arrives_converted() {
     let sums = Conversion {
@@ -147,7 +149,8 @@ fn what_is_converted_on_its_way_arrives_converted() {
         let source = noise(seed + 1, 2 * LAYER);
         let mut expected = vec![0; LAYER];
         (sums.convert)(&source, &mut expected);
-        // In two pieces, as a tensor after another: the second begins inside a chunk of 512.
+        // Two pieces, like two consecutive tensors: the second piece begins inside a chunk of 512
+        // bytes.
         let (first, second) = source.split_at(1404);
         let target = &rig.buffers[0];
         let first = [first, &[7; 3]].concat();
@@ -189,8 +192,9 @@ fn chunks_on_their_way_through_are_brought_to_their_place_in_order() {
             .upload_through(&bytes, |chunk| {
                 let range = chunk.start..chunk.start + chunk.staged.bytes();
                 starts.push(range.clone());
-                // Twice, as a cast reads what came and writes it elsewhere.
-                // SAFETY: nobody uses the targets before `loaded`.
+                // The upload runs twice, as a cast reads the staged bytes and writes them
+                // elsewhere.
+                // SAFETY: nothing uses the targets before `loaded`.
                 unsafe {
                     chunk
                         .stream
@@ -206,10 +210,10 @@ fn chunks_on_their_way_through_are_brought_to_their_place_in_order() {
             read(&mut rig.ring, batch, &rig.buffers[batch as usize]).unwrap();
             assert!(rig.ring.collect().unwrap()[..] == bytes, "seed {seed}");
         }
-        // An error of what brings it ends the job, with the host's view of it.
+        // An error in the callback ends the job, with the host's description of it.
         let failed = rig.uploader.upload_through(&bytes, |chunk| {
             simulator.fault("cuMemsetD8Async#1:719");
-            // SAFETY: nobody uses the chunk any more.
+            // SAFETY: nothing uses the chunk any more.
             unsafe { chunk.stream.fill(&chunk.staged, 0) }
         });
         let Err(StreamError::Driver(DriverError { code: 719, at, .. })) = failed else {
@@ -259,7 +263,8 @@ fn an_upload_that_does_not_fit_or_has_no_area_is_refused() {
 
 type Work = Box<dyn FnOnce(&mut Uploader, &LayerFences) -> Result<(), StreamError> + Send>;
 
-/// What the compute thread is told that waits for layer 1 while this is the loader's work.
+/// Returns the error that the compute thread receives when it waits for layer 1 while the loader
+/// does this work.
 fn waiting_for_layer_1(work: Work) -> (StreamError, String, Result<(), StreamError>) {
     let simulator = simulator(1, 3);
     let reports = Reports::default();
@@ -284,21 +289,21 @@ fn waiting_for_layer_1(work: Work) -> (StreamError, String, Result<(), StreamErr
 #[test]
 fn whoever_waits_for_a_layer_is_told_why_it_does_not_come() {
     let _watchdog = watchdog("a loader that fails");
-    // An error of the work's own.
+    // The work returns an error of its own.
     let (what, bytes, room) = ("a region of weights", 2, 1);
     let failure = StreamError::TooLarge { what, bytes, room };
     let own = failure.clone();
     let (error, told, finished) = waiting_for_layer_1(Box::new(move |_, _| Err(own)));
     assert_eq!((&error, finished), (&failure, Err(failure.clone())));
     assert!(told.contains("2 bytes for a region of weights"), "{told}");
-    // A panic.
+    // The work panics.
     let (error, told, finished) = waiting_for_layer_1(Box::new(|_, _| panic!("no such tensor")));
     assert_eq!(error, StreamError::Panicked("no such tensor".into()));
     assert!(
         told.contains("no such tensor") && finished.is_err(),
         "{told}"
     );
-    // It ends, and has forgotten a layer: an error of him who waits.
+    // The work ends but has forgotten a layer: this is an error of the waiting thread.
     let (error, told, finished) = waiting_for_layer_1(Box::new(|_, _| Ok(())));
     let (layer, loaded) = (1, 1);
     assert_eq!(error, StreamError::NotLoaded { layer, loaded });
@@ -314,7 +319,7 @@ fn a_failure_elsewhere_wakes_whoever_waits_and_ends_the_loader() {
     let loaded = fences(&rig.streams, "layer", 1);
     let used = fences(&rig.streams, "used", 1);
     let (target, waits) = (rig.buffers[0].clone(), Arc::clone(&used));
-    // Waits for a buffer that nobody will free.
+    // This work waits for a buffer that is never freed.
     let work = move |uploader: &mut Uploader, loaded: &LayerFences| {
         uploader.upload(&noise(1, LAYER), &target, 0)?;
         uploader.mark(loaded)?;
@@ -354,7 +359,7 @@ fn a_loader_that_is_dropped_stops_wherever_it_is() {
         let loader = Loader::start(rig.uploader, loaded, work).unwrap();
         begun.recv().unwrap();
         drop(loader);
-        // That is no failure.
+        // This is not a failure.
         assert_eq!(rig.manager.check(), Ok(()), "{at}");
         assert_eq!(reports.text(), "", "{at}");
         drop((rig.ring, rig.buffers, rig.streams, rig.manager));

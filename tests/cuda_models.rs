@@ -1,8 +1,9 @@
-//! Whole models on CUDA against the golden files, and against themselves: the same bits whatever stands beside a
-//! sequence, however it is batched, streamed or divided over devices. The bodies are the CPU's (`bodies`), on the
-//! simulated driver, or with SEQSTREAM_TEST_GPU=1 on a real one.
+//! Whole models on CUDA compared with the golden files and with themselves: a sequence has the same
+//! bits whatever is beside it, and however it is batched, streamed or divided over devices. The
+//! test bodies are shared with the CPU (`bodies`); they run on the simulated driver, or with
+//! SEQSTREAM_TEST_GPU=1 on a real one.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod bodies;
 mod cuda_support;
@@ -21,16 +22,19 @@ use seqstream::gpu::driver::StreamName;
 use seqstream::model::{Embedder, Model, Pool, Request};
 use seqstream::weights::Checkpoint;
 
-/// Of PyTorch's own f32 run on a CPU, as on our CPU backend (`golden_states.rs`).
+/// The bound in f32 as a multiple of the error of PyTorch's own f32 run on a CPU, as for our CPU
+/// backend (`golden_states.rs`).
 const F32_FACTOR: f64 = 1.5;
-/// Small in itself.
+/// The absolute bound in f32.
 const F32_CEILING: f64 = 1e-5;
-/// Activations are rounded some eight times a layer, to 2^-11 in f16 and 2^-8 in bf16; roundings add up as
-/// their root: sqrt(8 · 6 layers) · 2^-11 / sqrt(3) = 2e-3, and eight times that in bf16.
+/// The bound in f16. Activations are rounded about eight times per layer, to 2^-11 in f16 and 2^-8
+/// in bf16; rounding errors add up as their root: sqrt(8 · 6 layers) · 2^-11 / sqrt(3) = 2e-3, and
+/// eight times that in bf16.
 const F16_CEILING: f64 = 2e-3;
 const BF16_CEILING: f64 = 1.5e-2;
 
-/// Every golden file in this dtype: the largest error, printed, and all that is over its bar.
+/// Tests every golden file in this dtype: prints the largest error, and fails with every error over
+/// its bound.
 fn golden(dtype: DType) {
     let Some(devices) = Devices::take(1, 0) else {
         return;
@@ -72,8 +76,9 @@ fn golden_states_in_bf16() {
     golden(DType::Bf16);
 }
 
-/// Sequences of lengths around every boundary: slots of 16, short kernels up to 64 and to 32, tiles of keys and queries; and
-/// on a real device, which has the time, such that go round the ring.
+/// Returns sequences with lengths around every boundary: slots of 16, short kernels up to 64 and up
+/// to 32, tiles of keys and queries. On a real device, which is fast enough, some are long enough
+/// to go round the ring.
 fn sequences() -> Vec<Vec<u32>> {
     let mut lengths = vec![3, 15, 16, 17, 32, 33, 48, 63, 64, 65, 100, 127, 129, 200];
     if wants_real() {
@@ -86,7 +91,7 @@ fn sequences() -> Vec<Vec<u32>> {
     lengths.iter().enumerate().map(one).collect()
 }
 
-/// Room for all sequences at once, and everything that `bodies` ask for.
+/// Options with capacity for all sequences at once, and for everything that `bodies` request.
 fn wide(dtype: DType) -> CudaOptions {
     CudaOptions {
         tokens: Some(8192),
@@ -96,7 +101,8 @@ fn wide(dtype: DType) -> CudaOptions {
     }
 }
 
-/// The model on two simulated devices under this schedule, or the real ones, while `look` looks at it.
+/// Puts the model on two simulated devices under this schedule, or on the real ones, and passes it
+/// to `look`.
 fn on_devices<T>(
     seed: u64,
     checkpoint: &Checkpoint,
@@ -111,8 +117,8 @@ fn on_devices<T>(
     Some(look(&mut model))
 }
 
-/// Under the simulated driver in these dtypes, each with one more stream or less, less room or another schedule if
-/// `thorough`; on a real device in all of them.
+/// Tests the simulated driver in these dtypes, and if `thorough` also with one stream more or less,
+/// less capacity or another schedule; tests a real device in all dtypes.
 fn bits_depend_on_the_sequence_alone(config: ModelConfig, dtypes: &[DType], thorough: bool) {
     let sequences = sequences();
     let checkpoint = cuda_support::model::random_of(config);
@@ -131,7 +137,7 @@ fn bits_depend_on_the_sequence_alone(config: ModelConfig, dtypes: &[DType], thor
         if !thorough {
             continue;
         }
-        // The batch is divided. And one stream for everything; other schedules.
+        // The batch is divided. Also with one stream for everything, and with other schedules.
         let longest = sequences.iter().map(Vec::len).max().unwrap();
         let narrow = CudaOptions {
             tokens: Some(longest + 30),
@@ -175,13 +181,13 @@ fn bits_of_dnabert_head_32() {
     bits_depend_on_the_sequence_alone(bodies::DNABERT_THREE_HEADS, &[DType::F16], false);
 }
 
-/// Rounded on the host, cast on the device or copied, in one chunk or in several: values that every
-/// format holds arrive as they are.
+/// Weights are rounded on the host, cast on the device or copied, in one chunk or in several:
+/// values that every format can hold arrive unchanged.
 #[test]
 fn whatever_format_a_file_has_its_values_arrive() {
     const FORMATS: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
     let sequences = sequences();
-    // A few: it is about weights.
+    // A few sequences are enough: this test is about weights.
     let some: Vec<_> = sequences[..6].iter().collect();
     for dtype in FORMATS {
         let bits = |stored, upload_slot| {
@@ -195,7 +201,7 @@ fn whatever_format_a_file_has_its_values_arrive() {
         let Some(whole) = bits(dtype, None) else {
             return;
         };
-        // The matrices are of 2304 values and more: longer than a chunk in every format.
+        // The matrices have 2304 values and more: longer than a chunk in every format.
         for stored in FORMATS {
             let chunked = bits(stored, Some(4 << 10)).unwrap();
             assert!(whole == chunked, "{stored} computed in {dtype}");
@@ -203,7 +209,7 @@ fn whatever_format_a_file_has_its_values_arrive() {
     }
 }
 
-/// Submitting a batch is putting its work in order, and no more: the host waits where it collects, once.
+/// Submitting a batch only queues its work: the host waits once, where it collects.
 #[test]
 fn the_host_waits_for_a_batch_once_and_only_where_it_collects() {
     let Some(devices) = Devices::take(1, 0) else {
@@ -231,9 +237,10 @@ fn the_host_waits_for_a_batch_once_and_only_where_it_collects() {
             per_token: false,
         };
         let mut batch = PackedBatch::new();
-        // f32 has a pass of its own for sequences of fewer than 16 tokens: none of those.
+        // In f32, sequences of fewer than 16 tokens have a separate pass: this batch has no such
+        // sequence.
         sequences[2..].iter().for_each(|s| batch.push(s));
-        model.embed(&batch, &request).unwrap(); // the weights have come
+        model.embed(&batch, &request).unwrap(); // now the weights are loaded
         let before = waits();
         let launches = counter(simulator, "launches");
         model.submit(&batch, &request).unwrap();
@@ -274,7 +281,7 @@ fn a_sequence_that_fits_nowhere_is_an_error_that_says_what_helps() {
     assert!(built.model.collect().unwrap().is_none());
 }
 
-/// In f16 a value past 65504 is infinite; it must not come out as a number.
+/// In f16 a value past 65504 is infinite; it must not become a finite number.
 #[test]
 fn an_overflow_never_leaves_in_silence() {
     let Some(devices) = Devices::take(1, 0) else {
@@ -296,13 +303,12 @@ fn an_overflow_never_leaves_in_silence() {
     }
 }
 
-/// A pass that is full to its last row, last sequence and last byte of results gives the same bits
-/// as one with room to spare. Where something has too little room, it overlaps with something else,
-/// and the bits differ.
+/// A pass that is full to the last row, the last sequence and the last byte of its results has the
+/// same bits as a pass with spare capacity: a region that is too small would overlap another one.
 #[test]
 fn a_full_pass_has_room_for_all_of_it() {
     const TOKENS: usize = 256;
-    const SEQUENCES: usize = 64; // the room for sequences, where this is more than a 16th of the tokens
+    const SEQUENCES: usize = 64; // the capacity for sequences, if this is more than a 16th of the tokens
     let sequence = |n: usize, seed: usize| {
         let token = |i| 5 + (i * i + seed) as u32 % 19;
         (0..n).map(token).collect::<Vec<u32>>()
@@ -310,8 +316,8 @@ fn a_full_pass_has_room_for_all_of_it() {
     let one = vec![sequence(TOKENS, 0)];
     let many: Vec<_> = (0..SEQUENCES).map(|i| sequence(4, i)).collect();
     let over: Vec<_> = (0..85).map(|i| sequence(3, i)).collect();
-    // Rows of 256 bytes at least, of the table of rotations too: or one that is missing would be
-    // made good by what regions are rounded up to.
+    // Rows have at least 256 bytes, also in the table of rotations: otherwise the rounding up of
+    // regions could hide a missing row.
     let esm2 = ModelConfig {
         hidden: 128,
         heads: 2,
@@ -351,8 +357,8 @@ fn a_full_pass_has_room_for_all_of_it() {
     }
 }
 
-/// The log of operations shows that the compute stream waits for a group of parameters before the
-/// first kernel that reads one of them.
+/// Before a kernel reads a parameter, the compute stream has waited for the layer of this
+/// parameter; the log of operations of a model's first pass shows it.
 #[test]
 fn a_pass_waits_for_each_group_of_parameters_before_it_reads_it() {
     const LAYERS: usize = 3;
@@ -380,7 +386,7 @@ fn a_pass_waits_for_each_group_of_parameters_before_it_reads_it() {
         let of_compute = log
             .iter()
             .filter(|e| matches!(e.stream, Some((StreamName::Compute, _))));
-        // Where each kernel comes: how many groups have been waited for.
+        // For each kernel: the number of layers that have been waited for before it.
         let (mut groups, mut kernels) = (0, Vec::new());
         for entry in of_compute {
             if let Some(group) = entry.what.strip_prefix("wait for group ") {
@@ -397,7 +403,7 @@ fn a_pass_waits_for_each_group_of_parameters_before_it_reads_it() {
                 .filter(|(_, kernel)| kernel.starts_with(name));
             of_name.map(|(groups, _)| *groups).collect()
         };
-        // The second pass has waited for all of them.
+        // The second pass begins when all of them have been waited for.
         assert_eq!(at("rotary_table"), if esm { vec![1] } else { vec![] });
         assert_eq!(at("embed"), [1, groups]);
         assert_eq!(at("attention"), [2, 3, 4, groups, groups, groups]);

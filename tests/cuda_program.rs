@@ -1,6 +1,6 @@
-//! The program where there is a driver and where there is none: what it says, and that it starts.
+//! The program with and without a driver: its messages, and that it starts.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod cli_support;
 mod cuda_support;
@@ -8,7 +8,7 @@ mod cuda_support;
 use cli_support::{Place, seqstream};
 use seqstream::backend::cuda::kernels;
 
-/// What the program says on standard output.
+/// Returns the program's standard output.
 fn said(driver: &str, devices: &str, arguments: &[&str]) -> String {
     let environment = [
         ("SEQSTREAM_LIBCUDA", driver),
@@ -27,7 +27,7 @@ fn said_with(environment: &[(&str, &str)], arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What `embed --device cuda` answers: exit code 7, and a reason.
+/// Returns the answer of `embed --device cuda`: exit code 7, and a reason.
 fn refused(driver: &str, devices: &str) -> String {
     let place = Place::new(1);
     let mut command = place.embed("out", "--device cuda");
@@ -81,7 +81,7 @@ fn devices_are_listed_and_not_passed_over() {
         json["cuda_kernels"]["nvcc"].is_string(),
         kernels::NVCC.is_some()
     );
-    // With kernels `embed` takes it (`cuda_embed.rs`); without, nothing falls back.
+    // With kernels `embed` works (`cuda_embed.rs`); without them, nothing falls back to the CPU.
     if kernels::NVCC.is_none() {
         let error = refused(simulator, "4");
         assert!(error.contains("this build has no CUDA kernels"), "{error}");
@@ -105,7 +105,7 @@ fn a_driver_without_cublaslt_is_no_device() {
         error.contains("/nowhere/libcublasLt.so") && error.contains("hint: "),
         "{error}"
     );
-    // The doctor knows beforehand.
+    // The doctor reports it beforehand.
     let simulator = cuda_support::library();
     let simulator = simulator.to_str().unwrap();
     let doctor = |cublaslt| -> serde_json::Value {

@@ -1,7 +1,7 @@
-//! `represent` against f64: means, states and what is not finite, for any sequences.
-//! `-- --nocapture` prints the errors.
+//! `represent` compared with f64: means, states and non-finite values, for any sequences. `--
+//! --nocapture` prints the errors.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod cuda_support;
 
@@ -17,7 +17,7 @@ struct Output {
     bad: Vec<u8>,
 }
 
-/// What is asked of it, and of which kernel.
+/// The requested outputs, and the kernel that computes them.
 #[derive(Clone, Copy)]
 struct Asked {
     norm: bool,
@@ -36,7 +36,7 @@ fn all_of(kernel: &'static str) -> Asked {
     }
 }
 
-/// `represent` over these rows.
+/// Runs `represent` over these rows.
 fn represent(
     gpu: &Gpu,
     x: &[f32],
@@ -95,7 +95,7 @@ fn represent_means_and_states() {
             (33, vec![70, 3]),
             (1280, vec![5, 9]),
             (5130, vec![3, 4]),
-            (12, vec![35_000, 3]), // 547 sums a column
+            (12, vec![35_000, 3]), // 547 sums per column
         ] {
             if seed > 0 && (width > 100 || lengths[0] > 1000) {
                 continue;
@@ -104,7 +104,7 @@ fn represent_means_and_states() {
             for length in &lengths {
                 starts.push(starts[starts.len() - 1] + length);
             }
-            // Without cls and eos; of the last sequence nothing.
+            // The ranges leave out cls and eos; the range of the last sequence is empty.
             let mut ranges: Vec<u32> = starts
                 .windows(2)
                 .flat_map(|w| [w[0] + 1, (w[1] - 1).max(w[0] + 1)])
@@ -157,8 +157,9 @@ fn represent_means_and_states() {
                             column.sum::<f64>() / f64::from(count)
                         };
                         let wanted: Vec<f64> = (0..width).map(mean).collect();
-                        // States' roundings partly leave with the mean; so does what is common to them.
-                        // The reference rounds its sum to f32 at every row: that grows with their root.
+                        // Subtracting the mean removes part of the rounding errors of the states,
+                        // and also what they have in common. The reference rounds its sum to f32 at
+                        // every row; this error grows with the square root of the rows.
                         let slack = match reference {
                             true => 32f64.max(f64::from(count).sqrt()),
                             false => 16.0,
@@ -176,7 +177,8 @@ fn represent_means_and_states() {
     }
 }
 
-/// Its bits are those of its own rows, and a number that is not finite is told where it counts.
+/// The bits depend on the sequence's own rows, and a non-finite number is reported if it is in the
+/// range.
 #[test]
 fn represent_of_a_sequence_is_its_own() {
     let Some(gpu) = gpu(2) else { return };
@@ -201,7 +203,7 @@ fn represent_of_a_sequence_is_its_own() {
             assert_eq!(alone.states, all.states[rows]);
         }
     }
-    // Outside the range nobody minds; inside it is told.
+    // A non-finite number outside the range is ignored; inside it is reported.
     for (row, bad) in [(7, 0), (8, 1), (78, 1), (79, 0)] {
         for value in [f32::NAN, f32::INFINITY] {
             let at = row * width + 3;

@@ -1,6 +1,6 @@
-//! Faults: whatever fails on a device, and when, is one error that says all, and leaves nothing behind.
+//! Faults: whatever fails on a device, and whenever, gives one complete error, and leaks nothing.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod cuda_support;
 mod stream_support;
@@ -10,7 +10,7 @@ use seqstream::gpu::driver::{Arena, Context, StreamName};
 use seqstream::stream::{StreamError, StreamManager, StreamOptions};
 use stream_support::{Plan, Reports, Unit, job, right, run, units, watchdog};
 
-/// How a fault at call `n` ended. Calls after `own` are those that give things back.
+/// Runs a job with a fault at call `n`; calls after `own` are those that release things.
 #[allow(clippy::too_many_arguments)] // a row of the table
 fn faulted(plan: Plan, n: u64, own: u64, code: i32, variant: &str) -> bool {
     let simulator = simulator(plan.devices, n % 5);
@@ -18,7 +18,7 @@ fn faulted(plan: Plan, n: u64, own: u64, code: i32, variant: &str) -> bool {
     simulator.fault(&format!("{n}:{code}{variant}"));
     let reports = Reports::default();
     let (outcomes, result) = job(plan, reports.options());
-    // Whatever was collected is right.
+    // Collected results are right.
     assert!(
         outcomes.iter().all(|outcome| right(plan, outcome)),
         "{what}"
@@ -37,7 +37,8 @@ fn faulted(plan: Plan, n: u64, own: u64, code: i32, variant: &str) -> bool {
         Ok(()) => {
             let all = plan.batches * u64::from(plan.devices);
             assert_eq!(outcomes.len() as u64, all, "{what}");
-            // An operation that fails after the last batch is told when the streams are drained.
+            // An operation that fails after the last batch is reported when the streams are
+            // drained.
             let harmless = n > own
                 || simulator.findings().contains("found no operation to fail")
                 || reports.text().contains(&format!("failed with {code} "));
@@ -69,7 +70,8 @@ fn a_fault_at_every_call_is_one_clean_error() {
             (own, simulator.counter("calls"))
         };
         println!("{devices} devices: {own} calls, {} to give back", all - own);
-        // Out of memory, illegal address, launch failure, unknown to the program, known to none.
+        // Out of memory, illegal address, launch failure, unknown to the program, a code that no
+        // driver has.
         for code in [2, 700, 719, 999, 54321] {
             for variant in ["", ":sticky", ":async"] {
                 let mut errors = 0;
@@ -112,7 +114,7 @@ fn a_failure_says_all_and_every_later_call_answers_with_it() {
     units[1].submit(0).unwrap();
     units[1].submit(1).unwrap();
     units[1].collect(&mut outcomes).unwrap();
-    // Two loads a batch: the first of batch 2.
+    // There are two loads per batch: this is the first load of batch 2.
     simulator.fault("cuMemcpyHtoDAsync_v2#1:700");
     let error = units[1].submit(2).unwrap_err();
     let StreamError::Driver(driver) = &error else {
@@ -138,7 +140,7 @@ fn a_failure_says_all_and_every_later_call_answers_with_it() {
         1,
         "told once:\n{told}"
     );
-    // What was collected stays, and nothing is under way on the device that failed.
+    // Collected results stay, and no work is running on the failed device.
     assert!(right(plan, &outcomes[0]));
     let ring = &mut units[1].ring;
     assert_eq!(ring.stage(3).err(), Some(error.clone()));
@@ -146,7 +148,7 @@ fn a_failure_says_all_and_every_later_call_answers_with_it() {
     assert_eq!(ring.finish(1), Err(error.clone()));
     assert_eq!(ring.collect().err(), Some(error.clone()));
     assert_eq!(ring.abandon(), Err(error.clone()));
-    // The other device's work ends too.
+    // The work of the other device ends, too.
     assert_eq!(units[0].submit(0), Err(error.clone()));
     assert_eq!(simulator.counter("pending_operations"), 0, "drained");
     assert_eq!(manager.synchronize(None), Err(error.clone()));
@@ -170,7 +172,7 @@ fn a_scope_leaves_no_work_behind_on_any_way_out() {
         let work = |devices: &[u32]| {
             for device in devices {
                 let stream = manager.get_stream(*device, StreamName::Store).unwrap();
-                // SAFETY: nobody else touches the region.
+                // SAFETY: nothing else accesses the region.
                 unsafe { stream.fill(&regions[*device as usize], 1).unwrap() };
             }
         };
@@ -187,7 +189,7 @@ fn a_scope_leaves_no_work_behind_on_any_way_out() {
         work(&[1]);
         scope.close().unwrap();
         assert_eq!(pending(), 0);
-        // A scope of one device leaves the others alone: seen where nothing runs unasked.
+        // A scope of one device leaves the other devices alone: visible if nothing runs by itself.
         if seed == 0 {
             let scope = manager.scope(Some(1));
             work(&[0, 1]);
@@ -195,7 +197,7 @@ fn a_scope_leaves_no_work_behind_on_any_way_out() {
             assert_eq!(pending(), 1);
         }
         assert_eq!(reports.text(), "");
-        // An error in draining is told, and both devices are drained all the same.
+        // An error in draining is reported, and both devices are drained nevertheless.
         let scope = manager.scope(None);
         work(&[0, 1]);
         simulator.fault("cuStreamSynchronize#1:999");
@@ -205,7 +207,8 @@ fn a_scope_leaves_no_work_behind_on_any_way_out() {
         assert_eq!(told.matches("failed with 999").count(), 1, "{told}");
         assert!(told.contains("in draining"), "{told}");
         assert!(matches!(manager.check(), Err(StreamError::Driver(_))));
-        // So is what came after the failure, at a second try: the fourth stream is that of the work.
+        // Work after the failure is drained at a second try: the fourth stream is the work's
+        // stream.
         let scope = manager.scope(None);
         work(&[0, 1]);
         simulator.fault("cuStreamSynchronize#4:998");

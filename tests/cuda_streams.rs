@@ -1,6 +1,7 @@
-//! Streams, slots and fences: right under every schedule, one wait a batch, clean after any fault.
+//! Streams, slots and fences: right under every schedule, one wait per batch, clean after any
+//! fault.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod cuda_support;
 mod stream_support;
@@ -126,7 +127,7 @@ fn the_host_waits_once_a_batch_and_a_running_job_allocates_nothing() {
         let batches = plan.batches * u64::from(devices);
         assert_eq!(outcomes.len() as u64, batches);
         assert_eq!(simulator.counter("event_synchronizes") - events, batches);
-        // In two parts each, of which the first of one byte is empty.
+        // Inputs are staged in two parts each; the first part of a single byte is empty.
         let ones = 3 * u64::from(devices);
         assert_eq!(
             simulator.counter("copies_to_device") - loads,
@@ -134,7 +135,7 @@ fn the_host_waits_once_a_batch_and_a_running_job_allocates_nothing() {
         );
         assert_eq!(read(&WAITS), waits);
         assert_eq!(read(&HELD), held);
-        // Streams, fences, memory: all from before, and the weights' chunks.
+        // Streams, fences and memory all exist before the job, and so do the chunks for weights.
         assert_eq!(simulator.counter("null_stream_operations"), 0);
         assert_eq!(simulator.counter("pageable_copies"), 0);
     }
@@ -204,14 +205,14 @@ fn a_ring_refuses_what_it_cannot_do() {
     let error = ring.stage(2).err().unwrap();
     assert_eq!(error, StreamError::Full { slots: 2 });
     assert!(error.hint().is_some());
-    // Waited for once, read as often as wanted, until it is released.
+    // A batch is waited for once and read as often as needed, until it is released.
     assert_eq!(ring.wait().unwrap(), ring.wait().unwrap());
     assert_eq!(ring.results().unwrap().len(), 10);
     ring.release();
     ring.release();
     assert_eq!(ring.free_slots(), 1);
     assert_eq!(ring.collect().unwrap().len(), 0);
-    // None of this ended the job.
+    // None of these errors ended the job.
     ring.stage(3).unwrap();
     ring.async_load(5).unwrap();
     assert!(simulator.counter("pending_operations") > 0);
@@ -246,9 +247,9 @@ fn streams_are_found_by_device_and_kind_and_say_whether_they_work() {
         .unwrap()
         .take("filled", 64)
         .unwrap();
-    // More than a query lets happen.
+    // This is more than a query lets happen.
     for value in 0..20 {
-        // SAFETY: nobody else touches the region.
+        // SAFETY: nothing else accesses the region.
         unsafe { stream.fill(&region, value).unwrap() };
     }
     let busy: Vec<_> = manager.status().unwrap();
@@ -271,7 +272,7 @@ fn streams_are_found_by_device_and_kind_and_say_whether_they_work() {
     manager.synchronize(None).unwrap();
     assert_eq!(manager.status().unwrap(), before);
 
-    // Off: one stream serves all.
+    // With streams off, one stream serves all.
     let options = StreamOptions {
         overlap: false,
         ..options
@@ -343,7 +344,7 @@ fn the_loop_prepares_ahead_hands_out_in_order_and_stops_cleanly() {
                     if launch_fails && batch.batch == 4 {
                         batch.compute.synchronize()?;
                     }
-                    // SAFETY: the slot's regions, while its batch is open.
+                    // SAFETY: these are the slot's regions, while its batch is open.
                     unsafe { batch.compute.copy(&batch.input, batch.output)? };
                     Ok(batch.input.bytes())
                 },
@@ -365,7 +366,7 @@ fn the_loop_prepares_ahead_hands_out_in_order_and_stops_cleanly() {
         };
         assert_eq!(pass(99, 99, false), (Ok(10), 10));
         assert_eq!(ahead.get(), 3, "as many in flight as there are slots");
-        // The host's own errors leave the ring as new.
+        // After the host's own errors the ring is as new.
         assert_eq!(pass(5, 99, false), (Err(Why::Item(5)), 3));
         assert_eq!(pass(99, 6, false), (Err(Why::Item(6)), 6));
         assert_eq!(pass(99, 99, false), (Ok(10), 10));
@@ -427,7 +428,7 @@ fn the_log_has_what_each_stream_was_given() {
     assert_eq!(lines, wanted);
 }
 
-/// In a process of its own: the environment is the process's.
+/// This runs in its own process, since the environment belongs to the process.
 #[test]
 fn the_environment_asks_for_the_log_in_a_file() {
     if std::env::var_os(LOG_VARIABLE).is_some() {

@@ -1,6 +1,7 @@
-//! The streams' jobs on the devices that there are: with SEQSTREAM_TEST_GPU=1 real ones, else simulated.
+//! The streams' jobs on the available devices: real ones with SEQSTREAM_TEST_GPU=1, otherwise
+//! simulated.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod cuda_support;
 mod stream_support;
@@ -11,11 +12,10 @@ use seqstream::gpu::driver;
 use stream_support::loading::layers_through_two_buffers;
 use stream_support::{Plan, Reports, job, right};
 
-/// The devices: how many, and what simulates them. `None`, and a line that says so, where real ones
-/// are wanted and there are none.
+/// Returns the number of devices, and the simulator if they are simulated. Returns `None`, with a
+/// message, if real devices are requested and there are none.
 ///
-/// # Panics
-/// Where REQUIRE_GPU=1 and there is no real device.
+/// # Panics If REQUIRE_GPU=1 and there is no real device.
 fn devices() -> Option<(u32, Option<Simulator>)> {
     if !wants_real() {
         return Some((2, Some(simulator(2, 7))));

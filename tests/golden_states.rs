@@ -1,11 +1,11 @@
 //! Faithfulness: every model against float64 references of Hugging Face, fair-esm and DNABERT.
 //!
-//! `tests/golden/models/README.md` has the layout. The bar, for each sequence and for its token
-//! states and its means alike: norm(out - ref) / norm(ref) no larger than 1.5 times what Hugging
-//! Face's own f32 run is off by, and never above 1e-5, on every SIMD level this machine has. `cargo test --test golden_states --
-//! --nocapture` prints the table.
+//! `tests/golden/models/README.md` describes the layout. The bound, for the token states and for
+//! the means of each sequence: norm(out - ref) / norm(ref) is at most 1.5 times the error of
+//! Hugging Face's own f32 run, and never above 1e-5, on every SIMD level of this machine. `cargo
+//! test --test golden_states -- --nocapture` prints the table.
 
-#![allow(clippy::expect_used)] // the helpers of tests are tests
+#![allow(clippy::expect_used)] // test helpers may panic, as tests may
 
 mod bodies;
 mod golden_support;
@@ -16,7 +16,7 @@ use seqstream::model::Model;
 use seqstream::sequence::Tokenizer;
 use std::path::Path;
 
-/// No worse than 1.5 times the peer's own rounding, and small in itself.
+/// The largest error allowed, as a multiple of the peer's own rounding error.
 const PEER_FACTOR: f64 = 1.5;
 const CEILING: f64 = 1e-5;
 
@@ -44,7 +44,7 @@ fn check(path: &Path) {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// One test a golden file, so that each is named when it fails.
+/// Defines one test per golden file, so that a failing file is named.
 macro_rules! golden {
     ($($name:ident: $file:literal,)*) => {
         $(#[test] fn $name() {

@@ -1,8 +1,8 @@
-//! Model files made to harm: memory by small files, text that writes on a terminal, one name twice,
-//! numbers beyond reason, files that are there and cannot be looked at.
+//! Model files made to harm: small files that need much memory, text that controls a terminal,
+//! duplicate names, numbers out of range, and files that exist but cannot be read.
 
 #![cfg(unix)]
-#![allow(clippy::unwrap_used)] // in helpers too, which clippy does not take for tests
+#![allow(clippy::unwrap_used)] // also in helpers, which clippy does not count as tests
 
 use seqstream::architecture::ModelConfig;
 use seqstream::dtype::DType;
@@ -19,10 +19,12 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// What would clear the screen, set the window's title and forge a hint, if it were printed as it is.
+/// This text would clear the screen, set the window's title and forge a hint if it were printed as
+/// it is.
 const HOSTILE: &str = "x\n\u{1b}[36;1mhint:\u{1b}[0m run: curl | sh\u{1b}]0;title\u{7}\r\u{9b}2J";
 
-/// A message for a terminal: on its line, and of a length that can be read.
+/// Checks that a message is fit for a terminal: on its own line, without control characters, and of
+/// readable length.
 #[track_caller]
 fn fit_for_a_terminal(message: &str) {
     assert!(!message.chars().any(char::is_control), "{message:?}");
@@ -34,7 +36,7 @@ fn fit_for_a_terminal(message: &str) {
     );
 }
 
-/// What both readers of files of weights say of these bytes.
+/// Returns the error that both readers of weights files give for these bytes.
 #[track_caller]
 fn malformed(bytes: &[u8]) -> String {
     let error = read_index(bytes).unwrap_err();
@@ -44,7 +46,7 @@ fn malformed(bytes: &[u8]) -> String {
     error.what
 }
 
-/// Why a model cannot be opened.
+/// Returns the error of opening a model.
 #[track_caller]
 fn refused(path: &Path) -> String {
     let error = Checkpoint::open(path).unwrap_err();
@@ -60,7 +62,7 @@ fn has(message: &str, parts: &[&str]) {
     }
 }
 
-// Files.
+// Helpers that make files.
 
 fn model() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -76,7 +78,7 @@ fn safetensors(header: &str, data: usize) -> Vec<u8> {
     bytes
 }
 
-/// A header of one tensor of 4 bytes.
+/// Returns a header with one tensor of 4 bytes.
 fn one_tensor(name: &str, dtype: &str, shape: &str) -> String {
     let tensor = json!({"dtype": dtype, "data_offsets": [0, 4]}).to_string();
     format!(
@@ -86,7 +88,7 @@ fn one_tensor(name: &str, dtype: &str, shape: &str) -> String {
     )
 }
 
-/// An archive of stored entries.
+/// Returns an archive of stored entries.
 fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let stored =
@@ -98,7 +100,7 @@ fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
     writer.finish().unwrap().into_inner()
 }
 
-/// A checkpoint with this pickle, and one storage of 64 bytes.
+/// Returns a checkpoint with this pickle, and one storage of 64 bytes.
 fn torch(pickle: &[u8]) -> Vec<u8> {
     zip(&[("a/data.pkl", pickle), ("a/data/0", &[0; 64])])
 }
@@ -110,7 +112,7 @@ fn string(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// The instructions of a tensor of so many f32, in storage `key`.
+/// Returns the pickle instructions of a tensor with this many f32 values, in storage `key`.
 fn tensor(key: &str, values: u8) -> Vec<u8> {
     let mut bytes = b"ctorch._utils\n_rebuild_tensor_v2\n((".to_vec();
     bytes.extend(string("storage"));
@@ -124,7 +126,7 @@ fn tensor(key: &str, values: u8) -> Vec<u8> {
     bytes
 }
 
-/// A pickle that keeps a name under 0 and a tensor under 1, and goes on with a dict.
+/// Returns a pickle that keeps a name under 0 and a tensor under 1, and continues with a dict.
 fn kept(name: &str) -> Vec<u8> {
     [
         b"\x80\x02".to_vec(),
@@ -138,13 +140,13 @@ fn kept(name: &str) -> Vec<u8> {
 
 // Memory.
 
-/// The program under a limit of its address space, in which nothing that grows with what a file only
-/// promises has room. What it would take beyond it would end it by SIGABRT, or be killed.
+/// Runs the program under a limit of its address space that is too small for anything whose size a
+/// file only promises. More memory would end the program by SIGABRT, or it would be killed.
 fn in_300_mb(arguments: &[&str], file: &Path) -> Output {
     limited(300_000, arguments, file)
 }
 
-/// The same, under a limit in kilobytes, in which a mapped file counts whole.
+/// Runs the program under a limit in kilobytes, in which a mapped file counts entirely.
 fn limited(kilobytes: u64, arguments: &[&str], file: &Path) -> Output {
     Command::new("sh")
         .args(["-c", &format!("ulimit -v {kilobytes}; exec \"$@\""), "sh"])
@@ -193,12 +195,12 @@ fn a_small_pickle_takes_little_memory() {
     ]
     .concat();
     check(&many, &["at its byte", "instructions"]);
-    // What is remembered, marks, the stack, values: each a byte here.
+    // Memo entries, marks, stack entries and values, each made by one byte.
     for instruction in [0x94, b'(', b'2', b'N', b')', b'}'] {
         let pickle = [vec![b'N'], vec![instruction; 30 << 20], vec![b'.']].concat();
         check(&pickle, &["at its byte 104", "instructions"]);
     }
-    // As many lists of one element, each in the other.
+    // The same number of one-element lists, nested in each other.
     let nested = [vec![b')'], vec![0x85; 30 << 20], vec![b'.']].concat();
     check(&nested, &["at its byte 104", "instructions"]);
 }
@@ -244,7 +246,7 @@ fn a_small_header_takes_little_memory() {
 fn an_archive_that_promises_entries_takes_no_memory_for_them() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.bin");
-    let length: u64 = 8 << 30; // of which nothing is stored
+    let length: u64 = 8 << 30; // a sparse file, of which almost nothing is stored
     let entries: u64 = 100_000_000;
     let start = length - 46 * entries;
     let mut file = fs::File::create(&path).unwrap();
@@ -283,7 +285,7 @@ fn small_json_files_take_little_memory() {
     let at = |name: &str| dir.path().join(name);
     let empty_keys = |bytes: usize| format!(r#"{{"x":[{}0],"#, r#"{"":0},"#.repeat(bytes / 7));
     let config = fs::read_to_string(at("config.json")).unwrap();
-    // What is not read is skipped ...
+    // Parts that are not needed are skipped ...
     fs::write(
         at("config.json"),
         config.replacen('{', &empty_keys(1_000_000), 1),
@@ -336,11 +338,11 @@ fn small_json_files_take_little_memory() {
     );
 }
 
-// One name twice.
+// Duplicate names.
 
 #[test]
 fn one_name_twice_is_refused() {
-    // Two tensors without values may lie at one place.
+    // Two tensors without values may lie at the same offset.
     let twice = r#"{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#;
     has(&malformed(&safetensors(twice, 0)), &["tensor a twice"]);
     let key = r#"{"a":{"dtype":"U8","dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#;
@@ -356,7 +358,7 @@ fn one_name_twice_is_refused() {
     let once = [kept("n"), b"h\x00h\x01s.".to_vec()].concat();
     assert_eq!(read_torch_index(&torch(&once)).unwrap().tensors.len(), 1);
 
-    // Two entries of an archive: written under two names of one length, then renamed.
+    // Two entries of an archive, written under two names of the same length and then renamed.
     let pickle = [
         b"\x80\x02}".to_vec(),
         string("n"),
@@ -421,7 +423,7 @@ fn one_name_twice_is_refused() {
     );
 }
 
-// What a message shows.
+// The text of messages.
 
 #[test]
 fn no_file_writes_on_the_terminal() {
@@ -440,7 +442,7 @@ fn no_file_writes_on_the_terminal() {
         let cut = malformed(&safetensors(&one_tensor(name, "F32", "[2]"), 4));
         assert!(!cut.contains(&"n".repeat(81)), "{cut}");
     }
-    // What a parser quotes.
+    // Text that a parser quotes.
     let text = Value::from(format!("{HOSTILE}{}", "y".repeat(5_000_000))).to_string();
     let with = |at: &str| one_tensor("a", "F32", "[1]").replace(at, &text);
     has(
@@ -452,7 +454,7 @@ fn no_file_writes_on_the_terminal() {
         &["at line 1 column"],
     );
 
-    // Pickles: a global's name, a tensor's, a storage's.
+    // Pickles: the name of a global, of a tensor and of a storage.
     let huge = "g".repeat(31 << 20);
     for name in ["os\u{1b}[2J", huge.as_str()] {
         has(
@@ -506,7 +508,7 @@ fn no_file_writes_on_the_terminal() {
         has(&refused(dir.path()), &["config.json", key]);
     }
     fs::write(at("config.json"), config.to_string()).unwrap();
-    // A tensor with no place, then one of another shape.
+    // A tensor that the model does not have, then one of another shape.
     let rename = |from: &str, to: &str| {
         let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
         let header = std::str::from_utf8(&bytes[8..8 + length]).unwrap();
@@ -531,7 +533,7 @@ fn no_file_writes_on_the_terminal() {
         &["has shape [64, 16], expected [16, 64]"],
     );
 
-    // An index, and the name of a file that lies there.
+    // An index with hostile file names.
     fs::rename(at("model.safetensors"), at("a.safetensors")).unwrap();
     for file in [HOSTILE, &"f".repeat(300_000), "..", "\u{1b}/x"] {
         let index = json!({"weight_map": {HOSTILE: file}}).to_string();
@@ -560,7 +562,7 @@ fn no_file_writes_on_the_terminal() {
         fit_for_a_terminal(&error.to_string());
     }
 
-    // Ids out of a FASTA file.
+    // Ids from a FASTA file.
     for id in [HOSTILE, &long] {
         let error = JobError::NonFinite {
             id: id.into(),
@@ -590,7 +592,7 @@ fn inspect_shows_no_name_as_it_is() {
     let bytes = fs::read(&path).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header = std::str::from_utf8(&bytes[8..8 + length]).unwrap();
-    // Known by its beginning, and so ignored.
+    // A name that is known by its prefix, and therefore ignored.
     let name = Value::from(format!("lm_head.{HOSTILE}{}", "n".repeat(500))).to_string();
     let more = format!(
         r#"{{{name}:{{"dtype":"U8","shape":[0,{}1],"data_offsets":[0,0]}},"#,
@@ -620,14 +622,14 @@ fn inspect_shows_no_name_as_it_is() {
     shown.lines().for_each(fit_for_a_terminal);
 }
 
-// Absence, and what is no file.
+// Missing files, and paths that are not files.
 
 #[test]
 fn what_is_there_and_cannot_be_looked_at_is_not_absent() {
     for lost in ["config.json", "tokenizer.json", "model.safetensors"] {
         let dir = model();
         let at = |name: &str| dir.path().join(name);
-        // Other weights, that would be taken in place of the lost ones.
+        // Other weights, which would be used in place of the lost ones.
         fs::copy(at("model.safetensors"), at("other.safetensors")).unwrap();
         let _ = fs::remove_file(at(lost));
         symlink("/nonexistent/blob", at(lost)).unwrap();
@@ -640,7 +642,7 @@ fn what_is_there_and_cannot_be_looked_at_is_not_absent() {
         fs::create_dir(at(lost)).unwrap();
         has(&refused(dir.path()), &[lost, "directory"]);
     }
-    // A link that leads somewhere is as good as a file.
+    // A link to an existing file is as good as a file.
     let dir = model();
     let at = |name: &str| dir.path().join(name);
     fs::rename(at("config.json"), at("blob")).unwrap();
@@ -703,7 +705,7 @@ fn numbers_beyond_reason_are_refused() {
     }
 }
 
-/// A shape of which one size is 0 may have any other: twice 2^63 is 0.
+/// If one size of a shape is 0, another size may be anything: 2 times 2^63 overflows to 0.
 #[test]
 fn a_shape_without_values_divides_by_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -739,7 +741,7 @@ fn layers_of_different_rotary_frequencies_are_refused() {
             &[&name(layer), "has 9 at index 1, where layer 0 has 0.01"],
         );
     }
-    // Layers without any among others with some.
+    // Some layers without rotary frequencies among others that have them.
     for (layer, message) in [
         (
             0,
@@ -757,7 +759,7 @@ fn layers_of_different_rotary_frequencies_are_refused() {
             .windows(name(layer).len())
             .position(|w| w == name(layer).as_bytes())
             .unwrap();
-        // Renamed to one that is known and ignored, of the same length.
+        // Renamed to a name of the same length that is known and ignored.
         let mut ignored = b"lm_head.".to_vec();
         ignored.resize(name(layer).len(), b'x');
         let renamed = [&bytes[..at], &ignored, &bytes[at + ignored.len()..]].concat();
@@ -797,7 +799,7 @@ fn a_template_is_one_token_the_sequence_and_one_token() {
             &["t.json", "`post_processor.single`", "one special token"],
         );
     }
-    // A special token that stands for none, or for two million.
+    // A special token that stands for no id, for two ids, or for 400,000 ids.
     let id = cls["SpecialToken"]["id"].as_str().unwrap();
     for ids in [json!([]), json!([1, 1]), json!(vec![1; 400_000])] {
         let mut file = file.clone();

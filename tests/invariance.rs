@@ -1,11 +1,12 @@
-//! An embedding depends on its sequence alone, bit for bit: on no neighbour, order, batch size or
-//! thread count. (Shards, resume and the program's options: `readme.rs`, `pipeline_*.rs`, `cli_kill.rs`.)
+//! An embedding depends on its sequence alone, bit for bit: not on neighbours, order, batch size or
+//! thread count. (Shards, resume and the program's options: `readme.rs`, `pipeline_*.rs`,
+//! `cli_kill.rs`.)
 //!
-//! Lengths crowd the places where something could change: 16 tokens (short sequences are summed
-//! otherwise), 32 rows (no product has fewer), 64 keys (a packed panel), 128 (a softmax block),
-//! 1024 rows (a tile of a product, a run of queries).
+//! Lengths are chosen around the boundaries at which the computation changes: 16 tokens (shorter
+//! sequences are summed differently), 32 rows (the least of a product), 64 keys (a packed panel),
+//! 128 (a softmax block), 1024 rows (a tile of a product, a run of queries).
 
-#![allow(clippy::expect_used, clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::expect_used, clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod bodies;
 mod golden_support;
@@ -35,7 +36,7 @@ impl Models {
     }
 }
 
-/// Token counts around every boundary, and any others.
+/// Generates token counts around every boundary, and any others.
 fn lengths() -> impl Strategy<Value = usize> {
     prop_oneof![
         4 => prop::sample::select(vec![3, 14, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129]),
@@ -49,7 +50,7 @@ fn sequences() -> impl Strategy<Value = Vec<Vec<u32>>> {
     prop::collection::vec(sequence, 2..9)
 }
 
-/// Each sequence alone on one thread, against every way of batching it.
+/// Compares each sequence alone on one thread with every way of batching it.
 fn check(models: &mut Models, sequences: &[Vec<u32>], cut: usize, shift: usize) {
     let alone = bodies::alone(&mut models.0[0], sequences);
     for (i, model) in models.0.iter_mut().enumerate() {
@@ -58,7 +59,7 @@ fn check(models: &mut Models, sequences: &[Vec<u32>], cut: usize, shift: usize) 
     }
 }
 
-/// Lengths of both classes, in one batch.
+/// Tests lengths of both classes in one batch.
 #[test]
 fn a_representation_is_the_same_whatever_is_asked_for_beside_it() {
     for config in [ESM2_HEAD_16, ESM2_HEAD_64, DNABERT_TWO_HEADS] {

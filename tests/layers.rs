@@ -1,12 +1,12 @@
-//! The modules of the library import downward only, and the boundaries to the driver and to
-//! cuBLASLt are where `docs/architecture.md` says.
+//! The modules of the library import only from lower levels, and the boundaries to the driver and
+//! to cuBLASLt are those that `docs/architecture.md` describes.
 #![allow(clippy::unwrap_used)] // in helpers too, which clippy does not take for tests
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The modules by level: a module may import its own level's modules never, lower ones always.
+/// The modules by level: a module may import modules of lower levels, but none of its own level.
 const LEVELS: [&[&str]; 10] = [
     &["dtype", "batch", "system", "untrusted"],
     &["sequence", "architecture"],
@@ -41,7 +41,7 @@ fn module_of(file: &Path) -> String {
     name.trim_end_matches(".rs").to_owned()
 }
 
-/// Every module that follows `crate::` in a text, groups in braces included.
+/// Returns every module that follows `crate::` in a text, including groups in braces.
 fn imports(text: &str) -> BTreeSet<String> {
     let name = |text: &str| -> String {
         text.chars()
@@ -75,7 +75,7 @@ fn imports(text: &str) -> BTreeSet<String> {
     found
 }
 
-/// Each file's path below `src`, its module, and its text.
+/// Returns each file's path below `src`, its module, and its text.
 fn files() -> Vec<(PathBuf, String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();

@@ -1,11 +1,11 @@
-//! Weights are computed with where the file is mapped: what the job holds in memory of its own is
-//! activations, and weights only where their dtype is not the one computed in.
+//! Weights are used in the mapped file itself: a job's own memory holds activations, and holds
+//! weights only if their dtype is not the dtype of the computation.
 //!
-//! One test, alone in its process: it reads the process's own anonymous memory (pages that no file
-//! stands behind) before and after.
+//! There is one test, alone in its process: it reads the process's anonymous memory (pages without
+//! a file behind them) before and after.
 
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 use seqstream::architecture::ModelConfig;
 use seqstream::backend::cpu::Cpu;
@@ -15,7 +15,7 @@ use seqstream::model::{Embedder, Model, Pool, Request};
 use seqstream::weights::Checkpoint;
 use seqstream::weights::random::write_random;
 
-/// Bytes of the process that no file stands behind.
+/// Returns the bytes of the process's memory that no file backs.
 fn anonymous() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|l| l.starts_with("RssAnon:")).unwrap();
@@ -23,8 +23,8 @@ fn anonymous() -> u64 {
     kilobytes * 1024
 }
 
-/// Bytes of the weights as f32, and by how much anonymous memory grew from before the file was
-/// opened to after a batch was computed with all of them.
+/// Returns the bytes of the weights as f32, and the growth of anonymous memory from before the file
+/// is opened until after a batch was computed with all weights.
 fn growth(dtype: DType) -> (u64, u64) {
     let dir = tempfile::tempdir().unwrap();
     write_random(&ModelConfig::esm2(4, 512, 8).into(), 3, dtype, dir.path()).unwrap();
@@ -50,7 +50,8 @@ fn growth(dtype: DType) -> (u64, u64) {
 
 #[test]
 fn f32_weights_stay_in_the_mapping_and_others_are_held_once() {
-    // Activations, packed blocks of the products and the pool's stacks: a third of the weights.
+    // Activations, packed blocks of the products and the stacks of the pool: a third of the
+    // weights.
     const SLACK: u64 = 16 << 20;
     let (weights, grown) = growth(DType::F32);
     assert!(weights > 48 << 20, "{weights}");

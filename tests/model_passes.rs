@@ -1,8 +1,8 @@
-//! What a model asks of a backend, seen by a backend that computes nothing: parameters are used
-//! only after they were needed, passes keep to the limits, and the representations that are taken
-//! are those that were asked for.
+//! What a model requests from a backend, checked by a backend that computes nothing: parameters are
+//! used only after they were needed, passes keep the limits, and a pass takes exactly the requested
+//! outputs.
 
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 use seqstream::architecture::{ModelConfig, ModelKind};
 use seqstream::backend::{
@@ -18,15 +18,16 @@ use std::rc::Rc;
 
 const WIDTH: usize = 8;
 const LAYERS: usize = 4;
-/// As few sequences as tokens for them allow: the second limit that a pass meets.
+/// The limits are low, so that the number of sequences limits a pass as often as the number of
+/// tokens.
 const LIMITS: Limits = Limits {
     tokens: 1024,
     sequences: 64,
     passes: 3,
 };
 
-/// What was taken in a pass: after how many layers, whether through a LayerNorm, the parts that
-/// were wanted.
+/// An output taken in a pass: the number of layers before it, whether it went through a LayerNorm,
+/// and the parts that were wanted.
 type Taken = (usize, bool, OutputKinds);
 
 /// A pass as the backend saw it.
@@ -34,18 +35,18 @@ type Taken = (usize, bool, OutputKinds);
 struct Pass {
     class: usize,
     lengths: Vec<usize>,
-    /// Of each sequence, counted from its first token.
+    /// The pooled range of each sequence, counted from the sequence's first token.
     pooled: Vec<Range<usize>>,
     taken: Vec<Taken>,
-    /// Attention layers so far.
+    /// The number of attention layers so far.
     layers: usize,
 }
 
-/// Computes nothing. Parameters are known by their group.
+/// A backend that computes nothing. It recognizes parameters by their layer.
 #[derive(Default)]
 struct Looking {
     group: usize,
-    /// The groups that the pass has needed so far, and the latest of them until it is used.
+    /// The layers that the pass has needed so far, and the latest one of them until it is used.
     needed: Vec<usize>,
     unused: Option<usize>,
     pass: Pass,
@@ -120,13 +121,14 @@ impl Backend for Looking {
             pooled: ranges().zip(pooled).map(of_own).collect(),
             ..Pass::default()
         };
-        // Nothing is taken over from the pass before: where weights do not stay on a device, it
-        // would be gone.
+        // Nothing is kept from the previous pass: if weights do not stay on a device, they would be
+        // gone.
         self.needed.clear();
         Ok(())
     }
     fn need(&mut self, group: usize) -> Result<(), BackendError> {
-        // To wait for a group before it is the next one's turn is to wait for too long.
+        // A layer must not be needed while another one is unused, because the wait would come too
+        // early.
         assert_eq!(self.unused, None, "group {group} is needed, and not yet");
         self.unused = Some(group);
         self.needed.push(group);
@@ -220,7 +222,7 @@ impl Parameters for Anything {
     }
 }
 
-/// What the model has the backend do for sequences of these lengths.
+/// Returns the passes that the model runs on the backend for sequences of these lengths.
 fn passes(kind: ModelKind, lengths: &[usize], request: &Request) -> Vec<Pass> {
     let config = match kind {
         ModelKind::Esm2 => ModelConfig::esm2(LAYERS, WIDTH, 2),
@@ -234,7 +236,7 @@ fn passes(kind: ModelKind, lengths: &[usize], request: &Request) -> Vec<Pass> {
     let outputs = model.embed(&batch, request).unwrap();
     let layers = outputs.iter().map(|o| o.layer);
     assert!(layers.eq(request.layers.iter().copied()));
-    // Each value was made by one pass or another: none is left as it was before.
+    // Some pass wrote each value: no value is left as it was before.
     for output in &outputs {
         let pooled = lengths.len() * usize::from(request.pool.is_some());
         let states = batch.total() * usize::from(request.per_token);
@@ -254,9 +256,9 @@ fn request(layers: &[usize], pool: Option<Pool>, per_token: bool) -> Request {
     }
 }
 
-/// Whichever layers are asked for, a pass needs each group of parameters just before it uses the
-/// group. And ESM-2's final LayerNorm is applied to the last layer alone, not to the deepest one
-/// that is asked for.
+/// Each operation's parameters belong to a layer that the pass has needed, and each layer is needed
+/// at its turn and not before, whichever layers are requested. ESM-2's final LayerNorm belongs only
+/// to the last layer, not to the deepest requested layer.
 #[test]
 fn parameters_are_needed_before_their_use_and_the_last_norm_is_the_last_layers() {
     for kind in KINDS {
@@ -313,8 +315,8 @@ fn what_is_pooled_is_the_first_token_or_the_tokens_of_the_mean() {
     }
 }
 
-/// Neither more sequences than a pass has room for, nor more tokens, nor those of another class;
-/// and as many as that.
+/// A pass has at most the allowed number of sequences and tokens, only sequences of one class, and
+/// is as full as these limits allow.
 #[test]
 fn passes_are_as_full_as_the_limits_allow() {
     let full = |passes: &[Pass]| -> Vec<(usize, usize)> {
@@ -331,7 +333,7 @@ fn passes_are_as_full_as_the_limits_allow() {
         assert_eq!(full(&of(&[1024])), [(1, 1024)]);
         assert_eq!(full(&of(&[1000, 24, 1])), [(2, 1024), (1, 1)]);
         assert_eq!(full(&of(&[1000, 25, 999])), [(1, 1000), (2, 1024)]);
-        // Two classes, and each is divided by itself.
+        // There are two classes, and each is divided separately.
         let mixed: Vec<usize> = (0..140).map(|i| if i % 2 == 0 { 3 } else { 17 }).collect();
         let passes = of(&mixed);
         let classes: Vec<usize> = passes.iter().map(|p| p.class).collect();

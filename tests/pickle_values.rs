@@ -1,7 +1,7 @@
-//! The fuzz target of the same name, on made-up bytes: values written as pickles are read as what
-//! they are.
+//! The body of the fuzz target of the same name, on made-up bytes: values written as pickles are
+//! read back unchanged.
 
-#![allow(clippy::unwrap_used)] // what is in fuzz/ is a test
+#![allow(clippy::unwrap_used)] // the code in fuzz/ is test code
 
 use std::path::Path;
 

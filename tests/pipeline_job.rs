@@ -1,6 +1,6 @@
-//! Rows keep their names: through batches, windows, shards, merging, and whatever else is asked.
+//! Rows keep their names through batches, windows, shards, merging, and every other option.
 
-// Helpers of tests are tests.
+// Test helpers may panic, as tests may.
 #![allow(clippy::unwrap_used)]
 
 mod pipeline_support;
@@ -20,7 +20,7 @@ fn tokens(record: &Record) -> Vec<u32> {
     tokens
 }
 
-/// The mean over `part` of the content tokens of a sequence embedded by itself.
+/// Returns the mean over `part` of the content tokens of a sequence that is embedded by itself.
 fn mean(layer: usize, tokens: &[u32], part: std::ops::Range<usize>) -> Vec<f32> {
     let content = &tokens[1 + part.start..1 + part.end];
     (0..WIDTH)
@@ -35,7 +35,8 @@ fn mean(layer: usize, tokens: &[u32], part: std::ops::Range<usize>) -> Vec<f32> 
         .collect()
 }
 
-/// What hides the loading of weights: as many batches as there are devices are long ones.
+/// The first batches, as many as there are devices, are long in order to hide the loading of
+/// weights.
 #[test]
 fn the_first_batches_have_a_budget_of_their_own() {
     let out = tempfile::tempdir().unwrap();
@@ -65,12 +66,13 @@ fn the_first_batches_have_a_budget_of_their_own() {
     }
 }
 
-/// Groups are tokenized in any order; the output is byte for byte that of one thread, and an error comes where it was.
+/// Groups are tokenized in any order; the output is byte for byte the output of one thread, and an
+/// error is reported at its record.
 #[test]
 fn however_many_tokenize_the_output_is_the_same() {
     let mut job = Job::new(2000);
     for (i, record) in job.records.iter_mut().enumerate() {
-        // Some have a group for themselves, and most are short.
+        // Some records fill a group alone, and most are short.
         record.sequence = record
             .sequence
             .repeat(if i % 97 == 5 { 1500 } else { 1 + i % 9 });
@@ -185,7 +187,7 @@ fn windows_are_averaged_by_their_residues() {
             .enumerate()
             .map(|(i, s)| Record::new(format!("r{i}"), *s))
             .collect();
-        // A budget below two windows: those of one record stand in several batches.
+        // The budget is below two windows, so the windows of one record lie in several batches.
         job.feed.token_budget = 7;
         job.feed.limit = Some(LengthLimit {
             max: 4,
@@ -278,8 +280,8 @@ fn garbage_does_not_leave_in_silence() {
     assert_eq!(left, [".lock", "job.json"]);
 }
 
-/// A state that is not finite is an error, whichever token and layer it belongs to: also where all
-/// vectors are finite, and where no vectors are asked for.
+/// A state that is not finite is an error even if every mean is finite, or if no vector is
+/// requested: for the last token as for the first, and for any layer.
 #[test]
 fn a_state_that_is_not_finite_does_not_leave_in_silence() {
     let mut job = Job::new(30);

@@ -1,7 +1,7 @@
-//! What vouches for a finished job looks at all of it: a resume and a merge believe a shard only if
-//! it is the one that its job made.
+//! A resume and a merge check a finished job completely: they accept a shard only if it is the
+//! shard that its job made.
 
-// Helpers of tests are tests.
+// Test helpers may panic, as tests may.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +15,7 @@ use seqstream::output::OutputError;
 use seqstream::pipeline::{JobError, Share, Silent, Stop, merge, open_job};
 use tempfile::{TempDir, tempdir};
 
-/// Four shards of eight records, the last one short.
+/// Four shards of eight records; the last shard is short.
 const RECORDS: usize = 30;
 
 fn made(job: &Job) -> TempDir {
@@ -59,7 +59,7 @@ fn flip(path: &Path) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Ways in which shard 1 can be another one than the job made, and what is said of each.
+/// Ways in which shard 1 can differ from the shard that the job made, and the message for each.
 #[allow(clippy::type_complexity)]
 fn tampered() -> Vec<(&'static str, Box<dyn Fn(&Path)>)> {
     let from =
@@ -77,7 +77,7 @@ fn tampered() -> Vec<(&'static str, Box<dyn Fn(&Path)>)> {
             "made by another job",
             Box::new(from(other(|j| j.request.layers = vec![1]))),
         ),
-        // As older programs wrote them: no job is named.
+        // As older programs wrote shards: they name no job.
         (
             "made by another job",
             Box::new(from(other(|j| j.format = 1))),
@@ -85,7 +85,7 @@ fn tampered() -> Vec<(&'static str, Box<dyn Fn(&Path)>)> {
         (
             "shard.json was changed",
             Box::new(|shard| {
-                // The arrays gone, and their entries.
+                // The arrays are removed together with their entries.
                 fs::remove_file(shard.join("layer_2.npy")).unwrap();
                 let path = shard.join("shard.json");
                 let text = fs::read_to_string(&path).unwrap();
@@ -136,7 +136,8 @@ fn tampered() -> Vec<(&'static str, Box<dyn Fn(&Path)>)> {
             Box::new(|shard| {
                 let ids = shard.join("ids.txt");
                 fs::remove_file(&ids).unwrap();
-                // A socket, since a child that makes a pipe would inherit other tests' locks.
+                // This uses a socket, since a child process that makes a pipe would inherit other
+                // tests' locks.
                 drop(std::os::unix::net::UnixListener::bind(&ids).unwrap());
             }),
         ),
@@ -194,7 +195,7 @@ fn what_the_job_did_not_make_is_computed_again_and_said() {
     }
 }
 
-/// Not ours to remove, nor to pass on.
+/// A foreign file is neither removed nor copied.
 #[test]
 fn what_no_job_makes_is_left_where_it_is() {
     let mut job = Job::new(RECORDS);
@@ -211,7 +212,7 @@ fn what_no_job_makes_is_left_where_it_is() {
     assert!(notes.exists() && out.path().join("manifest.json").exists());
 }
 
-/// Finished shards need be no prefix.
+/// Finished shards need not be the first ones.
 #[test]
 fn a_shard_removed_from_the_middle_is_all_that_is_computed() {
     for piped in [false, true] {
@@ -241,7 +242,8 @@ fn a_manifest_stands_while_nothing_is_missing_and_not_longer() {
     let manifest = out.path().join("manifest.json");
     drop(open_job(out.path(), job.spec(), true, &job.checks(), None).unwrap());
     assert!(manifest.exists(), "nothing is missing");
-    // A pipe that gives more than before: all shards of the manifest stand, and another is computed.
+    // The pipe gives more records than before: all shards of the manifest are kept, and another one
+    // is computed.
     job.resume = true;
     job.records = records(20);
     let mut model = Hashing::new();
@@ -256,7 +258,7 @@ fn a_manifest_stands_while_nothing_is_missing_and_not_longer() {
     assert_ne!(fs::read(&manifest).unwrap(), b"{");
 }
 
-/// The digest of a block holds where its parts end.
+/// The digest of a shard separates ids and sequences.
 #[test]
 fn a_letter_that_moves_from_sequence_to_id_is_seen() {
     let mut job = Job::new(RECORDS);
@@ -376,14 +378,14 @@ fn output_without_its_job_is_not_told_to_resume() {
     refused(&job);
     job.resume = true;
     refused(&job);
-    // Nor is a job begun beside the manifest of another one.
+    // A job is not started beside the manifest of another job, either.
     for block in 0..4 {
         fs::remove_dir_all(out.path().join(format!("shard-00000{block}"))).unwrap();
     }
     refused(&job);
 }
 
-/// Jobs that an older program began go on, in their own format.
+/// Jobs that an older program began continue, in their own format.
 #[test]
 fn jobs_of_format_1_go_on_and_are_merged() {
     let mut job = Job::new(RECORDS);
@@ -398,7 +400,7 @@ fn jobs_of_format_1_go_on_and_are_merged() {
         .unwrap();
     assert_eq!(model.sequences, 16);
     assert_same(whole.path(), out.path());
-    // What says most of such shards is the manifest.
+    // For such shards the manifest has the most information.
     let mut other = job.clone();
     other.model = "m1";
     let other = made(&other);
@@ -434,7 +436,7 @@ fn paths(dirs: &[TempDir]) -> Vec<PathBuf> {
     dirs.iter().map(|d| d.path().to_path_buf()).collect()
 }
 
-/// Merges, which must be refused before anything is written.
+/// Runs merges that must be refused before anything is written.
 #[track_caller]
 fn refused(sources: &[PathBuf], says: &str) {
     let out = tempdir().unwrap();
@@ -477,7 +479,7 @@ fn a_merge_takes_only_what_the_job_made() {
     with("records of another shard", &|dir| {
         replace(&dir.join("shard-000001"), &dir.join("shard-000003"));
     });
-    // The job's own shard in all but its records.
+    // This shard has the job's own name and settings, but other records.
     let mut changed = job.clone();
     changed.records[9].sequence.push(b'W');
     let changed = made(&changed);
@@ -535,7 +537,7 @@ fn a_merge_takes_only_what_the_job_made() {
     with("are of different jobs: model.blake3 was \"m1\"", &|dir| {
         edit(&dir.join("job.json"), "\"m0\"", "\"m1\"");
     });
-    // The first share's job.json becomes that of the whole.
+    // The job.json of the first share becomes the job.json of the whole.
     let first = tempdir().unwrap();
     copy(parts[0].path(), first.path());
     edit(&first.path().join("job.json"), "\"m0\"", "\"m1\"");
@@ -567,7 +569,8 @@ fn a_merge_that_was_broken_off_goes_on() {
     fs::remove_file(out.join("manifest.json")).unwrap();
     fs::remove_dir_all(out.join("shard-000001")).unwrap();
     fs::create_dir(out.join(".shard-000002.partial")).unwrap();
-    // A copy that was torn; the share's own file, to which the other name leads, stays as it is.
+    // A copy is incomplete; the share's own file, a second link to the same data, must stay as it
+    // is.
     let rows = out.join("shard-000003/layer_2.npy");
     fs::remove_file(&rows).unwrap();
     fs::write(&rows, "torn").unwrap();
@@ -581,7 +584,7 @@ fn a_merge_that_was_broken_off_goes_on() {
     assert!(rows.exists(), "what is refused is left as it was");
     merge(&sources, out).unwrap();
     assert_same(whole.path(), out);
-    // A disk that is full says so in the words of a merge.
+    // A full disk is reported in the words of a merge.
     let full = std::io::ErrorKind::StorageFull.into();
     let error = JobError::MergeOutput(OutputError::Io {
         action: "write",

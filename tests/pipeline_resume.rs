@@ -1,6 +1,6 @@
-//! Nothing is lost and nothing is computed twice, however often a job is broken off.
+//! Nothing is lost and nothing is computed twice, however often a job is interrupted.
 
-// Helpers of tests are tests.
+// Test helpers may panic, as tests may.
 #![allow(clippy::unwrap_used)]
 
 mod pipeline_support;
@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use seqstream::output::OutputError;
 use seqstream::pipeline::{JobError, Share, Silent, Stop};
 
-/// When each shard's files were written.
+/// Returns the time when each shard's files were written.
 fn written(out: &Path) -> BTreeMap<String, SystemTime> {
     let time = |name: &String| {
         std::fs::metadata(out.join(name))
@@ -29,7 +29,7 @@ fn written(out: &Path) -> BTreeMap<String, SystemTime> {
         .collect()
 }
 
-/// A model that asks for a stop once it has seen `after` sequences.
+/// Returns a model that requests a stop after it has seen `after` sequences.
 fn stopping(after: u64) -> (Hashing, Stop) {
     let stop = Stop::new();
     let mut model = Hashing::new();
@@ -60,7 +60,7 @@ proptest! {
             let report = job.run_with(broken.path(), &mut model, &mut Silent, &stop).unwrap();
             computed += model.sequences;
             prop_assert_eq!(report.manifest.is_some(), report.stopped.is_none());
-            // The shard in hand was finished: all that was computed stands.
+            // The current shard was finished: everything that was computed is kept.
             prop_assert_eq!(rows(broken.path(), 2).len() as u64, computed);
             for (name, time) in before {
                 prop_assert_eq!(written(broken.path())[&name], time, "{} was written again", name);
@@ -89,7 +89,7 @@ fn what_a_crash_leaves_is_swept_up() {
     job.resume = true;
     job.run(broken.path()).unwrap();
     assert_same(whole.path(), broken.path());
-    // And once more, on a job that is complete: nothing changes, nothing is computed.
+    // Resume once more, on a complete job: nothing changes and nothing is computed.
     let mut model = Hashing::new();
     job.run_with(broken.path(), &mut model, &mut Silent, &Stop::new())
         .unwrap();
@@ -142,12 +142,12 @@ fn resume_refuses_another_job_and_says_in_what() {
         text.contains("inputs.1.blake3 was \"i0\", now null"),
         "{text}"
     );
-    // What does not decide the bytes may change.
+    // Options that do not influence the bytes may change.
     job.feed.token_budget = 1;
     job.run(out.path()).unwrap();
 }
 
-/// A pipe has no hash beforehand, so only its records can tell.
+/// A pipe has no hash beforehand, so only its records show a difference.
 #[test]
 fn resume_refuses_other_records_and_says_which() {
     let out = tempfile::tempdir().unwrap();
@@ -208,7 +208,8 @@ fn an_input_that_changes_under_the_job_fails_it() {
     assert!(!out.path().join("manifest.json").exists());
 }
 
-/// Ctrl-C reaches the program that feeds the pipe too; where that leaves off is no end.
+/// Ctrl-C also reaches the program that writes to the pipe, so the end of the pipe is not the end
+/// of the input.
 #[test]
 fn the_end_of_a_pipe_after_a_signal_is_not_trusted() {
     let out = tempfile::tempdir().unwrap();
@@ -220,7 +221,7 @@ fn the_end_of_a_pipe_after_a_signal_is_not_trusted() {
         .unwrap();
     assert_eq!((report.stopped, report.progress.shards), (Some(15), 1));
     assert!(!out.path().join("shard-000001").exists());
-    // A file's end is one.
+    // The end of a file is trusted.
     let out = tempfile::tempdir().unwrap();
     job.piped = false;
     let (mut model, stop) = stopping(8);
@@ -235,7 +236,7 @@ fn an_output_that_fails_keeps_what_is_finished() {
     let (whole, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut job = Job::new(30);
     job.run(whole.path()).unwrap();
-    // A file where the second shard's directory is to be made.
+    // Make a file at the path of the second shard's directory.
     let mut model = Hashing::new();
     let place = out.path().to_owned();
     model.before = Box::new(move |_| {
@@ -267,7 +268,7 @@ fn an_output_that_fails_keeps_what_is_finished() {
     assert_same(whole.path(), out.path());
 }
 
-/// Shards get their names on a thread of their own, while later ones are written.
+/// Shards get their names on a separate thread, while later shards are written.
 #[test]
 fn a_shard_that_gets_no_name_ends_the_job_and_no_later_one_gets_its() {
     let (whole, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

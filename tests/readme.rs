@@ -1,5 +1,5 @@
-//! The README keeps its word: its commands run, its options exist, its links lead somewhere.
-#![allow(clippy::unwrap_used)] // in helpers too, which clippy does not take for tests
+//! The README is right: its commands run, its options exist, and its links lead to existing files.
+#![allow(clippy::unwrap_used)] // also in helpers, which clippy does not count as tests
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,12 +18,12 @@ fn readme() -> String {
     fs::read_to_string(root().join("README.md")).unwrap()
 }
 
-/// The page with the table of options and the exit codes.
+/// Returns the page with the table of options and the exit codes.
 fn usage() -> String {
     fs::read_to_string(root().join("docs/usage.md")).unwrap()
 }
 
-/// The lines of all fenced blocks of one language.
+/// Returns the lines of all fenced blocks of one language.
 fn blocks(text: &str, language: &str) -> Vec<String> {
     let mut inside = None;
     let mut lines = Vec::new();
@@ -51,7 +51,7 @@ fn seqstream(args: &[&str]) -> (String, String) {
     (out, err)
 }
 
-/// The README's first command, with another --out; the words after its `--`.
+/// Returns the README's first command with another --out: the words after its `--`.
 fn first_command() -> Vec<String> {
     let lines = blocks(&readme(), "sh");
     let command = lines[0]
@@ -60,7 +60,7 @@ fn first_command() -> Vec<String> {
     command.split_whitespace().map(str::to_owned).collect()
 }
 
-/// Shape and values of a little-endian f32 `.npy`.
+/// Reads shape and values of a little-endian f32 `.npy` file.
 fn npy(path: &Path) -> (Vec<usize>, Vec<f32>) {
     let bytes = fs::read(path).unwrap();
     assert!(bytes.starts_with(b"\x93NUMPY\x01\x00"));
@@ -97,7 +97,7 @@ fn the_first_command_gives_what_the_readme_shows() {
     let (shape, values) = npy(&out.join("shard-000000/layer_4.npy"));
     assert_eq!(shape, [12, 48]);
     assert_eq!(values.len(), 12 * 48);
-    // The four values stand in a block of their own; their last digits differ between processors.
+    // The four values are in a block of their own; their last digits differ between processors.
     let four = shown
         .lines()
         .map(|line| line.split_whitespace().map(str::parse).collect())
@@ -130,7 +130,7 @@ fn states_lie_as_the_python_lines_take_them() {
         .map(|b| i64::from_le_bytes(b.try_into().unwrap()))
         .collect();
     assert_eq!((offsets.len(), offsets[0], offsets[12]), (13, 0, 1367));
-    // Ubiquitin has 76 residues, and cls and eos have no state here.
+    // Ubiquitin has 76 residues; cls and eos have no state in this output.
     assert_eq!(offsets[1], 76);
 }
 
@@ -150,7 +150,7 @@ fn the_shipped_model_is_what_its_readme_says() {
     }
 }
 
-/// The pooled rows by name.
+/// Returns the pooled rows by name.
 fn rows(input: &Path, out: &Path, options: &[&str]) -> BTreeMap<String, Vec<u32>> {
     let (input, to) = (input.to_str().unwrap(), out.to_str().unwrap());
     let mut args = vec!["embed", input, "--model", "examples/tiny-esm2", "--out", to];
@@ -178,7 +178,7 @@ fn an_embedding_depends_on_its_sequence_alone() {
         .skip(1)
         .map(|record| format!(">{record}"))
         .collect();
-    // Short ones are computed in passes of their own.
+    // Short records are computed in separate passes.
     for n in 1..20 {
         records.push(format!(">short_{n}\n{}\n", &"MKVLAERTIDPQNFYHWCGS"[..n]));
     }
@@ -203,7 +203,7 @@ fn an_embedding_depends_on_its_sequence_alone() {
     }
 }
 
-/// The long options in a text.
+/// Returns the long options in a text.
 fn options(text: &str) -> BTreeSet<String> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
         .filter(|word| {
@@ -217,7 +217,7 @@ fn options(text: &str) -> BTreeSet<String> {
 #[test]
 fn every_option_exists_and_every_option_is_named() {
     let (help, _) = seqstream(&["embed", "--help"]);
-    // What clap lists: lines such as `  -m, --model <MODEL>  ...`.
+    // clap lists options in lines such as `  -m, --model <MODEL>  ...`.
     let listed = |line: &str| line.trim_start().starts_with('-');
     let mut existing: BTreeSet<String> = help
         .lines()
@@ -230,7 +230,8 @@ fn every_option_exists_and_every_option_is_named() {
     let text = readme() + &usage();
     let mut named = BTreeSet::new();
     for line in text.lines() {
-        // Options of other programs: cargo's before a ` -- `, all of weights-tools' and hf's.
+        // Options of other programs are skipped: cargo's options before a ` -- `, and all options
+        // of weights-tools and hf.
         let ours = match line.find("cargo ") {
             Some(at) => line[at..].split_once(" -- ").map_or("", |(_, rest)| rest),
             None if line.starts_with("weights-tools ") || line.starts_with("hf ") => "",
@@ -238,7 +239,7 @@ fn every_option_exists_and_every_option_is_named() {
         };
         named.extend(options(ours));
     }
-    // `cargo test -- --nocapture` is the test harness's.
+    // `--nocapture` in `cargo test -- --nocapture` belongs to the test harness.
     named.remove("--nocapture");
     let unknown: Vec<_> = named.difference(&existing).collect();
     assert!(unknown.is_empty(), "not in `embed --help`: {unknown:?}");
@@ -270,7 +271,7 @@ fn every_command_of_seqstream_exists() {
     }
 }
 
-/// Exit codes in a text: what stands after a number at the start of a line or table row.
+/// Returns the exit codes in a text: the text after a number at the start of a line or table row.
 fn exit_codes(text: &str) -> Vec<(String, String)> {
     text.lines()
         .map(|line| line.trim_matches(['|', ' ']))
@@ -292,7 +293,7 @@ fn the_exit_codes_are_those_of_the_help() {
     assert_eq!(ours, exit_codes(codes));
 }
 
-/// Every file of the repository, build outputs apart.
+/// Returns every file of the repository except build outputs.
 fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

@@ -1,6 +1,6 @@
-//! What becomes of every character outside the alphabet, and that all of it is counted.
+//! The handling of every character outside the alphabet; every such character is counted.
 
-// clippy.toml allows this in test functions only, not in their helpers.
+// clippy.toml allows this only in test functions, not in their helpers.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod sequence_support;

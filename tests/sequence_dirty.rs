@@ -1,6 +1,7 @@
-//! Every kind of dirty text has one decided outcome: the right sequence, or an error with its place and remedy.
+//! Every kind of dirty text has one decided outcome: the right sequence, or an error with its
+//! location and remedy.
 
-// clippy.toml allows this in test functions only, not in their helpers.
+// clippy.toml allows this only in test functions, not in their helpers.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod sequence_support;
@@ -33,7 +34,8 @@ fn line_ends_of_every_kind() {
 
 #[test]
 fn a_stray_carriage_return_loses_nothing() {
-    // Text of old Mac glued to other text: the records before `c` would vanish in a header.
+    // Text with old Mac line ends, joined to other text: the records before `c` would vanish in a
+    // header.
     for (text, place) in [
         (&b">a\rMK\r>b\rVL\r>c\nACD\n"[..], (1, 1)),
         (b">c\nACD\n>a\rMK\r>b\rVL\r", (2, 3)),
@@ -71,7 +73,7 @@ fn lines_and_places_are_carried() {
     assert_eq!(carried, [(0, 1, 2, 0), (1, 2, 6, 0)]);
     assert_eq!(records[0].layout.locate(1), Some((3, 2)));
     assert_eq!(records[0].layout.locate(2), Some((5, 1)));
-    // Lines that end in CR, then some that end in CRLF.
+    // Lines that end in CR, followed by lines that end in CRLF.
     let records = read(
         &[
             b">a\r".to_vec(),
@@ -157,7 +159,7 @@ fn a_sequence_beyond_the_limit_is_an_error() {
     );
 }
 
-// What is refused
+// Refused text
 
 #[test]
 fn no_record_no_header_no_sequence() {
@@ -313,9 +315,9 @@ fn one_residue_a_line_takes_no_more_memory_than_its_residues() {
     let mut reader = SequenceReader::from_reader("x.fa", Cursor::new(text), options).unwrap();
     let mut first = reader.next().unwrap().unwrap();
     assert_eq!(first.sequence.len(), 300_001);
-    // The text's own buffer may be twice its size.
+    // The text's own buffer may be twice as large as the text.
     assert!(first.bytes() < 600_000 + 400_000, "{}", first.bytes());
-    // Lines are known as far as they were kept, and not guessed beyond.
+    // Lines are known as far as they were kept; lines beyond are not guessed.
     assert_eq!(first.layout.locate(0), Some((2, 1)));
     assert_eq!(first.layout.locate(4000), Some((8002, 1)));
     assert_eq!(first.layout.locate(300_000), None);

@@ -1,6 +1,6 @@
-//! Compressed inputs, several inputs, and reading through them beforehand.
+//! Compressed inputs, several inputs, and the reading of inputs before a job begins.
 
-// clippy.toml allows this in test functions only, not in their helpers.
+// clippy.toml allows this only in test functions, not in their helpers.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod sequence_support;

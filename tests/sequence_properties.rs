@@ -1,6 +1,6 @@
-//! What reading may not depend on: where blocks end, line width, line ends, compression.
+//! Reading does not depend on block boundaries, line width, line ends or compression.
 
-// clippy.toml allows this in test functions only, not in their helpers.
+// clippy.toml allows this only in test functions, not in their helpers.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{self, Cursor, Read, Write};
@@ -10,7 +10,7 @@ use seqstream::sequence::{
     Alphabet, Cleaning, ReaderOptions, Record, SequenceError, SequenceReader, Tokenizer, clean,
 };
 
-/// Hands out a few bytes at a time, now and then interrupted.
+/// A reader that returns a few bytes at a time and is sometimes interrupted.
 struct Trickle {
     inner: Cursor<Vec<u8>>,
     steps: Vec<usize>,
@@ -92,7 +92,8 @@ fn packing() -> impl Strategy<Value = Packing> {
     prop::sample::select(vec![Plain, Gzip, Bzip2, Xz, Zstd])
 }
 
-/// Names and sequences; the sequences begin with none of the characters that mean something at a line start.
+/// Generates names and sequences; no sequence begins with a character that has a meaning at a line
+/// start.
 fn records() -> impl Strategy<Value = Vec<(String, String)>> {
     prop::collection::vec(("[a-z|.é]{1,12}", "[A-Za-z*é-]{1,150}"), 1..8)
 }
@@ -101,7 +102,8 @@ fn steps() -> impl Strategy<Value = Vec<usize>> {
     prop::collection::vec(1..50usize, 1..6)
 }
 
-/// Characters to a line; a character is never cut, since that would not be text any more.
+/// Splits a sequence into lines of `width` characters; a character is never cut, since the result
+/// would not be text any more.
 fn lines(sequence: &str, width: usize) -> Vec<String> {
     let chars: Vec<char> = sequence.chars().collect();
     chars
@@ -148,7 +150,7 @@ proptest! {
         let got: Vec<(String, String)> =
             read.iter().map(|r| (r.id.clone(), String::from_utf8(r.sequence.clone()).unwrap())).collect();
         prop_assert_eq!(got, records);
-        // Every byte of every sequence is found again on its line.
+        // Every byte of every sequence is located on its line.
         let ends: &[char] = if end == "\r" { &['\r'] } else { &['\n'] };
         let all: Vec<&str> = text.trim_start_matches('\u{feff}').split(ends).collect();
         for record in &read {
@@ -169,7 +171,7 @@ proptest! {
     ) {
         let mut text = String::new();
         for (id, sequence, seed) in &records {
-            // Any quality character may stand anywhere, '@' and '+' at a line start too.
+            // Any quality character may be anywhere, '@' and '+' even at a line start.
             let quality: String =
                 (0..sequence.len() as u64).map(|i| b"@+I>;!"[(seed.rotate_left(i as u32) % 6) as usize] as char).collect();
             let body = |s: &str| lines(s, width).join(end);
@@ -183,7 +185,8 @@ proptest! {
         prop_assert_eq!(got, want);
     }
 
-    /// Nearly text: every rule and every error is met, and none depends on where blocks end.
+    /// Almost valid text meets every rule and every error, and no outcome depends on block
+    /// boundaries.
     #[test]
     fn dirty_text_is_read_the_same_wherever_blocks_end(
         text in "([>@;+\r\n\n\n ]|>a|>b c|MKVL|<mask>|\u{feff}|é|\0|\r\n|ACGT\n|@r\nAC\n\\+\nII\n){0,40}",
@@ -214,7 +217,8 @@ proptest! {
         prop_assert!(!records.is_empty() || error.is_some());
     }
 
-    /// Cleaned text gives one token a residue, the counts add up, and cleaning again changes nothing.
+    /// Cleaned text gives one token per residue, the counts add up, and cleaning again changes
+    /// nothing.
     #[test]
     fn cleaning_adds_up(text in prop::collection::vec(prop_oneof![
         4 => "[A-Z]".prop_map(String::into_bytes),

@@ -1,7 +1,7 @@
-//! Token ids against Hugging Face's (`weights-tools/reference/make_token_golden.py`), and byte pair encoding
-//! against its definition.
+//! Token ids compared with Hugging Face's (`weights-tools/reference/make_token_golden.py`), and
+//! byte pair encoding compared with its definition.
 
-// clippy.toml allows this in test functions only, not in their helpers.
+// clippy.toml allows this only in test functions, not in their helpers.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::HashMap;
@@ -97,7 +97,8 @@ fn a_byte_that_is_no_text_is_one_unknown() {
     }
 }
 
-/// Merges by the definition: find the pair of lowest rank, the leftmost of equals; merge it; again.
+/// Merges by the definition: repeatedly finds the pair of lowest rank (the leftmost of equals) and
+/// merges it.
 fn naive(ranks: &HashMap<(String, String), usize>, text: &str) -> Vec<String> {
     let mut parts: Vec<String> = text.chars().map(String::from).collect();
     loop {
@@ -145,7 +146,8 @@ fn naive_ids(file: &Value, text: &str) -> Vec<u32> {
     ids
 }
 
-/// A tokenizer.json with the given merges, some of which may never apply; the vocabulary is what they need.
+/// Returns a tokenizer.json with the given merges, some of which may never apply; the vocabulary
+/// contains what the merges need.
 fn tokenizer_json(merges: &[(String, String)]) -> Value {
     let mut vocabulary = serde_json::Map::new();
     for special in ["[UNK]", "[CLS]", "[SEP]", "A", "C", "G", "T"] {
@@ -168,7 +170,8 @@ fn tokenizer_json(merges: &[(String, String)]) -> Value {
     })
 }
 
-/// Merges in which each part is a letter or made before: the kind that training gives.
+/// Generates merges in which each part is a letter or the result of an earlier merge, as training
+/// gives them.
 fn trained_merges() -> impl Strategy<Value = Vec<(String, String)>> {
     prop::collection::vec(
         (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
@@ -207,7 +210,7 @@ proptest! {
         prop_assert_eq!(encode(&tokenizer, text.as_bytes()), naive_ids(&file, &text));
     }
 
-    /// Merges out of order, repeated, unreachable, ambiguous: what no training gives.
+    /// Tests merges out of order, repeated, unreachable or ambiguous, which training never gives.
     #[test]
     fn bpe_is_the_definition_for_wild_merges(
         merges in prop::collection::vec(("[AC]{1,3}", "[ACG]{1,3}"), 0..25),
@@ -231,7 +234,8 @@ proptest! {
 
 #[test]
 fn long_words_are_the_definition_too() {
-    // Against the heap: the same merges, one of them listed twice, so that the fast method steps aside.
+    // Compares with the heap method: with the same merges, one of them listed twice, the fast
+    // method is not used.
     let mut file = json("bpe_tokenizer.json");
     let mut state = 1u64;
     let mut next = || {

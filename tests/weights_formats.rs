@@ -1,6 +1,6 @@
-//! The same model in every format that is read gives the same tensors.
+//! The same model gives the same tensors in every supported format.
 
-#![allow(clippy::unwrap_used)] // in helpers too, which clippy does not take for tests
+#![allow(clippy::unwrap_used)] // also in helpers, which clippy does not count as tests
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,8 @@ use seqstream::dtype::DType;
 use seqstream::weights::random::{RandomSpec, write_random};
 use seqstream::weights::{Checkpoint, F32Data};
 
-/// The model in tests/golden/torch, of which weights-tools/reference/make_torch_files.py writes one
-/// layer or two.
+/// Returns the configuration of the model in tests/golden/torch, of which
+/// weights-tools/reference/make_torch_files.py writes one or two layers.
 fn golden_config(layers: usize) -> ModelConfig {
     let mut config = ModelConfig::esm2(layers, 4, 2);
     config.intermediate = 6;
@@ -33,7 +33,7 @@ fn random(spec: impl Into<RandomSpec>, seed: u64, dtype: DType) -> (tempfile::Te
     (dir, checkpoint)
 }
 
-/// Every tensor of the architecture, rounded through `dtype`, is the same in both.
+/// Asserts that every tensor of the architecture, rounded through `dtype`, is the same in both.
 fn assert_same(a: &Checkpoint, b: &Checkpoint, dtype: DType) {
     assert_eq!(a.config(), b.config());
     let expected = layout::expected(a.config());
@@ -67,7 +67,7 @@ fn a_torch_archive_with_prefix_shared_storage_and_offsets() {
     let torch = Checkpoint::open(folder.path()).unwrap();
     assert_same(&reference, &torch, DType::F32);
     assert_eq!(torch.warnings(), &[] as &[String]);
-    // Tied to the embedding, and not used.
+    // This tensor is tied to the embedding, and not used.
     let tied = torch.tensor("lm_head.decoder.weight").unwrap();
     assert_eq!(
         tied.bytes().as_ptr(),
@@ -112,7 +112,8 @@ fn a_sharded_torch_checkpoint_in_bf16() {
     }
     let index = serde_json::json!({"metadata": {}, "weight_map": map}).to_string();
     fs::write(folder.path().join("pytorch_model.bin.index.json"), index).unwrap();
-    // Without config.json, names and shapes tell all but epsilon and token dropout, which are ESM-2's.
+    // Without config.json, names and shapes determine everything except epsilon and token dropout,
+    // for which ESM-2's values are used.
     let torch = Checkpoint::open(folder.path()).unwrap();
     assert_eq!(torch.files().count(), 2);
     assert_same(&reference, &torch, DType::Bf16);
@@ -190,7 +191,7 @@ fn names_with_and_without_prefix_are_read() {
             .iter()
             .all(|t| t.stored_name.starts_with("esm."))
     );
-    // The same file with the prefix cut out of its header, padded to the same length.
+    // The same file with the prefix cut out of its header, which is padded to the same length.
     let path = dir.path().join("model.safetensors");
     let bytes = fs::read(&path).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -295,7 +296,7 @@ fn the_hash_sees_every_deciding_file() {
         before,
         Checkpoint::open(dir.path()).unwrap().hash().unwrap()
     );
-    // Elsewhere, and with a file beside it that decides nothing.
+    // The same files in another folder, with a file beside them that does not matter.
     let other = tempfile::tempdir().unwrap();
     for name in ["model.safetensors", "config.json", "tokenizer.json"] {
         fs::copy(dir.path().join(name), other.path().join(name)).unwrap();
@@ -309,7 +310,7 @@ fn the_hash_sees_every_deciding_file() {
         let path = other.path().join(name);
         let original = fs::read(&path).unwrap();
         let mut changed = original.clone();
-        // The last byte of the weights is data; of the JSON files it is a line break.
+        // The last byte of the weights is data; the last byte of a JSON file is a line break.
         *changed.last_mut().unwrap() = if name.ends_with("json") { b' ' } else { 1 };
         fs::write(&path, changed).unwrap();
         assert_ne!(
@@ -343,7 +344,7 @@ fn absent_rotary_frequencies_warn_and_shared_ones_serve_every_layer() {
         fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
         Checkpoint::open(dir.path())
     };
-    // The layers lose their own; under a name that is ignored the bytes stay where they are.
+    // The layers lose their own frequencies; under an ignored name the bytes stay where they are.
     let lost = rewrite(&[(&name(0), "lm_head.x"), (&name(1), "lm_head.y")]).unwrap();
     assert!(lost.optional(&name(1)).is_none() && lost.optional(&name(0)).is_none());
     assert!(

@@ -1,6 +1,6 @@
-//! Random models: reproducible, the same whatever the sharding, sane in value.
+//! Random models are reproducible, independent of the sharding, and have sensible values.
 
-#![allow(clippy::unwrap_used)] // in helpers too, which clippy does not take for tests
+#![allow(clippy::unwrap_used)] // also in helpers, which clippy does not count as tests
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -60,7 +60,7 @@ fn the_algorithm_stays_as_documented() {
     let dir = write(small(), 1, DType::F32);
     let all = tensors(dir.path());
     let query = floats(&all["esm.encoder.layer.0.attention.self.query.weight"]);
-    // From an independent implementation of the algorithm, in Python.
+    // These values come from an independent implementation of the algorithm, in Python.
     assert_eq!(query[..3], [0.0315331, 0.11231334, -0.107747726]);
     assert_eq!(query[64 * 64 - 1], 0.1502918);
 }

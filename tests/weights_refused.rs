@@ -1,6 +1,6 @@
-//! What is wrong with a model's files is said by name, with a remedy, and never a panic.
+//! Errors in a model's files are reported by name, with a remedy, and never cause a panic.
 
-#![allow(clippy::unwrap_used)] // in helpers too, which clippy does not take for tests
+#![allow(clippy::unwrap_used)] // also in helpers, which clippy does not count as tests
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ fn golden(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Opening must fail with a message that has all of `parts`, and with a remedy.
+/// Asserts that opening fails with a message that contains all of `parts`, and with a remedy.
 #[track_caller]
 fn refused(path: &Path, parts: &[&str]) -> WeightsError {
     let error = Checkpoint::open(path).unwrap_err();
@@ -38,7 +38,7 @@ fn config() -> ModelConfig {
     ModelConfig::esm2(2, 16, 4)
 }
 
-/// A folder with `config` and zeros of the shapes in `tensors`.
+/// Makes a folder with `config` and zeros of the shapes in `tensors`.
 fn folder(config: &ModelConfig, tensors: &[(String, Vec<usize>)]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::write(
@@ -326,7 +326,7 @@ fn a_needed_tensor_in_another_format() {
     let bytes = fs::read(&path).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header = String::from_utf8(bytes[8..8 + length].to_vec()).unwrap();
-    // The first tensor of the header, the embedding.
+    // The first tensor of the header is the embedding.
     let header = header.replacen(r#""dtype":"F32""#, r#""dtype":"I32""#, 1);
     fs::write(
         &path,

@@ -1,4 +1,4 @@
-//! Attention over sequences of one length, and of all.
+//! Attention over sequences of one length, and of mixed lengths.
 
 use super::device::{Device, Floor};
 use seqstream::backend::cuda::attention::{AttentionKernel, AttentionKernels};
@@ -6,12 +6,12 @@ use seqstream::backend::cuda::params::{AttentionParams, RotaryTableParams};
 use seqstream::dtype::DType;
 use seqstream::gpu::driver::{DriverError, Function};
 
-/// Sequences of one length, about so many tokens.
+/// Returns sequences of one length, with about this many tokens.
 pub fn uniform(length: usize, tokens: usize) -> Vec<usize> {
     vec![length; tokens.div_ceil(length)]
 }
 
-/// Lengths as proteins have them: log-normal around 290, at most 1022.
+/// Returns lengths like those of proteins: log-normal around 290, at most 1022.
 pub fn ragged(tokens: usize) -> Vec<usize> {
     let mut state = 5u64;
     let mut uniform = || {
@@ -28,19 +28,20 @@ pub fn ragged(tokens: usize) -> Vec<usize> {
     lengths
 }
 
-/// Which kernels are timed.
+/// The kernels that are timed.
 #[derive(Clone, Copy)]
 pub enum By {
-    /// Those that a model has on this device.
+    /// The kernels that a model uses on this device.
     Own,
-    /// Those that it has where there is no wgmma.
+    /// The kernels that a model uses on devices without wgmma.
     MmaSync,
-    /// Its long kernel, for short sequences too.
+    /// The long kernel, for short sequences too.
     Long,
-    /// Its short kernel, for all that it takes: to 64 tokens.
+    /// The short kernel, for all lengths that it supports, up to 64 tokens.
     Short,
 }
 
+/// Times the kernels that a model uses on this device.
 pub fn attention(
     device: &mut Device,
     heads: (usize, usize),
@@ -51,6 +52,7 @@ pub fn attention(
     attention_by(device, By::Own, heads, dtype, rotary, lengths)
 }
 
+/// Times certain kernels on sequences of these lengths.
 pub fn attention_by(
     device: &mut Device,
     by: By,
@@ -123,7 +125,8 @@ pub fn attention_by(
         half: half as u32,
     };
     let fill = device.function("rotary_table", "rotary_table", 0)?;
-    // SAFETY: regions of these sizes, that live until the stream is idle. So for all that follow.
+    // SAFETY: the regions have these sizes and live until the stream is idle. This also holds for
+    // all launches below.
     unsafe { device.launch(&fill, 64, 256, 0, &angles)? };
     let params = AttentionParams {
         out: out.address(),

@@ -1,4 +1,4 @@
-//! A device to time kernels on, and random numbers for them.
+//! A device on which kernels are timed, and random numbers for them.
 
 use std::collections::HashMap;
 
@@ -7,46 +7,59 @@ use seqstream::gpu::driver::{
     Arena, Context, DriverError, Fence, Function, Module, PinnedBuffer, Region, Stream, StreamName,
 };
 
-/// What is timed.
+/// The extent of the timing.
 pub struct Extent {
-    /// Of batches, the smaller and the larger.
+    /// Tokens of the smaller and the larger batch.
     pub tokens: [usize; 2],
-    /// Rounds of a median.
+    /// The number of rounds for a median.
     pub rounds: usize,
-    /// Bytes of random numbers on the device, of which each round takes another part.
+    /// Bytes of random numbers on the device; each round takes another part of them.
     pub pool: usize,
 }
 
+/// The full extent.
 pub const FULL: Extent = Extent {
     tokens: [16_896, 33_792],
     rounds: 30,
     pool: 6 << 30,
 };
+/// A small extent, which only checks that everything runs.
 pub const SMALL: Extent = Extent {
     tokens: [40, 80],
     rounds: 1,
     pool: 64 << 20,
 };
 
+/// The device, and the options of the run.
 pub struct Device {
+    /// The context.
     pub context: Context,
+    /// The stream of all launches.
     pub stream: Stream,
+    /// The number of multiprocessors.
     pub multiprocessors: usize,
+    /// The loaded modules, by source.
     pub modules: HashMap<String, Module>,
-    /// Numbers of deviation 1 in f16; in f32 they are some numbers, mostly small.
+    /// Numbers of deviation 1 in f16; read as f32 they are arbitrary numbers, mostly small.
     pub pool: Region,
+    /// The offset in the pool at which the next part begins.
     pub next: usize,
+    /// Print only lines that contain this word.
     pub only: Option<String>,
+    /// The extent of the timing.
     pub extent: Extent,
 }
 
-/// What a kernel must do at least.
+/// The least work of a kernel.
 pub enum Floor {
+    /// Bytes to move.
     Bytes(usize),
+    /// Floating-point operations.
     Flops(f64),
 }
 
 impl Device {
+    /// Opens the device, and fills the pool.
     pub fn new(
         multiprocessors: usize,
         only: Option<String>,
@@ -64,15 +77,15 @@ impl Device {
                 .wrapping_add(1442695040888963407);
             (state >> 40) as u32
         };
-        // SAFETY: nothing is under way.
+        // SAFETY: no work is running.
         for pair in unsafe { pinned.bytes_mut() }.chunks_exact_mut(2) {
-            // A sum of four uniform numbers, of deviation 1.
+            // The sum of four uniform numbers, with deviation 1.
             let sum: u32 = (0..4).map(|_| byte() & 0xffff).sum();
             let x = (sum as f32 / 65536.0 - 2.0) * 3f32.sqrt();
             pair.copy_from_slice(&half::f16::from_f32(x).to_ne_bytes());
         }
         for at in (0..extent.pool).step_by(part) {
-            // SAFETY: nobody else knows the pool, and the stream is waited for.
+            // SAFETY: nothing else knows the pool, and the stream is waited for.
             unsafe { stream.load(&pinned, 0..part, &pool.slice(at..at + part))? };
         }
         stream.synchronize()?;
@@ -88,7 +101,7 @@ impl Device {
         })
     }
 
-    /// The next part of the pool.
+    /// Returns the address of the next part of the pool.
     pub fn numbers(&mut self, bytes: usize) -> u64 {
         let bytes = bytes.next_multiple_of(256);
         assert!(
@@ -103,14 +116,16 @@ impl Device {
         address
     }
 
+    /// Allocates a region.
     pub fn memory(&self, bytes: usize) -> Result<Region, DriverError> {
         Arena::new(&self.context, bytes)?.take("a bench", bytes)
     }
 
+    /// Copies these bytes to a new region.
     pub fn upload(&self, bytes: &[u8]) -> Result<Region, DriverError> {
         let region = self.memory(bytes.len())?;
         let mut pinned = PinnedBuffer::new(&self.context, bytes.len())?;
-        // SAFETY: nobody else knows the two, and the stream is waited for.
+        // SAFETY: nothing else knows the two regions, and the stream is waited for.
         unsafe {
             pinned.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
             self.stream.load(&pinned, 0..bytes.len(), &region)?;
@@ -119,6 +134,7 @@ impl Device {
         Ok(region)
     }
 
+    /// Returns a kernel of the fatbin `source`.
     pub fn function(
         &mut self,
         source: &str,
@@ -133,12 +149,13 @@ impl Device {
         self.modules[source].function(name, shared)
     }
 
-    /// Blocks of 256 threads for so many threads' work: some a multiprocessor, and no more than work.
+    /// Returns the number of blocks of 256 threads for the work of this many threads: a few per
+    /// multiprocessor, but not more than there is work.
     pub fn blocks(&self, threads: usize) -> u32 {
         threads.div_ceil(256).clamp(1, 64 * self.multiprocessors) as u32
     }
 
-    /// Whether a line is wanted.
+    /// Returns whether a line is wanted.
     pub fn wants(&self, what: &str) -> bool {
         self.only
             .as_ref()
@@ -186,8 +203,9 @@ impl Device {
         Ok(())
     }
 
-    /// # Safety
-    /// As [`Stream::launch`].
+    /// Launches a kernel on one row of blocks.
+    ///
+    /// # Safety As for [`Stream::launch`].
     pub unsafe fn launch<P: Copy>(
         &self,
         function: &Function,
@@ -196,12 +214,13 @@ impl Device {
         shared: u32,
         params: &P,
     ) -> Result<(), DriverError> {
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees it.
         unsafe { self.launch_grid(function, [blocks, 1], threads, shared, params) }
     }
 
-    /// # Safety
-    /// As [`Stream::launch`].
+    /// Launches a kernel on a grid of blocks.
+    ///
+    /// # Safety As for [`Stream::launch`].
     pub unsafe fn launch_grid<P: Copy>(
         &self,
         function: &Function,
@@ -210,7 +229,7 @@ impl Device {
         shared: u32,
         params: &P,
     ) -> Result<(), DriverError> {
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees it.
         unsafe {
             self.stream
                 .launch(function, [x, y, 1], [threads, 1, 1], shared, params)

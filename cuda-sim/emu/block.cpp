@@ -26,7 +26,7 @@ uint32_t random_below(uint32_t bound) {
 
 static Fiber &fiber_of(int thread) { return thread < 0 ? block.main : block.thread[thread].fiber; }
 
-// -1 is who called run_block.
+// Switches to a thread; -1 is the caller of run_block.
 static void go_to(int thread) {
     const int from = block.current;
     if (from == thread) return;
@@ -73,7 +73,7 @@ static bool same_wait(int one, int other) {
            a.parity == b.parity;
 }
 
-// Who waits for what, as far as the message has room.
+// Reports which threads wait for what, as far as the message's capacity allows.
 [[noreturn]] static void report_deadlock() {
     char text[400];
     size_t used = 0;
@@ -119,13 +119,13 @@ static int runnable_warp() {
 }
 
 static int some_lane(uint32_t lanes) {
-    // From a random one on, so that no order among lanes is relied on.
+    // Starts at a random lane, so that kernels cannot rely on an order among lanes.
     const uint32_t above = lanes & (ALL_LANES << random_below(LANES));
     return __builtin_ctz(above ? above : lanes);
 }
 
 static void go_to_some_warp() {
-    // One in sixteen times something asynchronous is over early.
+    // With a probability of 1 in 16, something asynchronous finishes early.
     if (!block.asynchronous.empty() && random_below(16) == 0) finish_one_asynchronous();
     for (;;) {
         const int warp = runnable_warp();
@@ -135,7 +135,7 @@ static void go_to_some_warp() {
     }
 }
 
-// The current thread cannot go on.
+// Runs another thread, since the current thread cannot continue.
 static void go_on_elsewhere() {
     const uint32_t lanes = block.warp[current_warp()].runnable;
     if (!lanes) return go_to_some_warp();
@@ -187,7 +187,7 @@ void meet(const char *name, uint32_t mask, void *given, MeetingWork all) {
     maybe_yield();
 }
 
-// What a fiber does, block after block.
+// The body of a fiber: it runs one block after another.
 static void fiber_main() {
     arrived();
     for (;;) {

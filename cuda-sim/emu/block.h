@@ -1,7 +1,8 @@
-// The block that runs: its threads, who may go on, and how a mistake ends it.
+// The running block: its threads, which of them may run, and how an error ends it.
 //
-// One block runs at a time, on one thread of the machine. A thread goes on until it waits for others; then another
-// one of its warp does, and when the warp is at rest, a warp that the seed picks.
+// One block runs at a time, on one thread of the host. A CUDA thread runs until it waits for
+// others; then another thread of its warp runs, and when no thread of the warp can run, a warp that
+// the seed picks.
 #pragma once
 
 #include <cstdint>
@@ -17,11 +18,11 @@ namespace emu {
 constexpr int LANES = 32, MAX_THREADS = 1024, MAX_WARPS = MAX_THREADS / LANES, WARPGROUP = 128;
 constexpr uint32_t ALL_LANES = 0xffffffff;
 
-// Codes of the driver.
+// Error codes of the driver.
 enum Error {
     LAUNCH_OUT_OF_RESOURCES = 701,
     ILLEGAL_ADDRESS = 700,
-    LAUNCH_TIMEOUT = 702, // what never ends on a device
+    LAUNCH_TIMEOUT = 702, // for work that would never end on a device
     ILLEGAL_INSTRUCTION = 715,
     MISALIGNED_ADDRESS = 716,
     LAUNCH_FAILED = 719,
@@ -30,13 +31,13 @@ enum Error {
 // A copy that cp.async began.
 struct Copy {
     void *to;
-    const void *from; // null: zeroes
+    const void *from; // null: the copy writes zeroes
 };
 
 struct Thread {
     Fiber fiber;
     uint3 index;
-    const char *waits_in = nullptr; // what it waits in, for a report of a deadlock
+    const char *waits_in = nullptr; // the name of the wait, for a report of a deadlock
     std::vector<Copy> copies;                   // begun
     std::deque<std::vector<Copy>> copy_groups;  // committed
 };
@@ -54,16 +55,17 @@ struct Warp {
     char order; // an address for `released` and `acquired`
 };
 
-// A barrier of PTX's bar.sync. Barrier 0 is that of __syncthreads.
+// A barrier of PTX's bar.sync. Barrier 0 is the barrier of __syncthreads.
 struct Barrier {
-    int here = 0, expected = 0; // threads; expected 0: all that are alive
+    int here = 0, expected = 0; // numbers of threads; expected 0: all threads that are alive
     uint32_t arrived[MAX_WARPS] = {}, waiting[MAX_WARPS] = {};
     unsigned turn = 0;
-    char order[2]; // addresses, for even turns and odd ones
+    char order[2]; // addresses for `released` and `acquired`, for even and odd turns
 };
 constexpr int BARRIERS = 16;
 
-// Something that goes on beside the threads. It is carried out when the seed or a deadlock asks for it.
+// Work that runs beside the threads. It is carried out when the seed asks for it, or when a
+// deadlock would occur otherwise.
 struct Asynchronous {
     virtual ~Asynchronous() = default;
     virtual void finish() = 0;
@@ -79,8 +81,8 @@ struct Block {
     Warp warp[MAX_WARPS];
     Barrier barrier[BARRIERS];
     std::vector<Asynchronous *> asynchronous;
-    bool abandoned = true; // fibers stand somewhere inside of a kernel, or nowhere
-    int prepared = 0;      // fibers
+    bool abandoned = true; // fibers were left inside a kernel, or none exist yet
+    int prepared = 0;      // number of prepared fibers
     int error = 0;
     char *message = nullptr;
     size_t message_size = 0;
@@ -92,25 +94,26 @@ inline int current_lane() { return block.current % LANES; }
 inline int current_warp() { return block.current / LANES; }
 inline Thread &current_thread() { return block.thread[block.current]; }
 
-// A number below `bound`, by the block's seed.
+// Returns a random number below `bound`, from the block's seed.
 uint32_t random_below(uint32_t bound);
 
 // Ends the block with an error that names the thread. Nothing of the kernel runs after it.
 [[noreturn, gnu::format(printf, 2, 3)]] void fail(Error error, const char *format, ...);
-// The same, of a mistake that no single thread made.
+// Like `fail`, for a mistake that no single thread made.
 [[noreturn, gnu::format(printf, 2, 3)]] void fail_block(Error error, const char *format, ...);
 
-// The thread waits until somebody makes it runnable.
+// Makes the thread wait until another thread makes it runnable.
 void wait_in(const char *what);
 void make_runnable(int thread);
-// Another warp may have its turn.
+// May let another warp run.
 void maybe_yield();
 
-// All lanes of `mask`, the current one included, meet. The last of them runs `all`, with what each gave.
+// Makes all lanes of `mask`, including the current one, meet. The last lane runs `all` with the
+// values that the lanes gave.
 typedef void (*MeetingWork)(void *const *given, uint32_t mask);
 void meet(const char *name, uint32_t mask, void *given, MeetingWork all);
 
-// A barrier is looked at when a thread of the block ends, too.
+// Checks the block's barrier when a thread of the block ends, since that may fill it.
 void barrier_thread_ended();
 
 } // namespace emu

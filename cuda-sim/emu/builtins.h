@@ -1,4 +1,4 @@
-// CUDA's built-in variables: those of the thread that runs. The scheduler sets them at each switch.
+// CUDA's built-in variables, for the thread that runs. The scheduler sets them at each switch.
 #pragma once
 
 #include "vector_types.h"

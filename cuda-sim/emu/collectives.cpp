@@ -12,7 +12,7 @@ int lane() { return current_lane(); }
 uint32_t active_mask() { return 1u << current_lane(); }
 void trap() { fail(LAUNCH_FAILED, "__trap"); }
 
-// ---- A warp's.
+// ---- Collectives of a warp.
 
 struct Exchange {
     void *value;
@@ -46,7 +46,7 @@ int shuffle_up(int distance, int width) { return within(current_lane() - distanc
 int shuffle_down(int distance, int width) { return within(current_lane() + distance, width); }
 int shuffle_index(int index, int width) { return (current_lane() & ~(width - 1)) | (index & (width - 1)); }
 int shuffle_xor(int mask, int width) {
-    // A lane of an earlier segment may be read, one of a later may not.
+    // A lane of an earlier segment may be read, but not a lane of a later segment.
     const int source = (current_lane() ^ mask) & (LANES - 1);
     return (source & ~(width - 1)) > (current_lane() & ~(width - 1)) ? current_lane() : source;
 }
@@ -75,7 +75,7 @@ void sync_warp(uint32_t mask) {
     acquired(order);
 }
 
-// ---- A block's.
+// ---- Barriers of a block.
 
 static void open_barrier(Barrier &barrier, int id) {
     for (int w = 0; w < block.warps; w++) {
@@ -96,7 +96,7 @@ static bool is_full(const Barrier &barrier) {
     return barrier.here > 0 && barrier.here >= (barrier.expected ? barrier.expected : block.alive);
 }
 
-// What they wait in, by the barrier's number.
+// The names of the waits, by the number of the barrier.
 static const char *const NAMES[BARRIERS] = {
     "__syncthreads",    "named barrier 1",  "named barrier 2",  "named barrier 3",
     "named barrier 4",  "named barrier 5",  "named barrier 6",  "named barrier 7",

@@ -1,13 +1,15 @@
-// CUDA's own collectives: barriers, shuffles, votes. Lanes of a warp run freely and meet in these.
+// CUDA's own collectives: barriers, shuffles, votes. The lanes of a warp run independently and meet
+// here.
 #pragma once
 
 #include <cstdint>
 
 namespace emu {
 
-// All lanes of `mask` meet; each gets the `bytes` at `value` of lane `source` into its own `value`.
+// Makes all lanes of `mask` meet; each lane's `value` receives the `bytes` at the `value` of lane
+// `source`.
 void shuffle(const char *name, uint32_t mask, void *value, int bytes, int source);
-// All lanes of `mask` meet; which of them have a predicate that is not 0.
+// Makes all lanes of `mask` meet; returns the mask of lanes whose predicate is not 0.
 uint32_t vote(const char *name, uint32_t mask, int predicate);
 void sync_warp(uint32_t mask);
 void sync_block();
@@ -15,7 +17,8 @@ void sync_block();
 int lane();
 uint32_t active_mask();
 
-// The lane from which a shuffle of segments of `width` reads, or the lane itself where that lies outside.
+// The lane from which a shuffle with segments of `width` reads, or the lane itself if that source
+// lies outside the segment.
 int shuffle_up(int distance, int width);
 int shuffle_down(int distance, int width);
 int shuffle_xor(int mask, int width);

@@ -1,9 +1,9 @@
-// Stands in for the driver's header: the one type that kernels take from it.
+// A substitute for the driver's header, with the one type of it that kernels use.
 #pragma once
 
 #include <cstdint>
 
-// 128 opaque bytes; what they hold here, `tensor_map.h` says.
+// 128 opaque bytes; `tensor_map.h` describes their contents in the emulator.
 struct __attribute__((aligned(64))) CUtensorMap {
     uint64_t opaque[16];
 };

@@ -1,7 +1,8 @@
-// What nvcc gives every `.cu` without being asked, for g++: the language's keywords, vector types, built-in
-// variables, intrinsics and collectives. The build includes it before each kernel file, which then stands inside an
-// anonymous namespace: two files may then have helpers of one name, as they may under nvcc. So every header of the
-// system that a kernel may include is included here first.
+// Everything that nvcc includes in every `.cu` implicitly, for g++: the language's keywords, vector
+// types, built-in variables, intrinsics and collectives. The build includes this header before each
+// kernel file and wraps the file in an anonymous namespace, so that two files may define helpers of
+// the same name, as under nvcc. Therefore every system header that a kernel may include is included
+// here first.
 #pragma once
 
 #include <cfloat>

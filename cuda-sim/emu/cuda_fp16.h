@@ -1,4 +1,4 @@
-// Stands in for CUDA's header of this name.
+// A substitute for CUDA's header of this name.
 #pragma once
 
 #include "half_type.h"

@@ -4,7 +4,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-// Saves what a function must preserve on the stack that is left, and takes it from the one that is entered.
+// Saves the registers that a function must preserve on the stack that is left, and restores them
+// from the stack that is entered.
 extern "C" void emu_switch_stack(void **left, void *entered);
 
 #if defined(__x86_64__)
@@ -19,7 +20,7 @@ __asm__(".text\n"
         "    popq %r15\n    popq %r14\n    popq %r13\n    popq %r12\n    popq %rbx\n    popq %rbp\n"
         "    ret\n"
         ".size emu_switch_stack, . - emu_switch_stack\n");
-// Six registers, the address to return to, and a word that keeps the stack aligned as after a call.
+// Six registers, the return address, and a word that keeps the stack aligned as after a call.
 static constexpr int FRAME_WORDS = 8, RETURN_WORD = 6;
 #elif defined(__aarch64__)
 __asm__(".text\n"
@@ -61,7 +62,7 @@ bool prepare(Fiber &fiber, void (*entry)()) {
     }
     void **frame = reinterpret_cast<void **>(fiber.stack + STACK) - FRAME_WORDS;
 #if defined(EMU_ADDRESS_SANITIZER)
-    // Whoever was abandoned here left its variables' margins behind.
+    // An abandoned kernel left the redzones of its variables on this stack.
     __asan_unpoison_memory_region(fiber.stack, STACK);
     fiber.bottom = fiber.stack;
     fiber.bytes = STACK;

@@ -1,4 +1,5 @@
-// Fibers: stacks that one thread of the machine switches between. Each runs one CUDA thread after another.
+// Fibers: stacks between which one host thread switches. Each fiber runs one CUDA thread after
+// another.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +10,7 @@ namespace emu {
 
 struct Fiber {
     void *stack_pointer = nullptr;
-    unsigned char *stack = nullptr; // null: the thread's own stack
+    unsigned char *stack = nullptr; // null: the host thread's own stack
 #if defined(EMU_ADDRESS_SANITIZER)
     const void *bottom = nullptr;
     size_t bytes = 0;
@@ -20,14 +21,14 @@ struct Fiber {
 #endif
 };
 
-// Makes ready a fiber that begins in `entry`, which never returns. The stack is kept from an earlier time.
-// False if there is no memory.
+// Prepares a fiber that begins in `entry`, which never returns. A stack from earlier use is kept.
+// Returns false if there is no memory.
 bool prepare(Fiber &fiber, void (*entry)());
 
-// Leaves one fiber for another; returns when somebody switches back.
+// Switches from one fiber to another; returns when another fiber switches back.
 void switch_fiber(Fiber &from, Fiber &to);
 
-// To be called at the beginning of `entry`.
+// Must be called at the beginning of `entry`.
 void arrived();
 
 } // namespace emu

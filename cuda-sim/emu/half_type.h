@@ -1,4 +1,4 @@
-// The types of cuda_fp16.h and cuda_bf16.h, which differ in names and conversions only.
+// The types of cuda_fp16.h and cuda_bf16.h, which differ only in names and conversions.
 #pragma once
 
 #include "number_formats.h"

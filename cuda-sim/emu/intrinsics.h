@@ -1,7 +1,7 @@
 // CUDA's mathematical and integer intrinsics.
 //
-// Approximate functions are exact here but for what the wrappers of `ptx.cuh` document: a kernel's tolerance must
-// hold on the device anyway.
+// Approximate functions are exact here, except where the wrappers of `ptx.cuh` document a
+// deviation: a kernel's tolerance must hold on the device anyway.
 #pragma once
 
 #include <cmath>
@@ -10,7 +10,7 @@
 
 #include "vector_types.h"
 
-// glibc declares these names itself, some only in newer versions.
+// glibc declares these names itself, some of them only in newer versions.
 #define rsqrtf(x) (1.0f / sqrtf(x))
 #define __expf(x) expf(x)
 #define __logf(x) logf(x)
@@ -97,7 +97,7 @@ static inline float max(float a, float b) { return fmaxf(a, b); }
 static inline double min(double a, double b) { return fmin(a, b); }
 static inline double max(double a, double b) { return fmax(a, b); }
 
-// Loads and stores whose caching is chosen.
+// Loads and stores with a chosen caching policy.
 template <typename T> inline T __ldg(const T *from) { return *from; }
 template <typename T> inline T __ldcg(const T *from) { return *from; }
 template <typename T> inline T __ldcs(const T *from) { return *from; }
@@ -105,7 +105,7 @@ template <typename T> inline T __ldca(const T *from) { return *from; }
 template <typename T> inline void __stcg(T *to, T value) { *to = value; }
 template <typename T> inline void __stcs(T *to, T value) { *to = value; }
 
-// Atomics. Fibers of one thread of the machine: nothing comes between.
+// Atomics. The fibers run on one host thread, so nothing can interrupt them.
 template <typename T> inline T atomicAdd(T *to, T value) {
     T old, sum;
     __atomic_load(to, &old, __ATOMIC_RELAXED);

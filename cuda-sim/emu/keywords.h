@@ -1,4 +1,4 @@
-// CUDA's keywords, as g++ may read them.
+// CUDA's keywords, defined for g++.
 #pragma once
 
 #define __global__
@@ -10,11 +10,13 @@
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
-// In CUDA `__shared__ alignas(16) float x[4];` is legal, where `static alignas(16) float x[4];` is not.
+// In CUDA `__shared__ alignas(16) float x[4];` is legal, but `static alignas(16) float x[4];` is
+// not legal in C++.
 #define alignas(n) __attribute__((aligned(n)))
 
-// One block runs at a time, so its static shared memory is that of the program. The build renames the section in
-// which a kernel file's variables without an initial value lie, by which the emulator finds and poisons them.
+// One block runs at a time, so its static shared memory can be the program's static memory. The
+// build renames the section that holds a kernel file's variables without an initial value; by this
+// section the emulator finds and poisons them.
 #define __shared__ static
 
 // Dynamic shared memory.

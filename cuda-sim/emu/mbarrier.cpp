@@ -9,12 +9,12 @@
 
 namespace emu {
 
-// How a device lays the bits out is not documented, and nothing may look. A pattern tells an initialised barrier from
-// other memory.
+// The layout of these bits on a device is not documented, and no kernel may look at them. A pattern
+// distinguishes an initialised barrier from other memory.
 struct MBarrier {
     static constexpr uint64_t PATTERN = 0x2a5b;
-    uint64_t pending : 12, count : 12; // arrivals of this phase that are missing, and of each phase
-    int64_t bytes : 24;                // that are expected
+    uint64_t pending : 12, count : 12; // arrivals that are missing in this phase, and arrivals per phase
+    int64_t bytes : 24;                // bytes that are still expected
     uint64_t phase : 1, fenced : 1, pattern : 14;
 };
 static_assert(sizeof(MBarrier) == 8, "as wide as a device's");

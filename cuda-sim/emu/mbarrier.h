@@ -1,19 +1,19 @@
-// mbarriers: what their 64 bits hold here, and who waits for them.
+// mbarriers: the contents of their 64 bits in the emulator, and which threads wait for them.
 #pragma once
 
 #include <cstdint>
 
 namespace emu {
 
-// An error where no barrier was initialised at that address.
+// Fails if no barrier was initialised at that address.
 void check_mbarrier(const char *what, const uint64_t *barrier);
-// Bytes of a tensor copy have come. The barrier may have become something else meanwhile: that is an error.
+// Records that bytes of a tensor copy have arrived. It fails if the memory is no longer a barrier.
 void mbarrier_bytes_came(uint64_t *barrier, int bytes);
-// Whether the initialisation is known to tensor copies.
+// Returns whether a fence has made the initialisation visible to tensor copies.
 bool is_fenced(const uint64_t *barrier);
-// Before a block.
+// Called before each block.
 void forget_mbarriers();
-// For a report: `parity` and shared address of what a thread waits for.
+// The parity and the barrier for which a thread waits, for a report.
 struct MBarrierWait {
     const uint64_t *barrier = nullptr;
     int parity = 0;

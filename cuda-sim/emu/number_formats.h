@@ -1,4 +1,5 @@
-// f16 and bf16 by integer arithmetic: conversions as cvt.rn does them, to the nearest and ties to even, NaN to 0x7fff.
+// f16 and bf16 by integer arithmetic. Conversions work as in cvt.rn: to nearest, ties to even, NaN
+// to 0x7fff.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +29,8 @@ inline uint16_t f32_to_bf16(float x) {
 inline float f16_to_f32(uint16_t x) {
     const uint32_t sign = uint32_t(x & 0x8000) << 16, magnitude = x & 0x7fff;
     if (magnitude >= 0x7c00) return float_of_bits(sign | 0x7f800000 | (magnitude & 0x3ff) << 13);
-    // The exponent's bias is 15 here and 127 there. The product also makes a subnormal number a normal one.
+    // The exponent's bias is 15 in f16 and 127 in f32. The product also makes a subnormal number
+    // normal.
     const float value = float_of_bits(magnitude << 13) * 0x1p112f;
     return float_of_bits(sign | bits_of_float(value));
 }
@@ -37,9 +39,10 @@ inline uint16_t f32_to_f16(float x) {
     const uint32_t bits = bits_of_float(x), magnitude = bits & 0x7fffffff;
     const uint16_t sign = uint16_t(bits >> 16 & 0x8000);
     if (magnitude > 0x7f800000) return 0x7fff;
-    if (magnitude >= 0x477ff000) return sign | 0x7c00; // from 65520 on, half way to 2^16
+    if (magnitude >= 0x477ff000) return sign | 0x7c00; // from 65520 on, halfway to 2^16
     if (magnitude < 0x38800000) {
-        // Below 2^-14: a multiple of 2^-24. Where 0.5 has its last bit at 2^-24, the sum is rounded to one.
+        // Below 2^-14: a multiple of 2^-24. The last bit of 0.5 is 2^-24, so the sum is rounded to
+        // such a multiple.
         const float rounded = float_of_bits(magnitude) + 0.5f;
         return sign | uint16_t(bits_of_float(rounded) - 0x3f000000);
     }

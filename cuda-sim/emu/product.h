@@ -9,13 +9,14 @@ namespace emu {
 
 inline float to_f32(uint16_t bits, bool bf16) { return bf16 ? bf16_to_f32(bits) : f16_to_f32(bits); }
 
-// The two elements of a register; the second goes `stride` floats behind the first.
+// Unpacks the two elements of a register; the second goes `stride` floats after the first.
 inline void unpack(uint32_t pair, bool bf16, float *to, int stride) {
     to[0] = to_f32(uint16_t(pair), bf16);
     to[stride] = to_f32(uint16_t(pair >> 16), bf16);
 }
 
-// d [m, n] += a [m, k] * b [k, n]. Rounded at every step; how a device rounds within one product is not documented.
+// Computes d [m, n] += a [m, k] * b [k, n]. It rounds at every step; how a device rounds within one
+// product is not documented.
 inline void multiply(float *d, const float *a, const float *b, int m, int n, int k) {
     for (int row = 0; row < m; row++)
         for (int i = 0; i < k; i++) {

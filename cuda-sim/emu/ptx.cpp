@@ -10,7 +10,8 @@
 
 namespace emu {
 
-// ---- cp.async: carried out when it is waited for, NaN until then.
+// ---- cp.async: the copy is carried out when a thread waits for it; until then the target holds
+// NaN.
 
 void cp_async16(void *shared, const void *global, bool valid) {
     constexpr const char *NAME = "cp_async16";
@@ -40,8 +41,8 @@ void cp_async_wait(int groups) {
         }
 }
 
-// ---- ldmatrix and stmatrix: a lane's address is that of a row; lane l has of each matrix the elements
-// (l / 4, l % 4 * 2) and the one after it, or of the transposed matrix.
+// ---- ldmatrix and stmatrix: a lane gives the address of a row. Of each matrix (or of the
+// transposed matrix), lane l holds the elements (l / 4, l % 4 * 2) and the next element.
 
 struct Matrices {
     uint32_t *registers;
@@ -90,7 +91,7 @@ void stmatrix(const uint32_t *from, int registers, bool transposed, void *row) {
          [](void *const *given, uint32_t) { move_matrices(given, false); });
 }
 
-// ---- mma.m16n8k8 and k16.
+// ---- mma.m16n8k8 and mma.m16n8k16.
 
 struct Fragments {
     float *d;

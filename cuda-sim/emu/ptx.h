@@ -1,4 +1,4 @@
-// The wrappers of `../../kernels/ptx.cuh`, emulated. What each does, that file says.
+// The emulated wrappers of `../../kernels/ptx.cuh`. That file documents what each wrapper does.
 #pragma once
 
 #include <cmath>
@@ -14,10 +14,10 @@ namespace emu {
 void cp_async16(void *shared, const void *global, bool valid);
 void cp_async_commit();
 void cp_async_wait(int groups);
-// `registers` registers, each a matrix of 8x8.
+// `registers`: the number of registers, each of which holds a matrix of 8x8.
 void ldmatrix(uint32_t *to, int registers, bool transposed, const void *row);
 void stmatrix(const uint32_t *from, int registers, bool transposed, void *row);
-// d += a * b, with k of 8 or 16.
+// Computes d += a * b, with k of 8 or 16.
 void mma(float *d, const uint32_t *a, const uint32_t *b, int k, bool bf16);
 
 template <typename T> constexpr bool is_bf16() {
@@ -51,7 +51,7 @@ template <typename T> inline void mma_m16n8k8(float (&d)[4], uint32_t a0, uint32
     emu::mma(d, a, &b0, 8, emu::is_bf16<T>());
 }
 
-// Subnormal numbers become 0, before and after.
+// Subnormal numbers become 0, both as input and as result.
 static inline float exp2_approx(float x) {
     const float power = exp2f(x);
     return power < 0x1p-126f ? 0.0f : power;

@@ -1,4 +1,4 @@
-// The wrappers of `../../kernels/ptx90.cuh`, emulated. What each does, that file says.
+// The emulated wrappers of `../../kernels/ptx90.cuh`. That file documents what each wrapper does.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,7 @@ uint64_t wg_desc(const void *matrix, uint32_t leading_bytes, uint32_t stride_byt
 void wg_fence();
 void wg_commit();
 void wg_wait(int groups);
-// `a` is null where it is not in registers.
+// `a` is null if A is not in registers.
 void wgmma(float *d, const uint32_t *a, const Product &product);
 
 } // namespace emu

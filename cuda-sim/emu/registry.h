@@ -1,4 +1,5 @@
-// How the simulated driver finds an emulated kernel and runs a block of it. Rust's side: `../src/kernel.rs`.
+// The interface by which the simulated driver finds an emulated kernel and runs a block of it. The
+// Rust side is `../src/kernel.rs`.
 #pragma once
 
 #include <cstddef>
@@ -6,7 +7,7 @@
 
 extern "C" {
 
-// Runs one block. Returns 0, or an error of the driver's with a sentence in `message`.
+// Runs one block. Returns 0, or an error code of the driver with a sentence in `message`.
 typedef int (*EmuRunBlock)(const void *params, const uint32_t *grid, const uint32_t *block,
                            const uint32_t *block_index, uint32_t dynamic_shared, uint64_t seed, char *message,
                            size_t message_size);
@@ -14,20 +15,22 @@ typedef int (*EmuRunBlock)(const void *params, const uint32_t *grid, const uint3
 struct EmuKernel {
     const char *name;
     uint32_t params_size;
-    uint32_t static_shared; // 0: that it fits beside dynamic shared memory is for ptxas to say
+    uint32_t static_shared; // 0: ptxas checks whether it fits beside dynamic shared memory
     EmuRunBlock run_block;
 };
 
-// Null if there is none of that name.
+// Returns null if no kernel has that name.
 const EmuKernel *emu_find_kernel(const char *name);
-// All kernels, one after the other: null gives the first, the last gives null.
+// Iterates over all kernels: null gives the first kernel, and the last kernel gives null.
 const EmuKernel *emu_next_kernel(const EmuKernel *after);
 
-// Asked before an access to global memory that the emulator makes itself; not 0 forbids it.
+// Called before each access to global memory that the emulator itself makes; a result other than 0
+// forbids the access.
 typedef int (*EmuMemoryCheck)(const void *address, size_t bytes, int write);
 void emu_set_memory_check(EmuMemoryCheck check);
 
-// The closed addresses on both sides of dynamic shared memory: start and end, twice.
+// Returns the protected address ranges on both sides of dynamic shared memory: start and end,
+// twice.
 void emu_shared_guards(uintptr_t guards[4]);
 }
 
@@ -51,13 +54,14 @@ struct Registered {
     EmuKernel kernel;
     const Registered *next;
 };
-// `entry` lives as long as the program.
+// `entry` must live as long as the program.
 int register_kernel(Registered &entry);
 
 } // namespace emu
 
-// By the wrapper that the build makes of each kernel file: EMU_SHARED_START and EMU_SHARED_STOP.
-// (What is registered must have an initial value that is not zero: all else counts as shared memory.)
+// Registers a kernel. The build's wrapper of each kernel file defines EMU_SHARED_START and
+// EMU_SHARED_STOP. (A registered object must have a non-zero initial value: everything else counts
+// as shared memory.)
 #define EMU_KERNEL(kernel, Params, threads, ...)                                                              \
     static void emu_body_##kernel(const void *params) {                                                       \
         (__VA_ARGS__)(*static_cast<const Params *>(params));                                                  \

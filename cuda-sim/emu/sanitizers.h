@@ -1,7 +1,7 @@
-// What AddressSanitizer and ThreadSanitizer must be told; nothing without them.
+// Annotations for AddressSanitizer and ThreadSanitizer; they do nothing in other builds.
 //
-// The emulator itself is never instrumented for races: it says which accesses a CUDA thread makes through it, and
-// which of its operations order one thread after another.
+// The emulator itself is never instrumented for races: it declares which accesses a CUDA thread
+// makes through it, and which of its operations order one thread after another.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +25,8 @@ void __tsan_write_range(void *address, size_t bytes);
 
 namespace emu {
 
-// What this thread did so far comes before what follows the next `acquired` of this address.
+// Orders everything this thread did so far before everything after the next `acquired` of this
+// address.
 inline void released([[maybe_unused]] const void *address) {
 #if defined(EMU_THREAD_SANITIZER)
     __tsan_release(const_cast<void *>(address));
@@ -37,7 +38,7 @@ inline void acquired([[maybe_unused]] const void *address) {
 #endif
 }
 
-// The CUDA thread that runs reads or writes memory by the emulator's hand.
+// Records that the emulator reads or writes memory on behalf of the running CUDA thread.
 inline void reads([[maybe_unused]] const void *address, [[maybe_unused]] size_t bytes) {
 #if defined(EMU_THREAD_SANITIZER)
     __tsan_read_range(const_cast<void *>(address), bytes);

@@ -6,12 +6,13 @@
 
 namespace emu {
 
-// The most that any block of any device has is 227 KiB; descriptors have 18 bits for an address.
+// A block of any device has at most 227 KiB; descriptors have 18 bits for an address.
 static constexpr size_t LARGEST = 256 << 10, GUARD = 64 << 10, ALIGNMENT = 1024;
 static constexpr unsigned char POISON = 0xff;
 
-// A closed area, room for the largest, a closed area. What a kernel gets ends where the second one begins, but for
-// the bytes that its alignment costs: these are looked at when a block is over.
+// `room` lies between two protected areas and has the largest size. A kernel's dynamic shared
+// memory ends where the second protected area begins, except for the bytes that alignment costs
+// (`slack`); these bytes are checked at the end of the block.
 static unsigned char *room, *dynamic;
 static size_t dynamic_bytes, slack;
 static StaticShared variables;
@@ -21,12 +22,12 @@ static bool map_room() {
     if (room) return true;
     void *whole = mmap(nullptr, GUARD + LARGEST + GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (whole == MAP_FAILED) return false;
-    // (Aligned as far as pages are, which is further than `ALIGNMENT`.)
+    // (Aligned to a page, which is more than `ALIGNMENT`.)
     room = static_cast<unsigned char *>(whole) + GUARD;
     return mprotect(room, LARGEST, PROT_READ | PROT_WRITE) == 0;
 }
 
-// By hand: under AddressSanitizer memset would report the margins between variables.
+// Poisons in a loop: under AddressSanitizer memset would report the redzones between variables.
 __attribute__((no_sanitize("address"))) static void poison(unsigned char *start, size_t bytes) {
 #if defined(EMU_ADDRESS_SANITIZER)
     for (volatile unsigned char *at = start; at < start + bytes; at++) *at = POISON;

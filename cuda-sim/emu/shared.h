@@ -1,4 +1,5 @@
-// Shared memory: where it lies, what it holds when a block begins, and which addresses are of it.
+// Shared memory: its location, its contents when a block begins, and the addresses that belong to
+// it.
 #pragma once
 
 #include <cstddef>
@@ -8,18 +9,20 @@
 
 namespace emu {
 
-// All bytes are 0xFF then: NaN in every format, and no index.
+// Prepares shared memory for a block. All bytes are then 0xFF: NaN in every format, and not a valid
+// index.
 bool begin_shared(const StaticShared &variables, uint32_t dynamic_bytes);
-// Looks whether the kernel wrote behind the end.
+// Checks whether the kernel wrote past the end.
 void end_shared();
 
-// The address that the device would have: dynamic shared memory from 0 on, then the variables.
-// An error where `bytes` from there on are not all of one of them, or where they are not aligned.
+// Returns the address on a device: dynamic shared memory begins at 0, and the variables follow.
+// Fails if the `bytes` from there on do not all lie in one of these two areas, or if the address is
+// not aligned.
 uint32_t shared_address(const char *what, const void *address, size_t bytes, size_t alignment);
-// The other way.
+// The inverse of `shared_address`.
 unsigned char *shared_pointer(const char *what, uint32_t address, size_t bytes);
 
-// As the driver's check says whether a kernel may touch global memory; an error where it may not.
+// Asks the driver's check whether a kernel may access this global memory, and fails if it may not.
 void check_global(const char *what, const void *address, size_t bytes, size_t alignment, bool write);
 
 } // namespace emu

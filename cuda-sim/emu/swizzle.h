@@ -1,5 +1,5 @@
-// Where a swizzle puts the byte of a shared address: the number of the 16-byte unit within a span of 128, 64 or 32
-// bytes, XOR the number of the 128-byte line.
+// The swizzle of a shared address: the number of the 16-byte unit within a span of 128, 64 or 32
+// bytes is XORed with the number of the 128-byte line.
 #pragma once
 
 #include <cstdint>

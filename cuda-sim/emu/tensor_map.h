@@ -1,4 +1,4 @@
-// What the simulated driver's cuTensorMapEncodeTiled writes into the 128 opaque bytes. Its side:
+// The 128 opaque bytes that the simulated driver's cuTensorMapEncodeTiled writes. Its side is
 // `../src/driver_api/tensor_map.rs`.
 #pragma once
 
@@ -15,7 +15,7 @@ struct TensorMap {
     uint8_t swizzle; // 0, or a span of 32, 64 or 128 bytes
     uint8_t padding;
     uint64_t address;
-    uint64_t strides[MAX_RANK]; // bytes; of the innermost dimension, an element's
+    uint64_t strides[MAX_RANK]; // in bytes; for the innermost dimension, the size of an element
     uint32_t dims[MAX_RANK];    // innermost first
     uint16_t box[MAX_RANK];
     uint8_t unused[42];

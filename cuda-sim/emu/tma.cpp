@@ -1,5 +1,5 @@
-// Tensor copies: the box is NaN from the moment a copy begins, and comes when the schedule wants it, often as late as
-// somebody waits for it.
+// Tensor copies: the box is NaN from the moment a copy begins. It arrives at a time that the
+// schedule chooses, often only when a thread waits for it.
 
 #include <algorithm>
 #include <cstring>
@@ -17,7 +17,7 @@
 
 namespace emu {
 
-// A box of a tensor, and its place in shared memory.
+// A box of a tensor, and its position in shared memory.
 struct Box : Asynchronous {
     TensorMap map;
     int at[TensorMap::MAX_RANK];
@@ -37,12 +37,14 @@ struct Box : Asynchronous {
         int first, last;
     };
     Part part(int row) const;
-    // Where a byte of the box lies in shared memory. Within a unit of 16 bytes no swizzle moves anything.
+    // Returns the position of a byte of the box in shared memory. A swizzle never changes the order
+    // within a 16-byte unit.
     unsigned char *place(int row, int byte) const {
         const uint32_t plain = address + uint32_t(row * row_bytes() + byte);
         return shared + (swizzled(plain, map.swizzle) - address);
     }
-    // How many bytes from there on are copied in one: a unit of 16, or an element where an edge cuts the unit.
+    // Returns how many bytes from there on are copied at once: a unit of 16 bytes, or an element if
+    // an edge cuts the unit.
     int whole(const Part &inside, int byte) const {
         const bool whole = byte % 16 == 0 && (inside.last <= byte || inside.first >= byte + 16 ||
                                               (inside.first <= byte && inside.last >= byte + 16));
@@ -66,18 +68,20 @@ Box::Part Box::part(int row) const {
     return {base + start * size, int(first * size), inside ? int(last * size) : int(first * size)};
 }
 
-// Looks at both sides of the copy, which writes to the tensor or reads it.
+// Checks both sides of the copy; `write` tells whether it writes to the tensor or reads it.
 void Box::prepare(const char *what, const TensorMap &known, const void *in_shared, const int *coordinates, bool write) {
     map = known;
     for (int d = 0; d < known.rank; d++) at[d] = coordinates[d];
     shared = static_cast<unsigned char *>(const_cast<void *>(in_shared));
     address = shared_address(what, in_shared, size_t(bytes()), 128);
-    // A swizzle goes by the address; a box that begins within its pattern is not what anybody computes with.
+    // A swizzle depends on the address; a box that begins within its pattern is certainly a
+    // mistake.
     const uint32_t pattern = known.swizzle > 0 ? known.swizzle * 8u : 128u;
     if (address % pattern)
         fail(MISALIGNED_ADDRESS, "%s: shared address 0x%x is not aligned to the %u bytes of the swizzle's pattern", what,
              address, pattern);
-    // No document says so; an H100 does. Where the box lies otherwise, inside or out, does not matter to it.
+    // This is not documented, but an H100 behaves this way. Where the box lies otherwise, inside or
+    // outside of the tensor, does not matter.
     if (at[0] * known.element_bytes % 16)
         fail(ILLEGAL_INSTRUCTION, "%s: a box that begins at column %d, which is no multiple of 16 bytes", what, at[0]);
     for (int row = 0; row < rows(); row++) {
@@ -111,7 +115,7 @@ void TensorCopy::finish() {
     mbarrier_bytes_came(barrier, bytes());
 }
 
-// A copy the other way. What it reads, it reads at its end.
+// A copy from shared memory to the tensor. It reads its source when it finishes.
 struct TensorStore : Box {
     int thread;
     void finish() override;
@@ -121,7 +125,7 @@ template <class P> static void remove(std::vector<P> &from, P what) {
     from.erase(std::remove(from.begin(), from.end(), what), from.end());
 }
 
-// The stores of each thread that are under way: those since the last group, and the groups.
+// The running stores of each thread: the stores since the last group, and the groups.
 struct Stores {
     std::vector<TensorStore *> open;
     std::deque<std::vector<TensorStore *>> groups;

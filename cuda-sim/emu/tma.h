@@ -1,9 +1,9 @@
-// Tensor copies from shared memory, and who waits for them.
+// Tensor copies from shared memory, and the threads that wait for them.
 #pragma once
 
 namespace emu {
 
-// Before a block.
+// Called before each block.
 void forget_stores();
 
 } // namespace emu

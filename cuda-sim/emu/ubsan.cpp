@@ -1,5 +1,6 @@
-// What g++'s checks of alignment and of array bounds call, in kernels only. Each error has the line of the kernel.
-// (Under AddressSanitizer its own runtime answers these calls, so kernels are built without them there.)
+// The functions that g++'s checks of alignment and array bounds call, used in kernels only. Each
+// error names the line of the kernel. (Under AddressSanitizer its own runtime provides these
+// functions, so kernels are built without the checks there.)
 
 #include <cstdint>
 
@@ -9,7 +10,7 @@
 
 namespace {
 
-// The layouts are those of the compiler's interface to its runtime.
+// The layouts follow the compiler's interface to its runtime.
 struct SourceLocation {
     const char *file;
     uint32_t line, column;

@@ -1,5 +1,5 @@
-// wgmma: products that are carried out when they are waited for. Until then the sums' registers hold a NaN; what the
-// product reads of shared memory is read at the end.
+// wgmma: products are carried out when a thread waits for them. Until then the registers of the
+// sums hold a NaN; operands in shared memory are read at the end.
 
 #include "wgmma.h"
 
@@ -17,12 +17,12 @@
 namespace emu {
 
 static constexpr int M = 64, K = 16, MAX_N = 256, GROUPS = MAX_THREADS / WARPGROUP;
-static constexpr uint32_t UNFINISHED = 0x7fdeadfe; // a NaN that no arithmetic makes
+static constexpr uint32_t UNFINISHED = 0x7fdeadfe; // a NaN that no arithmetic produces
 
-// The sums of one array of registers, while products to them are under way.
+// The sums of one array of registers, while products that add to them are running.
 struct Sums {
     int n;
-    int products = 0; // under way
+    int products = 0; // number of running products
     float *registers[WARPGROUP] = {};
     std::vector<float> values; // [M, n]
 };
@@ -34,13 +34,13 @@ struct PendingProduct {
 };
 
 struct Warpgroup {
-    std::deque<PendingProduct> products;        // the first is number `finished`
+    std::deque<PendingProduct> products;        // the first one has number `finished`
     size_t finished = 0;
-    std::deque<size_t> groups;                  // committed ones: the number of products up to their end
+    std::deque<size_t> groups;                  // committed groups: the number of products up to the end of each group
     size_t groups_finished = 0;
     std::vector<std::shared_ptr<Sums>> sums;
-    size_t issued[WARPGROUP] = {};              // products
-    size_t committed[WARPGROUP] = {};           // groups
+    size_t issued[WARPGROUP] = {};              // number of products
+    size_t committed[WARPGROUP] = {};           // number of groups
     bool fenced[WARPGROUP] = {};
     int waiting = 0;
     int wait_for = 0;
@@ -60,7 +60,7 @@ static Warpgroup &current_group(const char *what) {
 }
 static int in_group() { return block.current % WARPGROUP; }
 
-// Where the i-th sum of a thread stands.
+// Returns the index of the i-th sum of a thread.
 static size_t place(int thread, int i, int n) {
     const int lane = thread % LANES, row = thread / LANES * 16 + lane / 4 + i / 2 % 2 * 8;
     return size_t(row * n + i / 4 * 8 + lane % 4 * 2 + i % 2);
@@ -85,7 +85,8 @@ struct Descriptor {
     }
 };
 
-// 8 elements that lie together: of row `r` of M or N those of k to k + 7, or of k those of rows r to r + 7.
+// Returns 8 adjacent elements: for row `r` of M or N the elements k to k + 7, or for column k the
+// rows r to r + 7.
 static const uint16_t *unit(const Descriptor &d, bool mn_major, uint32_t r, uint32_t k) {
     uint32_t address = d.start;
     if (!mn_major) {
@@ -102,7 +103,8 @@ static const uint16_t *unit(const Descriptor &d, bool mn_major, uint32_t r, uint
     return reinterpret_cast<const uint16_t *>(at);
 }
 
-// To `to`, where a step in `r` is `r_step` floats and one in `k` is `k_step`.
+// Writes an operand to `to`, where one step in `r` is `r_step` floats and one step in `k` is
+// `k_step`.
 static void load_operand(float *to, int rows, size_t r_step, size_t k_step, uint64_t descriptor, bool mn_major,
                          bool bf16) {
     const Descriptor d(descriptor);
@@ -152,7 +154,8 @@ static std::shared_ptr<Sums> sums_of(Warpgroup &group, const float *d) {
     return nullptr;
 }
 
-// The first thread that comes to a product makes it; the others must come to the same.
+// The first thread that reaches a product creates it; the other threads must issue the same
+// product.
 static PendingProduct &join_product(Warpgroup &group, const float *d, const Product &product) {
     const size_t number = group.issued[in_group()]++ - group.finished;
     if (number < group.products.size()) {
@@ -183,7 +186,7 @@ void wgmma(float *d, const uint32_t *a, const Product &product) {
     if (a) memcpy(pending.a[self], a, sizeof pending.a[self]);
     if (sums.n != product.n) fail(ILLEGAL_INSTRUCTION, "wgmma: N of %d to sums that have %d", product.n, sums.n);
     if (!sums.registers[self]) {
-        // The registers were the thread's own until now.
+        // Until now the registers belonged to the thread.
         if (!group.fenced[self]) fail(LAUNCH_FAILED, "wgmma without wg_fence since its registers were last touched");
         sums.registers[self] = d;
         for (int i = 0; i < product.n / 2; i++) sums.values[place(self, i, product.n)] = d[i];
@@ -240,7 +243,8 @@ void wg_wait(int groups) {
     group.wait_for = groups;
     if (++group.waiting < WARPGROUP) {
         wait_in("wg_wait");
-        // The products, which the last thread made for all, are behind every one of them.
+        // The last thread finished the products for all threads, so every thread is ordered after
+        // them.
         acquired(&group);
         return;
     }
@@ -264,7 +268,7 @@ void wg_wait(int groups) {
 
 void set_registers(int) { current_group("setmaxnreg"); }
 
-// What a fence makes visible is visible here anyway.
+// The emulator makes everything visible at once, so this fence has nothing to do.
 void fence_proxy_async() {}
 
 } // namespace emu

@@ -3,7 +3,7 @@
 
 namespace emu {
 
-// Before a block.
+// Called before each block.
 void forget_products();
 
 } // namespace emu

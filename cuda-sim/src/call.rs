@@ -1,4 +1,5 @@
-//! One call of the simulated API: the lock, the count, the fault that was ordered for it, and its line in the log.
+//! One call of the simulated API: the lock, the count, the fault planned for it, and its line in
+//! the log.
 
 use std::cell::RefCell;
 use std::ffi::c_int;
@@ -13,26 +14,28 @@ static SIM: LazyLock<Mutex<Sim>> =
     LazyLock::new(|| Mutex::new(Sim::new(Config::from_environment())));
 
 thread_local! {
-    /// The thread's stack of contexts; the last one is current. 0 stands for none.
+    /// The thread's stack of contexts; the last one is current. 0 stands for no context.
     static CONTEXTS: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
-/// One simulator a process, one call at a time.
+/// Locks the simulator: there is one per process, and it serves one call at a time.
 pub fn lock() -> MutexGuard<'static, Sim> {
     SIM.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Gives access to the thread's stack of contexts.
 pub fn with_contexts<R>(body: impl FnOnce(&mut Vec<u64>) -> R) -> R {
     CONTEXTS.with_borrow_mut(body)
 }
 
+/// Runs one call of the driver: counts and logs it, and applies the fault that is planned for it.
 pub fn call(name: &'static str, body: impl FnOnce(&mut Sim) -> Result<(), Code>) -> c_int {
     let mut sim = lock();
     sim.begin_call(name);
     let planned = sim.planned_fault(name);
     let result = match planned {
-        // What only gives something back has done so when it reports an error: the driver says of these functions
-        // that they may return the errors of earlier work.
+        // A function that only releases something has released it even if it reports an error: the
+        // driver documents that these functions may return the errors of earlier work.
         Some(code) if releases(name) => body(&mut sim).and(Err(code)),
         Some(code) => Err(code),
         None => body(&mut sim),
@@ -48,7 +51,8 @@ fn releases(name: &str) -> bool {
         .any(|word| name.contains(word))
 }
 
-/// As `call`, for cuBLASLt. A fault's code is the driver's; the library reports it in its own terms.
+/// Like `call`, for cuBLASLt. A fault has one of the driver's codes; the library translates it into
+/// its own codes.
 pub fn call_lt(name: &'static str, body: impl FnOnce(&mut Sim) -> Result<(), Status>) -> c_int {
     let mut sim = lock();
     sim.begin_call(name);

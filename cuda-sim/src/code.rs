@@ -1,26 +1,40 @@
-//! The driver's result codes (CUresult of CUDA 13), their names and what they mean.
+//! The driver's result codes (CUresult of CUDA 13), with their names and meanings.
 
 use std::ffi::CStr;
 
+/// A result code of the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Code(pub i32);
 
 impl Code {
+    /// No error.
     pub const SUCCESS: Self = Self(0);
+    /// An argument is invalid.
     pub const INVALID_VALUE: Self = Self(1);
+    /// There is not enough memory.
     pub const OUT_OF_MEMORY: Self = Self(2);
+    /// `cuInit` has not been called.
     pub const NOT_INITIALIZED: Self = Self(3);
+    /// There is no device.
     pub const NO_DEVICE: Self = Self(100);
+    /// The device index is out of range.
     pub const INVALID_DEVICE: Self = Self(101);
+    /// No context is current, or the context does not exist.
     pub const INVALID_CONTEXT: Self = Self(201);
+    /// The host memory is already registered.
     pub const HOST_MEMORY_ALREADY_REGISTERED: Self = Self(712);
+    /// The host memory is not registered.
     pub const HOST_MEMORY_NOT_REGISTERED: Self = Self(713);
+    /// The handle is invalid.
     pub const INVALID_HANDLE: Self = Self(400);
+    /// No object has that name.
     pub const NOT_FOUND: Self = Self(500);
+    /// The work that a query asks about has not finished.
     pub const NOT_READY: Self = Self(600);
+    /// A kernel or a copy accessed memory that is not allocated.
     pub const ILLEGAL_ADDRESS: Self = Self(700);
 
-    /// Codes after which the driver refuses all further work of the context.
+    /// Returns true for codes after which the driver refuses all further work of the context.
     pub fn is_sticky(self) -> bool {
         matches!(
             self.0,
@@ -33,16 +47,18 @@ impl Code {
         CODES.get(at)
     }
 
+    /// Returns the name of the code, as in `CUDA_SUCCESS`.
     pub fn name(self) -> Option<&'static CStr> {
         self.entry().map(|entry| entry.1)
     }
 
+    /// Returns the driver's description of the code.
     pub fn description(self) -> Option<&'static CStr> {
         self.entry().map(|entry| entry.2)
     }
 }
 
-/// By number.
+/// All codes, by number.
 const CODES: &[(i32, &CStr, &CStr)] = &[
     (0, c"CUDA_SUCCESS", c"no error"),
     (1, c"CUDA_ERROR_INVALID_VALUE", c"invalid argument"),

@@ -1,27 +1,35 @@
-//! The simulator's settings, from the environment.
+//! The simulator's settings, read from the environment.
 
 use std::path::PathBuf;
 
 use crate::fault::Fault;
 
-/// Fresh pages cost nothing until they are written, so that a card's worth of memory can be offered.
+/// The default memory per device. Fresh pages cost nothing until they are written, so the simulator
+/// can offer much memory.
 const DEFAULT_MEMORY: usize = 4 << 30;
+/// The largest number of devices.
 pub const MAX_DEVICES: usize = 16;
 
+/// The settings.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The number of devices.
     pub devices: usize,
+    /// The seed of the schedule.
     pub seed: u64,
-    /// Bytes a device.
+    /// Memory per device in bytes.
     pub memory: usize,
-    /// 80, 89 or 90.
+    /// The compute capability: 80, 89 or 90.
     pub architecture: u32,
+    /// The fault to inject, if any.
     pub fault: Option<Fault>,
+    /// The file to which the log is appended, if any.
     pub log: Option<PathBuf>,
 }
 
 impl Config {
-    /// A setting that makes no sense ends the process: a test that silently runs with others proves nothing.
+    /// Reads the settings. An invalid setting ends the process, because a test that silently runs
+    /// with other settings proves nothing.
     pub fn from_environment() -> Self {
         let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let number = |name: &str, default: u64| match text(name) {

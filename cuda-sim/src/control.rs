@@ -1,4 +1,5 @@
-//! `seqstream_sim_*`: what tests ask of the simulator itself. None of these counts as a call.
+//! `seqstream_sim_*`: functions by which tests control and query the simulator. None of them counts
+//! as a call.
 
 use std::ffi::{CStr, c_char, c_int};
 
@@ -10,9 +11,10 @@ use crate::fault::Fault;
 use crate::kernel::{EmuKernel, Kernel};
 use crate::log::Log;
 
-/// A new process, as it were, with this many devices (0: as before) and this seed: contexts, memory, counters, log,
-/// findings and faults are gone. Host threads keep their stack of contexts, whose handles are then invalid.
-/// Returns 0, or 1 if so many devices cannot be had.
+/// Starts over like a new process, with this many devices (0: as many as before) and this seed:
+/// contexts, memory, counters, log, findings and faults are gone. Host threads keep their stack of
+/// contexts, whose handles are then invalid. Returns 0, or 1 if this number of devices is not
+/// possible.
 #[unsafe(no_mangle)]
 pub extern "C" fn seqstream_sim_reset(devices: u32, seed: u64) -> c_int {
     let mut sim = lock();
@@ -34,25 +36,25 @@ pub extern "C" fn seqstream_sim_reset(devices: u32, seed: u64) -> c_int {
     0
 }
 
-/// As reset, with the settings of the environment.
+/// Like `seqstream_sim_reset`, with the settings of the environment.
 #[unsafe(no_mangle)]
 pub extern "C" fn seqstream_sim_reset_from_environment() {
     lock().reset(Config::from_environment());
 }
 
-/// Bytes a device, from the next reset on.
+/// Sets the bytes per device, from the next reset on.
 #[unsafe(no_mangle)]
 pub extern "C" fn seqstream_sim_set_memory(bytes: usize) {
     lock().config.memory = bytes;
 }
 
-/// 80, 89 or 90, from the next `cuDeviceGetAttribute` on.
+/// Sets the compute capability, 80, 89 or 90, from the next `cuDeviceGetAttribute` on.
 #[unsafe(no_mangle)]
 pub extern "C" fn seqstream_sim_set_architecture(architecture: u32) {
     lock().config.architecture = architecture;
 }
 
-/// The schedule from here on. What is pending stays so.
+/// Sets the seed of the schedule from now on. Pending operations stay pending.
 #[unsafe(no_mangle)]
 pub extern "C" fn seqstream_sim_set_seed(seed: u64) {
     let mut sim = lock();
@@ -60,17 +62,16 @@ pub extern "C" fn seqstream_sim_set_seed(seed: u64) {
     sim.scheduler = crate::schedule::Scheduler::new(seed);
 }
 
-/// Orders a fault, written as in SEQSTREAM_SIM_FAULT; counting starts now. Null or "" orders none.
-/// Returns 0, or 1 if it cannot be read.
+/// Plans a fault, written as in SEQSTREAM_SIM_FAULT; counting starts now. Null or "" plans no
+/// fault. Returns 0, or 1 if the text cannot be parsed.
 ///
-/// # Safety
-/// `fault` is null or a C string.
+/// # Safety `fault` is null or a C string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn seqstream_sim_set_fault(fault: *const c_char) -> c_int {
     let text = if fault.is_null() {
         String::new()
     } else {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe { CStr::from_ptr(fault) }
             .to_string_lossy()
             .into_owned()
@@ -89,8 +90,8 @@ pub unsafe extern "C" fn seqstream_sim_set_fault(fault: *const c_char) -> c_int 
     }
 }
 
-/// Loses a device's context at once, as a card that falls off the bus does between two calls. Returns 0, or 1 if the
-/// device has no context.
+/// Loses a device's context at once, like a card that falls off the bus between two calls. Returns
+/// 0, or 1 if the device has no context.
 #[unsafe(no_mangle)]
 pub extern "C" fn seqstream_sim_lose_device(device: u32, code: c_int) -> c_int {
     let mut sim = lock();
@@ -107,21 +108,21 @@ pub extern "C" fn seqstream_sim_lose_device(device: u32, code: c_int) -> c_int {
     }
 }
 
-/// # Safety
-/// `out` points to a `Counters`.
+/// Writes the counters to `out`.
+///
+/// # Safety `out` points to a `Counters`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn seqstream_sim_counters(out: *mut Counters) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe { out.write(lock().read_counters()) }
 }
 
-/// One counter by its field's name; `u64::MAX` if there is none of that name.
+/// Returns one counter by its field's name, or `u64::MAX` if no counter has that name.
 ///
-/// # Safety
-/// `name` is a C string.
+/// # Safety `name` is a C string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn seqstream_sim_counter(name: *const c_char) -> u64 {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
     let found = lock()
         .read_counters()
@@ -131,45 +132,45 @@ pub unsafe extern "C" fn seqstream_sim_counter(name: *const c_char) -> u64 {
     found.map_or(u64::MAX, |(_, count)| count)
 }
 
-/// The size of `Counters`, so that a test of another build notices.
+/// Returns the size of `Counters`, by which a test from another build notices a different layout.
 #[unsafe(no_mangle)]
 pub extern "C" fn seqstream_sim_counters_size() -> usize {
     size_of::<Counters>()
 }
 
-/// Copies a text, cut to `size` bytes with its final zero; returns the size that the whole needs.
+/// Copies a text, cut to `size` bytes including its final zero; returns the size that the whole
+/// text needs.
 fn put(text: &str, buffer: *mut c_char, size: usize) -> usize {
     if !buffer.is_null() && size > 0 {
-        // A null or empty buffer was just excluded.
+        // A null or empty buffer is excluded above.
         let _ = crate::abi::put_text(buffer, size, text);
     }
     text.len() + 1
 }
 
-/// The log: `call <n> <function> <what> = <code>`, `run op=<n> ...`, `finding: ...`, a line each. Fills `buffer` and
-/// returns the size that the whole text needs with its final zero.
+/// Copies the log to `buffer`: lines of the forms `call <n> <function> <what> = <code>`, `run
+/// op=<n> ...` and `finding: ...`. Returns the size that the whole text needs, including its final
+/// zero.
 ///
-/// # Safety
-/// `buffer` is null or has `size` bytes.
+/// # Safety `buffer` is null or has `size` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn seqstream_sim_log(buffer: *mut c_char, size: usize) -> usize {
     put(&lock().log.text(), buffer, size)
 }
 
-/// What the simulator found wrong, a line each: invalid ranges, lost contexts, leaks, kernels' errors. As
-/// `seqstream_sim_log`.
+/// Copies the simulator's findings, one per line: invalid ranges, lost contexts, leaks, errors of
+/// kernels. It works like `seqstream_sim_log`.
 ///
-/// # Safety
-/// `buffer` is null or has `size` bytes.
+/// # Safety `buffer` is null or has `size` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn seqstream_sim_findings(buffer: *mut c_char, size: usize) -> usize {
     put(&lock().findings.join("\n"), buffer, size)
 }
 
-/// Live device allocations, a line each: `device=<n> bytes=<n> at=<address>`. As `seqstream_sim_log`.
+/// Copies the list of live device allocations, one per line: `device=<n> bytes=<n> at=<address>`.
+/// It works like `seqstream_sim_log`.
 ///
-/// # Safety
-/// `buffer` is null or has `size` bytes.
+/// # Safety `buffer` is null or has `size` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn seqstream_sim_live_allocations(buffer: *mut c_char, size: usize) -> usize {
     let sim = lock();
@@ -182,14 +183,13 @@ pub unsafe extern "C" fn seqstream_sim_live_allocations(buffer: *mut c_char, siz
     put(&text, buffer, size)
 }
 
-/// Sends the log to another file from here on; null for none. Lines so far are forgotten.
+/// Sends the log to another file from now on; null means no file. Earlier lines are forgotten.
 ///
-/// # Safety
-/// `path` is null or a C string.
+/// # Safety `path` is null or a C string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn seqstream_sim_set_log(path: *const c_char) {
     let path = (!path.is_null()).then(|| {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe { CStr::from_ptr(path) }
             .to_string_lossy()
             .into_owned()
@@ -200,14 +200,14 @@ pub unsafe extern "C" fn seqstream_sim_set_log(path: *const c_char) {
     sim.config.log = path;
 }
 
-/// Adds a kernel to those that `cuModuleGetFunction` finds; it comes before a compiled one of its name.
+/// Adds a kernel to the kernels that `cuModuleGetFunction` finds; it takes precedence over a
+/// compiled kernel of the same name.
 ///
-/// # Safety
-/// `kernel` points to an entry that stays valid, with a C string for a name and a function that keeps to the
-/// registry's contract.
+/// # Safety `kernel` points to an entry that stays valid, with a C string as its name and a
+/// function that keeps the registry's contract.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn seqstream_sim_register_kernel(kernel: *const EmuKernel) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     let entry: Option<&'static EmuKernel> = unsafe { kernel.as_ref() };
     if let Some(entry) = entry {
         lock().extra_kernels.push(Kernel::new(entry));

@@ -1,10 +1,11 @@
-//! The algorithms that the simulated cuBLASLt offers: what one may meet in the real one's list, traps first.
+//! The algorithms that the simulated cuBLASLt offers: kinds that occur in the real library's list,
+//! with the traps first.
 
 use std::ffi::c_int;
 
 use crate::matmul::Order;
 
-/// `cublasLtMatmulAlgo_t`, opaque to callers: a mark, the place in `OFFERS`, the workspace.
+/// `cublasLtMatmulAlgo_t`, opaque to callers: a mark, the index in `OFFERS`, the workspace.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Algorithm {
@@ -12,22 +13,23 @@ pub struct Algorithm {
 }
 
 const MARK: u64 = u64::from_le_bytes(*b"cuda-sim");
-/// Most algorithms want this much, if they may, and scribble on it.
+/// The workspace that most algorithms use, if they may, and overwrite.
 const WORKSPACE: u64 = 16 << 10;
 
 const SCHEME_NONE: u32 = 0;
 const SCHEME_COMPUTE_TYPE: u32 = 2;
 
+/// One algorithm of the list.
 pub struct Offer {
-    /// SPLITK_NUM and REDUCTION_SCHEME, as it says of itself.
+    /// The SPLITK_NUM and REDUCTION_SCHEME that the algorithm reports.
     says: (i32, u32),
-    /// What it does.
+    /// The order in which it really sums.
     pub order: Order,
-    /// Its time is this times that of a plain one.
+    /// Its time, as a multiple of the time of a plain algorithm.
     pub slowness: f64,
-    /// Without it it cannot work.
+    /// The workspace in bytes without which it cannot work.
     needs: u64,
-    /// It serves no fewer rows of x than this.
+    /// The smallest number of rows of x that it supports.
     pub fewest_columns: u64,
 }
 
@@ -39,29 +41,29 @@ const PLAIN: Offer = Offer {
     fewest_columns: 1,
 };
 
-/// In the order in which they are offered.
+/// The algorithms, in the order in which they are offered.
 const OFFERS: [Offer; 8] = [
-    // Fast, and with more workspace than most allow.
+    // This algorithm is fast, but needs more workspace than most callers allow.
     Offer {
         needs: 64 << 20,
         slowness: 0.4,
         ..PLAIN
     },
-    // Splits K and says so: whoever asks for no reduction is not offered it.
+    // This algorithm splits K and reports it: a caller that excludes reductions is not offered it.
     Offer {
         says: (4, SCHEME_COMPUTE_TYPE),
         order: Order::Parts(4),
         slowness: 0.5,
         ..PLAIN
     },
-    // Splits K, and names no scheme for it.
+    // This algorithm splits K, but reports no reduction scheme.
     Offer {
         says: (2, SCHEME_NONE),
         order: Order::Parts(2),
         slowness: 0.6,
         ..PLAIN
     },
-    // Splits K where there are many rows, and does not say so.
+    // This algorithm splits K if there are many rows, and does not report it.
     Offer {
         order: Order::PartsIfMany,
         slowness: 0.7,
@@ -72,7 +74,7 @@ const OFFERS: [Offer; 8] = [
         slowness: 0.8,
         ..PLAIN
     },
-    // The heuristic's best is not the fastest.
+    // This is the heuristic's best algorithm, but not the fastest.
     Offer {
         slowness: 1.5,
         ..PLAIN
@@ -83,10 +85,11 @@ const OFFERS: [Offer; 8] = [
         ..PLAIN
     },
 ];
-/// What is used where the caller names none.
+/// The index of the algorithm that is used if the caller names none.
 const DEFAULT: u64 = 6;
 
 impl Algorithm {
+    /// Returns the algorithm that the library uses if the caller names none.
     pub fn default_for(max_workspace: u64) -> Self {
         let workspace = WORKSPACE.min(max_workspace);
         Self {
@@ -94,7 +97,7 @@ impl Algorithm {
         }
     }
 
-    /// Those that a preference allows, best first as the library thinks.
+    /// Returns the algorithms that a preference allows, in the library's order, best first.
     pub fn offered(max_workspace: u64, schemes: u32) -> Vec<Self> {
         let allowed = |offer: &Offer| {
             let scheme = offer.says.1;
@@ -112,18 +115,19 @@ impl Algorithm {
             .collect()
     }
 
-    /// `None` for bytes that are no algorithm of this library.
+    /// Returns the list entry, or `None` for bytes that are not an algorithm of this library.
     pub fn offer(&self) -> Option<&'static Offer> {
         let [mark, index, workspace, rest @ ..] = self.data;
         let known = mark == MARK && workspace <= 64 << 20 && rest == [0; 5];
         OFFERS.get(index as usize).filter(|_| known)
     }
 
+    /// Returns the workspace in bytes.
     pub fn workspace(&self) -> usize {
         self.data[2] as usize
     }
 
-    /// An attribute of its configuration: its value, and its size in bytes.
+    /// Returns an attribute of the algorithm's configuration: its value, and its size in bytes.
     pub fn config(&self, name: c_int) -> Option<(u32, usize)> {
         let offer = self.offer()?;
         Some(match name {

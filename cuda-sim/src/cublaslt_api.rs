@@ -1,6 +1,6 @@
-//! The `cublasLt*` symbols: f16, bf16 and f32 in and out, sums in f32, column-major, bias or none after it. What the
-//! library does beyond that is "not supported" here.
-// The names are cuBLASLt's.
+//! The `cublasLt*` symbols: f16, bf16 and f32 in and out, sums in f32, column-major, with or
+//! without bias. Everything else that the library can do is "not supported" here.
+// The names are those of cuBLASLt.
 #![allow(non_snake_case)]
 
 use std::ffi::{c_char, c_int, c_void};
@@ -13,7 +13,7 @@ use crate::matmul::{Element, Order, Product, Stored};
 use crate::run::Work;
 use crate::sim::{Sim, number};
 
-/// `cublasStatus_t`.
+/// The type `cublasStatus_t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status(pub c_int);
 
@@ -41,7 +41,7 @@ impl Status {
     }
 }
 
-/// How the library reports an error of the driver below it.
+/// Converts an error of the driver below into the library's status.
 impl From<Code> for Status {
     fn from(code: Code) -> Self {
         match code {
@@ -53,6 +53,7 @@ impl From<Code> for Status {
     }
 }
 
+/// The layout of a matrix, `cublasLtMatrixLayout_t`.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     element: c_int,
@@ -63,6 +64,7 @@ pub struct Layout {
     batches: c_int,
 }
 
+/// The description of a product, `cublasLtMatmulDesc_t`.
 #[derive(Clone, Copy, Debug)]
 pub struct Description {
     compute: c_int,
@@ -71,24 +73,29 @@ pub struct Description {
     transpose: [c_int; 3],
     epilogue: c_int,
     bias: u64,
-    /// -1: that of D.
+    /// The bias's type; -1 means the type of D.
     bias_type: c_int,
 }
 
-/// What a handle of this library stands for.
+/// The object behind a handle of this library.
 #[derive(Clone, Copy, Debug)]
 pub enum LtObject {
+    /// The library's own handle.
     Handle,
+    /// The description of a product.
     Description(Description),
+    /// The layout of a matrix.
     Layout(Layout),
-    /// The workspace allowed, and a mask of reduction schemes.
+    /// A preference: the algorithms that the heuristic may offer.
     Preference {
+        /// The largest workspace in bytes.
         max_workspace: u64,
+        /// A mask of reduction schemes.
         schemes: u32,
     },
 }
 
-/// `cublasLtMatmulHeuristicResult_t`.
+/// The type `cublasLtMatmulHeuristicResult_t`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct HeuristicResult {
@@ -182,7 +189,7 @@ impl Sim {
         })
     }
 
-    /// A product without its scales, or why it cannot be.
+    /// Builds a product without its scales, or returns why it is not supported.
     fn product(
         &mut self,
         description: u64,
@@ -265,11 +272,11 @@ fn attribute<T: Copy>(value: *const c_void, size: usize) -> Result<T, Status> {
     if value.is_null() || size != size_of::<T>() {
         return Err(Status::INVALID_VALUE);
     }
-    // SAFETY: by the API's contract the buffer has `size` bytes, which is the type's size.
+    // SAFETY: by the API's contract the buffer has `size` bytes, which is the size of the type.
     Ok(unsafe { value.cast::<T>().read_unaligned() })
 }
 
-/// Exports functions of the library; as `abi::api`, with its own result codes.
+/// Exports functions of the library, like `abi::api`, but with the library's result codes.
 macro_rules! lt_api {
     ($($(#[$attribute:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) |$sim:ident| $body:block)*) => {$(
         $(#[$attribute])*
@@ -317,7 +324,7 @@ lt_api! {
             7 => description.epilogue = attribute(value, size)?,
             8 => description.bias = attribute(value, size)?,
             26 => description.bias_type = attribute(value, size)?,
-            // FILL_MODE, SM_COUNT_TARGET, FAST_ACCUM: of no matter to a result here.
+            // FILL_MODE, SM_COUNT_TARGET and FAST_ACCUM do not influence a result here.
             6 | 15 | 25 => {}
             _ => return Err(sim.not_supported(&format!("attribute {name} of a product"))),
         }
@@ -342,7 +349,7 @@ lt_api! {
             3 => layout.columns = attribute(value, size)?,
             4 => layout.stride = attribute(value, size)?,
             5 => layout.batches = attribute(value, size)?,
-            6 => {} // STRIDED_BATCH_OFFSET, of no matter to one product
+            6 => {} // STRIDED_BATCH_OFFSET, irrelevant for a single product
             _ => return Err(sim.not_supported(&format!("attribute {name} of a matrix"))),
         }
         sim.lt.insert(handle, LtObject::Layout(layout));
@@ -364,7 +371,7 @@ lt_api! {
         match name {
             1 => max_workspace = attribute(value, size)?,
             3 => schemes = attribute(value, size)?,
-            // The others narrow the choice no further here.
+            // The other attributes do not narrow the choice further here.
             _ => {}
         }
         sim.lt.insert(handle, LtObject::Preference { max_workspace, schemes });
@@ -389,7 +396,7 @@ lt_api! {
             return Err(Status::INVALID_VALUE);
         };
         let wanted = usize::try_from(wanted).ok().filter(|n| *n > 0).ok_or(Status::INVALID_VALUE)?;
-        // Addresses play no part in the choice.
+        // Addresses do not influence the choice.
         let product = sim.product(description, [a, b, c, d], [0; 4])?;
         let serves = |algorithm: &Algorithm| {
             algorithm.offer().is_some_and(|offer| product.d.columns as u64 >= offer.fewest_columns)
@@ -452,7 +459,7 @@ lt_api! {
         let mut product =
             sim.product(description, [layout_a, layout_b, layout_c, layout_d], [a, b, c, d])?;
         (product.alpha, product.beta) = (alpha.get()?, beta.get()?);
-        // Without an algorithm the library takes one by itself.
+        // Without an algorithm the library chooses one itself.
         let algorithm = if algorithm.is_null() {
             Algorithm::default_for(workspace_bytes as u64)
         } else {
@@ -497,28 +504,32 @@ lt_api! {
         }
         written.set_if_wanted(bytes);
         let number = number.to_le_bytes();
-        // SAFETY: by the API's contract the buffer has `size` bytes, as many as are written.
+        // SAFETY: by the API's contract the buffer has `size` bytes, which equals `bytes` here.
         unsafe { std::ptr::copy_nonoverlapping(number.as_ptr(), value.cast::<u8>(), bytes) };
         Ok(())
     }
 }
 
+/// Returns the version of the library.
 #[unsafe(no_mangle)]
 pub extern "C" fn cublasLtGetVersion() -> usize {
-    // 13.0.2
+    // Version 13.0.2.
     130_002
 }
 
+/// Returns the version of the CUDA runtime.
 #[unsafe(no_mangle)]
 pub extern "C" fn cublasLtGetCudartVersion() -> usize {
     13_000
 }
 
+/// Returns the name of a status.
 #[unsafe(no_mangle)]
 pub extern "C" fn cublasLtGetStatusName(status: c_int) -> *const c_char {
     Status(status).name().as_ptr()
 }
 
+/// Returns the description of a status, which is its name here.
 #[unsafe(no_mangle)]
 pub extern "C" fn cublasLtGetStatusString(status: c_int) -> *const c_char {
     Status(status).name().as_ptr()

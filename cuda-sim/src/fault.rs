@@ -1,20 +1,23 @@
-//! Faults on demand: the n-th call, of any function or of one, returns a chosen code.
+//! Planned faults: the n-th call, of any function or of a certain one, returns a chosen code.
 
 use crate::code::Code;
 
+/// A planned fault.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fault {
     /// Counts only calls of this function, if given.
     pub function: Option<String>,
-    /// From 1.
+    /// The number of the call that fails, from 1.
     pub nth: u64,
+    /// The code that the call returns.
     pub code: Code,
-    /// The context is lost with it. Codes that always are so in the driver need not say it.
+    /// The context is lost, too. Codes that always have this effect in the driver need no flag.
     pub sticky: bool,
-    /// The call succeeds; what it has submitted fails when it runs.
+    /// The call succeeds; the operation that it submitted fails when it runs.
     pub asynchronous: bool,
 }
 
+/// The error of a fault that cannot be parsed.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "wanted <n>:<code> or <function>#<n>:<code>, with :sticky or :async after it, as in cuMemAlloc_v2#2:2"
@@ -22,6 +25,7 @@ pub struct Fault {
 pub struct BadFault;
 
 impl Fault {
+    /// Parses a fault, written as in SEQSTREAM_SIM_FAULT.
     pub fn parse(text: &str) -> Result<Self, BadFault> {
         let mut parts = text.split(':');
         let place = parts.next().ok_or(BadFault)?;

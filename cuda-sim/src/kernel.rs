@@ -1,4 +1,4 @@
-//! Emulated kernels: how they are found, and a launch, block by block.
+//! Emulated kernels: how they are found, and how a launch runs block by block.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -9,8 +9,9 @@ use crate::memory::{Place, Space, guard};
 use crate::random::Rng;
 use crate::run::Outcome;
 
-/// One block of a kernel: parameters, grid, block, index of the block, bytes of dynamic shared memory, seed, and a
-/// buffer for what went wrong. Returns 0 or an error code.
+/// The function that runs one block of a kernel. It takes parameters, grid, block, index of the
+/// block, bytes of dynamic shared memory, seed, and a buffer for an error message. It returns 0 or
+/// an error code.
 pub type RunBlock = unsafe extern "C" fn(
     params: *const c_void,
     grid: *const u32,
@@ -22,19 +23,24 @@ pub type RunBlock = unsafe extern "C" fn(
     message_size: usize,
 ) -> c_int;
 
-/// An entry of the registry, as `emu/registry.h` declares it.
+/// An entry of the registry, as declared in `emu/registry.h`.
 #[repr(C)]
 pub struct EmuKernel {
+    /// The kernel's name.
     pub name: *const c_char,
+    /// The size of the parameter in bytes.
     pub params_size: u32,
-    /// Bytes.
+    /// Static shared memory in bytes.
     pub static_smem: u32,
+    /// The function that runs one block.
     pub run_block: RunBlock,
 }
 
-// SAFETY: an entry is constant data and a function, and the simulator calls it under its lock only.
+// SAFETY: an entry is constant data and a function, and the simulator calls the function only under
+// its lock.
 unsafe impl Sync for EmuKernel {}
 
+/// A kernel of the registry.
 #[derive(Clone, Copy)]
 pub struct Kernel(&'static EmuKernel);
 
@@ -42,34 +48,39 @@ pub struct Kernel(&'static EmuKernel);
 mod registry {
     use super::{EmuKernel, c_char, c_int, c_void};
     unsafe extern "C" {
+        /// Finds a kernel by name; null if there is none.
         pub fn emu_find_kernel(name: *const c_char) -> *const EmuKernel;
+        /// Sets the check that the emulator calls before its own accesses to global memory.
         pub fn emu_set_memory_check(
             check: Option<
                 extern "C" fn(address: *const c_void, bytes: usize, write: c_int) -> c_int,
             >,
         );
+        /// Writes the protected ranges on both sides of dynamic shared memory.
         pub fn emu_shared_guards(guards: *mut usize);
     }
 }
 
 impl Kernel {
-    /// Among the kernels that are compiled in.
+    /// Finds a kernel among those compiled in.
     #[cfg(emulated_kernels)]
     pub fn find(name: &CStr) -> Option<Self> {
         // SAFETY: the name is a C string; the registry's entries live as long as the program.
         unsafe { registry::emu_find_kernel(name.as_ptr()).as_ref() }.map(Self)
     }
 
-    /// None are compiled in.
+    /// Finds nothing, since no kernels are compiled in.
     #[cfg(not(emulated_kernels))]
     pub fn find(_name: &CStr) -> Option<Self> {
         None
     }
 
+    /// Wraps an entry.
     pub fn new(entry: &'static EmuKernel) -> Self {
         Self(entry)
     }
 
+    /// Returns the kernel's name.
     pub fn name(&self) -> String {
         // SAFETY: a registry's names are C strings that live as long as the program.
         unsafe { CStr::from_ptr(self.0.name) }
@@ -77,28 +88,32 @@ impl Kernel {
             .into_owned()
     }
 
+    /// Returns the size of the parameter in bytes.
     pub fn params_size(&self) -> usize {
         self.0.params_size as usize
     }
 
+    /// Returns the static shared memory in bytes.
     pub fn static_shared(&self) -> u32 {
         self.0.static_smem
     }
 }
 
-/// A kernel's parameters, aligned as the strictest of them (a tensor map) wants it.
+/// A line of 64 bytes of a kernel's parameters, aligned for the strictest of them (a tensor map).
 #[repr(align(64))]
 #[derive(Clone, Copy)]
 struct Line(#[allow(dead_code)] [u8; 64]); // read by kernels, through a pointer
 
+/// A copy of a kernel's parameters.
 pub struct Params(Vec<Line>);
 
 impl Params {
-    /// # Safety
-    /// `source` is readable for `bytes`.
+    /// Copies the parameters.
+    ///
+    /// # Safety `source` is readable for `bytes`.
     pub unsafe fn read(source: *const c_void, bytes: usize) -> Self {
         let mut lines = vec![Line([0; 64]); bytes.div_ceil(64).max(1)];
-        // SAFETY: the caller's promise; the lines have room for as many bytes.
+        // SAFETY: the caller guarantees the source; the lines have at least as many bytes.
         unsafe {
             std::ptr::copy_nonoverlapping(
                 source.cast::<u8>(),
@@ -110,20 +125,27 @@ impl Params {
     }
 }
 
+/// One launch of a kernel.
 pub struct Launch {
+    /// The kernel.
     pub kernel: Kernel,
+    /// Its parameters.
     pub params: Params,
+    /// The number of blocks in each dimension.
     pub grid: [u32; 3],
+    /// The number of threads per block in each dimension.
     pub block: [u32; 3],
+    /// Dynamic shared memory in bytes.
     pub dynamic_shared: u32,
 }
 
 impl Launch {
+    /// Returns the number of blocks.
     pub fn blocks(&self) -> u64 {
         self.grid.iter().map(|n| u64::from(*n)).product()
     }
 
-    /// Runs all blocks, in the order of their indices, or in one shuffled by `shuffle`.
+    /// Runs all blocks, in the order of their indices, or in an order shuffled by `shuffle`.
     pub fn run(
         &self,
         seed: u64,
@@ -132,7 +154,7 @@ impl Launch {
         host: &Space,
         counters: &mut Counters,
     ) -> Outcome {
-        // Host memory that is pinned is mapped into every device's address space.
+        // Pinned host memory is mapped into every device's address space.
         let mut live: Vec<_> = device
             .live()
             .chain(host.live())
@@ -143,7 +165,7 @@ impl Launch {
         LAST.set((0, 0));
         let _ = shared_guards();
         #[cfg(emulated_kernels)]
-        // SAFETY: a plain function, which stays.
+        // SAFETY: the callback is a plain function that lives as long as the program.
         unsafe {
             registry::emu_set_memory_check(Some(seqstream_sim_check_memory));
         }
@@ -178,7 +200,8 @@ impl Launch {
         let mut message = [0 as c_char; 512];
         BAD_ACCESS.set(None);
         let (code, fault) = guard::watch(|| {
-            // SAFETY: the registry's contract; parameters and arrays outlive the call, the message has its size.
+            // SAFETY: the registry's contract holds; parameters and arrays outlive the call, and
+            // the message buffer has the given size.
             unsafe {
                 (self.kernel.0.run_block)(
                     self.params.0.as_ptr().cast(),
@@ -228,14 +251,15 @@ impl Launch {
     }
 }
 
-/// The closed pages on both sides of dynamic shared memory: starts and ends. Watched from the first call on.
+/// Returns the protected ranges on both sides of dynamic shared memory: starts and ends. They are
+/// watched from the first call on.
 fn shared_guards() -> &'static [[usize; 2]] {
     #[cfg(emulated_kernels)]
     {
         static GUARDS: std::sync::OnceLock<[[usize; 2]; 2]> = std::sync::OnceLock::new();
         GUARDS.get_or_init(|| {
             let mut guards = [[0; 2]; 2];
-            // SAFETY: room for the four numbers that the function writes.
+            // SAFETY: the array has space for the four numbers that the function writes.
             unsafe { registry::emu_shared_guards(guards.as_mut_ptr().cast()) };
             for [start, end] in guards {
                 guard::watch_region(start, end);
@@ -247,25 +271,25 @@ fn shared_guards() -> &'static [[usize; 2]] {
     &[]
 }
 
-/// Closes again what an access of a kernel has opened.
+/// Closes the pages again that an access of a kernel has opened.
 fn close_shared_guards() {
     for [start, end] in shared_guards() {
-        // SAFETY: these pages are the emulator's, which keeps nothing in them.
+        // SAFETY: these pages belong to the emulator, which keeps nothing in them.
         unsafe { libc::mprotect(*start as *mut c_void, end - start, libc::PROT_NONE) };
     }
 }
 
 thread_local! {
-    /// Live memory that the running kernel may touch: starts and ends, by address.
+    /// Live memory that the running kernel may access: starts and ends, ordered by address.
     static LIVE: RefCell<Vec<(usize, usize)>> = const { RefCell::new(Vec::new()) };
-    /// The range in which the last access was; most accesses come in runs.
+    /// The range of the last access; most accesses come in runs.
     static LAST: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
-    /// First access outside: address, bytes, whether it was a write.
+    /// The first invalid access: address, bytes, and whether it was a write.
     static BAD_ACCESS: Cell<Option<(usize, usize, bool)>> = const { Cell::new(None) };
 }
 
-/// 0 if a range is inside one live allocation that the running kernel may touch. Called by emulated kernels before
-/// each access to global memory.
+/// Returns 0 if a range lies inside one live allocation that the running kernel may access.
+/// Emulated kernels call it before each access to global memory.
 #[unsafe(no_mangle)]
 pub extern "C" fn seqstream_sim_check_memory(
     address: *const c_void,

@@ -1,5 +1,6 @@
-//! A simulated CUDA driver and cuBLASLt: a shared library that exports `cu*` and `cublasLt*` symbols, so that an
-//! engine runs unchanged where there is no GPU. README.md says what it promises; here is the map.
+//! A simulated CUDA driver and cuBLASLt: a shared library that exports `cu*` and `cublasLt*`
+//! symbols, so that an engine runs unchanged on a machine without a GPU. README.md lists its
+//! guarantees; this is a map of its modules.
 //!
 //! ```text
 //! driver_api/   cu* symbols             \

@@ -1,5 +1,5 @@
-//! cuBLASLt's product: D = alpha · op(A) · op(B) + beta · C + bias, column-major, sums in f32;
-//! where the caller asks for it, f32 operands are rounded to TF32 before.
+//! cuBLASLt's product: D = alpha · op(A) · op(B) + beta · C + bias, column-major, with sums in f32.
+//! If the caller asks for it, f32 operands are first rounded to TF32.
 
 use std::fmt;
 
@@ -7,15 +7,19 @@ use half::{bf16, f16};
 
 use crate::memory::pages::{self, POISON};
 
+/// The type of an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Element {
+    /// 32-bit floats.
     F32,
+    /// IEEE half precision.
     F16,
+    /// bfloat16.
     Bf16,
 }
 
 impl Element {
-    /// From CUDA's `cudaDataType`.
+    /// Converts a code of CUDA's `cudaDataType`.
     pub fn from_cuda(code: i32) -> Option<Self> {
         match code {
             0 => Some(Self::F32),
@@ -25,6 +29,7 @@ impl Element {
         }
     }
 
+    /// Returns the bytes per element.
     pub fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -62,18 +67,24 @@ impl Element {
     }
 }
 
-/// A matrix on the device, as it is stored: columns of `rows` elements, `stride` elements from one to the next.
+/// A matrix in device memory, stored as columns of `rows` elements that begin `stride` elements
+/// apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
+    /// The address of the first element.
     pub address: usize,
+    /// The type of the elements.
     pub element: Element,
+    /// The number of rows.
     pub rows: usize,
+    /// The number of columns.
     pub columns: usize,
+    /// The number of elements from the start of one column to the start of the next.
     pub stride: usize,
 }
 
 impl Stored {
-    /// From the first element to the last.
+    /// Returns the bytes from the first element to the last.
     fn bytes(&self) -> usize {
         match self.columns {
             0 => 0,
@@ -85,10 +96,11 @@ impl Stored {
         self.address + column * self.stride * self.element.bytes()
     }
 
-    /// # Safety
-    /// The matrix is live memory.
+    /// Reads one column.
+    ///
+    /// # Safety The matrix is live memory.
     unsafe fn column(&self, column: usize) -> Vec<f32> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         self.element.decode(&unsafe {
             pages::read(
                 self.column_address(column),
@@ -97,14 +109,13 @@ impl Stored {
         })
     }
 
-    /// All elements, as columns of a matrix of `rows`, or of its transpose.
+    /// Reads all elements, as columns of a matrix of `rows`, or of its transpose.
     ///
-    /// # Safety
-    /// The matrix is live memory.
+    /// # Safety The matrix is live memory.
     unsafe fn dense(&self, transpose: bool) -> Vec<f32> {
         let mut dense = vec![0.0; self.rows * self.columns];
         for c in 0..self.columns {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees it.
             let column = unsafe { self.column(c) };
             if transpose {
                 column
@@ -119,8 +130,9 @@ impl Stored {
     }
 }
 
-/// `sums` += the columns of `a`, each by its factor; over the columns in order, four at a time for speed: one chain an
-/// element, as a device's f32 kernels have it, but for the products, which are rounded too and there are fused.
+/// Adds to `sums` the columns of `a`, each multiplied by its factor. It takes the columns in order,
+/// four at a time for speed. Each element is one chain of sums, as in the f32 kernels of a device,
+/// except that the products are rounded here and fused there.
 fn add_columns(sums: &mut [f32], a: &[f32], factors: &[f32]) {
     let m = sums.len();
     let mut quads = a.chunks_exact(4 * m);
@@ -138,8 +150,8 @@ fn add_columns(sums: &mut [f32], a: &[f32], factors: &[f32]) {
     }
 }
 
-/// An f32 as tensor cores read it in TF32: 10 bits behind the point, rounded to nearest even.
-/// Infinity and NaN stay.
+/// Rounds an f32 to TF32 as tensor cores read it: 10 mantissa bits, to nearest even. Infinity and
+/// NaN stay.
 fn tf32(value: f32) -> f32 {
     const DROPPED: u32 = 13;
     if !value.is_finite() {
@@ -147,16 +159,18 @@ fn tf32(value: f32) -> f32 {
     }
     let bits = value.to_bits();
     let half = (1 << (DROPPED - 1)) - 1 + (bits >> DROPPED & 1);
-    // A carry into the exponent is right: the next number up has the next exponent.
+    // A carry into the exponent is right: the next larger number has the next exponent.
     f32::from_bits((bits + half) >> DROPPED << DROPPED)
 }
 
-/// How an algorithm sums over K: in order, or in parts that are added after.
+/// The order in which an algorithm sums over K.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
+    /// In one chain, in order.
     Whole,
+    /// In this many parts, which are added at the end.
     Parts(usize),
-    /// In two parts where D has many columns: a column's bits depend on how many there are.
+    /// In two parts if D has many columns: the bits of a column depend on the number of columns.
     PartsIfMany,
 }
 
@@ -170,24 +184,33 @@ impl Order {
     }
 }
 
+/// One product.
 pub struct Product {
+    /// The operand A.
     pub a: Stored,
+    /// The operand B.
     pub b: Stored,
-    /// Read only if beta is not 0.
+    /// The operand C, which is read only if beta is not 0.
     pub c: Stored,
+    /// The result.
     pub d: Stored,
+    /// Whether A is transposed.
     pub transpose_a: bool,
+    /// Whether B is transposed.
     pub transpose_b: bool,
-    /// Whether operands in f32 are rounded to TF32.
+    /// Whether f32 operands are rounded to TF32.
     pub tf32: bool,
+    /// The factor of op(A) · op(B).
     pub alpha: f32,
+    /// The factor of C.
     pub beta: f32,
-    /// One value a row of D.
+    /// The address and type of the bias, one value per row of D.
     pub bias: Option<(usize, Element)>,
     /// Address and bytes of the workspace that the algorithm uses.
     pub workspace: (usize, usize),
+    /// The order of the sums.
     pub order: Order,
-    /// Its time is this times that of a plain algorithm.
+    /// Its time, as a multiple of the time of a plain algorithm.
     pub slowness: f64,
 }
 
@@ -213,11 +236,12 @@ impl Product {
         }
     }
 
+    /// Returns the number of multiplications.
     pub fn multiplications(&self) -> u64 {
         (self.d.rows * self.d.columns * self.depth()) as u64
     }
 
-    /// All memory that it touches: name, address, bytes.
+    /// Returns all memory that the product accesses: name, address, bytes.
     pub fn ranges(&self) -> Vec<(&'static str, usize, usize)> {
         let mut ranges = vec![
             ("A", self.a.address, self.a.bytes()),
@@ -236,11 +260,12 @@ impl Product {
         ranges
     }
 
-    /// # Safety
-    /// All of `ranges` is live memory.
+    /// Computes the product.
+    ///
+    /// # Safety All of `ranges` is live memory.
     pub unsafe fn run(&self) {
         let (m, n, k) = (self.d.rows, self.d.columns, self.depth());
-        // SAFETY: the caller's promise, here and below.
+        // SAFETY: the caller guarantees it, here and below.
         let (mut a, mut b) = unsafe {
             (
                 self.a.dense(self.transpose_a),
@@ -254,7 +279,7 @@ impl Product {
             // SAFETY: as above.
             element.decode(&unsafe { pages::read(address, m * element.bytes()) })
         });
-        // A workspace holds nothing before and nothing after.
+        // The workspace is poisoned: it has no defined content before or after the product.
         // SAFETY: as above.
         unsafe { pages::write(self.workspace.0, &vec![POISON; self.workspace.1]) };
         let (mut sums, mut part) = (vec![0.0f32; m], vec![0.0f32; m]);

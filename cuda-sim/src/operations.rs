@@ -1,15 +1,16 @@
-//! How operations enter the queue, and how the host makes them leave it.
+//! How operations enter the queue, and how the host makes them run.
 
 use crate::code::Code;
 use crate::queue::OpId;
 use crate::run::Work;
 use crate::sim::{Sim, Stream, StreamKind, Task, number};
 
-/// More operations than this are not kept waiting, as the driver's own queues are bounded.
+/// The largest number of pending operations; the driver's own queues are bounded, too.
 const MAX_PENDING: usize = 4096;
 
 impl Sim {
-    /// Puts work on a stream; `also` is what it waits for beside the stream's own order.
+    /// Submits work to a stream; `also` is an operation for which it waits besides the stream's own
+    /// order.
     pub fn submit(&mut self, stream: u64, also: Option<OpId>, work: Work) -> Result<OpId, Code> {
         let Stream {
             context,
@@ -68,7 +69,7 @@ impl Sim {
             .collect()
     }
 
-    /// What must have run for a stream to be idle.
+    /// Returns the operations that must have run for a stream to be idle.
     pub fn tails(&self, stream: u64) -> Vec<OpId> {
         let Some(Stream {
             context,
@@ -90,6 +91,7 @@ impl Sim {
         tails
     }
 
+    /// Returns the pending operations of a context.
     pub fn pending_of(&self, context: u64) -> Vec<OpId> {
         self.queue
             .pending()
@@ -98,6 +100,7 @@ impl Sim {
             .collect()
     }
 
+    /// Removes a stream; its pending operations still run.
     pub fn forget_stream(&mut self, handle: u64) -> Result<(), Code> {
         let stream = self.streams.remove(&handle).ok_or(Code::INVALID_HANDLE)?;
         let pending = stream.tail.filter(|id| self.queue.is_pending(*id));
@@ -109,7 +112,8 @@ impl Sim {
         Ok(())
     }
 
-    /// The host waits for these operations. Whether a context was lost meanwhile is for the caller to look.
+    /// Makes the host wait for these operations. The caller must check whether a context was lost
+    /// meanwhile.
     pub fn wait(&mut self, targets: impl IntoIterator<Item = OpId>) {
         let needed = self.queue.needed(targets);
         if needed.is_empty() {
@@ -124,7 +128,8 @@ impl Sim {
         }
     }
 
-    /// The host asks without waiting; some of it may run. True if nothing is left.
+    /// Makes the host ask without waiting; some of the operations may run. Returns true if none is
+    /// pending.
     pub fn query(&mut self, targets: &[OpId]) -> bool {
         self.counters.queries += 1;
         for _ in 0..self.scheduler.progress() {
@@ -137,7 +142,7 @@ impl Sim {
         targets.iter().all(|id| !self.queue.is_pending(*id))
     }
 
-    /// Runs one ready operation; returns when it was over, in simulated microseconds.
+    /// Runs one ready operation; returns when it finished, in simulated microseconds.
     pub fn run(&mut self, id: OpId) -> f64 {
         let Some(op) = self.queue.take(id) else {
             return self.clock;
@@ -175,7 +180,7 @@ impl Sim {
         over
     }
 
-    /// An error that the context does not survive.
+    /// Loses a context by an error.
     pub fn lose(&mut self, context: u64, code: Code, message: &str) {
         let Some(lost) = self.contexts.get_mut(&context) else {
             return;

@@ -1,24 +1,30 @@
-//! Operations that are submitted and not yet run, as a graph: what an operation waits for is a set of earlier
-//! operations. A stream's order, an event's wait and the legacy NULL stream are all made of such edges, so that "any
-//! order the driver may take" is "any topological order".
+//! Operations that were submitted and have not run yet, as a graph: an operation waits for a set of
+//! earlier operations. A stream's order, the wait for an event and the legacy NULL stream are all
+//! made of such edges, so that "any order the driver may take" is "any topological order".
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-/// Grows with every submission, so the order of ids is the order of submission.
+/// The id of an operation. It grows with every submission, so the order of ids is the order of
+/// submission.
 pub type OpId = u64;
 
-/// One operation, and what the scheduler and the log want to know of it.
+/// One operation, with the data that the scheduler and the log need.
 pub struct Op<W> {
+    /// The operation's id.
     pub id: OpId,
+    /// The context that it belongs to.
     pub context: u64,
+    /// The stream that it was submitted to.
     pub stream: u64,
-    /// The simulated time, in microseconds, at which everything it waits for is over.
+    /// The simulated time, in microseconds, at which everything it waits for has finished.
     pub start: f64,
+    /// The work itself.
     pub work: W,
     unmet: BTreeSet<OpId>,
     dependents: Vec<OpId>,
 }
 
+/// The graph of pending operations.
 pub struct Queue<W> {
     pending: BTreeMap<OpId, Op<W>>,
     ready: BTreeSet<OpId>,
@@ -26,6 +32,7 @@ pub struct Queue<W> {
 }
 
 impl<W> Queue<W> {
+    /// Creates an empty queue.
     pub fn new() -> Self {
         Self {
             pending: BTreeMap::new(),
@@ -34,7 +41,8 @@ impl<W> Queue<W> {
         }
     }
 
-    /// `after`: ids of operations that must have run; those that have run already are no matter.
+    /// Adds an operation. `after` holds the ids of operations that must have run before it; ids of
+    /// operations that have already run are ignored.
     pub fn submit(
         &mut self,
         context: u64,
@@ -71,29 +79,32 @@ impl<W> Queue<W> {
         id
     }
 
+    /// Returns the number of pending operations.
     pub fn len(&self) -> usize {
         self.pending.len()
     }
 
+    /// Returns whether an operation is pending.
     pub fn is_pending(&self, id: OpId) -> bool {
         self.pending.contains_key(&id)
     }
 
-    /// Operations that may run now, oldest first.
+    /// Returns the operations that may run now, oldest first.
     pub fn ready(&self) -> impl Iterator<Item = &Op<W>> {
         self.ready.iter().filter_map(|id| self.pending.get(id))
     }
 
+    /// Returns all pending operations, oldest first.
     pub fn pending(&self) -> impl Iterator<Item = &Op<W>> {
         self.pending.values()
     }
 
-    /// The operation that has waited longest; it is always ready.
+    /// Returns the operation that has waited longest; it is always ready.
     pub fn oldest(&self) -> Option<OpId> {
         self.pending.keys().next().copied()
     }
 
-    /// Takes a ready operation out to run it; its dependents wait until `finish`.
+    /// Removes a ready operation to run it; its dependents wait until `finish`.
     pub fn take(&mut self, id: OpId) -> Option<Op<W>> {
         if !self.ready.remove(&id) {
             return None;
@@ -101,7 +112,7 @@ impl<W> Queue<W> {
         self.pending.remove(&id)
     }
 
-    /// `op` was taken and has run, and was over at `finish` (simulated time).
+    /// Records that `op`, which was taken, has run and finished at `finish` (simulated time).
     pub fn finish(&mut self, op: &Op<W>, finish: f64) {
         for dependent in &op.dependents {
             if let Some(next) = self.pending.get_mut(dependent) {
@@ -114,7 +125,7 @@ impl<W> Queue<W> {
         }
     }
 
-    /// `targets` and all they wait for, as far as pending.
+    /// Returns `targets` and all operations for which they wait, as far as these are pending.
     pub fn needed(&self, targets: impl IntoIterator<Item = OpId>) -> HashSet<OpId> {
         let mut needed = HashSet::new();
         let mut open: Vec<OpId> = targets.into_iter().collect();
@@ -128,7 +139,8 @@ impl<W> Queue<W> {
         needed
     }
 
-    /// Drops all operations of a context that was lost; whoever waits for them waits no more. Returns how many.
+    /// Drops all operations of a lost context; operations that waited for them no longer wait.
+    /// Returns the number of dropped operations.
     pub fn discard(&mut self, context: u64) -> usize {
         let ids: Vec<OpId> = self
             .pending

@@ -1,4 +1,4 @@
-//! What an operation does when its turn comes.
+//! The execution of operations.
 
 use std::fmt;
 
@@ -8,43 +8,62 @@ use crate::matmul::Product;
 use crate::memory::{Place, pages};
 use crate::sim::{Sim, number};
 
-/// Where the bytes of a copy come from.
+/// The source of a copy's bytes.
 pub enum Source {
-    /// Read when the copy runs.
+    /// Memory that is read when the copy runs.
     Address(usize),
-    /// Pageable memory, read when the copy was submitted.
+    /// Pageable memory, which was read when the copy was submitted.
     Staged(Vec<u8>),
 }
 
+/// The direction of a copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Direction {
+    /// From host memory to a device.
     ToDevice,
+    /// From a device to host memory.
     ToHost,
+    /// Within device memory.
     OnDevice,
 }
 
+/// The work of an operation.
 pub enum Work {
+    /// Copies bytes.
     Copy {
+        /// The direction.
         direction: Direction,
+        /// The source.
         source: Source,
+        /// The address of the target.
         target: usize,
+        /// The number of bytes.
         bytes: usize,
     },
+    /// Fills memory with a pattern.
     Fill {
+        /// The address of the target.
         target: usize,
+        /// The pattern.
         pattern: Vec<u8>,
+        /// The number of bytes.
         bytes: usize,
     },
+    /// Runs a kernel.
     Kernel(Box<Launch>),
+    /// Computes a product of cuBLASLt.
     Matmul(Box<Product>),
+    /// Records an event.
     Record {
+        /// The handle of the event.
         event: u64,
     },
+    /// Does nothing; only its place in the order counts.
     Wait,
 }
 
 impl Work {
-    /// A duration for events to measure. Plausible in size, and no more than that.
+    /// Returns a duration for events to measure. Only its order of magnitude is realistic.
     pub fn microseconds(&self) -> f64 {
         match self {
             Self::Copy {
@@ -81,10 +100,12 @@ impl fmt::Display for Work {
     }
 }
 
-/// What an operation can end with: the code that its context is lost with, and the reason.
+/// The result of an operation. An error holds the code with which its context is lost, and the
+/// reason.
 pub type Outcome = Result<(), (Code, String)>;
 
 impl Sim {
+    /// Runs the work of operation `id` on a device.
     pub fn perform(&mut self, work: &Work, id: u64, device: usize) -> Outcome {
         match work {
             Work::Record { .. } | Work::Wait => Ok(()),
@@ -99,16 +120,16 @@ impl Sim {
                 }
                 match source {
                     Source::Staged(data) => {
-                        // SAFETY: the target was just found live, and its size checked.
+                        // SAFETY: the target was just found live, and its size was checked.
                         unsafe { pages::write(*target, data) };
                     }
                     Source::Address(source) => {
                         if *direction != Direction::ToDevice {
                             self.still_live(*source, *bytes)?;
                         }
-                        // SAFETY: the device side was just found live; the host side is pinned memory, which
-                        // cannot be freed under a pending copy (cuMemFreeHost waits), or memory of a caller who is
-                        // waiting for this copy.
+                        // SAFETY: the device side was just found live. The host side is pinned
+                        // memory, which cannot be freed under a pending copy (cuMemFreeHost waits),
+                        // or memory of a caller who is waiting for this copy.
                         unsafe { pages::copy(*source, *target, *bytes) };
                     }
                 }
@@ -129,7 +150,7 @@ impl Sim {
                     .take(PART.min(*bytes))
                     .collect();
                 for from in (0..*bytes).step_by(PART) {
-                    // SAFETY: the target was just found live for as many bytes.
+                    // SAFETY: the target was just found live for all of these bytes.
                     unsafe { pages::write(*target + from, &data[..PART.min(bytes - from)]) };
                 }
                 Ok(())
@@ -165,7 +186,7 @@ impl Sim {
         }
     }
 
-    /// A range that was checked at submission may have been freed since.
+    /// Checks a range again: it was checked at submission, but may have been freed since.
     fn still_live(&mut self, address: usize, bytes: usize) -> Outcome {
         let found = self.findings.len();
         self.device_with(address, bytes).map(|_| ()).map_err(|_| {
@@ -174,7 +195,7 @@ impl Sim {
         })
     }
 
-    /// Beside what the operation says of itself: has it written beside an allocation?
+    /// Adds to the operation's own outcome a check whether it wrote outside of an allocation.
     fn undamaged(&mut self, device: usize, name: &str, outcome: Outcome) -> Outcome {
         outcome?;
         match self.devices[device]

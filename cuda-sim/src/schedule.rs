@@ -1,10 +1,13 @@
-//! Which ready operation runs next. Everything chosen here is an order that the driver may take.
+//! Chooses which ready operation runs next. Every choice here is an order that the driver may take.
 //!
-//! Seed 0 is the plain one: nothing runs before the host must know its result, and then in the order of submission.
-//! Any other seed mixes, because a missing fence shows in different orders:
-//! - each stream has a temper: lazy (runs only when the host needs it), eager (runs as soon as it is ready), or moody;
-//! - what the host needs is run in a random order, newest first, oldest first, or one stream far ahead of the others;
-//! - in between, operations that nobody asked for may run too.
+//! Seed 0 is the plain schedule: nothing runs before the host must know its result, and then
+//! operations run in the order of submission. Every other seed mixes several behaviours, because a
+//! missing fence shows in different orders:
+//! - each stream has a temper: lazy (runs only when the host needs it), eager (runs as soon as it
+//!   is ready), or moody;
+//! - the operations that the host needs run in a random order, newest first, oldest first, or with
+//!   one stream far ahead of the others;
+//! - in between, operations that the host does not need may run, too.
 
 use std::collections::{HashMap, HashSet};
 
@@ -26,16 +29,18 @@ enum Order {
     Stream(u64),
 }
 
+/// The scheduler.
 pub struct Scheduler {
     seed: u64,
     rng: Rng,
     tempers: HashMap<u64, Temper>,
     order: Order,
-    /// Chance in a hundred that an operation runs that the host did not ask for.
+    /// The probability, in %, that an operation runs that the host does not need.
     stray: u64,
 }
 
 impl Scheduler {
+    /// Creates the schedule of a seed.
     pub fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let stray = if seed == 0 {
@@ -52,10 +57,12 @@ impl Scheduler {
         }
     }
 
+    /// Returns the schedule's random numbers.
     pub fn rng(&mut self) -> &mut Rng {
         &mut self.rng
     }
 
+    /// Returns whether the blocks of a kernel run in a shuffled order.
     pub fn shuffles(&self) -> bool {
         self.seed != 0
     }
@@ -70,7 +77,7 @@ impl Scheduler {
         })
     }
 
-    /// The host comes to wait: a new order, and now and then new tempers.
+    /// Begins a wait of the host: chooses a new order, and sometimes new tempers.
     pub fn begin_wait<W>(&mut self, queue: &Queue<W>) {
         if self.seed == 0 {
             return;
@@ -93,7 +100,8 @@ impl Scheduler {
         };
     }
 
-    /// What runs next while the host waits for `needed`; `None` when nothing of it is left.
+    /// Returns the operation that runs next while the host waits for `needed`, or `None` if none of
+    /// `needed` is pending.
     pub fn next_needed<W>(&mut self, queue: &Queue<W>, needed: &HashSet<OpId>) -> Option<OpId> {
         let (wanted, others): (Vec<_>, Vec<_>) = queue
             .ready()
@@ -119,7 +127,8 @@ impl Scheduler {
         Some(chosen.0)
     }
 
-    /// What runs although the host waits for nothing: after each submission, until `None`.
+    /// Returns an operation that runs although the host waits for nothing. It is called after each
+    /// submission, until it returns `None`.
     pub fn next_unasked<W>(&mut self, queue: &Queue<W>) -> Option<OpId> {
         if self.seed == 0 {
             return None;
@@ -136,7 +145,7 @@ impl Scheduler {
         None
     }
 
-    /// How many of the operations that a query asks about make progress.
+    /// Returns how many operations a query lets run.
     pub fn progress(&mut self) -> usize {
         if self.seed == 0 { 1 } else { self.rng.below(3) }
     }

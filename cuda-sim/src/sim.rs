@@ -1,4 +1,4 @@
-//! The state behind the lock, and how operations enter the queue and leave it.
+//! The state behind the lock, and how operations enter and leave the queue.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,42 +16,60 @@ use crate::queue::{OpId, Queue};
 use crate::run::Work;
 use crate::schedule::Scheduler;
 
-/// Pinned memory; much more than a test asks for.
+/// The capacity of pinned memory, much more than a test needs.
 const HOST_CAPACITY: usize = 64 << 30;
 
+/// A device.
 pub struct Device {
+    /// Its memory.
     pub space: Space,
-    /// The primary context and how many times it is retained.
+    /// The primary context.
     pub primary: Option<u64>,
+    /// The number of times the primary context is retained.
     pub retained: usize,
 }
 
+/// A context.
 pub struct Context {
+    /// The index of its device.
     pub device: usize,
+    /// The handle of its legacy NULL stream.
     pub null_stream: u64,
-    /// The error that made it unusable.
+    /// The error that made the context unusable.
     pub lost: Option<Code>,
-    /// Last operations of blocking streams that were destroyed: the NULL stream waits for them still.
+    /// Last operations of blocking streams that were destroyed: the NULL stream still waits for
+    /// them.
     pub orphans: Vec<OpId>,
 }
 
+/// The kind of a stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum StreamKind {
+    /// The legacy NULL stream.
     Null,
+    /// A stream that the NULL stream fences.
     Blocking,
+    /// A stream that the NULL stream does not fence.
     NonBlocking,
 }
 
+/// A stream.
 pub struct Stream {
+    /// The context that it belongs to.
     pub context: u64,
+    /// Its kind.
     pub kind: StreamKind,
+    /// Its priority.
     pub priority: i32,
     /// The last operation submitted; it may have run.
     pub tail: Option<OpId>,
 }
 
+/// An event.
 pub struct Event {
+    /// The context that it belongs to.
     pub context: u64,
+    /// Whether it measures time.
     pub timing: bool,
     /// The most recent record.
     pub record: Option<OpId>,
@@ -59,64 +77,83 @@ pub struct Event {
     pub reached: Option<f64>,
 }
 
+/// A kernel function of a module.
 pub struct Function {
     pub module: u64,
+    /// The kernel.
     pub kernel: Kernel,
-    /// MAX_DYNAMIC_SHARED_SIZE_BYTES
+    /// The function's attribute MAX_DYNAMIC_SHARED_SIZE_BYTES.
     pub max_dynamic_shared: i32,
 }
 
-/// An operation in the queue, with what its error message needs.
+/// An operation in the queue, with the data that its error message needs.
 pub struct Task {
+    /// The work itself.
     pub work: Work,
-    /// The call that submitted it, and its number.
+    /// The call that submitted the operation.
     pub function: &'static str,
+    /// The number of that call.
     pub call: u64,
-    /// It fails with this when it runs: a fault that was ordered.
+    /// A planned fault: the operation fails with this code when it runs.
     pub planned: Option<Code>,
 }
 
-/// What a handle is called in the log: small, and in the order of creation.
+/// Returns the number of a handle for the log: a small number, in the order of creation.
 pub fn number(handle: u64) -> u64 {
     handle >> 4 & 0xFFFF_FFFF
 }
 
+/// The whole state of the simulator.
 pub struct Sim {
+    /// The settings.
     pub config: Config,
+    /// The counters.
     pub counters: Counters,
+    /// The log.
     pub log: Log,
+    /// The scheduler.
     pub scheduler: Scheduler,
+    /// The pending operations.
     pub queue: Queue<Task>,
+    /// Whether `cuInit` has been called.
     pub initialized: bool,
+    /// The devices.
     pub devices: Vec<Device>,
+    /// The contexts by handle.
     pub contexts: BTreeMap<u64, Context>,
+    /// The streams by handle.
     pub streams: BTreeMap<u64, Stream>,
+    /// The events by handle.
     pub events: BTreeMap<u64, Event>,
-    /// Context of each module.
+    /// The context of each module.
     pub modules: BTreeMap<u64, u64>,
+    /// The functions by handle.
     pub functions: BTreeMap<u64, Function>,
+    /// The objects of cuBLASLt by handle.
     pub lt: BTreeMap<u64, LtObject>,
+    /// Pinned host memory.
     pub host: Space,
-    /// Host memory that was pinned where it was: start, bytes.
+    /// Host memory that was registered in place: start, bytes.
     pub registered: BTreeMap<usize, usize>,
-    /// Kernels that a test brings along.
+    /// Kernels that a test has registered.
     pub extra_kernels: Vec<Kernel>,
-    /// What the simulator has found wrong, in words.
+    /// The simulator's findings, in words.
     pub findings: Vec<String>,
     handles: u64,
     fault: Option<Fault>,
-    /// Calls that the fault counts.
+    /// The number of calls that the fault has counted.
     fault_calls: u64,
-    /// For the operation that this call submits.
+    /// The fault planned for the operation that this call submits.
     pub planned: Option<Code>,
-    /// The call that runs now.
+    /// The call that is running.
     pub function: &'static str,
     note: String,
-    /// Up to when the host has waited, in simulated microseconds.
+    /// The time up to which the host has waited, in simulated microseconds.
     pub clock: f64,
 }
 
 impl Sim {
+    /// Creates the simulator's state.
     pub fn new(config: Config) -> Self {
         let devices = (0..config.devices)
             .map(|device| Self::device(device, config.memory))
@@ -163,8 +200,8 @@ impl Sim {
         }
     }
 
-    /// A new process, as it were. Address space, extra kernels and the numbering of handles go on: what was handed
-    /// out before stays invalid.
+    /// Starts over like a new process. Address space, extra kernels and the numbering of handles
+    /// continue, so that old addresses and handles stay invalid.
     pub fn reset(&mut self, config: Config) {
         self.host.reset(HOST_CAPACITY);
         for (index, device) in self.devices.iter_mut().enumerate() {
@@ -197,18 +234,21 @@ impl Sim {
 
     // ---- calls
 
+    /// Begins a call: counts it, and clears its note for the log.
     pub fn begin_call(&mut self, function: &'static str) {
         self.counters.calls += 1;
         self.function = function;
         self.note.clear();
     }
 
-    /// Adds to the line of this call in the log.
+    /// Adds text to the line of this call in the log.
     pub fn note(&mut self, text: std::fmt::Arguments) {
-        // Writing to a String does not fail.
+        // Writing to a String cannot fail.
         let _ = self.note.write_fmt(format_args!(" {text}"));
     }
 
+    /// Ends a call: runs operations that the schedule starts by itself, and writes the call's line
+    /// in the log.
     pub fn end_call(&mut self, function: &str, code: Code) {
         if self.planned.take().is_some() {
             self.find(format!(
@@ -228,7 +268,7 @@ impl Sim {
         self.log.line(line);
     }
 
-    /// Something wrong with the program above, or worth knowing.
+    /// Records a finding: something wrong with the program under test, or worth knowing.
     pub fn find(&mut self, text: String) {
         self.log.line(format!("finding: {text}"));
         self.findings.push(text);
@@ -236,13 +276,14 @@ impl Sim {
 
     // ---- faults
 
+    /// Plans a fault; its calls are counted from now on.
     pub fn set_fault(&mut self, fault: Option<Fault>) {
         self.fault = fault;
         self.fault_calls = 0;
         self.planned = None;
     }
 
-    /// The code that this call has to return, if a fault was ordered for it.
+    /// Returns the code that this call has to return, if a fault is planned for it.
     pub fn planned_fault(&mut self, function: &str) -> Option<Code> {
         let fault = self.fault.as_ref()?;
         if fault
@@ -277,12 +318,13 @@ impl Sim {
 
     // ---- handles
 
-    /// Never the same one twice; of no use as a pointer.
+    /// Returns a new handle. Handles are never reused, and are invalid as pointers.
     pub fn new_handle(&mut self) -> u64 {
         self.handles += 1;
         0x00C0_DE00_0000_0000 | (self.handles << 4)
     }
 
+    /// Fails if `cuInit` has not been called.
     pub fn ready(&self) -> Result<(), Code> {
         if self.initialized {
             Ok(())
@@ -291,7 +333,7 @@ impl Sim {
         }
     }
 
-    /// The thread's context, if it is usable.
+    /// Returns the thread's context, if it is usable.
     pub fn current(&self) -> Result<u64, Code> {
         self.ready()?;
         let context = with_contexts(|stack| stack.last().copied()).unwrap_or(0);
@@ -299,6 +341,7 @@ impl Sim {
         Ok(context)
     }
 
+    /// Fails if a context does not exist or is lost.
     pub fn usable(&self, context: u64) -> Result<(), Code> {
         match self.contexts.get(&context) {
             None => Err(Code::INVALID_CONTEXT),
@@ -309,6 +352,7 @@ impl Sim {
         }
     }
 
+    /// Returns the device of a context.
     pub fn device_of(&self, context: u64) -> Result<usize, Code> {
         self.contexts
             .get(&context)
@@ -316,7 +360,8 @@ impl Sim {
             .ok_or(Code::INVALID_CONTEXT)
     }
 
-    /// The stream of a handle: 0 and 1 are the legacy NULL stream of the thread's context.
+    /// Returns the stream of a handle: 0 and 1 stand for the legacy NULL stream of the thread's
+    /// context.
     pub fn stream_of(&mut self, handle: u64) -> Result<u64, Code> {
         const NULL: u64 = 0;
         const LEGACY: u64 = 1;
@@ -343,6 +388,7 @@ impl Sim {
         Ok(handle)
     }
 
+    /// Creates a stream.
     pub fn new_stream(&mut self, context: u64, kind: StreamKind, priority: i32) -> u64 {
         let handle = self.new_handle();
         self.streams.insert(
@@ -357,6 +403,7 @@ impl Sim {
         handle
     }
 
+    /// Returns the event of a handle.
     pub fn event_of(&self, handle: u64) -> Result<&Event, Code> {
         self.ready()?;
         let event = self.events.get(&handle).ok_or(Code::INVALID_HANDLE)?;
@@ -366,7 +413,7 @@ impl Sim {
 
     // ---- memory
 
-    /// The device on which a range is live memory.
+    /// Returns the device on which a range is live memory.
     pub fn device_with(&mut self, address: usize, bytes: usize) -> Result<usize, Code> {
         for index in 0..self.devices.len() {
             match self.devices[index].space.place(address, bytes) {
@@ -388,7 +435,8 @@ impl Sim {
         Err(Code::INVALID_VALUE)
     }
 
-    /// True if a range of host memory is pinned. Memory that was pinned and is not any more is an error.
+    /// Returns true if a range of host memory is pinned. Memory that was pinned earlier but no
+    /// longer is gives an error.
     pub fn is_pinned(&mut self, address: usize, bytes: usize) -> Result<bool, Code> {
         let spaces =
             std::iter::once(&self.host).chain(self.devices.iter().map(|device| &device.space));
@@ -412,6 +460,7 @@ impl Sim {
 
     // ---- contexts
 
+    /// Creates a context with its NULL stream.
     pub fn new_context(&mut self, device: usize) -> u64 {
         let handle = self.new_handle();
         let null_stream = self.new_stream(handle, StreamKind::Null, 0);
@@ -427,7 +476,7 @@ impl Sim {
         handle
     }
 
-    /// Ends a context with all that belongs to it.
+    /// Destroys a context with everything that belongs to it.
     pub fn destroy_context(&mut self, handle: u64) {
         self.wait(self.pending_of(handle));
         let Some(context) = self.contexts.remove(&handle) else {
@@ -450,7 +499,7 @@ impl Sim {
             .retain(|_, function| modules.contains_key(&function.module));
     }
 
-    /// The counters, with the gauges read off.
+    /// Returns the counters, with the current values of the gauges.
     pub fn read_counters(&self) -> Counters {
         let nulls = self.contexts.len();
         Counters {

@@ -4,7 +4,7 @@ use seqstream::gpu::driver;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// The simulated driver, beside the program that cargo built.
+/// Returns the path of the simulated driver, beside the program that cargo built.
 fn simulated() -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;
     let library = "libseqstream_cuda_sim.so";
@@ -13,8 +13,8 @@ fn simulated() -> Option<PathBuf> {
     places.into_iter().find(|path| path.is_file())
 }
 
-/// Returns where the driver has a device. Where it has none, runs this program again on the
-/// simulated driver, and ends with the exit code of that run.
+/// Returns if the driver has a device. Otherwise, runs this program again on the simulated driver,
+/// and exits with the exit code of that run.
 pub fn real_or_simulated() {
     match driver::devices() {
         Ok(devices) if !devices.is_empty() => {

@@ -1,7 +1,7 @@
-//! What a model holds to, whatever computes it: the same bodies for the CPU (`golden_states.rs`, `invariance.rs`), and for
-//! simulated and real devices (`cuda_models.rs`).
+//! Properties of a model, whatever device computes it: the same test bodies for the CPU
+//! (`golden_states.rs`, `invariance.rs`), and for simulated and real devices (`cuda_models.rs`).
 #![allow(dead_code)]
-#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 use std::path::Path;
 
@@ -11,8 +11,9 @@ use seqstream::model::{Embedder, Pool, Request};
 
 use crate::golden_support::{Golden, Reference, errors};
 
-/// A model against a golden file: for each sequence, norm(out - reference) / norm(reference) of its token states and of its
-/// means is no larger than `bar` of what Hugging Face's own f32 run is off by. Prints all of it, and gives what is over.
+/// Compares a model with a golden file: for each sequence, norm(out - reference) / norm(reference)
+/// of its token states and of its means is at most `bar` of the error of Hugging Face's own f32
+/// run. Prints all errors, and returns a message for each error over the bar.
 pub fn faithful(
     on: &str,
     file: &Path,
@@ -39,8 +40,8 @@ pub fn faithful(
     over
 }
 
-/// Small models of both kinds, each by kind, width, heads and intermediate width: heads of 16, 24, 64 and 32 columns, and
-/// intermediate widths of more than one block of the CPU's K.
+/// Small models of both kinds, each by kind, width, heads and intermediate width. Heads have 16,
+/// 24, 64 and 32 columns, and intermediate widths are more than one block of the CPU's K.
 pub const ESM2_HEAD_16: ModelConfig = config(ModelKind::Esm2, 80, 5, 320);
 pub const ESM2_HEAD_24: ModelConfig = config(ModelKind::Esm2, 96, 4, 600);
 pub const ESM2_HEAD_64: ModelConfig = config(ModelKind::Esm2, 192, 3, 1096);
@@ -62,7 +63,7 @@ const fn config(kind: ModelKind, hidden: usize, heads: usize, intermediate: usiz
     }
 }
 
-/// What [`bits`] asks of a model.
+/// The request that [`bits`] makes.
 pub fn request(model: &dyn Embedder) -> Request {
     Request {
         layers: vec![1, model.config().layers],
@@ -71,7 +72,8 @@ pub fn request(model: &dyn Embedder) -> Request {
     }
 }
 
-/// The bits of the first layer's and the last layer's mean and token states, a list a sequence; all sequences in one batch.
+/// Returns the bits of the first and the last layer's mean and token states, one list per sequence,
+/// with all sequences in one batch.
 pub fn bits(model: &mut dyn Embedder, sequences: &[&Vec<u32>]) -> Vec<Vec<u32>> {
     let (d, request) = (model.config().hidden, request(model));
     let mut batch = PackedBatch::new();
@@ -88,7 +90,7 @@ pub fn bits(model: &mut dyn Embedder, sequences: &[&Vec<u32>]) -> Vec<Vec<u32>> 
     (0..batch.len()).map(of).collect()
 }
 
-/// [`bits`] of each sequence alone.
+/// Returns the [`bits`] of each sequence alone.
 pub fn alone(model: &mut dyn Embedder, sequences: &[Vec<u32>]) -> Vec<Vec<u32>> {
     let alone = sequences.iter().map(|s| bits(model, &[s]).remove(0));
     let alone: Vec<_> = alone.collect();
@@ -97,8 +99,8 @@ pub fn alone(model: &mut dyn Embedder, sequences: &[Vec<u32>]) -> Vec<Vec<u32>> 
     alone
 }
 
-/// Each sequence has the bits that it has alone: among all, rotated by `shift` and in reverse, and among those before and
-/// after `cut`.
+/// Checks that each sequence has the same bits as alone: among all sequences, rotated by `shift`
+/// and in reverse, and among the sequences before and after `cut`.
 pub fn same_among_others(
     on: &str,
     model: &mut dyn Embedder,
@@ -123,14 +125,14 @@ pub fn same_among_others(
     }
 }
 
-/// What is asked for beside a representation changes no bit of it: each layer alone, means with and
-/// without token states, and states without means. And `cls` is the first row. `sequences` are one
-/// batch.
+/// Checks that a representation's bits do not depend on other requested outputs: each layer alone,
+/// means with and without token states, and states without means. It also checks that `cls` is the
+/// first row. `sequences` are one batch.
 pub fn same_whatever_is_asked_for(on: &str, model: &mut dyn Embedder, sequences: &[Vec<u32>]) {
     let mut batch = PackedBatch::new();
     sequences.iter().for_each(|s| batch.push(s));
     let d = model.config().hidden;
-    // The first layer is not the last one, whose LayerNorm some models have and others have not.
+    // The first layer differs from the last one, whose LayerNorm only some models have.
     let layers = [1, model.config().layers];
     assert!(layers[0] < layers[1]);
     let mut embed = |layers: &[usize], pool, per_token| {

@@ -1,4 +1,4 @@
-//! What a job promises wherever it computes: bodies of tests, for the CPU and for simulated devices.
+//! The guarantees of a job on any device: bodies of tests, for the CPU and for simulated devices.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -51,7 +51,8 @@ pub fn shares_merge_to_the_whole(place: &Place) {
     );
 }
 
-/// The row of a sequence in windows is the mean of the windows' own rows, weighted by their residues.
+/// Checks that the row of a sequence in windows is the mean of the windows' own rows, weighted by
+/// their residues.
 pub fn windows_are_averaged_by_their_residues(place: &Place) {
     let long: String = (0..45)
         .map(|j| char::from(b"ACDEFGHIKLMNPQRSTVWY"[j * j % 19]))
@@ -65,7 +66,7 @@ pub fn windows_are_averaged_by_their_residues(place: &Place) {
     let options = "--max-length 20 --long window --stride 15";
     let summary = place.embed_ok("windows", options);
     assert_eq!(summary["counts"]["windowed"], 1);
-    // What is 20 long is not cut; a budget of one window at a time changes nothing.
+    // A sequence of 20 residues is not cut; a budget of one window at a time changes nothing.
     place.embed_ok("narrow", &format!("{options} --token-budget 1"));
     assert_same(&place.path("windows"), &place.path("narrow"));
     let windows = [&long[..20], &long[15..35], &long[30..]];
@@ -107,7 +108,7 @@ pub fn a_pipe_is_an_input_too(place: &Place) {
     );
 }
 
-/// Leaves the rows of two sequences, layers 2 and 0, in `out`.
+/// Writes the rows of two sequences, layers 2 and 0, to `out`.
 pub fn dnabert_reads_its_own_tokenizer(place: &Place) {
     std::fs::remove_dir_all(place.path("model")).unwrap();
     place.model("model", ModelConfig::dnabert(2, 32, 4), 1);
@@ -143,7 +144,7 @@ pub fn sigterm_finishes_the_shard_in_hand_and_says_how_to_resume(place: &Place, 
             .all(|n| !n.contains(".partial"))
     );
     assert!(!place.path("out/manifest.json").exists());
-    // Exactly what it says is what brings it to its end.
+    // Following exactly the hint brings the job to its end.
     let again = text
         .lines()
         .find_map(|l| l.split_once("to go on: "))

@@ -1,4 +1,4 @@
-//! The program itself, on small random models and made-up sequences.
+//! The program itself, run on small random models and made-up sequences.
 #![allow(dead_code)]
 
 pub mod jobs;
@@ -14,14 +14,14 @@ use seqstream::architecture::ModelConfig;
 use seqstream::dtype::DType;
 use seqstream::weights::random::write_random;
 
-/// The program.
+/// Returns a command that runs the program.
 pub fn seqstream() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_seqstream"));
     command.stdin(Stdio::null()).env_remove("NO_COLOR");
     command
 }
 
-/// A directory with a model and sequences in it, and where its jobs compute.
+/// A directory with a model and sequences in it, and the devices on which its jobs compute.
 pub struct Place {
     dir: tempfile::TempDir,
     device: Option<&'static str>,
@@ -29,7 +29,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// An ESM-2 of two layers, and `n` proteins in `in.fa`.
+    /// Makes a place with an ESM-2 of two layers, and `n` proteins in `in.fa`.
     pub fn new(n: usize) -> Self {
         let place = Self {
             dir: tempfile::tempdir().unwrap(),
@@ -41,7 +41,8 @@ impl Place {
         place
     }
 
-    /// The same, and its jobs compute on so many devices of a driver; `library` is cuBLASLt too.
+    /// Lets the place's jobs compute on this many devices of a driver; `library` is also used as
+    /// cuBLASLt.
     pub fn on_cuda(self, library: &Path, devices: u32) -> Self {
         let mut place = self.on_gpus();
         place.environment.extend([
@@ -52,7 +53,7 @@ impl Place {
         place
     }
 
-    /// The same, and its jobs compute on all GPUs of this machine.
+    /// Lets the place's jobs compute on all GPUs of this machine.
     pub fn on_gpus(mut self) -> Self {
         self.device = Some("cuda");
         self.environment = vec![("SEQSTREAM_CACHE", self.path("cache").into())];
@@ -88,7 +89,7 @@ impl Place {
         std::fs::write(path, bytes).unwrap();
     }
 
-    /// A command, run in this directory, that finds the devices of this place.
+    /// Returns a command, run in this directory, that finds the devices of this place.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command.stdin(Stdio::null()).env_remove("NO_COLOR");
@@ -97,12 +98,12 @@ impl Place {
         command
     }
 
-    /// `seqstream embed in.fa --model model --out OUT OPTIONS`, run in this directory.
+    /// Returns `seqstream embed in.fa --model model --out OUT OPTIONS`, run in this directory.
     pub fn embed(&self, out: &str, options: &str) -> Command {
         self.embed_from("in.fa", out, options)
     }
 
-    /// The same, of another input.
+    /// Like `embed`, for another input.
     pub fn embed_from(&self, input: &str, out: &str, options: &str) -> Command {
         let mut command = self.command(env!("CARGO_BIN_EXE_seqstream"));
         command.args(["embed", input, "--model", "model", "--out", out]);
@@ -121,7 +122,7 @@ impl Place {
         command
     }
 
-    /// Runs it, which must succeed; the JSON summary.
+    /// Runs `embed`, which must succeed; returns the JSON summary.
     #[track_caller]
     pub fn embed_ok(&self, out: &str, options: &str) -> serde_json::Value {
         let output = self.embed(out, options).arg("--json").output().unwrap();
@@ -129,14 +130,15 @@ impl Place {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// Runs it, which must fail with this code and say these things, the last line being a hint.
+    /// Runs `embed`, which must fail with this code and print these texts, with a hint as the last
+    /// line.
     #[track_caller]
     pub fn embed_fails(&self, out: &str, options: &str, code: i32, says: &[&str]) {
         fails(self.embed(out, options), code, says);
     }
 }
 
-/// Runs a command that must fail with this code, say these things, and give a hint.
+/// Runs a command that must fail with this code, print these texts, and give a hint.
 #[track_caller]
 pub fn fails(mut command: Command, code: i32, says: &[&str]) {
     let output = command.output().unwrap();
@@ -153,7 +155,7 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Waits until `path` is there; the child must not end before.
+/// Waits until `path` exists; the child must not end before.
 #[track_caller]
 pub fn wait_for(path: &Path, child: &mut Child) {
     wait_until(&path.display().to_string(), child, || path.exists());
@@ -162,7 +164,7 @@ pub fn wait_for(path: &Path, child: &mut Child) {
 /// Waits until `there` says that `what` is there; the child must not end before.
 #[track_caller]
 pub fn wait_until(what: &str, child: &mut Child, there: impl Fn() -> bool) {
-    // Far beyond what it takes, so that a hang is a failure and not a hang.
+    // The deadline is much longer than needed; it turns a hang into a failure.
     let deadline = Instant::now() + Duration::from_secs(120);
     while !there() {
         assert!(Instant::now() < deadline, "{what} does not come");
@@ -174,7 +176,7 @@ pub fn wait_until(what: &str, child: &mut Child, there: impl Fn() -> bool) {
     }
 }
 
-/// Where a job is writing a shard, or has left it unfinished.
+/// Returns the directory in which a job is writing a shard, or has left it unfinished.
 pub fn partial(out: &Path, block: u64) -> Option<PathBuf> {
     let begins = format!(".shard-{block:06}.");
     // Before the job has begun there is no such directory.
@@ -191,7 +193,7 @@ pub fn signal(child: &Child, name: &str) {
     assert!(status.unwrap().success());
 }
 
-/// `n` proteins of lengths 20 to 120.
+/// Returns `n` proteins of lengths 20 to 120.
 pub fn fasta(n: usize) -> String {
     let mut text = String::new();
     for i in 0..n {
@@ -204,7 +206,7 @@ pub fn fasta(n: usize) -> String {
     text
 }
 
-/// Every file below `dir`, by its path.
+/// Returns every file below `dir`, by its path.
 pub fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     fn walk(dir: &Path, prefix: &str, into: &mut BTreeMap<String, Vec<u8>>) {
         for entry in std::fs::read_dir(dir).unwrap() {
@@ -228,7 +230,7 @@ pub fn floats(bytes: &[u8]) -> Vec<f32> {
         .collect()
 }
 
-/// The pooled rows of a layer, all shards in order.
+/// Returns the pooled rows of a layer, all shards in order.
 pub fn rows(out: &Path, layer: usize) -> Vec<f32> {
     let name = format!("layer_{layer}.npy");
     let mut all = Vec::new();
@@ -241,7 +243,7 @@ pub fn rows(out: &Path, layer: usize) -> Vec<f32> {
     all
 }
 
-/// The states of a layer's tokens, all shards in order.
+/// Returns the states of a layer's tokens, all shards in order.
 pub fn states(out: &Path, layer: usize) -> Vec<f32> {
     let name = format!("layer_{layer}.safetensors");
     let mut all = Vec::new();
@@ -265,7 +267,7 @@ pub fn assert_same(a: &Path, b: &Path) {
     }
 }
 
-/// When and as what each file of a finished shard was written.
+/// Returns the modification time and the identity of each file of a finished shard.
 #[cfg(unix)]
 pub fn written(out: &Path) -> BTreeMap<String, (u64, i64, i64)> {
     use std::os::unix::fs::MetadataExt;

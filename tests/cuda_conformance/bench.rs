@@ -1,4 +1,4 @@
-//! Launches one conformance kernel: inputs up, output poisoned, output down.
+//! Launches one conformance kernel: copies the inputs, poisons the output, and reads the output.
 
 use seqstream::gpu::driver::{
     Arena, DriverError, Element, Fence, PinnedBuffer, Region, Swizzle, Tensor, TensorMap, devices,
@@ -7,7 +7,7 @@ use seqstream::gpu::driver::{
 use crate::cuda_support::gpu::{Gpu, gpu};
 use crate::cuda_support::real::not_run;
 
-/// As `kernels/conformance.cu` has it.
+/// The same struct as in `kernels/conformance.cu`.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Default)]
 struct Params {
@@ -18,30 +18,31 @@ struct Params {
 }
 const _: () = assert!(size_of::<Params>() == 320);
 
-/// A device, or the simulated one.
+/// A real or simulated device.
 pub struct Bench(Gpu);
 
-/// What one launch gets.
+/// The inputs of one launch.
 #[derive(Default)]
 pub struct Launch<'a> {
     pub name: &'a str,
     pub threads: u32,
     pub shared: u32,
     pub inputs: [&'a [u8]; 3],
-    /// Of the first and second input.
+    /// The tensors of the first and second input.
     pub tensors: [Option<Tensor<'a>>; 2],
     pub n: [u32; 8],
-    /// Bytes of the output, and what they hold before.
+    /// The initial bytes of the output.
     pub output: Vec<u8>,
 }
 
 impl Bench {
-    /// With `seed` as the simulated schedule; `None` where there is no device, which has been said.
+    /// Opens the device, with `seed` as the simulated schedule. Returns `None`, after a message, if
+    /// there is no device.
     pub fn new(seed: u64) -> Option<Self> {
         gpu(seed).map(Self)
     }
 
-    /// One with the instructions of sm_90a.
+    /// Opens a device with the instructions of sm_90a.
     pub fn hopper(seed: u64) -> Option<Self> {
         let bench = Self::new(seed)?;
         if devices().unwrap()[0].capability != (9, 0) {
@@ -73,7 +74,7 @@ impl Bench {
             }
             if let Some(Some(tensor)) = launch.tensors.get(i) {
                 let map = TensorMap::new(&region, 0, tensor)?;
-                // SAFETY: both are 128 bytes without a meaning of their own.
+                // SAFETY: both types are 128 bytes without a meaning of their own.
                 params.maps[i] = unsafe { std::mem::transmute::<TensorMap, [u64; 16]>(map) };
             }
             regions.push(region);
@@ -83,7 +84,8 @@ impl Bench {
         let function = self.0.function("conformance", launch.name, launch.shared);
         let down = PinnedBuffer::new(&self.0.context, launch.output.len())?;
         let fence = Fence::new(&self.0.context)?;
-        // SAFETY: the kernels of conformance.cu take this struct; all memory lives until the fence is passed.
+        // SAFETY: the kernels of conformance.cu take this struct; all memory lives until the fence
+        // is passed.
         unsafe {
             let block = [launch.threads, 1, 1];
             self.0
@@ -102,7 +104,8 @@ impl Bench {
         let region = arena.take("an operand", bytes.len().max(1))?;
         let mut up = PinnedBuffer::new(&self.0.context, bytes.len())?;
         let fence = Fence::new(&self.0.context)?;
-        // SAFETY: nothing else uses the buffer or the region; the fence is passed before either is let go.
+        // SAFETY: nothing else uses the buffer or the region; the fence is passed before either is
+        // freed.
         unsafe {
             up.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
             if !bytes.is_empty() {
@@ -115,7 +118,7 @@ impl Bench {
     }
 }
 
-/// A dense tensor of 16-bit elements, and its box.
+/// Makes a dense tensor of 16-bit elements, and its box.
 pub fn tensor<'a>(
     dims: &'a [u64],
     strides: &'a [u64],
@@ -158,12 +161,12 @@ pub fn halves(bytes: &[u8]) -> Vec<u16> {
         .collect()
 }
 
-/// Output that no kernel writes: NaN in every format.
+/// Returns bytes that no kernel writes: NaN in every format.
 pub fn poison(bytes: usize) -> Vec<u8> {
     vec![0xff; bytes]
 }
 
-/// 16-bit numbers.
+/// The formats of 16-bit numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Half {
     F16,
@@ -190,7 +193,7 @@ impl Half {
     }
 }
 
-/// Integers of -4 to 4, scattered.
+/// Returns scattered integers from -4 to 4.
 pub fn small(index: usize, salt: usize) -> f32 {
     let mixed = (index * 2_654_435_761 + salt * 40_503 + 12_345) & 0xffff_ffff;
     ((mixed >> 13) % 9) as f32 - 4.0

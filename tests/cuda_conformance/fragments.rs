@@ -1,10 +1,10 @@
-//! ldmatrix, stmatrix, mma.sync, cp.async: which lane has which element.
+//! ldmatrix, stmatrix, mma.sync and cp.async: the elements that each lane holds.
 
 use crate::bench::{
     Bench, Half, Launch, bytes_f32, bytes16, bytes32, floats, halves, poison, small, words,
 };
 
-/// PTX ISA, ldmatrix: thread l has row l / 4, columns 2 (l % 4) and the next, of each matrix.
+/// PTX ISA, ldmatrix: thread l holds row l / 4, columns 2 (l % 4) and the next, of each matrix.
 #[test]
 fn ldmatrix_in_four_forms() {
     let Some(bench) = Bench::new(1) else {
@@ -82,7 +82,8 @@ fn stmatrix_is_ldmatrix_the_other_way() {
     }
 }
 
-/// PTX ISA, the fragments of mma.m16n8k16 and m16n8k8: rows and columns by group (l / 4) and thread in group (l % 4).
+/// PTX ISA, the fragments of mma.m16n8k16 and m16n8k8: rows and columns by group (l / 4) and thread
+/// in group (l % 4).
 #[test]
 fn mma_fragments() {
     let Some(bench) = Bench::new(3) else {

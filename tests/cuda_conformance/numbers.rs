@@ -2,7 +2,7 @@
 
 use crate::bench::{Bench, Half, Launch, bytes_f32, floats, poison, words};
 
-/// ex2.approx.ftz.f32: within 2 ulp; subnormal numbers are 0 on both sides.
+/// ex2.approx.ftz.f32 is within 2 ulp; subnormal numbers become 0 both as input and as result.
 #[test]
 fn powers_of_two() {
     let Some(bench) = Bench::new(5) else {
@@ -42,14 +42,15 @@ fn powers_of_two() {
     }
 }
 
-/// To the nearest, ties to even; NaN is 0x7fff.
+/// Conversions round to nearest, ties to even; NaN becomes 0x7fff.
 #[test]
 fn conversions_to_sixteen_bits() {
     let Some(bench) = Bench::new(6) else {
         return;
     };
     let mut inputs = Vec::new();
-    // All exponents and signs, mantissas around the ties of both formats, subnormal results included.
+    // All exponents and signs, and mantissas around the ties of both formats, including subnormal
+    // results.
     for high in 0..512u32 {
         for low in [
             0u32, 1, 0x0fff, 0x1000, 0x1001, 0x2fff, 0x3000, 0x3001, 0x7fff, 0x8000, 0x8001,
@@ -119,7 +120,7 @@ fn shuffles_and_votes() {
             value(if lane % 8 + 2 < 8 { lane + 2 } else { lane }),
             0x4924_9249,
             1,
-            // An index past a segment of 16 wraps in it.
+            // An index past a segment of 16 wraps around within it.
             value(if lane < 16 {
                 (lane + 1) % 16
             } else {

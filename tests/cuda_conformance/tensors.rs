@@ -1,10 +1,10 @@
-//! Tensor copies: boxes, swizzles, what lies outside.
+//! Tensor copies: boxes, swizzles, and parts outside of the tensor.
 
 use crate::bench::{Bench, Launch, bytes16, halves, poison, tensor};
 use seqstream::gpu::driver::{DriverError, Element, Swizzle, Tensor};
 
-/// Where a swizzle puts the byte at `offset` of a box: CUDA's documentation draws it as XOR of the number of the unit
-/// of 16 bytes with that of the line of 128.
+/// Returns where a swizzle puts the byte at `offset` of a box: CUDA's documentation draws it as the
+/// number of the 16-byte unit XOR the number of the 128-byte line.
 fn swizzled(offset: usize, swizzle: Swizzle) -> usize {
     let (line, unit) = (offset / 128, offset / 16 % 8);
     let mask = match swizzle {
@@ -23,7 +23,7 @@ fn matrix() -> Vec<u16> {
     (0..ROWS * 112).map(|i| i as u16 + 1).collect()
 }
 
-/// And boxes of how many columns.
+/// The swizzles, and the number of columns of their boxes.
 const SWIZZLES: [(Swizzle, usize); 5] = [
     (Swizzle::None, 16),
     (Swizzle::None, 64),
@@ -32,7 +32,7 @@ const SWIZZLES: [(Swizzle, usize); 5] = [
     (Swizzle::Bytes128, 64),
 ];
 
-/// A box of 24 rows at a corner, columns first.
+/// Copies a box of 24 rows at a corner, columns first.
 fn copy_box(
     bench: &Bench,
     (swizzle, width): (Swizzle, usize),
@@ -59,7 +59,7 @@ fn copy_box(
     output.map(|bytes| halves(&bytes))
 }
 
-/// Boxes of every swizzle at these corners.
+/// Tests boxes of every swizzle at these corners.
 fn boxes_of_a_matrix(seed: u64, corners: &[(i32, i32)]) {
     let Some(bench) = Bench::hopper(seed) else {
         return;
@@ -94,8 +94,8 @@ fn boxes_of_a_matrix_inside_and_over_its_edges() {
     boxes_of_a_matrix(8, &[(0, 0), (8, 5), (64, 30), (96, 39), (-8, -3)]);
 }
 
-/// A box has to begin at a multiple of 16 bytes of a row. It kills the device's context, so each is tried in a process
-/// of its own, which is this test again.
+/// A box must begin at a multiple of 16 bytes of a row. A violation loses the device's context, so
+/// each one is tried in its own process, which runs this test again.
 #[test]
 fn boxes_at_other_columns_are_illegal_instructions() {
     const CASE: &str = "SEQSTREAM_TEST_BOX";
@@ -150,7 +150,7 @@ fn boxes_of_three_dimensions() {
     let Some(bench) = Bench::hopper(9) else {
         return;
     };
-    // [5, 6, 64]; boxes of [2, 3, 64] of 16 bits, and of [2, 3, 32] of 32 bits.
+    // The tensor is [5, 6, 64]; boxes are [2, 3, 64] of 16 bits, and [2, 3, 32] of 32 bits.
     let values: Vec<u16> = (0..5 * 6 * 64).map(|i| i as u16 + 1).collect();
     let input = bytes16(&values);
     for (element, size) in [(Element::F16, 2usize), (Element::F32, 4)] {

@@ -1,4 +1,4 @@
-//! wgmma: descriptors, layouts in shared memory, fragments; and a whole pipeline.
+//! wgmma: descriptors, layouts in shared memory, fragments, and a whole pipeline.
 
 use crate::bench::{
     Bench, Half, Launch, bytes_f32, bytes16, bytes32, floats, poison, small, tensor,
@@ -7,20 +7,21 @@ use seqstream::gpu::driver::Swizzle;
 
 const M: usize = 64;
 
-/// An operand in shared memory: where its elements are, and what a descriptor says of it.
+/// The layout of an operand in shared memory: the positions of its elements, and its descriptor.
 struct Layout {
-    /// Of the swizzle: 128, 64, 32, or 0.
+    /// The span of the swizzle in bytes: 128, 64, 32, or 0.
     span: usize,
     leading: usize,
     stride: usize,
-    /// From 16 K's to the next.
+    /// The bytes from one group of 16 columns of K to the next.
     step: usize,
-    /// Whether rows are K's.
+    /// Whether the rows in memory are rows of K.
     mn_major: bool,
 }
 
 impl Layout {
-    /// [rows, k] with each row's K's in one span; without swizzle, matrices of 8 rows and 16 bytes.
+    /// A layout `[rows, k]` with the K elements of each row in one span; without swizzle, matrices
+    /// of 8 rows and 16 bytes.
     fn k_major(span: usize, k: usize) -> Self {
         let dense = span == 0;
         Self {
@@ -32,7 +33,7 @@ impl Layout {
         }
     }
 
-    /// [k, rows] in spans of rows.
+    /// A layout `[k, rows]` in spans of rows.
     fn mn_major(span: usize, k: usize) -> Self {
         Self {
             span,
@@ -43,7 +44,7 @@ impl Layout {
         }
     }
 
-    /// The byte of an element, as the PTX ISA's canonical layouts put it.
+    /// Returns the byte offset of an element in the PTX ISA's canonical layouts.
     fn place(&self, row: usize, k: usize) -> usize {
         let plain = if self.span == 0 {
             row / 8 * self.stride + k / 8 * self.leading + row % 8 * 16 + k % 8 * 2
@@ -59,13 +60,13 @@ impl Layout {
         if self.span == 0 {
             return plain;
         }
-        // The unit of 16 bytes, XOR the line of 128.
+        // The 16-byte unit, XOR the 128-byte line.
         plain ^ ((plain / 128 % (self.span / 16)) * 16)
     }
 }
 
-/// A product of K = 16 `steps`; checks all sums.
-#[allow(clippy::too_many_arguments)] // what a product is made of
+/// Computes a product of `steps` steps of K = 16, and checks all sums.
+#[allow(clippy::too_many_arguments)] // the parts of a product
 fn check(
     bench: &Bench,
     format: Half,
@@ -85,7 +86,7 @@ fn check(
     } else {
         Layout::k_major(span, k)
     };
-    // What no element is put to is NaN, so that reading it shows.
+    // Bytes without an element are NaN, so that reading them shows.
     let mut image = vec![0xffffu16; 32768 / 2 + n.next_multiple_of(64) * 64];
     for k in 0..k {
         for row in 0..M {
@@ -95,7 +96,7 @@ fn check(
             image[(32768 + b_layout.place(row, k)) / 2] = format.bits(b(row, k));
         }
     }
-    // For each step and thread, A as mma.m16n8k16 has it, of the 16 rows of the warp.
+    // For each step and thread, A in the layout of mma.m16n8k16, of the 16 rows of the warp.
     let mut a_registers = Vec::new();
     for step in 0..steps {
         for thread in 0..128 {
@@ -188,7 +189,7 @@ fn other_swizzles_and_none() {
     }
 }
 
-/// `scale_d` of 0: the registers' old contents do not count.
+/// With `scale_d` of 0 the registers' old contents do not count.
 #[test]
 fn sums_that_begin_at_zero() {
     let Some(bench) = Bench::hopper(12) else {
@@ -207,7 +208,7 @@ fn a_pipeline_of_copies_and_products() {
         for k in [64usize, 100, 300] {
             let a = |row: usize, k: usize| small(row * 300 + k, 7);
             let b = |k: usize, column: usize| small(k * 128 + column, 8);
-            // A [64, k] at a pitch of a multiple of 8; B [k, 128]. What is past K is 0 by the copy.
+            // A is [64, k] at a pitch of a multiple of 8; B is [k, 128]. The copy gives 0 past K.
             let pitch = k.next_multiple_of(8);
             let mut a_image = vec![0xffffu16; 64 * pitch];
             for row in 0..64 {

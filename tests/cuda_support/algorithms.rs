@@ -1,17 +1,17 @@
-//! Tables of GEMM algorithms that somebody has changed.
-#![allow(dead_code)] // not every program uses all of it
+//! Tables of GEMM algorithms that were changed.
+#![allow(dead_code)] // not every test program uses all of it
 
 use serde_json::Value;
 use std::ops::Range;
 
-/// Where in a table as text the first algorithm's second word stands: its place in the simulator's list
-/// (cuda-sim/src/cublaslt_algorithms.rs).
+/// Returns the position of the first algorithm's second word in a table as text: the algorithm's
+/// index in the simulator's list (cuda-sim/src/cublaslt_algorithms.rs).
 pub fn place_in(json: &str) -> Range<usize> {
     let digits = json.find("\"algorithm\": \"").unwrap() + 14;
     digits + 16..digits + 32
 }
 
-/// The table with the digest that belongs to its content, as a careful forger makes it.
+/// Returns the table with the digest that matches its content, as a careful forger would make it.
 pub fn sealed(json: &str) -> String {
     let mut value: Value = serde_json::from_str(json).unwrap();
     let table = value["table"].to_string();
@@ -19,7 +19,8 @@ pub fn sealed(json: &str) -> String {
     format!("{value:#}\n")
 }
 
-/// The table with another algorithm for every product: one that may be used as well, and that timing would not choose.
+/// Returns the table with another algorithm for every product: an algorithm that may be used as
+/// well, but that timing would not choose.
 pub fn with_others(json: &str) -> String {
     let mut value: Value = serde_json::from_str(json).unwrap();
     let products = value["table"]["products"].as_object_mut().unwrap();
@@ -36,7 +37,7 @@ pub fn with_others(json: &str) -> String {
     sealed(&value.to_string())
 }
 
-/// The table without one of its products.
+/// Returns the table without one of its products.
 pub fn without_one(json: &str) -> String {
     let mut value: Value = serde_json::from_str(json).unwrap();
     let products = value["table"]["products"].as_object_mut().unwrap();

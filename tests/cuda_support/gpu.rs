@@ -1,4 +1,4 @@
-//! A device for tests of kernels: simulated by default, a real one where SEQSTREAM_TEST_GPU=1.
+//! A device for tests of kernels: simulated by default, a real one if SEQSTREAM_TEST_GPU=1.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -11,22 +11,21 @@ use seqstream::gpu::driver::{
 use super::real::{absent, wants_real};
 use super::{Simulator, simulator};
 
-/// A device with a stream. Held by one test at a time.
+/// A device with a stream. One test at a time holds it.
 pub struct Gpu {
     pub context: Context,
     pub stream: Stream,
-    /// Whether it is a real one: shapes may be larger.
+    /// Whether the device is real, so that shapes may be larger.
     pub real: bool,
     modules: Mutex<HashMap<String, Module>>,
     simulator: Option<Simulator>,
     _alone: Option<MutexGuard<'static, ()>>,
 }
 
-/// The device, simulated with this seed or real. `None`, and a line that says so, where a real one is
-/// wanted and there is none, or where this build has no kernels.
+/// Returns the device, simulated with this seed or real. Returns `None`, with a message, if a real
+/// device is requested and there is none, or if this build has no kernels.
 ///
-/// # Panics
-/// Where REQUIRE_GPU=1 and there is no real device.
+/// # Panics If REQUIRE_GPU=1 and there is no real device.
 pub fn gpu(seed: u64) -> Option<Gpu> {
     static ALONE: Mutex<()> = Mutex::new(());
     if kernels::FATBINS.is_empty() {
@@ -49,15 +48,15 @@ pub fn gpu(seed: u64) -> Option<Gpu> {
     }
 }
 
-/// The schedules to try: several simulated ones, or the one that a real device has.
+/// Returns the schedules to try: several simulated ones, or the single schedule of a real device.
 pub fn seeds() -> Vec<u64> {
     if wants_real() { vec![0] } else { vec![0, 1, 2] }
 }
 
-/// Brings these bytes to the start of a region.
+/// Copies these bytes to the start of a region.
 pub fn fill(stream: &Stream, region: &Region, bytes: &[u8]) {
     let mut pinned = PinnedBuffer::new(stream.context(), bytes.len()).unwrap();
-    // SAFETY: the copy is waited for before anything is touched again.
+    // SAFETY: the copy is waited for before anything is accessed again.
     unsafe {
         pinned.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
         stream.load(&pinned, 0..bytes.len(), region).unwrap();
@@ -65,10 +64,10 @@ pub fn fill(stream: &Stream, region: &Region, bytes: &[u8]) {
     stream.synchronize().unwrap();
 }
 
-/// What a region holds when all work is done.
+/// Returns the content of a region after all work is done.
 pub fn contents(stream: &Stream, region: &Region) -> Vec<u8> {
     let pinned = PinnedBuffer::new(stream.context(), region.bytes()).unwrap();
-    // SAFETY: the copy is waited for before it is read.
+    // SAFETY: the copy is waited for before the buffer is read.
     unsafe {
         stream.store(region, &pinned, 0..region.bytes()).unwrap();
         stream.synchronize().unwrap();
@@ -92,7 +91,7 @@ impl Gpu {
         }
     }
 
-    /// A kernel of the fatbin `source`.
+    /// Returns a kernel of the fatbin `source`.
     pub fn function(&self, source: &str, name: &str, shared: u32) -> Function {
         let mut modules = self.modules.lock().unwrap();
         let module = modules.entry(source.to_owned()).or_insert_with(|| {
@@ -102,25 +101,25 @@ impl Gpu {
         module.function(name, shared).unwrap()
     }
 
-    /// A region of its own allocation, all bytes 0xff: NaN in every number format.
+    /// Returns a region with its own allocation, all bytes 0xff: NaN in every number format.
     pub fn poisoned(&self, bytes: usize) -> Region {
         let region = Arena::new(&self.context, bytes)
             .unwrap()
             .take("a test", bytes)
             .unwrap();
-        // SAFETY: nobody else knows the region.
+        // SAFETY: nothing else knows the region.
         unsafe { self.stream.fill(&region, 0xff).unwrap() };
         region
     }
 
-    /// These bytes on the device.
+    /// Copies these bytes to the device.
     pub fn upload(&self, bytes: &[u8]) -> Region {
         let region = self.poisoned(bytes.len());
         fill(&self.stream, &region, bytes);
         region
     }
 
-    /// What a region holds when all work is done.
+    /// Returns the content of a region after all work is done.
     pub fn download(&self, region: &Region) -> Vec<u8> {
         contents(&self.stream, region)
     }
@@ -134,7 +133,8 @@ impl Gpu {
         shared: u32,
         params: &P,
     ) {
-        // SAFETY: tests name kernels with their own params, whose regions they hold until the stream is idle.
+        // SAFETY: tests name kernels with the matching params, whose regions they hold until the
+        // stream is idle.
         unsafe {
             self.stream
                 .launch(
@@ -148,7 +148,7 @@ impl Gpu {
         }
     }
 
-    /// What the simulator found wrong so far; nothing on a real device.
+    /// Returns the simulator's findings so far; empty on a real device.
     pub fn findings(&self) -> String {
         let Some(simulator) = &self.simulator else {
             return String::new();

@@ -1,4 +1,4 @@
-//! Single kernels launched on what a test gives them, and rows like those of a residual stream.
+//! Launches of single kernels on a test's data, and rows like the rows of a residual stream.
 
 use super::gpu::Gpu;
 use super::numbers::{Random, bytes, error, values};
@@ -28,7 +28,7 @@ pub fn launch<P: Copy>(
     assert_eq!(gpu.findings(), "", "{name}");
 }
 
-/// Fast and plain, by name.
+/// Returns the names of the fast and the plain kernel.
 pub fn both(operation: &str, dtype: DType) -> [String; 2] {
     let fast = format!("{operation}_{}", dtype.name());
     [fast.clone(), fast + "_reference"]
@@ -40,7 +40,7 @@ pub fn agree(what: &str, got: &[f32], wanted: &[f64], tolerance: f64) {
     assert!(off <= tolerance, "{what}: {off:e}");
 }
 
-/// Rows around 0 to 4 with outliers, as ESM-2's stream has them.
+/// Returns rows around 0 to 4 with outliers, like ESM-2's stream.
 pub fn stream(rows: usize, width: usize, seed: u64) -> Vec<f32> {
     let mut x = Random(seed).normal(rows * width, 2.0);
     for (i, x) in x.iter_mut().enumerate() {
@@ -66,9 +66,10 @@ pub fn layer_normed(row: &[f32], gain: &[f32], bias: &[f32], epsilon: f64) -> Ve
     (0..row.len()).map(one).collect()
 }
 
-/// Roundings of LayerNorm's f32 results. In f32, whose statistics are f64: of x less the mean's high and low part, of that
-/// times the factor, and of the last sum; four, each at most half a unit, and independent: their squares add. Beside f16,
-/// those of the mean show too, by as much as the mean is larger than the deviation.
+/// The rounding errors of LayerNorm's results. In f32, whose statistics are f64, there are four: of
+/// x minus the mean's high and low part, of its product with the factor, and of the last sum. Each
+/// is at most half a unit, and they are independent: their squares add. In f16 and bf16 the error
+/// of the mean shows, too, in proportion to the quotient of the mean and the deviation.
 pub fn stream_slack(dtype: DType) -> f64 {
     if dtype == DType::F32 { 2.0 } else { 8.0 }
 }

@@ -14,16 +14,17 @@ use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use libloading::Library;
 
-/// A line on standard error that the test harness does not capture: it takes what is printed by macros alone.
+/// Prints a line on standard error that the test harness does not capture: it captures only what
+/// macros print.
 pub fn aloud(line: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// The simulator's library, beside the test programs.
+/// Returns the path of the simulator's library, beside the test programs.
 ///
-/// # Panics
-/// Where it is not: a test of the CUDA path never passes without a driver. And where REQUIRE_GPU=1 and there is no GPU.
+/// # Panics If the library does not exist: a test of the CUDA path never passes without a driver.
+/// Also if REQUIRE_GPU=1 and there is no GPU.
 pub fn library() -> PathBuf {
     real::required_is_there();
     let here = std::env::current_exe().unwrap();
@@ -36,21 +37,20 @@ pub fn library() -> PathBuf {
     path
 }
 
-/// The simulator under this process's driver calls. Held by one test at a time.
+/// The simulator that receives this process's driver calls. One test at a time holds it.
 pub struct Simulator {
     library: &'static Library,
     _alone: MutexGuard<'static, ()>,
 }
 
-/// A fresh simulator with so many devices and this seed.
+/// Returns a fresh simulator with this many devices and this seed.
 ///
-/// # Panics
-/// As [`library`].
+/// # Panics Like [`library`].
 pub fn simulator(devices: u32, seed: u64) -> Simulator {
     static ALONE: Mutex<()> = Mutex::new(());
     static LIBRARY: OnceLock<Library> = OnceLock::new();
     real::required_is_there();
-    // A test that failed leaves the simulator as it is: it is reset below.
+    // A test that failed leaves the simulator in any state: it is reset below.
     let alone = ALONE
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -71,9 +71,10 @@ pub fn simulator(devices: u32, seed: u64) -> Simulator {
 }
 
 impl Simulator {
-    /// One of its `seqstream_sim_*` functions; `F` is its type.
+    /// Returns one of its `seqstream_sim_*` functions; `F` is its type.
     pub fn call<F: Copy>(&self, name: &str) -> F {
-        // SAFETY: the callers name functions with the types that cuda-sim/src/control.rs gives them.
+        // SAFETY: the callers name functions with the types that cuda-sim/src/control.rs gives
+        // them.
         unsafe { *self.library.get::<F>(name.as_bytes()).unwrap() }
     }
 }

@@ -15,17 +15,17 @@ use seqstream::stream::{StreamManager, StreamOptions};
 use seqstream::weights::Checkpoint;
 use seqstream::weights::random::{RandomSpec, write_random};
 
-/// Devices: simulated, or all real ones. Held by one test at a time.
+/// Devices: simulated, or all real ones. One test at a time holds them.
 pub struct Devices {
     pub contexts: Vec<Context>,
     pub simulator: Option<Simulator>,
 }
 
 impl Devices {
-    /// `count` simulated devices under this schedule, or the real ones. `None`, said aloud, where there are none.
+    /// Returns `count` simulated devices under this schedule, or the real ones. Returns `None`,
+    /// with a message, if there are none.
     ///
-    /// # Panics
-    /// Where REQUIRE_GPU=1 and there is no real device.
+    /// # Panics If REQUIRE_GPU=1 and there is no real device.
     pub fn take(count: u32, seed: u64) -> Option<Self> {
         if kernels::FATBINS.is_empty() {
             absent("this build has no kernels (no nvcc)");
@@ -47,7 +47,8 @@ impl Devices {
             };
         }
         let simulator = simulator(count, seed);
-        // SAFETY: the simulator is held by this test alone, and nothing else here reads the environment meanwhile.
+        // SAFETY: this test alone holds the simulator, and nothing else here reads the environment
+        // meanwhile.
         unsafe { std::env::set_var("SEQSTREAM_LIBCUBLASLT", super::library()) };
         Some(Self {
             contexts: (0..count).map(|d| Context::new(d).unwrap()).collect(),
@@ -55,8 +56,8 @@ impl Devices {
         })
     }
 
-    /// What simulated devices say that they are, 80, 89 or 90, until they are asked to say
-    /// something else, by other tests too: 90 is what these expect. Real ones stay what they are.
+    /// Sets the compute capability of simulated devices, 80, 89 or 90, until it is set again, for
+    /// other tests too: other tests expect 90. Real devices do not change.
     pub fn set_architecture(&self, architecture: u32) {
         if let Some(simulator) = &self.simulator {
             simulator.call::<extern "C" fn(u32)>("seqstream_sim_set_architecture")(architecture);
@@ -70,7 +71,7 @@ pub struct Built {
     pub manager: Arc<StreamManager>,
 }
 
-/// Means of one representation.
+/// Returns options for the means of one representation.
 pub fn options(dtype: DType) -> CudaOptions {
     CudaOptions {
         dtype,
@@ -108,7 +109,7 @@ pub fn build(devices: &Devices, checkpoint: &Checkpoint, options: CudaOptions) -
     }
 }
 
-/// A random ESM-2.
+/// Returns a random ESM-2.
 pub fn random(layers: usize, hidden: usize, heads: usize, intermediate: usize) -> Checkpoint {
     random_of(config(layers, hidden, heads, intermediate))
 }
@@ -127,31 +128,32 @@ fn config(layers: usize, hidden: usize, heads: usize, intermediate: usize) -> Mo
     }
 }
 
-/// A random model of these sizes.
+/// Returns a random model of these sizes.
 pub fn random_of(config: ModelConfig) -> Checkpoint {
     let dir = tempfile::tempdir().unwrap();
     write_random(&RandomSpec::from(config), 7, DType::F32, dir.path()).unwrap();
-    // It keeps its files mapped: the folder may go.
+    // The checkpoint keeps its files mapped, so the folder may be removed.
     Checkpoint::open(dir.path()).unwrap()
 }
 
-/// A random ESM-2 whose first layer's `intermediate.dense` makes values past what f16 holds, and within what bf16
-/// and f32 do.
+/// Returns a random ESM-2 whose first layer's `intermediate.dense` makes values beyond the range of
+/// f16, but within the range of bf16 and f32.
 pub fn overflowing() -> Checkpoint {
     let large = |name: &str| name.ends_with("layer.0.intermediate.dense.weight");
     rewritten(DType::F32, |name, x| if large(name) { 1e6 * x } else { x })
 }
 
-/// A random ESM-2 of values that f16 and bf16 hold both, in a file of this format.
+/// Returns a random ESM-2 with values that both f16 and bf16 can hold, stored in this format.
 pub fn stored_in(dtype: DType) -> Checkpoint {
-    const SMALLEST: f32 = 1.0 / 16384.0; // of f16, where it has all its bits
+    const SMALLEST: f32 = 1.0 / 16384.0; // the smallest f16 value that has all its bits
     rewritten(dtype, |_, x| {
         let short = half::bf16::from_f32(x).to_f32();
         if short.abs() < SMALLEST { 0.0 } else { short }
     })
 }
 
-/// A random ESM-2, each value changed and stored in this format; but the rotary frequencies, as they are.
+/// Returns a random ESM-2, each value changed and stored in this format, except the rotary
+/// frequencies.
 fn rewritten(dtype: DType, change: impl Fn(&str, f32) -> f32) -> Checkpoint {
     let dir = tempfile::tempdir().unwrap();
     let spec = RandomSpec::from(config(2, 48, 3, 96));

@@ -1,11 +1,11 @@
-//! Random numbers, their formats, and how far results are from f64.
+//! Random numbers, number formats, and the distance of results from f64.
 
 use half::{bf16, f16};
 use seqstream::dtype::DType;
 
 pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
 
-/// splitmix64.
+/// A random number generator, splitmix64.
 pub struct Random(pub u64);
 
 impl Random {
@@ -17,12 +17,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// In [0, 1).
+    /// Returns a number in [0, 1).
     pub fn uniform(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Normally distributed numbers.
+    /// Returns normally distributed numbers.
     pub fn normal(&mut self, count: usize, deviation: f64) -> Vec<f32> {
         let mut one = || {
             let (u, v) = (1.0 - self.uniform(), self.uniform());
@@ -32,7 +32,7 @@ impl Random {
     }
 }
 
-/// Half a unit in the last place, relatively: what rounding loses at the most.
+/// Returns half a unit in the last place, relatively: the most that rounding loses.
 pub fn epsilon(dtype: DType) -> f64 {
     match dtype {
         DType::F32 => 2f64.powi(-24),
@@ -41,7 +41,7 @@ pub fn epsilon(dtype: DType) -> f64 {
     }
 }
 
-/// The bytes of numbers in a format, rounded to nearest even.
+/// Returns the bytes of numbers in a format, rounded to nearest even.
 pub fn bytes(values: &[f32], dtype: DType) -> Vec<u8> {
     match dtype {
         DType::F32 => values.iter().flat_map(|v| v.to_ne_bytes()).collect(),
@@ -56,7 +56,7 @@ pub fn bytes(values: &[f32], dtype: DType) -> Vec<u8> {
     }
 }
 
-/// And back.
+/// Returns the numbers of such bytes.
 pub fn values(bytes: &[u8], dtype: DType) -> Vec<f32> {
     match dtype {
         DType::F32 => {
@@ -74,17 +74,18 @@ pub fn values(bytes: &[u8], dtype: DType) -> Vec<f32> {
     }
 }
 
-/// Numbers as a format holds them.
+/// Returns numbers rounded to a format.
 pub fn rounded(given: &[f32], dtype: DType) -> Vec<f32> {
     values(&bytes(given, dtype), dtype)
 }
 
-/// Bytes of u32.
+/// Returns the bytes of u32 numbers.
 pub fn words(values: &[u32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_ne_bytes()).collect()
 }
 
-/// norm(got - wanted) / norm(wanted); NaN where anything is not finite, which no tolerance takes.
+/// Returns norm(got - wanted) / norm(wanted); NaN if anything is not finite, which exceeds every
+/// tolerance.
 pub fn error(got: &[f32], wanted: &[f64]) -> f64 {
     assert_eq!(got.len(), wanted.len());
     let squares = |of: &dyn Fn(usize) -> f64| (0..got.len()).map(|i| of(i).powi(2)).sum::<f64>();
@@ -92,32 +93,33 @@ pub fn error(got: &[f32], wanted: &[f64]) -> f64 {
     (off / squares(&|i| wanted[i])).sqrt()
 }
 
-/// How far got·wanted / wanted·wanted may be from 1: what [`same_on_the_whole`] allows.
+/// Returns how far got·wanted / wanted·wanted may be from 1: the bound of [`same_on_the_whole`].
 ///
 /// Rounding to nearest moves a value w by at most epsilon·w, up as often as down: its standard
 /// deviation is at most epsilon·w/√3. So the standard deviation of the quotient is at most
 /// (epsilon/√3)·√Σw⁴ / Σw². For N values with a normal distribution, where Σw⁴ / (Σw²)² is 3/N,
-/// that is epsilon/√N: 4.9e-6 in f16 for [`ENOUGH`] values. What GELU makes of normal values is
-/// close to 0 for half of them, and counts as a third as many: 8.5e-6. Attention also rounds its
-/// weights, of which there is one for each query and key and not for each value; the largest is 1
-/// and loses nothing. This adds hardly more than the values' own rounding: 7e-6. The bar is 3e-5,
-/// more than three times any of these, and in bf16, which has three bits less, eight times that.
+/// this is epsilon/√N: 4.9e-6 in f16 for [`ENOUGH`] values. Half of the results of GELU on normal
+/// values are close to 0, so these results count as a third as many: 8.5e-6. Attention also rounds
+/// its weights, of which there is one per query and key and not one per value; the largest weight
+/// is 1 and loses nothing. This adds hardly more than the values' own rounding: 7e-6. The bound is
+/// 3e-5, more than three times any of these, and in bf16, which has three bits less, eight times
+/// that.
 ///
-/// Results or scores that are all off by a factor of 1 ± 1e-4 are over the bar in f16. In bf16 they
-/// are not, but its kernels have the same source. What only bf16 could have wrong is how it rounds:
-/// to cut the bits off costs 2e-3.
+/// Results or scores that are all off by a factor of 1 ± 1e-4 exceed the bound in f16. In bf16 they
+/// do not, but its kernels have the same source. Only the rounding could be wrong in bf16 alone:
+/// truncation instead of rounding costs 2e-3.
 pub fn whole_tolerance(dtype: DType) -> f64 {
     match dtype {
-        DType::F32 => 1e-7, // not for rounding's sake, which loses 1e-9, but for f32 sums and polynomials
+        DType::F32 => 1e-7, // not for rounding, which loses 1e-9, but for f32 sums and polynomials
         DType::F16 => 3e-5,
         DType::Bf16 => 8.0 * 3e-5,
     }
 }
 
-/// So many values make a mean that [`whole_tolerance`] is right for.
+/// The number of values that [`whole_tolerance`] needs.
 pub const ENOUGH: usize = 10_000;
 
-/// What a bar on the largest error does not see: results that are all a little too large, or too
+/// Checks what a bound on the largest error misses: results that are all a little too large or too
 /// small.
 #[track_caller]
 pub fn same_on_the_whole(what: &str, got: &[f32], wanted: &[f64], dtype: DType) {
@@ -136,7 +138,7 @@ pub fn same_on_the_whole(what: &str, got: &[f32], wanted: &[f64], dtype: DType) 
     );
 }
 
-/// erfc by its continued fraction or its series, to 1e-15.
+/// Returns erfc by its continued fraction or its series, to 1e-15.
 pub fn erfc(x: f64) -> f64 {
     if x < 0.0 {
         return 2.0 - erfc(-x);
@@ -157,7 +159,7 @@ pub fn erfc(x: f64) -> f64 {
     (-x * x).exp() / std::f64::consts::PI.sqrt() / fraction
 }
 
-/// x·Φ(x).
+/// Returns x·Φ(x).
 pub fn gelu(x: f64) -> f64 {
     0.5 * x * erfc(-x / std::f64::consts::SQRT_2)
 }

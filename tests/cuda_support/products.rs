@@ -1,4 +1,4 @@
-//! Products by cuBLASLt on a device, and what they are in f64.
+//! Products by cuBLASLt on a device, and the same products in f64.
 
 use super::gpu::{Gpu, contents, fill, gpu};
 use super::real::{not_run, wants_real};
@@ -11,33 +11,34 @@ use seqstream::gpu::driver::{Arena, Context, Region, Stream, StreamName};
 use std::ffi::CString;
 use std::ffi::c_char;
 use std::sync::Arc;
-/// A quick choice: few rows to time, nothing to flush.
+/// Options for a quick choice: few rows to time, nothing to flush.
 pub const TUNING: Tuning = Tuning {
     rows: 64,
     rounds: 3,
     flush: 1 << 10,
 };
 
-/// The simulator; `None`, for a test that cannot do without it, where tests run on a real device.
+/// Returns the simulator, or `None` if tests run on a real device: for tests that need the
+/// simulator.
 pub fn start(devices: u32, seed: u64) -> Option<Simulator> {
     if wants_real() {
         not_run("this test is of the simulated driver");
         return None;
     }
     let simulator = simulator(devices, seed);
-    // SAFETY: tests hold the simulator, one at a time, before they touch the environment.
+    // SAFETY: tests hold the simulator, one at a time, before they change the environment.
     unsafe { std::env::set_var("SEQSTREAM_LIBCUBLASLT", super::library()) };
     Some(simulator)
 }
 
-/// A device that one test holds, real where that is wanted.
+/// A device that one test holds, real if a real device is requested.
 pub enum Held {
     Real(#[expect(dead_code)] Gpu),
     Simulated(Simulator),
 }
 
 impl Held {
-    /// Of the simulator's.
+    /// Returns a counter of the simulator.
     pub fn counter(&self, name: &str) -> Option<u64> {
         match self {
             Self::Real(_) => None,
@@ -80,7 +81,7 @@ pub fn spec(outputs: usize, inputs: usize, dtype: DType, kind: Kind, bias: bool)
     }
 }
 
-/// Every dtype and kind, with and without bias.
+/// Returns specifications of every dtype and kind, with and without bias.
 pub fn every(outputs: usize, inputs: usize) -> Vec<ProductSpec> {
     let mut all = Vec::new();
     for dtype in [DType::F16, DType::Bf16, DType::F32] {
@@ -93,7 +94,7 @@ pub fn every(outputs: usize, inputs: usize) -> Vec<ProductSpec> {
     all
 }
 
-/// Uniform in [-1, 1).
+/// Returns numbers that are uniform in [-1, 1).
 pub fn random(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let next = || {
@@ -137,7 +138,7 @@ impl Rig {
         }
     }
 
-    /// Makes room: what was uploaded is freed with its last region.
+    /// Frees capacity: an upload is freed with its last region.
     pub fn empty(&mut self) {
         let mut arena = Arena::new(&self.context, WORKSPACE + (512 << 20)).unwrap();
         self.workspace = arena.take("workspace", WORKSPACE).unwrap();
@@ -155,19 +156,19 @@ impl Rig {
     }
 }
 
-/// Operands of a product on the device, and as they are there.
+/// The operands of a product on the device, and their rounded values.
 pub struct Case {
     pub spec: ProductSpec,
     pub rows: usize,
     pub x: Vec<u8>,
     pub w: Vec<u8>,
     pub bias: Vec<u8>,
-    /// What `out` holds before: NaN if it is stored to.
+    /// The content of `out` before the product: NaN if the product stores to it.
     pub before: Vec<u8>,
     pub at: [Region; 4],
 }
 
-/// Bytes after `out`, which no product may touch.
+/// The number of bytes after `out`, which no product may touch.
 pub const MARGIN: usize = 512;
 
 impl Case {
@@ -199,9 +200,9 @@ impl Case {
         Operands { x, w, bias, out }
     }
 
-    /// What the product makes of all rows.
+    /// Runs the product for all rows; returns the result.
     pub fn run(&self, rig: &Rig, product: &Product) -> Vec<u8> {
-        // SAFETY: operands of these sizes, used on this stream alone.
+        // SAFETY: the operands have these sizes, and only this stream uses them.
         unsafe {
             product
                 .run(&rig.stream, &rig.workspace, self.operands(), self.rows)
@@ -213,7 +214,7 @@ impl Case {
         out
     }
 
-    /// norm(out - reference) / norm(reference).
+    /// Returns norm(out - reference) / norm(reference).
     pub fn error(&self, out: &[u8]) -> f64 {
         let (n, k) = (self.spec.outputs, self.spec.inputs);
         let [x, w] = [&self.x, &self.w].map(|bytes| decode(self.spec.dtype, bytes));
@@ -239,7 +240,8 @@ impl Case {
     }
 }
 
-/// Sums of `inputs` products in f32, in any order, and one rounding to the output's dtype.
+/// The tolerance for sums of `inputs` products in f32, in any order, and one rounding to the
+/// output's dtype.
 pub fn tolerance(spec: &ProductSpec) -> f64 {
     let rounding = |dtype| match dtype {
         DType::F32 => 2f64.powi(-24),

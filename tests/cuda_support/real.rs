@@ -1,8 +1,8 @@
-//! A real GPU: whether tests are to run on it, whether there is one, and saying so where there is none.
+//! A real GPU: whether tests run on it, whether there is one, and messages if there is none.
 //!
-//! Tests run on the simulated driver. Where there is a GPU, the test `on_a_real_gpu` of a program runs the program's
-//! tests again, on it (SEQSTREAM_TEST_GPU=1, which works by hand too). Where there is none, it says so; with REQUIRE_GPU=1
-//! that is a failure, of this test and of every other.
+//! Tests run on the simulated driver. If there is a GPU, the test `on_a_real_gpu` of a test program
+//! runs the program's tests again on it (SEQSTREAM_TEST_GPU=1, which also works by hand). If there
+//! is none, it says so; with REQUIRE_GPU=1 this is a failure of this test and of every other.
 
 use std::ffi::c_int;
 use std::path::Path;
@@ -11,22 +11,21 @@ use std::process::Command;
 use super::aloud;
 use seqstream::backend::cuda::kernels;
 
-/// Says which test is not run, and why. Not for want of a GPU: [`absent`].
+/// Says which test is not run, and why. For a missing GPU use [`absent`].
 pub fn not_run(why: &str) {
     let thread = std::thread::current();
     aloud(&format!("not run: {}: {why}", thread.name().unwrap_or("?")));
 }
 
-/// Says that a test is not run for want of a GPU.
+/// Says that a test is not run because there is no GPU.
 ///
-/// # Panics
-/// Where REQUIRE_GPU=1.
+/// # Panics If REQUIRE_GPU=1.
 pub fn absent(why: &str) {
     assert!(!required(), "REQUIRE_GPU=1, and {why}");
     not_run(why);
 }
 
-/// Whether this run of the program is the one on a real GPU.
+/// Returns whether this run of the program is the run on a real GPU.
 pub fn wants_real() -> bool {
     std::env::var("SEQSTREAM_TEST_GPU").is_ok_and(|v| v == "1")
 }
@@ -35,15 +34,17 @@ fn required() -> bool {
     std::env::var("REQUIRE_GPU").is_ok_and(|v| v == "1")
 }
 
-/// # Panics
-/// Where REQUIRE_GPU=1 and there is no GPU. For tests on the simulated driver.
+/// Checks that a required GPU exists. It is for tests on the simulated driver.
+///
+/// # Panics If REQUIRE_GPU=1 and there is no GPU.
 pub fn required_is_there() {
     if required() {
         real().unwrap_or_else(|why| panic!("REQUIRE_GPU=1, and {why}"));
     }
 }
 
-/// How many GPUs the real driver has: asked apart from the program's own driver, which may be the simulated one.
+/// Returns how many GPUs the real driver has. It asks separately from the program's own driver,
+/// which may be the simulated one.
 fn real() -> Result<usize, String> {
     type Init = unsafe extern "C" fn(u32) -> c_int;
     type Count = unsafe extern "C" fn(*mut c_int) -> c_int;
@@ -54,7 +55,7 @@ fn real() -> Result<usize, String> {
     let driver = unsafe { libloading::Library::new("libcuda.so.1") }
         .map_err(|_| "there is no GPU here: no libcuda.so.1 can be loaded".to_owned())?;
     let mut count = 0;
-    // SAFETY: the types are those of cuda.h, and the count is written to a place of its own.
+    // SAFETY: the types are those of cuda.h, and the count is written to its own variable.
     let code = unsafe {
         let init = driver.get::<Init>(b"cuInit").map_err(|e| e.to_string())?;
         let get = driver
@@ -65,7 +66,7 @@ fn real() -> Result<usize, String> {
             code => code,
         }
     };
-    // Unloading a driver that has threads of its own is nobody's use case.
+    // The driver is not unloaded, since it may have threads of its own.
     std::mem::forget(driver);
     match (code, count) {
         (0, 1..) => Ok(count as usize),
@@ -75,10 +76,10 @@ fn real() -> Result<usize, String> {
     }
 }
 
-/// The tests of this program again, on the real GPU; or a line that says that there is none.
+/// Runs the tests of this program again on the real GPU, or prints a line that says that there is
+/// none.
 ///
-/// # Panics
-/// Where one of them fails, or where REQUIRE_GPU=1 and there is no GPU.
+/// # Panics If one of them fails, or if REQUIRE_GPU=1 and there is no GPU.
 pub fn again() {
     if wants_real() {
         return not_run("this is that run");

@@ -1,5 +1,5 @@
-//! The order of writing, syncing and naming, from the log of what a job did: what has a final name, and
-//! what a later step rests on, is on the disk before.
+//! The order of writing, syncing and renaming, checked from the log of a job: everything with a
+//! final name, and everything that a later step relies on, is on the disk before.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use crate::preload::{self, Call};
 use crate::workplace::{Job, Workplace};
 
-/// What is not on the disk yet.
+/// The state that is not on the disk yet.
 #[derive(Default)]
 struct Unsynced {
-    /// Files with other content, and directories with other entries, than the disk has.
+    /// Files and directories whose content or entries differ from the disk.
     content: BTreeSet<PathBuf>,
     /// Final names that were given since their directory was synced.
     names: BTreeSet<PathBuf>,
-    /// Final names that were taken away since their directory was synced.
+    /// Final names that were removed since their directory was synced.
     gone: BTreeSet<PathBuf>,
     files_made: u64,
     shards_named: u64,
@@ -24,7 +24,7 @@ fn parent(path: &Path) -> PathBuf {
     path.parent().unwrap().to_owned()
 }
 
-/// Names of what is not whole, and of locks, begin with a dot.
+/// Returns whether a name is final: names of unfinished files and of locks begin with a dot.
 fn is_final(path: &Path, out: &Path) -> bool {
     parent(path) == out && !path.file_name().unwrap().to_string_lossy().starts_with('.')
 }
@@ -39,12 +39,12 @@ fn is_shard(path: &Path, out: &Path) -> bool {
 }
 
 impl Unsynced {
-    /// What of `path`, and below it, is not on the disk.
+    /// Returns a path, at or below `path`, that is not on the disk.
     fn below(&self, path: &Path) -> Option<&PathBuf> {
         self.content.iter().find(|p| p.starts_with(path))
     }
 
-    /// `to` has its final name now. `from` is what it was written as.
+    /// Records that `to` has its final name now. `from` is the name under which it was written.
     fn named(&mut self, from: &Path, to: &Path, out: &Path) -> Result<(), String> {
         let name = to.display();
         if !is_final(to, out) {
@@ -64,7 +64,7 @@ impl Unsynced {
         let earlier = match &first {
             // A shard is worth nothing without the job that it belongs to.
             Some(job) => self.names.get(job),
-            // manifest.json says that every shard stands.
+            // manifest.json says that every shard is complete.
             None => self.names.iter().next(),
         };
         if let Some(earlier) = earlier {
@@ -92,7 +92,8 @@ impl Unsynced {
             return Ok(());
         }
         match call.operation.as_str() {
-            // In the directory that holds it another name appears: for OUT, and for those above it, too.
+            // A new name appears in the parent directory: for OUT, and for the directories above
+            // it, too.
             "mkdir" if inside(path) || out.starts_with(path) => {
                 let begins_shard = path.to_string_lossy().contains("/.shard-");
                 if let Some(gone) = self.gone.iter().find(|_| begins_shard) {
@@ -152,7 +153,7 @@ impl Unsynced {
     }
 }
 
-/// Whether a job that made these calls left nothing to luck.
+/// Checks that a job that made these calls synced everything in time.
 fn check(calls: &[Call], out: &Path) -> Result<Unsynced, String> {
     let mut unsynced = Unsynced::default();
     for call in calls {
@@ -167,7 +168,7 @@ fn check(calls: &[Call], out: &Path) -> Result<Unsynced, String> {
             name.display()
         ));
     }
-    // Locks and what is not whole may come and go.
+    // Locks and unfinished files may come and go.
     let matters = |p: &&PathBuf| match p.strip_prefix(out) {
         Ok(inside) => !inside.to_string_lossy().starts_with('.') && **p != *out,
         Err(_) => true,
@@ -182,7 +183,7 @@ fn check(calls: &[Call], out: &Path) -> Result<Unsynced, String> {
 fn journal_everything_is_synced_before_it_is_named_and_its_name_after() {
     let place = Workplace::new();
     let mut shards = Vec::new();
-    // Directories above OUT are made with it. Without links, merge copies.
+    // Directories above OUT are created with it. Without links, merge copies.
     for (out, links) in [("out", "all"), ("new/deep/out", "none")] {
         for job in [Job::Embed, Job::Resume, Job::Merge] {
             let mut command = place.begin(job, out);
@@ -198,7 +199,7 @@ fn journal_everything_is_synced_before_it_is_named_and_its_name_after() {
     assert_eq!(shards, [3, 2, 3, 3, 2, 3]);
 }
 
-/// The check itself: it sees each step that is left out.
+/// Tests the check itself: it notices each missing step.
 #[test]
 fn journal_a_missing_sync_is_seen() {
     let call = |operation: &str, path: &str, second: &str| Call {
@@ -250,7 +251,7 @@ fn journal_a_missing_sync_is_seen() {
             "{i}: {}",
             left_out.path.display()
         );
-        // One that failed is none.
+        // A failed call does not count.
         calls.insert(
             i,
             Call {

@@ -1,4 +1,4 @@
-//! Two jobs in one directory, where locks are not to be had, are granted to everyone, or were removed.
+//! Two jobs in one directory whose locks are unavailable, are granted to everyone, or were removed.
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -6,7 +6,8 @@ use std::process::{Child, Command, Output, Stdio};
 use crate::cli_support::{Place, assert_same, partial, stderr, tree, wait_until};
 use crate::preload;
 
-/// A file system whose locks do this, seen from this machine or, with `boot`, from another one.
+/// Runs a command on a file system whose locks behave like this, seen from this machine or, with
+/// `boot`, from another machine.
 fn on<'a>(command: &'a mut Command, flock: &str, boot: Option<&Path>) -> &'a mut Command {
     preload::load(command).env("FAULT_FLOCK", flock);
     if let Some(boot) = boot {
@@ -15,7 +16,7 @@ fn on<'a>(command: &'a mut Command, flock: &str, boot: Option<&Path>) -> &'a mut
     command
 }
 
-/// A place with an undisturbed job in it, and what stands for another machine.
+/// Makes a place with an undisturbed job in it, and the file that simulates another machine.
 fn place() -> Place {
     let place = Place::new(800);
     place.embed_ok("whole", "");
@@ -46,7 +47,7 @@ fn fails(output: &Output, code: i32, says: &[&str]) {
     assert!(said.contains("hint: "), "{said}");
 }
 
-/// It holds the process still, so that nothing changes while others are tried.
+/// Stops the process, so that nothing changes while other jobs are tried.
 fn pause(child: &Child) {
     crate::cli_support::signal(child, "STOP");
 }
@@ -70,7 +71,7 @@ fn locks_that_are_not_to_be_had_are_said_and_a_file_stands_for_them() {
         );
         let second = on(&mut resume(&place), flock, None).output().unwrap();
         fails(&second, 6, &[&running]);
-        // A job for which locks work is kept out as well.
+        // A job for which locks work is refused as well.
         let second = resume(&place).output().unwrap();
         fails(&second, 6, &[&running]);
         assert_eq!(
@@ -101,12 +102,12 @@ fn locks_that_are_not_to_be_had_leave_a_killed_job_to_be_resumed() {
         first.wait().unwrap();
         assert!(out.join(".running").exists());
     };
-    // On this machine it is seen that it has ended.
+    // On this machine the program sees that the process has ended.
     kill(None);
     let next = on(&mut resume(&place), "ENOLCK", None).output().unwrap();
     assert!(next.status.success(), "{}", stderr(&next));
     assert_same(&place.path("whole"), &out);
-    // On another one it is not.
+    // From another machine the program cannot see it.
     std::fs::remove_dir_all(&out).unwrap();
     kill(Some(&place.path("boot")));
     let before = tree(&out);
@@ -121,7 +122,7 @@ fn locks_that_are_not_to_be_had_leave_a_killed_job_to_be_resumed() {
         ],
     );
     assert_eq!(tree(&out), before);
-    // As the hint says. What may belong to a running job is left, and named.
+    // Follow the hint. Files that may belong to a running job are left, and named.
     std::fs::remove_file(out.join(".running")).unwrap();
     let left: Vec<String> = before
         .into_keys()
@@ -136,7 +137,7 @@ fn locks_that_are_not_to_be_had_leave_a_killed_job_to_be_resumed() {
         "{said}"
     );
     assert!(left.iter().all(|n| out.join(n).exists()));
-    // Where locks work, the lock says that nobody runs.
+    // If locks work, the lock says that no job is running.
     let next = resume(&place).output().unwrap();
     assert!(next.status.success(), "{}", stderr(&next));
     assert_same(&place.path("whole"), &out);
@@ -164,7 +165,7 @@ fn locks_that_someone_removed_do_not_let_a_second_job_in() {
     assert_same(&place.path("whole"), &out);
 }
 
-/// One job has a lock that the other one cannot see, and neither sees the other's process.
+/// One job has a lock that the other one cannot see, and neither can see the other's process.
 #[test]
 fn locks_that_are_worth_nothing_let_the_first_to_name_a_shard_win() {
     let place = place();
@@ -201,8 +202,8 @@ fn locks_that_are_worth_nothing_let_the_first_to_name_a_shard_win() {
     assert_same(&place.path("whole"), &out);
 }
 
-/// Locks that hold on one machine only, as Lustre has them: two machines write in one directory, and
-/// nothing tells them so until they meet.
+/// Locks work on one machine only, as on Lustre: two machines write in one directory, and notice it
+/// only when they meet.
 #[test]
 fn locks_of_one_machine_cost_another_one_its_work_and_no_bytes() {
     let place = place();
@@ -218,7 +219,7 @@ fn locks_of_one_machine_cost_another_one_its_work_and_no_bytes() {
                 .unwrap()
         };
         let mut first = spawn(Some(&*boot));
-        // They meet as they begin, or later.
+        // They meet at their start, or later.
         if round % 2 == 1 {
             wait_until("a shard", &mut first, || partial(&out, 0).is_some());
         }

@@ -1,10 +1,11 @@
-//! A machine that fails, and what stands in an output directory then.
+//! A machine that fails, and the state in which it leaves an output directory.
 //!
-//! A small library in C, loaded before all others, numbers the calls that the program makes on files
-//! and disturbs one of them; it also writes the log by which the order of syncing and naming is
-//! checked. `scripts/fault-sweep` disturbs every call, `cargo test` every so many.
+//! A small library in C, which is loaded before all others, numbers the calls that the program
+//! makes on files and disturbs one of them. It also writes the log from which the order of syncing
+//! and renaming is checked. `scripts/fault-sweep` disturbs every call, and `cargo test` only a part
+//! of them.
 #![cfg(target_os = "linux")]
-// Helpers of tests are tests.
+// Test helpers may panic, as tests may.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../cli_support/mod.rs"]

@@ -1,5 +1,5 @@
-//! Power cuts, played from the log of a job: after every call that changed something, what the disk may
-//! hold then is laid out, and the job goes on from there.
+//! Power cuts, simulated from the log of a job: after every call that changed something, the test
+//! builds each possible state of the disk, and the job continues from there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::preload::{self, Call};
 use crate::workplace::{Job, Workplace};
 
-/// What a disk has of what was not synced.
+/// How much of the unsynced state a disk has.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Disk {
     /// Nothing.
@@ -18,15 +18,15 @@ enum Disk {
 
 #[derive(Clone, Default)]
 struct Node {
-    /// `None` for a file.
+    /// The entries of a directory; `None` for a file.
     entries: Option<BTreeMap<String, usize>>,
     content: Vec<u8>,
-    /// The same, as they were when they were synced.
+    /// Entries and content at the time of the last sync.
     synced_entries: BTreeMap<String, usize>,
     synced_content: Vec<u8>,
 }
 
-/// A tree of files that knows what of it was synced. Node 0 is the directory that holds OUT.
+/// A tree of files that knows which part of it was synced. Node 0 is the directory that holds OUT.
 struct Files {
     root: PathBuf,
     nodes: Vec<Node>,
@@ -47,7 +47,7 @@ impl Files {
         }
     }
 
-    /// What stands in `path` below the root, all of it synced.
+    /// Loads the files in `path` below the root, all of them synced.
     fn load(&mut self, path: &Path) {
         let node = match path.is_dir() {
             true => Node {
@@ -112,7 +112,7 @@ impl Files {
         }
     }
 
-    /// Takes a call; whether it changed what a power cut leaves.
+    /// Applies a call; returns whether it changed the state that a power cut leaves.
     fn take(&mut self, call: &Call) -> bool {
         let inside = |p: &Path| p.starts_with(&self.root);
         let (path, second) = (&call.path, &call.second);
@@ -162,7 +162,7 @@ impl Files {
         true
     }
 
-    /// What of `path` the disk has.
+    /// Returns the part of `path` that the disk has.
     fn found(&self, path: &Path, disk: Disk) -> Found {
         let mut found = Found::new();
         let mut node = 0;

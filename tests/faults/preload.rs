@@ -1,18 +1,18 @@
-//! The library that stands between the program and the C library, and its log.
+//! The library between the program and the C library, and its log.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// How a call is disturbed.
+/// The kind of disturbance of a call.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
-    /// It fails with an error that fits.
+    /// The call fails with a suitable error.
     Fail,
-    /// It fails with EINTR, and is to be made again.
+    /// The call fails with EINTR, and must be repeated.
     Interrupt,
-    /// It reads or writes half of what was asked for.
+    /// The call reads or writes half of the requested bytes.
     Short,
     /// From this call on the disk is full.
     Full,
@@ -20,7 +20,7 @@ pub enum Kind {
     Signal(i32),
 }
 
-/// One call, as the log has it.
+/// One call, as recorded in the log.
 #[derive(Debug, Clone)]
 pub struct Call {
     pub number: u64,
@@ -29,11 +29,11 @@ pub struct Call {
     pub path: PathBuf,
     /// The second path of `rename` and `link`; for `open`, "create" or "truncate".
     pub second: PathBuf,
-    /// What was written, and where; only where this was asked for.
+    /// The offset and the bytes of a write, if they were requested.
     pub data: Option<(u64, Vec<u8>)>,
 }
 
-/// The library, compiled once a test run.
+/// Returns the library, which is compiled once per test run.
 pub fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
@@ -53,12 +53,12 @@ pub fn library() -> &'static Path {
     })
 }
 
-/// The command, with the library loaded.
+/// Lets a command run with the library loaded.
 pub fn load(command: &mut Command) -> &mut Command {
     command.env("LD_PRELOAD", library())
 }
 
-/// The same, and one call is disturbed.
+/// Lets a command run with the library loaded, and one call disturbed.
 pub fn disturb(command: &mut Command, call: u64, kind: Kind) -> &mut Command {
     let kind = match kind {
         Kind::Fail => "fail".to_owned(),
@@ -72,7 +72,7 @@ pub fn disturb(command: &mut Command, call: u64, kind: Kind) -> &mut Command {
         .env("FAULT_KIND", kind)
 }
 
-/// Runs a command to its end, which must be a success, and gives its calls in order.
+/// Runs a command to its end, which must be a success, and returns its calls in order.
 #[track_caller]
 pub fn calls(command: &mut Command, data: bool) -> Vec<Call> {
     let log = tempfile::NamedTempFile::new().unwrap();
@@ -86,7 +86,7 @@ pub fn calls(command: &mut Command, data: bool) -> Vec<Call> {
     parse(&std::fs::read(log.path()).unwrap())
 }
 
-/// Reads a log.
+/// Parses a log.
 pub fn parse(log: &[u8]) -> Vec<Call> {
     use std::os::unix::ffi::OsStrExt;
     let lines = log.split(|b| *b == b'\n').filter(|l| !l.is_empty());

@@ -1,6 +1,6 @@
-//! Every call on a file is disturbed in turn.
+//! Tests that disturb every call on a file in turn.
 //!
-//! `FAULT_EVERY=1 cargo test --test faults sweep` disturbs each call and not only every so many.
+//! `FAULT_EVERY=1 cargo test --test faults sweep` disturbs each call instead of a part of them.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -17,7 +17,8 @@ const SIGINT: i32 = 2;
 const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 
-/// Calls that may be cut short, or be interrupted: they are to be made again, and nobody notices.
+/// Returns whether the disturbance suits the call: short and interrupted calls must be repeated
+/// without any effect.
 fn goes_on(kind: Kind, call: &Call) -> bool {
     let calls: &[&str] = match kind {
         Kind::Short => &["read", "pread64", "write", "pwrite64"],
@@ -36,7 +37,7 @@ fn goes_on(kind: Kind, call: &Call) -> bool {
     calls.contains(&call.operation.as_str())
 }
 
-/// The calls by which something appears or goes are few, and are always tried.
+/// Returns whether a call is always tried: calls that make or remove names are few.
 fn always(kind: Kind, call: &Call) -> bool {
     let calls = ["fsync", "rename", "linkat", "unlink", "mkdir", "flock"];
     [Kind::Fail, Kind::Signal(SIGKILL)].contains(&kind) && calls.contains(&call.operation.as_str())
@@ -65,7 +66,7 @@ impl Trial {
         {
             return fail("it speaks of a fault of its own");
         }
-        // A call that was to write on standard error may be the one that failed.
+        // The call that failed may have been the write to standard error.
         let told = said.contains("error: ")
             || self.call.path.starts_with("/dev")
             || !self.call.path.is_absolute();
@@ -79,13 +80,15 @@ impl Trial {
         place.finish(self.job, out)
     }
 
-    /// The documented exit codes, and for a signal what it does to a program that does not watch for it yet.
+    /// Returns whether the exit status is allowed: the documented exit codes, and for a signal the
+    /// default effect on a program that does not handle it yet.
     fn may_end_so(&self, status: ExitStatus) -> bool {
         match self.kind {
             Kind::Fail => status.code().is_some_and(|c| (0..9).contains(&c)),
             Kind::Full => [Some(0), Some(5)].contains(&status.code()),
             Kind::Short | Kind::Interrupt => status.success(),
-            // Where its turn does not come, since threads make calls in another order, it ends well.
+            // If the call's number is not reached, since threads make calls in another order, the
+            // job ends well.
             Kind::Signal(s) => {
                 status.success() || status.signal() == Some(s) || status.code() == Some(128 + s)
             }

@@ -1,4 +1,5 @@
-//! Small jobs, what each leaves when nothing disturbs it, and what may stand while it is unfinished.
+//! Small jobs, the output of each if nothing disturbs it, and the files that are allowed while it
+//! is unfinished.
 
 use crate::cli_support::{fasta, seqstream, stderr, tree};
 use crate::preload;
@@ -13,17 +14,18 @@ use std::process::Command;
 /// The files of a directory, by path.
 pub type Tree = BTreeMap<String, Vec<u8>>;
 
-/// Whether `merge` goes on with what an earlier one has left. Else that has to be removed by hand.
+/// Whether `merge` continues the output of an earlier merge. Otherwise that output must be removed
+/// by hand.
 const MERGE_GOES_ON: bool = true;
 
-/// What is disturbed.
+/// The job that is disturbed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Job {
     /// `embed` into an empty place.
     Embed,
-    /// `embed --resume` after a job that was killed as it named its second shard.
+    /// `embed --resume` after a job that was killed while it named its second shard.
     Resume,
-    /// The same where there are no locks.
+    /// The same on a file system without locks.
     Unlocked,
     /// `merge` of two shares.
     Merge,
@@ -32,15 +34,15 @@ pub enum Job {
 /// A directory with a model, an input of three shards, two shares, and a killed job.
 pub struct Workplace {
     dir: tempfile::TempDir,
-    /// What an undisturbed job leaves.
+    /// The files that an undisturbed job leaves.
     pub whole: Tree,
-    /// What a merge leaves.
+    /// The files that a merge leaves.
     pub merged: Tree,
 }
 
 impl Workplace {
     pub fn new() -> Self {
-        // Every trial syncs some twenty times: in memory, if that can be had.
+        // Every trial syncs about twenty times, so use a file system in memory if there is one.
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         let mut place = Self {
             dir: dir.unwrap(),
@@ -62,13 +64,13 @@ impl Workplace {
         ] {
             succeed(place.embed(out).args(options));
         }
-        // Killed where its second shard was about to get its name.
+        // Kill a job when its second shard is about to get its name.
         let calls = preload::calls(&mut place.embed("counted"), false);
         let names = |c: &&preload::Call| {
             c.operation == "rename" && c.second.ends_with("counted/shard-000001")
         };
         let call = calls.iter().find(names).unwrap().number;
-        // The calls of several threads come in another order now and then.
+        // The calls of several threads sometimes come in another order.
         for n in call.saturating_sub(20).. {
             let mut command = place.embed("killed");
             let status = preload::disturb(&mut command, n, Kind::Signal(9))
@@ -119,7 +121,7 @@ impl Workplace {
         command
     }
 
-    /// Prepares the directory `out`, and gives the command.
+    /// Prepares the directory `out`, and returns the command.
     pub fn begin(&self, job: Job, out: &str) -> Command {
         let path = self.path(out);
         if path.exists() {
@@ -135,7 +137,7 @@ impl Workplace {
         }
     }
 
-    /// The command that goes on with what stands in `out`.
+    /// Returns the command that continues the job in `out`.
     pub fn go_on(&self, job: Job, out: &str) -> Command {
         match job {
             Job::Embed | Job::Resume | Job::Unlocked => {
@@ -150,7 +152,7 @@ impl Workplace {
         }
     }
 
-    /// Whether everything under a final name in `out` is whole.
+    /// Checks that everything with a final name in `out` is complete.
     pub fn standing(&self, out: &str) -> Result<(), String> {
         let path = self.path(out);
         if !path.exists() {
@@ -185,11 +187,11 @@ impl Workplace {
         Ok(())
     }
 
-    /// Goes on with what stands in `out`: what an undisturbed job leaves must come of it.
+    /// Continues the job in `out`: the result must be the output of an undisturbed job.
     pub fn finish(&self, job: Job, out: &str) -> Result<(), String> {
         let merged = job == Job::Merge && self.path(out).join("manifest.json").exists();
         if merged {
-            // It is complete, and a merge into it is refused.
+            // The merge is complete, and another merge into the directory is refused.
             return self.holds_all(out);
         }
         if job == Job::Merge && !MERGE_GOES_ON && self.path(out).exists() {
@@ -206,7 +208,8 @@ impl Workplace {
         self.is_whole(out)
     }
 
-    /// Whether a job that says so is complete. What it could not remove may be left beside.
+    /// Checks that a job that reported success is complete. Files that it could not remove may
+    /// remain.
     pub fn holds_all(&self, out: &str) -> Result<(), String> {
         let mut there = tree(&self.path(out));
         there.retain(|name, _| !name.starts_with('.') || name == ".lock");

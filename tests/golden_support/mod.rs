@@ -1,6 +1,6 @@
-//! The golden files: what independent float64 references compute, and the models they computed it with.
+//! The golden files: results of independent float64 references, and the models that they used.
 #![allow(dead_code)]
-#![allow(clippy::expect_used)] // the helpers of tests are tests
+#![allow(clippy::expect_used)] // test helpers may panic, as tests may
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ pub struct Sequence {
     pub text: String,
 }
 
-/// What a golden file holds of one sequence.
+/// The data of one sequence in a golden file.
 pub struct Reference {
     pub name: String,
     pub text: String,
@@ -47,11 +47,11 @@ pub struct Reference {
     pub rows: Vec<u32>,
     pub states: Vec<f64>,
     pub means: Vec<f64>,
-    /// Of `states`, then of each mean.
+    /// The peer's errors: of `states`, then of each mean.
     pub peer_error: Vec<f64>,
 }
 
-/// The committed files, or those of other seeds in `$SEQSTREAM_GOLDEN`.
+/// Returns the folder of the committed files, or of files with other seeds in `$SEQSTREAM_GOLDEN`.
 pub fn golden_folder() -> PathBuf {
     match std::env::var_os("SEQSTREAM_GOLDEN") {
         Some(folder) => folder.into(),
@@ -106,7 +106,7 @@ pub fn read(path: &Path) -> (Golden, Vec<Reference>) {
     (golden, references)
 }
 
-/// The model that the references were computed with.
+/// Returns the model with which the references were computed.
 pub fn checkpoint(golden: &Golden) -> Checkpoint {
     let m = &golden.model;
     let (kind, vocab, layer_norm_eps) = match m.kind.as_str() {
@@ -132,18 +132,19 @@ pub fn checkpoint(golden: &Golden) -> Checkpoint {
         golden.weights_blake3,
         "the random model is no longer the one the references were computed with"
     );
-    // It keeps its files mapped: the folder may go.
+    // The checkpoint keeps its files mapped, so the folder may be removed.
     Checkpoint::open(dir.path()).expect("checkpoint")
 }
 
-/// The golden file's sequences as one batch.
+/// Returns the golden file's sequences as one batch.
 pub fn batch(references: &[Reference]) -> PackedBatch {
     let mut batch = PackedBatch::new();
     references.iter().for_each(|r| batch.push(&r.ids));
     batch
 }
 
-/// What a model makes of one sequence is off by, relatively: its states, then the mean of each layer.
+/// Returns the relative errors of a model, by sequence: of its states, then of the mean of each
+/// layer.
 pub fn errors(
     model: &mut dyn Embedder,
     golden: &Golden,
@@ -174,7 +175,7 @@ pub fn errors(
     references.iter().enumerate().map(one).collect()
 }
 
-/// norm(out - reference) / norm(reference); NaN stays NaN, and fails every comparison.
+/// Returns norm(out - reference) / norm(reference); NaN stays NaN, and fails every comparison.
 pub fn error(out: impl Iterator<Item = f32>, reference: &[f64]) -> f64 {
     let (mut difference, mut norm, mut count) = (0.0, 0.0, 0);
     for (o, r) in out.zip(reference) {

@@ -1,4 +1,4 @@
-//! A model that hashes, a list of records, and a job made of the two.
+//! A model that hashes, a list of records, and a job made of both.
 #![allow(dead_code)]
 
 use std::collections::{BTreeMap, VecDeque};
@@ -18,7 +18,8 @@ use seqstream::sequence::{Alphabet, Cleaning, InputDigest, Record, SequenceError
 
 pub const WIDTH: usize = 3;
 
-/// The state of token `token` at place `at` of its sequence; no other sequence has a say in it.
+/// Returns the state of token `token` at position `at` of its sequence; it depends on no other
+/// sequence.
 pub fn state(layer: usize, token: u32, at: usize, dimension: usize) -> f32 {
     let mut x =
         (layer as u64 + 1) << 48 | u64::from(token) << 32 | (at as u64) << 8 | dimension as u64;
@@ -27,23 +28,22 @@ pub fn state(layer: usize, token: u32, at: usize, dimension: usize) -> f32 {
     ((x >> 40) as f32) / (1 << 24) as f32 - 0.5
 }
 
-/// Embeds by [`state`].
+/// A model that embeds by [`state`].
 pub struct Hashing {
     config: ModelConfig,
-    /// Sequences embedded so far.
+    /// The number of sequences embedded so far.
     pub sequences: u64,
     /// Called before each batch with the number of sequences before it.
     pub before: Box<dyn FnMut(u64)>,
-    /// Gives NaN for the sequence of this number.
+    /// The number of a sequence for which the model gives NaN.
     pub nan_at: Option<u64>,
-    /// Makes the state of one token other than [`state`], and no mean: of which sequence, token,
-    /// layer, and to what.
+    /// Replaces the state of one token, but changes no mean: sequence, token, layer, and new state.
     pub state_at: Option<(u64, usize, usize, f32)>,
-    /// Submitted and not yet collected.
+    /// The outputs of batches that were submitted and not yet collected.
     submitted: VecDeque<Vec<LayerOutput>>,
 }
 
-/// Batches that may be under way at once, as on a device.
+/// The number of batches that may run at once, as on a device.
 const IN_FLIGHT: usize = 3;
 
 impl Hashing {
@@ -136,7 +136,7 @@ impl Embedder for Hashing {
     }
 }
 
-/// Records in memory, as if from one file.
+/// Records in memory, as if read from one file.
 pub struct List {
     pub records: std::vec::IntoIter<Record>,
     pub blake3: String,
@@ -147,7 +147,8 @@ impl Records for List {
         self.records.next().map(Ok)
     }
     fn digests(&self) -> Vec<InputDigest> {
-        // Between the last record and the end of the input the others get ahead of the reader.
+        // Between the last record and the end of the input the other threads get ahead of the
+        // reader.
         std::thread::sleep(Duration::from_millis(5));
         vec![InputDigest {
             name: "list.fa".into(),
@@ -157,7 +158,7 @@ impl Records for List {
     }
 }
 
-/// `n` records of lengths 1 to 40, some ids twice.
+/// Returns `n` records of lengths 1 to 40, with some ids twice.
 pub fn records(n: usize) -> Vec<Record> {
     (0..n)
         .map(|i| {
@@ -183,9 +184,9 @@ pub struct Job {
     pub resume: bool,
     pub piped: bool,
     pub model: &'static str,
-    /// Version of the layout.
+    /// The version of the layout.
     pub format: u32,
-    /// Hash of the input as the main pass sees it.
+    /// The hash of the input as the main pass sees it.
     pub read: &'static str,
 }
 
@@ -210,7 +211,7 @@ impl Job {
                 first_budget: 170,
                 shard_size: 8,
                 share: Share::ALL,
-                // By the job's size, so that every test meets both ways.
+                // This depends on the job's size, so that every test uses several values.
                 threads: 1 + n % 3,
             },
             dtype: OutputDtype::F32,
@@ -257,7 +258,7 @@ impl Job {
         }
     }
 
-    /// What a file says before the job begins, and a pipe does not.
+    /// Returns what is known before the job begins: for a file the records, for a pipe nothing.
     pub fn checks(&self) -> Checks {
         let mut input = StandingBlocks::new(
             self.feed.shard_size,
@@ -306,7 +307,7 @@ impl Job {
     }
 }
 
-/// Every file below `dir`, by its path.
+/// Returns every file below `dir`, by its path.
 pub fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     fn walk(dir: &Path, prefix: &str, into: &mut BTreeMap<String, Vec<u8>>) {
         for entry in std::fs::read_dir(dir).unwrap() {
@@ -340,7 +341,7 @@ pub fn assert_same(a: &Path, b: &Path) {
     }
 }
 
-/// The values of a .npy of f32.
+/// Returns the values of a .npy file of f32.
 pub fn npy(bytes: &[u8]) -> Vec<f32> {
     bytes[128..]
         .chunks(4)
@@ -348,7 +349,7 @@ pub fn npy(bytes: &[u8]) -> Vec<f32> {
         .collect()
 }
 
-/// Ids and rows of a whole output, in order.
+/// Returns ids and rows of a whole output, in order.
 pub fn rows(out: &Path, layer: usize) -> Vec<(String, Vec<f32>)> {
     let files = tree(out);
     let mut rows = Vec::new();
@@ -368,7 +369,7 @@ pub fn rows(out: &Path, layer: usize) -> Vec<(String, Vec<f32>)> {
     rows
 }
 
-/// Where a job is writing a shard, or has left it unfinished.
+/// Returns the directory in which a job is writing a shard, or has left it unfinished.
 pub fn partial(out: &Path, block: u64) -> Option<std::path::PathBuf> {
     let begins = format!(".shard-{block:06}.");
     let mut entries = std::fs::read_dir(out).unwrap().map(|e| e.unwrap());

@@ -1,4 +1,4 @@
-//! Text read and cleaned, for tests.
+//! Text that is read and cleaned, for tests.
 #![allow(dead_code)]
 
 use std::io::Cursor;
@@ -20,7 +20,7 @@ pub fn read(text: &[u8]) -> Result<Vec<Record>, SequenceError> {
     open(text)?.collect()
 }
 
-/// Ids and sequences.
+/// Returns ids and sequences.
 pub fn pairs(text: &[u8]) -> Vec<(String, String)> {
     let records = read(text).unwrap_or_else(|e| panic!("{e}"));
     records
@@ -36,7 +36,7 @@ pub fn own(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The error of bad text, checked to name its file and a remedy.
+/// Returns the error of bad text, after a check that it names its file and a remedy.
 pub fn error(text: &[u8]) -> SequenceError {
     let error = read(text).expect_err("this text is bad");
     assert_eq!(error.file(), "in.fa");
@@ -45,7 +45,7 @@ pub fn error(text: &[u8]) -> SequenceError {
     error
 }
 
-/// Record (1-based, in its file) and line of an error.
+/// Returns the record (1-based, in its file) and the line of an error.
 pub fn at(error: &SequenceError) -> (u64, u64) {
     error.place().map(|p| (p.record, p.line)).unwrap()
 }

@@ -1,4 +1,4 @@
-//! Weights on their way, for tests.
+//! Weights that are being loaded, for tests.
 
 use super::{Reports, noise};
 use seqstream::gpu::driver::{Arena, Context, Region};
@@ -9,8 +9,8 @@ use seqstream::stream::{
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Long enough for the other thread to come to its wait. Tests pass however long that takes; a
-/// missing wait is found only if it came that far.
+/// Long enough for the other thread to reach its wait. Tests pass however long that takes, but find
+/// a missing wait only if the thread has reached it.
 pub const A_WHILE: Duration = Duration::from_millis(20);
 pub const LAYER: usize = 1200;
 pub const UPLOAD: UploadOptions = UploadOptions {
@@ -20,7 +20,7 @@ pub const UPLOAD: UploadOptions = UploadOptions {
     through: true,
 };
 
-/// One device: a ring for results of a layer each, buffers for layers, and an uploader.
+/// One device: a ring for results of one layer each, buffers for layers, and an uploader.
 pub struct Rig {
     pub manager: StreamManager,
     pub streams: StreamSet,
@@ -63,19 +63,20 @@ pub fn fences(streams: &StreamSet, name: &'static str, count: usize) -> Arc<Laye
     Arc::new(LayerFences::new(streams, name, count).unwrap())
 }
 
-/// "Computes" with a layer: its bytes are the results of a batch.
+/// "Computes" with a layer: the layer's bytes are the results of a batch.
 pub fn read(ring: &mut StreamProcessor, batch: u64, layer: &Region) -> Result<(), StreamError> {
     ring.stage(batch)?;
     let copied = {
         let (stream, output) = (ring.compute(), ring.output()?);
-        // SAFETY: the slot's output while its batch is open; the layer has been waited for.
+        // SAFETY: this is the slot's output while its batch is open; the layer has been waited for.
         unsafe { stream.copy(layer, output) }
     };
     copied.map_err(|e| ring.fail(e))?;
     ring.finish(LAYER).map(|_| ())
 }
 
-/// Layers, as often as there are uploads, over a ring of two buffers. Each has to be right.
+/// Loads as many layers as there are uploads through a ring of two buffers. Each layer must be
+/// right.
 pub fn layers_through_two_buffers(uploads: u64, reports: &Reports) {
     const BUFFERS: u64 = 2;
     let Rig {

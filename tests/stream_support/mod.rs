@@ -1,4 +1,4 @@
-//! A small job on streams, whose results the host can say in advance.
+//! A small job on streams, whose results the host can predict.
 #![allow(dead_code)]
 
 pub mod loading;
@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 impl Simulator {
-    /// A counter of `cuda-sim/src/counters.rs`.
+    /// Returns a counter of `cuda-sim/src/counters.rs`.
     pub fn counter(&self, name: &str) -> u64 {
         let text = CString::new(name).unwrap();
         let get = self.call::<extern "C" fn(*const c_char) -> u64>("seqstream_sim_counter");
@@ -25,14 +25,14 @@ impl Simulator {
         value
     }
 
-    /// Orders a fault; calls are counted from here.
+    /// Plans a fault; calls are counted from here.
     pub fn fault(&self, order: &str) {
         let order = CString::new(order).unwrap();
         let set = self.call::<extern "C" fn(*const c_char) -> i32>("seqstream_sim_set_fault");
         assert_eq!(set(order.as_ptr()), 0);
     }
 
-    /// What the simulator found wrong.
+    /// Returns the simulator's findings.
     pub fn findings(&self) -> String {
         let get = self.call::<extern "C" fn(*mut c_char, usize) -> usize>("seqstream_sim_findings");
         let mut text = vec![0u8; get(std::ptr::null_mut(), 0)];
@@ -41,7 +41,8 @@ impl Simulator {
         String::from_utf8(text).unwrap()
     }
 
-    /// Nothing of the driver's is held, and no wait was hidden in a free: all was drained before.
+    /// Asserts that nothing of the driver is held, and that no free had to wait: all work was
+    /// drained before.
     #[track_caller]
     pub fn assert_nothing_left(&self, what: &str) {
         self.assert_nothing_held(what);
@@ -50,7 +51,7 @@ impl Simulator {
         }
     }
 
-    /// Nothing of the driver's is held.
+    /// Asserts that nothing of the driver is held.
     #[track_caller]
     pub fn assert_nothing_held(&self, what: &str) {
         for name in [
@@ -67,17 +68,19 @@ impl Simulator {
     }
 }
 
-/// Ends the process if a test hangs: a hang must be a failure, and not a test run that never ends.
+/// Ends the process if a test hangs, so that a hang is a failure and not a test run that never
+/// ends.
 pub struct Watchdog(Sender<()>);
 
 impl Watchdog {
-    /// The test goes on: time is counted from here.
+    /// Reports progress: the time starts again from here.
     pub fn alive(&self) {
         self.0.send(()).unwrap();
     }
 }
 
-/// Bites when a test has not gone on for two minutes, of which it needs milliseconds.
+/// Starts a watchdog that acts when a test, which needs milliseconds, makes no progress for two
+/// minutes.
 pub fn watchdog(what: &'static str) -> Watchdog {
     let (alive, watched) = channel();
     std::thread::spawn(move || {
@@ -88,14 +91,14 @@ pub fn watchdog(what: &'static str) -> Watchdog {
                 Err(RecvTimeoutError::Timeout) => break,
             }
         }
-        // Not by eprintln, which is captured and would be lost.
+        // This does not use eprintln, whose output is captured and would be lost.
         let _ = writeln!(std::io::stderr(), "\n{what}: hangs");
         std::process::abort();
     });
     Watchdog(alive)
 }
 
-/// What was reported.
+/// The collected reports.
 #[derive(Clone, Default)]
 pub struct Reports(Arc<Mutex<Vec<String>>>);
 
@@ -114,7 +117,7 @@ impl Reports {
     }
 }
 
-/// Bytes that differ for each `seed`.
+/// Returns bytes that differ for each `seed`.
 pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
@@ -126,10 +129,10 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     (0..length).map(|_| next()).collect()
 }
 
-/// Bytes of the weights that each batch reads.
+/// The bytes of the weights that each batch reads.
 pub const TASTE: usize = 48;
 pub const MOST: usize = 1000;
-/// A batch's results at most: its inputs, a piece of the weights, a fill.
+/// The largest size of a batch's results: its inputs, a piece of the weights, a fill.
 pub const RESULTS: usize = MOST + TASTE + 16;
 
 #[derive(Clone, Copy, Debug)]
@@ -137,9 +140,9 @@ pub struct Plan {
     pub devices: u32,
     pub batches: u64,
     pub slots: usize,
-    /// Of the manager: the streams are on.
+    /// Whether the manager's streams are on.
     pub streams: bool,
-    /// Of the processors.
+    /// Whether the processors overlap batches.
     pub overlap: bool,
     pub weights: usize,
 }
@@ -167,7 +170,7 @@ impl Plan {
         }
     }
 
-    /// Three chunks for the weights above, on two slots.
+    /// Options with three chunks for the weights above, on two slots.
     pub fn upload(&self) -> UploadOptions {
         UploadOptions {
             slots: 2,
@@ -178,7 +181,7 @@ impl Plan {
     }
 }
 
-/// The inputs of a batch: awkward lengths, the most among them.
+/// Returns the inputs of a batch: awkward lengths, the largest among them.
 pub fn inputs(device: u32, batch: u64) -> Vec<u8> {
     let length = match batch % 4 {
         0 => MOST,
@@ -197,15 +200,15 @@ fn taste(batch: u64, weights: usize) -> usize {
     (batch as usize * 211) % (weights - TASTE)
 }
 
-/// What a batch comes to: its inputs in two halves that have changed places, a piece of the weights,
-/// and sixteen times its number.
+/// Returns the expected result of a batch: the two halves of its inputs in exchanged order, a piece
+/// of the weights, and sixteen times its number.
 pub fn expected(inputs: &[u8], weights: &[u8], batch: u64) -> Vec<u8> {
     let (front, back) = inputs.split_at(inputs.len() / 2);
     let at = taste(batch, weights.len());
     [back, front, &weights[at..at + TASTE], &[batch as u8; 16]].concat()
 }
 
-/// The same on the device, of copies and a fill. The number of bytes.
+/// Computes the same on the device with copies and a fill. Returns the number of bytes.
 pub fn compute(
     stream: &Stream,
     input: &Region,
@@ -215,8 +218,8 @@ pub fn compute(
 ) -> Result<usize, DriverError> {
     let (all, half) = (input.bytes(), input.bytes() / 2);
     let at = taste(batch, weights.bytes());
-    // SAFETY: the slot's regions, while its batch is open; the weights are waited for, and written
-    // by nobody any more.
+    // SAFETY: these are the slot's regions, while its batch is open; the weights have been waited
+    // for, and nothing writes them any more.
     unsafe {
         stream.copy(&input.slice(half..all), &output.slice(0..all - half))?;
         stream.copy(&input.slice(0..half), &output.slice(all - half..all))?;
@@ -237,7 +240,7 @@ pub fn right(plan: Plan, (device, batch, results): &Outcome) -> bool {
     *results == expected(&inputs(*device, *batch), &weights, *batch)
 }
 
-/// What the job holds of a device.
+/// The parts of the job that belong to one device.
 pub struct Unit {
     pub device: u32,
     pub weights: Region,
@@ -269,7 +272,7 @@ impl Unit {
         })
     }
 
-    /// Weights, and before the first batch's kernels a wait for them.
+    /// Loads the weights, and makes the first batch's kernels wait for them.
     pub fn start(&mut self, plan: Plan) -> Result<(), StreamError> {
         self.uploader
             .upload(&weights(self.device, plan.weights), &self.weights, 0)?;
@@ -280,7 +283,7 @@ impl Unit {
     pub fn submit(&mut self, batch: u64) -> Result<(), StreamError> {
         let inputs = inputs(self.device, batch);
         self.ring.stage(batch)?[..inputs.len()].copy_from_slice(&inputs);
-        // In two parts, as a caller does that knows the second one later.
+        // In two parts, like a caller that knows the second part later.
         self.ring.async_load(inputs.len() / 3)?;
         self.ring.async_load(inputs.len() - inputs.len() / 3)?;
         let input = self.ring.input()?.slice(0..inputs.len());
@@ -299,7 +302,7 @@ impl Unit {
     }
 }
 
-/// The devices of a job, with their streams and memory.
+/// Makes the units of a job's devices, with their streams and memory.
 pub fn units(
     plan: Plan,
     options: StreamOptions,
@@ -320,7 +323,8 @@ pub fn units(
     Ok((manager, units))
 }
 
-/// All batches over these devices, from one thread; what was collected up to an error stays.
+/// Runs all batches over these devices, from one thread; results collected before an error are
+/// kept.
 pub fn run(plan: Plan, units: &mut [Unit], outcomes: &mut Vec<Outcome>) -> Result<(), StreamError> {
     for unit in &mut *units {
         unit.start(plan)?;
@@ -341,7 +345,7 @@ pub fn run(plan: Plan, units: &mut [Unit], outcomes: &mut Vec<Outcome>) -> Resul
     Ok(())
 }
 
-/// A whole job; what it collected, and its end.
+/// Runs a whole job; returns the collected results and the job's result.
 pub fn job(plan: Plan, options: StreamOptions) -> (Vec<Outcome>, Result<(), StreamError>) {
     let mut outcomes = Vec::new();
     let result =

@@ -86,7 +86,7 @@ api! {
     fn cuCtxGetDevice(device: Out<c_int>) |sim| {
         sim.ready()?;
         let context = with_contexts(|stack| stack.last().copied()).unwrap_or(0);
-        // At most 16.
+        // There are at most 16 devices, so the cast is exact.
         device.set(sim.device_of(context)? as c_int)
     }
 

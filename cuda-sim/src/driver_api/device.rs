@@ -6,7 +6,7 @@ use crate::abi::{Out, api, put_text};
 use crate::code::Code;
 use crate::sim::Sim;
 
-/// CUDA 13.0.
+/// The version of the driver, CUDA 13.0.
 const VERSION: c_int = 13_000;
 
 impl Sim {
@@ -20,6 +20,7 @@ impl Sim {
         }
     }
 
+    /// Checks the index of a device.
     pub(super) fn device_index(&self, device: c_int) -> Result<usize, Code> {
         self.checked_device(device)
     }
@@ -32,11 +33,12 @@ impl Sim {
         }
     }
 
-    /// Of the attributes that an engine asks for; `None` for the rest.
+    /// Returns an attribute of a device, or `None` for attributes that are not simulated.
     fn attribute(&self, attribute: c_int, device: usize) -> Option<c_int> {
         let architecture = self.config.architecture;
-        // Shared memory a multiprocessor and L2 in MiB: as the cards of these names have them. Multiprocessors are few:
-        // kernels that fill a card with blocks, and engines that fill it with work, do not here.
+        // Shared memory per multiprocessor in KiB and L2 in MiB are as on the cards of these names.
+        // There are few multiprocessors, so that kernels which fill a card with blocks, and engines
+        // which fill it with work, have little to do here.
         let processors = 4;
         let (shared_kib, l2_mib) = match architecture {
             80 => (164, 40),
@@ -89,7 +91,7 @@ impl Sim {
         })
     }
 
-    /// The most dynamic shared memory that a kernel may ask for.
+    /// Returns the largest amount of dynamic shared memory that a kernel may request, in bytes.
     pub(super) fn shared_limit(&self) -> c_int {
         const OPTIN: c_int = 97;
         self.attribute(OPTIN, 0).unwrap_or(0)
@@ -112,7 +114,7 @@ api! {
 
     fn cuDeviceGetCount(count: Out<c_int>) |sim| {
         sim.ready()?;
-        // At most 16.
+        // There are at most 16 devices, so the cast is exact.
         count.set(sim.config.devices as c_int)
     }
 
@@ -123,7 +125,7 @@ api! {
 
     fn cuDeviceGetName(name: *mut c_char, size: c_int, device: c_int) |sim| {
         sim.checked_device(device)?;
-        // Cards of one kind have one name.
+        // All cards of one kind have the same name.
         put_text(name, usize::try_from(size).map_err(|_| Code::INVALID_VALUE)?, sim.device_name())
     }
 

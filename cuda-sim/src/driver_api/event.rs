@@ -51,7 +51,7 @@ fn elapsed(sim: &Sim, start: u64, end: u64) -> Result<f32, Code> {
 api! {
     fn cuEventCreate(event: Out<u64>, flags: c_uint) |sim| {
         let context = sim.current()?;
-        // Events of several processes must not have times; they are not simulated beyond that.
+        // Interprocess events must disable timing; beyond this check they are not simulated.
         let interprocess_with_times = flags & INTERPROCESS != 0 && flags & DISABLE_TIMING == 0;
         if flags & !(BLOCKING_SYNC | DISABLE_TIMING | INTERPROCESS) != 0 || interprocess_with_times {
             return Err(Code::INVALID_VALUE);
@@ -94,7 +94,7 @@ api! {
         milliseconds.set(elapsed(sim, start, end)?)
     }
 
-    /// Whoever waits for its record waits still.
+    /// Destroys the event; operations that wait for its record still wait.
     fn cuEventDestroy_v2(event: u64) |sim| {
         sim.ready()?;
         let gone = sim.events.remove(&event).ok_or(Code::INVALID_HANDLE)?;

@@ -11,7 +11,7 @@ use crate::sim::{Function, Sim, number};
 const MAX_DYNAMIC_SHARED_SIZE_BYTES: c_int = 8;
 const DEFAULT_SHARED_LIMIT: c_int = 48 << 10;
 
-/// Any image will do: the kernels are those that are compiled in.
+/// Loads a module. Its image is ignored: the kernels are those compiled in.
 fn load(sim: &mut Sim, module: &Out<u64>, image: *const c_void) -> Result<(), Code> {
     let context = sim.current()?;
     if image.is_null() {
@@ -32,10 +32,10 @@ fn shape_is_legal(grid: [u32; 3], block: [u32; 3]) -> bool {
         && grid.iter().all(|n| *n > 0)
 }
 
-/// Copies a kernel's one parameter out of the caller's memory, in either of the two ways to pass it.
+/// Copies a kernel's single parameter from the caller's memory, in either of the two ways to pass
+/// it.
 ///
-/// # Safety
-/// The pointers are as cuLaunchKernel wants them.
+/// # Safety The pointers must be as cuLaunchKernel requires them.
 unsafe fn read_params(
     kernel: Kernel,
     params: &In<*const c_void>,
@@ -140,7 +140,7 @@ api! {
                 function.max_dynamic_shared = value;
                 Ok(())
             }
-            // PREFERRED_SHARED_MEMORY_CARVEOUT and cluster sizes: hints here.
+            // PREFERRED_SHARED_MEMORY_CARVEOUT and cluster sizes are only hints here.
             9..=15 => Ok(()),
             _ => Err(Code::INVALID_VALUE),
         }
@@ -192,7 +192,7 @@ api! {
             sim.find(format!("cuLaunchKernel: illegal launch of {text}"));
             return Err(Code::INVALID_VALUE);
         }
-        // SAFETY: by the API's contract the pointers are as this function wants them.
+        // SAFETY: by the API's contract the pointers are as `read_params` requires them.
         let params = unsafe { read_params(kernel, &params, &extra) }?;
         sim.counters.launches += 1;
         let (name, on) = (kernel.name(), number(stream));

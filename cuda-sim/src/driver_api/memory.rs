@@ -1,5 +1,6 @@
-//! Device memory, pinned memory, copies and fills. How a copy behaves towards the host follows the driver's "API
-//! synchronization behavior"; where that leaves a choice, the stricter reading for the program is taken.
+//! Device memory, pinned memory, copies and fills. How a copy synchronizes with the host follows
+//! the driver's "API synchronization behavior"; where the document leaves a choice, the simulator
+//! takes the reading that is stricter for the program.
 
 use std::ffi::{c_int, c_uint, c_void};
 
@@ -11,15 +12,17 @@ use crate::sim::{Sim, number};
 
 const NULL_STREAM: u64 = 0;
 
-/// The host waits inside a call that is not named for it. `stream` is an id, a NULL stream's too.
+/// Makes the host wait inside a call whose name does not mention a wait. `stream` is an id, also
+/// for a NULL stream.
 fn wait_inside(sim: &mut Sim, stream: u64) -> Result<(), Code> {
     sim.counters.implicit_synchronizes += 1;
     sim.wait(sim.tails(stream));
     sim.stream_of(stream).map(|_| ())
 }
 
-/// A pinned source is read when the copy runs. A pageable one is staged: after the stream is idle, before the call
-/// returns; the rest of the way to the device is then still to go.
+/// Copies to a device. A pinned source is read when the copy runs. A pageable source is staged: it
+/// is read after the stream is idle and before the call returns; the copy to the device then still
+/// follows.
 fn to_device(
     sim: &mut Sim,
     target: u64,
@@ -50,7 +53,7 @@ fn to_device(
         sim.counters.pageable_copies += 1;
         sim.counters.pageable_bytes += bytes as u64;
         wait_inside(sim, stream)?;
-        // SAFETY: by the API's contract the caller's source is readable for as many bytes.
+        // SAFETY: by the API's contract the caller's source is readable for `bytes` bytes.
         Source::Staged(unsafe { pages::read(source, bytes) })
     };
     sim.submit(
@@ -70,7 +73,8 @@ fn to_device(
     }
 }
 
-/// To pinned memory it is asynchronous, if it may be; to pageable memory never.
+/// Copies to the host. A copy to pinned memory is asynchronous, if the call allows it; a copy to
+/// pageable memory never is.
 fn to_host(
     sim: &mut Sim,
     target: usize,
@@ -117,7 +121,7 @@ fn to_host(
     }
 }
 
-/// Never waits for the host's sake, whatever it is called by.
+/// Copies within device memory. The host never waits, whichever function calls it.
 fn on_device(
     sim: &mut Sim,
     target: u64,
@@ -186,7 +190,8 @@ fn allocate_host(sim: &mut Sim, out: &Out<*mut c_void>, bytes: usize) -> Result<
     out.set(address as *mut c_void)
 }
 
-/// Usable or not: what gives memory back goes on for a lost one.
+/// Fails if no context is current. A lost context is accepted, because functions that release
+/// memory work on it, too.
 fn a_context_is_current(sim: &Sim) -> Result<(), Code> {
     match sim.current() {
         Err(Code::INVALID_CONTEXT) => Err(Code::INVALID_CONTEXT),
@@ -225,7 +230,8 @@ api! {
         out.set(address as u64)
     }
 
-    /// Waits for the device. On a lost context the memory is gone as well, and the context's error is returned.
+    /// Frees memory after a wait for the device. On a lost context the memory is freed as well, and
+    /// the context's error is returned.
     fn cuMemFree_v2(address: u64) |sim| {
         sim.ready()?;
         if address == 0 {
@@ -237,7 +243,7 @@ api! {
             sim.find(format!("cuMemFree: {address:#x} is no allocation, or freed already"));
             return Err(Code::INVALID_VALUE);
         };
-        // An allocation stands only as long as its device's context.
+        // An allocation is live only as long as its device's context.
         let context = sim.devices[device].primary.ok_or(Code::INVALID_CONTEXT)?;
         let pending = sim.pending_of(context);
         if !pending.is_empty() {
@@ -320,7 +326,7 @@ api! {
         flags.set(0)
     }
 
-    /// CU_POINTER_ATTRIBUTE_MEMORY_TYPE, DEVICE_POINTER, HOST_POINTER and DEVICE_ORDINAL.
+    /// Supports CU_POINTER_ATTRIBUTE_MEMORY_TYPE, DEVICE_POINTER, HOST_POINTER and DEVICE_ORDINAL.
     fn cuPointerGetAttribute(data: *mut c_void, attribute: c_int, address: u64) |sim| {
         sim.ready()?;
         let place = address as usize;
@@ -331,7 +337,8 @@ api! {
         }
         const HOST: c_uint = 1;
         const DEVICE: c_uint = 2;
-        // SAFETY: by the API's contract `data` has room for the attribute's type, which is that written here.
+        // SAFETY: by the API's contract `data` has enough bytes for the attribute's type, which is
+        // the type written here.
         unsafe {
             match attribute {
                 2 => data.cast::<c_uint>().write(if pinned { HOST } else { DEVICE }),

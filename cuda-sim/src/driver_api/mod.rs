@@ -1,5 +1,6 @@
-//! The `cu*` symbols. Each checks its arguments as the driver does and leaves the work to `sim`.
-// The names are CUDA's.
+//! The `cu*` symbols. Each function checks its arguments as the driver does and leaves the work to
+//! `sim`.
+// The names are those of CUDA.
 #![allow(non_snake_case)]
 
 mod context;

@@ -7,6 +7,7 @@ use crate::code::Code;
 use crate::run::Work;
 use crate::sim::{Sim, StreamKind, number};
 
+/// The numerically smallest, greatest priority of a stream.
 pub(super) const GREATEST_PRIORITY: c_int = -5;
 const NON_BLOCKING: c_uint = 1;
 
@@ -20,7 +21,7 @@ fn create(sim: &mut Sim, out: &Out<u64>, flags: c_uint, priority: c_int) -> Resu
     } else {
         StreamKind::Blocking
     };
-    // Other priorities are clamped, as the driver does.
+    // Other priorities are clamped, as in the driver.
     let handle = sim.new_stream(context, kind, priority.clamp(GREATEST_PRIORITY, 0));
     sim.note(format_args!("stream={} flags={flags}", number(handle)));
     out.set(handle)
@@ -33,7 +34,7 @@ api! {
         create(sim, &stream, flags, priority)
     }
 
-    /// Returns at once; what was submitted to the stream runs still.
+    /// Returns at once; operations submitted to the stream still run.
     fn cuStreamDestroy_v2(stream: u64) |sim| {
         sim.ready()?;
         let entry = sim.streams.get(&stream).ok_or(Code::INVALID_HANDLE)?;
@@ -59,7 +60,8 @@ api! {
         if idle { Ok(()) } else { Err(Code::NOT_READY) }
     }
 
-    /// The record that counts is the event's latest at this call; an event never recorded is complete.
+    /// Makes the stream wait for the event's latest record at the time of this call; an event that
+    /// was never recorded is complete.
     fn cuStreamWaitEvent(stream: u64, event: u64, _flags: c_uint) |sim| {
         let id = sim.stream_of(stream)?;
         let record = sim.event_of(event)?.record;

@@ -1,4 +1,5 @@
-//! Tensor maps: what a tensor copy needs to know, in 128 opaque bytes that the emulated kernels read.
+//! Tensor maps: the data that a tensor copy needs, in 128 opaque bytes that the emulated kernels
+//! read.
 
 use std::ffi::{c_int, c_uint, c_void};
 
@@ -6,7 +7,7 @@ use crate::abi::{In, Out, api};
 use crate::code::Code;
 use crate::sim::Sim;
 
-/// As `emu/tensor_map.h` has it.
+/// The layout of a tensor map, the same as in `emu/tensor_map.h`.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 pub struct TensorMap {
@@ -26,9 +27,9 @@ const MAX_RANK: usize = 5;
 const MAGIC: u32 = 0x7061_6d74;
 const _: () = assert!(size_of::<TensorMap>() == 128);
 
-/// Bytes of an element, by CUtensorMapDataType.
+/// Bytes per element, indexed by CUtensorMapDataType.
 const ELEMENT_BYTES: [u8; 10] = [1, 2, 4, 4, 8, 8, 2, 4, 8, 2];
-/// Bytes, by CUtensorMapSwizzle.
+/// Spans in bytes, indexed by CUtensorMapSwizzle.
 const SWIZZLES: [u8; 4] = [0, 32, 64, 128];
 
 struct Request<'a> {
@@ -45,7 +46,7 @@ struct Request<'a> {
     fill: c_int,
 }
 
-/// The documented constraints; what is wrong, in words.
+/// Checks the documented constraints and encodes the map. The error says in words what is wrong.
 fn encode(wanted: &Request) -> Result<TensorMap, String> {
     let rank = wanted.rank as usize;
     if !(1..=MAX_RANK).contains(&rank) {
@@ -141,7 +142,7 @@ fn write(sim: &mut Sim, out: &Out<TensorMap>, wanted: &Request) -> Result<(), Co
 }
 
 api! {
-    #[allow(clippy::too_many_arguments)] // CUDA's
+    #[allow(clippy::too_many_arguments)] // CUDA's signature
     fn cuTensorMapEncodeTiled(
         map: Out<TensorMap>,
         data_type: c_int,

@@ -1,6 +1,7 @@
-//! The handler of page faults. A kernel that touches a closed page of simulated memory through a plain pointer goes
-//! on with an opened one, and the access is reported when its block is over, as the driver reports an illegal
-//! address. Host code that does so, or a kernel anywhere else, ends the process, with a line that says what it was.
+//! The handler of page faults. If a kernel accesses a closed page of simulated memory through a
+//! plain pointer, the handler opens the page and the kernel continues; the access is reported at
+//! the end of its block, as the driver reports an illegal address. Any other access to a closed
+//! page ends the process, with a line that explains it.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -15,22 +16,25 @@ static REGIONS: [[AtomicUsize; 2]; MAX_REGIONS] =
     [const { [AtomicUsize::new(0), AtomicUsize::new(0)] }; MAX_REGIONS];
 static REGION_COUNT: AtomicUsize = AtomicUsize::new(0);
 static INSTALL: Once = Once::new();
-/// What handled the signal before us; written once, before our handler stands.
+/// The handler that was installed before ours; written once, before our handler is installed.
 static PREVIOUS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    // Without destructors and with constant beginnings: a signal handler may read them.
+    // These have no destructors and constant initial values, so a signal handler may read them.
     static IN_KERNEL: Cell<bool> = const { Cell::new(false) };
     static FAULT: Cell<Option<PageFault>> = const { Cell::new(None) };
 }
 
+/// An access to a closed page.
 #[derive(Clone, Copy, Debug)]
 pub struct PageFault {
+    /// The address.
     pub address: usize,
+    /// Whether it was a write.
     pub write: bool,
 }
 
-/// From now on faults in these addresses are ours.
+/// Watches an address range: from now on its page faults are handled here.
 pub fn watch_region(start: usize, end: usize) {
     INSTALL.call_once(install);
     let index = REGION_COUNT.load(Ordering::Acquire);
@@ -40,7 +44,7 @@ pub fn watch_region(start: usize, end: usize) {
     REGION_COUNT.store(index + 1, Ordering::Release);
 }
 
-/// Runs kernel code; returns with it the first access to a closed page.
+/// Runs kernel code; returns its result with the first access to a closed page.
 pub fn watch<R>(kernel: impl FnOnce() -> R) -> (R, Option<PageFault>) {
     FAULT.set(None);
     IN_KERNEL.set(true);
@@ -55,7 +59,7 @@ fn install() {
         unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_fault as *const () as usize;
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
-    // SAFETY: both structures are valid; the handler keeps to what a handler may do.
+    // SAFETY: both structures are valid; the handler does only what a signal handler may do.
     unsafe {
         if libc::sigaction(libc::SIGSEGV, ptr::null(), &mut previous) == 0 {
             PREVIOUS.store(
@@ -76,14 +80,14 @@ fn is_ours(address: usize) -> bool {
 }
 
 unsafe extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: the kernel passes a valid siginfo for SIGSEGV.
+    // SAFETY: the operating system passes a valid siginfo for SIGSEGV.
     let address = unsafe { (*info).si_addr() } as usize;
     let ours = is_ours(address);
     let in_kernel = IN_KERNEL.get();
     if ours && in_kernel {
         let page = address & !(PAGE - 1);
-        // SAFETY: the page lies in a region of ours, in which only simulated memory lives; it stays open until the
-        // block is over and `Space::close_gaps` closes it.
+        // SAFETY: the page lies in one of our regions, which hold only simulated memory; it stays
+        // open until the end of the block, when `Space::close_gaps` closes it.
         let opened = unsafe {
             let opened = libc::mprotect(
                 page as *mut c_void,
@@ -116,11 +120,11 @@ unsafe extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context
     pass_on(signal, info, context);
 }
 
-/// Whether the access was a write, where the processor says so.
+/// Returns whether the access was a write, if the processor tells.
 fn is_write(_context: *mut c_void) -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        // SAFETY: the kernel passes a valid ucontext to a handler with SA_SIGINFO.
+        // SAFETY: the operating system passes a valid ucontext to a handler with SA_SIGINFO.
         let context = unsafe { &*_context.cast::<libc::ucontext_t>() };
         context.uc_mcontext.gregs[libc::REG_ERR as usize] & 2 != 0
     }
@@ -144,13 +148,14 @@ fn say(text: &str, address: usize) {
 
 fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     let previous = PREVIOUS.load(Ordering::Acquire) as *const libc::sigaction;
-    // SAFETY: `previous` was stored once, from a box that is never freed; what it names was a valid handler.
+    // SAFETY: `previous` was stored once, from a box that is never freed; it names a handler that
+    // was valid.
     unsafe {
         let handler = previous
             .as_ref()
             .map_or(libc::SIG_DFL, |previous| previous.sa_sigaction);
         if handler == libc::SIG_DFL || handler == libc::SIG_IGN {
-            // On return the access faults again, and then ends the process.
+            // After the return the access faults again, and then ends the process.
             libc::signal(signal, libc::SIG_DFL);
         } else if previous
             .as_ref()

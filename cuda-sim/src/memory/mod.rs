@@ -1,6 +1,7 @@
-//! Device and pinned memory. Each allocation stands alone between closed pages, its end as near to the next one as
-//! its alignment allows; fresh memory is 0xFF throughout (NaN in f16, bf16 and f32, and no index); freed memory is
-//! closed, and its addresses do not come again until the address space is used up.
+//! Device and pinned memory. Each allocation lies between closed pages, with its end as near to the
+//! next closed page as its alignment allows. Fresh memory is 0xFF throughout (NaN in f16, bf16 and
+//! f32, and not a valid index). Freed memory is closed, and its addresses are not reused until the
+//! address space is used up.
 
 pub mod guard;
 pub mod pages;

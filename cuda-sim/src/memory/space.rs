@@ -1,4 +1,4 @@
-//! The allocations of one device (or the pinned ones of the host) in their region of addresses.
+//! The allocations of one device (or the pinned allocations of the host) in their address range.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -6,34 +6,37 @@ use super::guard;
 use super::pages::{self, PAGE, Region};
 use crate::code::Code;
 
-/// What cuMemAlloc promises.
+/// The alignment that cuMemAlloc guarantees.
 const ALIGNMENT: usize = 256;
-/// Addresses are much more plentiful than memory: a freed address returns only after this many times the capacity.
+/// Addresses are much more plentiful than memory: the address space is this many times the
+/// capacity, and a freed address is reused only when it is used up.
 const SPARE_ADDRESSES: usize = 16;
 const LEAST_REGION: usize = 64 << 30;
 const FREED_KEPT: usize = 4096;
 
 #[derive(Clone, Debug)]
 struct Allocation {
-    /// From 1, in order; messages name it.
+    /// The number of the allocation, from 1, which messages name.
     number: u64,
     bytes: usize,
-    /// The pages around it.
+    /// The start of the pages that hold it.
     start: usize,
     length: usize,
 }
 
-/// Where an address lies.
+/// The location of an address range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// The whole range is inside this live allocation.
     Inside,
-    /// In this space, but not (or not whole) in a live allocation; says where it is instead.
+    /// The range is in this space, but not (or not entirely) in a live allocation; the text says
+    /// where it is.
     Outside(String),
-    /// Not an address of this space.
+    /// The range is not in this space.
     Elsewhere,
 }
 
+/// The memory of one device, or the pinned memory of the host.
 pub struct Space {
     name: String,
     region: Region,
@@ -46,7 +49,7 @@ pub struct Space {
 }
 
 impl Space {
-    /// `name`, as in "device 0", is for messages.
+    /// Reserves the address space. `name`, as in "device 0", is for messages.
     pub fn new(name: &str, capacity: usize) -> std::io::Result<Self> {
         let bytes = (capacity.saturating_mul(SPARE_ADDRESSES))
             .max(LEAST_REGION)
@@ -66,25 +69,29 @@ impl Space {
         })
     }
 
+    /// Returns the capacity in bytes.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
+    /// Returns the allocated bytes.
     pub fn used(&self) -> usize {
         self.used
     }
 
+    /// Returns the number of live allocations.
     pub fn len(&self) -> usize {
         self.live.len()
     }
 
-    /// Starts and sizes of all live allocations, by address.
+    /// Returns starts and sizes of all live allocations, ordered by address.
     pub fn live(&self) -> impl Iterator<Item = (usize, usize)> {
         self.live
             .iter()
             .map(|(address, allocation)| (*address, allocation.bytes))
     }
 
+    /// Allocates `bytes` and returns the address.
     pub fn allocate(&mut self, bytes: usize) -> Result<usize, Code> {
         if bytes == 0 {
             return Err(Code::INVALID_VALUE);
@@ -121,8 +128,8 @@ impl Space {
         Ok(address)
     }
 
-    /// A stretch of closed pages with a closed page on both sides: after the last allocation, or, when the region
-    /// is used up, the first gap.
+    /// Finds a range of closed pages with a closed page on both sides: after the last allocation,
+    /// or, if the region is used up, in the first gap.
     fn find_gap(&self, length: usize) -> Option<usize> {
         let end = self.region.start + self.region.bytes;
         if self.next + length + PAGE <= end {
@@ -138,7 +145,8 @@ impl Space {
         (candidate + length + PAGE <= end).then_some(candidate)
     }
 
-    /// Returns the size that was asked for at `allocate`, and what was found damaged around the allocation.
+    /// Frees an allocation. Returns the size that `allocate` was called with, and the damage found
+    /// around the allocation.
     pub fn free(&mut self, address: usize) -> Result<(usize, Option<String>), Code> {
         let Some(allocation) = self.live.get(&address) else {
             return Err(Code::INVALID_VALUE);
@@ -156,18 +164,18 @@ impl Space {
         Ok((bytes, damage))
     }
 
-    /// Frees everything; returns how many allocations stood.
+    /// Frees everything; returns the number of allocations that were live.
     pub fn free_all(&mut self) -> usize {
         let addresses: Vec<usize> = self.live.keys().copied().collect();
         for address in &addresses {
-            // Just read from the table, so it is there.
+            // The address was just read from the table, so it is valid.
             let _ = self.free(*address);
         }
         addresses.len()
     }
 
-    /// As new, but for the addresses: they go on from where they were, so that a stale pointer stays one.
-    /// False if the region is too small for the capacity.
+    /// Starts over, except for the addresses: they continue where they were, so that a stale
+    /// pointer stays invalid. Returns false if the region is too small for the capacity.
     pub fn reset(&mut self, capacity: usize) -> bool {
         self.free_all();
         self.count = 0;
@@ -175,6 +183,7 @@ impl Space {
         capacity <= self.region.bytes / 2
     }
 
+    /// Returns the location of a range.
     pub fn place(&self, address: usize, bytes: usize) -> Place {
         let region = self.region.start..self.region.start + self.region.bytes;
         if !region.contains(&address) {
@@ -189,7 +198,7 @@ impl Space {
         Place::Outside(self.describe(address, bytes))
     }
 
-    /// Where a range lies that is not inside one allocation.
+    /// Describes the location of a range that is not inside one allocation.
     fn describe(&self, address: usize, bytes: usize) -> String {
         let name = &self.name;
         let of = |start: usize, allocation: &Allocation| {
@@ -237,7 +246,8 @@ impl Space {
         }
     }
 
-    /// What has been written beside an allocation, in the part of its pages that no closed page protects.
+    /// Returns a description of writes outside of an allocation, in the part of its pages that no
+    /// closed page protects.
     pub fn damage(&self) -> Option<String> {
         self.live
             .iter()
@@ -261,7 +271,7 @@ impl Space {
         None
     }
 
-    /// Closes again whatever the page fault handler had to open between allocations.
+    /// Closes the pages between allocations again that the page fault handler has opened.
     pub fn close_gaps(&self) {
         let mut from = self.region.start;
         for allocation in self.live.values() {
