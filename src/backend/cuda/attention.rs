@@ -235,7 +235,7 @@ impl AttentionKernels {
             // Rows of 32, 64 or a multiple of 128 bytes.
             let columns = match head_dim {
                 ..=16 => 16,
-                ..=32 => 32,
+                17..=32 => 32,
                 _ => head_dim.next_multiple_of(64),
             };
             let ring = tile.stages * 2 * tile.keys * columns * dtype.size();
