@@ -3,17 +3,17 @@
 //
 // A block stays on its SM and takes one head of an item (params.h, AttentionItem) after the other, heads fastest. Its
 // last warpgroup produces: cp.async brings tiles of 64 keys and 64 values into a ring, in the 128-byte swizzle that
-// wgmma reads, and the keys are rotated there, once for all queries of the item (those of more than HOPPER_ROTATES tokens
-// have been rotated by rotate_keys.cu). The others consume: they take turns at
-// 64 queries, which meet all keys: s = q k^T by wgmma, q in registers; the online softmax in registers; o += p v by
-// wgmma, p in registers. Nothing keeps them in step: one has its softmax while another has its products, or the next
+// wgmma reads, and the keys are rotated there, once for all queries of the item. (Keys of sequences of more than
+// HOPPER_ROTATES tokens have been rotated by rotate_keys.cu.) The others consume: they take turns at 64 queries, which meet
+// all keys: s = q k^T by wgmma, q in registers; the online softmax in registers; o += p v by wgmma, p in registers. Nothing keeps them in step: one has its softmax while another has its products, or the next
 // item's. A sequence that fits into the ring (HOPPER_WHOLE) is one item, and its keys stay for all its queries; others
 // have items of as many queries as one turn takes. Grid: a block an SM.
 //
 // Bound, in 64 queries by 64 keys an SM: 256 cycles by the tensor cores, as many by the exponentials; below about 200
 // tokens by the bytes of q, k, v and out. On an H200, f16, 20 heads, rotated, in TFLOP/s: 96 at length 100, 177 at 170,
-// 273 at 350, 365 at 512, 346 at 1022, 361 at 4096; by ALiBi, 12 heads, 275 at 350 and 375 at 1022. (mma.sync there, rotated:
-// 64 at 100, 124 at 350, 164 at 1022. FlashAttention-3 publishes 333 at 512 and 392 at 1024, without rotation.)
+// 273 at 350, 365 at 512, 346 to 359 at 1022, 432 at 4096 (with the launch of rotate_keys); by ALiBi, 12 heads, 275 at 350
+// and 375 at 1022. (mma.sync there, rotated: 64 at 100, 124 at 350, 164 at 1022. FlashAttention-3 publishes 333 at 512 and
+// 392 at 1024, without rotation.)
 //
 // What made rotation cheap (at length 1022 all took 663 us on the H200, of which it took some 140, and now 512 to 525):
 // - Angles come by cp.async two tiles ahead. Loads into the 32 registers of a producing thread were waited for four

@@ -15,8 +15,8 @@
 //
 // Bound and measured: benches/results/2026-11-29-attention-h200.md has the figures, and what was tried. Exponentials
 // bound heads of up to 32 columns (248, 371 and 495 TFLOP/s with 16, 24 and 32), the tensor cores heads of 128. On an H200,
-// f16, rotated, at lengths 350, 1022 and 4096, in TFLOP/s: 113, 135 and 158 with 20 heads of 16; 149, 185 and 210 with 20
-// of 24; 197, 241 and 280 with 20 of 32; 293, 361 and 445 with 40 of 128. (mma.sync at 350: 75, 74, 94 and 130.)
+// f16, rotated, at lengths 350, 1022 and 4096, in TFLOP/s: 114, 136 and 159 with 20 heads of 16; 150, 185 and 211 with 20
+// of 24; 198, 243 and 280 with 20 of 32; 292, 364 and 447 with 40 of 128. (mma.sync at 350: 76, 75, 95 and 129.)
 //
 // - A producing warp asks whether a stage is free, and hands on a tile that has arrived rather than wait for it. So a
 //   sequence may fill the whole ring.
