@@ -236,7 +236,7 @@ fn inspect_doctor_completions_and_help() {
     }
     let help = said(&["embed", "--help"]);
     assert!(
-        help.contains("Examples:") && help.contains("6  resume or merge refused"),
+        help.contains("Examples:") && help.contains("6  resume, merge or algorithm table refused"),
         "{help}"
     );
     assert_eq!(
