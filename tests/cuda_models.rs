@@ -254,6 +254,30 @@ fn the_host_waits_for_a_batch_once_and_only_where_it_collects() {
     }
 }
 
+/// Where newer attention kernels give other bits than those before them, a job must not be gone on with.
+#[test]
+fn the_fingerprint_names_newer_attention_kernels() {
+    for (hidden, heads, dtype, newer) in [
+        (32, 2, DType::F16, true),   // heads of 16
+        (128, 1, DType::Bf16, true), // of 128
+        (64, 1, DType::F16, false),  // of 64
+        (32, 2, DType::F32, false),
+    ] {
+        let Some(devices) = Devices::take(1, 0) else {
+            return;
+        };
+        let checkpoint = cuda_support::model::random(1, hidden, heads, 64);
+        let built = build(&devices, &checkpoint, options(dtype));
+        for model in built.model.members() {
+            let cuda = model.backend();
+            let newer = newer && cuda.device().capability == (9, 0);
+            let fingerprint = cuda.fingerprint();
+            let named = fingerprint.ends_with(", attention90");
+            assert_eq!(named, newer, "{hidden} {dtype:?}: {fingerprint}");
+        }
+    }
+}
+
 #[test]
 fn a_sequence_that_fits_nowhere_is_an_error_that_says_what_helps() {
     let Some(devices) = Devices::take(1, 0) else {
