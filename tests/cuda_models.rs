@@ -256,7 +256,7 @@ fn the_host_waits_for_a_batch_once_and_only_where_it_collects() {
 
 /// Where newer attention kernels give other bits than those before them, a job must not be gone on with.
 #[test]
-fn the_fingerprint_names_newer_attention_kernels() {
+fn newer_attention_kernels_are_named_in_the_identity() {
     for (hidden, heads, dtype, newer) in [
         (32, 2, DType::F16, true),   // heads of 16
         (128, 1, DType::Bf16, true), // of 128
@@ -271,9 +271,12 @@ fn the_fingerprint_names_newer_attention_kernels() {
         for model in built.model.members() {
             let cuda = model.backend();
             let newer = newer && cuda.device().capability == (9, 0);
-            let fingerprint = cuda.fingerprint();
-            let named = fingerprint.ends_with(", attention90");
-            assert_eq!(named, newer, "{hidden} {dtype:?}: {fingerprint}");
+            let named = cuda.attention_bits();
+            assert_eq!(named == Some("attention90"), newer, "{hidden} {dtype:?}");
+            assert_eq!(
+                seqstream::engine::chip(cuda).ends_with(", attention90"),
+                newer
+            );
         }
     }
 }

@@ -271,7 +271,7 @@ pub fn first_budget(job: &Job, multiprocessors: usize, room: usize) -> usize {
 
 /// The facts about a device that decide the bits of a result: its name, its compute capability, and
 /// the attention kernels where they give other bits than those of earlier versions.
-fn chip(backend: &Cuda) -> String {
+pub fn chip(backend: &Cuda) -> String {
     let info = backend.device();
     let (major, minor) = info.capability;
     let kernels = backend.attention_bits();
