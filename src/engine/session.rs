@@ -101,7 +101,9 @@ impl Session {
         let mut batch = PackedBatch::new();
         let mut ids = Vec::new();
         for (i, sequence) in sequences.into_iter().enumerate() {
-            let mut record = Record::new(format!("sequence {}", i + 1), sequence.as_ref());
+            let mut record = Record::new("", sequence.as_ref());
+            // Errors name the place of a record by its source.
+            record.source = format!("sequence {}", i + 1).into();
             let cleaned = clean(self.alphabet, Cleaning::On, false, &mut record)?;
             ids.clear();
             self.tokenizer.encode(&record.sequence, &mut ids);
