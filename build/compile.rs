@@ -65,7 +65,7 @@ fn fatbin(source: &Path, out: &Path) -> PathBuf {
 fn one(nvcc: &Nvcc, source: &Path, out: &Path) -> Result<(), String> {
     let fatbin = fatbin(source, out);
     let (dependencies, stamp) = (fatbin.with_extension("d"), fatbin.with_extension("stamp"));
-    if fatbin.is_file() && fs::read_to_string(&stamp).ok() == state(nvcc, &dependencies) {
+    if fatbin.is_file() && fs::read_to_string(&stamp).ok() == state(nvcc, source, &dependencies) {
         return Ok(());
     }
     let output = Command::new(&nvcc.program)
@@ -87,16 +87,29 @@ fn one(nvcc: &Nvcc, source: &Path, out: &Path) -> Result<(), String> {
             String::from_utf8_lossy(&said)
         ));
     }
-    fs::write(&stamp, state(nvcc, &dependencies).unwrap_or_default()).map_err(|e| e.to_string())
+    fs::write(
+        &stamp,
+        state(nvcc, source, &dependencies).unwrap_or_default(),
+    )
+    .map_err(|e| e.to_string())
 }
 
-/// Returns a hash of everything that a fatbin was made from: the compiler, its options, and every
-/// file that the dependency list names. The result is `None` if one of the files is missing.
-fn state(nvcc: &Nvcc, dependencies: &Path) -> Option<String> {
+/// Returns a hash of everything that a fatbin was made from: the compiler, its options, the path of
+/// the source, and every file that the dependency list names. The result is `None` if one of the
+/// files is missing. The path counts because the list has absolute paths: two checkouts that share
+/// a target directory must not take each other's fatbins.
+fn state(nvcc: &Nvcc, source: &Path, dependencies: &Path) -> Option<String> {
     let list = fs::read_to_string(dependencies).ok()?;
     let (_, files) = list.split_once(':')?;
     let mut hasher = DefaultHasher::new();
-    (&nvcc.program, &nvcc.version, nvcc.targets(), OPTIONS).hash(&mut hasher);
+    (
+        &nvcc.program,
+        &nvcc.version,
+        nvcc.targets(),
+        OPTIONS,
+        source,
+    )
+        .hash(&mut hasher);
     for file in files.split_whitespace().filter(|word| *word != "\\") {
         fs::read(file).ok()?.hash(&mut hasher);
     }
