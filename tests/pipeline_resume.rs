@@ -7,7 +7,7 @@ mod pipeline_support;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use pipeline_support::*;
 use proptest::prelude::*;
@@ -239,12 +239,26 @@ fn an_output_that_fails_keeps_what_is_finished() {
     // Make a file at the path of the second shard's directory.
     let mut model = Hashing::new();
     let place = out.path().to_owned();
+    let (mut placed, mut batches) = (false, 0);
     model.before = Box::new(move |_| {
-        if let Some(first) = partial(&place, 1) {
-            let second = first
+        batches += 1;
+        // The name of a partial directory has a part that only this job knows. Some batches may be
+        // under way; at the fourth one the first was sent to the writer, which soon makes its
+        // partial directory, and keeps it until this batch is submitted.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while batches > 3 && !placed && Instant::now() < deadline {
+            let Some((block, found)) = [0, 1]
+                .into_iter()
+                .find_map(|b| Some((b, partial(&place, b)?)))
+            else {
+                std::thread::sleep(Duration::from_millis(1));
+                continue;
+            };
+            let second = found
                 .to_string_lossy()
-                .replace("shard-000001", "shard-000002");
+                .replace(&format!("shard-00000{block}"), "shard-000002");
             std::fs::write(second, "in the way").unwrap();
+            placed = true;
         }
     });
     let error = job
