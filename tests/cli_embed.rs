@@ -246,6 +246,18 @@ fn inspect_doctor_completions_and_help() {
 }
 
 #[test]
+fn a_bench_without_a_workload_is_a_usage_error() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = seqstream()
+        .args(["bench", "--model"])
+        .arg(root.join("examples/tiny-esm2"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("--lengths"), "{}", stderr(&output));
+}
+
+#[test]
 fn dnabert_reads_its_own_tokenizer() {
     jobs::dnabert_reads_its_own_tokenizer(&Place::new(0));
 }

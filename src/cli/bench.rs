@@ -233,6 +233,12 @@ fn workloads(
     checkpoint: &Checkpoint,
     console: &Console,
 ) -> Result<Vec<Workload>, Failure> {
+    if args.lengths.is_empty() && args.fasta.is_empty() {
+        return Err(Failure::Usage {
+            message: "there is nothing to measure".into(),
+            hint: Some("add --lengths 350, or --fasta FILE, or both".into()),
+        });
+    }
     let config = checkpoint.config();
     let mut found = Vec::new();
     for &length in &args.lengths {

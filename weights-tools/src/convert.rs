@@ -14,7 +14,7 @@ use seqstream::untrusted::shown;
 use seqstream::weights::write::{Planned, SafetensorsWriter, file_rank, write_file};
 use seqstream::weights::{Checkpoint, Tensor};
 
-use crate::{DTypeArg, Failure, size};
+use crate::{DTypeArg, Failure, say, size};
 
 /// Values that are converted at a time: 4 MiB of f32.
 const BLOCK: usize = 1 << 20;
@@ -90,23 +90,23 @@ pub fn run(args: Args) -> Result<(), Failure> {
     Checkpoint::open(out)?;
 
     let bytes: u64 = planned.iter().map(Planned::bytes).sum();
-    println!(
+    say!(
         "wrote {}: {} tensors, {}",
         shown::path(out),
         planned.len(),
         size::show(bytes)
     );
     if total.largest == 0.0 {
-        println!("error introduced: none, all values are exact");
+        say!("error introduced: none, all values are exact");
     } else {
-        println!("error introduced, |converted - original|:");
-        println!("  relative norm, all tensors  {:.3e}", total.relative());
-        println!(
+        say!("error introduced, |converted - original|:");
+        say!("  relative norm, all tensors  {:.3e}", total.relative());
+        say!(
             "  relative norm, worst tensor {:.3e}  {}",
             worst_norm.0,
             Shown(worst_norm.1)
         );
-        println!(
+        say!(
             "  largest of any value        {:.3e}  {}",
             worst_value.0,
             Shown(worst_value.1)

@@ -7,7 +7,7 @@ mod size;
 mod verify;
 
 use std::fmt::Display;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -81,6 +81,22 @@ fn start_threads() -> Result<(), Failure> {
         Failure::new(1, format!("cannot start a thread: {e}"), Some(hint))
     })
 }
+
+/// Prints a line on standard output. If the reader has gone, that is no failure: the work goes on.
+fn print_line(line: std::fmt::Arguments<'_>) -> Result<(), Failure> {
+    match writeln!(io::stdout().lock(), "{line}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::output(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a line on standard output, as `println!` does, but returns an error instead of panicking.
+macro_rules! say {
+    ($($text:tt)*) => {
+        crate::print_line(format_args!($($text)*))?
+    };
+}
+pub(crate) use say;
 
 /// Why a subcommand failed, with the exit code that tells the kind of failure.
 pub struct Failure {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use seqstream::untrusted::{Shown, shown};
 use seqstream::weights::{Checkpoint, WeightsError};
 
-use crate::Failure;
+use crate::{Failure, say};
 
 /// Values that are read at a time: 16 MiB of f32.
 const BLOCK: usize = 1 << 22;
@@ -36,17 +36,17 @@ pub fn run(args: Args) -> Result<(), Failure> {
     for warning in checkpoint.warnings() {
         eprintln!("warning: {warning}");
     }
-    println!("hash   {}", checkpoint.hash()?);
+    say!("hash   {}", checkpoint.hash()?);
     match checkpoint.compare_checksums()? {
         0 => {}
-        entries => println!("checksums ok: {entries} entries of the archive"),
+        entries => say!("checksums ok: {entries} entries of the archive"),
     }
     let tensors: Vec<_> = checkpoint
         .tensors()
         .into_iter()
         .filter(|t| t.used)
         .collect();
-    println!(
+    say!(
         "shapes ok: {} tensors of {}",
         tensors.len(),
         checkpoint.config().kind
@@ -78,7 +78,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         }
     }
     if bad.is_empty() {
-        println!("values ok: {values}, all finite");
+        say!("values ok: {values}, all finite");
         return Ok(());
     }
     Err(Failure::bad_weights(

@@ -404,3 +404,36 @@ fn verify_finds_a_byte_that_was_flipped_in_an_archive() {
         bytes[at] ^= 1;
     }
 }
+
+/// Standard output that is full is an error with its code; a reader that has gone is no failure.
+#[cfg(target_os = "linux")]
+#[test]
+fn standard_output_that_fails_is_no_panic() {
+    use std::process::Stdio;
+    let model = model(small());
+    let out = tempfile::tempdir().unwrap();
+    let converted = out.path().join("model.safetensors");
+    let verify = ["verify", text(model.path())];
+    let convert = ["convert", text(model.path()), "--out", text(&converted)];
+    for args in [&verify[..], &convert[..]] {
+        let run = |stdout: Stdio| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_weights-tools"));
+            command.args(args).stdout(stdout).output().unwrap()
+        };
+        let full = std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let output = run(full.into());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(5), "{args:?}: {said}");
+        assert!(said.contains("standard output cannot be written"), "{said}");
+        let _ = std::fs::remove_file(&converted);
+        let _ = std::fs::remove_file(out.path().join("config.json"));
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = run(writer.into());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {said}");
+    }
+}
