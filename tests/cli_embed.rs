@@ -247,7 +247,7 @@ fn inspect_doctor_completions_and_help() {
 
 #[test]
 fn a_bench_without_a_workload_is_a_usage_error() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let output = seqstream()
         .args(["bench", "--model"])
         .arg(root.join("examples/tiny-esm2"))
