@@ -28,11 +28,12 @@ fn resume(place: &Place) -> Command {
     place.embed("out", "--resume")
 }
 
-/// Starts a job, and waits until it has begun a shard.
+/// Starts a job, and waits until it has begun the first file of a shard.
 fn start(place: &Place, command: &mut Command) -> Child {
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-    wait_until("a shard", &mut child, || {
-        partial(&place.path("out"), 0).is_some()
+    wait_until("a file of a shard", &mut child, || {
+        let shard = partial(&place.path("out"), 0).map(std::fs::read_dir);
+        shard.is_some_and(|files| files.is_ok_and(|mut files| files.next().is_some()))
     });
     child
 }
