@@ -1,11 +1,12 @@
 //! Finds the GEMM algorithms for a job on CUDA: those the job started with, those given by
 //! `--gemm-algorithms`, or those in the cache.
 
+use super::embed::holds_a_job;
 use super::options::EmbedOptions;
 use super::{Console, Failure};
 use seqstream::engine::Device;
 use seqstream::gpu::cublaslt::Algorithms;
-use seqstream::output::{ALGORITHMS_FILE, JOB_FILE, read_job};
+use seqstream::output::{ALGORITHMS_FILE, read_job};
 use seqstream::pipeline::{JobError, KeptAlgorithms};
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ pub fn of_job(options: &EmbedOptions, console: &Console) -> Result<Arc<Algorithm
         return Ok(Arc::new(Algorithms::new(None)));
     }
     let given = options.gemm_algorithms.as_deref().map(given).transpose()?;
-    let own = match options.resume && options.out.join(JOB_FILE).exists() {
+    let own = match options.resume && holds_a_job(&options.out)? {
         true => {
             let job = read_job(&options.out).map_err(JobError::from)?;
             KeptAlgorithms::of_job(&options.out, job.gemm_algorithms.as_deref())?
@@ -86,7 +87,7 @@ fn given(path: &Path) -> Result<KeptAlgorithms, Failure> {
     }
     };
     let found = match path.is_dir() {
-        true if path.join(JOB_FILE).exists() => {
+        true if holds_a_job(path)? => {
             let job = read_job(path).map_err(JobError::from)?;
             KeptAlgorithms::of_job(path, job.gemm_algorithms.as_deref())
         }

@@ -193,7 +193,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
 
 /// Returns whether there is a job in `out`. If that cannot be determined, it is an error, and not
 /// the answer "no".
-fn holds_a_job(out: &Path) -> Result<bool, Failure> {
+pub(super) fn holds_a_job(out: &Path) -> Result<bool, Failure> {
     let path = out.join(JOB_FILE);
     match file::is_there(&path) {
         Ok(there) => Ok(there),

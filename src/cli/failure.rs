@@ -161,25 +161,16 @@ impl Failure {
                 }
                 JobError::Model(ModelError::Backend(_)) => 1,
                 JobError::Model(_) | JobError::NonFinite { .. } => 4,
-                JobError::Output(
+                JobError::Output(e) | JobError::MergeOutput(e) => match e {
                     OutputError::Foreign { .. }
                     | OutputError::Locked { .. }
                     | OutputError::Unsound { .. }
                     | OutputError::Marked { .. }
                     | OutputError::Taken { .. }
                     | OutputError::Removed { .. }
-                    | OutputError::Malformed { .. },
-                )
-                | JobError::MergeOutput(
-                    OutputError::Foreign { .. }
-                    | OutputError::Locked { .. }
-                    | OutputError::Unsound { .. }
-                    | OutputError::Marked { .. }
-                    | OutputError::Taken { .. }
-                    | OutputError::Removed { .. }
-                    | OutputError::Malformed { .. },
-                ) => 6,
-                JobError::Output(_) | JobError::MergeOutput(_) => 5,
+                    | OutputError::Malformed { .. } => 6,
+                    _ => 5,
+                },
                 JobError::Exists { .. }
                 | JobError::Nameless { .. }
                 | JobError::Differs { .. }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::OutputError;
 use super::lock::{Guard, LOCK_FILE, RUNNING_FILE, locked};
 use super::owner::{Owner, State};
+use crate::untrusted::file;
 
 /// The file that says what was asked; it is written first.
 pub const JOB_FILE: &str = "job.json";
@@ -341,11 +342,7 @@ pub fn revoke_manifest(dir: &Path) -> Result<(), OutputError> {
 /// Returns whether an entry exists at `path`. If the path cannot be examined, that is an error, and
 /// not the answer "absent".
 fn stands(path: &Path) -> Result<bool, OutputError> {
-    match fs::symlink_metadata(path) {
-        Ok(_) => Ok(true),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(OutputError::io("read", path, None, e)),
-    }
+    file::is_there(path).map_err(|e| OutputError::io("read", path, None, e))
 }
 
 /// Creates a directory and its missing parents, so that they survive a power failure.

@@ -3,20 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::JobError;
-use super::StandingBlocks;
-use crate::output::ALGORITHMS_FILE;
-use crate::output::Doubt;
-use crate::output::JobDir;
-use crate::output::JobSpec;
-use crate::output::OutputError;
-use crate::output::ShardLayout;
-use crate::output::ShardRecord;
-use crate::output::read_job;
-use crate::output::read_manifest;
-use crate::output::revoke_manifest;
-use crate::output::write_algorithms;
-use crate::output::write_job;
+use super::{JobError, StandingBlocks};
+use crate::output::{
+    ALGORITHMS_FILE, Doubt, JobDir, JobSpec, OutputError, ShardLayout, ShardRecord, read_job,
+    read_manifest, revoke_manifest, write_algorithms, write_job,
+};
+use crate::untrusted::file;
 use rayon::prelude::*;
 
 /// A job whose directory is locked and whose job.json exists.
@@ -135,10 +127,11 @@ pub fn open_job(
     dir.remove_partials()?;
     // The job of an older version has no table yet. `algorithms` cannot be another table than the
     // job's, because its digest would be a difference.
-    if let Some(text) = algorithms
-        && !dir.path().join(ALGORITHMS_FILE).exists()
-    {
-        write_algorithms(&dir, text)?;
+    if let Some(text) = algorithms {
+        let path = dir.path().join(ALGORITHMS_FILE);
+        if !file::is_there(&path).map_err(|e| OutputError::io("read", &path, None, e))? {
+            write_algorithms(&dir, text)?;
+        }
     }
     let (finished, removed) = keep_sound(&dir, &spec, standing, checks)?;
     Ok(OpenJob {
