@@ -37,7 +37,7 @@ def tests(rows):
     lines = ["## Tests", "", "`passed alone only`: of those passed, the ones that failed among the others and passed when run again "
              "alone.", "", *table(columns, shown)]
     said = [line for r in rows for line in r.get("said", [])]
-    return lines + (["## Errors against the golden files", "", "norm(x - golden) / norm(golden), as `cuda_models` prints it.", "",
+    return lines + (["## Errors against the golden files", "", "norm(x - golden) / norm(golden), as the test program `cuda` prints it.", "",
                      *("    " + line for line in said), ""] if said else [])
 
 

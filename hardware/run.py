@@ -139,10 +139,12 @@ class Run:
         self.results["tests"] = rows
         environment = {"SEQSTREAM_TEST_GPU": "1", "REQUIRE_GPU": "1"} if self.options.device == "cuda" else {}
         # The others know the simulated driver alone, and a real device adds nothing to them.
-        names = self.manifest["gpu_tests"] if self.options.device == "cuda" else self.manifest["tests"]
-        print(f"not of a device, and not run: {', '.join(sorted({*self.manifest['tests']} - {*names}))}", flush=True)
+        every = self.manifest["test_files"]
+        names = self.manifest["gpu_test_files"] if self.options.device == "cuda" else every
+        print(f"not of a device, and not run: {', '.join(sorted({*every} - {*names}))}", flush=True)
         for name in names:
-            code, text, seconds = self.command(name, [self.program(name), "--test-threads", 4, "--show-output"],
+            program, _, file = name.partition("::")
+            code, text, seconds = self.command(f"{program}-{file}", [self.program(program), f"{file}::", "--test-threads", 4, "--show-output"],
                                                RUST_BACKTRACE="1", **environment)
             not_run = text.count("\nnot run: ")  # said by tests of the simulated driver alone
             counts = re.search(r"test result: \w+\. (\d+) passed; (\d+) failed", text)
@@ -152,8 +154,8 @@ class Run:
             if broken and self.options.device == "cuda":  # one that kills the device takes others with it: each alone
                 texts = {}
                 for test in broken:
-                    alone, its, more = self.command(f"{name}-{test.replace('::', '-')}",
-                                                    [self.program(name), "--exact", test, "--show-output"],
+                    alone, its, more = self.command(f"{program}-{test.replace('::', '-')}",
+                                                    [self.program(program), "--exact", test, "--show-output"],
                                                     RUST_BACKTRACE="1", **environment)
                     seconds += more
                     if alone != 0:

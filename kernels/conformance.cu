@@ -1,5 +1,5 @@
 // Computes: one tiny kernel for each wrapper of `ptx.cuh` and `ptx90.cuh` that has a result of its
-// own. `tests/cuda_conformance.rs` compares the raw numbers with what the PTX ISA documents, on the
+// own. `tests/cuda/conformance` compares the raw numbers with what the PTX ISA documents, on the
 // emulator and on a device. Hints (for registers and caches) have no kernel; copies back to memory
 // are tested by the kernels that make such copies.
 //

@@ -1,6 +1,6 @@
 //! A value made from any bytes, written as a pickle in one of the many ways that there are, is the
 //! value that the interpreter reads. `fuzz_targets/pickle_values.rs` drives this with a fuzzer,
-//! `tests/pickle_values.rs` with made-up bytes.
+//! `tests/weights/pickle_values.rs` with made-up bytes.
 //!
 //! Random bytes alone, which `torch_zip` feeds to the interpreter, seldom get past a few
 //! instructions, and show that nothing panics, not that what is read is what was written.

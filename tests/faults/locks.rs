@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::cli_support::{Place, assert_same, partial, stderr, tree, wait_until};
 use crate::preload;
+use crate::support::cli::{Place, assert_same, partial, stderr, tree, wait_until};
 
 /// Runs a command on a file system whose locks behave like this, seen from this machine or, with
 /// `boot`, from another machine.
@@ -50,11 +50,11 @@ fn fails(output: &Output, code: i32, says: &[&str]) {
 
 /// Stops the process, so that nothing changes while other jobs are tried.
 fn pause(child: &Child) {
-    crate::cli_support::signal(child, "STOP");
+    crate::support::cli::signal(child, "STOP");
 }
 
 fn go_on(child: &Child) {
-    crate::cli_support::signal(child, "CONT");
+    crate::support::cli::signal(child, "CONT");
 }
 
 #[test]

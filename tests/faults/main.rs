@@ -8,11 +8,15 @@
 // Test helpers may panic, as tests may.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "../cli_support/mod.rs"]
-mod cli_support;
 mod journal;
 mod locks;
 mod power;
 mod preload;
 mod sweep;
 mod workplace;
+
+#[path = "../support"]
+mod support {
+    #[allow(dead_code)] // only what all jobs need is used here
+    pub mod cli;
+}

@@ -81,7 +81,7 @@ pub fn calls(command: &mut Command, data: bool) -> Vec<Call> {
         command.env("FAULT_DATA", "1");
     }
     let output = command.output().unwrap();
-    let said = crate::cli_support::stderr(&output);
+    let said = crate::support::cli::stderr(&output);
     assert!(output.status.success(), "{:?}: {said}", output.status);
     parse(&std::fs::read(log.path()).unwrap())
 }

@@ -9,8 +9,8 @@ use std::process::ExitStatus;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::cli_support::{stderr, tree};
 use crate::preload::{self, Call, Kind};
+use crate::support::cli::{stderr, tree};
 use crate::workplace::{Job, Workplace};
 
 const SIGINT: i32 = 2;

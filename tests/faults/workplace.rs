@@ -1,9 +1,9 @@
 //! Small jobs, the output of each if nothing disturbs it, and the files that are allowed while it
 //! is unfinished.
 
-use crate::cli_support::{fasta, seqstream, stderr, tree};
 use crate::preload;
 use crate::preload::Kind;
+use crate::support::cli::{fasta, seqstream, stderr, tree};
 use seqstream::architecture::ModelConfig;
 use seqstream::dtype::DType;
 use seqstream::weights::random::write_random;

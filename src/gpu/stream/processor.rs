@@ -17,7 +17,7 @@
 //! its copy out of `output` and after `computed`; and `computed` is passed after all kernels that
 //! read `input`, which waited for `loaded`, after which nothing reads the staging. So each of the
 //! four memories of a slot is idle when the host writes its staging, by that one wait of the host,
-//! and no event between `computed` and the next load is needed. (`tests/cuda_streams.rs` runs a
+//! and no event between `computed` and the next load is needed. (`tests/streams/overlap.rs` runs a
 //! ring around many times; without the host's wait its results are wrong.)
 
 use super::error::StreamError;

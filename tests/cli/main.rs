@@ -1,0 +1,19 @@
+//! The program, run from outside: on the CPU, and on simulated and real CUDA devices (`cuda_*`).
+
+#![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
+
+mod cuda_algorithms;
+mod cuda_embed;
+mod cuda_program;
+mod embed;
+mod kill;
+mod output;
+mod process;
+
+#[path = "../support"]
+mod support {
+    pub mod cli;
+    #[cfg(target_os = "linux")]
+    #[allow(dead_code)] // only the driver's library, `real` and `algorithms` are used here
+    pub mod cuda;
+}

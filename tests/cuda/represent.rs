@@ -1,0 +1,221 @@
+//! `represent` compared with f64: means, states and non-finite values, for any sequences. `--
+//! --nocapture` prints the errors.
+
+use crate::support::cuda;
+use crate::support::cuda::gpu::{Gpu, gpu, seeds};
+use crate::support::cuda::launches::*;
+use crate::support::cuda::numbers::{Random, epsilon, words};
+use seqstream::backend::cuda::params::RepresentParams;
+use seqstream::dtype::DType;
+
+struct Output {
+    pooled: Vec<f32>,
+    states: Vec<f32>,
+    bad: Vec<u8>,
+}
+
+/// The requested outputs, and the kernel that computes them.
+#[derive(Clone, Copy)]
+struct Asked {
+    norm: bool,
+    states: bool,
+    kernel: &'static str,
+}
+
+const KERNELS: [&str; 3] = ["represent", "represent_f32", REFERENCE];
+const REFERENCE: &str = "represent_reference";
+
+fn all_of(kernel: &'static str) -> Asked {
+    Asked {
+        norm: true,
+        states: true,
+        kernel,
+    }
+}
+
+/// Runs `represent` over these rows.
+fn represent(
+    gpu: &Gpu,
+    x: &[f32],
+    width: usize,
+    starts: &[u32],
+    ranges: &[u32],
+    asked: Asked,
+) -> Output {
+    let sequences = starts.len() - 1;
+    let (gain, bias) = (Random(2).normal(width, 1.0), Random(3).normal(width, 0.5));
+    let (from, gain, bias) = (floats(gpu, x), floats(gpu, &gain), floats(gpu, &bias));
+    let (starts, ranges) = (gpu.upload(&words(starts)), gpu.upload(&words(ranges)));
+    let (pooled, states) = (
+        gpu.poisoned(sequences * width * 4),
+        gpu.poisoned(x.len() * 4),
+    );
+    let bad = gpu.poisoned(sequences * 4);
+    let rows = x.len() / width;
+    let sums = gpu.poisoned((rows / 32 + 1) * width * 8);
+    let params = RepresentParams {
+        sums: sums.address(),
+        from: from.address(),
+        gain: if asked.norm { gain.address() } else { 0 },
+        bias: bias.address(),
+        starts: starts.address(),
+        ranges: ranges.address(),
+        pooled: pooled.address(),
+        states: if asked.states { states.address() } else { 0 },
+        bad: bad.address(),
+        sequences: sequences as u32,
+        width: width as u32,
+        epsilon: 1e-5,
+        padding: 0,
+    };
+    if asked.kernel == REFERENCE {
+        launch(gpu, "represent", REFERENCE, sequences, 1, &params);
+    } else {
+        let (chunks, columns) = (rows / 64 + sequences, sequences * width.div_ceil(128));
+        launch(gpu, "represent", asked.kernel, chunks, 256, &params);
+        launch(gpu, "represent", "represent_means", columns, 128, &params);
+    }
+    Output {
+        pooled: read(gpu, &pooled, DType::F32),
+        states: read(gpu, &states, DType::F32),
+        bad: gpu.download(&bad),
+    }
+}
+
+#[test]
+fn represent_means_and_states() {
+    for seed in seeds() {
+        let Some(gpu) = gpu(seed) else { return };
+        for (width, lengths) in [
+            (4, vec![3, 200, 3, 65]),
+            (320, vec![64, 65, 1, 129, 2, 63, 3]),
+            (33, vec![70, 3]),
+            (1280, vec![5, 9]),
+            (5130, vec![3, 4]),
+            (12, vec![35_000, 3]), // 547 sums per column
+        ] {
+            if seed > 0 && (width > 100 || lengths[0] > 1000) {
+                continue;
+            }
+            let mut starts = vec![0u32];
+            for length in &lengths {
+                starts.push(starts[starts.len() - 1] + length);
+            }
+            // The ranges leave out cls and eos; the range of the last sequence is empty.
+            let mut ranges: Vec<u32> = starts
+                .windows(2)
+                .flat_map(|w| [w[0] + 1, (w[1] - 1).max(w[0] + 1)])
+                .collect();
+            let empty = ranges.len() - 1;
+            ranges[empty] = ranges[empty - 1];
+            let rows = starts[lengths.len()] as usize;
+            let x = stream(rows, width, 4);
+            let (gain, bias) = (Random(2).normal(width, 1.0), Random(3).normal(width, 0.5));
+            for norm in [true, false] {
+                let state = |row: &[f32]| match norm {
+                    true => layer_normed(row, &gain, &bias, f64::from(1e-5f32)),
+                    false => row.iter().map(|x| f64::from(*x)).collect(),
+                };
+                let states: Vec<f64> = x.chunks(width).flat_map(state).collect();
+                for (kernel, states_wanted) in
+                    KERNELS.into_iter().flat_map(|k| [(k, true), (k, false)])
+                {
+                    let reference = kernel == REFERENCE;
+                    let got = represent(
+                        &gpu,
+                        &x,
+                        width,
+                        &starts,
+                        &ranges,
+                        Asked {
+                            norm,
+                            states: states_wanted,
+                            kernel,
+                        },
+                    );
+                    let what = format!("{kernel} {rows}x{width} {norm}");
+                    if states_wanted {
+                        let slack = if kernel == "represent" { 8.0 } else { 1.0 };
+                        agree(&what, &got.states, &states, slack * epsilon(DType::F32));
+                    } else {
+                        assert!(got.states.iter().all(|x| x.is_nan()));
+                    }
+                    assert_eq!(got.bad, words(&vec![0; lengths.len()]));
+                    for (s, range) in ranges.chunks(2).enumerate() {
+                        let pooled = &got.pooled[s * width..][..width];
+                        let count = range[1] - range[0];
+                        if count == 0 {
+                            assert!(reference || pooled.iter().all(|x| x.is_nan()));
+                            continue;
+                        }
+                        let mean = |i: usize| {
+                            let column =
+                                (range[0]..range[1]).map(|r| states[r as usize * width + i]);
+                            column.sum::<f64>() / f64::from(count)
+                        };
+                        let wanted: Vec<f64> = (0..width).map(mean).collect();
+                        // Subtracting the mean removes part of the rounding errors of the states,
+                        // and also what they have in common. The reference rounds its sum to f32 at
+                        // every row; this error grows with the square root of the rows.
+                        let slack = match reference {
+                            true => 32f64.max(f64::from(count).sqrt()),
+                            false => 16.0,
+                        };
+                        agree(
+                            &format!("{what} mean {s}"),
+                            pooled,
+                            &wanted,
+                            slack * epsilon(DType::F32),
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The bits depend on the sequence's own rows, and a non-finite number is reported if it is in the
+/// range.
+#[test]
+fn represent_of_a_sequence_is_its_own() {
+    let Some(gpu) = gpu(2) else { return };
+    let width = 20;
+    let mut x = stream(100, width, 9);
+    let one = |x: &[f32], from: u32, to: u32, asked: Asked| {
+        let rows = &x[from as usize * width..to as usize * width];
+        let ranges = [1, to - from - 1];
+        represent(&gpu, rows, width, &[0, to - from], &ranges, asked)
+    };
+    let starts = [0, 7, 80, 100];
+    let ranges: Vec<u32> = starts
+        .windows(2)
+        .flat_map(|w| [w[0] + 1, (w[1] - 1).max(w[0] + 1)])
+        .collect();
+    for asked in KERNELS.map(all_of) {
+        let all = represent(&gpu, &x, width, &starts, &ranges, asked);
+        for (s, w) in starts.windows(2).enumerate() {
+            let alone = one(&x, w[0], w[1], asked);
+            assert_eq!(alone.pooled, all.pooled[s * width..][..width]);
+            let rows = w[0] as usize * width..w[1] as usize * width;
+            assert_eq!(alone.states, all.states[rows]);
+        }
+    }
+    // A non-finite number outside the range is ignored; inside it is reported.
+    for (row, bad) in [(7, 0), (8, 1), (78, 1), (79, 0)] {
+        for value in [f32::NAN, f32::INFINITY] {
+            let at = row * width + 3;
+            let before = std::mem::replace(&mut x[at], value);
+            for asked in KERNELS.map(all_of) {
+                let got = represent(&gpu, &x, width, &starts, &ranges, asked);
+                assert_eq!(got.bad, words(&[0, bad, 0]), "row {row} {value}");
+                assert!(got.pooled[..width].iter().all(|x| x.is_finite()));
+            }
+            x[at] = before;
+        }
+    }
+}
+
+#[test]
+fn on_a_real_gpu() {
+    cuda::real::again(module_path!());
+}

@@ -1,0 +1,341 @@
+//! What a model requests from a backend, checked by a backend that computes nothing: parameters are
+//! used only after they were needed, passes keep the limits, and a pass takes exactly the requested
+//! outputs.
+
+use seqstream::architecture::{ModelConfig, ModelKind};
+use seqstream::backend::{
+    Activation, AttentionSpec, Backend, BackendError, Limits, LinearKind, LinearPart, Norm, Output,
+    OutputKinds, Role,
+};
+use seqstream::batch::PackedBatch;
+use seqstream::model::{Embedder, Model, Parameters, Pool, Request};
+use seqstream::weights::{F32Data, Weight, WeightsError};
+use std::cell::RefCell;
+use std::ops::Range;
+use std::rc::Rc;
+
+const WIDTH: usize = 8;
+const LAYERS: usize = 4;
+/// The limits are low, so that the number of sequences limits a pass as often as the number of
+/// tokens.
+const LIMITS: Limits = Limits {
+    tokens: 1024,
+    sequences: 64,
+    passes: 3,
+};
+
+/// An output taken in a pass: the number of layers before it, whether it went through a LayerNorm,
+/// and the parts that were wanted.
+type Taken = (usize, bool, OutputKinds);
+
+/// A pass as the backend saw it.
+#[derive(Debug, Default, Clone)]
+struct Pass {
+    class: usize,
+    lengths: Vec<usize>,
+    /// The pooled range of each sequence, counted from the sequence's first token.
+    pooled: Vec<Range<usize>>,
+    taken: Vec<Taken>,
+    /// The number of attention layers so far.
+    layers: usize,
+}
+
+/// A backend that computes nothing. It recognizes parameters by their layer.
+#[derive(Default)]
+struct Looking {
+    group: usize,
+    /// The layers that the pass has needed so far, and the latest one of them until it is used.
+    needed: Vec<usize>,
+    unused: Option<usize>,
+    pass: Pass,
+    passes: Rc<RefCell<Vec<Pass>>>,
+}
+
+impl Looking {
+    #[track_caller]
+    fn uses(&mut self, groups: &[usize]) {
+        for group in groups {
+            let there = self.needed.contains(group);
+            assert!(
+                there,
+                "group {group} is used, needed were {:?}",
+                self.needed
+            );
+            if self.unused == Some(*group) {
+                self.unused = None;
+            }
+        }
+    }
+}
+
+impl Backend for Looking {
+    type Matrix = ();
+    type Vector = usize;
+    type Linear = usize;
+    type Attention = usize;
+    type Pending = Output;
+
+    fn class(&self, tokens: usize) -> usize {
+        usize::from(tokens < 16)
+    }
+    fn limits(&self) -> Limits {
+        LIMITS
+    }
+    fn matrix(&mut self, _: Role, _: usize) -> Result<(), BackendError> {
+        Ok(())
+    }
+    fn group(&mut self) {
+        self.group += 1;
+    }
+    fn vector(&mut self, _: Weight) -> Result<usize, BackendError> {
+        Ok(self.group)
+    }
+    fn linear_weights(
+        &mut self,
+        _: Vec<LinearPart>,
+        _: usize,
+        _: LinearKind,
+    ) -> Result<usize, BackendError> {
+        Ok(self.group)
+    }
+    fn attention_weights(&mut self, _: AttentionSpec) -> Result<usize, BackendError> {
+        Ok(self.group)
+    }
+
+    fn begin(
+        &mut self,
+        class: usize,
+        batch: &PackedBatch,
+        pooled: &[Range<usize>],
+    ) -> Result<(), BackendError> {
+        assert!(batch.total() <= LIMITS.tokens && batch.len() <= LIMITS.sequences);
+        assert_eq!(pooled.len(), batch.len());
+        let ranges = || (0..batch.len()).map(|i| batch.range(i));
+        assert!(ranges().all(|r| self.class(r.len()) == class));
+        let of_own = |(r, p): (Range<usize>, &Range<usize>)| p.start - r.start..p.end - r.start;
+        self.pass = Pass {
+            class,
+            lengths: ranges().map(|r| r.len()).collect(),
+            pooled: ranges().zip(pooled).map(of_own).collect(),
+            ..Pass::default()
+        };
+        // Nothing is kept from the previous pass: if weights do not stay on a device, they would be
+        // gone.
+        self.needed.clear();
+        Ok(())
+    }
+    fn need(&mut self, group: usize) -> Result<(), BackendError> {
+        // A layer must not be needed while another one is unused, because the wait would come too
+        // early.
+        assert_eq!(self.unused, None, "group {group} is needed, and not yet");
+        self.unused = Some(group);
+        self.needed.push(group);
+        Ok(())
+    }
+    fn end(&mut self) -> Result<(), BackendError> {
+        assert_eq!(self.unused, None, "needed, and not used");
+        self.passes
+            .borrow_mut()
+            .push(std::mem::take(&mut self.pass));
+        Ok(())
+    }
+
+    fn embed(
+        &mut self,
+        batch: &PackedBatch,
+        scale: &[f64],
+        table: &usize,
+        shift: Option<&usize>,
+        (): &mut (),
+    ) -> Result<(), BackendError> {
+        assert_eq!(scale.len(), batch.total());
+        self.uses(&[*table]);
+        self.uses(shift.map_or(&[], std::slice::from_ref));
+        Ok(())
+    }
+    fn layer_norm(&mut self, (): &(), norm: &Norm<usize>, (): &mut ()) -> Result<(), BackendError> {
+        self.uses(&[norm.gain, norm.bias]);
+        Ok(())
+    }
+    fn linear(
+        &mut self,
+        (): &(),
+        w: &usize,
+        _: Activation,
+        (): &mut (),
+    ) -> Result<(), BackendError> {
+        self.uses(&[*w]);
+        Ok(())
+    }
+    fn linear_add(&mut self, (): &(), w: &usize, (): &mut ()) -> Result<(), BackendError> {
+        self.uses(&[*w]);
+        Ok(())
+    }
+    fn linear_gated(&mut self, (): &(), w: &usize, (): &mut ()) -> Result<(), BackendError> {
+        self.uses(&[*w]);
+        Ok(())
+    }
+    fn attention(
+        &mut self,
+        (): &(),
+        _: &PackedBatch,
+        attention: &usize,
+        (): &mut (),
+    ) -> Result<(), BackendError> {
+        self.uses(&[*attention]);
+        self.pass.layers += 1;
+        Ok(())
+    }
+    fn represent(
+        &mut self,
+        (): &(),
+        norm: Option<&Norm<usize>>,
+        wanted: OutputKinds,
+    ) -> Result<Output, BackendError> {
+        if let Some(norm) = norm {
+            self.uses(&[norm.gain, norm.bias]);
+        }
+        let taken = (self.pass.layers, norm.is_some(), wanted);
+        self.pass.taken.push(taken);
+        let values = |wanted, rows: usize| vec![0.5; if wanted { rows * WIDTH } else { 0 }];
+        Ok(Output {
+            pooled: values(wanted.pooled, self.pass.lengths.len()),
+            states: values(wanted.states, self.pass.lengths.iter().sum()),
+        })
+    }
+    fn fetch(&mut self, pending: Output) -> Result<Output, BackendError> {
+        Ok(pending)
+    }
+}
+
+/// Parameters of any name, too short to compute with.
+struct Anything;
+
+impl Parameters for Anything {
+    fn get(&self, _: &str) -> Result<Weight, WeightsError> {
+        Ok(Weight::F32(F32Data::Owned(vec![1.0; 2 * WIDTH])))
+    }
+    fn find(&self, _: &str) -> Option<Weight> {
+        None
+    }
+}
+
+/// Returns the passes that the model runs on the backend for sequences of these lengths.
+fn passes(kind: ModelKind, lengths: &[usize], request: &Request) -> Vec<Pass> {
+    let config = match kind {
+        ModelKind::Esm2 => ModelConfig::esm2(LAYERS, WIDTH, 2),
+        ModelKind::Dnabert => ModelConfig::dnabert(LAYERS, WIDTH, 2),
+    };
+    let backend = Looking::default();
+    let passes = Rc::clone(&backend.passes);
+    let mut model = Model::load(backend, &config, &Anything).unwrap();
+    let mut batch = PackedBatch::new();
+    lengths.iter().for_each(|n| batch.push(&vec![5; *n]));
+    let outputs = model.embed(&batch, request).unwrap();
+    let layers = outputs.iter().map(|o| o.layer);
+    assert!(layers.eq(request.layers.iter().copied()));
+    // Some pass wrote each value: no value is left as it was before.
+    for output in &outputs {
+        let pooled = lengths.len() * usize::from(request.pool.is_some());
+        let states = batch.total() * usize::from(request.per_token);
+        assert_eq!(output.pooled, vec![0.5; pooled * WIDTH]);
+        assert_eq!(output.states, vec![0.5; states * WIDTH]);
+    }
+    passes.take()
+}
+
+const KINDS: [ModelKind; 2] = [ModelKind::Esm2, ModelKind::Dnabert];
+
+fn request(layers: &[usize], pool: Option<Pool>, per_token: bool) -> Request {
+    Request {
+        layers: layers.to_vec(),
+        pool,
+        per_token,
+    }
+}
+
+/// Each operation's parameters belong to a layer that the pass has needed, and each layer is needed
+/// at its turn and not before, whichever layers are requested. ESM-2's final LayerNorm belongs only
+/// to the last layer, not to the deepest requested layer.
+#[test]
+fn parameters_are_needed_before_their_use_and_the_last_norm_is_the_last_layers() {
+    for kind in KINDS {
+        for layers in (1..1u32 << (LAYERS + 1)).map(|some| {
+            let wanted = (0..=LAYERS).filter(|layer| some >> layer & 1 == 1);
+            wanted.collect::<Vec<_>>()
+        }) {
+            let passes = passes(kind, &[20, 30], &request(&layers, Some(Pool::Mean), true));
+            let [pass] = &passes[..] else {
+                panic!("{} passes", passes.len())
+            };
+            let wanted = OutputKinds {
+                pooled: true,
+                states: true,
+            };
+            let normed = |layer: usize| kind == ModelKind::Esm2 && layer == LAYERS;
+            let expected = layers.iter().map(|l| (*l, normed(*l), wanted));
+            assert_eq!(
+                pass.taken,
+                expected.collect::<Vec<_>>(),
+                "{kind:?} {layers:?}"
+            );
+            assert_eq!(pass.layers, layers[layers.len() - 1], "layers after it run");
+        }
+    }
+}
+
+#[test]
+fn what_is_pooled_is_the_first_token_or_the_tokens_of_the_mean() {
+    for kind in KINDS {
+        for (pool, per_token) in [
+            (Some(Pool::Cls), true),
+            (Some(Pool::Cls), false),
+            (Some(Pool::Mean), false),
+            (None, true),
+        ] {
+            let passes = passes(kind, &[20, 3, 70], &request(&[LAYERS], pool, per_token));
+            for pass in &passes {
+                for (pooled, length) in pass.pooled.iter().zip(&pass.lengths) {
+                    let expected = match (pool, kind) {
+                        (Some(Pool::Cls), _) => 0..1,
+                        (_, ModelKind::Esm2) => 1..length - 1,
+                        (_, ModelKind::Dnabert) => 0..*length,
+                    };
+                    assert_eq!(*pooled, expected, "{kind:?} {pool:?}");
+                }
+                let wanted = OutputKinds {
+                    pooled: pool.is_some(),
+                    states: per_token,
+                };
+                assert!(pass.taken.iter().all(|(_, _, w)| *w == wanted));
+            }
+        }
+    }
+}
+
+/// A pass has at most the allowed number of sequences and tokens, only sequences of one class, and
+/// is as full as these limits allow.
+#[test]
+fn passes_are_as_full_as_the_limits_allow() {
+    let full = |passes: &[Pass]| -> Vec<(usize, usize)> {
+        let one = |p: &Pass| (p.lengths.len(), p.lengths.iter().sum());
+        passes.iter().map(one).collect()
+    };
+    for kind in KINDS {
+        let request = request(&[1, LAYERS], Some(Pool::Mean), true);
+        let of = |lengths: &[usize]| passes(kind, lengths, &request);
+        assert_eq!(full(&of(&[5; 100])), [(64, 320), (36, 180)]);
+        assert_eq!(full(&of(&[5; 128])), [(64, 320), (64, 320)]);
+        assert_eq!(full(&of(&[16; 64])), [(64, 1024)]);
+        assert_eq!(full(&of(&[16; 65])), [(64, 1024), (1, 16)]);
+        assert_eq!(full(&of(&[1024])), [(1, 1024)]);
+        assert_eq!(full(&of(&[1000, 24, 1])), [(2, 1024), (1, 1)]);
+        assert_eq!(full(&of(&[1000, 25, 999])), [(1, 1000), (2, 1024)]);
+        // There are two classes, and each is divided separately.
+        let mixed: Vec<usize> = (0..140).map(|i| if i % 2 == 0 { 3 } else { 17 }).collect();
+        let passes = of(&mixed);
+        let classes: Vec<usize> = passes.iter().map(|p| p.class).collect();
+        assert_eq!(classes, [1, 1, 0, 0]);
+        assert_eq!(full(&passes), [(64, 192), (6, 18), (60, 1020), (10, 170)]);
+    }
+}

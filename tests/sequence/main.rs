@@ -1,0 +1,14 @@
+//! Sequences: what is read, how it is cleaned, and the tokens that it becomes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // test helpers may panic, as tests may
+
+mod cleaning;
+mod dirty;
+mod inputs;
+mod properties;
+mod tokens;
+
+#[path = "../support"]
+mod support {
+    pub mod sequence;
+}
