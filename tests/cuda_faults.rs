@@ -110,7 +110,6 @@ fn job(
         representations: 2,
         pooled: true,
         states: false,
-        overlap: true,
         upload_slot: None,
     };
     let streams = Arc::clone(&manager);

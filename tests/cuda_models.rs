@@ -9,7 +9,7 @@ mod bodies;
 mod cuda_support;
 mod golden_support;
 
-use cuda_support::model::{Devices, build, options};
+use cuda_support::model::{Devices, build, build_on_streams, options};
 use cuda_support::products::counter;
 use cuda_support::real::{not_run, wants_real};
 use golden_support::{checkpoint, golden_files, read};
@@ -109,8 +109,19 @@ fn on_devices<T>(
     options: CudaOptions,
     look: impl FnOnce(&mut Fleet<Model<Cuda>>) -> T,
 ) -> Option<T> {
+    on_streams(true, seed, checkpoint, options, look)
+}
+
+/// Does the same as [`on_devices`], on streams that overlap, or on one stream per device.
+fn on_streams<T>(
+    overlap: bool,
+    seed: u64,
+    checkpoint: &Checkpoint,
+    options: CudaOptions,
+    look: impl FnOnce(&mut Fleet<Model<Cuda>>) -> T,
+) -> Option<T> {
     let devices = Devices::take(2, seed)?;
-    let mut model = build(&devices, checkpoint, options).model;
+    let mut model = build_on_streams(overlap, &devices, checkpoint, options).model;
     if let Some(tokens) = options.tokens {
         assert!(model.members().all(|m| m.limits().tokens == tokens));
     }
@@ -143,15 +154,11 @@ fn bits_depend_on_the_sequence_alone(config: ModelConfig, dtypes: &[DType], thor
             tokens: Some(longest + 30),
             ..wide(dtype)
         };
-        let off = CudaOptions {
-            overlap: false,
-            ..narrow
-        };
         let all: Vec<_> = sequences.iter().collect();
-        for (seed, options) in [(1, narrow), (1, off), (2, narrow), (3, narrow)] {
+        for (seed, overlap) in [(1, true), (1, false), (2, true), (3, true)] {
             let look = |model: &mut Fleet<_>| bodies::bits(model, &all);
-            let found = on_devices(seed, &checkpoint, options, look).unwrap();
-            assert!(found == alone, "{dtype}, seed {seed}, {options:?}");
+            let found = on_streams(overlap, seed, &checkpoint, narrow, look).unwrap();
+            assert!(found == alone, "{dtype}, seed {seed}, overlap {overlap}");
         }
     }
 }

@@ -195,7 +195,6 @@ pub fn on_cuda(
         representations: job.request.layers.len(),
         pooled: job.request.pool.is_some(),
         states: job.request.per_token,
-        overlap,
         upload_slot: None,
     };
     let load = |context: &Context| {

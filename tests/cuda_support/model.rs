@@ -80,16 +80,25 @@ pub fn options(dtype: DType) -> CudaOptions {
         representations: 1,
         pooled: true,
         states: false,
-        overlap: true,
         upload_slot: None,
     }
 }
 
 /// Puts a model on the devices; algorithms are chosen anew and not kept.
 pub fn build(devices: &Devices, checkpoint: &Checkpoint, options: CudaOptions) -> Built {
+    build_on_streams(true, devices, checkpoint, options)
+}
+
+/// Does the same as [`build`], on streams that overlap, or on one stream that does everything.
+pub fn build_on_streams(
+    overlap: bool,
+    devices: &Devices,
+    checkpoint: &Checkpoint,
+    options: CudaOptions,
+) -> Built {
     let mut manager = StreamManager::new(StreamOptions {
         load: LOAD_STREAMS,
-        overlap: options.overlap,
+        overlap,
         log: Some(1 << 14),
         ..StreamOptions::default()
     })

@@ -50,9 +50,6 @@ pub struct CudaOptions {
     pub pooled: bool,
     /// Whether the representations have the states of all tokens.
     pub states: bool,
-    /// Whether copies overlap with computation. If not, one stream does everything in order. The
-    /// bits are the same.
-    pub overlap: bool,
     /// Bytes of each of the pinned slots through which the weights are uploaded (`slot_bytes` of
     /// [`UploadOptions`](crate::stream::UploadOptions)), by default 16 MiB. A longer tensor is
     /// uploaded in several chunks. Smaller slots take less pinned memory, and less of the device's

@@ -159,7 +159,6 @@ impl Cuda {
             slots: SLOTS,
             input_bytes: capacity.input(),
             output_bytes: capacity.output(&needs),
-            overlap: self.options.overlap,
         };
         let processor = StreamProcessor::new(&streams, &mut arena, ring)?;
         let loading = self.manager.streams(ordinal, LOAD_STREAMS - 1)?;
