@@ -9,7 +9,7 @@ mod stream_support;
 
 use cuda_support::real::{not_run, wants_real};
 use cuda_support::{Simulator, library, simulator};
-use seqstream::backend::cuda::{Cuda, CudaOptions, LOAD_STREAMS, kernels};
+use seqstream::backend::cuda::{Cuda, CudaBuilder, CudaOptions, LOAD_STREAMS, kernels};
 use seqstream::batch::PackedBatch;
 use seqstream::dtype::DType;
 use seqstream::gpu::cublaslt::{Algorithms, Gemm, Kind, ProductSpec, Tuning, WHOLE};
@@ -113,8 +113,8 @@ fn job(
         upload_slot: None,
     };
     let streams = Arc::clone(&manager);
-    let cuda = Cuda::new(streams, &context, Arc::clone(algorithms), options)?;
-    let mut model = Model::load(cuda, checkpoint.config(), checkpoint)?;
+    let builder = CudaBuilder::new(streams, &context, Arc::clone(algorithms), options)?;
+    let mut model = Model::load(builder, checkpoint.config(), checkpoint)?;
     let request = Request {
         layers: vec![0, 1],
         pool: Some(Pool::Mean),
