@@ -10,7 +10,7 @@
 
 use seqstream::architecture::{ModelConfig, ModelKind};
 use seqstream::backend::cpu::{Cpu, Linear, Matrix};
-use seqstream::backend::{Activation, Backend, LinearKind, LinearPart};
+use seqstream::backend::{Activation, Backend, Builder, LinearKind, LinearPart, Pass};
 use seqstream::batch::PackedBatch;
 use seqstream::model::{Embedder, Model, Parameters, Pool, Request};
 use seqstream::weights::{F32Data, Weight, WeightsError};
@@ -118,12 +118,13 @@ fn main() {
     );
     x.resize(rows, D);
     x.values_mut().copy_from_slice(&random(rows * D, 1.0));
+    let mut pass = cpu.begin(0, &batch, &[]).unwrap();
     let mut products = || {
         for [in_, out, fc1, fc2] in &layers {
-            cpu.linear(&x, in_, Activation::None, &mut qkv).unwrap();
-            cpu.linear(&x, out, Activation::None, &mut y).unwrap();
-            cpu.linear(&x, fc1, Activation::None, &mut wide).unwrap();
-            cpu.linear(&wide, fc2, Activation::None, &mut y).unwrap();
+            pass.linear(&x, in_, Activation::None, &mut qkv).unwrap();
+            pass.linear(&x, out, Activation::None, &mut y).unwrap();
+            pass.linear(&x, fc1, Activation::None, &mut wide).unwrap();
+            pass.linear(&wide, fc2, Activation::None, &mut y).unwrap();
         }
     };
 

@@ -8,7 +8,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use seqstream::backend::cpu::{Cpu, Matrix};
 use seqstream::backend::{
-    Activation, AttentionSpec, Backend, LinearKind, LinearPart, Norm, Position,
+    Activation, AttentionSpec, Backend, Builder, LinearKind, LinearPart, Norm, Pass, Position,
 };
 use seqstream::batch::PackedBatch;
 use seqstream::dtype::DType;
@@ -39,6 +39,7 @@ fn threads() -> usize {
 
 fn linear(c: &mut Criterion) {
     let mut cpu = Cpu::new(threads()).unwrap();
+    let batch = PackedBatch::new();
     let mut group = c.benchmark_group("linear");
     // (inputs, outputs) of 8M, 35M, 150M, 650M and DNABERT-S: q-k-v and the two layers of the FFN.
     let widths = [
@@ -59,10 +60,11 @@ fn linear(c: &mut Criterion) {
                 .unwrap();
             let x = Matrix::from_rows(&random(TOKENS * k), TOKENS, k);
             let mut out = Matrix::default();
+            let mut pass = cpu.begin(0, &batch, &[]).unwrap();
             group.throughput(Throughput::Elements((2 * TOKENS * n * k) as u64));
             for (name, act) in [("", Activation::None), ("+gelu", Activation::Gelu)] {
                 group.bench_function(format!("{k}x{n}{name}"), |b| {
-                    b.iter(|| cpu.linear(&x, &w, act, &mut out).unwrap())
+                    b.iter(|| pass.linear(&x, &w, act, &mut out).unwrap())
                 });
             }
         }
@@ -94,8 +96,9 @@ fn attention(c: &mut Criterion) {
                 group.throughput(Throughput::Elements(
                     (4 * d * length * length * count) as u64,
                 ));
+                let mut pass = cpu.begin(0, &batch, &[]).unwrap();
                 group.bench_function(format!("{name}/{head_dim}/{length}"), |b| {
-                    b.iter(|| cpu.attention(&qkv, &batch, &spec, &mut out).unwrap())
+                    b.iter(|| pass.attention(&qkv, &spec, &mut out).unwrap())
                 });
             }
         }
@@ -105,6 +108,8 @@ fn attention(c: &mut Criterion) {
 
 fn layer_norm(c: &mut Criterion) {
     let mut cpu = Cpu::new(threads()).unwrap();
+    let batch = PackedBatch::new();
+    let mut pass = cpu.begin(0, &batch, &[]).unwrap();
     let mut group = c.benchmark_group("layer_norm");
     for d in [320, 480, 640, 768, 1280] {
         let x = Matrix::from_rows(&random(TOKENS * d), TOKENS, d);
@@ -116,7 +121,7 @@ fn layer_norm(c: &mut Criterion) {
         let mut out = Matrix::default();
         group.throughput(Throughput::Elements((TOKENS * d) as u64));
         group.bench_function(format!("{d}"), |b| {
-            b.iter(|| cpu.layer_norm(&x, &norm, &mut out).unwrap())
+            b.iter(|| pass.layer_norm(&x, &norm, &mut out).unwrap())
         });
     }
     group.finish();

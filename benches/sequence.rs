@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use seqstream::architecture::ModelConfig;
-use seqstream::batch::PackedBatch;
+use seqstream::batch::{Budget, PackedBatch};
 use seqstream::model::{Embedder, LayerOutput, ModelError, Pool, Request};
 use seqstream::output::{FORMAT, InputSpec, JobSpec, ModelSpec, OutputDtype};
 use seqstream::pipeline::{Checks, FeedOptions, RunOptions, Share, Silent, Stop, open_job, run};
@@ -147,6 +147,13 @@ fn tokenizing(c: &mut Criterion) {
 }
 
 /// A model that gives every sequence a single zero.
+/// The budget of one H100.
+const BUDGET: Budget = Budget {
+    first_batches: 1,
+    first_tokens: 67_584,
+    tokens: 33_792,
+};
+
 struct Nothing {
     config: ModelConfig,
     batches: VecDeque<usize>,
@@ -169,6 +176,9 @@ impl Embedder for Nothing {
     }
     fn free_slots(&self) -> usize {
         3usize.saturating_sub(self.batches.len())
+    }
+    fn budget(&self) -> Budget {
+        BUDGET
     }
     fn config(&self) -> &ModelConfig {
         &self.config
@@ -222,9 +232,7 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
             limit: None,
             room: usize::MAX,
             memory: None,
-            token_budget: 33_792,
-            first_batches: 1,
-            first_budget: 67_584,
+            budget: BUDGET,
             shard_size: spec.shard_size,
             share: Share::ALL,
             threads,

@@ -32,7 +32,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         slots: 3,
         input_bytes: BYTES,
         output_bytes: BYTES,
-        overlap: true,
     };
     let mut arena = Arena::new(&context, options.device_bytes())?;
     let mut ring = StreamProcessor::new(&manager.streams(0, 0)?, &mut arena, options)?;

@@ -1,5 +1,7 @@
-//! Defines the operations that models are made of ([`Backend`]), and holds the backends that run
-//! them.
+//! Defines the operations that models are made of, and holds the backends that run them.
+//!
+//! A model meets three traits, one after the other: it names its weights to a [`Builder`], which
+//! becomes a [`Backend`], which begins a [`Pass`] for every batch.
 //!
 //! A backend knows no model: it holds matrices and does arithmetic on them. All matrices are
 //! row-major, with one row per token of a packed batch ([`PackedBatch`]). Every row of every result
@@ -7,13 +9,14 @@
 //! of the sequence in the batch has an influence.
 //!
 //! Operations may be asynchronous: a call queues the operation and returns at once. The results of
-//! a pass ([`Backend::represent`]) are therefore handles, and [`Backend::fetch`] waits for their
+//! a pass ([`Pass::represent`]) are therefore handles, and [`Backend::fetch`] waits for their
 //! values.
 
 pub mod cpu;
 pub mod cuda;
 
-use crate::batch::PackedBatch;
+use crate::batch::{Budget, PackedBatch};
+use crate::gpu::stream::StreamError;
 use crate::weights::Weight;
 use std::ops::Range;
 
@@ -36,6 +39,12 @@ pub enum BackendError {
 impl From<cuda::CudaError> for BackendError {
     fn from(error: cuda::CudaError) -> Self {
         Self::Cuda(Box::new(error))
+    }
+}
+
+impl From<StreamError> for BackendError {
+    fn from(error: StreamError) -> Self {
+        cuda::CudaError::from(error).into()
     }
 }
 
@@ -95,11 +104,11 @@ pub struct LinearPart {
 /// The operation that a linear layer is used in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinearKind {
-    /// The layer is used in [`Backend::linear`].
+    /// The layer is used in [`Pass::linear`].
     Store,
-    /// The layer is used in [`Backend::linear_add`].
+    /// The layer is used in [`Pass::linear_add`].
     Add,
-    /// The layer is used in [`Backend::linear_gated`]: it has one part, `[2·out, in]`, whose first
+    /// The layer is used in [`Pass::linear_gated`]: it has one part, `[2·out, in]`, whose first
     /// half is the gate and whose second half is the up-projection, and no bias.
     Gated,
 }
@@ -158,20 +167,56 @@ pub struct Limits {
     pub passes: usize,
 }
 
-/// The operations of a backend. A matrix named `out` gets as many rows as the batch has tokens, and
-/// its old contents are lost.
+/// Prepares a backend for one model: takes the names of its weights, layer by layer, and the
+/// matrices of its passes. [`Builder::build`] turns it into the backend, so that no pass can begin
+/// before all weights have been named.
 ///
-/// Parameters are made resident first, in the order in which a pass needs them. They belong to
-/// layers, which are the sets of weights that load together: the embedding is layer 0, and
-/// [`Backend::group`] opens the next layer. [`Backend::sealed`] says that no more parameters
-/// follow. A pass then consists of [`Backend::begin`], the operations and [`Backend::end`].
+/// Weights are named in the order in which a pass needs them. They belong to layers, which are the
+/// sets of weights that load together: the embedding is layer 0, and [`Builder::next_layer`] opens
+/// the next layer.
 ///
-/// A method fails with a [`BackendError`] if the device fails, if the model does not fit into its
-/// memory, or if a call is out of order.
-pub trait Backend {
+/// A method fails with a [`BackendError`] if the device fails or if the model does not fit into its
+/// memory.
+pub trait Builder: Sized {
+    /// The backend that is built.
+    type Backend: Backend;
+
+    /// Creates an empty matrix of this width. The operations that write to it give it its rows.
+    fn matrix(
+        &mut self,
+        role: Role,
+        width: usize,
+    ) -> Result<<Self::Backend as Backend>::Matrix, BackendError>;
+    /// Opens the next layer: the weights named from here on belong to it.
+    fn next_layer(&mut self) {}
+    /// Names an array of weights.
+    fn vector(&mut self, data: Weight) -> Result<<Self::Backend as Backend>::Vector, BackendError>;
+    /// Names the weights of a linear layer. The weight of every part has `inputs` columns.
+    fn linear_weights(
+        &mut self,
+        parts: Vec<LinearPart>,
+        inputs: usize,
+        kind: LinearKind,
+    ) -> Result<<Self::Backend as Backend>::Linear, BackendError>;
+    /// Names what attention needs.
+    fn attention_weights(
+        &mut self,
+        spec: AttentionSpec,
+    ) -> Result<<Self::Backend as Backend>::Attention, BackendError>;
+    /// Returns the backend, which can run passes at once. The weights may still be on their way to
+    /// the device.
+    fn build(self) -> Result<Self::Backend, BackendError>;
+}
+
+/// Runs passes of a model whose weights a [`Builder`] has named: [`Backend::begin`] opens a pass,
+/// whose operations are those of [`Pass`], and [`Backend::fetch`] waits for its results.
+///
+/// A method fails with a [`BackendError`] if the device fails, or if results are fetched out of
+/// order.
+pub trait Backend: Sized {
     /// Activations, `[rows, cols]`.
     type Matrix;
-    /// Parameters as a flat array: gains, biases and embedding tables.
+    /// Weights as a flat array: gains, biases and embedding tables.
     type Vector;
     /// The weights of a linear layer.
     type Linear;
@@ -179,6 +224,10 @@ pub trait Backend {
     type Attention;
     /// A representation that a pass will produce.
     type Pending;
+    /// A pass that has begun.
+    type Pass<'a>: Pass<Self>
+    where
+        Self: 'a;
 
     /// Returns the class of a sequence of `tokens` tokens, which decides how it is computed.
     /// Sequences of different classes never share a pass. The class may depend only on the length:
@@ -189,43 +238,36 @@ pub trait Backend {
     }
     /// Returns how much one pass may hold.
     fn limits(&self) -> Limits;
-
-    /// Creates an empty matrix of this width. The operations that write to it give it its rows.
-    fn matrix(&mut self, role: Role, width: usize) -> Result<Self::Matrix, BackendError>;
-    /// Opens the next layer: the parameters made resident from here on belong to it.
-    fn group(&mut self) {}
-    /// Makes an array of parameters resident.
-    fn vector(&mut self, data: Weight) -> Result<Self::Vector, BackendError>;
-    /// Makes a linear layer resident. The weight of every part has `inputs` columns.
-    fn linear_weights(
-        &mut self,
-        parts: Vec<LinearPart>,
-        inputs: usize,
-        product: LinearKind,
-    ) -> Result<Self::Linear, BackendError>;
-    /// Makes resident what attention needs.
-    fn attention_weights(&mut self, spec: AttentionSpec) -> Result<Self::Attention, BackendError>;
-    /// Declares that all parameters have been named. They may still be on their way to the device.
-    fn sealed(&mut self) -> Result<(), BackendError> {
-        Ok(())
+    /// Returns how many tokens a batch should have. A batch of more tokens than a pass holds is
+    /// divided.
+    fn budget(&self) -> Budget {
+        Budget::even(self.limits().tokens)
     }
 
-    /// Begins a pass over sequences of one class, within the limits. `pooled` is one range of rows
-    /// per sequence.
-    fn begin(
-        &mut self,
+    /// Begins a pass over the sequences of `batch`, which are of one class and within the limits.
+    /// `pooled` is one range of rows per sequence.
+    fn begin<'a>(
+        &'a mut self,
         class: usize,
-        batch: &PackedBatch,
-        pooled: &[Range<usize>],
-    ) -> Result<(), BackendError>;
-    /// Waits, in the order of operations, for the parameters of a layer: the operations that follow
-    /// use them. Layers are counted from 0.
-    fn need(&mut self, group: usize) -> Result<(), BackendError> {
-        let _ = group;
-        Ok(())
-    }
-    /// Ends a pass.
-    fn end(&mut self) -> Result<(), BackendError> {
+        batch: &'a PackedBatch,
+        pooled: &'a [Range<usize>],
+    ) -> Result<Self::Pass<'a>, BackendError>;
+
+    /// Waits for a representation and returns it. Representations are fetched pass by pass, after
+    /// their pass has ended, and in the order in which they were taken.
+    fn fetch(&mut self, pending: Self::Pending) -> Result<Output, BackendError>;
+}
+
+/// The operations of one pass, in the order in which they are called. A matrix named `out` gets as
+/// many rows as the batch of the pass has tokens, and its old contents are lost.
+///
+/// A method fails with a [`BackendError`] if the device fails. A pass that is dropped without
+/// [`Pass::end`] has no results; it is dropped only where an error ends the job.
+pub trait Pass<B: Backend> {
+    /// Waits, in the order of operations, for the weights of a layer: the operations that follow
+    /// use them. Layers are counted from 0, which is the embedding.
+    fn wait_for_weights(&mut self, layer: usize) -> Result<(), BackendError> {
+        let _ = layer;
         Ok(())
     }
 
@@ -234,67 +276,64 @@ pub trait Backend {
     /// whole sequence.
     fn embed(
         &mut self,
-        batch: &PackedBatch,
         scale: &[f64],
-        table: &Self::Vector,
-        shift: Option<&Self::Vector>,
-        out: &mut Self::Matrix,
+        table: &B::Vector,
+        shift: Option<&B::Vector>,
+        out: &mut B::Matrix,
     ) -> Result<(), BackendError>;
 
     /// Computes `out = LayerNorm(x)` over the columns of each row.
     fn layer_norm(
         &mut self,
-        x: &Self::Matrix,
-        norm: &Norm<Self::Vector>,
-        out: &mut Self::Matrix,
+        x: &B::Matrix,
+        norm: &Norm<B::Vector>,
+        out: &mut B::Matrix,
     ) -> Result<(), BackendError>;
 
     /// Computes `out = act(x·Wᵀ + b)`.
     fn linear(
         &mut self,
-        x: &Self::Matrix,
-        w: &Self::Linear,
+        x: &B::Matrix,
+        w: &B::Linear,
         act: Activation,
-        out: &mut Self::Matrix,
+        out: &mut B::Matrix,
     ) -> Result<(), BackendError>;
 
     /// Computes `onto += x·Wᵀ + b`: adds the output of a linear layer to the residual stream.
     fn linear_add(
         &mut self,
-        x: &Self::Matrix,
-        w: &Self::Linear,
-        onto: &mut Self::Matrix,
+        x: &B::Matrix,
+        w: &B::Linear,
+        onto: &mut B::Matrix,
     ) -> Result<(), BackendError>;
 
     /// Computes `out = gelu(x·Gᵀ) * (x·Uᵀ)`. `w` is G on top of U, `[2·out, in]`, without bias.
     fn linear_gated(
         &mut self,
-        x: &Self::Matrix,
-        w: &Self::Linear,
-        out: &mut Self::Matrix,
+        x: &B::Matrix,
+        w: &B::Linear,
+        out: &mut B::Matrix,
     ) -> Result<(), BackendError>;
 
     /// Computes softmax attention within each sequence. `qkv` is `[rows, 3·heads·head_dim]`: q,
     /// then k, then v.
     fn attention(
         &mut self,
-        qkv: &Self::Matrix,
-        batch: &PackedBatch,
-        attention: &Self::Attention,
-        out: &mut Self::Matrix,
+        qkv: &B::Matrix,
+        attention: &B::Attention,
+        out: &mut B::Matrix,
     ) -> Result<(), BackendError>;
 
     /// Takes the wanted outputs from the rows of `x`, after applying `norm` if there is one.
     fn represent(
         &mut self,
-        x: &Self::Matrix,
-        norm: Option<&Norm<Self::Vector>>,
+        x: &B::Matrix,
+        norm: Option<&Norm<B::Vector>>,
         wanted: OutputKinds,
-    ) -> Result<Self::Pending, BackendError>;
+    ) -> Result<B::Pending, BackendError>;
 
-    /// Waits for a representation and returns it. Representations are fetched pass by pass, after
-    /// their pass has ended, and in the order in which they were taken.
-    fn fetch(&mut self, pending: Self::Pending) -> Result<Output, BackendError>;
+    /// Ends the pass: no operation follows.
+    fn end(self) -> Result<(), BackendError>;
 }
 
 /// Returns the name of the SIMD level that the CPU backend computes with. It is part of a result's

@@ -94,8 +94,8 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
             let loading = loading.transpose()?;
             let mut model = one(on, &checkpoint, &job, console)?;
             let info = model.backend().device();
-            let budget = engine::budget(&job, info.multiprocessors as usize, model.limits().tokens);
             let name = format!("{} {}", info.name, dtype.name());
+            let budget = model.budget().tokens;
             for workload in &workloads {
                 results.push(measure.on_cuda(&mut model, workload, budget)?);
             }
@@ -107,11 +107,12 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
             let mut engine = engine?;
             model::describe(&engine, &checkpoint, console);
             let name = format!("{} {}", engine.place, engine.identity.dtype);
+            let budget = engine.embedder.budget().tokens;
             for workload in &workloads {
-                let batches = pack(&workload.sequences, engine.token_budget);
+                let batches = pack(&workload.sequences, budget);
                 results.push(measure.rounds(&mut *engine.embedder, &batches)?);
             }
-            (name, engine.token_budget, None)
+            (name, budget, None)
         }
     };
     let report = report(&config, &identity, budget, &workloads, &results, loading);
@@ -197,7 +198,7 @@ impl Measure<'_> {
         for _ in 0..self.rounds {
             let mut milliseconds = 0.0;
             for batch in &batches {
-                let time = model.backend_mut().products_alone(batch.total());
+                let time = model.backend_mut().gemms_alone(batch.total());
                 milliseconds += f64::from(time.map_err(failed)?);
             }
             let seconds = milliseconds / 1e3;

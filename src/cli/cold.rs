@@ -9,7 +9,8 @@ use super::Failure;
 use super::bench::{Measure, Workload, median, one, pack};
 use seqstream::backend::BackendError;
 use seqstream::dtype::DType;
-use seqstream::engine::{self, Job};
+use seqstream::engine::Job;
+use seqstream::model::Embedder;
 use seqstream::weights::Checkpoint;
 
 /// Number of measured cold starts, after one that is not measured. A cold start takes a few tenths
@@ -31,7 +32,7 @@ pub(super) fn cold(
 ) -> Result<Value, Failure> {
     let failed = |e| Failure::from(BackendError::from(e));
     let mut rounds = Vec::new();
-    let mut groups = Vec::new();
+    let mut layer_bytes = Vec::new();
     // The first round reads the file into the cache of the system and chooses the algorithms.
     for round in 0..=COLD_ROUNDS {
         // Loading first, then computing.
@@ -39,11 +40,8 @@ pub(super) fn cold(
         let start = Instant::now();
         model.backend_mut().settle().map_err(failed)?;
         let loading = start.elapsed().as_secs_f64();
-        groups = model.backend_mut().group_bytes().map_err(failed)?.to_vec();
-        let multiprocessors = model.backend().device().multiprocessors as usize;
-        let room = model.limits().tokens;
-        let budget = engine::first_budget(job, multiprocessors, room);
-        let mut batches = pack(&workload.sequences, budget);
+        layer_bytes = model.backend().layer_bytes().to_vec();
+        let mut batches = pack(&workload.sequences, model.budget().first_tokens);
         batches.truncate(1);
         let computing = measure.round(&mut model, &batches)?;
         drop(model);
@@ -60,7 +58,10 @@ pub(super) fn cold(
         }
     }
     let layers = checkpoint.config().layers;
-    let rounds: Vec<Value> = rounds.iter().map(|c| c.report(&groups, layers)).collect();
+    let rounds: Vec<Value> = rounds
+        .iter()
+        .map(|c| c.report(&layer_bytes, layers))
+        .collect();
     // Each figure has its own median, so that a disturbance of one figure does not affect the
     // others.
     let middle = |name: &String| {
@@ -74,7 +75,7 @@ pub(super) fn cold(
         .map(|(name, _)| middle(name))
         .collect();
     report["workload"] = json!(format!("{}, one batch", workload.name));
-    report["group_bytes"] = json!(groups);
+    report["layer_bytes"] = json!(layer_bytes);
     report["rounds"] = json!(rounds);
     Ok(report)
 }
@@ -90,13 +91,13 @@ struct Cold {
 }
 
 impl Cold {
-    fn report(&self, groups: &[usize], layers: usize) -> Value {
+    fn report(&self, layer_bytes: &[usize], layers: usize) -> Value {
         let Self {
             load,
             compute,
             both,
         } = self;
-        let least = least(*load, *compute, groups, layers);
+        let least = least(*load, *compute, layer_bytes, layers);
         // If nothing can be hidden, the hidden fraction is undefined: null.
         let could = load + compute - least;
         let hidden = (could > 1e-9).then(|| (load + compute - both) / could);
@@ -114,19 +115,19 @@ impl Cold {
 /// Returns an estimate of the least time, in seconds, in which loading and computing can be done
 /// together. This is the makespan of a two-machine flow shop (Johnson 1954).
 ///
-/// Weights arrive one group after another, and each group is assumed to take a time proportional to
+/// Weights arrive one layer after another, and each layer is assumed to take a time proportional to
 /// its bytes on the device. A layer is computed when its weights have arrived and the layer before
-/// it is computed. Therefore, for every group, the loading up to this group and the computing from
-/// this group on follow one another. `groups` has the bytes of the embedding, of the `layers`
-/// layers, and of the parameters after them, if any. All layers are assumed to take the same time
-/// to compute, and everything else no time.
-fn least(load: f64, compute: f64, groups: &[usize], layers: usize) -> f64 {
-    let all: usize = groups.iter().sum();
+/// it is computed. Therefore, for every layer, the loading up to this layer and the computing from
+/// this layer on follow one another. `layer_bytes` has the bytes of the embedding, of the `layers`
+/// encoder layers, and of the parameters after them, if any. All encoder layers are assumed to take
+/// the same time to compute, and everything else no time.
+fn least(load: f64, compute: f64, layer_bytes: &[usize], layers: usize) -> f64 {
+    let all: usize = layer_bytes.iter().sum();
     let mut most = f64::max(load, compute);
     let mut arrived = 0;
-    for (group, bytes) in groups.iter().enumerate() {
+    for (layer, bytes) in layer_bytes.iter().enumerate() {
         arrived += bytes;
-        let left = (layers + 1).saturating_sub(group.max(1)) as f64 / layers.max(1) as f64;
+        let left = (layers + 1).saturating_sub(layer.max(1)) as f64 / layers.max(1) as f64;
         most = most.max(load * arrived as f64 / all.max(1) as f64 + compute * left);
     }
     most
@@ -139,15 +140,15 @@ mod tests {
     #[test]
     fn what_cannot_be_hidden_is_the_first_layer_or_the_last() {
         // An embedding of size 1, four layers of size 2, and a final norm of size 1.
-        let groups = [1, 2, 2, 2, 2, 1];
+        let layer_bytes = [1, 2, 2, 2, 2, 1];
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} is not {b}");
         // Computing takes longer: it starts when the embedding and the first layer have arrived.
-        close(least(1.0, 4.0, &groups, 4), 0.3 + 4.0);
+        close(least(1.0, 4.0, &layer_bytes, 4), 0.3 + 4.0);
         // Loading takes longer: either the last layer is computed after its weights have arrived,
         // or the final norm arrives last.
-        close(least(2.0, 1.0, &groups, 4), 2.0 * 0.9 + 0.25);
-        close(least(40.0, 1.0, &groups, 4), 40.0);
-        // With all weights in one group, nothing can be hidden. With no weights, there is nothing
+        close(least(2.0, 1.0, &layer_bytes, 4), 2.0 * 0.9 + 0.25);
+        close(least(40.0, 1.0, &layer_bytes, 4), 40.0);
+        // With all weights in one layer, nothing can be hidden. With no weights, there is nothing
         // to hide.
         close(least(2.0, 3.0, &[0, 7], 1), 5.0);
         close(least(0.0, 3.0, &[0, 0], 1), 3.0);
@@ -155,14 +156,14 @@ mod tests {
 
     #[test]
     fn all_is_hidden_where_both_take_the_least() {
-        let groups = [1, 2, 2, 2, 2, 1];
+        let layer_bytes = [1, 2, 2, 2, 2, 1];
         let report = |both| {
             let cold = Cold {
                 load: 1.0,
                 compute: 4.0,
                 both,
             };
-            cold.report(&groups, 4)["hidden_of_what_could_be"].as_f64()
+            cold.report(&layer_bytes, 4)["hidden_of_what_could_be"].as_f64()
         };
         let close = |a: Option<f64>, b: f64| assert!((a.unwrap_or(9.0) - b).abs() < 1e-9, "{a:?}");
         close(report(4.3), 1.0);

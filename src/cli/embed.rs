@@ -5,6 +5,7 @@ use super::options::EmbedOptions;
 use super::progress::{Display, bytes, count, duration, signal_name};
 use super::{Console, Failure, algorithms, machine, model, options};
 use seqstream::architecture::ModelConfig;
+use seqstream::batch::Budget;
 use seqstream::engine::Identity;
 use seqstream::model::{Pool, Request};
 use seqstream::output::{
@@ -59,9 +60,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         share: options.share,
         // The engine decides these values once it is set up.
         room: usize::MAX,
-        token_budget: 1,
-        first_batches: 0,
-        first_budget: 1,
+        budget: Budget::even(1),
         threads: 1,
     };
     let (summary, input) = check_inputs(&options, &feed, &tokenizer, console)?;
@@ -141,9 +140,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         ));
     }
     feed.room = engine.room;
-    feed.token_budget = engine.token_budget;
-    feed.first_batches = engine.first_batches;
-    feed.first_budget = engine.first_budget;
+    feed.budget = engine.embedder.budget();
     feed.threads = engine.tokenizing;
     let run_options = RunOptions {
         feed,

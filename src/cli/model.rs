@@ -26,6 +26,6 @@ pub fn describe(engine: &Engine, checkpoint: &Checkpoint, console: &Console) {
         config.heads,
         engine.place,
         engine.identity.dtype,
-        engine.token_budget,
+        engine.embedder.budget().tokens,
     ));
 }

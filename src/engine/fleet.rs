@@ -1,7 +1,7 @@
 //! Presents several devices as one: batches are dealt by their cost and collected in order.
 
 use crate::architecture::ModelConfig;
-use crate::batch::PackedBatch;
+use crate::batch::{Budget, PackedBatch};
 use crate::model::{Embedder, LayerOutput, ModelError, Request};
 use std::collections::VecDeque;
 
@@ -80,6 +80,11 @@ impl<E: Embedder> Embedder for Fleet<E> {
         all.saturating_sub(usize::from(self.members.len() > 1))
     }
 
+    fn budget(&self) -> Budget {
+        let others = self.members[1..].iter().map(|m| m.embedder.budget());
+        others.fold(self.members[0].embedder.budget(), Budget::and)
+    }
+
     fn config(&self) -> &ModelConfig {
         self.members[0].embedder.config()
     }
@@ -115,6 +120,13 @@ mod tests {
         fn free_slots(&self) -> usize {
             2 - self.held.len()
         }
+        fn budget(&self) -> Budget {
+            Budget {
+                first_batches: 1,
+                first_tokens: 160,
+                tokens: 80,
+            }
+        }
         fn config(&self) -> &ModelConfig {
             &self.config
         }
@@ -134,6 +146,7 @@ mod tests {
             per_token: false,
         };
         assert_eq!(fleet.free_slots(), 5);
+        assert_eq!(fleet.budget().first_batches, 3);
         let mut back = Vec::new();
         for i in 0..60u32 {
             if fleet.free_slots() == 0 {

@@ -24,7 +24,7 @@ pub use session::{Embedding, Session};
 use crate::backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda;
-use crate::backend::cuda::{Cuda, CudaError, CudaOptions};
+use crate::backend::cuda::{Cuda, CudaBuilder, CudaError, CudaOptions};
 use crate::dtype::DType;
 use crate::gpu::cublaslt::Algorithms;
 use crate::gpu::driver::{Context, DriverError};
@@ -99,17 +99,11 @@ impl Identity {
 
 /// A model that is ready to compute, and the sizes that its caller has to respect.
 pub struct Engine {
-    /// The model on its devices.
+    /// The model on its devices. It says how many tokens a batch should have
+    /// ([`Embedder::budget`]).
     pub embedder: Box<dyn Embedder>,
     /// The facts that decide the bits of its results.
     pub identity: Identity,
-    /// Tokens per batch.
-    pub token_budget: usize,
-    /// Number of batches at the start that may have `first_budget` tokens instead: one per CUDA
-    /// device.
-    pub first_batches: usize,
-    /// Tokens per batch for these first batches.
-    pub first_budget: usize,
     /// The most tokens that a sequence may have.
     pub room: usize,
     /// Number of threads that tokenize.
@@ -139,14 +133,10 @@ pub fn load(device: &Device, checkpoint: &Checkpoint, job: &Job) -> Result<Engin
 }
 
 fn on_cpu(checkpoint: &Checkpoint, job: &Job) -> Result<Engine, EngineError> {
-    let cpu = Cpu::new(job.threads)?;
-    let model = Model::load(cpu, checkpoint.config(), checkpoint)?;
     let capacity = job.memory.map_or(u64::MAX, |m| m.tokens());
-    let token_budget = job
-        .token_budget
-        .unwrap_or_else(|| default_budget(job.threads))
-        .min(usize::try_from(capacity).unwrap_or(usize::MAX))
-        .max(1);
+    let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
+    let cpu = Cpu::new(job.threads)?.with_budget(job.token_budget, capacity);
+    let model = Model::load(cpu, checkpoint.config(), checkpoint)?;
     Ok(Engine {
         embedder: Box::new(model),
         identity: Identity {
@@ -155,9 +145,6 @@ fn on_cpu(checkpoint: &Checkpoint, job: &Job) -> Result<Engine, EngineError> {
             dtype: "f32",
             gemm_algorithms: None,
         },
-        token_budget,
-        first_batches: 0,
-        first_budget: token_budget,
         room: usize::MAX,
         tokenizing: 1,
         place: format!("{} threads, SIMD {}", job.threads, backend::simd_name()),
@@ -195,18 +182,17 @@ pub fn on_cuda(
         representations: job.request.layers.len(),
         pooled: job.request.pool.is_some(),
         states: job.request.per_token,
-        overlap,
         upload_slot: None,
     };
     let load = |context: &Context| {
-        let backend = Cuda::new(
+        let builder = CudaBuilder::new(
             Arc::clone(&manager),
             context,
             Arc::clone(&job.algorithms),
             options,
         );
-        let backend = backend.map_err(cuda)?;
-        Ok(Model::load(backend, checkpoint.config(), checkpoint)?)
+        let builder = builder.map_err(cuda)?;
+        Ok(Model::load(builder, checkpoint.config(), checkpoint)?)
     };
     contexts.iter().map(load).collect()
 }
@@ -238,35 +224,14 @@ fn fleet(models: Vec<Model<Cuda>>, dtype: DType, job: &Job) -> Result<Engine, En
         first.backend().library()
     );
     let room = models.iter().map(|m| m.limits().tokens).min().unwrap_or(0);
-    let multiprocessors = first.backend().device().multiprocessors as usize;
     let fleet = Fleet::new(models).ok_or(EngineError::NoDevice)?;
     Ok(Engine {
         embedder: Box::new(fleet),
         identity,
-        token_budget: budget(job, multiprocessors, room),
-        first_batches: ordinals.len(),
-        first_budget: first_budget(job, multiprocessors, room),
         room,
         tokenizing: tokenizing(job.threads),
         place,
     })
-}
-
-/// The tokens per batch on CUDA: the number that the user set, or else the number that fills the
-/// device well. It is at most `room`, the number of tokens that fit in a pass.
-pub fn budget(job: &Job, multiprocessors: usize, room: usize) -> usize {
-    let wanted = job.token_budget;
-    wanted
-        .unwrap_or_else(|| cuda::default_tokens(multiprocessors))
-        .min(room)
-}
-
-/// The tokens of a device's first batch on CUDA, chosen as in [`budget`].
-pub fn first_budget(job: &Job, multiprocessors: usize, room: usize) -> usize {
-    let wanted = job.token_budget;
-    wanted
-        .unwrap_or_else(|| cuda::first_tokens(multiprocessors))
-        .min(room)
 }
 
 /// The facts about a device that decide the bits of a result: its name, its compute capability, and
@@ -277,12 +242,6 @@ pub fn chip(backend: &Cuda) -> String {
     let kernels = backend.attention_bits();
     let kernels = kernels.map_or(String::new(), |kernels| format!(", {kernels}"));
     format!("{} sm_{major}{minor}{kernels}", info.name)
-}
-
-/// The default number of tokens per batch on the CPU: enough rows to give every thread whole tiles
-/// of a GEMM, and no more activations than these rows need.
-fn default_budget(threads: usize) -> usize {
-    (threads * 512).clamp(4096, 32768)
 }
 
 /// The number of threads, out of `threads`, that tokenize for CUDA devices. One thread makes some 3

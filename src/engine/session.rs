@@ -100,6 +100,7 @@ impl Session {
         let mut embeddings: Vec<Embedding> = Vec::new();
         let mut batch = PackedBatch::new();
         let mut ids = Vec::new();
+        let budget = self.engine.embedder.budget().tokens;
         for (i, sequence) in sequences.into_iter().enumerate() {
             let mut record = Record::new("", sequence.as_ref());
             // Errors name the place of a record by its source.
@@ -110,7 +111,7 @@ impl Session {
             if let Some(memory) = &self.memory {
                 fits(memory, ids.len())?;
             }
-            if !batch.is_empty() && batch.total() + ids.len() > self.engine.token_budget {
+            if !batch.is_empty() && batch.total() + ids.len() > budget {
                 self.run(&mut batch, &mut embeddings)?;
             }
             batch.push(&ids);

@@ -4,7 +4,8 @@
 use super::{Collector, ModelError, Parameters, Workspace, norm};
 use crate::architecture::ModelConfig;
 use crate::backend::{
-    Activation, AttentionSpec, Backend, BackendError, LinearKind, LinearPart, Norm, Position, Role,
+    Activation, AttentionSpec, Backend, BackendError, Builder, LinearKind, LinearPart, Norm, Pass,
+    Position, Role,
 };
 use crate::batch::PackedBatch;
 use crate::weights::{F32Data, Weight};
@@ -31,7 +32,7 @@ struct Layer<B: Backend> {
 
 impl<B: Backend> Dnabert<B> {
     pub(super) fn load(
-        b: &mut B,
+        b: &mut impl Builder<Backend = B>,
         config: &ModelConfig,
         p: &impl Parameters,
     ) -> Result<Self, ModelError> {
@@ -56,7 +57,7 @@ impl<B: Backend> Dnabert<B> {
         let embedding_norm = norm(b, p, "embeddings.LayerNorm", eps)?;
         let layers = (0..config.layers)
             .map(|i| {
-                b.group();
+                b.next_layer();
                 let at = format!("encoder.layer.{i}");
                 let after_attention = format!("{at}.attention.output.LayerNorm");
                 Ok(Layer {
@@ -94,7 +95,10 @@ impl<B: Backend> Dnabert<B> {
         })
     }
 
-    pub(super) fn workspace(b: &mut B, config: &ModelConfig) -> Result<Workspace<B>, BackendError> {
+    pub(super) fn workspace(
+        b: &mut impl Builder<Backend = B>,
+        config: &ModelConfig,
+    ) -> Result<Workspace<B>, BackendError> {
         let d = config.hidden;
         Ok(Workspace {
             x: b.matrix(Role::Both, d)?,
@@ -106,7 +110,7 @@ impl<B: Backend> Dnabert<B> {
 
     pub(super) fn forward(
         &self,
-        b: &mut B,
+        pass: &mut B::Pass<'_>,
         ws: &mut Workspace<B>,
         batch: &PackedBatch,
         collector: &mut Collector<'_, B>,
@@ -120,21 +124,21 @@ impl<B: Backend> Dnabert<B> {
             wide,
         } = ws;
         let ones = vec![1.0; batch.total()];
-        b.need(0)?;
-        b.embed(batch, &ones, &self.words, Some(&self.token_type), h)?;
-        b.layer_norm(h, &self.norm, sum)?;
-        collector.take(b, 0, sum, None)?;
+        pass.wait_for_weights(0)?;
+        pass.embed(&ones, &self.words, Some(&self.token_type), h)?;
+        pass.layer_norm(h, &self.norm, sum)?;
+        collector.take(pass, 0, sum, None)?;
         for (i, layer) in self.layers.iter().enumerate().take(collector.last()) {
-            b.need(i + 1)?;
-            b.linear(sum, &layer.qkv, Activation::None, qkv)?;
-            b.attention(qkv, batch, &self.attention, h)?;
-            b.linear_add(h, &layer.out, sum)?;
-            b.layer_norm(sum, &layer.attention_norm, h)?;
+            pass.wait_for_weights(i + 1)?;
+            pass.linear(sum, &layer.qkv, Activation::None, qkv)?;
+            pass.attention(qkv, &self.attention, h)?;
+            pass.linear_add(h, &layer.out, sum)?;
+            pass.layer_norm(sum, &layer.attention_norm, h)?;
 
-            b.linear_gated(h, &layer.gated, wide)?;
-            b.linear_add(wide, &layer.down, h)?;
-            b.layer_norm(h, &layer.mlp_norm, sum)?;
-            collector.take(b, i + 1, sum, None)?;
+            pass.linear_gated(h, &layer.gated, wide)?;
+            pass.linear_add(wide, &layer.down, h)?;
+            pass.layer_norm(h, &layer.mlp_norm, sum)?;
+            collector.take(pass, i + 1, sum, None)?;
         }
         Ok(())
     }

@@ -3,7 +3,8 @@
 use super::{Collector, ModelError, Parameters, Workspace, norm};
 use crate::architecture::ModelConfig;
 use crate::backend::{
-    Activation, AttentionSpec, Backend, BackendError, LinearKind, LinearPart, Norm, Position, Role,
+    Activation, AttentionSpec, Backend, BackendError, Builder, LinearKind, LinearPart, Norm, Pass,
+    Position, Role,
 };
 use crate::batch::PackedBatch;
 
@@ -33,7 +34,7 @@ struct Layer<B: Backend> {
 
 impl<B: Backend> Esm2<B> {
     pub(super) fn load(
-        b: &mut B,
+        b: &mut impl Builder<Backend = B>,
         config: &ModelConfig,
         p: &impl Parameters,
     ) -> Result<Self, ModelError> {
@@ -60,7 +61,7 @@ impl<B: Backend> Esm2<B> {
         let embedding = b.vector(p.get("embeddings.word_embeddings.weight")?)?;
         let layers = (0..config.layers)
             .map(|i| {
-                b.group();
+                b.next_layer();
                 let at = format!("encoder.layer.{i}");
                 let heads = ["query", "key", "value"];
                 let heads = heads.map(|n| part(format!("{at}.attention.self.{n}")));
@@ -90,7 +91,7 @@ impl<B: Backend> Esm2<B> {
                 })
             })
             .collect::<Result<_, ModelError>>()?;
-        b.group();
+        b.next_layer();
         Ok(Self {
             embedding,
             attention,
@@ -100,7 +101,10 @@ impl<B: Backend> Esm2<B> {
         })
     }
 
-    pub(super) fn workspace(b: &mut B, config: &ModelConfig) -> Result<Workspace<B>, BackendError> {
+    pub(super) fn workspace(
+        b: &mut impl Builder<Backend = B>,
+        config: &ModelConfig,
+    ) -> Result<Workspace<B>, BackendError> {
         let d = config.hidden;
         Ok(Workspace {
             x: b.matrix(Role::Residual, d)?,
@@ -112,36 +116,36 @@ impl<B: Backend> Esm2<B> {
 
     pub(super) fn forward(
         &self,
-        b: &mut B,
+        pass: &mut B::Pass<'_>,
         ws: &mut Workspace<B>,
         batch: &PackedBatch,
         collector: &mut Collector<'_, B>,
     ) -> Result<(), ModelError> {
         let Workspace { x, h, qkv, wide } = ws;
         let scale = self.embedding_scale(batch);
-        b.need(0)?;
-        b.embed(batch, &scale, &self.embedding, None, x)?;
+        pass.wait_for_weights(0)?;
+        pass.embed(&scale, &self.embedding, None, x)?;
         if self.layers.is_empty() {
-            b.need(1)?;
-            return Ok(collector.take(b, 0, x, Some(&self.norm))?);
+            pass.wait_for_weights(1)?;
+            return Ok(collector.take(pass, 0, x, Some(&self.norm))?);
         }
-        collector.take(b, 0, x, None)?;
+        collector.take(pass, 0, x, None)?;
         for (i, layer) in self.layers.iter().enumerate().take(collector.last()) {
-            b.need(i + 1)?;
-            b.layer_norm(x, &layer.attention_norm, h)?;
-            b.linear(h, &layer.qkv, Activation::None, qkv)?;
-            b.attention(qkv, batch, &self.attention, h)?;
-            b.linear_add(h, &layer.out, x)?;
+            pass.wait_for_weights(i + 1)?;
+            pass.layer_norm(x, &layer.attention_norm, h)?;
+            pass.linear(h, &layer.qkv, Activation::None, qkv)?;
+            pass.attention(qkv, &self.attention, h)?;
+            pass.linear_add(h, &layer.out, x)?;
 
-            b.layer_norm(x, &layer.mlp_norm, h)?;
-            b.linear(h, &layer.fc1, Activation::Gelu, wide)?;
-            b.linear_add(wide, &layer.fc2, x)?;
+            pass.layer_norm(x, &layer.mlp_norm, h)?;
+            pass.linear(h, &layer.fc1, Activation::Gelu, wide)?;
+            pass.linear_add(wide, &layer.fc2, x)?;
 
             let last = i + 1 == self.layers.len();
             if last {
-                b.need(i + 2)?;
+                pass.wait_for_weights(i + 2)?;
             }
-            collector.take(b, i + 1, x, last.then_some(&self.norm))?;
+            collector.take(pass, i + 1, x, last.then_some(&self.norm))?;
         }
         Ok(())
     }

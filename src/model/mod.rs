@@ -10,8 +10,8 @@ pub use memory::host_bytes;
 pub use passes::Model;
 
 use crate::architecture::{ModelConfig, ModelKind};
-use crate::backend::{Backend, BackendError, Norm, OutputKinds};
-use crate::batch::PackedBatch;
+use crate::backend::{Backend, BackendError, Builder, Norm, OutputKinds, Pass};
+use crate::batch::{Budget, PackedBatch};
 use crate::weights::{Checkpoint, Weight, WeightsError};
 use std::ops::Range;
 
@@ -110,6 +110,8 @@ pub trait Embedder {
     fn collect(&mut self) -> Result<Option<Vec<LayerOutput>>, ModelError>;
     /// The number of batches that can be submitted now without waiting for an earlier batch.
     fn free_slots(&self) -> usize;
+    /// The most tokens that each batch should have.
+    fn budget(&self) -> Budget;
     /// The model's sizes.
     fn config(&self) -> &ModelConfig;
 
@@ -136,6 +138,9 @@ impl<E: Embedder + ?Sized> Embedder for Box<E> {
     }
     fn free_slots(&self) -> usize {
         (**self).free_slots()
+    }
+    fn budget(&self) -> Budget {
+        (**self).budget()
     }
     fn config(&self) -> &ModelConfig {
         (**self).config()
@@ -185,16 +190,16 @@ impl Parameters for Checkpoint {
     }
 }
 
-/// Makes the parameters of a LayerNorm resident on the backend.
+/// Names the parameters of a LayerNorm.
 fn norm<B: Backend>(
-    backend: &mut B,
+    builder: &mut impl Builder<Backend = B>,
     parameters: &impl Parameters,
     name: &str,
     eps: f32,
 ) -> Result<Norm<B::Vector>, ModelError> {
     Ok(Norm {
-        gain: backend.vector(parameters.get(&format!("{name}.weight"))?)?,
-        bias: backend.vector(parameters.get(&format!("{name}.bias"))?)?,
+        gain: builder.vector(parameters.get(&format!("{name}.weight"))?)?,
+        bias: builder.vector(parameters.get(&format!("{name}.bias"))?)?,
         eps,
     })
 }
@@ -221,7 +226,7 @@ impl<'a, B: Backend> Collector<'a, B> {
     /// Takes the representation `layer` from `x`, after `norm` if there is one, if it is requested.
     fn take(
         &mut self,
-        backend: &mut B,
+        pass: &mut B::Pass<'_>,
         layer: usize,
         x: &B::Matrix,
         norm: Option<&Norm<B::Vector>>,
@@ -231,8 +236,7 @@ impl<'a, B: Backend> Collector<'a, B> {
                 pooled: self.request.pool.is_some(),
                 states: self.request.per_token,
             };
-            self.taken
-                .push((layer, backend.represent(x, norm, wanted)?));
+            self.taken.push((layer, pass.represent(x, norm, wanted)?));
         }
         Ok(())
     }

@@ -8,8 +8,8 @@
 use super::{Collector, Embedder, LayerOutput, ModelError, Parameters, Pool, Request, Workspace};
 use super::{dnabert, esm2};
 use crate::architecture::{ModelConfig, ModelKind};
-use crate::backend::{Backend, Limits};
-use crate::batch::PackedBatch;
+use crate::backend::{Backend, Builder, Limits, Pass};
+use crate::batch::{Budget, PackedBatch};
 use std::collections::VecDeque;
 
 /// A loaded model on a backend.
@@ -21,7 +21,7 @@ pub struct Model<B: Backend> {
     /// The batches that are submitted and not yet collected, oldest first.
     batches: VecDeque<SubmittedBatch>,
     /// The passes that are begun and not yet fetched, oldest first.
-    passes: VecDeque<Pass<B>>,
+    passes: VecDeque<BegunPass<B>>,
 }
 
 enum Net<B: Backend> {
@@ -41,23 +41,23 @@ struct SubmittedBatch {
 
 /// One pass: some sequences of one batch. The oldest pass belongs to the oldest batch that has
 /// passes to be fetched.
-struct Pass<B: Backend> {
+struct BegunPass<B: Backend> {
     /// The numbers of these sequences in the batch, ascending.
     members: Vec<usize>,
     taken: Vec<(usize, B::Pending)>,
 }
 
 impl<B: Backend> Model<B> {
-    /// Loads a model: makes its parameters resident on the backend.
+    /// Loads a model: names its parameters to the builder, and builds the backend.
     ///
     /// # Errors
     /// [`ModelError`] if parameters are missing, or if the backend fails.
     pub fn load(
-        mut backend: B,
+        mut builder: impl Builder<Backend = B>,
         config: &ModelConfig,
         parameters: &impl Parameters,
     ) -> Result<Self, ModelError> {
-        let b = &mut backend;
+        let b = &mut builder;
         let (workspace, net) = match config.kind {
             ModelKind::Esm2 => (
                 esm2::Esm2::workspace(b, config)?,
@@ -68,10 +68,9 @@ impl<B: Backend> Model<B> {
                 Net::Dnabert(dnabert::Dnabert::load(b, config, parameters)?),
             ),
         };
-        backend.sealed()?;
         Ok(Self {
             config: config.clone(),
-            backend,
+            backend: builder.build()?,
             net,
             workspace,
             batches: VecDeque::new(),
@@ -151,21 +150,21 @@ impl<B: Backend> Model<B> {
             })
             .collect();
         let mut collector = Collector::new(request);
-        self.backend.begin(class, batch, &pooled)?;
+        let mut pass = self.backend.begin(class, batch, &pooled)?;
         let ws = &mut self.workspace;
         match &self.net {
-            Net::Esm2(net) => net.forward(&mut self.backend, ws, batch, &mut collector)?,
-            Net::Dnabert(net) => net.forward(&mut self.backend, ws, batch, &mut collector)?,
+            Net::Esm2(net) => net.forward(&mut pass, ws, batch, &mut collector)?,
+            Net::Dnabert(net) => net.forward(&mut pass, ws, batch, &mut collector)?,
         }
-        self.backend.end()?;
+        pass.end()?;
         let taken = collector.taken;
-        self.passes.push_back(Pass { members, taken });
+        self.passes.push_back(BegunPass { members, taken });
         Ok(())
     }
 
     /// Waits for the oldest pass, and puts its results into the outputs of its batch.
     fn fetch(&mut self) -> Result<(), ModelError> {
-        let Some(Pass { members, taken }) = self.passes.pop_front() else {
+        let Some(BegunPass { members, taken }) = self.passes.pop_front() else {
             return Ok(());
         };
         let Some(batch) = self.batches.iter_mut().find(|b| b.remaining > 0) else {
@@ -248,6 +247,10 @@ impl<B: Backend> Embedder for Model<B> {
     fn free_slots(&self) -> usize {
         let most = self.backend.limits().passes.max(1);
         most.saturating_sub(self.passes.len())
+    }
+
+    fn budget(&self) -> Budget {
+        self.backend.budget()
     }
 
     fn config(&self) -> &ModelConfig {

@@ -10,6 +10,7 @@ use super::packing::{Gone, Packer, StopReason, WorkSender};
 use super::room::check_memory;
 use super::tokenizing::{Group, GroupEnd, TokenizeStage};
 use super::{JobError, LengthLimit, Stop};
+use crate::batch::Budget;
 use crate::engine::HostMemory;
 use crate::output::{BlockFacts, ShardRecord, read_record, revoke_manifest, shard_name};
 use crate::sequence::{
@@ -117,14 +118,8 @@ pub struct FeedOptions {
     /// The host memory that a sequence takes and the memory that is available, if they bound the
     /// length of a sequence.
     pub memory: Option<HostMemory>,
-    /// The most tokens of a batch, special tokens included. A longer sequence is a batch of its
-    /// own.
-    pub token_budget: usize,
-    /// How many batches at the start have the limit `first_budget` instead: one batch per device,
-    /// which is computed while the weights of the device still arrive.
-    pub first_batches: usize,
-    /// The most tokens of these first batches, special tokens included.
-    pub first_budget: usize,
+    /// The most tokens of each batch.
+    pub budget: Budget,
     /// The number of records per shard.
     pub shard_size: u64,
     /// The share that decides which shards are computed.

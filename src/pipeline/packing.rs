@@ -143,13 +143,6 @@ impl Packer {
         self.to.send(Ok(work)).map_err(|_| Gone)
     }
 
-    fn budget(&self) -> usize {
-        match self.sent < self.options.first_batches {
-            true => self.options.first_budget,
-            false => self.options.token_budget,
-        }
-    }
-
     /// Returns how many content tokens of a sequence are needed: the tokens that are kept, and one
     /// more that tells whether the sequence is longer.
     pub(crate) fn most_tokens(&self) -> usize {
@@ -229,7 +222,7 @@ impl Packer {
             }
             let packed = &self.batch.packed;
             let more_ids = self.id_bytes + record.id.len() > BATCH_IDS;
-            if packed.total() + length > self.budget() || more_ids {
+            if packed.total() + length > self.options.budget.of_batch(self.sent) || more_ids {
                 self.send_batch()?;
             }
             self.batch.block = block;

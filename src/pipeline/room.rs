@@ -63,6 +63,7 @@ pub fn check_memory(
 mod tests {
     use super::super::{LengthLimit, Share};
     use super::*;
+    use crate::batch::Budget;
     use crate::system::memory::{Available, Bound};
 
     /// Returns the bytes that a record of this text needs, if they are more than 10,000 bytes, at
@@ -87,9 +88,7 @@ mod tests {
             limit,
             room: usize::MAX,
             memory: Some(room),
-            token_budget: 1,
-            first_batches: 0,
-            first_budget: 1,
+            budget: Budget::even(1),
             shard_size: 1,
             share: Share::ALL,
             threads: 1,

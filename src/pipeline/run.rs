@@ -239,7 +239,7 @@ fn write_behind(options: &RunOptions, width: usize) -> usize {
         return WRITE_BEHIND;
     }
     // A sequence has at least three tokens: cls, one content token, and eos.
-    let rows = (options.feed.token_budget / 3).max(1);
+    let rows = (options.feed.budget.tokens / 3).max(1);
     let row = options.request.layers.len().max(1) * width.max(1) * size_of::<f32>();
     let a_batch = rows.saturating_mul(row);
     (BEHIND_BYTES / a_batch).clamp(WRITE_BEHIND, MOST_BEHIND)

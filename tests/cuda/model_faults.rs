@@ -6,7 +6,7 @@ use crate::support::cuda;
 use crate::support::cuda::real::{not_run, wants_real};
 use crate::support::cuda::{Simulator, library, simulator};
 use crate::support::stream::{Reports, Watchdog, watchdog};
-use seqstream::backend::cuda::{Cuda, CudaOptions, LOAD_STREAMS, kernels};
+use seqstream::backend::cuda::{Cuda, CudaBuilder, CudaOptions, LOAD_STREAMS, kernels};
 use seqstream::batch::PackedBatch;
 use seqstream::dtype::DType;
 use seqstream::gpu::cublaslt::{Algorithms, Gemm, Kind, ProductSpec, Tuning, WHOLE};
@@ -106,12 +106,11 @@ fn job(
         representations: 2,
         pooled: true,
         states: false,
-        overlap: true,
         upload_slot: None,
     };
     let streams = Arc::clone(&manager);
-    let cuda = Cuda::new(streams, &context, Arc::clone(algorithms), options)?;
-    let mut model = Model::load(cuda, checkpoint.config(), checkpoint)?;
+    let builder = CudaBuilder::new(streams, &context, Arc::clone(algorithms), options)?;
+    let mut model = Model::load(builder, checkpoint.config(), checkpoint)?;
     let request = Request {
         layers: vec![0, 1],
         pool: Some(Pool::Mean),

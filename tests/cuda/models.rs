@@ -5,18 +5,19 @@
 
 use crate::support::bodies;
 use crate::support::cuda;
-use crate::support::cuda::model::{Devices, build, options};
+use crate::support::cuda::model::{Devices, build, build_on_streams, builder, options};
 use crate::support::cuda::products::counter;
 use crate::support::cuda::real::{not_run, wants_real};
 use crate::support::golden::{checkpoint, golden_files, read};
 use seqstream::architecture::{ModelConfig, ModelKind};
 use seqstream::backend::cuda::{Cuda, CudaOptions};
+use seqstream::backend::{Backend, Builder, OutputKinds, Pass, Role};
 use seqstream::batch::PackedBatch;
 use seqstream::dtype::DType;
 use seqstream::engine::Fleet;
 use seqstream::gpu::driver::StreamName;
 use seqstream::model::{Embedder, Model, Pool, Request};
-use seqstream::weights::Checkpoint;
+use seqstream::weights::{Checkpoint, F32Data, Weight};
 
 /// The bound in f32 as a multiple of the error of PyTorch's own f32 run on a CPU, as for our CPU
 /// backend (`tests/models/golden_states.rs`).
@@ -105,8 +106,19 @@ fn on_devices<T>(
     options: CudaOptions,
     look: impl FnOnce(&mut Fleet<Model<Cuda>>) -> T,
 ) -> Option<T> {
+    on_streams(true, seed, checkpoint, options, look)
+}
+
+/// Does the same as [`on_devices`], on streams that overlap, or on one stream per device.
+fn on_streams<T>(
+    overlap: bool,
+    seed: u64,
+    checkpoint: &Checkpoint,
+    options: CudaOptions,
+    look: impl FnOnce(&mut Fleet<Model<Cuda>>) -> T,
+) -> Option<T> {
     let devices = Devices::take(2, seed)?;
-    let mut model = build(&devices, checkpoint, options).model;
+    let mut model = build_on_streams(overlap, &devices, checkpoint, options).model;
     if let Some(tokens) = options.tokens {
         assert!(model.members().all(|m| m.limits().tokens == tokens));
     }
@@ -139,15 +151,11 @@ fn bits_depend_on_the_sequence_alone(config: ModelConfig, dtypes: &[DType], thor
             tokens: Some(longest + 30),
             ..wide(dtype)
         };
-        let off = CudaOptions {
-            overlap: false,
-            ..narrow
-        };
         let all: Vec<_> = sequences.iter().collect();
-        for (seed, options) in [(1, narrow), (1, off), (2, narrow), (3, narrow)] {
+        for (seed, overlap) in [(1, true), (1, false), (2, true), (3, true)] {
             let look = |model: &mut Fleet<_>| bodies::bits(model, &all);
-            let found = on_devices(seed, &checkpoint, options, look).unwrap();
-            assert!(found == alone, "{dtype}, seed {seed}, {options:?}");
+            let found = on_streams(overlap, seed, &checkpoint, narrow, look).unwrap();
+            assert!(found == alone, "{dtype}, seed {seed}, overlap {overlap}");
         }
     }
 }
@@ -383,7 +391,7 @@ fn a_full_pass_has_room_for_all_of_it() {
 /// Before a kernel reads a parameter, the compute stream has waited for the layer of this
 /// parameter; the log of operations of a model's first pass shows it.
 #[test]
-fn a_pass_waits_for_each_group_of_parameters_before_it_reads_it() {
+fn a_pass_waits_for_the_weights_of_each_layer_before_it_reads_them() {
     const LAYERS: usize = 3;
     for config in [
         ModelConfig::esm2(LAYERS, 64, 2),
@@ -410,28 +418,75 @@ fn a_pass_waits_for_each_group_of_parameters_before_it_reads_it() {
             .iter()
             .filter(|e| matches!(e.stream, Some((StreamName::Compute, _))));
         // For each kernel: the number of layers that have been waited for before it.
-        let (mut groups, mut kernels) = (0, Vec::new());
+        let (mut layers, mut kernels) = (0, Vec::new());
         for entry in of_compute {
-            if let Some(group) = entry.what.strip_prefix("wait for group ") {
-                assert_eq!(group, groups.to_string(), "each once, and in order");
-                groups += 1;
+            if let Some(layer) = entry.what.strip_prefix("wait for layer ") {
+                assert_eq!(layer, layers.to_string(), "each once, and in order");
+                layers += 1;
             } else if let Some(kernel) = entry.what.strip_prefix("kernel ") {
-                kernels.push((groups, kernel.to_owned()));
+                kernels.push((layers, kernel.to_owned()));
             }
         }
-        assert_eq!(groups, 1 + LAYERS + usize::from(esm), "{kernels:?}");
+        assert_eq!(layers, 1 + LAYERS + usize::from(esm), "{kernels:?}");
         let at = |name: &str| -> Vec<usize> {
             let of_name = kernels
                 .iter()
                 .filter(|(_, kernel)| kernel.starts_with(name));
-            of_name.map(|(groups, _)| *groups).collect()
+            of_name.map(|(layers, _)| *layers).collect()
         };
         // The second pass begins when all of them have been waited for.
         assert_eq!(at("rotary_table"), if esm { vec![1] } else { vec![] });
-        assert_eq!(at("embed"), [1, groups]);
-        assert_eq!(at("attention"), [2, 3, 4, groups, groups, groups]);
-        assert_eq!(at("represent_means"), [groups, groups]);
+        assert_eq!(at("embed"), [1, layers]);
+        assert_eq!(at("attention"), [2, 3, 4, layers, layers, layers]);
+        assert_eq!(at("represent_means"), [layers, layers]);
     }
+}
+
+/// Results are fetched pass by pass, and a pass takes no more of them than its slot holds. Neither
+/// error ends the job.
+#[test]
+fn results_out_of_order_and_too_many_of_them_are_errors() {
+    const WIDTH: usize = 16;
+    let Some(devices) = Devices::take(1, 0) else {
+        return;
+    };
+    let mut builder = builder(&devices, options(DType::F32));
+    let mut x = builder.matrix(Role::Residual, WIDTH).unwrap();
+    let table = Weight::F32(F32Data::Owned((0..33 * WIDTH).map(|i| i as f32).collect()));
+    let table = builder.vector(table).unwrap();
+    let mut cuda = builder.build().unwrap();
+    let mut batch = PackedBatch::new();
+    batch.push(&[0, 5, 2]);
+    let pooled = [1..2];
+    let wanted = OutputKinds {
+        pooled: true,
+        states: false,
+    };
+    let mut taken = Vec::new();
+    for _ in 0..2 {
+        let mut pass = cuda.begin(0, &batch, &pooled).unwrap();
+        pass.wait_for_weights(0).unwrap();
+        pass.embed(&[1.0; 3], &table, None, &mut x).unwrap();
+        taken.push(pass.represent(&x, None, wanted).unwrap());
+        pass.end().unwrap();
+    }
+    let [older, newer] = <[_; 2]>::try_from(taken).unwrap();
+    let error = cuda.fetch(newer).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "the results of pass 1 were fetched before those of pass 0"
+    );
+    let row: Vec<f32> = (5 * WIDTH..6 * WIDTH).map(|i| i as f32).collect();
+    assert_eq!(cuda.fetch(older).unwrap().pooled, row);
+
+    let mut pass = cuda.begin(0, &batch, &pooled).unwrap();
+    pass.embed(&[1.0; 3], &table, None, &mut x).unwrap();
+    let refused = (0..1000).find_map(|_| pass.represent(&x, None, wanted).err());
+    let error = refused.unwrap().to_string();
+    assert!(
+        error.contains("more representations than were announced"),
+        "{error}"
+    );
 }
 
 #[test]

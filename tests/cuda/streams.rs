@@ -31,11 +31,10 @@ fn a_job_is_right_with_the_streams_on_and_off() {
         return;
     };
     for slots in [1, 2, 4] {
-        for (streams, overlap) in [(true, true), (true, false), (false, true)] {
+        for overlap in [true, false] {
             let plan = Plan {
                 devices,
                 slots,
-                streams,
                 overlap,
                 batches: if simulated.is_some() { 9 } else { 2000 },
                 ..Plan::default()

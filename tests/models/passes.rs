@@ -1,11 +1,11 @@
 //! What a model requests from a backend, checked by a backend that computes nothing: parameters are
-//! used only after they were needed, passes keep the limits, and a pass takes exactly the requested
+//! used only after they were waited for, passes keep the limits, and a pass takes exactly the requested
 //! outputs.
 
 use seqstream::architecture::{ModelConfig, ModelKind};
 use seqstream::backend::{
-    Activation, AttentionSpec, Backend, BackendError, Limits, LinearKind, LinearPart, Norm, Output,
-    OutputKinds, Role,
+    Activation, AttentionSpec, Backend, BackendError, Builder, Limits, LinearKind, LinearPart,
+    Norm, Output, OutputKinds, Pass, Role,
 };
 use seqstream::batch::PackedBatch;
 use seqstream::model::{Embedder, Model, Parameters, Pool, Request};
@@ -29,8 +29,8 @@ const LIMITS: Limits = Limits {
 type Taken = (usize, bool, OutputKinds);
 
 /// A pass as the backend saw it.
-#[derive(Debug, Default, Clone)]
-struct Pass {
+#[derive(Debug, Clone)]
+struct Seen {
     class: usize,
     lengths: Vec<usize>,
     /// The pooled range of each sequence, counted from the sequence's first token.
@@ -40,32 +40,46 @@ struct Pass {
     layers: usize,
 }
 
-/// A backend that computes nothing. It recognizes parameters by their layer.
+/// Names parameters by their layer.
 #[derive(Default)]
-struct Looking {
-    group: usize,
-    /// The layers that the pass has needed so far, and the latest one of them until it is used.
-    needed: Vec<usize>,
-    unused: Option<usize>,
-    pass: Pass,
-    passes: Rc<RefCell<Vec<Pass>>>,
+struct Naming {
+    layer: usize,
+    passes: Rc<RefCell<Vec<Seen>>>,
 }
 
-impl Looking {
-    #[track_caller]
-    fn uses(&mut self, groups: &[usize]) {
-        for group in groups {
-            let there = self.needed.contains(group);
-            assert!(
-                there,
-                "group {group} is used, needed were {:?}",
-                self.needed
-            );
-            if self.unused == Some(*group) {
-                self.unused = None;
-            }
-        }
+impl Builder for Naming {
+    type Backend = Looking;
+
+    fn matrix(&mut self, _: Role, _: usize) -> Result<(), BackendError> {
+        Ok(())
     }
+    fn next_layer(&mut self) {
+        self.layer += 1;
+    }
+    fn vector(&mut self, _: Weight) -> Result<usize, BackendError> {
+        Ok(self.layer)
+    }
+    fn linear_weights(
+        &mut self,
+        _: Vec<LinearPart>,
+        _: usize,
+        _: LinearKind,
+    ) -> Result<usize, BackendError> {
+        Ok(self.layer)
+    }
+    fn attention_weights(&mut self, _: AttentionSpec) -> Result<usize, BackendError> {
+        Ok(self.layer)
+    }
+    fn build(self) -> Result<Looking, BackendError> {
+        Ok(Looking {
+            passes: self.passes,
+        })
+    }
+}
+
+/// A backend that computes nothing.
+struct Looking {
+    passes: Rc<RefCell<Vec<Seen>>>,
 }
 
 impl Backend for Looking {
@@ -74,6 +88,7 @@ impl Backend for Looking {
     type Linear = usize;
     type Attention = usize;
     type Pending = Output;
+    type Pass<'a> = LookingPass<'a>;
 
     fn class(&self, tokens: usize) -> usize {
         usize::from(tokens < 16)
@@ -81,74 +96,81 @@ impl Backend for Looking {
     fn limits(&self) -> Limits {
         LIMITS
     }
-    fn matrix(&mut self, _: Role, _: usize) -> Result<(), BackendError> {
-        Ok(())
-    }
-    fn group(&mut self) {
-        self.group += 1;
-    }
-    fn vector(&mut self, _: Weight) -> Result<usize, BackendError> {
-        Ok(self.group)
-    }
-    fn linear_weights(
-        &mut self,
-        _: Vec<LinearPart>,
-        _: usize,
-        _: LinearKind,
-    ) -> Result<usize, BackendError> {
-        Ok(self.group)
-    }
-    fn attention_weights(&mut self, _: AttentionSpec) -> Result<usize, BackendError> {
-        Ok(self.group)
-    }
-
-    fn begin(
-        &mut self,
+    fn begin<'a>(
+        &'a mut self,
         class: usize,
-        batch: &PackedBatch,
-        pooled: &[Range<usize>],
-    ) -> Result<(), BackendError> {
+        batch: &'a PackedBatch,
+        pooled: &'a [Range<usize>],
+    ) -> Result<LookingPass<'a>, BackendError> {
         assert!(batch.total() <= LIMITS.tokens && batch.len() <= LIMITS.sequences);
         assert_eq!(pooled.len(), batch.len());
         let ranges = || (0..batch.len()).map(|i| batch.range(i));
         assert!(ranges().all(|r| self.class(r.len()) == class));
         let of_own = |(r, p): (Range<usize>, &Range<usize>)| p.start - r.start..p.end - r.start;
-        self.pass = Pass {
+        let seen = Seen {
             class,
             lengths: ranges().map(|r| r.len()).collect(),
             pooled: ranges().zip(pooled).map(of_own).collect(),
-            ..Pass::default()
+            taken: Vec::new(),
+            layers: 0,
         };
-        // Nothing is kept from the previous pass: if weights do not stay on a device, they would be
-        // gone.
-        self.needed.clear();
-        Ok(())
+        Ok(LookingPass {
+            // Nothing is kept from the previous pass: if weights do not stay on a device, they
+            // would be gone.
+            waited: Vec::new(),
+            unused: None,
+            seen,
+            passes: &self.passes,
+        })
     }
-    fn need(&mut self, group: usize) -> Result<(), BackendError> {
-        // A layer must not be needed while another one is unused, because the wait would come too
-        // early.
-        assert_eq!(self.unused, None, "group {group} is needed, and not yet");
-        self.unused = Some(group);
-        self.needed.push(group);
-        Ok(())
+    fn fetch(&mut self, pending: Output) -> Result<Output, BackendError> {
+        Ok(pending)
     }
-    fn end(&mut self) -> Result<(), BackendError> {
-        assert_eq!(self.unused, None, "needed, and not used");
-        self.passes
-            .borrow_mut()
-            .push(std::mem::take(&mut self.pass));
+}
+
+struct LookingPass<'a> {
+    /// The layers that the pass has waited for so far, and the latest one of them until it is used.
+    waited: Vec<usize>,
+    unused: Option<usize>,
+    seen: Seen,
+    passes: &'a RefCell<Vec<Seen>>,
+}
+
+impl LookingPass<'_> {
+    #[track_caller]
+    fn uses(&mut self, layers: &[usize]) {
+        for layer in layers {
+            let there = self.waited.contains(layer);
+            assert!(
+                there,
+                "layer {layer} is used, waited for were {:?}",
+                self.waited
+            );
+            if self.unused == Some(*layer) {
+                self.unused = None;
+            }
+        }
+    }
+}
+
+impl Pass<Looking> for LookingPass<'_> {
+    fn wait_for_weights(&mut self, layer: usize) -> Result<(), BackendError> {
+        // A layer must not be waited for while another one is unused, because the wait would come
+        // too early.
+        assert_eq!(self.unused, None, "layer {layer} is waited for too early");
+        self.unused = Some(layer);
+        self.waited.push(layer);
         Ok(())
     }
 
     fn embed(
         &mut self,
-        batch: &PackedBatch,
         scale: &[f64],
         table: &usize,
         shift: Option<&usize>,
         (): &mut (),
     ) -> Result<(), BackendError> {
-        assert_eq!(scale.len(), batch.total());
+        assert_eq!(scale.len(), self.seen.lengths.iter().sum::<usize>());
         self.uses(&[*table]);
         self.uses(shift.map_or(&[], std::slice::from_ref));
         Ok(())
@@ -175,15 +197,9 @@ impl Backend for Looking {
         self.uses(&[*w]);
         Ok(())
     }
-    fn attention(
-        &mut self,
-        (): &(),
-        _: &PackedBatch,
-        attention: &usize,
-        (): &mut (),
-    ) -> Result<(), BackendError> {
+    fn attention(&mut self, (): &(), attention: &usize, (): &mut ()) -> Result<(), BackendError> {
         self.uses(&[*attention]);
-        self.pass.layers += 1;
+        self.seen.layers += 1;
         Ok(())
     }
     fn represent(
@@ -195,16 +211,18 @@ impl Backend for Looking {
         if let Some(norm) = norm {
             self.uses(&[norm.gain, norm.bias]);
         }
-        let taken = (self.pass.layers, norm.is_some(), wanted);
-        self.pass.taken.push(taken);
+        let taken = (self.seen.layers, norm.is_some(), wanted);
+        self.seen.taken.push(taken);
         let values = |wanted, rows: usize| vec![0.5; if wanted { rows * WIDTH } else { 0 }];
         Ok(Output {
-            pooled: values(wanted.pooled, self.pass.lengths.len()),
-            states: values(wanted.states, self.pass.lengths.iter().sum()),
+            pooled: values(wanted.pooled, self.seen.lengths.len()),
+            states: values(wanted.states, self.seen.lengths.iter().sum()),
         })
     }
-    fn fetch(&mut self, pending: Output) -> Result<Output, BackendError> {
-        Ok(pending)
+    fn end(self) -> Result<(), BackendError> {
+        assert_eq!(self.unused, None, "waited for, and not used");
+        self.passes.borrow_mut().push(self.seen);
+        Ok(())
     }
 }
 
@@ -221,14 +239,14 @@ impl Parameters for Anything {
 }
 
 /// Returns the passes that the model runs on the backend for sequences of these lengths.
-fn passes(kind: ModelKind, lengths: &[usize], request: &Request) -> Vec<Pass> {
+fn passes(kind: ModelKind, lengths: &[usize], request: &Request) -> Vec<Seen> {
     let config = match kind {
         ModelKind::Esm2 => ModelConfig::esm2(LAYERS, WIDTH, 2),
         ModelKind::Dnabert => ModelConfig::dnabert(LAYERS, WIDTH, 2),
     };
-    let backend = Looking::default();
-    let passes = Rc::clone(&backend.passes);
-    let mut model = Model::load(backend, &config, &Anything).unwrap();
+    let builder = Naming::default();
+    let passes = Rc::clone(&builder.passes);
+    let mut model = Model::load(builder, &config, &Anything).unwrap();
     let mut batch = PackedBatch::new();
     lengths.iter().for_each(|n| batch.push(&vec![5; *n]));
     let outputs = model.embed(&batch, request).unwrap();
@@ -254,11 +272,11 @@ fn request(layers: &[usize], pool: Option<Pool>, per_token: bool) -> Request {
     }
 }
 
-/// Each operation's parameters belong to a layer that the pass has needed, and each layer is needed
-/// at its turn and not before, whichever layers are requested. ESM-2's final LayerNorm belongs only
+/// Each operation's parameters belong to a layer that the pass has waited for, and each layer is
+/// waited for at its turn and not before, whichever layers are requested. ESM-2's final LayerNorm belongs only
 /// to the last layer, not to the deepest requested layer.
 #[test]
-fn parameters_are_needed_before_their_use_and_the_last_norm_is_the_last_layers() {
+fn parameters_are_waited_for_before_their_use_and_the_last_norm_is_the_last_layers() {
     for kind in KINDS {
         for layers in (1..1u32 << (LAYERS + 1)).map(|some| {
             let wanted = (0..=LAYERS).filter(|layer| some >> layer & 1 == 1);
@@ -317,8 +335,8 @@ fn what_is_pooled_is_the_first_token_or_the_tokens_of_the_mean() {
 /// is as full as these limits allow.
 #[test]
 fn passes_are_as_full_as_the_limits_allow() {
-    let full = |passes: &[Pass]| -> Vec<(usize, usize)> {
-        let one = |p: &Pass| (p.lengths.len(), p.lengths.iter().sum());
+    let full = |passes: &[Seen]| -> Vec<(usize, usize)> {
+        let one = |p: &Seen| (p.lengths.len(), p.lengths.iter().sum());
         passes.iter().map(one).collect()
     };
     for kind in KINDS {

@@ -37,7 +37,7 @@ fn the_first_batches_have_a_budget_of_their_own() {
     let out = tempfile::tempdir().unwrap();
     let mut job = Job::new(60);
     job.feed.shard_size = 25;
-    (job.feed.first_batches, job.feed.first_budget) = (2, 300);
+    (job.feed.budget.first_batches, job.feed.budget.first_tokens) = (2, 300);
     let begins = Rc::new(RefCell::new(Vec::new()));
     let mut model = Hashing::new();
     let seen = Rc::clone(&begins);
@@ -183,7 +183,7 @@ fn windows_are_averaged_by_their_residues() {
             .map(|(i, s)| Record::new(format!("r{i}"), *s))
             .collect();
         // The budget is below two windows, so the windows of one record lie in several batches.
-        job.feed.token_budget = 7;
+        job.feed.budget.tokens = 7;
         job.feed.limit = Some(LengthLimit {
             max: 4,
             long: Long::Window { stride },
@@ -416,7 +416,7 @@ proptest! {
         job.request.per_token = true;
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         job.run(one.path()).unwrap();
-        job.feed.token_budget = budget;
+        job.feed.budget.tokens = budget;
         job.run(two.path()).unwrap();
         assert_same(one.path(), two.path());
     }

@@ -138,7 +138,7 @@ fn resume_refuses_another_job_and_says_in_what() {
         "{text}"
     );
     // Options that do not influence the bytes may change.
-    job.feed.token_budget = 1;
+    job.feed.budget.tokens = 1;
     job.run(out.path()).unwrap();
 }
 

@@ -97,7 +97,6 @@ fn large_chunks_of_several_threads_arrive_whole() {
             slots: 1,
             input_bytes: 1,
             output_bytes: BYTES,
-            overlap: true,
         };
         let bytes = ring.device_bytes() + Arena::footprint(BYTES);
         let mut arena = Arena::new(context, bytes).unwrap();

@@ -49,11 +49,10 @@ fn with_the_streams_off_the_bits_are_the_same() {
     let _watchdog = watchdog("streams off");
     for seed in [0, 3, 8] {
         let mut all = Vec::new();
-        for (streams, overlap) in [(true, true), (true, false), (false, true), (false, false)] {
+        for overlap in [true, false] {
             let simulator = simulator(2, seed);
             let plan = Plan {
                 devices: 2,
-                streams,
                 overlap,
                 ..Plan::default()
             };
@@ -305,7 +304,11 @@ fn the_loop_prepares_ahead_hands_out_in_order_and_stops_cleanly() {
     for seed in 0..20 {
         let simulator = simulator(1, seed);
         let reports = Reports::default();
-        let mut manager = StreamManager::new(reports.options()).unwrap();
+        let mut manager = StreamManager::new(StreamOptions {
+            overlap: seed % 2 == 0,
+            ..reports.options()
+        })
+        .unwrap();
         let context = Context::new(0).unwrap();
         manager
             .create_streams(std::slice::from_ref(&context))
@@ -314,7 +317,6 @@ fn the_loop_prepares_ahead_hands_out_in_order_and_stops_cleanly() {
             slots: 3,
             input_bytes: 600,
             output_bytes: 600,
-            overlap: seed % 2 == 0,
         };
         let mut arena = Arena::new(&context, options.device_bytes()).unwrap();
         let streams = manager.streams(0, 0).unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use seqstream::architecture::{ModelConfig, ModelKind};
-use seqstream::batch::PackedBatch;
+use seqstream::batch::{Budget, PackedBatch};
 use seqstream::model::{Embedder, LayerOutput, ModelError, Pool, Request};
 use seqstream::output::{FORMAT, InputSpec, JobSpec, ModelSpec, OutputDtype};
 use seqstream::pipeline::{
@@ -130,6 +130,10 @@ impl Embedder for Hashing {
         IN_FLIGHT - self.submitted.len().min(IN_FLIGHT)
     }
 
+    fn budget(&self) -> Budget {
+        Budget::even(100)
+    }
+
     fn config(&self) -> &ModelConfig {
         &self.config
     }
@@ -205,9 +209,11 @@ impl Job {
                 limit: None,
                 room: usize::MAX,
                 memory: None,
-                token_budget: 100,
-                first_batches: n % 4,
-                first_budget: 170,
+                budget: Budget {
+                    first_batches: n % 4,
+                    first_tokens: 170,
+                    tokens: 100,
+                },
                 shard_size: 8,
                 share: Share::ALL,
                 // This depends on the job's size, so that every test uses several values.

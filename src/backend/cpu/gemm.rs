@@ -374,7 +374,7 @@ pub(super) enum Mode {
 }
 
 /// Computes a linear layer. `out` has its size already.
-pub(super) fn linear(cpu: &Cpu, x: &Matrix, w: &Linear, mode: Mode, out: &mut Matrix) {
+pub(super) fn linear(cpu: &Cpu, sums: Sums, x: &Matrix, w: &Linear, mode: Mode, out: &mut Matrix) {
     assert_eq!(x.cols(), w.inputs);
     assert_eq!((out.rows(), out.cols()), (x.rows(), w.outputs));
     let k = w.inputs;
@@ -398,7 +398,7 @@ pub(super) fn linear(cpu: &Cpu, x: &Matrix, w: &Linear, mode: Mode, out: &mut Ma
                 Mode::Store(act) => {
                     let at = dst.at(first, col, count, cols);
                     // SAFETY: tiles are disjoint rectangles of an initialised matrix.
-                    unsafe { product(cpu.sums, x, weight, k, size, at, dst.stride()) };
+                    unsafe { product(sums, x, weight, k, size, at, dst.stride()) };
                     let how = Finish::Store { bias, act };
                     cpu.arch().dispatch(FinishTile {
                         dst,
@@ -409,7 +409,7 @@ pub(super) fn linear(cpu: &Cpu, x: &Matrix, w: &Linear, mode: Mode, out: &mut Ma
                 }
                 Mode::Add => with_tile(count * cols, |sum| {
                     // SAFETY: the buffer belongs to this thread alone, and is initialised.
-                    unsafe { product(cpu.sums, x, weight, k, size, sum.as_mut_ptr(), cols) };
+                    unsafe { product(sums, x, weight, k, size, sum.as_mut_ptr(), cols) };
                     let how = Finish::Add { bias, sum };
                     cpu.arch().dispatch(FinishTile {
                         dst,
@@ -424,7 +424,7 @@ pub(super) fn linear(cpu: &Cpu, x: &Matrix, w: &Linear, mode: Mode, out: &mut Ma
 }
 
 /// Computes `out = gelu(x·Gᵀ) * (x·Uᵀ)`, where the single part of `w` is G on top of U.
-pub(super) fn gated(cpu: &Cpu, x: &Matrix, w: &Linear, out: &mut Matrix) {
+pub(super) fn gated(cpu: &Cpu, sums: Sums, x: &Matrix, w: &Linear, out: &mut Matrix) {
     assert_eq!(x.cols(), w.inputs);
     assert_eq!(w.parts.len(), 1);
     let (k, width) = (w.inputs, w.outputs / 2);
@@ -449,8 +449,8 @@ pub(super) fn gated(cpu: &Cpu, x: &Matrix, w: &Linear, out: &mut Matrix) {
                     // SAFETY: tiles are disjoint rectangles of an initialised matrix, and `up_tile`
                     // belongs to this thread alone.
                     unsafe {
-                        product(cpu.sums, x, gate, k, size, at, dst.stride());
-                        product(cpu.sums, x, up, k, size, up_tile.as_mut_ptr(), cols);
+                        product(sums, x, gate, k, size, at, dst.stride());
+                        product(sums, x, up, k, size, up_tile.as_mut_ptr(), cols);
                     }
                     let how = Finish::Gate { up: up_tile };
                     cpu.arch().dispatch(FinishTile {

@@ -11,10 +11,10 @@ pub use gemm::Linear;
 pub use matrix::Matrix;
 
 use super::{
-    Activation, AttentionSpec, Backend, BackendError, Limits, LinearKind, LinearPart, Norm, Output,
-    OutputKinds, Role,
+    Activation, AttentionSpec, Backend, BackendError, Builder, Limits, LinearKind, LinearPart,
+    Norm, Output, OutputKinds, Pass, Role,
 };
-use crate::batch::PackedBatch;
+use crate::batch::{Budget, PackedBatch};
 use crate::weights::{F32Data, Weight};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -24,10 +24,7 @@ pub struct Cpu {
     pool: rayon::ThreadPool,
     arch: pulp::Arch,
     rotary: attention::RotaryTable,
-    /// The precision in which the GEMMs of the current pass sum.
-    sums: gemm::Sums,
-    /// The pooled rows of each sequence of the current pass.
-    pooled: Vec<Range<usize>>,
+    budget: Budget,
     /// The output of a representation's own LayerNorm.
     normed: Matrix,
 }
@@ -56,10 +53,16 @@ impl Cpu {
             pool,
             arch,
             rotary: Default::default(),
-            sums: gemm::Sums::F32,
-            pooled: Vec::new(),
+            budget: Budget::even(default_tokens(threads)),
             normed: Matrix::default(),
         })
+    }
+
+    /// Sets the tokens per batch to `wanted`, if the user set a number, and to at most `capacity`.
+    pub fn with_budget(mut self, wanted: Option<usize>, capacity: usize) -> Self {
+        let wanted = wanted.map_or(self.budget, Budget::even);
+        self.budget = wanted.within(capacity.max(1));
+        self
     }
 
     fn arch(&self) -> pulp::Arch {
@@ -72,25 +75,9 @@ impl Cpu {
     }
 }
 
-impl Backend for Cpu {
-    type Matrix = Matrix;
-    type Vector = F32Data;
-    type Linear = Linear;
-    type Attention = AttentionSpec;
-    type Pending = Output;
-
-    fn class(&self, tokens: usize) -> usize {
-        usize::from(tokens < gemm::SHORT_TOKENS)
-    }
-
-    fn limits(&self) -> Limits {
-        // Everything is computed when it is asked for, in memory that grows.
-        Limits {
-            tokens: usize::MAX,
-            sequences: usize::MAX,
-            passes: 1,
-        }
-    }
+/// The CPU needs no preparation: it computes straight from the mapped file, and its matrices grow.
+impl Builder for Cpu {
+    type Backend = Self;
 
     fn matrix(&mut self, _: Role, width: usize) -> Result<Matrix, BackendError> {
         let mut matrix = Matrix::default();
@@ -115,36 +102,82 @@ impl Backend for Cpu {
         Ok(spec)
     }
 
-    fn begin(
-        &mut self,
-        class: usize,
-        _: &PackedBatch,
-        pooled: &[Range<usize>],
-    ) -> Result<(), BackendError> {
-        self.sums = if class == 0 {
-            gemm::Sums::F32
-        } else {
-            gemm::Sums::F64
-        };
-        self.pooled.clear();
-        self.pooled.extend_from_slice(pooled);
-        Ok(())
+    fn build(self) -> Result<Self, BackendError> {
+        Ok(self)
+    }
+}
+
+impl Backend for Cpu {
+    type Matrix = Matrix;
+    type Vector = F32Data;
+    type Linear = Linear;
+    type Attention = AttentionSpec;
+    type Pending = Output;
+    type Pass<'a> = CpuPass<'a>;
+
+    fn class(&self, tokens: usize) -> usize {
+        usize::from(tokens < gemm::SHORT_TOKENS)
     }
 
+    fn limits(&self) -> Limits {
+        // Everything is computed when it is asked for, in memory that grows.
+        Limits {
+            tokens: usize::MAX,
+            sequences: usize::MAX,
+            passes: 1,
+        }
+    }
+
+    fn budget(&self) -> Budget {
+        self.budget
+    }
+
+    fn begin<'a>(
+        &'a mut self,
+        class: usize,
+        batch: &'a PackedBatch,
+        pooled: &'a [Range<usize>],
+    ) -> Result<CpuPass<'a>, BackendError> {
+        Ok(CpuPass {
+            sums: match class {
+                0 => gemm::Sums::F32,
+                _ => gemm::Sums::F64,
+            },
+            cpu: self,
+            batch,
+            pooled,
+        })
+    }
+
+    fn fetch(&mut self, made: Output) -> Result<Output, BackendError> {
+        Ok(made)
+    }
+}
+
+/// A pass on the CPU, which computes every operation at once.
+pub struct CpuPass<'a> {
+    cpu: &'a mut Cpu,
+    /// The precision in which the GEMMs sum.
+    sums: gemm::Sums,
+    batch: &'a PackedBatch,
+    /// The pooled rows of each sequence.
+    pooled: &'a [Range<usize>],
+}
+
+impl Pass<Cpu> for CpuPass<'_> {
     fn embed(
         &mut self,
-        batch: &PackedBatch,
         scale: &[f64],
         table: &F32Data,
         shift: Option<&F32Data>,
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
         let width = out.cols();
-        out.resize(batch.total(), width);
+        out.resize(self.batch.total(), width);
         for ((to, token), scale) in out
             .values_mut()
             .chunks_exact_mut(width)
-            .zip(batch.tokens())
+            .zip(self.batch.tokens())
             .zip(scale)
         {
             let from = &table[*token as usize * width..(*token as usize + 1) * width];
@@ -171,12 +204,8 @@ impl Backend for Cpu {
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
         out.resize(x.rows(), x.cols());
-        norm::layer_norm(
-            self,
-            x.values(),
-            norm::RowNorm::from(norm),
-            out.values_mut(),
-        );
+        let norm = norm::RowNorm::from(norm);
+        norm::layer_norm(self.cpu, x.values(), norm, out.values_mut());
         Ok(())
     }
 
@@ -188,7 +217,7 @@ impl Backend for Cpu {
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
         out.resize(x.rows(), w.outputs());
-        gemm::linear(self, x, w, gemm::Mode::Store(act), out);
+        gemm::linear(self.cpu, self.sums, x, w, gemm::Mode::Store(act), out);
         Ok(())
     }
 
@@ -198,7 +227,7 @@ impl Backend for Cpu {
         w: &Linear,
         onto: &mut Matrix,
     ) -> Result<(), BackendError> {
-        gemm::linear(self, x, w, gemm::Mode::Add, onto);
+        gemm::linear(self.cpu, self.sums, x, w, gemm::Mode::Add, onto);
         Ok(())
     }
 
@@ -209,22 +238,21 @@ impl Backend for Cpu {
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
         out.resize(x.rows(), w.outputs() / 2);
-        gemm::gated(self, x, w, out);
+        gemm::gated(self.cpu, self.sums, x, w, out);
         Ok(())
     }
 
     fn attention(
         &mut self,
         qkv: &Matrix,
-        batch: &PackedBatch,
         spec: &AttentionSpec,
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
         out.resize(qkv.rows(), spec.heads * spec.head_dim);
         // The table is moved out for the call, so that the pool can be borrowed beside it.
-        let mut rotary = std::mem::take(&mut self.rotary);
-        attention::attention(self, &mut rotary, qkv, batch.starts(), spec, out);
-        self.rotary = rotary;
+        let mut rotary = std::mem::take(&mut self.cpu.rotary);
+        attention::attention(self.cpu, &mut rotary, qkv, self.batch.starts(), spec, out);
+        self.cpu.rotary = rotary;
         Ok(())
     }
 
@@ -234,7 +262,7 @@ impl Backend for Cpu {
         norm: Option<&Norm<F32Data>>,
         wanted: OutputKinds,
     ) -> Result<Output, BackendError> {
-        let mut normed = std::mem::take(&mut self.normed);
+        let mut normed = std::mem::take(&mut self.cpu.normed);
         let x = match norm {
             Some(norm) => {
                 self.layer_norm(x, norm, &mut normed)?;
@@ -244,7 +272,7 @@ impl Backend for Cpu {
         };
         let made = Output {
             pooled: match wanted.pooled {
-                true => self.mean(x, &self.pooled),
+                true => self.cpu.mean(x, self.pooled),
                 false => Vec::new(),
             },
             states: match wanted.states {
@@ -252,13 +280,19 @@ impl Backend for Cpu {
                 false => Vec::new(),
             },
         };
-        self.normed = normed;
+        self.cpu.normed = normed;
         Ok(made)
     }
 
-    fn fetch(&mut self, made: Output) -> Result<Output, BackendError> {
-        Ok(made)
+    fn end(self) -> Result<(), BackendError> {
+        Ok(())
     }
+}
+
+/// The default number of tokens per batch: enough rows to give every thread whole tiles of a GEMM,
+/// and no more activations than these rows need.
+fn default_tokens(threads: usize) -> usize {
+    (threads * 512).clamp(4096, 32768)
 }
 
 impl Cpu {

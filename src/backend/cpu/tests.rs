@@ -192,7 +192,6 @@ fn linear_layers() {
         let residual = r.values(rows * outputs, 20.0);
         for (level, cpu) in &mut cpus {
             let what = format!("SEED={} {level} {rows}x{k}x{outputs} class {class}", r.seed);
-            cpu.begin(class, &PackedBatch::new(), &[]).unwrap();
             let w = cpu
                 .linear_weights(vec![part(&weight, Some(&bias))], k, LinearKind::Store)
                 .unwrap();
@@ -200,18 +199,20 @@ fn linear_layers() {
                 .linear_weights(vec![part(&weight, None)], k, LinearKind::Store)
                 .unwrap();
             let mut out = dirty();
-            cpu.linear(&x, &w, Activation::None, &mut out).unwrap();
+            let batch = PackedBatch::new();
+            let mut pass = cpu.begin(class, &batch, &[]).unwrap();
+            pass.linear(&x, &w, Activation::None, &mut out).unwrap();
             assert_eq!((out.rows(), out.cols()), (rows, outputs));
             close(&what, out.values(), &want);
-            cpu.linear(&x, &without, Activation::None, &mut out)
+            pass.linear(&x, &without, Activation::None, &mut out)
                 .unwrap();
             close(&format!("{what} no bias"), out.values(), &bare);
-            cpu.linear(&x, &w, Activation::Gelu, &mut out).unwrap();
+            pass.linear(&x, &w, Activation::Gelu, &mut out).unwrap();
             let want: Vec<_> = want.iter().map(|w| gelu(*w)).collect();
             close(&format!("{what} gelu"), out.values(), &want);
 
             let mut onto = Matrix::from_rows(&residual, rows, outputs);
-            cpu.linear_add(&x, &without, &mut onto).unwrap();
+            pass.linear_add(&x, &without, &mut onto).unwrap();
             let sum = |((want, bound), r): (&(f64, f64), &f32)| {
                 let sum = want + *r as f64;
                 (sum, bound + U * (sum.abs() + bound))
@@ -243,7 +244,9 @@ fn parts_stand_side_by_side() {
                 .unwrap();
             assert_eq!(w.outputs(), sizes.iter().sum::<usize>());
             let mut out = dirty();
-            cpu.linear(&x, &w, Activation::None, &mut out).unwrap();
+            let batch = PackedBatch::new();
+            let mut pass = cpu.begin(0, &batch, &[]).unwrap();
+            pass.linear(&x, &w, Activation::None, &mut out).unwrap();
             let mut first = 0;
             for (i, n) in sizes.iter().enumerate() {
                 let rows = out.values().chunks_exact(w.outputs());
@@ -277,13 +280,14 @@ fn gated_layers() {
             })
             .collect();
         for (level, cpu) in &mut cpus {
-            cpu.begin(class, &PackedBatch::new(), &[]).unwrap();
             let both = [gate.as_slice(), &up].concat();
             let w = cpu
                 .linear_weights(vec![part(&both, None)], k, LinearKind::Store)
                 .unwrap();
             let mut out = dirty();
-            cpu.linear_gated(&x, &w, &mut out).unwrap();
+            let batch = PackedBatch::new();
+            let mut pass = cpu.begin(class, &batch, &[]).unwrap();
+            pass.linear_gated(&x, &w, &mut out).unwrap();
             let what = format!("SEED={} {level} {rows}x{k}x{width}", r.seed);
             assert_eq!((out.rows(), out.cols()), (rows, width));
             close(&what, out.values(), &want);
@@ -316,7 +320,9 @@ fn a_row_of_a_product_has_the_same_bits_among_any_others() {
                 .flat_map(|i| row(i).to_vec())
                 .collect();
             let mut out = dirty();
-            cpu.linear(
+            let batch = PackedBatch::new();
+            let mut pass = cpu.begin(0, &batch, &[]).unwrap();
+            pass.linear(
                 &Matrix::from_rows(&x, rows, k),
                 &w,
                 Activation::Gelu,
@@ -348,7 +354,8 @@ fn embeddings_are_looked_up_shifted_and_scaled() {
         for shift in [None, Some(&shift)] {
             let mut out = dirty();
             out.resize(0, width);
-            cpu.embed(&batch, &scale, &table, shift, &mut out).unwrap();
+            let mut pass = cpu.begin(0, &batch, &[]).unwrap();
+            pass.embed(&scale, &table, shift, &mut out).unwrap();
             let want: Vec<_> = (0..rows * width)
                 .map(|i| {
                     let x = table[tokens[i / width] as usize * width + i % width] as f64;
@@ -421,7 +428,9 @@ fn layer_norms() {
         for (level, cpu) in &mut cpus {
             let mut out = dirty();
             let x = Matrix::from_rows(&x, rows, cols);
-            cpu.layer_norm(&x, &norm, &mut out).unwrap();
+            let batch = PackedBatch::new();
+            let mut pass = cpu.begin(0, &batch, &[]).unwrap();
+            pass.layer_norm(&x, &norm, &mut out).unwrap();
             close(
                 &format!("SEED={} {level} {rows}x{cols}", r.seed),
                 out.values(),
@@ -477,16 +486,18 @@ fn a_nan_stays_in_its_row_and_is_not_hidden() {
             bias: F32Data::Owned(bias),
             eps: 1e-5,
         };
+        let batch = PackedBatch::new();
+        let mut pass = cpu.begin(0, &batch, &[]).unwrap();
         let mut all = |x: &Matrix| {
             let mut outs = vec![Matrix::default(); 5];
             outs[3] = Matrix::from_rows(&vec![1.0; rows * 80], rows, 80);
-            cpu.layer_norm(x, &norm, &mut outs[0]).unwrap();
-            cpu.linear(x, &gated, Activation::Gelu, &mut outs[1])
+            pass.layer_norm(x, &norm, &mut outs[0]).unwrap();
+            pass.linear(x, &gated, Activation::Gelu, &mut outs[1])
                 .unwrap();
-            cpu.linear(x, &gated, Activation::None, &mut outs[2])
+            pass.linear(x, &gated, Activation::None, &mut outs[2])
                 .unwrap();
-            cpu.linear_add(x, &gated, &mut outs[3]).unwrap();
-            cpu.linear_gated(x, &gated, &mut outs[4]).unwrap();
+            pass.linear_add(x, &gated, &mut outs[3]).unwrap();
+            pass.linear_gated(x, &gated, &mut outs[4]).unwrap();
             outs
         };
         for (op, (was, is)) in all(&clean).iter().zip(all(&broken)).enumerate() {

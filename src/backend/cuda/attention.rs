@@ -433,7 +433,7 @@ impl WorkList {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::cuda::plan::Capacity;
+    use crate::backend::cuda::memory::Capacity;
 
     #[test]
     fn tiles_are_those_of_the_header() {

@@ -32,13 +32,34 @@ pub enum CudaError {
         /// The number of columns of a head.
         head_dim: usize,
     },
-    /// A call came out of order, which is a defect of this program.
-    #[error("{call} without {missing}")]
-    OutOfOrder {
-        /// The name of the call.
-        call: &'static str,
-        /// What has to come before the call.
-        missing: &'static str,
+    /// A device is in use, but the driver does not list it.
+    #[error("device {device} is in use, but the driver does not list it")]
+    NotListed {
+        /// The ordinal of the device.
+        device: u32,
+    },
+    /// A linear layer reads or writes a matrix that was not created for linear layers, which is a
+    /// defect of this program.
+    #[error("a linear layer reads or writes a matrix that exists in f32 only")]
+    WrongRole,
+    /// A pass has more results than its slot holds, which is a defect of this program.
+    #[error(
+        "a pass has {bytes} bytes of results, but its slot has {capacity}: it takes more representations than were announced"
+    )]
+    Results {
+        /// The number of bytes that the results of the pass need.
+        bytes: usize,
+        /// The number of bytes of the slot.
+        capacity: usize,
+    },
+    /// A representation was fetched before those of an older pass, which is a defect of this
+    /// program.
+    #[error("the results of pass {asked} were fetched before those of pass {oldest}")]
+    FetchOrder {
+        /// The number of the pass whose results were asked for.
+        asked: u64,
+        /// The number of the oldest pass that has results.
+        oldest: u64,
     },
 }
 
@@ -143,7 +164,10 @@ impl CudaError {
             ),
             Self::Memory(shortage) => Some(shortage.hint()),
             Self::HeadDim { .. } => Some("use --device cpu".into()),
-            Self::OutOfOrder { .. } => None,
+            Self::NotListed { .. }
+            | Self::WrongRole
+            | Self::Results { .. }
+            | Self::FetchOrder { .. } => None,
         }
     }
 }

@@ -4,33 +4,33 @@
 //! |---|---|
 //! | [`kernels`], `params` | the compiled kernels of `kernels/`, and their arguments |
 //! | `functions`, `fused`, [`attention`] | how each kernel is launched |
-//! | `resident`, `weights`, `plan` | parameters and their way to the device; its memory |
-//! | `backend`, `seal` | [`Cuda`], which a model calls; how it becomes a running model |
-//! | `running`, `operations`, `slot` | passes, their operations, the layout of input and output |
+//! | `builder` | [`CudaBuilder`]: weights and matrices are named, and the backend is built |
+//! | `weights` | the weights: their names, their way to the device, where they lie |
+//! | `memory`, `activations` | how much a pass may hold; the matrices that passes work on |
+//! | `backend`, `pass`, `slot` | [`Cuda`] begins passes; their operations; the layout of input and output |
 //! | `chains` | the lengths of the chains of sums, and the class of short sequences |
 //! | `profile` | how long operations take |
 //!
 //! [`devices`] lists the devices of the machine, and [`require`] says what a job on CUDA lacks.
 
+mod activations;
 pub mod attention;
 mod backend;
+mod builder;
 mod chains;
 mod error;
 mod functions;
 mod fused;
 pub mod kernels;
-mod operations;
-mod plan;
+mod memory;
+mod pass;
 mod profile;
-mod resident;
-mod running;
-mod seal;
 mod slot;
 mod weights;
 
-pub use backend::{Cuda, CudaOptions, LOAD_STREAMS};
+pub use backend::Cuda;
+pub use builder::{CudaBuilder, CudaOptions, LOAD_STREAMS};
 pub use error::{CudaError, Shortage};
-pub use plan::{default_tokens, first_tokens};
 pub mod params;
 
 use crate::gpu::cublaslt::{self, GemmError};

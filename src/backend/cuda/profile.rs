@@ -1,9 +1,10 @@
 //! Measures how long each kind of operation takes, with timed fences around every operation, and
 //! how long the GEMMs take on their own.
 
+use super::activations::DeviceMatrix;
+use super::backend::Cuda;
 use super::error::CudaError;
-use super::running::{DeviceMatrix, LinearLayer, Running};
-use crate::gpu::driver::{Fence, Region, Stream};
+use crate::gpu::driver::{Fence, Stream};
 
 /// The timed fences around operations, with each operation's name.
 #[derive(Default)]
@@ -46,50 +47,55 @@ impl Profile {
     }
 }
 
-impl Running {
-    /// Runs the GEMMs of `layers`, in order, on `rows` rows (at most the capacity) of whatever the
-    /// matrices hold, and returns the milliseconds that they took.
-    pub fn products_alone(
-        &mut self,
-        layers: &[LinearLayer],
-        rows: usize,
-    ) -> Result<f32, CudaError> {
+impl Cuda {
+    /// Returns the milliseconds that only the GEMMs of the linear layers take for this many rows
+    /// (at most the capacity), in the order of a pass, on whatever values the last pass left in the
+    /// matrices. This is for measuring.
+    ///
+    /// # Errors
+    /// Returns [`CudaError`] if work on the device fails.
+    pub fn gemms_alone(&mut self, rows: usize) -> Result<f32, CudaError> {
         let rows = rows.min(self.capacity.tokens);
         let context = self.compute().context();
         let (start, end) = (Fence::timed(context)?, Fence::timed(context)?);
         self.compute().record(&start)?;
-        for layer in layers {
-            let spec = *self.products[layer.product].spec();
+        for linear in &self.linears {
+            let spec = *self.gemms[linear.gemm].spec();
             let activation = |width: usize, not: u64| {
                 let fits = |p: &&DeviceMatrix| p.width >= width && p.activation() != not;
                 let wide = |p: &DeviceMatrix| p.activation();
                 let found = self
-                    .places
+                    .activations
+                    .matrices
                     .iter()
                     .filter(|p| p.activation() != 0)
                     .find(fits);
-                let scratch = self.scratch.as_ref().map_or(0, Region::address);
-                found.map_or(scratch, wide)
+                found.map_or(self.activations.scratch(), wide)
             };
             let x = activation(spec.inputs, 0);
-            let out = match layer.adds {
+            let out = match linear.adds {
                 false => activation(spec.outputs, x),
                 true => {
-                    let streams = self.places.iter().map(DeviceMatrix::stream);
+                    let streams = self.activations.matrices.iter().map(DeviceMatrix::stream);
                     streams
                         .into_iter()
                         .find(|s| *s != 0 && *s != x)
                         .unwrap_or(0)
                 }
             };
-            self.product(*layer, x, out, rows)?;
+            self.gemm(*linear, x, out, (rows, 0))?;
         }
         self.compute().record(&end)?;
         self.compute().synchronize()?;
         Ok(end.milliseconds_since(&start)?.unwrap_or(f32::NAN))
     }
 
-    /// Switches timing on or off, and returns what was timed since it was last switched on.
+    /// Switches the timing of operations on or off from the next pass on, and returns what was
+    /// timed since it was last switched on: the name, the milliseconds and the calls of each kind
+    /// of operation. This is for measuring: it slows passes down.
+    ///
+    /// # Errors
+    /// Returns [`CudaError`] if work on the device fails.
     pub fn profile(&mut self, on: bool) -> Result<Vec<(String, f64, usize)>, CudaError> {
         self.compute().synchronize()?;
         let before = match on {

@@ -1,7 +1,7 @@
 //! The layout of a slot: where the parts of a pass's input lie, and how they are written and read.
 
 use super::attention::WorkList;
-use super::plan::ALIGN;
+use super::memory::ALIGN;
 use crate::batch::PackedBatch;
 use std::ops::Range;
 

@@ -38,9 +38,6 @@ pub struct ProcessorOptions {
     pub input_bytes: usize,
     /// The largest size of a batch's results in bytes.
     pub output_bytes: usize,
-    /// Whether the steps of different batches overlap. If not, all three steps of a batch run on
-    /// the compute stream.
-    pub overlap: bool,
 }
 
 impl ProcessorOptions {
@@ -134,8 +131,6 @@ impl StreamProcessor {
             });
         }
         let compute = Arc::clone(&streams.compute);
-        let or_compute =
-            |stream: &Arc<Stream>| Arc::clone(if options.overlap { stream } else { &compute });
         let slots = (0..options.slots)
             .map(|number| Slot::new(&compute, arena, &options, number))
             .collect::<Result<Vec<_>, _>>()
@@ -145,8 +140,8 @@ impl StreamProcessor {
             open: None,
             in_flight: VecDeque::with_capacity(options.slots),
             next: 0,
-            load: or_compute(&streams.load),
-            store: or_compute(&streams.store),
+            load: Arc::clone(&streams.load),
+            store: Arc::clone(&streams.store),
             compute,
             job,
         })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::real::{absent, wants_real};
 use super::{Simulator, simulator};
 use seqstream::architecture::{ModelConfig, ModelKind};
-use seqstream::backend::cuda::{Cuda, CudaOptions, LOAD_STREAMS, kernels};
+use seqstream::backend::cuda::{Cuda, CudaBuilder, CudaOptions, LOAD_STREAMS, kernels};
 use seqstream::dtype::DType;
 use seqstream::engine::Fleet;
 use seqstream::gpu::cublaslt::Algorithms;
@@ -80,27 +80,47 @@ pub fn options(dtype: DType) -> CudaOptions {
         representations: 1,
         pooled: true,
         states: false,
-        overlap: true,
         upload_slot: None,
     }
 }
 
 /// Puts a model on the devices; algorithms are chosen anew and not kept.
 pub fn build(devices: &Devices, checkpoint: &Checkpoint, options: CudaOptions) -> Built {
+    build_on_streams(true, devices, checkpoint, options)
+}
+
+/// Returns a builder for the first device.
+pub fn builder(devices: &Devices, options: CudaOptions) -> CudaBuilder {
+    let manager = streams(true, devices);
+    let algorithms = Arc::new(Algorithms::new(None));
+    CudaBuilder::new(manager, &devices.contexts[0], algorithms, options).unwrap()
+}
+
+fn streams(overlap: bool, devices: &Devices) -> Arc<StreamManager> {
     let mut manager = StreamManager::new(StreamOptions {
         load: LOAD_STREAMS,
-        overlap: options.overlap,
+        overlap,
         log: Some(1 << 14),
         ..StreamOptions::default()
     })
     .unwrap();
     manager.create_streams(&devices.contexts).unwrap();
-    let manager = Arc::new(manager);
+    Arc::new(manager)
+}
+
+/// Does the same as [`build`], on streams that overlap, or on one stream that does everything.
+pub fn build_on_streams(
+    overlap: bool,
+    devices: &Devices,
+    checkpoint: &Checkpoint,
+    options: CudaOptions,
+) -> Built {
+    let manager = streams(overlap, devices);
     let algorithms = Arc::new(Algorithms::new(None));
     let one = |context: &Context| {
         let (manager, algorithms) = (Arc::clone(&manager), Arc::clone(&algorithms));
-        let cuda = Cuda::new(manager, context, algorithms, options).unwrap();
-        Model::load(cuda, checkpoint.config(), checkpoint).unwrap()
+        let builder = CudaBuilder::new(manager, context, algorithms, options).unwrap();
+        Model::load(builder, checkpoint.config(), checkpoint).unwrap()
     };
     let models = devices.contexts.iter().map(one).collect();
     Built {

@@ -44,7 +44,6 @@ pub fn rig(buffers: usize, reports: &Reports, overlap: bool) -> Rig {
         slots: 2,
         input_bytes: 1,
         output_bytes: LAYER,
-        overlap: true,
     };
     let bytes = ring.device_bytes() + UPLOAD.device_bytes() + buffers * Arena::footprint(LAYER);
     let mut arena = Arena::new(&context, bytes).unwrap();

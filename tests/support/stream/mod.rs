@@ -142,9 +142,7 @@ pub struct Plan {
     pub devices: u32,
     pub batches: u64,
     pub slots: usize,
-    /// Whether the manager's streams are on.
-    pub streams: bool,
-    /// Whether the processors overlap batches.
+    /// Whether kinds of work have streams of their own, so that they overlap.
     pub overlap: bool,
     pub weights: usize,
 }
@@ -155,7 +153,6 @@ impl Default for Plan {
             devices: 1,
             batches: 7,
             slots: 2,
-            streams: true,
             overlap: true,
             weights: 1500,
         }
@@ -168,7 +165,6 @@ impl Plan {
             slots: self.slots,
             input_bytes: MOST,
             output_bytes: RESULTS,
-            overlap: self.overlap,
         }
     }
 
@@ -310,7 +306,7 @@ pub fn units(
     options: StreamOptions,
 ) -> Result<(StreamManager, Vec<Unit>), StreamError> {
     let mut manager = StreamManager::new(StreamOptions {
-        overlap: plan.streams,
+        overlap: plan.overlap,
         ..options
     })?;
     let contexts: Vec<Context> = (0..plan.devices)

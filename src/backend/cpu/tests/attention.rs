@@ -11,6 +11,13 @@ fn packed(starts: &[usize]) -> PackedBatch {
     batch
 }
 
+/// Computes attention over sequences with these starts.
+fn attend(cpu: &mut Cpu, qkv: &Matrix, starts: &[usize], spec: &AttentionSpec, out: &mut Matrix) {
+    let batch = packed(starts);
+    let mut pass = cpu.begin(0, &batch, &[]).unwrap();
+    pass.attention(qkv, spec, out).unwrap();
+}
+
 fn starts(lengths: &[usize]) -> Vec<usize> {
     let mut starts = vec![0];
     for n in lengths {
@@ -171,8 +178,7 @@ fn attention_is_softmax_attention() {
             let want = reference(&qkv, &starts, &spec);
             for (level, cpu) in &mut cpus {
                 let mut out = dirty();
-                cpu.attention(&qkv, &packed(&starts), &spec, &mut out)
-                    .unwrap();
+                attend(cpu, &qkv, &starts, &spec, &mut out);
                 let what = format!("SEED={} {level} {spec:?} {lengths:?}", r.seed);
                 close(&what, out.values(), &want);
             }
@@ -189,8 +195,7 @@ fn every_length_has_room() {
         let want = reference(&qkv, &[0, n], &rotary(1, 8));
         for (level, mut cpu) in levels(1) {
             let mut out = Matrix::default();
-            cpu.attention(&qkv, &packed(&[0, n]), &rotary(1, 8), &mut out)
-                .unwrap();
+            attend(&mut cpu, &qkv, &[0, n], &rotary(1, 8), &mut out);
             close(
                 &format!("SEED={} {level} length {n}", r.seed),
                 out.values(),
@@ -210,13 +215,11 @@ fn a_sequence_has_the_same_bits_alone_and_among_others() {
         let qkv = r.matrix(starts[lengths.len()], cols, 1.0);
         for (level, mut cpu) in levels(3) {
             let (mut all, mut one) = (dirty(), dirty());
-            cpu.attention(&qkv, &packed(&starts), &spec, &mut all)
-                .unwrap();
+            attend(&mut cpu, &qkv, &starts, &spec, &mut all);
             for w in starts.windows(2) {
                 let n = w[1] - w[0];
                 let alone = Matrix::from_rows(&qkv.values()[w[0] * cols..w[1] * cols], n, cols);
-                cpu.attention(&alone, &packed(&[0, n]), &spec, &mut one)
-                    .unwrap();
+                attend(&mut cpu, &alone, &[0, n], &spec, &mut one);
                 let whole = &all.values()[w[0] * cols / 3..w[1] * cols / 3];
                 assert!(
                     bits(whole) == bits(one.values()),
@@ -238,8 +241,7 @@ fn a_nan_stays_in_its_sequence_and_is_not_hidden() {
         let clean = r.matrix(starts[3], 3 * width, 1.0);
         for (level, mut cpu) in levels(2) {
             let mut was = Matrix::default();
-            cpu.attention(&clean, &packed(&starts), &spec, &mut was)
-                .unwrap();
+            attend(&mut cpu, &clean, &starts, &spec, &mut was);
             for token in [0, 1, 15, 16, 63, 300, 511, 512, 599] {
                 for part in 0..3 {
                     let (head, dim) = (r.below(spec.heads), r.below(hd));
@@ -247,8 +249,7 @@ fn a_nan_stays_in_its_sequence_and_is_not_hidden() {
                     let at = (starts[1] + token) * 3 + part;
                     broken.values_mut()[at * width + head * hd + dim] = f32::NAN;
                     let mut is = Matrix::default();
-                    cpu.attention(&broken, &packed(&starts), &spec, &mut is)
-                        .unwrap();
+                    attend(&mut cpu, &broken, &starts, &spec, &mut is);
                     for (i, (was, is)) in was.values().iter().zip(is.values()).enumerate() {
                         let (row, col) = (i / width, i % width);
                         let inside = (starts[1]..starts[2]).contains(&row) && col / hd == head;
@@ -297,8 +298,7 @@ fn overflowing_scores_are_no_numbers() {
                         x.values_mut()[key * 48 + 16 + d] = value;
                     }
                     let mut out = Matrix::default();
-                    cpu.attention(&x, &packed(&[0, n]), &spec, &mut out)
-                        .unwrap();
+                    attend(&mut cpu, &x, &[0, n], &spec, &mut out);
                     let row = &out.values()[key * 16..(key + 1) * 16];
                     assert!(
                         row.iter().all(|x| x.is_nan()),
@@ -311,8 +311,7 @@ fn overflowing_scores_are_no_numbers() {
             let mut x = clean.clone();
             x.values_mut()[33 * 48 + 32 + 3] = f32::INFINITY;
             let mut out = Matrix::default();
-            cpu.attention(&x, &packed(&[0, n]), &spec, &mut out)
-                .unwrap();
+            attend(&mut cpu, &x, &[0, n], &spec, &mut out);
             let column = out.values().iter().skip(3).step_by(16);
             assert!(column.clone().all(|x| !x.is_finite()), "{level} {spec:?}");
         }
@@ -327,8 +326,7 @@ fn scores_of_minus_infinity_alone_are_no_numbers() {
     let x = Matrix::from_rows(&row.repeat(n), n, 48);
     for (level, mut cpu) in levels(1) {
         let mut out = Matrix::default();
-        cpu.attention(&x, &packed(&[0, n]), &alibi(1, 16), &mut out)
-            .unwrap();
+        attend(&mut cpu, &x, &[0, n], &alibi(1, 16), &mut out);
         assert!(out.values().iter().all(|x| x.is_nan()), "{level}");
     }
 }

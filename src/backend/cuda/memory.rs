@@ -1,6 +1,8 @@
-//! Divides a device's memory: decides how many tokens a pass may hold.
+//! Divides a device's memory: decides how many tokens a batch should have and a pass may hold.
 
+use super::builder::CudaOptions;
 use super::params::{AttentionItem, AttentionSlot};
+use crate::batch::Budget;
 use crate::gpu::driver::Arena;
 
 /// Rows per tile of a GEMM. A whole wave of tiles has one tile on each multiprocessor.
@@ -20,7 +22,7 @@ const FIRST: usize = 2;
 pub(super) const RESERVE: usize = 512 << 20;
 /// Average tokens per sequence in a full pass. Passes of shorter sequences are cut by their number
 /// of sequences, because the results have no capacity for more.
-const TOKENS_A_SEQUENCE: usize = 16;
+const TOKENS_PER_SEQUENCE: usize = 16;
 /// The parts of a slot start at multiples of this many bytes, for vector loads and copies.
 pub(super) const ALIGN: usize = 256;
 
@@ -31,7 +33,7 @@ pub(super) struct Needs {
     /// the number of tokens.
     pub fixed: usize,
     /// Bytes of activations and tables per token.
-    pub a_token: usize,
+    pub bytes_per_token: usize,
     /// Number of slots of the ring.
     pub slots: usize,
     /// Width of a representation.
@@ -58,7 +60,7 @@ impl Capacity {
     pub fn of_tokens(tokens: usize) -> Self {
         Self {
             tokens,
-            sequences: tokens.div_ceil(TOKENS_A_SEQUENCE).max(64),
+            sequences: tokens.div_ceil(TOKENS_PER_SEQUENCE).max(64),
         }
     }
 
@@ -104,7 +106,7 @@ impl Capacity {
     /// Returns the bytes of the device's memory that everything takes together.
     pub fn bytes(&self, needs: &Needs) -> usize {
         let slot = Arena::footprint(self.input()) + Arena::footprint(self.output(needs));
-        let tokens = self.tokens * needs.a_token + sums(self.tokens, needs.width);
+        let tokens = self.tokens * needs.bytes_per_token + sums(self.tokens, needs.width);
         needs.fixed + tokens + needs.slots * slot
     }
 }
@@ -122,13 +124,31 @@ pub(super) fn wave(multiprocessors: usize) -> usize {
 
 /// Returns the tokens of a pass on a device with this many multiprocessors, if neither memory nor
 /// the user sets another number.
-pub fn default_tokens(multiprocessors: usize) -> usize {
+pub(super) fn default_tokens(multiprocessors: usize) -> usize {
     WAVES * wave(multiprocessors)
 }
 
-/// Returns the tokens of a device's first pass, if neither memory nor the user sets another number.
-pub fn first_tokens(multiprocessors: usize) -> usize {
-    FIRST * default_tokens(multiprocessors)
+/// Returns the tokens that the batches of one device should have: the number that the user set, or
+/// the number that fills the device well. The first batch may have more, since it hides the loading
+/// of the weights. What fits into the memory may be less ([`Budget::within`]).
+pub(super) fn budget(multiprocessors: usize, tokens: Option<usize>) -> Budget {
+    let usual = default_tokens(multiprocessors);
+    Budget {
+        first_batches: 1,
+        first_tokens: tokens.unwrap_or(FIRST * usual),
+        tokens: tokens.unwrap_or(usual),
+    }
+}
+
+/// Returns the tokens that a pass should hold, if the device has enough memory.
+pub(super) fn wanted_tokens(budget: &Budget, options: &CudaOptions) -> usize {
+    let tokens = match options.states {
+        // Allocating the pinned memory for more states would take longer than the longer first pass
+        // would hide.
+        true => budget.tokens,
+        false => budget.first_tokens,
+    };
+    tokens.max(options.longest.unwrap_or(0))
 }
 
 /// Returns the tokens of the smallest pass that is worth running, if `wanted` tokens are wanted.
@@ -177,7 +197,7 @@ mod tests {
 
     const NEEDS: Needs = Needs {
         fixed: 1 << 30,
-        a_token: 40_000,
+        bytes_per_token: 40_000,
         slots: 3,
         width: 1280,
         representations: 1,
@@ -232,5 +252,24 @@ mod tests {
     #[test]
     fn default_is_whole_waves() {
         assert_eq!(default_tokens(132) % (132 * TILE_ROWS), 0);
+    }
+
+    #[test]
+    fn a_pass_holds_the_first_batch_unless_states_are_wanted() {
+        let options = |tokens, longest, states| CudaOptions {
+            dtype: crate::dtype::DType::F16,
+            tokens,
+            longest,
+            representations: 1,
+            pooled: true,
+            states,
+            upload_slot: None,
+        };
+        let wanted = |options: CudaOptions| wanted_tokens(&budget(132, options.tokens), &options);
+        assert_eq!(wanted(options(None, None, false)), 67_584);
+        assert_eq!(wanted(options(None, None, true)), 33_792);
+        assert_eq!(wanted(options(None, Some(40_000), true)), 40_000);
+        assert_eq!(wanted(options(Some(100), None, false)), 100);
+        assert_eq!(wanted(options(Some(100), Some(300), false)), 300);
     }
 }

@@ -1,8 +1,8 @@
 //! Uploads parameters from the model's files to their places on the device, layer by layer.
 
-use super::functions::Casts;
-use super::params::CastParams;
-use super::resident::{Parameter, Piece, Placed};
+use super::{NamedWeights, Parameter, Piece};
+use crate::backend::cuda::functions::Casts;
+use crate::backend::cuda::params::CastParams;
 use crate::dtype::DType;
 use crate::gpu::driver::{DriverError, Region};
 use crate::gpu::stream::{Conversion, LayerFences, StreamError, Uploader};
@@ -10,16 +10,16 @@ use crate::weights::Weight;
 
 /// Uploads all parameters in the order of their layers, and marks each layer's fence when the layer
 /// is queued. The loader's thread runs this.
-pub(super) fn load(
-    placed: &Placed,
-    groups: usize,
+pub(super) fn all(
+    named: &NamedWeights,
+    regions: &[Region],
     casts: &Casts,
     uploader: &mut Uploader,
     fences: &LayerFences,
 ) -> Result<(), StreamError> {
-    for group in 0..groups {
-        for (parameter, region) in placed.parameters.iter().zip(&placed.regions) {
-            if parameter.group == group {
+    for layer in 0..=named.layer {
+        for (parameter, region) in named.parameters.iter().zip(regions) {
+            if parameter.layer == layer {
                 one(parameter, region, casts, uploader)?;
             }
         }

@@ -1,13 +1,23 @@
-//! Collects the parameters that a model keeps on a device, and decides where they will lie.
+//! The weights of a model on a device.
 //!
-//! Parameters are named first and placed together once all sizes are known, so that the device's
-//! memory is taken once. Each parameter belongs to a layer (the embedding, a layer of the model,
-//! ...), whose weights load together; the code calls it a group.
+//! A builder names them ([`NamedWeights`]) before any memory is taken: only when all sizes are known
+//! does each of them get its place ([`PlacedWeights`]), and a thread starts to upload them. A pass
+//! then asks [`ResidentWeights`] for them. Each parameter belongs to a layer, whose parameters load
+//! together: layer 0 is the embedding.
+//!
+//! A pass waits for a layer before it asks for an address in that layer, and is done with a layer
+//! when it waits for the next layer or ends. So a variant that streams layers through fewer places
+//! than there are layers can have the same `wait`, `address` and `region`.
 
-use super::weights::cast_on_device;
+mod resident;
+mod upload;
+
+pub(super) use resident::{PlacedWeights, ResidentWeights};
+
 use crate::dtype::DType;
-use crate::gpu::driver::{Arena, DriverError, Region};
+use crate::gpu::driver::Arena;
 use crate::weights::{F32Data, Weight};
+use upload::cast_on_device;
 
 /// A parameter, by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +30,7 @@ pub(super) struct Parameter {
     /// The dtype on the device.
     pub dtype: DType,
     /// The layer that the parameter belongs to, counted from 0.
-    pub group: usize,
+    pub layer: usize,
 }
 
 /// The source of a piece of values.
@@ -55,22 +65,23 @@ impl Parameter {
 
 /// All parameters of a model, in the order in which they were named.
 #[derive(Default)]
-pub(super) struct Resident {
+pub(super) struct NamedWeights {
     parameters: Vec<Parameter>,
-    groups: usize,
+    /// The layer that is named now.
+    layer: usize,
 }
 
-impl Resident {
+impl NamedWeights {
     /// Opens the next layer: parameters named from here on belong to it.
-    pub fn next_group(&mut self) {
-        self.groups += 1;
+    pub fn next_layer(&mut self) {
+        self.layer += 1;
     }
 
     /// Returns the bytes on the device of each layer that was opened, the first layer included.
-    pub fn group_bytes(&self) -> Vec<usize> {
-        let mut bytes = vec![0; self.groups + 1];
+    pub fn layer_bytes(&self) -> Vec<usize> {
+        let mut bytes = vec![0; self.layer + 1];
         for parameter in &self.parameters {
-            bytes[parameter.group] += parameter.bytes();
+            bytes[parameter.layer] += parameter.bytes();
         }
         bytes
     }
@@ -80,7 +91,7 @@ impl Resident {
         self.parameters.push(Parameter {
             pieces,
             dtype,
-            group: self.groups,
+            layer: self.layer,
         });
         ParameterId(self.parameters.len() - 1)
     }
@@ -110,52 +121,5 @@ impl Resident {
         };
         let one = |p: &Parameter| p.pieces.iter().any(|piece| cast(piece, p.dtype));
         self.parameters.iter().any(one)
-    }
-
-    /// Gives each parameter its place in the arena.
-    pub fn place(self, arena: &mut Arena) -> Result<Placed, DriverError> {
-        let place = |p: &Parameter| arena.take("parameters", p.bytes());
-        let regions = self.parameters.iter().map(place);
-        Ok(Placed {
-            regions: regions.collect::<Result<_, _>>()?,
-            parameters: self.parameters,
-        })
-    }
-}
-
-/// Parameters that have a place on the device.
-pub(super) struct Placed {
-    /// The parameters, in the order of their numbers.
-    pub parameters: Vec<Parameter>,
-    /// The place of each parameter.
-    pub regions: Vec<Region>,
-}
-
-impl Placed {
-    /// Returns the place of each parameter, which is all that must still be known after the loader
-    /// has taken the rest.
-    pub fn addresses(&self) -> Addresses {
-        let one = |(p, region): (&Parameter, &Region)| (region.clone(), p.len());
-        Addresses(self.parameters.iter().zip(&self.regions).map(one).collect())
-    }
-}
-
-/// The places of parameters on the device, and how many values each holds.
-pub(super) struct Addresses(Vec<(Region, usize)>);
-
-impl Addresses {
-    /// Returns the address of a parameter.
-    pub fn of(&self, parameter: ParameterId) -> u64 {
-        self.0[parameter.0].0.address()
-    }
-
-    /// Returns the memory of a parameter.
-    pub fn region(&self, parameter: ParameterId) -> &Region {
-        &self.0[parameter.0].0
-    }
-
-    /// Returns how many values a parameter has.
-    pub fn values(&self, parameter: ParameterId) -> usize {
-        self.0[parameter.0].1
     }
 }

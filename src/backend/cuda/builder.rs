@@ -1,0 +1,368 @@
+//! Names the weights and matrices of a model on one CUDA device, and builds the backend from them.
+//!
+//! Nothing is allocated while weights and matrices are named. [`Builder::build`] then chooses the
+//! algorithms of the GEMMs, measures the free memory, takes the device's memory once, divides it,
+//! and starts the thread that uploads the weights.
+
+use super::activations::Activations;
+use super::backend::Cuda;
+use super::chains;
+use super::error::{CudaError, Shortage};
+use super::functions::{AttentionFunctions, Casts, Functions};
+use super::fused::Fused;
+use super::memory::{self, Capacity, Needs};
+use super::weights::{NamedWeights, ParameterId, Piece, PlacedWeights};
+use crate::backend::{
+    AttentionSpec, BackendError, Builder, LinearKind, LinearPart, Position, Role,
+};
+use crate::batch::Budget;
+use crate::dtype::DType;
+use crate::gpu::cublaslt::{Algorithms, Gemm, Kind, Product, ProductSpec, Tuning, WORKSPACE};
+use crate::gpu::driver::{Arena, Context, DeviceInfo, devices};
+use crate::gpu::stream::{
+    ProcessorOptions, StreamManager, StreamProcessor, UploadOptions, Uploader,
+};
+use crate::weights::Weight;
+use std::sync::Arc;
+
+/// Bytes per pinned upload slot for weights, unless the user sets another number.
+const UPLOAD_SLOT: usize = 16 << 20;
+/// Number of passes that may be under way at once: one is computed while the host writes the next
+/// one and reads the last one.
+pub(super) const SLOTS: usize = 3;
+/// Number of load streams per device. Weights have a load stream of their own, because batches
+/// would otherwise queue behind them.
+pub const LOAD_STREAMS: usize = 2;
+
+/// How a model runs on a device.
+#[derive(Debug, Clone, Copy)]
+pub struct CudaOptions {
+    /// The dtype of weights and activations. Sums and the residual stream are f32.
+    pub dtype: DType,
+    /// The most tokens per pass. By default a pass has as many tokens as fill the device well;
+    /// where states are not wanted it has twice as many, so that the first pass is long enough to
+    /// hide the loading of the weights.
+    pub tokens: Option<usize>,
+    /// The tokens of the longest sequence to come, if they are known. A pass has capacity for that
+    /// sequence if the device has enough memory.
+    pub longest: Option<usize>,
+    /// The most representations that a pass produces.
+    pub representations: usize,
+    /// Whether the representations have a mean for each sequence.
+    pub pooled: bool,
+    /// Whether the representations have the states of all tokens.
+    pub states: bool,
+    /// Bytes of each of the pinned slots through which the weights are uploaded (`slot_bytes` of
+    /// [`UploadOptions`](crate::stream::UploadOptions)), by default 16 MiB. A longer tensor is
+    /// uploaded in several chunks. Smaller slots take less pinned memory, and less of the device's
+    /// memory if weights are converted there, but every chunk costs a copy of its own. The bits are
+    /// the same.
+    pub upload_slot: Option<usize>,
+}
+
+/// A matrix, by its number.
+#[derive(Debug)]
+pub struct Matrix(pub(super) usize);
+
+/// A linear layer whose parameters have been named.
+#[derive(Debug, Clone, Copy)]
+pub struct Linear {
+    /// The weight, `[outputs, inputs]`.
+    pub(super) weight: ParameterId,
+    /// The bias, `[outputs]`, if there is one.
+    pub(super) bias: Option<ParameterId>,
+    /// The number of its GEMM.
+    pub(super) gemm: usize,
+    /// Whether its output is added to the residual stream.
+    pub(super) adds: bool,
+}
+
+/// What attention needs besides q, k and v.
+#[derive(Debug)]
+pub struct Attention {
+    /// The number of the attention kernels.
+    pub(super) kernels: usize,
+    /// The number of heads.
+    pub(super) heads: usize,
+    /// The width of a head.
+    pub(super) head_dim: usize,
+    /// The number of the table of rotations, for rotary positions.
+    pub(super) rotary: Option<usize>,
+    /// The slopes, for ALiBi.
+    pub(super) slopes: Option<ParameterId>,
+}
+
+/// Builds the CUDA backend of a model on one device.
+pub struct CudaBuilder {
+    context: Context,
+    info: DeviceInfo,
+    options: CudaOptions,
+    manager: Arc<StreamManager>,
+    gemm: Gemm,
+    weights: NamedWeights,
+    activations: Activations,
+    /// The different GEMMs of the linear layers.
+    specs: Vec<ProductSpec>,
+    /// The linear layers, in the order in which they were named.
+    linears: Vec<Linear>,
+    /// The attention kernels.
+    attention: Vec<AttentionFunctions>,
+}
+
+impl CudaBuilder {
+    /// Creates the builder for a device of `manager`. The manager must have created the device's
+    /// streams, [`LOAD_STREAMS`] of them for loading. `algorithms` is shared by all devices of a
+    /// job.
+    ///
+    /// # Errors
+    /// Returns [`CudaError`] if the device or cuBLASLt cannot be used.
+    pub fn new(
+        manager: Arc<StreamManager>,
+        context: &Context,
+        algorithms: Arc<Algorithms>,
+        options: CudaOptions,
+    ) -> Result<Self, CudaError> {
+        let device = context.ordinal();
+        let info = devices()?.into_iter().find(|d| d.ordinal == device);
+        let info = info.ok_or(CudaError::NotListed { device })?;
+        // These are not the tokens of this job: a choice is kept for all jobs, and the bits must
+        // not depend on which job chose first.
+        let tuning = Tuning::timed(memory::default_tokens(info.multiprocessors as usize));
+        Ok(Self {
+            gemm: Gemm::load(context, algorithms, tuning)?,
+            context: context.clone(),
+            info,
+            options,
+            manager,
+            weights: NamedWeights::default(),
+            activations: Activations::default(),
+            specs: Vec::new(),
+            linears: Vec::new(),
+            attention: Vec::new(),
+        })
+    }
+
+    fn needs(&self, upload: &UploadOptions) -> Needs {
+        Needs {
+            fixed: self.weights.footprint()
+                + Arena::footprint(WORKSPACE)
+                + Arena::footprint(upload.device_bytes())
+                + self.activations.alignment_bytes(),
+            bytes_per_token: self.activations.bytes_per_token(self.options.dtype),
+            slots: SLOTS,
+            width: self.activations.width(),
+            representations: self.options.representations,
+            pooled: self.options.pooled,
+            states: self.options.states,
+        }
+    }
+
+    fn capacity(&self, needs: &Needs, budget: &Budget) -> Result<Capacity, CudaError> {
+        let wanted = memory::wanted_tokens(budget, &self.options);
+        let (free, total) = self.context.memory()?;
+        let usable = (free as usize).saturating_sub(memory::RESERVE);
+        let wave = memory::wave(self.info.multiprocessors as usize);
+        memory::capacity(needs, wanted, wave, usable).ok_or_else(|| {
+            let tokens = memory::smallest(wanted);
+            let longest = self.options.longest.unwrap_or(1);
+            CudaError::Memory(Box::new(Shortage {
+                device: self.context.ordinal(),
+                free,
+                total,
+                needed: (Capacity::of_tokens(tokens).bytes(needs) + memory::RESERVE) as u64,
+                tokens,
+                fits_in_16_bits: self
+                    .in_16_bits(needs)
+                    .is_some_and(|needs| Capacity::of_tokens(tokens).bytes(&needs) <= usable),
+                fewer_tokens: memory::most_below(needs, tokens, usable).filter(|n| *n >= longest),
+            }))
+        })
+    }
+
+    /// Returns about what the job would need at most in a dtype of 16 bits; `None` if it has such a
+    /// dtype already.
+    fn in_16_bits(&self, needs: &Needs) -> Option<Needs> {
+        if self.options.dtype != DType::F32 {
+            return None;
+        }
+        // Only the weights of linear layers and the matrices are counted in 16 bits. Gains and the
+        // embedding table are f32 in any dtype; the biases of linear layers and scratch memory
+        // count as f32, which makes this an upper bound.
+        let half = |linear: &Linear| self.weights.bytes(linear.weight) / 2;
+        Some(Needs {
+            fixed: needs.fixed - self.linears.iter().map(half).sum::<usize>(),
+            bytes_per_token: self.activations.bytes_per_token(DType::F16),
+            ..*needs
+        })
+    }
+
+    /// Chooses the algorithms of the GEMMs, takes and divides the device's memory, and starts the
+    /// thread that loads the weights.
+    fn start(self) -> Result<Cuda, CudaError> {
+        // This comes first, because choosing an algorithm borrows memory of the device.
+        let gemms = self.specs.iter().map(|spec| self.gemm.product(spec));
+        let gemms: Vec<Product> = gemms.collect::<Result<_, _>>()?;
+        let functions =
+            Functions::load(&self.context, self.options.dtype, self.info.multiprocessors)?;
+        let casts = Arc::new(Casts::load(&self.context)?);
+        let fused = Fused::load(&self.context, &self.info, self.options.dtype)?;
+        let upload = UploadOptions {
+            slot_bytes: self.options.upload_slot.unwrap_or(UPLOAD_SLOT),
+            through: self.weights.any_cast(),
+            threads: upload_threads(),
+            ..UploadOptions::default()
+        };
+        let needs = self.needs(&upload);
+        let budget = memory::budget(self.info.multiprocessors as usize, self.options.tokens);
+        let capacity = self.capacity(&needs, &budget)?;
+        let mut arena = Arena::new(&self.context, capacity.bytes(&needs))?;
+        let placed = PlacedWeights::new(self.weights, &mut arena)?;
+        let workspace = arena.take("the products' workspace", WORKSPACE)?;
+        let activations = self
+            .activations
+            .place(&mut arena, self.options.dtype, capacity)?;
+        let ordinal = self.context.ordinal();
+        let streams = self.manager.streams(ordinal, 0)?;
+        let ring = ProcessorOptions {
+            slots: SLOTS,
+            input_bytes: capacity.input(),
+            output_bytes: capacity.output(&needs),
+        };
+        let processor = StreamProcessor::new(&streams, &mut arena, ring)?;
+        let loading = self.manager.streams(ordinal, LOAD_STREAMS - 1)?;
+        let uploader = Uploader::new(&loading, &mut arena, upload)?;
+        let weights = placed.load(&loading, uploader, Arc::clone(&casts))?;
+        Ok(Cuda {
+            _manager: self.manager,
+            info: self.info,
+            dtype: self.options.dtype,
+            gemm: self.gemm,
+            capacity,
+            budget: budget.within(capacity.tokens),
+            functions,
+            fused,
+            attention: self.attention,
+            gemms,
+            linears: self.linears,
+            workspace,
+            activations,
+            tables_filled: false,
+            processor,
+            passes: 0,
+            ended: Default::default(),
+            profile: None,
+            weights,
+            _casts: casts,
+        })
+    }
+}
+
+impl Builder for CudaBuilder {
+    type Backend = Cuda;
+
+    fn matrix(&mut self, role: Role, width: usize) -> Result<Matrix, BackendError> {
+        self.activations.matrices.push((role, width));
+        Ok(Matrix(self.activations.matrices.len() - 1))
+    }
+
+    fn next_layer(&mut self) {
+        self.weights.next_layer();
+    }
+
+    /// Keeps the parameters in f32 whatever the job's dtype: gains, biases and the embedding table
+    /// are small.
+    fn vector(&mut self, data: Weight) -> Result<ParameterId, BackendError> {
+        Ok(self.weights.name(vec![Piece::Weight(data)], DType::F32))
+    }
+
+    fn linear_weights(
+        &mut self,
+        parts: Vec<LinearPart>,
+        inputs: usize,
+        kind: LinearKind,
+    ) -> Result<Linear, BackendError> {
+        let rows = |part: &LinearPart| part.weight.len() / inputs.max(1);
+        let outputs = parts.iter().map(rows).sum();
+        let spec = ProductSpec {
+            outputs,
+            inputs,
+            dtype: self.options.dtype,
+            kind: Kind::Store,
+            bias: parts.iter().any(|part| part.bias.is_some()),
+            chain: chains::longest(self.options.dtype),
+        };
+        // Values on the residual stream are much larger than what is added to them, so the sum of
+        // every chain would be rounded coarsely. The chains are therefore added to each other
+        // first.
+        let spec = match kind {
+            LinearKind::Add if spec.chains() == 1 => ProductSpec {
+                kind: Kind::Accumulate,
+                ..spec
+            },
+            LinearKind::Add | LinearKind::Store | LinearKind::Gated => spec,
+        };
+        let apart = match kind {
+            LinearKind::Gated => true,
+            LinearKind::Add => spec.kind == Kind::Store,
+            LinearKind::Store => false,
+        };
+        if apart {
+            self.activations.scratch = self.activations.scratch.max(outputs * spec.dtype.size());
+        }
+        let known = self.specs.iter().position(|known| *known == spec);
+        let number = known.unwrap_or(self.specs.len());
+        if known.is_none() {
+            self.specs.push(spec);
+        }
+        let (mut weights, mut biases) = (Vec::new(), Vec::new());
+        for part in parts {
+            let outputs = rows(&part);
+            weights.push(Piece::Weight(part.weight));
+            biases.push(part.bias.map_or(Piece::Zeros(outputs), Piece::Weight));
+        }
+        let weight = self.weights.name(weights, spec.dtype);
+        let bias = spec
+            .bias
+            .then(|| self.weights.name(biases, spec.bias_dtype()));
+        let linear = Linear {
+            weight,
+            bias,
+            gemm: number,
+            adds: kind == LinearKind::Add,
+        };
+        self.linears.push(linear);
+        Ok(linear)
+    }
+
+    fn attention_weights(&mut self, spec: AttentionSpec) -> Result<Attention, BackendError> {
+        let kernels = AttentionFunctions::load(&self.context, self.options.dtype, &spec)?;
+        self.attention.push(kernels);
+        let (rotary, slopes) = match spec.position {
+            Position::Rotary(inv_freq) => {
+                let half = inv_freq.len();
+                let inv_freq = self.weights.name_values(inv_freq);
+                self.activations.tables.push((inv_freq, half));
+                (Some(self.activations.tables.len() - 1), None)
+            }
+            Position::Alibi(slopes) => (None, Some(self.weights.name_values(slopes))),
+        };
+        Ok(Attention {
+            kernels: self.attention.len() - 1,
+            heads: spec.heads,
+            head_dim: spec.head_dim,
+            rotary,
+            slopes,
+        })
+    }
+
+    fn build(self) -> Result<Cuda, BackendError> {
+        Ok(self.start()?)
+    }
+}
+
+/// Returns the number of threads that copy weights out of the mapped file. One thread copies about
+/// 3.5 GB/s where pages have to be faulted in, PCIe 5 takes 55 GB/s, and half of the cores stay
+/// free for other work.
+fn upload_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).clamp(1, 8))
+}
