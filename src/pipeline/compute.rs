@@ -49,7 +49,8 @@ pub(crate) struct Compute<'a, 'o, E> {
 impl<'a, 'o, E: Embedder> Compute<'a, 'o, E> {
     pub(crate) fn new(
         embedder: &'a mut E,
-        (request, piped): (&'a Request, bool),
+        request: &'a Request,
+        piped: bool,
         stop: &'a Stop,
         monitor: &'a mut Monitor<'o>,
         work: Receiver<Result<Work, JobError>>,

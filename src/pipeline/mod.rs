@@ -3,11 +3,11 @@
 //! Each thread has a file of its own, and [`run()`] connects the threads by bounded channels:
 //!
 //! ```text
-//! reader      tokenizing      packing      calling      writer      finishing
-//! thread      threads         thread       thread       thread      thread
-//! read.rs --> tokenize.rs --> pack.rs  --> compute.rs > write.rs -> finish.rs
-//! read,       text to         batches      the model    rows        sync and
-//! clean       tokens                                                name shards
+//! reader --> tokenizing --> packer --> computing --> writer ----> finisher
+//! read.rs    tokenize.rs    pack.rs    compute.rs    write.rs     finish.rs
+//!
+//! read,      text to        batches    the model     windows,     hash, sync and
+//! clean      tokens                                  rows         name shards
 //! ```
 //!
 //! `messages.rs` defines every message, and the one form in which a thread learns that the other

@@ -111,8 +111,15 @@ pub fn run<E: Embedder, R: Records>(
         // This cannot fail, because the receiver exists.
         let _ = to_slots.send(ShardSlot);
     }
-    let what = (&options.request, options.piped);
-    let compute = Compute::new(embedder, what, stop, &mut monitor, work, to_writer);
+    let compute = Compute::new(
+        embedder,
+        &options.request,
+        options.piped,
+        stop,
+        &mut monitor,
+        work,
+        to_writer,
+    );
     let end = thread::scope(|scope| {
         let finishing = Builder::new()
             .name("finisher".into())
