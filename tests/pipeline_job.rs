@@ -61,7 +61,7 @@ fn the_first_batches_have_a_budget_of_their_own() {
         let ends_a_shard = range[1] % 25 == 0 || range[1] == 60;
         assert!(
             ends_a_shard || total + lengths[range[1]] > budget,
-            "batch {batch} has room for more than {total} tokens"
+            "batch {batch} can take more than {total} tokens"
         );
     }
 }

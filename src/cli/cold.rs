@@ -41,8 +41,8 @@ pub(super) fn cold(
         let loading = start.elapsed().as_secs_f64();
         groups = model.backend_mut().group_bytes().map_err(failed)?.to_vec();
         let multiprocessors = model.backend().device().multiprocessors as usize;
-        let room = model.limits().tokens;
-        let budget = engine::first_budget(job, multiprocessors, room);
+        let capacity = model.limits().tokens;
+        let budget = engine::first_budget(job, multiprocessors, capacity);
         let mut batches = pack(&workload.sequences, budget);
         batches.truncate(1);
         let computing = measure.round(&mut model, &batches)?;

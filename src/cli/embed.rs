@@ -145,7 +145,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         tokenize_threads: engine.tokenizing,
         pack: PackOptions {
             limit: options.limit,
-            capacity: engine.room,
+            capacity: engine.capacity,
             token_budget: engine.token_budget,
             first_batches: engine.first_batches,
             first_budget: engine.first_budget,

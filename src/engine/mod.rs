@@ -111,7 +111,7 @@ pub struct Engine {
     /// Tokens per batch for these first batches.
     pub first_budget: usize,
     /// The most tokens that a sequence may have.
-    pub room: usize,
+    pub capacity: usize,
     /// Number of threads that tokenize.
     pub tokenizing: usize,
     /// Where the model runs, in words for the log: the threads or the devices.
@@ -158,7 +158,7 @@ fn on_cpu(checkpoint: &Checkpoint, job: &Job) -> Result<Engine, EngineError> {
         token_budget,
         first_batches: 0,
         first_budget: token_budget,
-        room: usize::MAX,
+        capacity: usize::MAX,
         tokenizing: 1,
         place: format!("{} threads, SIMD {}", job.threads, backend::simd_name()),
     })
@@ -237,36 +237,36 @@ fn fleet(models: Vec<Model<Cuda>>, dtype: DType, job: &Job) -> Result<Engine, En
         ordinals.join(", "),
         first.backend().library()
     );
-    let room = models.iter().map(|m| m.limits().tokens).min().unwrap_or(0);
+    let capacity = models.iter().map(|m| m.limits().tokens).min().unwrap_or(0);
     let multiprocessors = first.backend().device().multiprocessors as usize;
     let fleet = Fleet::new(models).ok_or(EngineError::NoDevice)?;
     Ok(Engine {
         embedder: Box::new(fleet),
         identity,
-        token_budget: budget(job, multiprocessors, room),
+        token_budget: budget(job, multiprocessors, capacity),
         first_batches: ordinals.len(),
-        first_budget: first_budget(job, multiprocessors, room),
-        room,
+        first_budget: first_budget(job, multiprocessors, capacity),
+        capacity,
         tokenizing: tokenizing(job.threads),
         place,
     })
 }
 
 /// The tokens per batch on CUDA: the number that the user set, or else the number that fills the
-/// device well. It is at most `room`, the number of tokens that fit in a pass.
-pub fn budget(job: &Job, multiprocessors: usize, room: usize) -> usize {
+/// device well. It is at most `capacity`, the number of tokens that fit in a pass.
+pub fn budget(job: &Job, multiprocessors: usize, capacity: usize) -> usize {
     let wanted = job.token_budget;
     wanted
         .unwrap_or_else(|| cuda::default_tokens(multiprocessors))
-        .min(room)
+        .min(capacity)
 }
 
 /// The tokens of a device's first batch on CUDA, chosen as in [`budget`].
-pub fn first_budget(job: &Job, multiprocessors: usize, room: usize) -> usize {
+pub fn first_budget(job: &Job, multiprocessors: usize, capacity: usize) -> usize {
     let wanted = job.token_budget;
     wanted
         .unwrap_or_else(|| cuda::first_tokens(multiprocessors))
-        .min(room)
+        .min(capacity)
 }
 
 /// The facts about a device that decide the bits of a result: its name, its compute capability, and
