@@ -13,7 +13,9 @@ use seqstream::architecture::ModelConfig;
 use seqstream::batch::{Budget, PackedBatch};
 use seqstream::model::{Embedder, LayerOutput, ModelError, Pool, Request};
 use seqstream::output::{FORMAT, InputSpec, JobSpec, ModelSpec, OutputDtype};
-use seqstream::pipeline::{Checks, FeedOptions, RunOptions, Share, Silent, Stop, open_job, run};
+use seqstream::pipeline::{
+    Checks, PackOptions, ReadOptions, RunOptions, Share, Silent, Stop, open_job, run,
+};
 use seqstream::sequence::{
     Alphabet, Cleaning, ReaderOptions, Record, SequenceReader, Tokenizer, clean,
 };
@@ -225,17 +227,19 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
         }],
     };
     let options = RunOptions {
-        feed: FeedOptions {
+        read: ReadOptions {
             alphabet: Alphabet::Dna,
             cleaning: Cleaning::On,
             strict: false,
-            limit: None,
-            room: usize::MAX,
             memory: None,
-            budget: BUDGET,
             shard_size: spec.shard_size,
             share: Share::ALL,
-            threads,
+        },
+        tokenize_threads: threads,
+        pack: PackOptions {
+            limit: None,
+            capacity: usize::MAX,
+            budget: BUDGET,
         },
         request,
         input_records: None,

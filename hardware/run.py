@@ -232,7 +232,7 @@ class Run:
         try:
             code, text, _ = self.command("plain-cublaslt", [
                 nvcc, "-O2", "-arch=native", "-shared", "-Xcompiler", "-fPIC", "-o", plain["SEQSTREAM_LIBCUBLASLT"],
-                ROOT / "benches" / "gpu" / "plain_cublaslt.cu"])
+                ROOT / "hardware" / "plain_cublaslt.cu"])
         except OSError as error:
             code, text = 1, str(error)
         if code != 0:  # the other tools do not need it

@@ -32,18 +32,18 @@ def pack(encoded, budget, device, ends):
         raise ValueError(f"a sequence of {lengths[-1]} tokens does not fit into {budget}")
     batches = []
     while left:
-        members, room = [], budget
-        while at := bisect.bisect_right(lengths, room):
+        members, free = [], budget
+        while at := bisect.bisect_right(lengths, free):
             members.append(left.pop(at - 1))
-            room -= lengths.pop(at - 1)
+            free -= lengths.pop(at - 1)
         sizes = torch.tensor([len(encoded[i]) for i in members])
-        ids = torch.tensor([token for i in members for token in encoded[i]] + [0] * room)
+        ids = torch.tensor([token for i in members for token in encoded[i]] + [0] * free)
         starts = F.pad(sizes.cumsum(0), (1, 0))
         rows = torch.repeat_interleave(torch.arange(len(members)), sizes)
-        positions = torch.arange(budget - room) - starts[rows]
+        positions = torch.arange(budget - free) - starts[rows]
         outside = (positions < ends) | (positions >= sizes[rows] - ends)
-        rows = F.pad(rows.masked_fill(outside, len(members)), (0, room), value=len(members))
-        batches.append(Batch(members, ids.to(device), F.pad(positions, (0, room)).to(device),
+        rows = F.pad(rows.masked_fill(outside, len(members)), (0, free), value=len(members))
+        batches.append(Batch(members, ids.to(device), F.pad(positions, (0, free)).to(device),
                              starts.int().to(device), rows.to(device), int(sizes.max())))
     return batches
 

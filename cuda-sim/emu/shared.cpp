@@ -10,21 +10,21 @@ namespace emu {
 static constexpr size_t LARGEST = 256 << 10, GUARD = 64 << 10, ALIGNMENT = 1024;
 static constexpr unsigned char POISON = 0xff;
 
-// `room` lies between two protected areas and has the largest size. A kernel's dynamic shared
+// `storage` lies between two protected areas and has the largest size. A kernel's dynamic shared
 // memory ends where the second protected area begins, except for the bytes that alignment costs
 // (`slack`); these bytes are checked at the end of the block.
-static unsigned char *room, *dynamic;
+static unsigned char *storage, *dynamic;
 static size_t dynamic_bytes, slack;
 static StaticShared variables;
 static EmuMemoryCheck memory_check;
 
-static bool map_room() {
-    if (room) return true;
+static bool map_storage() {
+    if (storage) return true;
     void *whole = mmap(nullptr, GUARD + LARGEST + GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (whole == MAP_FAILED) return false;
     // (Aligned to a page, which is more than `ALIGNMENT`.)
-    room = static_cast<unsigned char *>(whole) + GUARD;
-    return mprotect(room, LARGEST, PROT_READ | PROT_WRITE) == 0;
+    storage = static_cast<unsigned char *>(whole) + GUARD;
+    return mprotect(storage, LARGEST, PROT_READ | PROT_WRITE) == 0;
 }
 
 // Poisons in a loop: under AddressSanitizer memset would report the redzones between variables.
@@ -37,18 +37,18 @@ __attribute__((no_sanitize("address"))) static void poison(unsigned char *start,
 }
 
 bool begin_shared(const StaticShared &of_file, uint32_t bytes) {
-    if (bytes > LARGEST || !map_room()) return false;
+    if (bytes > LARGEST || !map_storage()) return false;
     variables = of_file;
     if (variables.start) poison(variables.start, size_t(variables.stop - variables.start));
     dynamic_bytes = bytes;
     slack = (ALIGNMENT - bytes % ALIGNMENT) % ALIGNMENT;
 #if defined(EMU_ADDRESS_SANITIZER)
-    __asan_unpoison_memory_region(room, LARGEST);
+    __asan_unpoison_memory_region(storage, LARGEST);
 #endif
-    dynamic = room + LARGEST - slack - bytes;
+    dynamic = storage + LARGEST - slack - bytes;
     poison(dynamic, bytes + slack);
 #if defined(EMU_ADDRESS_SANITIZER)
-    __asan_poison_memory_region(room, LARGEST - slack - bytes);
+    __asan_poison_memory_region(storage, LARGEST - slack - bytes);
     __asan_poison_memory_region(dynamic + bytes, slack);
 #endif
     return true;
@@ -79,7 +79,7 @@ uint32_t shared_address(const char *what, const void *pointer, size_t bytes, siz
     else if (variables.start && at >= variables.start && at <= variables.stop &&
              bytes <= size_t(variables.stop - at))
         address = uint32_t(variables_at() + size_t(at - variables.start));
-    else if (at >= room && at < room + LARGEST)
+    else if (at >= storage && at < storage + LARGEST)
         fail(ILLEGAL_ADDRESS, "%s: %zu bytes at offset %td of %zu bytes of dynamic shared memory", what, bytes,
              at - dynamic, dynamic_bytes);
     else
@@ -110,8 +110,8 @@ void check_global(const char *what, const void *address, size_t bytes, size_t al
 void emu_set_memory_check(EmuMemoryCheck check) { emu::memory_check = check; }
 
 void emu_shared_guards(uintptr_t guards[4]) {
-    emu::map_room();
-    const auto start = reinterpret_cast<uintptr_t>(emu::room);
+    emu::map_storage();
+    const auto start = reinterpret_cast<uintptr_t>(emu::storage);
     guards[0] = start - emu::GUARD;
     guards[1] = start;
     guards[2] = start + emu::LARGEST;

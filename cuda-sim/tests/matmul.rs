@@ -241,11 +241,11 @@ fn worst(case: &Case) -> f64 {
             set(description, 8, bias.at);
         }
         ok(cublasLtMatmulPreferenceCreate(&mut preference));
-        let room = 1usize << 20;
+        let capacity = 1usize << 20;
         ok(cublasLtMatmulPreferenceSetAttribute(
             preference,
             1,
-            (&raw const room).cast(),
+            (&raw const capacity).cast(),
             8,
         ));
         let (mut result, mut found) = (Heuristic::default(), 0);
@@ -262,7 +262,7 @@ fn worst(case: &Case) -> f64 {
             &mut found,
         ));
         assert_eq!((found, result.state), (1, 0));
-        assert!(result.workspace <= room);
+        assert!(result.workspace <= capacity);
         let workspace = alloc(result.workspace);
         ok(cublasLtMatmul(
             handle,
@@ -493,7 +493,7 @@ impl Asked {
         }
     }
 
-    fn offers(&self, room: u64, schemes: u32) -> Vec<Heuristic> {
+    fn offers(&self, capacity: u64, schemes: u32) -> Vec<Heuristic> {
         let (mut preference, mut found) = (0, 0);
         let mut results = vec![Heuristic::default(); 20];
         let layouts = [&self.a, &self.b, &self.d].map(|m| m.layout);
@@ -501,7 +501,7 @@ impl Asked {
         unsafe {
             ok(cublasLtMatmulPreferenceCreate(&mut preference));
             let set = cublasLtMatmulPreferenceSetAttribute;
-            ok(set(preference, 1, (&raw const room).cast(), 8));
+            ok(set(preference, 1, (&raw const capacity).cast(), 8));
             ok(set(preference, 3, (&raw const schemes).cast(), 4));
             ok(cublasLtMatmulAlgoGetHeuristic(
                 self.handle,

@@ -5,19 +5,18 @@ use super::options::EmbedOptions;
 use super::progress::{Display, bytes, count, duration, signal_name};
 use super::{Console, Failure, algorithms, machine, model, options};
 use seqstream::architecture::ModelConfig;
-use seqstream::batch::Budget;
 use seqstream::engine::Identity;
 use seqstream::model::{Pool, Request};
 use seqstream::output::{
     FORMAT, InputSpec, JOB_FILE, JobSpec, ModelSpec, OutputError, list_shards,
 };
 use seqstream::pipeline::{
-    Checks, FeedOptions, JobError, LengthLimit, Long, Removed, Report, RunOptions, StandingBlocks,
-    Stop,
+    Checks, JobError, LengthLimit, Long, MemoryCheck, PackOptions, ReadOptions, Removed, Report,
+    RunOptions, StandingShards, Stop,
 };
 use seqstream::sequence::{
     CleanCounts, Cleaning, Input, InputSummary, ReaderOptions, Record, ScanOptions, SequenceReader,
-    Tokenizer, scan_each,
+    scan_each,
 };
 use seqstream::untrusted::file;
 use seqstream::weights::Checkpoint;
@@ -41,7 +40,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     let checkpoint = model::open(&options.model, console)?;
     let config = checkpoint.config().clone();
     let request = options::request(&options, &config)?;
-    let tokenizer = engine::tokenizer(&options.model, &checkpoint)?;
+    let tokenizer = Arc::new(engine::tokenizer(&options.model, &checkpoint)?);
     if tokenizer.vocab_size() > config.vocab {
         return Err(Failure::Vocabulary {
             tokenizer: tokenizer.vocab_size(),
@@ -50,20 +49,22 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     }
     let alphabet = engine::alphabet(config.kind);
     let memory = engine::host_memory(&options.device, &checkpoint, &request, options.threads)?;
-    let mut feed = FeedOptions {
+    let check = |memory| MemoryCheck {
+        memory,
+        limit: options.limit,
+        alphabet,
+        cleaning: options.cleaning,
+        tokenizer: Arc::clone(&tokenizer),
+    };
+    let read = ReadOptions {
         alphabet,
         cleaning: options.cleaning,
         strict: options.strict,
-        limit: options.limit,
-        memory,
+        memory: memory.map(check),
         shard_size: options.shard_size,
         share: options.share,
-        // The engine decides these values once it is set up.
-        room: usize::MAX,
-        budget: Budget::even(1),
-        threads: 1,
     };
-    let (summary, input) = check_inputs(&options, &feed, &tokenizer, console)?;
+    let (summary, input) = check_inputs(&options, &read, console)?;
     let algorithms = algorithms::of_job(&options, console)?;
     let job = engine::Job {
         request: request.clone(),
@@ -139,11 +140,14 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
             count(job.finished.len() as u64)
         ));
     }
-    feed.room = engine.room;
-    feed.budget = engine.embedder.budget();
-    feed.threads = engine.tokenizing;
     let run_options = RunOptions {
-        feed,
+        read,
+        tokenize_threads: engine.tokenizing,
+        pack: PackOptions {
+            limit: options.limit,
+            capacity: engine.capacity,
+            budget: engine.embedder.budget(),
+        },
         request,
         weights: Some(Arc::clone(&checkpoint)),
         input_records: summary.complete.then_some(summary.records),
@@ -160,7 +164,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         &job,
         &run_options,
         &mut engine.embedder,
-        Arc::new(tokenizer),
+        tokenizer,
         records,
         &mut display,
         &stop,
@@ -219,29 +223,27 @@ fn no_thread(error: impl std::fmt::Display) -> Failure {
 /// not an hour later.
 fn check_inputs(
     options: &EmbedOptions,
-    feed: &FeedOptions,
-    tokenizer: &Tokenizer,
+    read: &ReadOptions,
     console: &Console,
-) -> Result<(InputSummary, Option<StandingBlocks>), Failure> {
+) -> Result<(InputSummary, Option<StandingShards>), Failure> {
     let start = Instant::now();
     let standing = match options.resume && options.out.exists() {
         true => list_shards(&options.out).map_err(JobError::from)?,
         false => Vec::new(),
     };
-    let mut blocks = StandingBlocks::new(options.shard_size, options.share, &standing);
+    let mut shards = StandingShards::new(options.shard_size, options.share, &standing);
     let scan_options = ScanOptions {
-        alphabet: feed.alphabet,
-        cleaning: options.cleaning,
-        strict: options.strict,
+        alphabet: read.alphabet,
+        cleaning: read.cleaning,
+        strict: read.strict,
         reader: ReaderOptions::default(),
     };
-    let fits = |record: &Record, counts: &CleanCounts| match &feed.memory {
-        Some(memory) => pipeline::check_memory(memory, record, counts.residues, feed, tokenizer)
-            .map_err(Failure::from),
+    let fits = |record: &Record, counts: &CleanCounts| match &read.memory {
+        Some(memory) => memory.check(record, counts.residues).map_err(Failure::from),
         None => Ok(()),
     };
-    let read = |record: &Record| blocks.take(record);
-    let summary = scan_each(&options.inputs, &scan_options, read, fits)?;
+    let take = |record: &Record| shards.take(record);
+    let summary = scan_each(&options.inputs, &scan_options, take, fits)?;
     if summary.complete {
         console.say(&format!(
             "input: {} sequences, {} residues, the longest {}; read in {}",
@@ -254,14 +256,14 @@ fn check_inputs(
         console.say("input: a pipe, which cannot be checked beforehand");
     }
     // If only a part of the input was read, the indices of the records are unknown.
-    let blocks = (options.resume && summary.complete).then(|| blocks.finish());
+    let shards = (options.resume && summary.complete).then(|| shards.finish());
     if !standing.is_empty() {
         console.say(&format!(
             "checking the shards that stand: {}",
             count(standing.len() as u64)
         ));
     }
-    Ok((summary, blocks))
+    Ok((summary, shards))
 }
 
 /// Returns an upper bound on the tokens of the longest sequence that the model will process.

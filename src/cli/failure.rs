@@ -147,7 +147,7 @@ impl Failure {
                 JobError::NoThread(_) | JobError::Internal(_) => 1,
                 JobError::Sequence(_)
                 | JobError::TooLong { .. }
-                | JobError::NoRoom { .. }
+                | JobError::OverCapacity { .. }
                 | JobError::NoMemory { .. }
                 | JobError::InputChanged { .. } => 3,
                 JobError::Model(ModelError::Backend(BackendError::Cuda(e))) => {

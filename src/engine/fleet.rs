@@ -103,7 +103,7 @@ mod tests {
 
     impl Embedder for Echo {
         fn submit(&mut self, batch: &PackedBatch, _: &Request) -> Result<(), ModelError> {
-            assert!(self.held.len() < 2, "there was no room");
+            assert!(self.held.len() < 2, "no slot was free");
             self.held.push_back(batch.tokens()[0] as f32);
             self.tokens += batch.total();
             Ok(())

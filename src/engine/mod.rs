@@ -105,7 +105,7 @@ pub struct Engine {
     /// The facts that decide the bits of its results.
     pub identity: Identity,
     /// The most tokens that a sequence may have.
-    pub room: usize,
+    pub capacity: usize,
     /// Number of threads that tokenize.
     pub tokenizing: usize,
     /// Where the model runs, in words for the log: the threads or the devices.
@@ -145,7 +145,7 @@ fn on_cpu(checkpoint: &Checkpoint, job: &Job) -> Result<Engine, EngineError> {
             dtype: "f32",
             gemm_algorithms: None,
         },
-        room: usize::MAX,
+        capacity: usize::MAX,
         tokenizing: 1,
         place: format!("{} threads, SIMD {}", job.threads, backend::simd_name()),
     })
@@ -223,12 +223,12 @@ fn fleet(models: Vec<Model<Cuda>>, dtype: DType, job: &Job) -> Result<Engine, En
         ordinals.join(", "),
         first.backend().library()
     );
-    let room = models.iter().map(|m| m.limits().tokens).min().unwrap_or(0);
+    let capacity = models.iter().map(|m| m.limits().tokens).min().unwrap_or(0);
     let fleet = Fleet::new(models).ok_or(EngineError::NoDevice)?;
     Ok(Engine {
         embedder: Box::new(fleet),
         identity,
-        room,
+        capacity,
         tokenizing: tokenizing(job.threads),
         place,
     })

@@ -33,7 +33,7 @@ pub enum ModelError {
         vocab: usize,
     },
     /// A sequence is too long for the backend, even alone.
-    #[error("a sequence of {tokens} tokens does not fit: the device has room for {most} at once")]
+    #[error("a sequence of {tokens} tokens does not fit: the device can take {most} at once")]
     TooLong {
         /// The number of tokens of the sequence.
         tokens: usize,

@@ -25,10 +25,8 @@ pub enum JobError {
         max: usize,
     },
     /// A sequence has more tokens than the device can take, even in a batch of its own.
-    #[error(
-        "{place}: the sequence has {tokens} tokens, and the device has room for {most} at once"
-    )]
-    NoRoom {
+    #[error("{place}: the sequence has {tokens} tokens, and the device can take {most} at once")]
+    OverCapacity {
         /// The place of the record.
         place: Place,
         /// The number of tokens of the sequence, special tokens included.
@@ -175,7 +173,7 @@ impl JobError {
             Self::InputChanged { .. } => Some(
                 "put it back as it was and run the same command with --resume, which computes again what was made of changed text; or start again, with another --out".into(),
             ),
-            Self::NoRoom { tokens, most, .. } => Some(
+            Self::OverCapacity { tokens, most, .. } => Some(
                 ModelError::TooLong {
                     tokens: *tokens,
                     most: *most,

@@ -1,15 +1,18 @@
-//! Begins a job or resumes one.
+//! The begin and the end of a job: opens its directory, new or to be resumed, and completes it.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::{JobError, StandingBlocks};
+use super::JobError;
+use super::messages::InputEnd;
+use super::read::ReadOptions;
+use super::resume::{Checks, Removed, keep_sound};
+use crate::model::ModelError;
 use crate::output::{
-    ALGORITHMS_FILE, Doubt, JobDir, JobSpec, OutputError, ShardLayout, ShardRecord, read_job,
-    read_manifest, revoke_manifest, write_algorithms, write_job,
+    ALGORITHMS_FILE, JobDir, JobSpec, ManifestHead, OutputError, read_job, write_algorithms,
+    write_job, write_manifest,
 };
 use crate::untrusted::file;
-use rayon::prelude::*;
+use crate::weights::Checkpoint;
 
 /// A job whose directory is locked and whose job.json exists.
 #[derive(Debug)]
@@ -24,24 +27,6 @@ pub struct OpenJob {
     pub removed: Vec<Removed>,
     /// Whether an earlier run began the job.
     pub resumed: bool,
-}
-
-/// A shard that existed but failed its check. It is computed again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Removed {
-    /// The path of the shard.
-    pub shard: PathBuf,
-    /// The reason, as a clause.
-    pub reason: String,
-}
-
-/// How finished shards are checked when a job is resumed.
-#[derive(Default)]
-pub struct Checks {
-    /// The number of threads that hash; 0 means one thread per core.
-    pub threads: usize,
-    /// The digests of the input's records, if the input could be read before the job.
-    pub input: Option<StandingBlocks>,
 }
 
 /// Compares the job in `out` with the job that would resume it, which `asked` makes from the
@@ -143,89 +128,35 @@ pub fn open_job(
     })
 }
 
-/// Checks all existing shards, and removes the shards that do not belong to this job.
-fn keep_sound(
-    dir: &JobDir,
-    spec: &JobSpec,
-    standing: Vec<u64>,
-    checks: &Checks,
-) -> Result<(Vec<u64>, Vec<Removed>), JobError> {
-    if let Some(input) = &checks.input
-        && let Some(surplus) = standing.iter().find(|b| !input.has(**b))
-    {
-        return Err(JobError::Surplus {
-            shard: dir.shard(*surplus),
-            records: input.records(),
-        });
+/// Checks that the inputs match job.json and that the weights have not changed, and writes the
+/// manifest.
+pub(crate) fn complete(
+    job: &OpenJob,
+    options: &ReadOptions,
+    weights: Option<&Checkpoint>,
+    InputEnd { records, digests }: &InputEnd,
+) -> Result<ManifestHead, JobError> {
+    let mut spec = job.spec.clone();
+    if digests.len() != spec.inputs.len() {
+        return Err(JobError::Internal(format!(
+            "{} of {} inputs hashed",
+            digests.len(),
+            spec.inputs.len()
+        )));
     }
-    let listed = listed(dir, &standing)?;
-    let layout = ShardLayout::of(spec);
-    let check = |block: &u64| -> Result<Option<String>, OutputError> {
-        match layout.verify(&dir.shard(*block), *block) {
-            Ok(record) => Ok(other_records(&record, *block, checks).or_else(|| {
-                // Jobs of format 1 have nothing better that says which shards belong to them.
-                let other = listed.get(block).is_some_and(|l| *l != record.digest());
-                other.then(|| "it is not the one that manifest.json lists".into())
-            })),
-            Err(Doubt::Unsound(reason)) => Ok(Some(reason)),
-            Err(Doubt::Failed(error)) => Err(error),
-        }
-    };
-    let checked: Vec<_> =
-        pool(checks.threads)?.install(|| standing.par_iter().map(check).collect());
-    let (mut finished, mut removed) = (Vec::new(), Vec::new());
-    for (block, reason) in standing.into_iter().zip(checked) {
-        match reason? {
-            None => finished.push(block),
-            Some(reason) => removed.push((block, reason)),
+    for (input, digest) in spec.inputs.iter_mut().zip(digests) {
+        if input.blake3.get_or_insert_with(|| digest.blake3.clone()) != &digest.blake3 {
+            return Err(JobError::InputChanged {
+                name: digest.name.clone(),
+            });
         }
     }
-    // The manifest goes first: a job with fewer shards is not complete.
-    if !removed.is_empty() {
-        revoke_manifest(dir.path())?;
+    if let Some(weights) = weights {
+        weights.unchanged().map_err(ModelError::from)?;
     }
-    for (block, _) in &removed {
-        dir.discard_shard(*block)?;
-    }
-    let removed = removed.into_iter().map(|(block, reason)| Removed {
-        shard: dir.shard(block),
-        reason,
-    });
-    Ok((finished, removed.collect()))
-}
-
-/// Returns why a shard was not made from the records of the input; `None` if it was.
-fn other_records(record: &ShardRecord, block: u64, checks: &Checks) -> Option<String> {
-    let (rows, digest) = checks.input.as_ref()?.get(block)?;
-    let same = (record.facts.rows, record.facts.digest.as_str()) == (rows, digest);
-    (!same).then(|| "it was made from other records than those of the input".into())
-}
-
-/// Returns the digests of the shards that manifest.json lists, if the file exists. A manifest that
-/// lists a missing shard, or that cannot be understood, is removed: the job is not complete.
-fn listed(dir: &JobDir, standing: &[u64]) -> Result<BTreeMap<u64, blake3::Hash>, JobError> {
-    let mut listed = BTreeMap::new();
-    if !dir.holds_manifest()? {
-        return Ok(listed);
-    }
-    let read = read_manifest(dir.path(), &mut |record| {
-        let block = record.block().filter(|b| standing.binary_search(b).is_ok());
-        let block = block.ok_or("it lists what does not stand")?;
-        listed.insert(block, record.digest());
-        Ok(())
-    });
-    match read {
-        Ok(_) => Ok(listed),
-        Err(OutputError::Malformed { .. }) => {
-            revoke_manifest(dir.path())?;
-            Ok(BTreeMap::new())
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Makes a rayon pool with the given number of threads.
-pub(crate) fn pool(threads: usize) -> Result<rayon::ThreadPool, JobError> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    pool.map_err(|e| JobError::Internal(format!("cannot start a thread: {e}")))
+    let size = options.shard_size;
+    let shards: Vec<u64> = (0..records.div_ceil(size))
+        .filter(|n| options.share.holds(*n))
+        .collect();
+    Ok(write_manifest(&job.dir, &spec, *records, &shards)?)
 }

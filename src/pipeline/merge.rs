@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::job::pool;
+use super::resume::pool;
 use super::{JobError, KeptAlgorithms, Share};
 use crate::output::{
     Doubt, FORMAT, JobDir, JobSpec, ManifestHead, OutputError, SHARD_FILE, ShardLayout,

@@ -1,41 +1,60 @@
-//! Runs one job: reads, packs, computes and writes; resumes a job; merges shares.
+//! Runs one job: reads, tokenizes, packs, computes and writes; resumes a job; merges shares.
+//!
+//! Each thread has a file of its own, and [`run()`] connects the threads by bounded channels:
 //!
 //! ```text
-//! reader thread           calling thread         writer thread           finishing thread
-//! read, clean,       -->  embed             -->  merge windows,     -->  sync and name
-//! tokenize, pack          (its own pool)         write                   shards
+//! reader --> tokenizing --> packer --> computing --> writer ----> finisher
+//! read.rs    tokenize.rs    pack.rs    compute.rs    write.rs     finish.rs
+//!
+//! read,      text to        batches    the model     windows,     hash, sync and
+//! clean      tokens                                  rows         name shards
 //! ```
 //!
-//! Each arrow is a bounded channel. Where a device would wait for one tokenizing thread, a pool
-//! tokenizes the records, a group of records at a time, and another thread packs the groups in the
-//! order in which they were read.
+//! `messages.rs` defines every message, and the one form in which a thread learns that the other
+//! side of a channel is gone. With one tokenizing thread, as on the CPU, the reader thread also
+//! tokenizes and packs. Where a device would wait for that thread, a pool tokenizes the records, a
+//! group of records at a time, and the packing thread takes the groups in the order in which they
+//! were read.
 //!
 //! Batches hold consecutive records up to a token budget. They are packed and never padded, so
 //! sorting the records would gain nothing, and the output has the order of the input. The amount of
-//! data in flight is bounded by the budget and by the depth of the channels, whatever the size of
-//! the input.
+//! data in flight is bounded by the budget and by the capacity of the channels, whatever the size
+//! of the input.
 
-mod algorithms;
-mod blocks;
-mod error;
-mod feed;
-mod job;
-mod length;
-mod merge;
-mod packing;
-mod room;
-mod rows;
+// The threads, in the order of the data.
+mod compute;
+mod finish;
+mod pack;
+mod read;
+mod tokenize;
+mod write;
+
+// What connects them.
+mod messages;
+mod progress;
 mod run;
 mod stop;
-mod tokenizing;
+
+// What a job is, and what becomes of its records and its directory.
+mod algorithms;
+mod error;
+mod job;
+mod length;
+mod memory;
+mod merge;
+mod resume;
+mod share;
 
 pub use algorithms::KeptAlgorithms;
-pub use blocks::StandingBlocks;
 pub use error::JobError;
-pub use feed::{FeedOptions, Records, Share};
-pub use job::{Checks, OpenJob, Removed, compare_job, open_job};
+pub use job::{OpenJob, compare_job, open_job};
 pub use length::{LengthLimit, Long};
+pub use memory::MemoryCheck;
 pub use merge::{MergeReport, merge};
-pub use room::check_memory;
-pub use run::{Observer, Progress, Report, RunOptions, Silent, run};
+pub use pack::PackOptions;
+pub use progress::{Observer, Progress, Silent};
+pub use read::{ReadOptions, Records};
+pub use resume::{Checks, Removed, StandingShards};
+pub use run::{Report, RunOptions, run};
+pub use share::Share;
 pub use stop::Stop;

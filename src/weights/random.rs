@@ -89,7 +89,7 @@ pub fn write_random(
         .map_err(|what| WeightsError::Spec { what })?;
     if config.kind == ModelKind::Dnabert && config.vocab < 9 {
         let what = format!(
-            "a vocabulary of {} has no room for five special tokens and A, C, G, T",
+            "a vocabulary of {} is too small for five special tokens and A, C, G, T",
             config.vocab
         );
         return Err(WeightsError::Spec { what });

@@ -162,7 +162,7 @@ fn ctrl_c_on_a_pipe_that_says_nothing_more() {
 }
 
 #[test]
-fn an_output_without_room_is_an_error_that_loses_no_finished_shard() {
+fn an_output_without_space_is_an_error_that_loses_no_finished_shard() {
     let place = Place::new(16);
     let mut text = fasta(16);
     text.push_str(

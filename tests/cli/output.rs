@@ -101,7 +101,7 @@ fn merge_refuses_what_is_not_its_share() {
 }
 
 #[test]
-fn a_merge_without_room_can_be_given_again() {
+fn a_merge_without_space_can_be_given_again() {
     let place = Place::new(150);
     place.embed_ok("whole", "");
     for i in 1..=2 {

@@ -337,7 +337,7 @@ fn an_overflow_never_leaves_in_silence() {
 /// A pass that is full to the last row, the last sequence and the last byte of its results has the
 /// same bits as a pass with spare capacity: a region that is too small would overlap another one.
 #[test]
-fn a_full_pass_has_room_for_all_of_it() {
+fn a_full_pass_holds_all_of_it() {
     const TOKENS: usize = 256;
     const SEQUENCES: usize = 64; // the capacity for sequences, if this is more than a 16th of the tokens
     let sequence = |n: usize, seed: usize| {

@@ -96,12 +96,12 @@ static void end(long number, const char *operation, long result, const char *fir
                 const void *data, size_t size, long offset) {
     int error = errno;
     if (log_file >= 0) {
-        size_t room = strlen(first) + strlen(second) + 128 + (with_data ? 2 * size : 0);
-        char *line = malloc(room);
+        size_t capacity = strlen(first) + strlen(second) + 128 + (with_data ? 2 * size : 0);
+        char *line = malloc(capacity);
         if (line) {
-            int n = snprintf(line, room, "%ld\t%s\t%ld\t%s\t%s", number, operation, result, first, second);
+            int n = snprintf(line, capacity, "%ld\t%s\t%ld\t%s\t%s", number, operation, result, first, second);
             if (with_data && data) {
-                n += snprintf(line + n, room - n, "\t%ld\t", offset);
+                n += snprintf(line + n, capacity - n, "\t%ld\t", offset);
                 for (size_t i = 0; i < size; i++) n += sprintf(line + n, "%02x", ((const unsigned char *)data)[i]);
             }
             line[n++] = '\n';

@@ -36,8 +36,8 @@ fn mean(layer: usize, tokens: &[u32], part: std::ops::Range<usize>) -> Vec<f32> 
 fn the_first_batches_have_a_budget_of_their_own() {
     let out = tempfile::tempdir().unwrap();
     let mut job = Job::new(60);
-    job.feed.shard_size = 25;
-    (job.feed.budget.first_batches, job.feed.budget.first_tokens) = (2, 300);
+    job.read.shard_size = 25;
+    (job.pack.budget.first_batches, job.pack.budget.first_tokens) = (2, 300);
     let begins = Rc::new(RefCell::new(Vec::new()));
     let mut model = Hashing::new();
     let seen = Rc::clone(&begins);
@@ -56,7 +56,7 @@ fn the_first_batches_have_a_budget_of_their_own() {
         let ends_a_shard = range[1] % 25 == 0 || range[1] == 60;
         assert!(
             ends_a_shard || total + lengths[range[1]] > budget,
-            "batch {batch} has room for more than {total} tokens"
+            "batch {batch} can take more than {total} tokens"
         );
     }
 }
@@ -72,18 +72,18 @@ fn however_many_tokenize_the_output_is_the_same() {
             .sequence
             .repeat(if i % 97 == 5 { 1500 } else { 1 + i % 9 });
     }
-    job.feed.shard_size = 700;
+    job.read.shard_size = 700;
     let mut failing = job.clone();
-    failing.feed.strict = true;
+    failing.read.strict = true;
     failing.records[1500].sequence[0] = b'!';
     let (mut outputs, mut errors) = (Vec::new(), Vec::new());
     for threads in [1, 2, 5] {
         let out = tempfile::tempdir().unwrap();
-        job.feed.threads = threads;
+        job.tokenize_threads = threads;
         job.run(out.path()).unwrap();
         outputs.push(tree(out.path()));
         let out = tempfile::tempdir().unwrap();
-        failing.feed.threads = threads;
+        failing.tokenize_threads = threads;
         let error = failing.run(out.path()).unwrap_err();
         assert!(matches!(error, JobError::Sequence(_)), "{error}");
         errors.push((error.to_string(), tree(out.path())));
@@ -183,8 +183,8 @@ fn windows_are_averaged_by_their_residues() {
             .map(|(i, s)| Record::new(format!("r{i}"), *s))
             .collect();
         // The budget is below two windows, so the windows of one record lie in several batches.
-        job.feed.budget.tokens = 7;
-        job.feed.limit = Some(LengthLimit {
+        job.pack.budget.tokens = 7;
+        job.pack.limit = Some(LengthLimit {
             max: 4,
             long: Long::Window { stride },
         });
@@ -216,7 +216,7 @@ fn windows_are_averaged_by_their_residues() {
 #[test]
 fn what_is_too_long_is_cut_or_refused() {
     let mut job = Job::new(20);
-    job.feed.limit = Some(LengthLimit {
+    job.pack.limit = Some(LengthLimit {
         max: 10,
         long: Long::Truncate,
     });
@@ -231,7 +231,7 @@ fn what_is_too_long_is_cut_or_refused() {
             mean(2, &tokens(record), 0..record.sequence.len().min(10))
         );
     }
-    job.feed.limit = Some(LengthLimit {
+    job.pack.limit = Some(LengthLimit {
         max: 10,
         long: Long::Error,
     });
@@ -337,7 +337,7 @@ fn shares(job: &Job, of: u64) -> Vec<tempfile::TempDir> {
         .map(|index| {
             let out = tempfile::tempdir().unwrap();
             let mut job = job.clone();
-            job.feed.share = Share { index, of };
+            job.read.share = Share { index, of };
             job.run(out.path()).unwrap();
             out
         })
@@ -393,7 +393,7 @@ fn a_merge_that_would_lose_or_double_is_refused() {
     let said = refused(&[path(0), path(1), path(2)]);
     assert!(said.contains("not complete"), "{said}");
     let mut again = job.clone();
-    again.feed.share = Share { index: 2, of: 3 };
+    again.read.share = Share { index: 2, of: 3 };
     again.resume = true;
     again.run(&path(1)).unwrap();
     let rows = path(1).join("shard-000001/layer_2.npy");
@@ -416,7 +416,7 @@ proptest! {
         job.request.per_token = true;
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         job.run(one.path()).unwrap();
-        job.feed.budget.tokens = budget;
+        job.pack.budget.tokens = budget;
         job.run(two.path()).unwrap();
         assert_same(one.path(), two.path());
     }

@@ -67,7 +67,7 @@ fn tampered() -> Vec<(&'static str, Box<dyn Fn(&Path)>)> {
         ),
         (
             "made by another job",
-            Box::new(from(other(|j| j.feed.strict = true))),
+            Box::new(from(other(|j| j.read.strict = true))),
         ),
         (
             "made by another job",
@@ -295,7 +295,7 @@ fn shards_of_changed_text_are_computed_again() {
     let mut changed = job.clone();
     changed.records[9].sequence.push(b'W');
     changed.records[17].id.push('x');
-    changed.read = "i1";
+    changed.hash = "i1";
     let out = tempdir().unwrap();
     // The hash of the changed text is known only at its end.
     let error = {
@@ -422,7 +422,7 @@ fn jobs_of_format_1_go_on_and_are_merged() {
 fn shares(job: &Job, of: u64) -> Vec<TempDir> {
     let share = |index| {
         let mut job = job.clone();
-        job.feed.share = Share { index, of };
+        job.read.share = Share { index, of };
         made(&job)
     };
     (1..=of).map(share).collect()

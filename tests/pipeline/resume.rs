@@ -44,7 +44,7 @@ proptest! {
         n in 1usize..60, stops in prop::collection::vec(0u64..30, 1..4), of in 1u64..3
     ) {
         let mut job = Job::new(n);
-        job.feed.share = Share { index: 1, of };
+        job.read.share = Share { index: 1, of };
         let (whole, broken) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         job.run(whole.path()).unwrap();
         job.resume = true;
@@ -64,7 +64,7 @@ proptest! {
         let mut model = Hashing::new();
         let report = job.run_with(broken.path(), &mut model, &mut Silent, &Stop::new()).unwrap();
         prop_assert_eq!(report.progress.reused, computed);
-        prop_assert_eq!(model.sequences + computed, job.feed.share.records(n as u64, 8));
+        prop_assert_eq!(model.sequences + computed, job.read.share.records(n as u64, 8));
         assert_same(whole.path(), broken.path());
     }
 }
@@ -125,8 +125,8 @@ fn resume_refuses_another_job_and_says_in_what() {
     let text = said(&|j| j.request.layers = vec![1, 2]);
     assert!(text.contains("layers was [2], now [1,2]"), "{text}");
     let text = said(&|j| {
-        j.feed.strict = true;
-        j.feed.shard_size = 4;
+        j.read.strict = true;
+        j.read.shard_size = 4;
     });
     assert!(
         text.contains("strict was false, now true; shard_size was 8, now 4"),
@@ -138,7 +138,7 @@ fn resume_refuses_another_job_and_says_in_what() {
         "{text}"
     );
     // Options that do not influence the bytes may change.
-    job.feed.budget.tokens = 1;
+    job.pack.budget.tokens = 1;
     job.run(out.path()).unwrap();
 }
 
@@ -194,7 +194,7 @@ fn resume_refuses_other_records_and_says_which() {
 fn an_input_that_changes_under_the_job_fails_it() {
     let out = tempfile::tempdir().unwrap();
     let mut job = Job::new(10);
-    job.read = "i1";
+    job.hash = "i1";
     let error = job.run(out.path()).unwrap_err();
     assert!(
         matches!(&error, JobError::InputChanged { name } if name == "list.fa"),

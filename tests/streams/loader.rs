@@ -159,7 +159,7 @@ fn what_is_converted_on_its_way_arrives_converted() {
                 error,
                 StreamError::TooLarge {
                     bytes: 498,
-                    room: 497,
+                    capacity: 497,
                     ..
                 }
             ),
@@ -228,8 +228,15 @@ fn an_upload_that_does_not_fit_or_has_no_area_is_refused() {
         .uploader
         .upload(&[0; LAYER], &rig.buffers[0], 1)
         .unwrap_err();
-    let (what, bytes, room) = ("a region of weights", LAYER, LAYER - 1);
-    assert_eq!(error, StreamError::TooLarge { what, bytes, room });
+    let (what, bytes, capacity) = ("a region of weights", LAYER, LAYER - 1);
+    assert_eq!(
+        error,
+        StreamError::TooLarge {
+            what,
+            bytes,
+            capacity
+        }
+    );
     assert!(
         rig.uploader
             .upload(&[], &rig.buffers[0], LAYER + 9)
@@ -284,8 +291,12 @@ fn waiting_for_layer_1(work: Work) -> (StreamError, String, Result<(), StreamErr
 fn whoever_waits_for_a_layer_is_told_why_it_does_not_come() {
     let _watchdog = watchdog("a loader that fails");
     // The work returns an error of its own.
-    let (what, bytes, room) = ("a region of weights", 2, 1);
-    let failure = StreamError::TooLarge { what, bytes, room };
+    let (what, bytes, capacity) = ("a region of weights", 2, 1);
+    let failure = StreamError::TooLarge {
+        what,
+        bytes,
+        capacity,
+    };
     let own = failure.clone();
     let (error, told, finished) = waiting_for_layer_1(Box::new(move |_, _| Err(own)));
     assert_eq!((&error, finished), (&failure, Err(failure.clone())));

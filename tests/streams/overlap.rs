@@ -182,8 +182,15 @@ fn a_ring_refuses_what_it_cannot_do() {
     ring.async_load(990).unwrap();
     assert_eq!(ring.staging().unwrap().len(), 10);
     let error = ring.async_load(11).unwrap_err();
-    let (what, bytes, room) = ("the inputs of a batch", 11, 10);
-    assert_eq!(error, StreamError::TooLarge { what, bytes, room });
+    let (what, bytes, capacity) = ("the inputs of a batch", 11, 10);
+    assert_eq!(
+        error,
+        StreamError::TooLarge {
+            what,
+            bytes,
+            capacity
+        }
+    );
     assert!(matches!(
         ring.finish(9999),
         Err(StreamError::TooLarge { .. })

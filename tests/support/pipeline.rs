@@ -10,8 +10,8 @@ use seqstream::batch::{Budget, PackedBatch};
 use seqstream::model::{Embedder, LayerOutput, ModelError, Pool, Request};
 use seqstream::output::{FORMAT, InputSpec, JobSpec, ModelSpec, OutputDtype};
 use seqstream::pipeline::{
-    Checks, FeedOptions, JobError, Observer, Records, Report, RunOptions, Share, Silent,
-    StandingBlocks, Stop, open_job, run,
+    Checks, JobError, Observer, PackOptions, ReadOptions, Records, Report, RunOptions, Share,
+    Silent, StandingShards, Stop, open_job, run,
 };
 use seqstream::sequence::{Alphabet, Cleaning, InputDigest, Record, SequenceError, Tokenizer};
 
@@ -182,7 +182,9 @@ pub fn records(n: usize) -> Vec<Record> {
 pub struct Job {
     pub records: Vec<Record>,
     pub request: Request,
-    pub feed: FeedOptions,
+    pub read: ReadOptions,
+    pub tokenize_threads: usize,
+    pub pack: PackOptions,
     pub dtype: OutputDtype,
     pub resume: bool,
     pub piped: bool,
@@ -190,7 +192,7 @@ pub struct Job {
     /// The version of the layout.
     pub format: u32,
     /// The hash of the input as the main pass sees it.
-    pub read: &'static str,
+    pub hash: &'static str,
 }
 
 impl Job {
@@ -202,29 +204,31 @@ impl Job {
                 pool: Some(Pool::Mean),
                 per_token: false,
             },
-            feed: FeedOptions {
+            read: ReadOptions {
                 alphabet: Alphabet::Protein,
                 cleaning: Cleaning::On,
                 strict: false,
-                limit: None,
-                room: usize::MAX,
                 memory: None,
+                shard_size: 8,
+                share: Share::ALL,
+            },
+            // This depends on the job size, so that every test uses several values.
+            tokenize_threads: 1 + n % 3,
+            pack: PackOptions {
+                limit: None,
+                capacity: usize::MAX,
                 budget: Budget {
                     first_batches: n % 4,
                     first_tokens: 170,
                     tokens: 100,
                 },
-                shard_size: 8,
-                share: Share::ALL,
-                // This depends on the job's size, so that every test uses several values.
-                threads: 1 + n % 3,
             },
             dtype: OutputDtype::F32,
             resume: false,
             piped: false,
             model: "m0",
             format: FORMAT,
-            read: "i0",
+            hash: "i0",
         }
     }
 
@@ -248,14 +252,14 @@ impl Job {
             .into(),
             per_token: self.request.per_token,
             layers: self.request.layers.clone(),
-            max_length: self.feed.limit.map(|l| l.max),
+            max_length: self.pack.limit.map(|l| l.max),
             long: None,
             stride: None,
             clean: true,
-            strict: self.feed.strict,
+            strict: self.read.strict,
             output_dtype: self.dtype,
-            shard_size: self.feed.shard_size,
-            share: self.feed.share.to_string(),
+            shard_size: self.read.shard_size,
+            share: self.read.share.to_string(),
             inputs: vec![InputSpec {
                 name: "list.fa".into(),
                 blake3: if self.piped { None } else { Some("i0".into()) },
@@ -265,9 +269,9 @@ impl Job {
 
     /// Returns what is known before the job begins: for a file the records, for a pipe nothing.
     pub fn checks(&self) -> Checks {
-        let mut input = StandingBlocks::new(
-            self.feed.shard_size,
-            self.feed.share,
+        let mut input = StandingShards::new(
+            self.read.shard_size,
+            self.read.share,
             &(0..1000).collect::<Vec<u64>>(),
         );
         self.records.iter().for_each(|record| input.take(record));
@@ -290,7 +294,9 @@ impl Job {
     ) -> Result<Report, JobError> {
         let job = open_job(out, self.spec(), self.resume, &self.checks(), None)?;
         let options = RunOptions {
-            feed: self.feed.clone(),
+            read: self.read.clone(),
+            tokenize_threads: self.tokenize_threads,
+            pack: self.pack.clone(),
             request: self.request.clone(),
             input_records: Some(self.records.len() as u64),
             piped: self.piped,
@@ -298,7 +304,7 @@ impl Job {
         };
         let list = List {
             records: self.records.clone().into_iter(),
-            blake3: self.read.into(),
+            blake3: self.hash.into(),
         };
         run(
             &job,

@@ -567,7 +567,7 @@ mod tests {
             ] {
                 let kernels = AttentionKernels::new(head_dim, dtype, rotary, capability).unwrap();
                 let work = kernels.work(&starts);
-                // What a pass has room for.
+                // The capacity of a pass.
                 let capacity = Capacity {
                     tokens,
                     sequences: lengths.len(),

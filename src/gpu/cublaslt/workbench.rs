@@ -89,7 +89,7 @@ impl Workbench {
             workspace: take("workspace of a trial", WORKSPACE)?,
             flush: match flush {
                 0 => None,
-                bytes => Some(take("room that flushes L2", bytes)?),
+                bytes => Some(take("buffer that flushes L2", bytes)?),
             },
         };
         // SAFETY: the regions were allocated just now, and nothing else uses them.

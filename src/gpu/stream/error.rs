@@ -35,14 +35,14 @@ pub enum StreamError {
         slots: usize,
     },
     /// There are more bytes than a slot or a region holds.
-    #[error("{bytes} bytes for {what}, which has {room}")]
+    #[error("{bytes} bytes for {what}, which has {capacity}")]
     TooLarge {
         /// The memory that was to hold the bytes.
         what: &'static str,
         /// The number of bytes.
         bytes: usize,
         /// The number of bytes that fit.
-        room: usize,
+        capacity: usize,
     },
     /// A call came before the call that it depends on.
     #[error("{call} without {missing}")]

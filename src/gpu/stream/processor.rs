@@ -209,12 +209,12 @@ impl StreamProcessor {
             return Err(not_staged("async_load"));
         };
         let slot = &self.slots[open.slot];
-        let room = slot.input.bytes() - open.loaded;
-        if bytes > room {
+        let capacity = slot.input.bytes() - open.loaded;
+        if bytes > capacity {
             return Err(StreamError::TooLarge {
                 what: "the inputs of a batch",
                 bytes,
-                room,
+                capacity,
             });
         }
         let range = open.loaded..open.loaded + bytes;
@@ -273,12 +273,12 @@ impl StreamProcessor {
             return Err(not_staged("finish"));
         };
         let slot = &self.slots[open.slot];
-        let room = slot.output.bytes();
-        if bytes > room {
+        let capacity = slot.output.bytes();
+        if bytes > capacity {
             return Err(StreamError::TooLarge {
                 what: "the results of a batch",
                 bytes,
-                room,
+                capacity,
             });
         }
         self.store.set_batch(Some(open.batch));

@@ -185,12 +185,12 @@ impl Uploader {
         offset: usize,
     ) -> Result<(), StreamError> {
         let bytes = conversion.converted(source.len());
-        let room = to.bytes().saturating_sub(offset);
-        if bytes > room || offset > to.bytes() {
+        let capacity = to.bytes().saturating_sub(offset);
+        if bytes > capacity || offset > to.bytes() {
             return Err(StreamError::TooLarge {
                 what: "a region of weights",
                 bytes,
-                room,
+                capacity,
             });
         }
         let target = |start: usize, end| to.slice(offset + start..offset + end);

@@ -60,8 +60,8 @@ impl Bench {
 
     pub fn try_run(&self, launch: Launch) -> Result<Vec<u8>, DriverError> {
         let sizes = launch.inputs.map(|input| input.len().max(1));
-        let room = sizes.iter().sum::<usize>() + launch.output.len() + 4 * 256;
-        let mut arena = Arena::new(&self.0.context, room)?;
+        let capacity = sizes.iter().sum::<usize>() + launch.output.len() + 4 * 256;
+        let mut arena = Arena::new(&self.0.context, capacity)?;
         let mut params = Params {
             n: launch.n,
             ..Params::default()

@@ -1,30 +1,12 @@
-//! The writer thread, which turns the outputs of a model into rows and shards, and the finishing
-//! thread, which waits for the disk while the writer continues.
+//! The writer thread: it merges windows, checks the values, and writes rows into shards.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender};
+use std::sync::mpsc::{Receiver, SyncSender};
 
 use super::JobError;
-use super::packing::Batch;
+use super::messages::{Batch, Computed, ShardSlot, StopReason};
 use crate::architecture::ModelKind;
-use crate::model::{LayerOutput, ModelError};
-use crate::output::{BlockFacts, JobDir, ShardLayout, ShardWriter, WrittenShard, name_shards};
-use crate::weights::Checkpoint;
-
-/// A message from the computing thread to the writer.
-pub(crate) enum Done {
-    /// A batch and its outputs, one per layer of the request.
-    Batch(Batch, Vec<LayerOutput>),
-    /// The shard has no more batches.
-    BlockEnd { block: u64, facts: BlockFacts },
-}
-
-/// The counters of the writer for the progress display.
-#[derive(Debug, Default)]
-pub(crate) struct WriteCounts {
-    /// The number of shards that got their names since this run began.
-    pub shards: AtomicU64,
-}
+use crate::model::LayerOutput;
+use crate::output::{JobDir, ShardLayout, ShardWriter, WrittenShard};
 
 /// The writer thread's data.
 pub(crate) struct Writer<'a> {
@@ -42,38 +24,31 @@ impl<'a> Writer<'a> {
     /// of the shard are closed.
     pub(crate) fn run(
         &self,
-        from: Receiver<Done>,
-        to: SyncSender<WrittenShard<'a>>,
-        slots: &Receiver<()>,
-    ) -> Result<(), JobError> {
-        let mut shard: Option<ShardWriter<'_>> = None;
+        from_compute: Receiver<Computed>,
+        to_finisher: SyncSender<WrittenShard<'a>>,
+        slots: Receiver<ShardSlot>,
+    ) -> Result<(), StopReason> {
+        let mut current: Option<ShardWriter<'_>> = None;
         let mut windows = Windows::new(self.layout);
         let mut row = 0;
-        for done in from {
-            match done {
-                Done::Batch(batch, outputs) => {
+        for computed in from_compute {
+            match computed {
+                Computed::Batch(batch, outputs) => {
                     check_shapes(&batch, &outputs, self.layout)?;
-                    let shard = match &mut shard {
+                    let shard = match &mut current {
                         Some(shard) => shard,
                         None => {
-                            if slots.recv().is_err() {
-                                // The finishing thread has failed and reports the error itself.
-                                return Ok(());
-                            }
-                            row = batch.block * self.shard_size;
-                            shard.insert(ShardWriter::create(self.dir, batch.block, self.layout)?)
+                            slots.recv()?;
+                            row = batch.shard * self.shard_size;
+                            current.insert(ShardWriter::create(self.dir, batch.shard, self.layout)?)
                         }
                     };
                     self.push(&batch, &outputs, shard, &mut windows, &mut row)?;
                 }
-                Done::BlockEnd { block, facts } => {
-                    let whole = shard.take();
-                    let whole =
-                        whole.ok_or_else(|| internal(format!("block {block} has no rows")))?;
-                    if to.send(whole.complete(facts)?).is_err() {
-                        // The finishing thread has failed and reports the error itself.
-                        return Ok(());
-                    }
+                Computed::ShardEnd(end) => {
+                    let no_rows = || internal(format!("shard {} has no rows", end.shard));
+                    let shard = current.take().ok_or_else(no_rows)?;
+                    to_finisher.send(shard.complete(end.facts)?)?;
                 }
             }
         }
@@ -130,58 +105,6 @@ impl<'a> Writer<'a> {
         }
         Ok(())
     }
-}
-
-/// The most files of all shards that wait for their names, all of which are open. One shard may
-/// have more.
-const WAITING_FILES: usize = 128;
-/// The most shards that wait for their names. A job that is killed loses these shards.
-const WAITING_SHARDS: usize = 8;
-
-/// Returns how many shards may wait for the finishing thread.
-pub(crate) fn waiting_shards(layout: &ShardLayout) -> usize {
-    (WAITING_FILES / layout.files()).clamp(1, WAITING_SHARDS)
-}
-
-/// Returns how many shards may be open at once, if the process may open `left` more files. Each
-/// shard has its files, shard.json and, while it is synced, its directory. Other files are open
-/// beside the shards.
-pub(crate) fn open_shards(layout: &ShardLayout, left: Option<usize>) -> usize {
-    /// An input, a file that is hashed, job.json or the manifest, and some files of libraries.
-    const OTHERS: usize = 6;
-    // One shard is written, one waits to be sent on, and others wait for the finishing thread or
-    // are being finished by it.
-    let wanted = 2 + waiting_shards(layout) + WAITING_SHARDS;
-    let allowed = left.map_or(wanted, |n| n.saturating_sub(OTHERS) / (layout.files() + 2));
-    allowed.clamp(1, wanted)
-}
-
-/// The finishing thread: it hashes, syncs and names shards until no more come, and takes all
-/// waiting shards at once. A disk that is slow to sync therefore does not hold the job up: it is
-/// asked less often.
-pub(crate) fn finish(
-    from: Receiver<WrittenShard<'_>>,
-    counts: &WriteCounts,
-    weights: Option<&Checkpoint>,
-    slots: &Sender<()>,
-) -> Result<(), JobError> {
-    while let Ok(first) = from.recv() {
-        let waiting = from.try_iter().take(WAITING_SHARDS);
-        let shards: Vec<_> = std::iter::once(first).chain(waiting).collect();
-        // All values in these shards were computed before this check.
-        if let Some(weights) = weights {
-            weights.unchanged().map_err(ModelError::from)?;
-        }
-        let closed = shards.len();
-        let (named, result) = name_shards(shards);
-        counts.shards.fetch_add(named as u64, Ordering::Relaxed);
-        result?;
-        for _ in 0..closed {
-            // If the writer has ended, it begins no more shards.
-            let _ = slots.send(());
-        }
-    }
-    Ok(())
 }
 
 fn internal(what: String) -> JobError {

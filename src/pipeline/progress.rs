@@ -1,0 +1,132 @@
+//! The progress of a run, and who observes it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// The progress of a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Progress {
+    /// Records that this run computed.
+    pub records: u64,
+    /// Tokens that this run computed, special tokens included.
+    pub tokens: u64,
+    /// Records of shards that existed already.
+    pub reused: u64,
+    /// Records of this job's share, if the number is known.
+    pub total: Option<u64>,
+    /// Shards that this run wrote.
+    pub shards: u64,
+    /// The time since the run began.
+    pub elapsed: Duration,
+    /// The time spent in the model.
+    pub compute: Duration,
+    /// The time spent waiting for the reader while the model had no work.
+    pub starved: Duration,
+    /// The time spent waiting for the writer.
+    pub held_up: Duration,
+}
+
+impl Progress {
+    /// Returns the tokens per second over the whole run.
+    pub fn tokens_per_second(&self) -> f64 {
+        self.tokens as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
+    /// Returns the fraction of the time that was spent in the model, from 0 to 1.
+    pub fn compute_share(&self) -> f64 {
+        self.share(self.compute)
+    }
+
+    /// Returns `part` as a fraction of the whole run, from 0 to 1.
+    pub fn share(&self, part: Duration) -> f64 {
+        part.as_secs_f64() / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
+    /// Returns the time to the end of the job at the speed so far; `None` if it is not known.
+    pub fn eta(&self) -> Option<Duration> {
+        let rest = self.total?.saturating_sub(self.records + self.reused);
+        if self.records == 0 {
+            return None;
+        }
+        let seconds = self.elapsed.as_secs_f64() * rest as f64 / self.records as f64;
+        Duration::try_from_secs_f64(seconds).ok()
+    }
+}
+
+/// An observer of a run.
+pub trait Observer {
+    /// Called often: after each batch, and while the run waits.
+    fn progress(&mut self, progress: &Progress);
+    /// Called when a signal has arrived and the current shard is being finished.
+    fn stopping(&mut self, signal: i32);
+}
+
+/// An observer that does nothing.
+#[derive(Debug, Default)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn progress(&mut self, _: &Progress) {}
+    fn stopping(&mut self, _: i32) {}
+}
+
+/// What the threads tell each other without messages.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// The number of records of finished shards that the reader read without sending them on.
+    pub reused: AtomicU64,
+    /// The number of shards that got their names since this run began.
+    pub shards: AtomicU64,
+    /// Whether the computing thread has nothing to do.
+    pub idle: AtomicBool,
+}
+
+/// Collects the progress and shows it to the observer. The computing thread owns it.
+pub(crate) struct Monitor<'a> {
+    pub progress: Progress,
+    counters: Arc<Counters>,
+    observer: &'a mut dyn Observer,
+    began: Instant,
+    announced: bool,
+}
+
+impl<'a> Monitor<'a> {
+    /// Starts the clock. `total` is the number of records of the job's share, if it is known.
+    pub(crate) fn new(
+        total: Option<u64>,
+        counters: Arc<Counters>,
+        observer: &'a mut dyn Observer,
+    ) -> Self {
+        Self {
+            progress: Progress {
+                total,
+                ..Progress::default()
+            },
+            counters,
+            observer,
+            began: Instant::now(),
+            announced: false,
+        }
+    }
+
+    /// Shows the observer the progress so far.
+    pub(crate) fn observe(&mut self) {
+        self.progress.elapsed = self.began.elapsed();
+        self.progress.reused = self.counters.reused.load(Ordering::Relaxed);
+        self.progress.shards = self.counters.shards.load(Ordering::Relaxed);
+        self.observer.progress(&self.progress);
+    }
+
+    /// Tells the observer, once, that the current shard is being finished after a signal.
+    pub(crate) fn stopping(&mut self, signal: i32) {
+        if !std::mem::replace(&mut self.announced, true) {
+            self.observer.stopping(signal);
+        }
+    }
+
+    /// Tells the reader whether the computing thread has nothing to do.
+    pub(crate) fn set_idle(&self, idle: bool) {
+        self.counters.idle.store(idle, Ordering::Relaxed);
+    }
+}

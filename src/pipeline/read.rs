@@ -1,0 +1,306 @@
+//! The reader thread: it reads and cleans the records, shard by shard, and sends them on in groups.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::messages::{Group, GroupEnd, InputEnd, ShardEnd, StopReason};
+use super::progress::Counters;
+use super::resume::RecordsDigest;
+use super::tokenize::TokenizeStage;
+use super::{JobError, MemoryCheck, Share, Stop};
+use crate::output::{BlockFacts, ShardRecord, read_record, revoke_manifest, shard_name};
+use crate::sequence::{
+    Alphabet, CleanCounts, Cleaning, InputDigest, Record, SequenceError, SequenceReader, clean,
+};
+use crate::system::pause::OnPause;
+
+/// A source of records: a `SequenceReader`, or a list in a test.
+pub trait Records: Send + 'static {
+    /// Returns the next record in input order. After an error it is not called again.
+    fn next_record(&mut self) -> Option<Result<Record, SequenceError>>;
+    /// Returns the digests of all inputs, in order. It is called after the last record.
+    fn digests(&self) -> Vec<InputDigest>;
+    /// Sets the function to call when [`next_record`](Self::next_record) would wait for a pipe.
+    fn on_pause(&mut self, _: OnPause) {}
+}
+
+impl Records for SequenceReader {
+    fn next_record(&mut self) -> Option<Result<Record, SequenceError>> {
+        self.next()
+    }
+
+    fn digests(&self) -> Vec<InputDigest> {
+        SequenceReader::digests(self).to_vec()
+    }
+
+    fn on_pause(&mut self, act: OnPause) {
+        SequenceReader::on_pause(self, act);
+    }
+}
+
+/// The options that decide which records are read, and how they are cleaned and checked.
+#[derive(Debug, Clone)]
+pub struct ReadOptions {
+    /// The alphabet of the model.
+    pub alphabet: Alphabet,
+    /// Whether text is cleaned, which also upper-cases soft-masked text.
+    pub cleaning: Cleaning,
+    /// Whether unclean text is an error.
+    pub strict: bool,
+    /// The check of each record's need of memory, if memory bounds the length of a sequence.
+    pub memory: Option<MemoryCheck>,
+    /// The number of records per shard.
+    pub shard_size: u64,
+    /// The share that decides which shards are computed.
+    pub share: Share,
+}
+
+/// The reader thread's data.
+pub(crate) struct Reader<R> {
+    pub records: R,
+    pub options: ReadOptions,
+    /// The output directory.
+    pub out: PathBuf,
+    /// The numbers of the shards that exist there, ascending, each verified.
+    pub finished: Vec<u64>,
+    pub counters: Arc<Counters>,
+    pub stop: Stop,
+}
+
+/// A group is sent on once its records have this many bytes. Tokenizing so many bytes takes some
+/// milliseconds.
+const GROUP: usize = 64 << 10;
+
+/// Records that were read and are on their way to the computing thread. The reader adds records.
+/// When the reader waits for a pipe, its pause function sends them on.
+struct Outgoing {
+    group: Group,
+    stage: TokenizeStage,
+    /// Whether records were read that may not have been sent to the computing thread yet.
+    held: bool,
+}
+
+impl Outgoing {
+    fn send(&mut self) -> Result<(), StopReason> {
+        self.stage.send(std::mem::take(&mut self.group))
+    }
+
+    /// Handles a pause of the input. If the computing thread is idle, all records that were read
+    /// are sent to it. Returns whether nothing remains to be done.
+    fn pause(&mut self, idle: bool) -> bool {
+        if !self.held {
+            return true;
+        }
+        if idle {
+            self.held = false;
+            self.group.end = Some(GroupEnd::Pause);
+            // If no more groups are needed, the reader soon notices this itself.
+            let _ = self.send();
+        }
+        idle
+    }
+}
+
+fn lock(outgoing: &Mutex<Outgoing>) -> MutexGuard<'_, Outgoing> {
+    outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The shard that is being read.
+struct Shard {
+    number: u64,
+    /// The record of the finished shard, if the shard exists already.
+    finished: Option<ShardRecord>,
+    first_record: u64,
+    rows: u64,
+    digest: RecordsDigest,
+    clean: CleanCounts,
+}
+
+impl<R: Records> Reader<R> {
+    /// Reads until the input ends, an error occurs, or no more groups are needed.
+    pub(crate) fn run(mut self, stage: TokenizeStage) {
+        let outgoing = Arc::new(Mutex::new(Outgoing {
+            group: Group::default(),
+            stage,
+            held: false,
+        }));
+        let (at_pause, counters) = (Arc::clone(&outgoing), Arc::clone(&self.counters));
+        self.records.on_pause(Arc::new(Mutex::new(move || {
+            lock(&at_pause).pause(counters.idle.load(Ordering::Relaxed))
+        })));
+        if let Err(StopReason::Failed(error)) = self.read_all(&outgoing) {
+            let mut outgoing = lock(&outgoing);
+            outgoing.group.end = Some(GroupEnd::Failed(error));
+            // If no more groups are needed, nobody needs the error.
+            let _ = outgoing.send();
+        }
+    }
+
+    /// Reads all records. On error, the group keeps the records read so far. The lock is not held
+    /// while a record is read.
+    fn read_all(&mut self, outgoing: &Mutex<Outgoing>) -> Result<(), StopReason> {
+        let mut index = 0;
+        let mut shard: Option<Shard> = None;
+        // Whether it is certain that the output directory holds no manifest.json.
+        let mut revoked = false;
+        while let Some(record) = self.records.next_record() {
+            let record = record?;
+            let number = index / self.options.shard_size;
+            index += 1;
+            if self.options.share.holds(number) {
+                let current = match &mut shard {
+                    Some(current) => current,
+                    None => shard.insert(self.begin(number, index - 1, &mut revoked)?),
+                };
+                current.take(&record);
+                match current.finished {
+                    Some(_) => {
+                        self.counters.reused.fetch_add(1, Ordering::Relaxed);
+                    }
+                    None => {
+                        let mut outgoing = lock(outgoing);
+                        self.clean(record, current, &mut outgoing.group)?;
+                        outgoing.held = true;
+                        if outgoing.group.bytes >= GROUP {
+                            outgoing.send()?;
+                        }
+                    }
+                }
+            }
+            if index.is_multiple_of(self.options.shard_size)
+                && let Some(full) = shard.take()
+            {
+                self.end(full, false, &mut lock(outgoing))?;
+            }
+            // While nothing is sent, no closed channel tells this thread to stop.
+            if shard.as_ref().is_none_or(|s| s.finished.is_some())
+                && self.stop.requested().is_some()
+            {
+                return Ok(());
+            }
+        }
+        if let Some(short) = shard.take() {
+            self.end(short, true, &mut lock(outgoing))?;
+        }
+        let shards = index.div_ceil(self.options.shard_size);
+        let ours = |n: &u64| *n < shards && self.options.share.holds(*n);
+        if let Some(surplus) = self.finished.iter().find(|n| !ours(n)) {
+            let shard = self.out.join(shard_name(*surplus));
+            return Err(JobError::Surplus {
+                shard,
+                records: index,
+            }
+            .into());
+        }
+        let mut outgoing = lock(outgoing);
+        outgoing.group.end = Some(GroupEnd::Input(InputEnd {
+            records: index,
+            digests: self.records.digests(),
+        }));
+        outgoing.send()
+    }
+
+    fn begin(&self, number: u64, first_record: u64, revoked: &mut bool) -> Result<Shard, JobError> {
+        let finished = match self.finished.binary_search(&number) {
+            Ok(_) => Some(read_record(&self.out.join(shard_name(number)))?),
+            Err(_) => {
+                // This is done before anything is computed: a job that lacks a shard is not
+                // complete.
+                if !std::mem::replace(revoked, true) {
+                    revoke_manifest(&self.out)?;
+                }
+                None
+            }
+        };
+        Ok(Shard {
+            number,
+            finished,
+            first_record,
+            rows: 0,
+            digest: RecordsDigest::default(),
+            clean: CleanCounts::default(),
+        })
+    }
+
+    fn clean(
+        &self,
+        mut record: Record,
+        shard: &mut Shard,
+        group: &mut Group,
+    ) -> Result<(), StopReason> {
+        let options = &self.options;
+        let counts = clean(
+            options.alphabet,
+            options.cleaning,
+            options.strict,
+            &mut record,
+        )?;
+        if let Some(memory) = &options.memory {
+            memory.check(&record, counts.residues)?;
+        }
+        shard.clean += counts;
+        group.push(shard.number, record);
+        Ok(())
+    }
+
+    /// Ends a shard. The end of a new shard is sent on at once, because a slow pipe may give
+    /// nothing more for a long time. A finished shard is compared with the records of the input.
+    fn end(&self, shard: Shard, short: bool, outgoing: &mut Outgoing) -> Result<(), StopReason> {
+        let number = shard.number;
+        let (facts, finished) = shard.facts();
+        let Some(finished) = finished else {
+            outgoing.group.end = Some(GroupEnd::Shard(ShardEnd {
+                shard: number,
+                facts,
+                short,
+            }));
+            outgoing.held = false;
+            return outgoing.send();
+        };
+        let there = &finished.facts;
+        if (there.first_record, there.rows, &there.digest)
+            != (facts.first_record, facts.rows, &facts.digest)
+        {
+            return Err(JobError::RecordsDiffer {
+                shard: self.out.join(shard_name(number)),
+                first: facts.first_record + 1,
+                last: facts.first_record + facts.rows,
+            }
+            .into());
+        }
+        Ok(())
+    }
+}
+
+impl Shard {
+    /// Counts a record as it was read, before cleaning.
+    fn take(&mut self, record: &Record) {
+        self.rows += 1;
+        self.digest.take(record);
+    }
+
+    /// Returns all facts of the shard except the counts that packing adds, and the record of the
+    /// finished shard.
+    fn facts(self) -> (BlockFacts, Option<ShardRecord>) {
+        let facts = BlockFacts {
+            first_record: self.first_record,
+            rows: self.rows,
+            tokens: 0,
+            digest: self.digest.finish(),
+            counts: named(&self.clean),
+        };
+        (facts, self.finished)
+    }
+}
+
+/// Returns the counts under the names that they are serialized with.
+fn named(counts: &CleanCounts) -> BTreeMap<String, u64> {
+    let value = serde_json::to_value(counts).unwrap_or_default();
+    let fields = value.as_object().cloned().unwrap_or_default();
+    fields
+        .into_iter()
+        .filter_map(|(name, n)| Some((name, n.as_u64()?)))
+        .collect()
+}

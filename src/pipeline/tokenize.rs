@@ -1,0 +1,122 @@
+//! Tokenizes records, in groups. Several threads tokenize where a device would wait for one thread.
+
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::messages::{Group, PendingGroup, StopReason};
+use super::pack::Packer;
+use super::{JobError, LengthLimit, Long};
+use crate::sequence::Tokenizer;
+
+/// How many groups may be under way per thread: one that is tokenized, and one that waits.
+pub(crate) const GROUPS_PER_THREAD: usize = 2;
+
+/// Turns the text of records into tokens.
+#[derive(Clone)]
+pub(crate) struct GroupTokenizer {
+    tokenizer: Arc<Tokenizer>,
+    /// How many content tokens of each record are needed.
+    most: usize,
+}
+
+impl GroupTokenizer {
+    /// With `limit`, only the tokens that are needed are made.
+    pub(crate) fn new(tokenizer: Arc<Tokenizer>, limit: Option<LengthLimit>) -> Self {
+        let most = match limit {
+            // The tokens that are kept, and one more that tells whether the sequence is longer.
+            Some(LengthLimit {
+                max,
+                long: Long::Truncate,
+            }) => max.saturating_add(1),
+            _ => usize::MAX,
+        };
+        Self { tokenizer, most }
+    }
+
+    fn tokenize(&self, group: &mut Group) {
+        for record in &mut group.records {
+            // The text is not needed again, and a long text takes much memory.
+            let text = std::mem::take(&mut record.sequence);
+            self.tokenizer
+                .encode_first(&text, self.most, &mut group.tokens);
+            group.ends.push(group.tokens.len());
+        }
+    }
+}
+
+/// The stage between the reader and the packer.
+pub(crate) enum TokenizeStage {
+    /// The reader thread tokenizes and packs itself.
+    Inline {
+        tokenizer: GroupTokenizer,
+        packer: Box<Packer>,
+    },
+    /// A pool of threads tokenizes. The packing thread receives the groups in the order in which
+    /// they were sent, whichever is done first.
+    Pool {
+        tokenizer: GroupTokenizer,
+        threads: ThreadPool,
+        to_packer: SyncSender<PendingGroup>,
+    },
+}
+
+impl TokenizeStage {
+    /// Lets the caller's thread tokenize and pack.
+    pub(crate) fn inline(tokenizer: GroupTokenizer, packer: Packer) -> Self {
+        Self::Inline {
+            tokenizer,
+            packer: Box::new(packer),
+        }
+    }
+
+    /// Starts `threads` threads that tokenize.
+    pub(crate) fn pool(
+        tokenizer: GroupTokenizer,
+        threads: usize,
+        to_packer: SyncSender<PendingGroup>,
+    ) -> Result<Self, JobError> {
+        let threads = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("tokens {i}"))
+            // The packer notices that a group is missing and reports it.
+            .panic_handler(|_| {})
+            .build()
+            .map_err(|e| JobError::NoThread(e.to_string()))?;
+        Ok(Self::Pool {
+            tokenizer,
+            threads,
+            to_packer,
+        })
+    }
+
+    /// Sends a group on, and waits while the greatest number of groups is under way.
+    ///
+    /// # Errors
+    /// [`StopReason::Disconnected`] if no more groups are needed. The packer reports its errors to
+    /// the computing thread itself.
+    pub(crate) fn send(&mut self, mut group: Group) -> Result<(), StopReason> {
+        match self {
+            Self::Inline { tokenizer, packer } => {
+                tokenizer.tokenize(&mut group);
+                packer.take(group)
+            }
+            Self::Pool {
+                tokenizer,
+                threads,
+                to_packer,
+            } => {
+                let (done, pending) = sync_channel(1);
+                to_packer.send(pending)?;
+                let tokenizer = tokenizer.clone();
+                threads.spawn(move || {
+                    tokenizer.tokenize(&mut group);
+                    // If the packer has ended, it needs no more groups.
+                    let _ = done.send(group);
+                });
+                Ok(())
+            }
+        }
+    }
+}
