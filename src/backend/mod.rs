@@ -14,6 +14,7 @@ pub mod cpu;
 pub mod cuda;
 
 use crate::batch::PackedBatch;
+use crate::remedy::{Action, Remedy};
 use crate::weights::Weight;
 use std::ops::Range;
 
@@ -41,10 +42,10 @@ impl From<cuda::CudaError> for BackendError {
 
 impl BackendError {
     /// Returns what the user can do about the error, if anything.
-    pub fn hint(&self) -> Option<String> {
+    pub fn remedy(&self) -> Option<Remedy> {
         match self {
-            Self::Cuda(error) => error.hint(),
-            Self::Threads { .. } => Some("give fewer --threads".into()),
+            Self::Cuda(error) => error.remedy(),
+            Self::Threads { .. } => Some(Action::FewerThreads.into()),
         }
     }
 }
