@@ -16,7 +16,7 @@ pub enum JobError {
     #[error(transparent)]
     Sequence(#[from] SequenceError),
     /// A sequence is longer than the job's limit, and the job is to fail then.
-    #[error("{place}: the sequence has {tokens} tokens, and the limit of this job is {max}")]
+    #[error("{place}: the sequence has {tokens} tokens, and the job allows {max}")]
     TooLong {
         /// The place of the record.
         place: Place,
