@@ -22,6 +22,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`remedy`], [`bytes`] | say what would help against an error; write sizes for people |
 //! | [`system`] | asks the operating system about memory, open files, signals and pipes |
 //! | [`untrusted`] | opens and bounds files that others wrote, escapes their text for messages |
 //! | [`dtype`], [`batch`] | define the number formats and the packed batches without padding |
@@ -34,6 +35,26 @@
 //! | [`model`] | holds ESM-2 and DNABERT-S, each written once as operations on a backend |
 //! | [`engine`] | opens a model on one or more devices: [`Session`] |
 //! | [`pipeline`] | runs one job: reads, packs, computes and writes; resumes; merges |
+//! | [`study`] | measures an engine: its speed, and how much of the loading of weights is hidden |
+//!
+//! # Errors
+//!
+//! The message of an error says what is wrong and where. Its method `remedy` says what would help,
+//! as data ([`Remedy`]): nothing in the library knows the flags of the program. Print the remedy as
+//! it is, put it into your own words with [`Remedy::words`], or look for an [`Action`] that your
+//! program is able to do by itself:
+//!
+//! ```
+//! use seqstream::{Action, Device, Pool, Request, Session};
+//! use std::path::Path;
+//!
+//! let request = Request { layers: vec![9], pool: Some(Pool::Mean), per_token: false };
+//! let error = Session::open(Path::new("examples/tiny-esm2"), &Device::Cpu, request).err().unwrap();
+//! assert_eq!(error.to_string(), "there is no layer 9 in a model of 4 layers");
+//! let remedy = error.remedy().unwrap();
+//! assert_eq!(remedy.to_string(), "give layers that the model has, 0 for the embedding");
+//! assert!(!remedy.actions().contains(&&Action::UseCpu));
+//! ```
 //!
 //! `docs/architecture.md` describes the design and the invariants, and says where to start reading.
 
@@ -42,13 +63,16 @@
 pub mod architecture;
 pub mod backend;
 pub mod batch;
+pub mod bytes;
 pub mod dtype;
 pub mod engine;
 pub mod gpu;
 pub mod model;
 pub mod output;
 pub mod pipeline;
+pub mod remedy;
 pub mod sequence;
+pub mod study;
 pub mod system;
 pub mod untrusted;
 pub mod weights;
@@ -56,3 +80,4 @@ pub mod weights;
 pub use engine::{Device, Embedding, EngineError, Session};
 pub use gpu::stream;
 pub use model::{LayerOutput, Pool, Request};
+pub use remedy::{Action, Remedy};

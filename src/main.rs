@@ -6,11 +6,11 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::Parser;
-use cli::{Cli, Console, Verbosity};
+use cli::{Cli, Console, LOST_FILE, Verbosity};
 use seqstream::system::signals;
 
 fn main() -> ExitCode {
-    signals::prepare();
+    signals::prepare(LOST_FILE);
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(answer) => {

@@ -23,12 +23,12 @@ fuzz_target!(|data: &[u8]| {
                 for record in reader {
                     match record {
                         Ok(record) => records.push(record),
-                        Err(e) => return (records, Some((e.to_string(), e.hint()))),
+                        Err(e) => return (records, Some((e.to_string(), e.remedy()))),
                     }
                 }
                 (records, None)
             }
-            Err(e) => (records, Some((e.to_string(), e.hint()))),
+            Err(e) => (records, Some((e.to_string(), e.remedy()))),
         }
     };
     let (records, error) = read(usize::MAX);

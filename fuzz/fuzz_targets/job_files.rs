@@ -48,7 +48,7 @@ fn checked<T>(result: Result<T, OutputError>) -> Option<T> {
         .inspect_err(|e| {
             assert!(!e.to_string().is_empty());
             let io = matches!(e, OutputError::Io { .. });
-            assert!(io || e.hint().is_some(), "{e}");
+            assert!(io || e.remedy().is_some(), "{e}");
         })
         .ok()
 }

@@ -17,6 +17,7 @@ pub mod cuda;
 
 use crate::batch::{Budget, PackedBatch};
 use crate::gpu::stream::StreamError;
+use crate::remedy::{Action, Remedy};
 use crate::weights::Weight;
 use std::ops::Range;
 
@@ -50,10 +51,10 @@ impl From<StreamError> for BackendError {
 
 impl BackendError {
     /// Returns what the user can do about the error, if anything.
-    pub fn hint(&self) -> Option<String> {
+    pub fn remedy(&self) -> Option<Remedy> {
         match self {
-            Self::Cuda(error) => error.hint(),
-            Self::Threads { .. } => Some("give fewer --threads".into()),
+            Self::Cuda(error) => error.remedy(),
+            Self::Threads { .. } => Some(Action::FewerThreads.into()),
         }
     }
 }

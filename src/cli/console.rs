@@ -1,8 +1,10 @@
 //! Prints messages to standard error and data to standard output.
 
+use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
 use clap::ColorChoice;
+use serde::Serialize;
 
 use super::Failure;
 use seqstream::untrusted::shown;
@@ -64,7 +66,7 @@ impl Console {
 
     /// Prints a message that only `--verbose` shows.
     pub fn detail(&self, text: &str) {
-        if self.verbosity == Verbosity::Verbose {
+        if self.is_verbose() {
             stderr(&shown::message(text));
         }
     }
@@ -108,6 +110,22 @@ impl Console {
         } else {
             text.to_owned()
         }
+    }
+
+    /// Returns whether details are printed.
+    pub fn is_verbose(&self) -> bool {
+        self.verbosity == Verbosity::Verbose
+    }
+
+    /// Prints a report on standard output, as text or as one line of JSON.
+    pub fn report<R: Display + Serialize>(&self, report: &R, json: bool) -> Result<(), Failure> {
+        self.print(|out| {
+            if json {
+                serde_json::to_writer(&mut *out, report).map_err(|e| Failure::Stdout(e.into()))?;
+                return writeln!(out).map_err(Failure::Stdout);
+            }
+            write!(out, "{report}").map_err(Failure::Stdout)
+        })
     }
 
     /// Calls `write` with a buffered standard output and flushes it.

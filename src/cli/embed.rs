@@ -2,8 +2,9 @@
 
 use super::args::EmbedArgs;
 use super::options::EmbedOptions;
-use super::progress::{Display, bytes, count, duration, signal_name};
-use super::{Console, Failure, algorithms, machine, model, options};
+use super::progress::{Display, count, duration, signal_name};
+use super::summary::Summary;
+use super::{Console, Failure, algorithms, model, options};
 use seqstream::architecture::ModelConfig;
 use seqstream::engine::Identity;
 use seqstream::model::{Pool, Request};
@@ -11,7 +12,7 @@ use seqstream::output::{
     FORMAT, InputSpec, JOB_FILE, JobSpec, ModelSpec, OutputError, list_shards,
 };
 use seqstream::pipeline::{
-    Checks, JobError, LengthLimit, Long, MemoryCheck, PackOptions, ReadOptions, Removed, Report,
+    Checks, JobError, LengthLimit, Long, MemoryCheck, PackOptions, ReadOptions, Removed,
     RunOptions, StandingShards, Stop,
 };
 use seqstream::sequence::{
@@ -21,7 +22,6 @@ use seqstream::sequence::{
 use seqstream::untrusted::file;
 use seqstream::weights::Checkpoint;
 use seqstream::{engine, pipeline};
-use serde_json::json;
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
@@ -171,10 +171,13 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     );
     display.finish();
     let report = report?;
-    say_summary(&report, &options, console);
+    let summary = Summary::new(&report, &options);
+    console.say(&match console.is_verbose() {
+        true => format!("{summary:#}"),
+        false => summary.to_string(),
+    });
     if options.json {
-        let text = json_summary(&report, &options.out);
-        console.print(|out| writeln!(out, "{text}").map_err(Failure::Stdout))?;
+        console.report(&summary, true)?;
     }
     match report.stopped {
         None => Ok(()),
@@ -341,92 +344,6 @@ fn base_name(input: &Input) -> String {
             .to_string_lossy()
             .into_owned(),
     }
-}
-
-/// The names of the cleaning counts, and their texts in the summary.
-const COUNTED: [(&str, &str); 9] = [
-    ("lowercase", "lower-case letters upper-cased"),
-    ("stops_dropped", "stops dropped from the ends"),
-    ("unknown", "characters outside the alphabet"),
-    ("whitespace", "blanks inside sequences"),
-    ("special_tokens", "special tokens written out"),
-    ("unnamed", "records without a name"),
-    ("truncated", "sequences truncated"),
-    ("windowed", "sequences embedded in windows"),
-    ("non_ascii", "characters that are not ASCII"),
-];
-
-fn say_summary(report: &Report, options: &EmbedOptions, console: &Console) {
-    let p = &report.progress;
-    let memory = machine::peak_memory()
-        .map(|n| format!(", peak memory {}", bytes(n)))
-        .unwrap_or_default();
-    console.say(&format!(
-        "{} sequences, {} tokens in {}: {} tokens/s, {:.0} % of the time computing{memory}",
-        count(p.records),
-        count(p.tokens),
-        duration(p.elapsed),
-        count(p.tokens_per_second() as u64),
-        100.0 * p.compute_share()
-    ));
-    console.detail(&format!(
-        "{:.0} % of the time waiting for input, {:.0} % for output",
-        100.0 * p.share(p.starved),
-        100.0 * p.share(p.held_up)
-    ));
-    if let Some(manifest) = &report.manifest {
-        let seen: Vec<String> = COUNTED
-            .iter()
-            .filter_map(|(name, text)| match manifest.counts.get(*name) {
-                Some(n) if *n > 0 => Some(format!("{} {text}", count(*n))),
-                _ => None,
-            })
-            .collect();
-        if !seen.is_empty() {
-            let left = if options.cleaning == Cleaning::Off {
-                "met, and left as they are"
-            } else {
-                "in the input"
-            };
-            console.say(&format!("{left}: {}", seen.join(", ")));
-        }
-        let whole = if options.share.of == 1 {
-            String::new()
-        } else {
-            format!(" of share {}", options.share)
-        };
-        console.say(&format!(
-            "complete: {} sequences{whole} in {}; {} shard{} computed{}",
-            count(manifest.records),
-            options.out.display(),
-            count(p.shards),
-            if p.shards == 1 { "" } else { "s" },
-            if p.reused > 0 {
-                format!(", {} sequences stood already", count(p.reused))
-            } else {
-                String::new()
-            }
-        ));
-    }
-}
-
-fn json_summary(report: &Report, out: &Path) -> serde_json::Value {
-    let p = &report.progress;
-    json!({
-        "complete": report.manifest.is_some(),
-        "out": out.to_string_lossy(),
-        "sequences": p.records,
-        "tokens": p.tokens,
-        "sequences_reused": p.reused,
-        "shards_computed": p.shards,
-        "seconds": p.elapsed.as_secs_f64(),
-        "tokens_per_second": p.tokens_per_second(),
-        "compute_share": p.compute_share(),
-        "waiting_for_input_share": p.share(p.starved),
-        "waiting_for_output_share": p.share(p.held_up),
-        "peak_memory_bytes": machine::peak_memory(),
-        "counts": report.manifest.as_ref().map(|m| &m.counts),
-    })
 }
 
 /// Returns the command that the user typed, with --resume added.

@@ -3,11 +3,13 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::remedy::words;
 use seqstream::backend::BackendError;
 use seqstream::engine::EngineError;
 use seqstream::model::ModelError;
 use seqstream::output::OutputError;
 use seqstream::pipeline::JobError;
+use seqstream::remedy::Remedy;
 use seqstream::sequence::{SequenceError, TokenizerError};
 use seqstream::weights::WeightsError;
 
@@ -36,7 +38,7 @@ pub enum Failure {
         /// What needs how much memory, and how much there is.
         message: String,
         /// The remedy.
-        hint: String,
+        remedy: Remedy,
     },
     /// A given table of GEMM algorithms that cannot be used.
     #[error("--gemm-algorithms: {} cannot be used: {reason}", path.display())]
@@ -109,19 +111,16 @@ impl From<EngineError> for Failure {
             EngineError::Tokenizer(e) => e.into(),
             EngineError::Sequence(e) => e.into(),
             EngineError::NoTokenizer { model } => Self::NoTokenizer { model },
-            EngineError::Memory { message, hint } => Self::Memory { message, hint },
+            EngineError::Memory { message, remedy } => Self::Memory { message, remedy },
             EngineError::MixedDevices { .. } => Self::Usage {
                 message: format!("--device: {error}"),
-                hint: Some(
-                    "name devices of one kind, or divide the job: one --share per kind".into(),
-                ),
+                hint: error.remedy().as_ref().map(words),
             },
-            EngineError::NonFinite { .. } => Self::Other(error.to_string()),
             EngineError::NoLayer { .. } | EngineError::RepeatedLayer { .. } => Self::Usage {
                 message: error.to_string(),
-                hint: Some("give layers that the model has, 0 for the embedding".into()),
+                hint: error.remedy().as_ref().map(words),
             },
-            EngineError::NoDevice => Self::Other(error.to_string()),
+            EngineError::NonFinite { .. } | EngineError::NoDevice => Self::Other(error.to_string()),
         }
     }
 }
@@ -199,16 +198,16 @@ impl Failure {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Usage { hint, .. } => hint.clone(),
-            Self::Device { hint, .. }
-            | Self::Memory { hint, .. }
-            | Self::GivenAlgorithms { hint, .. } => Some(hint.clone()),
-            Self::Job(e) => e.hint(),
-            Self::Weights(e) => e.hint(),
-            Self::Tokenizer(e) => e.hint(),
-            Self::NoTokenizer { .. } => Some(
-                "download tokenizer.json from where the weights came from, into the same folder"
-                    .into(),
-            ),
+            Self::Device { hint, .. } | Self::GivenAlgorithms { hint, .. } => Some(hint.clone()),
+            Self::Memory { remedy, .. } => Some(words(remedy)),
+            Self::Job(e) => e.remedy().as_ref().map(words),
+            Self::Weights(e) => e.remedy().as_ref().map(words),
+            Self::Tokenizer(e) => e.remedy().as_ref().map(words),
+            Self::NoTokenizer { model } => {
+                let model = model.clone();
+                let error = EngineError::NoTokenizer { model };
+                error.remedy().as_ref().map(words)
+            }
             Self::Vocabulary { .. } => {
                 Some("take tokenizer.json and weights from the same model".into())
             }

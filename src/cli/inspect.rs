@@ -1,90 +1,106 @@
 //! `seqstream inspect`: shows the architecture, the files and the tensors of a model.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
 
-use serde_json::json;
+use indicatif::HumanCount;
+use serde::Serialize;
 
 use super::args::InspectArgs;
-use super::progress::{bytes, count};
 use super::{Console, Failure, model};
 use seqstream::architecture::ModelConfig;
 use seqstream::architecture::ModelKind;
 use seqstream::architecture::layout;
+use seqstream::bytes::Bytes;
 use seqstream::untrusted::Shown;
 use seqstream::untrusted::shown;
-use seqstream::weights::TensorInfo;
+use seqstream::weights::{Checkpoint, TensorInfo};
 
 /// Runs `seqstream inspect`.
 pub fn run(args: &InspectArgs, console: &Console) -> Result<(), Failure> {
     let checkpoint = model::open(&args.model, console)?;
-    let config = checkpoint.config();
-    let tensors = checkpoint.tensors();
-    if args.json {
-        let files: Vec<String> = checkpoint
-            .files()
-            .map(|f| f.display().to_string())
-            .collect();
-        let value = json!({
-            "model": config,
-            "parameters": layout::parameters(config),
-            "bytes": checkpoint.total_bytes(),
-            "blake3": checkpoint.hash()?,
-            "files": files,
-            "tokenizer": checkpoint.tokenizer_path(),
-            "warnings": checkpoint.warnings(),
-            "tensors": tensors,
-        });
-        return console.print(|out| writeln!(out, "{value}").map_err(Failure::Stdout));
-    }
-    let mut lines = vec![
-        (
-            "model",
-            format!("{}, {}", config.kind, architecture(config)),
-        ),
-        ("parameters", count(layout::parameters(config))),
-        (
-            "stored",
-            format!(
-                "{} in {}",
-                bytes(checkpoint.total_bytes()),
-                dtypes(&tensors)
-            ),
-        ),
-    ];
-    lines.extend(
-        checkpoint
-            .files()
-            .map(|file| ("file", shown::path(file).to_string())),
-    );
-    if let Some(path) = checkpoint.config_path() {
-        lines.push(("config", shown::path(path).to_string()));
-    }
-    if config.kind == ModelKind::Dnabert {
-        let path = checkpoint
-            .tokenizer_path()
-            .map(|p| shown::path(&p).to_string());
-        lines.push((
-            "tokenizer",
-            path.unwrap_or_else(|| "missing: DNA cannot be read without tokenizer.json".into()),
-        ));
-    }
-    console.print(|out| {
-        for (name, value) in &lines {
-            writeln!(out, "{name:<11} {value}").map_err(Failure::Stdout)?;
+    // Only the JSON has the hash, because every byte of the model is read for it.
+    let hash = args.json.then(|| checkpoint.hash()).transpose()?;
+    console.report(&Inspection::of(&checkpoint, hash), args.json)
+}
+
+/// The architecture, the files and the tensors of a model.
+#[derive(Serialize)]
+struct Inspection<'a> {
+    model: &'a ModelConfig,
+    parameters: u64,
+    bytes: u64,
+    blake3: Option<String>,
+    #[serde(serialize_with = "shown::serialize_paths")]
+    files: Vec<&'a Path>,
+    /// Only the text shows it.
+    #[serde(skip)]
+    config: Option<&'a Path>,
+    tokenizer: Option<String>,
+    warnings: &'a [String],
+    tensors: Vec<TensorInfo>,
+}
+
+impl<'a> Inspection<'a> {
+    fn of(checkpoint: &'a Checkpoint, blake3: Option<String>) -> Self {
+        Self {
+            model: checkpoint.config(),
+            parameters: layout::parameters(checkpoint.config()),
+            bytes: checkpoint.total_bytes(),
+            blake3,
+            files: checkpoint.files().collect(),
+            config: checkpoint.config_path(),
+            tokenizer: checkpoint
+                .tokenizer_path()
+                .map(|path| path.to_string_lossy().into_owned()),
+            warnings: checkpoint.warnings(),
+            tensors: checkpoint.tensors(),
         }
-        writeln!(out, "tensors     {}", tensors.len()).map_err(Failure::Stdout)?;
+    }
+}
+
+impl fmt::Display for Inspection<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = |name: &str, value: &dyn fmt::Display| writeln!(f, "{name:<11} {value}");
+        let config = self.model;
+        line(
+            "model",
+            &format!("{}, {}", config.kind, architecture(config)),
+        )?;
+        line("parameters", &HumanCount(self.parameters))?;
+        line(
+            "stored",
+            &format!("{} in {}", Bytes(self.bytes), dtypes(&self.tensors)),
+        )?;
+        for file in &self.files {
+            line("file", &shown::path(file))?;
+        }
+        if let Some(path) = self.config {
+            line("config", &shown::path(path))?;
+        }
+        if config.kind == ModelKind::Dnabert {
+            match &self.tokenizer {
+                Some(path) => line("tokenizer", &shown::path(Path::new(path)))?,
+                None => line(
+                    "tokenizer",
+                    &"missing: DNA cannot be read without tokenizer.json",
+                )?,
+            }
+        }
+        line("tensors", &self.tensors.len())?;
         // Names and shapes come from the file, so they are escaped: a file must not control the
         // terminal.
-        let names: Vec<String> = tensors.iter().map(|t| Shown(&t.name).to_string()).collect();
+        let names = self.tensors.iter().map(|t| Shown(&t.name).to_string());
+        let names: Vec<String> = names.collect();
         let width = names.iter().map(String::len).max().unwrap_or(0);
-        for (t, name) in tensors.iter().zip(&names) {
+        for (t, name) in self.tensors.iter().zip(&names) {
             let unused = if t.used { "" } else { "  (not used)" };
             let shape = shown::shape(&t.shape);
-            writeln!(out, "  {name:<width$} {:<5} {shape}{unused}", t.dtype)
-                .map_err(Failure::Stdout)?;
+            writeln!(f, "  {name:<width$} {:<5} {shape}{unused}", t.dtype)?;
         }
         Ok(())
-    })
+    }
 }
 
 fn architecture(config: &ModelConfig) -> String {

@@ -3,7 +3,6 @@
 mod algorithms;
 mod args;
 mod bench;
-mod cold;
 mod completions;
 mod console;
 mod doctor;
@@ -15,11 +14,14 @@ mod merge;
 mod model;
 mod options;
 mod progress;
+mod remedy;
+mod summary;
 mod tokenize;
 
 pub use args::{Cli, Command};
 pub use console::{Console, Verbosity};
 pub use failure::Failure;
+pub use remedy::LOST_FILE;
 
 /// Runs a subcommand.
 pub fn run(command: Command, console: &Console) -> Result<(), Failure> {

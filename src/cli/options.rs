@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::Failure;
 use super::args::{CleanArg, DtypeArg, EmbedArgs, LongArg, OutputDtypeArg, PoolArg, SwitchArg};
+use super::remedy::words;
 use seqstream::architecture::ModelConfig;
 use seqstream::backend::cuda;
 use seqstream::dtype::DType;
@@ -87,7 +88,7 @@ pub fn device(name: &str, dtype: Option<DtypeArg>, streams: SwitchArg) -> Result
     };
     let there = cuda::require().map_err(|missing| Failure::Device {
         message: format!("--device {name}: {missing}"),
-        hint: missing.hint(),
+        hint: words(&missing.remedy()),
     })?;
     let there: Vec<u32> = there.iter().map(|d| d.ordinal).collect();
     let devices = listed.unwrap_or_else(|| there.clone());

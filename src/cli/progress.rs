@@ -110,11 +110,6 @@ pub fn count(n: u64) -> String {
     indicatif::HumanCount(n).to_string()
 }
 
-/// Formats a size in bytes with a suitable unit.
-pub fn bytes(n: u64) -> String {
-    indicatif::BinaryBytes(n).to_string()
-}
-
 /// Formats a duration with about two significant digits.
 pub fn duration(d: Duration) -> String {
     let seconds = d.as_secs();
@@ -140,6 +135,5 @@ mod tests {
         assert_eq!(said(8000.0), "2 h 13 min");
         assert_eq!(said(200_000.0), "2 days 7 h");
         assert_eq!(count(1_234_567), "1,234,567");
-        assert_eq!(bytes(1 << 30), "1.00 GiB");
     }
 }

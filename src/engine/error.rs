@@ -2,6 +2,7 @@
 
 use crate::backend::BackendError;
 use crate::model::ModelError;
+use crate::remedy::{Action, Remedy};
 use crate::sequence::{SequenceError, TokenizerError};
 use crate::weights::WeightsError;
 
@@ -57,7 +58,7 @@ pub enum EngineError {
         /// How much memory is needed for what, and how much there is.
         message: String,
         /// What the user can do about it.
-        hint: String,
+        remedy: Remedy,
     },
     /// The devices of one job are of different kinds.
     #[error(
@@ -72,4 +73,31 @@ pub enum EngineError {
     /// No device was named.
     #[error("no device")]
     NoDevice,
+}
+
+impl EngineError {
+    /// Returns what the user can do about the error, if a remedy is known.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Self::Weights(e) => e.remedy(),
+            Self::Model(e) => e.remedy(),
+            Self::Backend(e) => e.remedy(),
+            Self::Tokenizer(e) => e.remedy(),
+            Self::Sequence(e) => e.remedy(),
+            Self::Memory { remedy, .. } => Some(remedy.clone()),
+            Self::NoTokenizer { .. } => Some(
+                "download tokenizer.json from where the weights came from, into the same folder"
+                    .into(),
+            ),
+            Self::MixedDevices { .. } => Some(Remedy::any_of([
+                "name devices of one kind".into(),
+                Action::DivideJob.into(),
+            ])),
+            Self::NoLayer { .. } | Self::RepeatedLayer { .. } => {
+                Some("give layers that the model has, 0 for the embedding".into())
+            }
+            Self::NonFinite { .. } => Some(Action::VerifyWeights.into()),
+            Self::NoDevice => None,
+        }
+    }
 }

@@ -1,8 +1,10 @@
 //! Computes how much of the host's memory a model leaves to its sequences.
 
 use super::{Device, EngineError};
+use crate::bytes::{Bytes, rounded_up};
 use crate::model::{Request, host_bytes};
-use crate::system::memory::{self, Available, Bound, show};
+use crate::remedy::{Action, Remedy};
+use crate::system::memory::{self, Available, Bound};
 use crate::weights::Checkpoint;
 
 /// The host memory that a sequence needs, and the host memory that is available.
@@ -41,12 +43,11 @@ pub fn host_memory(
         return Err(EngineError::Memory {
             message: format!(
                 "the weights need {} of memory as f32, and {} can be had {}",
-                show(weights),
-                show(available.bytes),
+                rounded_up(weights),
+                Bytes(available.bytes),
                 available.bound
             ),
-            hint: "weights-tools convert --dtype f32 makes a file that is used where it is mapped; or give the job more memory"
-                .into(),
+            remedy: Remedy::any_of([Action::ConvertToF32.into(), Action::MoreMemory.into()]),
         });
     }
     available.bytes -= weights;
@@ -76,11 +77,14 @@ pub fn fits(memory: &HostMemory, tokens: usize) -> Result<(), EngineError> {
     Err(EngineError::Memory {
         message: format!(
             "a sequence of {tokens} tokens needs about {} of memory, and {} can be had {}",
-            show(memory.per_token.saturating_mul(tokens as u64)),
-            show(memory.available.bytes),
+            rounded_up(memory.per_token.saturating_mul(tokens as u64)),
+            Bytes(memory.available.bytes),
             memory.available.bound
         ),
-        hint: format!("measure sequences of at most {} tokens", memory.tokens()),
+        remedy: Action::ShorterSequences {
+            tokens: memory.tokens(),
+        }
+        .into(),
     })
 }
 

@@ -12,6 +12,7 @@ pub use passes::Model;
 use crate::architecture::{ModelConfig, ModelKind};
 use crate::backend::{Backend, BackendError, Builder, Norm, OutputKinds, Pass};
 use crate::batch::{Budget, PackedBatch};
+use crate::remedy::Remedy;
 use crate::weights::{Checkpoint, Weight, WeightsError};
 use std::ops::Range;
 
@@ -43,15 +44,13 @@ pub enum ModelError {
 }
 
 impl ModelError {
-    /// What the user can do about the error.
-    pub fn hint(&self) -> Option<String> {
+    /// Returns what the user can do about the error.
+    pub fn remedy(&self) -> Option<Remedy> {
         match self {
-            Self::Weights(e) => e.hint(),
-            Self::Backend(e) => e.hint(),
+            Self::Weights(e) => e.remedy(),
+            Self::Backend(e) => e.remedy(),
             Self::Token { .. } => Some("the tokenizer.json belongs to another model".into()),
-            Self::TooLong { .. } => Some(
-                "embed it in windows (--max-length N --long window), or use a device with more free memory, or --device cpu".into(),
-            ),
+            Self::TooLong { .. } => Some(Remedy::for_long_sequence()),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::remedy::{Action, Remedy};
 use crate::system::files;
 use crate::untrusted::Shown;
 
@@ -115,45 +116,66 @@ impl OutputError {
     }
 
     /// Returns what the user can do about the error, if a remedy is known.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Some(
-                "free some space, then run the same command with --resume: finished shards are kept".into(),
-            ),
-            Self::Io { source, .. } if files::hint(source).is_some() => files::hint(source).map(|what| {
-                format!("{what}; then run the same command with --resume: finished shards are kept")
-            }),
-            Self::Io { action: "read" | "list", .. } => Some(
-                "run the same command again; if it fails again, see that the file is there, may be read, and that its disk is sound".into(),
-            ),
-            Self::Io { .. } => {
-                Some("when this is mended, run the same command with --resume: finished shards are kept".into())
+    pub fn remedy(&self) -> Option<Remedy> {
+        Some(match self {
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Remedy::steps(["free some space".into(), Action::ResumeJob.into()])
             }
-            Self::F16Overflow { .. } => Some("write f32 instead: --output-dtype f32".into()),
-            Self::Foreign { path, .. } if is_shard(path) => {
-                Some("move it elsewhere, then run the same command again".into())
-            }
-            Self::Foreign { .. } => Some("give an empty or a new directory as --out".into()),
-            Self::Unsound { .. } => Some(
-                "it was changed while the job was running: run `embed` once more with --resume, which computes it again".into(),
-            ),
-            Self::Locked { .. } => Some("wait for it to end, or give another --out".into()),
-            Self::Marked { path, .. } => Some(format!(
-                "wait for it to end; if it was killed, remove {} and run the same command again",
-                path.display()
-            )),
-            Self::Taken { .. } | Self::Removed { .. } => Some(
-                "nothing of the other job was touched; when it has ended, run the same command with --resume".into(),
-            ),
-            Self::Malformed { path, .. } => match path.parent() {
-                _ if path.file_name().is_some_and(|n| n == super::MANIFEST_FILE) => {
-                    Some("run the job of that directory again with --resume, which writes it anew".into())
+            Self::Io { action, source, .. } => match (files::advice(source), *action) {
+                (Some(advice), _) => {
+                    let go_on = Remedy::steps([advice.into(), Action::ResumeJob.into()]);
+                    match source.kind() {
+                        // The size of the shards is part of a job, so this is another job.
+                        io::ErrorKind::FileTooLarge => {
+                            Remedy::any_of([go_on, Action::SmallerShards.into()])
+                        }
+                        _ => go_on,
+                    }
                 }
-                Some(shard) if is_shard(shard) => {
-                    Some(format!("remove {}: --resume then computes it again", shard.display()))
-                }
-                _ => Some("start again with another --out".into()),
+                (None, "read" | "list") => Remedy::all([
+                    Action::RunAgain.into(),
+                    "if it fails again, see that the file is there, may be read, and that its disk is sound"
+                        .into(),
+                ]),
+                (None, _) => Remedy::when("when this is mended", Action::ResumeJob),
             },
-        }
+            Self::F16Overflow { .. } => Action::WriteF32.into(),
+            Self::Foreign { path, .. } if is_shard(path) => {
+                Remedy::steps(["move it elsewhere".into(), Action::RunAgain.into()])
+            }
+            Self::Foreign { .. } => Action::EmptyOutput.into(),
+            Self::Unsound { .. } => Remedy::all([
+                "it was changed while the job was running".into(),
+                Action::ResumeAffected.into(),
+            ]),
+            Self::Locked { .. } => {
+                Remedy::any_of(["wait for it to end".into(), Action::OtherOutput.into()])
+            }
+            Self::Marked { path, .. } => Remedy::all([
+                "wait for it to end".into(),
+                Remedy::when(
+                    "if it was killed",
+                    Remedy::steps([
+                        format!("remove {}", path.display()).into(),
+                        Action::RunAgain.into(),
+                    ]),
+                ),
+            ]),
+            Self::Taken { .. } | Self::Removed { .. } => Remedy::all([
+                "nothing of the other job was touched".into(),
+                Remedy::when("when it has ended", Action::ResumeJob),
+            ]),
+            Self::Malformed { path, .. } => match path.parent() {
+                _ if path.file_name().is_some_and(|n| n == super::MANIFEST_FILE) => Remedy::all([
+                    Action::ResumeThatJob.into(),
+                    "a job writes this file anew when it ends".into(),
+                ]),
+                Some(shard) if is_shard(shard) => Action::RecomputeShard {
+                    shard: shard.to_owned(),
+                }
+                .into(),
+                _ => Action::OtherOutput.into(),
+            },
+        })
     }
 }

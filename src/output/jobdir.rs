@@ -473,7 +473,14 @@ mod tests {
                 ErrorKind::StorageFull.into(),
             ))
         });
-        assert!(failed.unwrap_err().hint().unwrap().contains("--resume"));
+        assert!(
+            failed
+                .unwrap_err()
+                .remedy()
+                .unwrap()
+                .to_string()
+                .contains("resume")
+        );
         assert_eq!(fs::read(dir.path().join(JOB_FILE)).unwrap(), b"old");
         job.write_atomic(JOB_FILE, write(b"new")).unwrap();
         assert_eq!(fs::read(dir.path().join(JOB_FILE)).unwrap(), b"new");

@@ -208,7 +208,10 @@ mod tests {
             fs::write(&path, text).unwrap();
             let error = marked(dir.path()).unwrap_err();
             assert!(matches!(&error, OutputError::Marked { .. }), "{error}");
-            assert!(error.hint().unwrap().contains("remove"), "{error}");
+            assert!(
+                error.remedy().unwrap().to_string().contains("remove"),
+                "{error}"
+            );
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
         // Another job has replaced the file of the ended job in the meantime.

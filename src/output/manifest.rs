@@ -368,7 +368,7 @@ mod tests {
         let error = write_manifest(&dir, &spec(), 2, &[0, 1]).unwrap_err();
         assert!(matches!(error, OutputError::Unsound { .. }), "{error}");
         assert!(error.to_string().contains("ids.txt has 0 bytes"), "{error}");
-        assert!(error.hint().unwrap().contains("--resume"));
+        assert!(error.remedy().unwrap().to_string().contains("resume"));
     }
 
     #[test]

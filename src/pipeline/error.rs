@@ -1,10 +1,11 @@
 //! The errors that end a job.
 
+use crate::bytes::{Bytes, rounded_up};
 use crate::model::ModelError;
 use crate::output::{ALGORITHMS_FILE, Difference, OutputError};
+use crate::remedy::{Action, Remedy};
 use crate::sequence::{Place, SequenceError};
 use crate::system::memory::Available;
-use crate::system::memory::show;
 use crate::untrusted::Shown;
 use std::path::PathBuf;
 
@@ -14,8 +15,8 @@ pub enum JobError {
     /// The input is bad.
     #[error(transparent)]
     Sequence(#[from] SequenceError),
-    /// A sequence is longer than `--max-length` allows, with `--long error`.
-    #[error("{place}: the sequence has {tokens} tokens, and --max-length allows {max}")]
+    /// A sequence is longer than the job's limit, and the job is to fail then.
+    #[error("{place}: the sequence has {tokens} tokens, and the job allows {max}")]
     TooLong {
         /// The place of the record.
         place: Place,
@@ -37,7 +38,7 @@ pub enum JobError {
     /// A sequence needs more memory than there is, even in a batch of its own.
     #[error(
         "{place}: embedding this sequence of {letters} letters needs about {} of memory, and {} can be had {}",
-        show(*needs), show(available.bytes), available.bound
+        rounded_up(*needs), Bytes(available.bytes), available.bound
     )]
     NoMemory {
         /// The place of the record.
@@ -84,7 +85,7 @@ pub enum JobError {
     /// The output could not be written, or the output directory cannot be used.
     #[error(transparent)]
     Output(#[from] OutputError),
-    /// The output directory already holds a job, and `--resume` was not given.
+    /// The output directory already holds a job, and is not to be resumed.
     #[error("the output directory {} already holds a job", path.display())]
     Exists {
         /// The output directory.
@@ -138,8 +139,8 @@ pub enum JobError {
     Merge {
         /// The reason, as a clause.
         reason: String,
-        /// Advice for the user.
-        hint: String,
+        /// What the user can do about it.
+        remedy: Remedy,
     },
     /// The merged output could not be written.
     #[error(transparent)]
@@ -161,91 +162,104 @@ fn list(differences: &[Difference]) -> String {
 }
 
 impl JobError {
-    /// Returns advice for the user, if there is any.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Sequence(e) => e.hint(),
-            Self::Model(e) => e.hint(),
-            Self::Output(e) => e.hint(),
-            Self::TooLong { .. } => {
-                Some("--long truncate keeps the first tokens, --long window averages over windows".into())
+    /// Returns what the user can do about the error, if a remedy is known.
+    pub fn remedy(&self) -> Option<Remedy> {
+        Some(match self {
+            Self::Sequence(e) => return e.remedy(),
+            Self::Model(e) => return e.remedy(),
+            Self::Output(e) => return e.remedy(),
+            Self::TooLong { .. } => Action::CutOrWindow.into(),
+            Self::InputChanged { .. } => Remedy::any_of([
+                Remedy::steps([
+                    "put it back as it was".into(),
+                    Action::ResumeAffected.into(),
+                ]),
+                Action::OtherOutput.into(),
+            ]),
+            Self::OverCapacity { .. } => Remedy::for_long_sequence(),
+            Self::NoMemory { most: 0..3, .. } => {
+                "use a machine with more memory, or raise the limit".into()
             }
-            Self::InputChanged { .. } => Some(
-                "put it back as it was and run the same command with --resume, which computes again what was made of changed text; or start again, with another --out".into(),
-            ),
-            Self::OverCapacity { tokens, most, .. } => Some(
-                ModelError::TooLong {
-                    tokens: *tokens,
-                    most: *most,
-                }
-                .hint()
-                .unwrap_or_default(),
-            ),
-            Self::NoMemory { most, .. } => Some(match most {
-                0..3 => "use a machine with more memory, or raise the limit".into(),
-                most => format!(
-                    "embed it in windows (--long window) or cut it (--long truncate), with --max-length {} at most; or give \
-                     the job more memory",
-                    most - 2
-                ),
-            }),
-            Self::NonFinite { f16: true, .. } => {
-                Some("values have probably overflowed in f16: use --dtype bf16 or f32; if that gives the same, `weights-tools verify MODEL` looks for values that are not finite".into())
-            }
-            Self::NonFinite { .. } => {
-                Some("check the weights: `weights-tools verify MODEL` looks for values that are not finite".into())
-            }
+            Self::NoMemory { most, .. } => Remedy::any_of([
+                // Two of the tokens are the special tokens at the ends.
+                Action::LimitLength { tokens: most - 2 }.into(),
+                Action::MoreMemory.into(),
+            ]),
+            Self::NonFinite { f16: true, .. } => Remedy::all([
+                Action::AvoidF16.into(),
+                Remedy::when("if that gives the same", Action::VerifyWeights),
+            ]),
+            Self::NonFinite { .. } => Action::VerifyWeights.into(),
             Self::Exists { .. } => {
-                Some("add --resume to go on with it, or give another --out to start anew".into())
+                Remedy::any_of([Action::ContinueJob.into(), Action::OtherOutput.into()])
             }
             // If the directory still held its own table, that table would have been used.
-            Self::Differs { differences, .. } if differences.iter().all(|d| d.field == "gemm_algorithms") => Some(format!(
-                "{ALGORITHMS_FILE}, which holds the job's GEMM algorithms, is missing there: put it back, or give that of another share of the same job by --gemm-algorithms, or another --out"
-            )),
-            Self::Differs { .. } => {
-                Some("give the options, model and inputs of that job, or another --out".into())
+            Self::Differs { differences, .. }
+                if differences.iter().all(|d| d.field == "gemm_algorithms") =>
+            {
+                Remedy::any_of([
+                    format!("{ALGORITHMS_FILE}, which holds the job's GEMM algorithms, is missing there: put it back").into(),
+                    Action::GiveAlgorithms.into(),
+                    Action::OtherOutput.into(),
+                ])
             }
-            Self::RecordsDiffer { shard, .. } => Some(format!(
-                "give the input that the job was started with, or another --out; if this is that input, remove {}, and --resume computes it again",
-                shard.display()
+            Self::Differs { .. } => Remedy::any_of([
+                "give the options, model and inputs of that job".into(),
+                Action::OtherOutput.into(),
+            ]),
+            Self::RecordsDiffer { shard, .. } => or_the_first_input(Action::RecomputeShard {
+                shard: shard.clone(),
+            }),
+            Self::Surplus { shard, .. } => or_the_first_input(Action::Advice(
+                format!("move {} elsewhere", shard.display()).into(),
             )),
-            Self::Surplus { shard, .. } => Some(format!(
-                "give the input that the job was started with, or another --out; if this is that input, move {} elsewhere",
-                shard.display()
-            )),
-            Self::Nameless { .. } => {
-                Some("give an empty or a new directory as --out, or put the job.json back that stood there".into())
-            }
-            // The hints of these errors also fit a merge.
+            Self::Nameless { .. } => Remedy::any_of([
+                Action::EmptyOutput.into(),
+                "put the job.json back that stood there".into(),
+            ]),
+            // The remedies of these errors also fit a merge.
             Self::MergeOutput(
-                e @ (OutputError::Foreign { .. } | OutputError::Locked { .. } | OutputError::Unsound { .. }),
-            ) => e.hint(),
-            Self::MergeOutput(OutputError::Malformed { .. }) => {
-                Some("give an empty or a new directory as --out".into())
+                e @ (OutputError::Foreign { .. }
+                | OutputError::Locked { .. }
+                | OutputError::Marked { .. }
+                | OutputError::Unsound { .. }),
+            ) => return e.remedy(),
+            Self::MergeOutput(OutputError::Malformed { .. }) => Action::EmptyOutput.into(),
+            Self::MergeOutput(OutputError::Taken { .. } | OutputError::Removed { .. }) => {
+                Remedy::all([
+                    "nothing of the other job was touched".into(),
+                    Action::EmptyOutput.into(),
+                ])
             }
-            Self::MergeOutput(OutputError::Marked { path, .. }) => Some(format!(
-                "wait for it to end; if it was killed, remove {} and run the same merge again",
-                path.display()
-            )),
-            Self::MergeOutput(OutputError::Taken { .. } | OutputError::Removed { .. }) => Some(
-                "nothing of the other job was touched; give this merge an --out of its own".into(),
-            ),
             Self::MergeOutput(OutputError::Io { source, .. })
                 if source.kind() == std::io::ErrorKind::StorageFull =>
             {
-                Some("free some space, then run the same merge again: it goes on where it ended".into())
+                Remedy::steps(["free some space".into(), Action::MergeAgain.into()])
             }
-            Self::MergeOutput(_) => {
-                Some("when this is mended, run the same merge again: it goes on where it ended".into())
-            }
-            Self::Algorithms { .. } => Some(
-                "put the file back as the job wrote it: all shares of one job have the same; or begin a new job, with another --out".into(),
-            ),
-            Self::Merge { hint, .. } => Some(hint.clone()),
-            Self::NoThread(_) => {
-                Some("raise the number of processes and threads that this user may have (ulimit -u), or give fewer --threads".into())
-            }
-            Self::Internal(_) => Some("please report this with the command that led to it".into()),
-        }
+            Self::MergeOutput(_) => Remedy::when("when this is mended", Action::MergeAgain),
+            Self::Algorithms { .. } => Remedy::any_of([
+                "put the file back as the job wrote it: all shares of one job have the same".into(),
+                Action::OtherOutput.into(),
+            ]),
+            Self::Merge { remedy, .. } => remedy.clone(),
+            Self::NoThread(_) => Remedy::any_of([
+                "raise the number of processes and threads that this user may have (ulimit -u)"
+                    .into(),
+                Action::FewerThreads.into(),
+            ]),
+            Self::Internal(_) => Action::ReportDefect.into(),
+        })
     }
+}
+
+/// What helps where a shard was made from other records: the first input, another output, or `same`
+/// if the input is the first one after all.
+fn or_the_first_input(same: Action) -> Remedy {
+    Remedy::all([
+        Remedy::any_of([
+            "give the input that the job was started with".into(),
+            Action::OtherOutput.into(),
+        ]),
+        Remedy::when("if this is that input", same),
+    ])
 }

@@ -14,6 +14,7 @@ use crate::output::{
     ShardRecord, Totals, hash_file, list_shards, read_job, read_manifest, read_record, shard_name,
     write_algorithms, write_job, write_manifest,
 };
+use crate::remedy::{Action, Remedy};
 
 /// The result of a merge.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,14 +83,14 @@ pub fn merge(sources: &[PathBuf], out: &Path) -> Result<MergeReport, JobError> {
                 other.path.display(),
                 differences.join("; ")
             );
-            let hint = match gemm_alone && differences.len() == different.len() {
-                true => format!(
-                    "run one of them again, with another --out and `--gemm-algorithms {}`",
-                    first.path.display()
-                ),
+            let remedy: Remedy = match gemm_alone && differences.len() == different.len() {
+                true => Action::RecomputeWithAlgorithms {
+                    of: first.path.to_owned(),
+                }
+                .into(),
                 false => "run every share with the same model, options and inputs".into(),
             };
-            return Err(refuse(reason, hint));
+            return Err(refuse(reason, remedy));
         }
     }
     let table = algorithms(&sources, whole.gemm_algorithms.as_deref())?;
@@ -98,7 +99,7 @@ pub fn merge(sources: &[PathBuf], out: &Path) -> Result<MergeReport, JobError> {
     job.share = Share::ALL.to_string();
     let written = write(out, &job, &whole, table, first.head.input_records, &shards);
     let (manifest, warnings) = written.map_err(|error| match error {
-        // The hint of a job's error names --resume, which `merge` does not have.
+        // A job's error advises to resume, which `merge` cannot do.
         JobError::Output(error) => JobError::MergeOutput(error),
         other => other,
     })?;
@@ -109,10 +110,10 @@ pub fn merge(sources: &[PathBuf], out: &Path) -> Result<MergeReport, JobError> {
     })
 }
 
-fn refuse(reason: impl Into<String>, hint: impl Into<String>) -> JobError {
+fn refuse(reason: impl Into<String>, remedy: impl Into<Remedy>) -> JobError {
     JobError::Merge {
         reason: reason.into(),
-        hint: hint.into(),
+        remedy: remedy.into(),
     }
 }
 
@@ -140,14 +141,17 @@ fn source(path: &Path) -> Result<Source<'_>, JobError> {
     let head = match read {
         Err(OutputError::Io { source: e, .. }) if e.kind() == ErrorKind::NotFound => {
             let reason = format!("{shown} holds no manifest.json, so its job is not complete");
-            return Err(refuse(reason, "finish it with --resume first"));
+            return Err(refuse(reason, Action::ResumeThatJob));
         }
         other => other?,
     };
     let wrong = |what: &str| {
         refuse(
             format!("the manifest.json of {shown} {what}"),
-            "run that share again with --resume, which writes it anew",
+            Remedy::all([
+                Action::ResumeThatJob.into(),
+                "a job writes this file anew when it ends".into(),
+            ]),
         )
     };
     if !(1..=FORMAT).contains(&head.job.format) {
@@ -180,10 +184,7 @@ fn source(path: &Path) -> Result<Source<'_>, JobError> {
     let mut job = match read_job(path) {
         Err(OutputError::Io { source: e, .. }) if e.kind() == ErrorKind::NotFound => {
             let reason = format!("{shown} holds no job.json, so nothing says what its shards are");
-            return Err(refuse(
-                reason,
-                "compute that share again, with another --out",
-            ));
+            return Err(refuse(reason, Action::RecomputeShare));
         }
         other => other?,
     };
@@ -197,10 +198,7 @@ fn source(path: &Path) -> Result<Source<'_>, JobError> {
             "the job.json and the manifest.json of {shown} are of different jobs: {}",
             differences.join("; ")
         );
-        return Err(refuse(
-            reason,
-            "compute that share again, with another --out",
-        ));
+        return Err(refuse(reason, Action::RecomputeShare));
     }
     Ok(Source { path, head, listed })
 }
@@ -246,7 +244,7 @@ fn collect(
             let name = shard_name(*missing);
             let reason =
                 format!("{name} stands in the manifest.json of {shown}, and not beside it");
-            return Err(refuse(reason, "run that share again with --resume"));
+            return Err(refuse(reason, Action::ResumeThatJob));
         }
         for block in stand {
             let path = source.path.join(shard_name(block));
@@ -326,7 +324,10 @@ fn verified(
     };
     Err(refuse(
         format!("{} is not what its job made: {reason}", path.display()),
-        "run that share again with --resume, which computes this shard again",
+        Remedy::all([
+            Action::ResumeThatJob.into(),
+            "it then computes this shard again".into(),
+        ]),
     ))
 }
 
@@ -344,7 +345,7 @@ fn write(
     let taken = |why: &str| {
         refuse(
             format!("{} already holds {why}", out.display()),
-            "give an empty or a new directory as --out",
+            Action::EmptyOutput,
         )
     };
     if !dir.holds_job()? {

@@ -1,8 +1,9 @@
-//! The errors of the input. Each error has a place and a hint.
+//! The errors of the input. Each error has a place and a remedy.
 
 use std::fmt;
 use std::sync::Arc;
 
+use crate::remedy::{Action, Remedy};
 use crate::system::files;
 use crate::untrusted::Shown;
 use crate::untrusted::shown;
@@ -79,7 +80,7 @@ impl fmt::Display for Unclean {
     }
 }
 
-/// An error in the input. It names the file, the record and the line, and [`SequenceError::hint`]
+/// An error in the input. It names the file, the record and the line, and [`SequenceError::remedy`]
 /// says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum SequenceError {
@@ -247,15 +248,37 @@ impl SequenceError {
         }
     }
 
-    /// Returns advice for the user.
-    pub fn hint(&self) -> Option<String> {
-        let hint = match self {
+    /// Returns what the user can do about the error, if a remedy is known.
+    pub fn remedy(&self) -> Option<Remedy> {
+        Some(match self {
             Self::Open { source, .. } => match source.kind() {
-                std::io::ErrorKind::NotFound => "check the path; `-` reads standard input",
-                std::io::ErrorKind::IsADirectory => "name the files in it, e.g. DIR/*.fasta",
-                std::io::ErrorKind::PermissionDenied => "check who may read the file",
-                _ => return files::hint(source).map(Into::into),
+                std::io::ErrorKind::NotFound => Action::CheckInputPath.into(),
+                std::io::ErrorKind::IsADirectory => "name the files in it, e.g. DIR/*.fasta".into(),
+                std::io::ErrorKind::PermissionDenied => "check who may read the file".into(),
+                _ => return files::advice(source).map(Into::into),
             },
+            Self::SequenceTooLong { .. } => "split the sequence".into(),
+            Self::NoMemory { .. } => {
+                Remedy::any_of(["split the sequence".into(), Action::MoreMemory.into()])
+            }
+            Self::Strict { found, .. } => Remedy::any_of([
+                match found {
+                    Unclean::Unnamed => "name the record".into(),
+                    _ => "mend the sequence".into(),
+                },
+                Action::CleanText.into(),
+            ]),
+            Self::NoHeader {
+                looks_like: Some(what),
+                ..
+            } => format!("this looks like {what}; convert it to FASTA or FASTQ first").into(),
+            other => other.advice()?.into(),
+        })
+    }
+
+    /// Returns what to do with the text or the file, where this is the remedy.
+    fn advice(&self) -> Option<&'static str> {
+        Some(match self {
             Self::Read {
                 compression: Some(_),
                 ..
@@ -265,14 +288,6 @@ impl SequenceError {
             Self::Read { .. } => "check the disk or the program that feeds the pipe",
             Self::NoRecords { .. } => {
                 "leave the file out, or check whether the step that wrote it failed"
-            }
-            Self::NoHeader {
-                looks_like: Some(what),
-                ..
-            } => {
-                return Some(format!(
-                    "this looks like {what}; convert it to FASTA or FASTQ first"
-                ));
             }
             Self::NoHeader { .. } => "put a line with '>' and a name before the sequence",
             Self::EmptySequence { .. } => "remove the record, or restore its sequence",
@@ -292,19 +307,13 @@ impl SequenceError {
             Self::IdTooLong { .. } => {
                 "the name is the header up to the first space: put a space after it"
             }
-            Self::SequenceTooLong { .. } => "split the sequence",
-            Self::NoMemory { .. } => "split the sequence, or give the job more memory",
             Self::Fastq { .. } => {
                 "a record is '@' and a name, the sequence, '+', and as many quality characters as bases; check that the file is whole"
             }
-            Self::Strict {
-                found: Unclean::Unnamed,
-                ..
-            } => "name the record, or run without --strict",
-            Self::Strict { .. } => {
-                "mend the sequence, or run without --strict to have it cleaned and counted"
-            }
-        };
-        Some(hint.to_owned())
+            Self::Open { .. }
+            | Self::SequenceTooLong { .. }
+            | Self::NoMemory { .. }
+            | Self::Strict { .. } => return None,
+        })
     }
 }

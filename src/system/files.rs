@@ -5,23 +5,21 @@ use std::io;
 /// Returns advice for an error that means too many open files or a file that is too large; `None`
 /// for every other error.
 #[cfg(unix)]
-pub fn hint(error: &io::Error) -> Option<&'static str> {
+pub fn advice(error: &io::Error) -> Option<&'static str> {
     use rustix::io::Errno;
     match Errno::from_io_error(error)? {
         Errno::MFILE => {
             Some("raise the number of files that a process may have open: ulimit -n 1024")
         }
         Errno::NFILE => Some("this machine has too many files open: end other programs"),
-        Errno::FBIG => Some(
-            "raise the size that a file may have (ulimit -f unlimited), or write smaller shards (--shard-size)",
-        ),
+        Errno::FBIG => Some("raise the size that a file may have (ulimit -f unlimited)"),
         _ => None,
     }
 }
 
 /// Returns `None`: no advice is known on this system.
 #[cfg(not(unix))]
-pub fn hint(_: &io::Error) -> Option<&'static str> {
+pub fn advice(_: &io::Error) -> Option<&'static str> {
     None
 }
 

@@ -35,18 +35,6 @@ pub struct Available {
     pub bound: Bound,
 }
 
-/// Formats a number of bytes with one decimal and a binary unit, from KiB to PiB.
-pub fn show(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut size = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    while size >= 1024.0 && unit + 1 < UNITS.len() {
-        size /= 1024.0;
-        unit += 1;
-    }
-    format!("{size:.1} {}", UNITS[unit])
-}
-
 /// Returns the memory that this process may still allocate; `None` where it is not known.
 ///
 /// The result is the least of three sizes: the remainder of the process's limits, the remainder of
@@ -268,13 +256,6 @@ mod linux {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_read_well() {
-        assert_eq!(show(0), "0.0 KiB");
-        assert_eq!(show(3 << 19), "1.5 MiB");
-        assert_eq!(show(57_600_000_384), "53.6 GiB");
-    }
 
     #[test]
     #[cfg(target_os = "linux")]

@@ -5,6 +5,7 @@
 //! `_exit`, and POSIX allows a handler to call these four functions.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// The most bytes of a message. The end of a longer path is left out.
 const TEXT: usize = 1024;
@@ -17,12 +18,24 @@ pub struct MappedRegion {
     slot: Option<usize>,
 }
 
+/// The most bytes of a hint. The end of a longer hint is left out.
+const HINT: usize = 256;
+
+/// What the user can do when a mapped file can no longer be read, in the words of the program.
+static REMEDY: OnceLock<&str> = OnceLock::new();
+
 /// Returns the message to print when a page of the file cannot be read.
-fn message(path: &Path) -> Vec<u8> {
+fn message(path: &Path, remedy: Option<&str>) -> Vec<u8> {
     // A file name may hold any character, even a control sequence of the terminal.
     let name: String = path.to_string_lossy().escape_debug().collect();
-    let end = "can no longer be read: the file was shortened while it was in use, or its disk failed\n\
-               hint: restore the file and run the same command again (embed: with --resume; finished shards are kept)\n";
+    let hint = remedy.map_or(String::new(), |remedy| {
+        let short: String = remedy.chars().take(HINT / 4).collect();
+        let remedy = if remedy.len() > HINT { &short } else { remedy };
+        format!("hint: {remedy}\n")
+    });
+    let end = format!(
+        "can no longer be read: the file was shortened while it was in use, or its disk failed\n{hint}"
+    );
     let start = "error: ";
     let most = TEXT - start.len() - end.len() - 1;
     let shown: String = name.chars().take(most / 4).collect();
@@ -34,7 +47,7 @@ mod unix {
     use std::path::Path;
     use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-    use super::{MappedRegion, TEXT, message};
+    use super::{MappedRegion, REMEDY, TEXT, message};
 
     /// The exit code for bad weights, because only weights are mapped.
     const LOST: libc::c_int = 4;
@@ -76,7 +89,7 @@ mod unix {
             };
             let slot = REGIONS.iter().position(claim);
             if let Some(slot) = slot.and_then(|i| REGIONS.get(i)) {
-                let text = message(path);
+                let text = message(path, REMEDY.get().copied());
                 for (to, from) in slot.text.iter().zip(&text) {
                     to.store(*from, Ordering::Relaxed);
                 }
@@ -110,8 +123,11 @@ mod unix {
 
     /// Turns two signals that would kill this process silently into errors. A write beyond the
     /// limit of `ulimit -f` fails with an error, and a mapped page that cannot be read ends the
-    /// program with a message that names the file. A program calls this once, at its start.
-    pub fn prepare() {
+    /// program with a message that names the file, and with `remedy` as its hint. A program calls
+    /// this once, at its start.
+    pub fn prepare(remedy: &'static str) {
+        // The words of a first call stay, if there is a second one.
+        let _ = REMEDY.set(remedy);
         // SAFETY: ignoring a signal runs no code of this program.
         unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
         // SAFETY: the reason is the same as in `is_ignored`.
@@ -182,7 +198,7 @@ pub fn is_ignored(_: i32) -> bool {
 
 /// Does nothing, because this system has no such signals.
 #[cfg(not(unix))]
-pub fn prepare() {}
+pub fn prepare(_: &'static str) {}
 
 #[cfg(test)]
 mod tests {
@@ -190,19 +206,23 @@ mod tests {
 
     #[test]
     fn a_message_fits_whatever_the_name() {
-        for name in ["m.safetensors", &"\u{1b}]0;x\u{7}é".repeat(9000)] {
-            let text = message(Path::new(name));
+        let long = "é".repeat(9000);
+        for (name, remedy) in [
+            ("m.safetensors", "restore it"),
+            (&*"\u{1b}]0;x\u{7}é".repeat(9000), &*long),
+        ] {
+            let text = message(Path::new(name), Some(remedy));
             assert!(text.len() <= TEXT, "{}", text.len());
             let text = String::from_utf8(text).unwrap();
             assert!(
-                text.starts_with("error: ") && text.ends_with("kept)\n"),
+                text.starts_with("error: ") && text.contains("\nhint: "),
                 "{text}"
             );
             assert!(!text.contains('\u{1b}'), "{text}");
         }
-        let text = String::from_utf8(message(Path::new("m/model.safetensors"))).unwrap();
+        let text = String::from_utf8(message(Path::new("m/model.safetensors"), None)).unwrap();
         assert!(
-            text.starts_with("error: m/model.safetensors can no longer"),
+            text.starts_with("error: m/model.safetensors can no longer") && !text.contains("hint"),
             "{text}"
         );
     }

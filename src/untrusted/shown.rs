@@ -8,6 +8,8 @@
 use std::fmt::{self, Write};
 use std::path::Path;
 
+use serde::Serializer;
+
 /// The most characters of a text that a message shows. The longest tensor name in a published model
 /// has 62 characters and stays whole: its end distinguishes it from other names.
 pub const LONGEST: usize = 80;
@@ -102,6 +104,26 @@ pub fn message(text: &str) -> String {
         }
     }
     shown
+}
+
+/// Serializes a path as text. In JSON a path need not lead back to its file, and a path that is not
+/// UTF-8 must not make the whole report fail.
+///
+/// # Errors
+/// The error of the serializer.
+pub fn serialize_path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&path.to_string_lossy())
+}
+
+/// Serializes paths as [`serialize_path`] does.
+///
+/// # Errors
+/// The error of the serializer.
+pub fn serialize_paths<P: AsRef<Path>, S: Serializer>(
+    paths: &[P],
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    to.collect_seq(paths.iter().map(|path| path.as_ref().to_string_lossy()))
 }
 
 /// Shows a shape. Only its first sizes are shown, since a file may give a million sizes.

@@ -69,6 +69,7 @@ pub struct TensorInfo {
     /// Row-major shape, outermost first.
     pub shape: Vec<usize>,
     /// The file that holds the tensor.
+    #[serde(serialize_with = "crate::untrusted::shown::serialize_path")]
     pub file: PathBuf,
     /// Whether the model uses the tensor.
     pub used: bool,

@@ -3,12 +3,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::remedy::{Action, Remedy};
 use crate::system::files;
 use crate::untrusted::Shown;
 use crate::untrusted::shown;
 
 /// Why weights could not be read or written. Every message names the file, and the tensor if there
-/// is one; [`WeightsError::hint`] says what to do.
+/// is one; [`WeightsError::remedy`] says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// A file could not be opened, mapped or read.
@@ -157,9 +158,9 @@ impl WeightsError {
         move |source| WeightsError::Write { path, source }
     }
 
-    /// What the user can do about the error.
-    pub fn hint(&self) -> Option<String> {
-        let text = match self {
+    /// Returns what the user can do about the error, if a remedy is known.
+    pub fn remedy(&self) -> Option<Remedy> {
+        Some(match self {
             WeightsError::Read { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => {
                     "check the path; where it is a link, download what it leads to again".into()
@@ -175,21 +176,21 @@ impl WeightsError {
                 io::ErrorKind::OutOfMemory => {
                     "the files of a model are mapped whole: raise the limit of the address space, ulimit -v unlimited".into()
                 }
-                _ => return files::hint(source).map(Into::into),
+                _ => return files::advice(source).map(Into::into),
             },
             WeightsError::Write { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    "free some space, or choose another --out".into()
+                    Remedy::any_of(["free some space".into(), Action::OtherOutput.into()])
                 }
                 io::ErrorKind::PermissionDenied => "choose a folder you may write to".into(),
-                _ => return files::hint(source).map(Into::into),
+                _ => return files::advice(source).map(Into::into),
             },
             WeightsError::NoWeights { .. } => "give a folder with model.safetensors or pytorch_model.bin \
                  (or one of them sharded, with its index), or a .safetensors, .bin or fair-esm .pt file"
                 .into(),
             WeightsError::Format { hint, .. }
             | WeightsError::Config { hint, .. }
-            | WeightsError::Unusable { hint, .. } => hint.clone(),
+            | WeightsError::Unusable { hint, .. } => hint.clone().into(),
             WeightsError::Missing { .. } => "download the model again; of a sharded one every shard is needed, \
                  and config.json must be the one published with these weights"
                 .into(),
@@ -197,16 +198,20 @@ impl WeightsError {
                 "check that config.json is the one published with these weights".into()
             }
             WeightsError::Twice { .. } => "keep one of the two files".into(),
-            WeightsError::Changed { .. } => {
-                "put the file back and run the same command with --resume (finished shards were computed before the \
-                 change), or start again with another --out; to replace a model that is in use, write the new file \
-                 beside the old one and rename it"
-                    .into()
-            }
+            WeightsError::Changed { .. } => Remedy::all([
+                Remedy::any_of([
+                    Remedy::steps([
+                        "put the file back".into(),
+                        Action::ResumeJob.into(),
+                    ]),
+                    Action::OtherOutput.into(),
+                ]),
+                "to replace a model that is in use, write the new file beside the old one and rename it"
+                    .into(),
+            ]),
             WeightsError::Spec { .. } => {
                 "choose a head count that divides the hidden size, and sizes of at least 1".into()
             }
-        };
-        Some(text)
+        })
     }
 }

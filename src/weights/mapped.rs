@@ -176,6 +176,6 @@ mod tests {
         assert_eq!(Mapped::open(&path).unwrap().bytes(), b"");
         assert!(Mapped::open(dir.path()).is_err());
         let error = Mapped::open(&dir.path().join("none")).unwrap_err();
-        assert!(error.to_string().contains("none") && error.hint().is_some());
+        assert!(error.to_string().contains("none") && error.remedy().is_some());
     }
 }

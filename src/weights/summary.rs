@@ -26,6 +26,7 @@ pub struct Summary {
     /// Size in bytes of the files that hold tensors.
     pub bytes: u64,
     /// The files that hold tensors.
+    #[serde(serialize_with = "shown::serialize_paths")]
     pub files: Vec<PathBuf>,
     /// How many of the used tensors are stored in each number format.
     pub dtypes: BTreeMap<String, usize>,

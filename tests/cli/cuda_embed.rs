@@ -278,7 +278,7 @@ fn a_device_that_fails_ends_the_job_and_keeps_its_shards() {
     // Too little memory for the model.
     let mut command = place.embed("failed", options);
     command.env("SEQSTREAM_SIM_MEMORY", "560000000");
-    fails(command, 8, &["0.5 GiB free, and the model needs 0.6 GiB"]);
+    fails(command, 8, &["MiB free, and the model needs "]);
 }
 
 #[test]
@@ -391,7 +391,7 @@ fn advice_on_too_little_memory_is_true() {
             Some(0) => None,
             code => {
                 assert_eq!(code, Some(8), "{said}");
-                assert!(said.contains(" GiB free, and the model needs "), "{said}");
+                assert!(said.contains(" MiB free, and the model needs "), "{said}");
                 Some(said)
             }
         }
@@ -414,7 +414,8 @@ fn advice_on_too_little_memory_is_true() {
     // The advice is not given if that would not fit either, nor if it was already followed.
     let said = run(f16 - 10, "--dtype f32").unwrap();
     assert!(
-        said.contains("hint: use a device with 0.6 GiB free"),
+        said.contains("hint: use a device with ")
+            && said.contains(" MiB free, or use --device cpu"),
         "{said}"
     );
     let said = run(f16 - 1, "--dtype f16").unwrap();

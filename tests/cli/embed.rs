@@ -252,6 +252,76 @@ fn a_bench_without_a_workload_is_a_usage_error() {
     assert!(stderr(&output).contains("--lengths"), "{}", stderr(&output));
 }
 
+/// A path on Linux is bytes. In JSON, bytes that are not UTF-8 are replaced.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_model_whose_path_is_not_text_is_inspected() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::new(0);
+    let name = std::ffi::OsStr::from_bytes(b"m\xff");
+    std::fs::rename(place.path("model"), place.path("").join(name)).unwrap();
+    for (options, says) in [
+        (&[] as &[&str], "ESM-2, 2 layers"),
+        (&["--json"], "\"file\":\"m\u{fffd}/model.safetensors\""),
+    ] {
+        let mut command = seqstream();
+        command.current_dir(place.path("")).arg("inspect").arg(name);
+        let output = command.args(options).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(says), "{text}");
+    }
+}
+
+#[test]
+fn a_bench_prints_its_report_as_a_table_or_as_json() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let said = |json: &[&str]| {
+        let mut command = seqstream();
+        command
+            .current_dir(root)
+            .args(["bench", "--model", "examples/tiny-esm2"]);
+        command.args(["--lengths", "12", "--fasta", "examples/proteins.fasta"]);
+        command
+            .args(["--tokens", "100", "--rounds", "3"])
+            .args(json);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let table = said(&[]);
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(
+        lines.len() == 3
+            && lines[0].starts_with("ESM-2 4x48, ")
+            && lines[1].starts_with("length 12 ")
+            && lines[2].starts_with("proteins.fasta ")
+            && lines[2].ends_with(" tokens/s"),
+        "{table}"
+    );
+    let value: serde_json::Value = serde_json::from_str(&said(&["--json"])).unwrap();
+    let keys: Vec<&String> = value.as_object().unwrap().keys().collect();
+    assert_eq!(
+        keys,
+        ["model", "place", "simd", "token_budget", "workloads"]
+    );
+    let workload = &value["workloads"][0];
+    let keys: Vec<&String> = workload.as_object().unwrap().keys().collect();
+    let right = [
+        "workload",
+        "tokens",
+        "batches",
+        "tokens_per_second",
+        "rounds",
+    ];
+    assert_eq!(keys, right);
+    assert_eq!(
+        (&workload["tokens"], &workload["batches"]),
+        (&108.into(), &1.into())
+    );
+    assert_eq!(workload["rounds"].as_array().unwrap().len(), 3);
+}
+
 #[test]
 fn dnabert_reads_its_own_tokenizer() {
     jobs::dnabert_reads_its_own_tokenizer(&Place::new(0));

@@ -150,7 +150,7 @@ fn all_devices_of_a_job_use_one_table_and_so_does_its_resumption() {
     let old = sealed(&json.replace("130002", "120805"));
     let error = Gemm::load(&rig.context, imposed(&old), TUNING).unwrap_err();
     assert!(matches!(error, GemmError::Imposed { .. }), "{error}");
-    assert!(error.hint().unwrap().contains("begun with"));
+    assert!(error.remedy().unwrap().to_string().contains("begun with"));
 }
 
 #[test]
@@ -168,7 +168,13 @@ fn a_missing_library_is_an_error_that_names_the_remedy() {
     let error = load("/nowhere/libcublasLt.so.13");
     assert!(matches!(error, GemmError::Missing { .. }), "{error}");
     assert!(error.to_string().contains("/nowhere/libcublasLt.so.13"));
-    assert!(error.hint().unwrap().contains("SEQSTREAM_LIBCUBLASLT"));
+    assert!(
+        error
+            .remedy()
+            .unwrap()
+            .to_string()
+            .contains("SEQSTREAM_LIBCUBLASLT")
+    );
     let error = load("libm.so.6");
     assert!(matches!(error, GemmError::Library { .. }), "{error}");
     let text = error.to_string();

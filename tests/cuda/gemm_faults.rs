@@ -97,7 +97,10 @@ fn a_fault_at_any_call_of_the_library_is_an_error_that_names_it() {
                 text.starts_with(&begin) && text.contains("device 0"),
                 "{text}"
             );
-            assert!(error.hint().unwrap().contains("--resume"), "{text}");
+            assert!(
+                error.remedy().unwrap().to_string().contains("resume"),
+                "{text}"
+            );
         }
         assert!(nth > 1, "{function} is never called");
     }
@@ -183,5 +186,5 @@ fn an_error_names_product_rows_and_the_drivers_own_reason() {
     let error = run(case.operands(), 9).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{text}");
-    assert!(error.hint().unwrap().contains("--resume"));
+    assert!(error.remedy().unwrap().to_string().contains("resume"));
 }

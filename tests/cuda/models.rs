@@ -308,7 +308,7 @@ fn a_sequence_that_fits_nowhere_is_an_error_that_says_what_helps() {
         error.to_string().contains("129 tokens does not fit"),
         "{error}"
     );
-    assert!(error.hint().unwrap().contains("--long window"));
+    assert!(error.remedy().unwrap().to_string().contains("in windows"));
     assert!(built.model.collect().unwrap().is_none());
 }
 

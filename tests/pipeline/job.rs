@@ -370,7 +370,7 @@ fn a_merge_that_would_lose_or_double_is_refused() {
         let out = tempfile::tempdir().unwrap();
         let error = merge(sources, out.path()).unwrap_err();
         assert!(matches!(&error, JobError::Merge { .. }), "{error}");
-        assert!(error.hint().is_some());
+        assert!(error.remedy().is_some());
         assert!(
             tree(out.path()).is_empty(),
             "nothing is written before all is checked"

@@ -204,7 +204,13 @@ fn what_no_job_makes_is_left_where_it_is() {
         matches!(&error, JobError::Output(OutputError::Foreign { name, .. }) if name == "notes.txt"),
         "{error}"
     );
-    assert!(error.hint().unwrap().contains("move it elsewhere"));
+    assert!(
+        error
+            .remedy()
+            .unwrap()
+            .to_string()
+            .contains("move it elsewhere")
+    );
     assert!(notes.exists() && out.path().join("manifest.json").exists());
 }
 
@@ -280,8 +286,9 @@ fn a_letter_that_moves_from_sequence_to_id_is_seen() {
     let shard = out.path().join("shard-000001");
     assert!(
         error
-            .hint()
+            .remedy()
             .unwrap()
+            .to_string()
             .contains(&format!("remove {}", shard.display()))
     );
     job.run(out.path()).unwrap();
@@ -305,7 +312,13 @@ fn shards_of_changed_text_are_computed_again() {
         changed.run(out.path()).unwrap_err()
     };
     assert!(matches!(error, JobError::InputChanged { .. }), "{error}");
-    assert!(error.hint().unwrap().contains("put it back as it was"));
+    assert!(
+        error
+            .remedy()
+            .unwrap()
+            .to_string()
+            .contains("put it back as it was")
+    );
     job.resume = true;
     let opened = open_job(out.path(), job.spec(), true, &job.checks(), None).unwrap();
     let removed: Vec<_> = opened.removed.iter().map(|r| r.shard.clone()).collect();
@@ -350,8 +363,9 @@ fn a_shard_beyond_the_input_is_named_before_anything_is_computed() {
     let shard = out.path().join("shard-000002");
     assert!(
         error
-            .hint()
+            .remedy()
             .unwrap()
+            .to_string()
             .contains(&format!("move {}", shard.display()))
     );
     assert!(shard.exists());
@@ -364,10 +378,10 @@ fn output_without_its_job_is_not_told_to_resume() {
     let refused = |job: &Job| {
         let error = job.run(out.path()).unwrap_err();
         assert!(matches!(error, JobError::Nameless { .. }), "{error}");
-        let hint = error.hint().unwrap();
+        let remedy = error.remedy().unwrap().to_string();
         assert!(
-            !hint.contains("--resume") && hint.contains("--out"),
-            "{hint}"
+            !remedy.contains("resume") && remedy.contains("output directory"),
+            "{remedy}"
         );
     };
     fs::remove_file(out.path().join("job.json")).unwrap();
@@ -445,7 +459,7 @@ fn refused(sources: &[PathBuf], says: &str) {
         right && error.to_string().contains(says),
         "{error}, not {says}"
     );
-    assert!(error.hint().is_some());
+    assert!(error.remedy().is_some());
     assert!(tree(out.path()).is_empty());
 }
 
@@ -588,9 +602,9 @@ fn a_merge_that_was_broken_off_goes_on() {
         shard: None,
         source: full,
     });
-    let hint = error.hint().unwrap();
+    let remedy = error.remedy().unwrap().to_string();
     assert!(
-        hint.contains("same merge again") && !hint.contains("--resume"),
-        "{hint}"
+        remedy.contains("merge again") && !remedy.contains("resume"),
+        "{remedy}"
     );
 }

@@ -100,7 +100,7 @@ fn a_job_is_not_begun_over_another() {
     let before = tree(out.path());
     let error = job.run(out.path()).unwrap_err();
     assert!(matches!(error, JobError::Exists { .. }), "{error}");
-    assert!(error.hint().unwrap().contains("--resume"));
+    assert!(error.remedy().unwrap().to_string().contains("resume"));
     assert_eq!(tree(out.path()), before);
 }
 
@@ -267,7 +267,7 @@ fn an_output_that_fails_keeps_what_is_finished() {
         }) => assert_eq!(Some(path), partial(out.path(), 2).as_ref()),
         other => panic!("{other}"),
     }
-    assert!(error.hint().unwrap().contains("--resume"));
+    assert!(error.remedy().unwrap().to_string().contains("resume"));
     assert_eq!(rows(out.path(), 2).len(), 16);
     job.resume = true;
     let mut model = Hashing::new();

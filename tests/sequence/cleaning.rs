@@ -226,7 +226,7 @@ fn strict_refuses_each_cleaning_with_its_place() {
         let e = clean(Alphabet::Protein, Cleaning::On, true, &mut record).unwrap_err();
         assert_eq!(record, before);
         assert_eq!(at(&e), (2, 6), "{e}");
-        assert!(e.hint().is_some());
+        assert!(e.remedy().is_some());
         match e {
             SequenceError::Strict {
                 column: c,

@@ -236,7 +236,10 @@ fn what_is_no_text() {
     }
     for bom in [&b"\xff\xfe>\0a\0"[..], b"\xfe\xff\0>\0a"] {
         let e = error(bom);
-        assert!(matches!(e, SequenceError::Utf16 { .. }) && e.hint().unwrap().contains("iconv"));
+        assert!(
+            matches!(e, SequenceError::Utf16 { .. })
+                && e.remedy().unwrap().to_string().contains("iconv")
+        );
     }
     for (magic, word) in [
         (&b"PK\x03\x04rest"[..], "zip"),
@@ -244,7 +247,7 @@ fn what_is_no_text() {
         (b"@HD\tVN:1.6\n", "SAM"),
         (b"\x89\x50\xe5\x01\x02\n", "binary"),
     ] {
-        assert!(error(magic).hint().unwrap().contains(word));
+        assert!(error(magic).remedy().unwrap().to_string().contains(word));
     }
 }
 

@@ -55,8 +55,9 @@ fn compression_of_one_part_or_several() {
         assert!(matches!(error(&pack(b"")), SequenceError::NoRecords { .. }));
         assert!(
             error(&pack(&pack(text)))
-                .hint()
+                .remedy()
                 .unwrap()
+                .to_string()
                 .contains("compressed twice")
         );
     }
@@ -163,7 +164,7 @@ fn what_cannot_be_opened() {
             .unwrap()
             .unwrap_err();
         assert!(
-            matches!(e, SequenceError::Open { .. }) && e.hint().is_some(),
+            matches!(e, SequenceError::Open { .. }) && e.remedy().is_some(),
             "{e}"
         );
         assert_eq!(e.file(), path.to_string_lossy());

@@ -255,7 +255,7 @@ fn refused(change: impl FnOnce(&mut Value)) -> TokenizerError {
     let mut file = json("bpe_tokenizer.json");
     change(&mut file);
     let error = Tokenizer::from_json("t.json", file.to_string().as_bytes()).unwrap_err();
-    assert!(error.hint().is_some());
+    assert!(error.remedy().is_some());
     error
 }
 
@@ -345,5 +345,5 @@ fn what_is_no_tokenizer_is_an_error() {
         assert!(error.to_string().starts_with("t.json: "), "{error}");
     }
     let error = Tokenizer::from_file(Path::new("/nonexistent/tokenizer.json")).unwrap_err();
-    assert!(matches!(error, TokenizerError::Read { .. }) && error.hint().is_some());
+    assert!(matches!(error, TokenizerError::Read { .. }) && error.remedy().is_some());
 }

@@ -112,7 +112,7 @@ fn an_error_says_where_it_happened_and_what_to_do() {
     ] {
         assert!(text.contains(part), "{text}");
     }
-    assert!(error.hint().unwrap().contains("--resume"));
+    assert!(error.remedy().unwrap().to_string().contains("resume"));
 }
 
 #[test]

@@ -205,7 +205,7 @@ fn a_ring_refuses_what_it_cannot_do() {
     ring.finish(0).unwrap();
     let error = ring.stage(2).err().unwrap();
     assert_eq!(error, StreamError::Full { slots: 2 });
-    assert!(error.hint().is_some());
+    assert!(error.remedy().is_some());
     // A batch is waited for once and read as often as needed, until it is released.
     assert_eq!(ring.wait().unwrap(), ring.wait().unwrap());
     assert_eq!(ring.results().unwrap().len(), 10);

@@ -40,7 +40,7 @@ pub fn error(text: &[u8]) -> SequenceError {
     let error = read(text).expect_err("this text is bad");
     assert_eq!(error.file(), "in.fa");
     assert!(error.to_string().starts_with("in.fa"), "{error}");
-    assert!(error.hint().is_some(), "{error}");
+    assert!(error.remedy().is_some(), "{error}");
     error
 }
 

@@ -50,7 +50,7 @@ fn malformed(bytes: &[u8]) -> String {
 fn refused(path: &Path) -> String {
     let error = Checkpoint::open(path).unwrap_err();
     fit_for_a_terminal(&error.to_string());
-    fit_for_a_terminal(&error.hint().unwrap());
+    fit_for_a_terminal(&error.remedy().unwrap().to_string());
     error.to_string()
 }
 

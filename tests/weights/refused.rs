@@ -26,7 +26,7 @@ fn refused(path: &Path, parts: &[&str]) -> WeightsError {
         assert!(message.contains(part), "no {part:?} in: {message}");
     }
     assert!(
-        error.hint().is_some_and(|h| !h.is_empty()),
+        error.remedy().is_some_and(|r| !r.to_string().is_empty()),
         "no remedy for: {message}"
     );
     error
@@ -240,7 +240,7 @@ fn paths_without_weights() {
     )
     .unwrap();
     let error = refused(dir.path(), &["Git LFS pointer"]);
-    assert!(error.hint().unwrap().contains("git lfs pull"));
+    assert!(error.remedy().unwrap().to_string().contains("git lfs pull"));
     fs::write(&file, "<!DOCTYPE html><html></html>").unwrap();
     refused(dir.path(), &["web page"]);
     fs::write(&file, "").unwrap();

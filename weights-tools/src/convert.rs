@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use seqstream::architecture::ModelKind;
 use seqstream::architecture::config_json;
 use seqstream::architecture::layout;
+use seqstream::bytes::Bytes;
 use seqstream::dtype::DType;
 use seqstream::untrusted::Shown;
 use seqstream::untrusted::file;
@@ -14,7 +15,7 @@ use seqstream::untrusted::shown;
 use seqstream::weights::write::{Planned, SafetensorsWriter, file_rank, write_file};
 use seqstream::weights::{Checkpoint, Tensor};
 
-use crate::{DTypeArg, Failure, say, size};
+use crate::{DTypeArg, Failure, say};
 
 /// Values that are converted at a time: 4 MiB of f32.
 const BLOCK: usize = 1 << 20;
@@ -94,7 +95,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         "wrote {}: {} tensors, {}",
         shown::path(out),
         planned.len(),
-        size::show(bytes)
+        Bytes(bytes)
     );
     if total.largest == 0.0 {
         say!("error introduced: none, all values are exact");

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use seqstream::dtype::DType;
+use seqstream::remedy::Action;
 use seqstream::system::signals;
 use seqstream::untrusted::shown;
 use seqstream::weights::WeightsError;
@@ -38,7 +39,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    signals::prepare();
+    signals::prepare("restore the file and run the same command again");
     let result = match Cli::parse().command {
         Command::Inspect(args) => inspect::run(args),
         Command::Convert(args) => convert::run(args),
@@ -163,6 +164,15 @@ impl Failure {
     }
 }
 
+/// Puts an action into the words of this program, which has options of its own.
+fn words(action: &Action) -> String {
+    match action {
+        Action::OtherOutput => "choose another --out".into(),
+        Action::RunAgain | Action::ResumeJob => "run the same command again".into(),
+        other => other.to_string(),
+    }
+}
+
 impl From<WeightsError> for Failure {
     fn from(error: WeightsError) -> Self {
         let code = match error {
@@ -172,7 +182,7 @@ impl From<WeightsError> for Failure {
         };
         Self {
             message: error.to_string(),
-            hint: error.hint(),
+            hint: error.remedy().map(|remedy| remedy.words(&words)),
             code,
         }
     }

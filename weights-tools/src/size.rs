@@ -1,4 +1,4 @@
-//! Parses and shows byte counts as people write and read them.
+//! Parses byte counts as people write them.
 
 /// Parses `2GB`, `500MB`, `1.5GiB` or a bare number of bytes.
 ///
@@ -29,35 +29,17 @@ pub fn parse(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Shows a byte count with a decimal unit: 1234567 as `1.23 MB`.
-pub fn show(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
-    if bytes < 1000 {
-        return format!("{bytes} B");
-    }
-    let mut value = bytes as f64 / 1e3;
-    let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < UNITS.len() {
-        value /= 1e3;
-        unit += 1;
-    }
-    format!("{value:.2} {}", UNITS[unit])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn sizes_parse_and_show() {
+    fn sizes_parse() {
         assert_eq!(parse("5GB"), Ok(5_000_000_000));
         assert_eq!(parse("1.5 KiB"), Ok(1536));
         assert_eq!(parse("77"), Ok(77));
         for bad in ["", "GB", "-1", "5 parsecs", "nan", "inf"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
-        assert_eq!(show(999), "999 B");
-        assert_eq!(show(1_234_567), "1.23 MB");
-        assert_eq!(show(60_520_000_000), "60.52 GB");
     }
 }

@@ -129,7 +129,7 @@ impl Cuda {
             CudaError::Driver(e) | CudaError::Gemm(GemmError::Driver(e)) => self.processor.fail(e),
             CudaError::Gemm(e) => self.processor.end_job(StreamError::Product {
                 text: e.to_string(),
-                hint: e.hint(),
+                remedy: e.remedy(),
             }),
             error => return error,
         })

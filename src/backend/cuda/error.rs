@@ -1,8 +1,10 @@
 //! The errors of the CUDA backend.
 
+use crate::bytes::{Bytes, rounded_up};
 use crate::gpu::cublaslt::GemmError;
 use crate::gpu::driver::DriverError;
 use crate::gpu::stream::StreamError;
+use crate::remedy::{Action, Remedy};
 use std::fmt;
 
 /// Why a model does not run, or no longer runs, on a CUDA device.
@@ -83,30 +85,14 @@ pub struct Shortage {
     pub fewer_tokens: Option<usize>,
 }
 
-/// Formats tenths of a GiB.
-fn gib(tenths: u64) -> String {
-    format!("{}.{} GiB", tenths / 10, tenths % 10)
-}
-
-/// Formats free memory, rounded down so that the text never promises more than there is.
-fn gib_of_free(bytes: u64) -> String {
-    gib(((u128::from(bytes) * 10) >> 30) as u64)
-}
-
-/// Formats needed memory, rounded up so that it never reads the same as a free amount that is too
-/// small.
-fn gib_of_need(bytes: u64) -> String {
-    gib((u128::from(bytes) * 10).div_ceil(1 << 30) as u64)
-}
-
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
             "device {} has {} free, and the model needs {} for a pass of {} token{}",
             self.device,
-            gib_of_free(self.free),
-            gib_of_need(self.needed),
+            Bytes(self.free),
+            rounded_up(self.needed),
             self.tokens,
             if self.tokens == 1 { "" } else { "s" },
         )
@@ -115,24 +101,22 @@ impl fmt::Display for Shortage {
 
 impl Shortage {
     /// Returns the remedies that would help, and no others.
-    fn hint(&self) -> String {
-        let needed = gib_of_need(self.needed);
+    fn remedy(&self) -> Remedy {
         let mut ways = Vec::new();
         if self.fits_in_16_bits {
-            ways.push("use --dtype f16 or bf16".to_owned());
+            ways.push(Action::HalfPrecision);
         }
         if let Some(tokens) = self.fewer_tokens {
-            ways.push(format!("use --token-budget {tokens}"));
+            ways.push(Action::TokenBudget { tokens });
         }
         if self.needed <= self.total {
-            ways.push(format!(
-                "end what takes the rest of the device's {} (nvidia-smi shows it)",
-                gib_of_free(self.total)
-            ));
+            ways.push(Action::FreeDeviceMemory { total: self.total });
         }
-        ways.push(format!("use a device with {needed} free"));
-        ways.push("use --device cpu".into());
-        ways.join(", or ")
+        ways.push(Action::LargerDevice {
+            free: Some(self.needed),
+        });
+        ways.push(Action::UseCpu);
+        Remedy::AnyOf(ways.into_iter().map(Into::into).collect())
     }
 }
 
@@ -153,17 +137,17 @@ impl CudaError {
     }
 
     /// Returns what the user can do about the error, if anything.
-    pub fn hint(&self) -> Option<String> {
+    pub fn remedy(&self) -> Option<Remedy> {
         match self {
-            Self::Driver(e) => Some(e.job_hint().into()),
-            Self::Stream(e) => e.hint().map(Into::into),
-            Self::Gemm(e) => e.hint().map(Into::into),
-            Self::NoKernel { .. } => Some(
-                "build it where nvcc stands (scripts/fetch-nvcc fetches one), or use --device cpu"
-                    .into(),
-            ),
-            Self::Memory(shortage) => Some(shortage.hint()),
-            Self::HeadDim { .. } => Some("use --device cpu".into()),
+            Self::Driver(e) => Some(e.job_remedy()),
+            Self::Stream(e) => e.remedy(),
+            Self::Gemm(e) => e.remedy(),
+            Self::NoKernel { .. } => Some(Remedy::any_of([
+                "build it where nvcc stands (scripts/fetch-nvcc fetches one)".into(),
+                Action::UseCpu.into(),
+            ])),
+            Self::Memory(shortage) => Some(shortage.remedy()),
+            Self::HeadDim { .. } => Some(Action::UseCpu.into()),
             Self::NotListed { .. }
             | Self::WrongRole
             | Self::Results { .. }
@@ -188,43 +172,30 @@ mod tests {
 
     fn said(shortage: Shortage) -> (String, String) {
         let error = CudaError::Memory(Box::new(shortage));
-        (error.to_string(), error.hint().unwrap())
+        (error.to_string(), error.remedy().unwrap().to_string())
     }
 
     #[test]
-    fn too_little_memory_is_told_in_gib_with_what_would_help_alone() {
-        let (text, hint) = said(SHORTAGE);
+    fn too_little_memory_is_told_with_what_would_help_alone() {
+        let (text, remedy) = said(SHORTAGE);
         assert_eq!(
             text,
             "device 0 has 19.5 GiB free, and the model needs 28.7 GiB for a pass of 128 tokens"
         );
-        assert_eq!(hint, "use a device with 28.7 GiB free, or use --device cpu");
-        let (_, hint) = said(Shortage {
+        assert_eq!(
+            remedy,
+            "use a device with 28.7 GiB free, or compute on the CPU"
+        );
+        let (_, remedy) = said(Shortage {
             fits_in_16_bits: true,
             fewer_tokens: Some(7),
             total: 80 << 30,
             ..SHORTAGE
         });
         assert_eq!(
-            hint,
-            "use --dtype f16 or bf16, or use --token-budget 7, or end what takes the rest of the device's 80.0 GiB \
-             (nvidia-smi shows it), or use a device with 28.7 GiB free, or use --device cpu"
+            remedy,
+            "compute in f16 or bf16, or use 7 tokens per batch, or end what takes the rest of the device's 80.0 GiB \
+             (nvidia-smi shows it), or use a device with 28.7 GiB free, or compute on the CPU"
         );
-    }
-
-    /// Even if only a few bytes are missing, the two sizes never read the same.
-    #[test]
-    fn what_is_free_reads_as_less_than_what_is_needed() {
-        for free in [0, 1, (1 << 30) - 1, 1 << 30, (5 << 30) / 10, 1 << 60] {
-            let (text, _) = said(Shortage {
-                free,
-                needed: free + 1,
-                ..SHORTAGE
-            });
-            let (has, needs) = text.split_once(" GiB free").unwrap();
-            let has = has.rsplit_once(' ').unwrap().1;
-            let needs = needs.split_once("needs ").unwrap().1;
-            assert_ne!(Some(has), needs.split(' ').next(), "{text}");
-        }
     }
 }

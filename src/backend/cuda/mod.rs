@@ -35,6 +35,7 @@ pub mod params;
 
 use crate::gpu::cublaslt::{self, GemmError};
 use crate::gpu::driver::{self, DeviceInfo, DriverError, Library};
+use crate::remedy::{Action, Remedy};
 
 /// Why CUDA cannot be used on this machine.
 #[derive(Debug, thiserror::Error)]
@@ -55,19 +56,20 @@ pub enum Unavailable {
 
 impl Unavailable {
     /// Returns what the user can do about it.
-    pub fn hint(&self) -> String {
+    pub fn remedy(&self) -> Remedy {
+        let or_the_cpu =
+            |advice: &'static str| Remedy::any_of([advice.into(), Action::UseCpu.into()]);
         match self {
-            Unavailable::NoKernels => {
-                "in its source folder run scripts/fetch-nvcc (or install the CUDA toolkit) and build it again; or use --device cpu".into()
-            }
+            Unavailable::NoKernels => or_the_cpu(
+                "in its source folder run scripts/fetch-nvcc (or install the CUDA toolkit) and build it again",
+            ),
             Unavailable::NoDriver(_) => {
-                "install NVIDIA's driver, or set SEQSTREAM_LIBCUDA to its libcuda.so.1; or use --device cpu".into()
+                or_the_cpu("install NVIDIA's driver, or set SEQSTREAM_LIBCUDA to its libcuda.so.1")
             }
             Unavailable::Driver(error) => error
-                .hint()
-                .unwrap_or("see that nvidia-smi lists a device; or use --device cpu")
-                .into(),
-            Unavailable::Products(error) => error.hint().unwrap_or("use --device cpu").into(),
+                .remedy()
+                .unwrap_or_else(|| or_the_cpu("see that nvidia-smi lists a device")),
+            Unavailable::Products(error) => error.remedy().unwrap_or_else(|| Action::UseCpu.into()),
         }
     }
 }

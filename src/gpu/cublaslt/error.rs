@@ -2,6 +2,7 @@
 
 use super::bindings as sys;
 use crate::gpu::driver::{DriverError, Stream, StreamName};
+use crate::remedy::{Action, Remedy};
 use std::fmt;
 
 /// Why a GEMM cannot be described or run.
@@ -89,8 +90,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Returns advice for the user.
-    fn hint(&self) -> &'static str {
+    /// Returns what the user can do.
+    fn advice(&self) -> &'static str {
         match self {
             Self::Machine { .. } => {
                 "a job goes on only with the kind of GPU and the version of cuBLASLt that it was begun with: choose that GPU, or that library by SEQSTREAM_LIBCUBLASLT; on others begin a new job in another output directory, without this table"
@@ -192,33 +193,35 @@ impl GemmError {
         matches!(self, Self::Imposed { .. })
     }
 
-    /// Returns advice for the user, if there is any.
-    pub fn hint(&self) -> Option<&'static str> {
+    /// Returns what the user can do about the error, if a remedy is known.
+    pub fn remedy(&self) -> Option<Remedy> {
+        let or_another_dtype =
+            |advice: &'static str| Remedy::any_of([advice.into(), Action::OtherDType.into()]);
         Some(match self {
             Self::Missing { .. } | Self::Library { .. } => {
-                "install cuBLAS 12 or 13 (the CUDA toolkit, or `pip install nvidia-cublas`), or set SEQSTREAM_LIBCUBLASLT to its libcublasLt.so.13"
+                "install cuBLAS 12 or 13 (the CUDA toolkit, or `pip install nvidia-cublas`), or set SEQSTREAM_LIBCUBLASLT to its libcublasLt.so.13".into()
             }
             Self::Call(error) => match error.status {
-                _ if error.cause.is_some() => error.cause.as_ref()?.job_hint(),
+                _ if error.cause.is_some() => error.cause.as_ref()?.job_remedy(),
                 sys::CUBLAS_STATUS_NOT_INITIALIZED | sys::CUBLAS_STATUS_ALLOC_FAILED => {
-                    "the device has too little free memory, or another program's state is in the way: see nvidia-smi"
+                    "the device has too little free memory, or another program's state is in the way: see nvidia-smi".into()
                 }
                 sys::CUBLAS_STATUS_ARCH_MISMATCH => {
-                    "this cuBLAS does not know the device: use a newer one, by SEQSTREAM_LIBCUBLASLT"
+                    "this cuBLAS does not know the device: use a newer one, by SEQSTREAM_LIBCUBLASLT".into()
                 }
                 sys::CUBLAS_STATUS_EXECUTION_FAILED | sys::CUBLAS_STATUS_INTERNAL_ERROR => {
-                    "finished shards are kept: run again with --resume"
+                    Action::ResumeJob.into()
                 }
-                sys::CUBLAS_STATUS_NOT_SUPPORTED => {
-                    "this cuBLAS does not compute such a product: use a newer one, by SEQSTREAM_LIBCUBLASLT, or another --dtype"
-                }
+                sys::CUBLAS_STATUS_NOT_SUPPORTED => or_another_dtype(
+                    "this cuBLAS does not compute such a product: use a newer one, by SEQSTREAM_LIBCUBLASLT",
+                ),
                 _ => return None,
             },
             Self::NoAlgorithm { .. } => {
-                "use another cuBLAS, by SEQSTREAM_LIBCUBLASLT, or another --dtype"
+                or_another_dtype("use another cuBLAS, by SEQSTREAM_LIBCUBLASLT")
             }
-            Self::Imposed { refusal, .. } => refusal.hint(),
-            Self::Driver(error) => error.job_hint(),
+            Self::Imposed { refusal, .. } => refusal.advice().into(),
+            Self::Driver(error) => error.job_remedy(),
             Self::Table(_) | Self::Operand { .. } => return None,
         })
     }

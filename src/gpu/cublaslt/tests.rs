@@ -86,7 +86,13 @@ fn a_table_survives_being_written_and_decides_the_fingerprint() {
         error.to_string(),
         "the table T cannot be used on device 0: it has no algorithm for the product f16 32x64 store bias"
     );
-    assert!(error.hint().unwrap().contains("another model, dtype"));
+    assert!(
+        error
+            .remedy()
+            .unwrap()
+            .to_string()
+            .contains("another model, dtype")
+    );
     // Nothing was chosen in place of the missing algorithm.
     assert_eq!(given.table(), algorithms.table());
     // The order in which GEMMs were asked for plays no part.
@@ -121,7 +127,13 @@ fn a_table_survives_being_written_and_decides_the_fingerprint() {
         for part in ["the table T", "device 3", says, here] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        assert!(error.hint().unwrap().contains("SEQSTREAM_LIBCUBLASLT"));
+        assert!(
+            error
+                .remedy()
+                .unwrap()
+                .to_string()
+                .contains("SEQSTREAM_LIBCUBLASLT")
+        );
         let refusal = matches!(
             error,
             GemmError::Imposed {

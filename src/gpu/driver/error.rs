@@ -1,6 +1,7 @@
 //! The error of a failed driver call, and the location that it names.
 
 use super::ffi;
+use crate::remedy::{Action, Remedy};
 use std::ffi::{CStr, c_char};
 use std::fmt;
 
@@ -71,32 +72,50 @@ impl DriverError {
         self
     }
 
-    /// Returns advice for the user of a job: [`Self::hint`] if there is one, else general advice.
-    pub fn job_hint(&self) -> &'static str {
-        self.hint().unwrap_or(
-            "finished shards are kept: run again with --resume; if it comes again, the kernel's log (dmesg) may say what the device or its driver met",
-        )
+    /// Returns what the user of a job can do: [`Self::remedy`] if there is one, else what helps
+    /// against most failures.
+    pub fn job_remedy(&self) -> Remedy {
+        self.remedy().unwrap_or_else(|| {
+            Remedy::all([
+                Action::ResumeJob.into(),
+                "if it comes again, the kernel's log (dmesg) may say what the device or its driver met"
+                    .into(),
+            ])
+        })
     }
 
-    /// Returns advice for the result codes for which some is known.
-    pub fn hint(&self) -> Option<&'static str> {
+    /// Returns what the user can do, for the result codes for which this is known.
+    pub fn remedy(&self) -> Option<Remedy> {
         Some(match self.code {
-            2 => {
-                "lower --token-budget, or give the job a device with more free memory; finished shards are kept: --resume"
-            }
-            3 | 4 => "the driver is shutting down: nothing was lost, run again with --resume",
-            35 | 803 => "the driver is older than this program's kernels: update it",
-            100 => "no CUDA device or driver: see `seqstream doctor`, or use --device cpu",
+            2 => Remedy::all([
+                Remedy::any_of([
+                    Action::LowerTokenBudget.into(),
+                    Action::LargerDevice { free: None }.into(),
+                ]),
+                Action::ResumeJob.into(),
+            ]),
+            3 | 4 => Remedy::all([
+                "the driver is shutting down: nothing was lost".into(),
+                Action::ResumeJob.into(),
+            ]),
+            35 | 803 => "the driver is older than this program's kernels: update it".into(),
+            100 => Remedy::any_of([Action::ShowDevices.into(), Action::UseCpu.into()]),
             200 | 209 => {
                 "the kernels in this build are not for this device: build for its architecture"
+                    .into()
             }
-            214 | 215 => {
-                "the device's memory reported an uncorrectable error: restart it, then --resume"
+            214 | 215 => Remedy::steps([
+                "the device's memory reported an uncorrectable error: restart it".into(),
+                Action::ResumeJob.into(),
+            ]),
+            700 | 714 | 715 | 716 | 717 | 718 | 719 => Remedy::all([
+                "a kernel failed, and this process can no longer use the device".into(),
+                Action::ResumeJob.into(),
+                "report it with this message".into(),
+            ]),
+            702 => {
+                "a kernel ran longer than the driver allows: use a device without a display".into()
             }
-            700 | 714 | 715 | 716 | 717 | 718 | 719 => {
-                "a kernel failed, and this process can no longer use the device: finished shards are kept; run again with --resume, and report it with this message"
-            }
-            702 => "a kernel ran longer than the driver allows: use a device without a display",
             _ => return None,
         })
     }

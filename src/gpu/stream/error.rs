@@ -1,6 +1,7 @@
 //! The errors of work on streams.
 
 use crate::gpu::driver::{DriverError, StreamName};
+use crate::remedy::{Action, Remedy};
 
 /// Why a job's work on its devices does not continue.
 ///
@@ -15,8 +16,8 @@ pub enum StreamError {
     Product {
         /// Names the GEMM, the reason, and the place.
         text: String,
-        /// Advice for the user, if there is any.
-        hint: Option<&'static str>,
+        /// What the user can do about it, if a remedy is known.
+        remedy: Option<Remedy>,
     },
     /// There is no such stream.
     #[error("device {device} has no {kind} stream {index}")]
@@ -84,16 +85,20 @@ pub enum StreamError {
 }
 
 impl StreamError {
-    /// Returns advice for the user, if there is any.
-    pub fn hint(&self) -> Option<&'static str> {
+    /// Returns what the user can do about the error, if a remedy is known.
+    pub fn remedy(&self) -> Option<Remedy> {
         Some(match self {
-            Self::Driver(error) => error.job_hint(),
-            Self::Product { hint, .. } => return *hint,
-            Self::NoStream { .. } => "create_streams with this device and more streams of the kind",
-            Self::Full { .. } => "collect the oldest batch first",
-            Self::TooLarge { .. } => "lower --token-budget",
-            Self::Thread(_) => "the system allows no more threads or memory: see `ulimit -u`",
-            Self::Panicked(_) => "this is a defect of the program: report it with this message",
+            Self::Driver(error) => error.job_remedy(),
+            Self::Product { remedy, .. } => return remedy.clone(),
+            Self::NoStream { .. } => {
+                "create_streams with this device and more streams of the kind".into()
+            }
+            Self::Full { .. } => "collect the oldest batch first".into(),
+            Self::TooLarge { .. } => Action::LowerTokenBudget.into(),
+            Self::Thread(_) => {
+                "the system allows no more threads or memory: see `ulimit -u`".into()
+            }
+            Self::Panicked(_) => Action::ReportDefect.into(),
             Self::OutOfOrder { .. }
             | Self::Option { .. }
             | Self::NotLoaded { .. }

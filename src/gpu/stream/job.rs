@@ -102,8 +102,8 @@ impl Job {
         self.wake();
         drop(first);
         let mut text = format!("work on the device failed: {error}");
-        if let Some(hint) = error.hint() {
-            text += &format!("\nhint: {hint}");
+        if let Some(remedy) = error.remedy() {
+            text += &format!("\nhint: {remedy}");
         }
         if let Some(log) = &self.log {
             text += &format!("\nthe latest operations:\n{}", log.tail(LINES_SHOWN));

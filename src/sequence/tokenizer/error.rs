@@ -1,9 +1,10 @@
 //! The errors of reading a tokenizer.json.
 
+use crate::remedy::Remedy;
 use crate::untrusted::shown;
 
 /// A `tokenizer.json` that cannot be used. The error names the file and the field, and
-/// [`TokenizerError::hint`] says what to do.
+/// [`TokenizerError::remedy`] says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// The file cannot be read.
@@ -63,9 +64,9 @@ pub enum TokenizerError {
 }
 
 impl TokenizerError {
-    /// Returns advice for the user.
-    pub fn hint(&self) -> Option<String> {
-        let hint = match self {
+    /// Returns what the user can do about the error.
+    pub fn remedy(&self) -> Option<Remedy> {
+        let advice = match self {
             Self::Read { source, .. } if source.kind() == std::io::ErrorKind::InvalidInput => {
                 "copy it to a regular file, and give that"
             }
@@ -77,6 +78,6 @@ impl TokenizerError {
                 "the file is damaged or not a tokenizer.json: fetch it again from where the model is published"
             }
         };
-        Some(hint.to_owned())
+        Some(advice.into())
     }
 }

@@ -1,0 +1,51 @@
+//! Measures an engine: how fast it computes, and how much of the loading of its weights is hidden
+//! behind computing.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `workload` | [`Workload`]: random sequences, or those of a file, cut into batches |
+//! | `bench` | [`bench`]: measures workloads, and returns a [`BenchReport`] |
+//! | `cold` | measures cold starts: [`ColdStart`] |
+//!
+//! Nothing here prints. A report is data: it is displayed as a table, and can be serialised.
+//!
+//! ```
+//! use seqstream::engine::{Device, Job};
+//! use seqstream::gpu::cublaslt::Algorithms;
+//! use seqstream::study::{BenchOptions, Workload, bench};
+//! use seqstream::weights::Checkpoint;
+//! use seqstream::{Pool, Request};
+//!
+//! let checkpoint = Checkpoint::open("examples/tiny-esm2".as_ref())?;
+//! let workload = Workload::random(checkpoint.config(), 20, 100);
+//! let job = Job {
+//!     request: Request { layers: vec![4], pool: Some(Pool::Mean), per_token: false },
+//!     token_budget: None,
+//!     threads: 1,
+//!     longest: workload.longest(),
+//!     memory: None,
+//!     algorithms: Algorithms::new(None).into(),
+//! };
+//! let options = BenchOptions { rounds: 3, ..BenchOptions::default() };
+//! let report = bench(&Device::Cpu, &checkpoint, &job, &[workload], options, &mut |_| ())?;
+//! assert_eq!(report.workloads[0].rounds.len(), 3);
+//! assert!(report.to_string().contains("tokens/s"));
+//! # Ok::<(), seqstream::EngineError>(())
+//! ```
+
+mod bench;
+mod cold;
+mod workload;
+
+pub use bench::{
+    BenchOptions, BenchReport, Note, OperationReport, ProductsReport, WorkloadReport, bench,
+};
+pub use cold::{ColdRound, ColdStart};
+pub use workload::{Reading, Workload};
+
+/// Returns the median of the finite values, or NaN if there are none.
+fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = values.into_iter().filter(|v| v.is_finite()).collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
