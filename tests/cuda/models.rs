@@ -457,14 +457,14 @@ fn results_out_of_order_and_too_many_of_them_are_errors() {
     let mut cuda = builder.build().unwrap();
     let mut batch = PackedBatch::new();
     batch.push(&[0, 5, 2]);
-    let pooled = [1..2];
+    let pooled = std::slice::from_ref(&(1..2));
     let wanted = OutputKinds {
         pooled: true,
         states: false,
     };
     let mut taken = Vec::new();
     for _ in 0..2 {
-        let mut pass = cuda.begin(0, &batch, &pooled).unwrap();
+        let mut pass = cuda.begin(0, &batch, pooled).unwrap();
         pass.wait_for_weights(0).unwrap();
         pass.embed(&[1.0; 3], &table, None, &mut x).unwrap();
         taken.push(pass.represent(&x, None, wanted).unwrap());
@@ -479,7 +479,7 @@ fn results_out_of_order_and_too_many_of_them_are_errors() {
     let row: Vec<f32> = (5 * WIDTH..6 * WIDTH).map(|i| i as f32).collect();
     assert_eq!(cuda.fetch(older).unwrap().pooled, row);
 
-    let mut pass = cuda.begin(0, &batch, &pooled).unwrap();
+    let mut pass = cuda.begin(0, &batch, pooled).unwrap();
     pass.embed(&[1.0; 3], &table, None, &mut x).unwrap();
     let refused = (0..1000).find_map(|_| pass.represent(&x, None, wanted).err());
     let error = refused.unwrap().to_string();
