@@ -249,6 +249,7 @@ mod tests {
         drop(lost);
         groups.send(never).unwrap();
         send(&groups, 6);
+        drop(groups);
         packer(to_compute).run(pending);
         let messages: Vec<_> = work.into_iter().collect();
         let [Ok(Work::Batch(batch)), Err(JobError::Internal(error))] = messages.as_slice() else {
@@ -264,6 +265,7 @@ mod tests {
         let (groups, pending) = sync_channel(9);
         send(&groups, 11);
         send(&groups, 6);
+        drop(groups);
         packer(to_compute).run(pending);
         let messages: Vec<_> = work.into_iter().collect();
         let [Err(JobError::OverCapacity { tokens, most, .. })] = messages.as_slice() else {
