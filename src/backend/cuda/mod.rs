@@ -2,7 +2,7 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`kernels`], `params` | the compiled kernels of `kernels/`, and their arguments |
+//! | [`kernels`], `params`, `launch` | the compiled kernels of `kernels/`, their arguments, and the numbers of their launches |
 //! | `functions`, `fused`, [`attention`] | how each kernel is launched |
 //! | `resident`, `weights`, `plan` | parameters and their way to the device; its memory |
 //! | `backend`, `seal` | [`Cuda`], which a model calls; how it becomes a running model |
@@ -19,6 +19,7 @@ mod error;
 mod functions;
 mod fused;
 pub mod kernels;
+pub mod launch;
 mod operations;
 mod plan;
 mod profile;

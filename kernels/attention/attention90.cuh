@@ -1,0 +1,403 @@
+// Attention for Hopper (sm_90a) with heads of 64 columns, f16 and bf16: the kernels attention90_T_64. What they compute
+// is what attention_long.cuh does.
+//
+// A block stays on its SM and takes one head of an item (params.h, AttentionItem) after the other, heads fastest. Its
+// last warpgroup produces: cp.async brings tiles of 64 keys and 64 values into a ring, in the 128-byte swizzle that
+// wgmma reads, and the keys are rotated there, once for all queries of the item. (Keys of sequences of more than
+// HOPPER_ROTATES tokens have been rotated by rotate_keys.cu.) The others consume: they take turns at 64 queries, which meet
+// all keys: s = q k^T by wgmma, q in registers; the online softmax in registers; o += p v by wgmma, p in registers. Nothing keeps them in step: one has its softmax while another has its products, or the next
+// item's. A sequence that fits into the ring (HOPPER_WHOLE) is one item, and its keys stay for all its queries; others
+// have items of as many queries as one turn takes. Grid: a block an SM.
+//
+// Bound, in 64 queries by 64 keys an SM: 256 cycles by the tensor cores, as many by the exponentials; below about 200
+// tokens by the bytes of q, k, v and out. On an H200, f16, 20 heads, rotated, in TFLOP/s: 96 at length 100, 177 at 170,
+// 273 at 350, 365 at 512, 346 to 359 at 1022, 432 at 4096 (with the launch of rotate_keys); by ALiBi, 12 heads, 275 at 350
+// and 375 at 1022. (mma.sync there, rotated: 64 at 100, 124 at 350, 164 at 1022. FlashAttention-3 publishes 333 at 512 and
+// 392 at 1024, without rotation.)
+//
+// What made rotation cheap (at length 1022 all took 663 us on the H200, of which it took some 140, and now 512 to 525):
+// - Angles come by cp.async two tiles ahead. Loads into the 32 registers of a producing thread were waited for four
+//   times a tile. They come by way of the L1 cache: all SMs ask for the same lines at once, which the second level gives
+//   out slowly (at length 100 past L1: 388 us, through it 180).
+// - 16 lanes a row, two columns a lane, rows r and r + 4 together: no bank is met twice. With eight bytes a lane, in
+//   rows one after the other, each access took ten turns instead of two.
+//
+// Tensor copies (TMA) of keys and values are not faster. One thread began them, those of a tile's queries to L2 too, the
+// producers waited for a tile, made its values past the end zeros, and rotated as here: the same bits, on one H200 in one
+// run, some 34,000 tokens, in us (here, by tensor copies): 182 and 238 at length 100, 224 and 229 at 350, 512 and 609 at
+// 1022, 2083 and 2319 at 4096, 334 and 360 with lengths of proteins; by ALiBi at 350 131 and 130. (Commit 9ff0259.)
+//
+// Everything is counted from the sequence's first token. Rows past the end are zeros in shared memory and never a
+// neighbour's.
+#pragma once
+
+#include "attention.cuh"
+#include "../common/ptx90.cuh"
+
+#ifdef SM90A
+
+// 64 queries of a warpgroup, and what has become of them. Thread t of the warpgroup has rows g and g + 8 of its warp's
+// 16, g = t % 32 / 4, and of each 8 columns 2 (t % 4) and the next.
+template <typename T> struct Queries90 {
+    uint32_t q[4][4]; // A of four products of 16 columns
+    float o[32];
+    float top[2], sum[2];
+
+    // `row` is the thread's row g, counted from the item's first, `q0` the item's first row.
+    __device__ __forceinline__ void begin(const T *q0, uint64_t stride, const float2 *rotary, int row, int rows,
+                                          int t) {
+        // All loads before the first use. Rows past the item's read another's, which nobody sees.
+        const int at_row[2] = {row < rows ? row : 0, row + 8 < rows ? row + 8 : 0};
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+#pragma unroll
+                for (int h = 0; h < 2; h++)
+                    q[k][r + 2 * h] =
+                        *reinterpret_cast<const uint32_t *>(q0 + at_row[r] * stride + 2 * t + 16 * k + 8 * h);
+        if (rotary) {
+            float4 angles[2][2][2];
+#pragma unroll
+            for (int r = 0; r < 2; r++)
+#pragma unroll
+                for (int k = 0; k < 2; k++)
+#pragma unroll
+                    for (int h = 0; h < 2; h++)
+                        angles[r][k][h] =
+                            *reinterpret_cast<const float4 *>(rotary + at_row[r] * 32 + 2 * t + 16 * k + 8 * h);
+#pragma unroll
+            for (int r = 0; r < 2; r++)
+#pragma unroll
+                for (int k = 0; k < 2; k++)
+#pragma unroll
+                    for (int h = 0; h < 2; h++) {
+                        const float4 angle = angles[r][k][h];
+                        uint32_t &first = q[k][r + 2 * h], &second = q[k + 2][r + 2 * h];
+                        float a[2], b[2];
+                        unpack(a, first);
+                        unpack(b, second);
+                        first = pack2<T>(fmaf(a[0], angle.x, -(b[0] * angle.y)),
+                                         fmaf(a[1], angle.z, -(b[1] * angle.w)));
+                        second = pack2<T>(fmaf(b[0], angle.x, a[0] * angle.y), fmaf(b[1], angle.z, a[1] * angle.w));
+                    }
+        }
+#pragma unroll
+        for (int i = 0; i < 32; i++) o[i] = 0;
+        top[0] = top[1] = -INFINITY;
+        sum[0] = sum[1] = 0;
+    }
+
+    static __device__ __forceinline__ void unpack(float (&to)[2], uint32_t pair) {
+        const Packed<T, 2> values = *reinterpret_cast<const Packed<T, 2> *>(&pair);
+        to[0] = to_f32(values.values[0]);
+        to[1] = to_f32(values.values[1]);
+    }
+
+    // Scores become weights, and what is summed so far is rescaled.
+    template <bool CUT, int KEYS>
+    __device__ __forceinline__ void weigh(float (&s)[KEYS / 2], int valid, float apart, float slope, float scale2,
+                                          int t) {
+        if (slope != 0) {
+#pragma unroll
+            for (int i = 0; i < KEYS / 2; i++)
+                s[i] = fmaf(-slope, fabsf(apart + float(i / 2 % 2 * 8 - i / 4 * 8 - i % 2)), s[i]);
+        }
+        if constexpr (CUT) {
+#pragma unroll
+            for (int i = 0; i < KEYS / 2; i++)
+                if (i / 4 * 8 + 2 * t + i % 2 >= valid) s[i] = -INFINITY;
+        }
+        // A score that is not finite must not pass as a number: NaN stays NaN in its weight, inf - inf is NaN.
+        float shrink[2];
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            float most = top[r];
+#pragma unroll
+            for (int i = 2 * r; i < KEYS / 2; i += 4) most = fmaxf(most, fmaxf(s[i], s[i + 1]));
+            most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
+            most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
+            shrink[r] = exp2_approx((top[r] - most) * scale2);
+            top[r] = most;
+            const float minus = -most * scale2;
+            float part[2] = {0, 0};
+#pragma unroll
+            for (int i = 2 * r; i < KEYS / 2; i += 4)
+#pragma unroll
+                for (int j = 0; j < 2; j++) {
+                    s[i + j] = exp2_approx(fmaf(s[i + j], scale2, minus));
+                    part[j] += s[i + j];
+                }
+            sum[r] = fmaf(sum[r], shrink[r], part[0] + part[1]);
+        }
+        // Mostly nothing is larger than what came before, and times 1 changes no bit.
+        if (__any_sync(0xffffffffu, shrink[0] != 1.0f || shrink[1] != 1.0f)) {
+#pragma unroll
+            for (int i = 0; i < 32; i++) o[i] *= shrink[i / 2 % 2];
+        }
+    }
+
+    // They meet KEYS keys, and then their values. Of the keys `valid` are the sequence's: with CUT those may be fewer.
+    // `apart` is the distance of the thread's first row from the thread's first key; `slope` ALiBi's over `scale`, or
+    // 0; `scale2` the scores' scale times log2 e.
+    template <bool CUT, int KEYS>
+    __device__ __forceinline__ void meet(uint64_t keys, uint64_t values, int valid, float apart, float slope,
+                                         float scale2, int t) {
+        float s[KEYS / 2];
+        wg_fence();
+#pragma unroll
+        for (int k = 0; k < 4; k++) wgmma_rs<T, KEYS, 0>(s, q[k], keys + 2 * k, k > 0);
+        wg_commit();
+        wg_wait<0>();
+        weigh<CUT, KEYS>(s, valid, apart, slope, scale2, t);
+        uint32_t p[KEYS / 16][4];
+#pragma unroll
+        for (int i = 0; i < KEYS / 4; i++) p[i / 4][i % 4] = pack2<T>(s[2 * i], s[2 * i + 1]);
+        wg_fence();
+#pragma unroll
+        for (int k = 0; k < KEYS / 16; k++) wgmma_rs<T, 64, 1>(o, p[k], values + 128 * k, 1);
+        wg_commit();
+        wg_wait<0>();
+    }
+
+    // Divides by the sums and writes the rows below `rows`: nothing else, the next sequence's lie right behind. Lanes
+    // exchange halves, so that four of them write 32 bytes that lie together.
+    __device__ __forceinline__ void end(T *out, uint64_t stride, int row, int rows, int t) {
+        const bool odd = t % 2 != 0;
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            float all = sum[r];
+            all += __shfl_xor_sync(0xffffffffu, all, 1);
+            all += __shfl_xor_sync(0xffffffffu, all, 2);
+            const float inverse = 1.0f / all;
+            T *to = out + (row + 8 * r) * stride + 8 * (t % 2) + 4 * (t / 2);
+#pragma unroll
+            for (int m = 0; m < 4; m++) {
+                const uint32_t even_block = pack2<T>(o[8 * m + 2 * r] * inverse, o[8 * m + 2 * r + 1] * inverse);
+                const uint32_t odd_block = pack2<T>(o[8 * m + 4 + 2 * r] * inverse, o[8 * m + 5 + 2 * r] * inverse);
+                const uint32_t other = __shfl_xor_sync(0xffffffffu, odd ? even_block : odd_block, 1);
+                uint2 both;
+                both.x = odd ? other : even_block;
+                both.y = odd ? odd_block : other;
+                if (row + 8 * r < rows) *reinterpret_cast<uint2 *>(to + 16 * m) = both;
+            }
+        }
+    }
+};
+
+#endif
+
+// A stage of the ring and the parity of its barrier.
+template <int STAGES> struct Place90 {
+    int both = 0;
+    __device__ __forceinline__ int stage() const { return both >> 1; }
+    __device__ __forceinline__ int parity() const { return both & 1; }
+    __device__ __forceinline__ void next() {
+        both += 2;
+        if (both >= 2 * STAGES) both = (both - 2 * STAGES) ^ 1;
+    }
+};
+
+// The heads of the items that are a block's, one after the other. All lanes call these together. The item of the next
+// head is asked for a head ahead, a word a lane; and since shuffles share it out, the compiler knows that it is the same
+// in all lanes, and keeps it in uniform registers: of the others a producing thread has 32.
+struct Heads90 {
+    uint32_t block, blocks, heads;
+    int coming = 0;
+    AttentionItem item;
+
+    __device__ __forceinline__ Heads90(const AttentionParams &p)
+        : block(blockIdx.x), blocks(p.heads * p.count), heads(p.heads) {
+        ask(p, block);
+        open(p);
+    }
+    __device__ __forceinline__ bool ended() const { return block >= blocks; }
+    __device__ __forceinline__ uint32_t head() const { return block % heads; }
+    __device__ __forceinline__ void next(const AttentionParams &p) {
+        block += gridDim.x;
+        open(p);
+    }
+
+  private:
+    __device__ __forceinline__ void ask(const AttentionParams &p, uint32_t of) {
+        if (of < blocks) coming = at<const int>(p.items)[of / heads * 4 + threadIdx.x % 4];
+    }
+    __device__ __forceinline__ void open(const AttentionParams &p) {
+        item.first = __shfl_sync(0xffffffffu, coming, 0);
+        item.length = __shfl_sync(0xffffffffu, coming, 1);
+        item.row = __shfl_sync(0xffffffffu, coming, 2);
+        item.rows = __shfl_sync(0xffffffffu, coming, 3);
+        ask(p, block + gridDim.x);
+    }
+};
+
+template <typename T> __device__ __forceinline__ void attention90(const AttentionParams &p) {
+#ifdef SM90A
+    constexpr int D = 64, KEYS = HOPPER_KEYS, TILE = KEYS * D;
+    constexpr int CONSUMERS = HOPPER_CONSUMERS, STAGES = HOPPER_STAGES, AHEAD = HOPPER_AHEAD;
+    constexpr uint64_t TILE_STEP = TILE * sizeof(T) / 16; // in a descriptor
+    static_assert(KEYS == 64, "a producing warp has 16 rows of a tile");
+    static_assert(HOPPER_HEAD_DIM == D && HOPPER_SHARED_BYTES == STAGES * 2 * TILE * sizeof(T) + STAGES * 2 * sizeof(uint64_t) +
+                                                                    (AHEAD + 1) * 8 * 128 * 16, "the host asks for as much");
+    DYN_SMEM(shared);
+    T *ring = reinterpret_cast<T *>(shared); // stages of KEYS keys and KEYS values
+    uint64_t *full = reinterpret_cast<uint64_t *>(shared + STAGES * 2 * TILE * sizeof(T)), *empty = full + STAGES;
+    float2 *angles = reinterpret_cast<float2 *>(empty + STAGES); // 8 pairs a producing thread, AHEAD + 1 times
+
+    // A shuffle, so that the compiler knows it for the same in all lanes.
+    const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0), lane = threadIdx.x % 32;
+    const uint64_t row_stride = uint64_t(p.heads) * D, stride = 3 * row_stride;
+    const float2 *rotary = at<const float2>(p.rotary);
+
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < STAGES; i++) {
+            mbar_init(&full[i], 4);
+            mbar_init(&empty[i], 4 * CONSUMERS);
+        }
+        fence_mbar_init();
+    }
+    __syncthreads();
+
+    Heads90 work(p);
+    if (group == CONSUMERS) {
+        setmaxnreg_dec<HOPPER_PRODUCER_REGISTERS>();
+        // A warp has eight rows of each half of a tile. Of a row a thread fetches two chunks of 16 bytes, in keys and
+        // in values. The eight lanes that write at once have rows r and r + 4, whose chunks the swizzle keeps in
+        // different banks.
+        constexpr int HALF = KEYS / 2, OTHER = 32; // the other chunk is 32 columns on
+        const int thread = threadIdx.x % 128, warp_row = thread / 32 * 8;
+        const int row = warp_row + lane / 4 % 2 * 4 + lane / 8, chunk = lane % 4 * 8;
+        // It rotates what its warp fetched, 16 lanes a row and two columns a lane: so a row's angles are read as they
+        // lie, and rows r and r + 4 take all banks. A thread has the angles of 4 rows of each half.
+        const int turned = warp_row + lane / 16 * 4, pair = lane % 16 * 2;
+        Place90<STAGES> fetched;
+        int key = 0;        // the tile's first, of the sequence's
+        int under_way = 0;  // tiles that are fetched and not yet handed on
+        int ready = -AHEAD; // the stage to hand on, once so many tiles are under way
+        int part = 0;       // of `angles`, for the tile that is fetched; the oldest is the next
+        uint32_t rotated = 0; // bit i: the keys fetched i tiles ago are to be rotated
+#pragma unroll 1
+        while (!work.ended() || under_way > 0) {
+            const int oldest = part < AHEAD ? part + 1 : 0;
+            rotated <<= 1;
+            if (!work.ended()) {
+                mbar_wait(&empty[fetched.stage()], fetched.parity() ^ 1);
+                const int length = int(work.item.length);
+                const uint32_t to = fetched.stage() * (2 * TILE) + row * D + (chunk ^ row % 8 * 8);
+                const uint64_t first = uint64_t(work.item.first) + key;
+                const T *keys = at<const T>(p.qkv) + first * stride + row_stride + work.head() * D;
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const bool inside = key + i * HALF + row < length;
+                    const T *from = keys + (inside ? (i * HALF + row) * uint32_t(stride) + chunk : 0);
+                    T *const here = ring + to + i * HALF * D, *const there = ring + (to ^ OTHER) + i * HALF * D;
+                    cp_async16(here, from, inside);
+                    cp_async16(there, from + OTHER, inside);
+                    cp_async16(here + TILE, from + row_stride, inside);
+                    cp_async16(there + TILE, from + row_stride + OTHER, inside);
+                    // The queries of these rows are wanted soon, too.
+                    if (chunk == 0) prefetch_l2(from - row_stride);
+                }
+                if (rotary && length <= HOPPER_ROTATES) {
+                    rotated |= 1;
+#pragma unroll
+                    for (int i = 0; i < 8; i++) { // rows past the end are zeros, whichever angle they meet
+                        const int position = min(key + turned + i / 4 * HALF + i % 4, length - 1);
+                        const float2 *from = rotary + uint32_t(position) * (D / 2) + pair;
+                        cp_async16_l1(&angles[((part * 8 + i) * 128 + thread) * 2], from);
+                    }
+                }
+                under_way++;
+                fetched.next();
+                key += KEYS;
+                if (key >= length) {
+                    key = 0;
+                    work.next(p);
+                }
+            }
+            cp_async_commit(); // perhaps of nothing: so the groups count the tiles
+            part = oldest;
+            if (ready < 0) {
+                ready++;
+                continue;
+            }
+            cp_async_wait<AHEAD>();
+            if (rotated >> AHEAD & 1) {
+                __syncwarp(); // what the other lanes fetched is there, too
+                const uint32_t tile = ready * (2 * TILE) + turned * D + (pair ^ turned % 8 * 8);
+#pragma unroll
+                for (int i = 0; i < 8; i++) {
+                    T *const rows = ring + (i / 4 * HALF + i % 4) * D;
+                    const uint32_t at = tile ^ i % 4 * 8;
+                    const float2 *const turns = &angles[((oldest * 8 + i) * 128 + thread) * 2];
+                    rotate_pairs<2>(rows + at, rows + (at ^ OTHER), turns);
+                }
+            }
+            fence_proxy_async();
+            __syncwarp();
+            if (lane == 0) mbar_arrive(&full[ready]);
+            ready = ready + 1 < STAGES ? ready + 1 : 0;
+            under_way--;
+        }
+    } else {
+        setmaxnreg_inc<HOPPER_CONSUMER_REGISTERS>();
+        const int t = lane % 4;
+        const float scale2 = p.scale * 1.44269504088896340736f;
+        const uint64_t first_keys = wg_desc(ring, 0, 8 * 128);
+        Place90<STAGES> begins;   // where the item's keys do
+        int turn = group; // this warpgroup's first 64 queries: all take turns, over the items too
+        Queries90<T> queries;
+#pragma unroll 1
+        for (; !work.ended(); work.next(p)) {
+            const int length = int(work.item.length), rows = int(work.item.rows), item_row = int(work.item.row);
+            const uint64_t first = work.item.first + work.item.row;
+            const float slope = p.slopes ? at<const float>(p.slopes)[work.head()] / p.scale : 0.0f;
+            int begin = turn * 64;
+            turn = (turn + (CONSUMERS << 16) - (rows + 63) / 64) % CONSUMERS;
+            Place90<STAGES> place;
+#pragma unroll 1
+            do {
+                const bool last_pass = begin + CONSUMERS * 64 >= rows;
+                place = begins;
+                const auto wait = [&] { mbar_wait(&full[place.stage()], place.parity()); };
+                const auto release = [&] {
+                    __syncwarp();
+                    if (last_pass && lane == 0) mbar_arrive(&empty[place.stage()]);
+                    place.next();
+                };
+                if (begin >= rows) { // nothing to do, but the others' tiles are to be released
+                    for (int left = length; left > 0; left -= KEYS) {
+                        wait();
+                        release();
+                    }
+                    break;
+                }
+                const int row = begin + threadIdx.x % 128 / 32 * 16 + lane / 4;
+                queries.begin(at<const T>(p.qkv) + first * stride + work.head() * D, stride,
+                              rotary ? rotary + uint64_t(item_row) * (D / 2) : nullptr, row, rows, t);
+                const auto keys = [&] { return first_keys + place.stage() * (2 * TILE_STEP); };
+                const auto apart = [&](int left) { return float(item_row + row - 2 * t - (length - left)); };
+                int left = length;
+#pragma unroll 1
+                for (; left >= KEYS; left -= KEYS) {
+                    wait();
+                    queries.template meet<false, KEYS>(keys(), keys() + TILE_STEP, KEYS, apart(left), slope, scale2, t);
+                    release();
+                }
+                if (left > 0) {
+                    wait();
+                    const uint64_t values = keys() + TILE_STEP;
+                    if (left > KEYS / 2)
+                        queries.template meet<true, KEYS>(keys(), values, left, apart(left), slope, scale2, t);
+                    else
+                        queries.template meet<true, KEYS / 2>(keys(), values, left, apart(left), slope, scale2, t);
+                    release();
+                }
+                queries.end(at<T>(p.out) + first * row_stride + work.head() * D, row_stride, row, rows, t);
+                begin += CONSUMERS * 64;
+            } while (begin < rows);
+            begins = place;
+        }
+    }
+#endif
+}
