@@ -1,9 +1,9 @@
 // What the attention kernels for f16 and bf16 share: tiles in shared memory, the rotation of queries and keys,
-// and a warp's queries meeting a tile of keys.
+// and what a warp does with a tile of keys and values.
 //
 // FlashAttention's online softmax (Dao et al. 2022, 2023): scores are never in memory. A warp owns 16 or
-// 32 queries; q k^T and p v are products m16n8k16 with f32 sums; p goes from one to the other in
-// registers, rounded to T; maxima, sums and o are f32.
+// 32 queries; s = q k^T and o += p v are products m16n8k16 with f32 sums; p goes from one to the other in
+// registers, rounded to T; row_max, row_sum and o are f32.
 #pragma once
 
 #include <cmath>
@@ -20,8 +20,8 @@
 template <int D> __device__ __forceinline__ int swizzled(int row, int chunk) {
     constexpr int CHUNKS = D / 8;
     if constexpr (CHUNKS % 8 == 0) return chunk ^ (row & 7);
-    if constexpr (CHUNKS % 4 == 0) return chunk ^ (row >> 1 & 3);
-    if constexpr (CHUNKS % 2 == 0) return chunk ^ (row >> 2 & 1);
+    if constexpr (CHUNKS % 4 == 0) return chunk ^ ((row >> 1) & 3);
+    if constexpr (CHUNKS % 2 == 0) return chunk ^ ((row >> 2) & 1);
     return chunk;
 }
 
@@ -118,102 +118,105 @@ __device__ __forceinline__ void rotate(T *tile, const float2 *table, int valid, 
     }
 }
 
-// The queries of a warp, 16 * M rows of a sequence, and what has become of them. HELD: they stay in registers, and
-// their tile is free. Lane 4 g + t holds rows g and g + 8 of each 16, and columns 2 t and 2 t + 1 of each 8.
-template <typename T, int D, int M, bool HELD> struct Queries {
-    static constexpr int DEEP = D / 16;         // products of 16 columns
-    static constexpr bool ODD = D % 16 != 0;    // and one of 8
-    static constexpr int WIDE = D / 8;          // columns of o, in 8s
-    uint32_t held[HELD ? M : 1][HELD ? DEEP : 1][4];
-    uint32_t held_odd[HELD && ODD ? M : 1][2];
-    float o[M][WIDE][4];
-    float top[M][2]; // the largest score so far
-    float sum[M][2]; // of this lane's columns
+// The rows of a warp: 16 * M queries of a sequence, their scores and their results. Q_IN_REGISTERS: the queries stay in
+// registers, and their tile is free. Lane 4 g + t holds rows g and g + 8 of each 16 rows, and columns 2 t and 2 t + 1
+// of each 8 columns: the layout of the sums of m16n8k16. Element i of four is in row g + 8 (i / 2), column 2 t + i % 2.
+template <typename T, int D, int M, bool Q_IN_REGISTERS> struct WarpRows {
+    static constexpr int K_STEPS = D / 16;         // products of 16 columns
+    static constexpr bool K_TAIL = D % 16 != 0;    // and one of 8
+    static constexpr int O_BLOCKS = D / 8;         // blocks of 8 columns of o
+    uint32_t q[Q_IN_REGISTERS ? M : 1][Q_IN_REGISTERS ? K_STEPS : 1][4];
+    uint32_t q_tail[Q_IN_REGISTERS && K_TAIL ? M : 1][2];
+    float o[M][O_BLOCKS][4];
+    float row_max[M][2]; // the largest score so far
+    float row_sum[M][2]; // of this lane's columns
 
-    // From the warp's own tile, where they stand rotated.
-    __device__ __forceinline__ void begin(T *tile, int lane) {
+    // Begins with the queries of the warp's own tile, which are rotated there.
+    __device__ __forceinline__ void load_q(T *tile, int lane) {
 #pragma unroll
         for (int m = 0; m < M; m++) {
 #pragma unroll
-            for (int n = 0; n < WIDE; n++)
+            for (int n = 0; n < O_BLOCKS; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) o[m][n][i] = 0;
 #pragma unroll
             for (int r = 0; r < 2; r++) {
-                top[m][r] = -INFINITY;
-                sum[m][r] = 0;
+                row_max[m][r] = -INFINITY;
+                row_sum[m][r] = 0;
             }
-            if constexpr (HELD) {
+            if constexpr (Q_IN_REGISTERS) {
 #pragma unroll
-                for (int k = 0; k < DEEP; k++) query(held[m][k], tile, m, k, lane);
-                if constexpr (ODD) ldmatrix_x2(held_odd[m], cell<D>(tile, m * 16 + lane % 16, 2 * DEEP));
+                for (int k = 0; k < K_STEPS; k++) read_q(q[m][k], tile, m, k, lane);
+                if constexpr (K_TAIL) ldmatrix_x2(q_tail[m], cell<D>(tile, m * 16 + lane % 16, 2 * K_STEPS));
             }
         }
     }
 
-    static __device__ __forceinline__ void query(uint32_t (&to)[4], T *tile, int m, int k, int lane) {
+    static __device__ __forceinline__ void read_q(uint32_t (&to)[4], T *tile, int m, int k, int lane) {
         ldmatrix_x4(to, cell<D>(tile, m * 16 + lane % 16, 2 * k + lane / 16));
     }
 
-    // The queries meet KEYS keys, of which `valid` are the sequence's: with CUT those may be fewer than KEYS.
-    // `distance` is that of query 0 from key 0, and `slope` ALiBi's over `scale`, or 0; `scale2` is the scores'
-    // scale times log2 e.
-    template <bool CUT, int KEYS>
-    __device__ __forceinline__ void meet(T *tile, T *keys, T *values, int valid, int distance, float slope, float scale2,
-                                         int lane) {
-        constexpr int BLOCKS = KEYS / 16;
-        // Blocks of keys that are all past the end are left out.
-        const auto present = [&](int block) { return !CUT || block * 16 < valid; };
-        float s[M][2 * BLOCKS][4] = {};
+    // s = q k^T for BLOCKS blocks of 16 keys; blocks that are not `present` are left out.
+    template <int BLOCKS, class Present>
+    __device__ __forceinline__ void qk(float (&s)[M][2 * BLOCKS][4], T *tile, T *keys, Present present, int lane) {
 #pragma unroll
-        for (int k = 0; k < DEEP; k++) {
-            uint32_t q[M][4];
+        for (int k = 0; k < K_STEPS; k++) {
+            uint32_t a[M][4];
 #pragma unroll
             for (int m = 0; m < M; m++) {
-                if constexpr (HELD) {
+                if constexpr (Q_IN_REGISTERS) {
 #pragma unroll
-                    for (int i = 0; i < 4; i++) q[m][i] = held[m][k][i];
+                    for (int i = 0; i < 4; i++) a[m][i] = q[m][k][i];
                 } else {
-                    query(q[m], tile, m, k, lane);
+                    read_q(a[m], tile, m, k, lane);
                 }
             }
 #pragma unroll
             for (int n = 0; n < BLOCKS; n++) {
                 if (!present(n)) continue;
+                // Lanes 0 to 15 address the first eight keys, the others the next eight; every second
+                // group of eight lanes addresses the next eight columns.
+                const int key = n * 16 + lane / 16 * 8 + lane % 8, chunk = 2 * k + (lane / 8) % 2;
                 uint32_t b[4];
-                ldmatrix_x4(b, cell<D>(keys, n * 16 + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
+                ldmatrix_x4(b, cell<D>(keys, key, chunk));
 #pragma unroll
                 for (int m = 0; m < M; m++) {
-                    mma_m16n8k16<T>(s[m][2 * n], q[m], b[0], b[1]);
-                    mma_m16n8k16<T>(s[m][2 * n + 1], q[m], b[2], b[3]);
+                    mma_m16n8k16<T>(s[m][2 * n], a[m], b[0], b[1]);
+                    mma_m16n8k16<T>(s[m][2 * n + 1], a[m], b[2], b[3]);
                 }
             }
         }
-        if constexpr (ODD) {
-            static_assert(HELD, "heads of an odd number of chunks are narrow enough to be held");
+        if constexpr (K_TAIL) {
+            static_assert(Q_IN_REGISTERS, "heads of an odd number of chunks are narrow enough for registers");
 #pragma unroll
             for (int n = 0; n < BLOCKS; n++) {
                 if (!present(n)) continue;
                 uint32_t b[2];
-                ldmatrix_x2(b, cell<D>(keys, n * 16 + lane % 16, 2 * DEEP));
+                ldmatrix_x2(b, cell<D>(keys, n * 16 + lane % 16, 2 * K_STEPS));
 #pragma unroll
                 for (int m = 0; m < M; m++) {
-                    mma_m16n8k8<T>(s[m][2 * n], held_odd[m][0], held_odd[m][1], b[0]);
-                    mma_m16n8k8<T>(s[m][2 * n + 1], held_odd[m][0], held_odd[m][1], b[1]);
+                    mma_m16n8k8<T>(s[m][2 * n], q_tail[m][0], q_tail[m][1], b[0]);
+                    mma_m16n8k8<T>(s[m][2 * n + 1], q_tail[m][0], q_tail[m][1], b[1]);
                 }
             }
         }
+    }
+
+    // Scores become weights, and what is summed so far is rescaled.
+    template <bool CUT, int BLOCKS>
+    __device__ __forceinline__ void softmax(float (&s)[M][2 * BLOCKS][4], int valid, int distance, float slope,
+                                            float scale2, int lane) {
         const int g = lane / 4, t = lane % 4;
         if (slope != 0) {
 #pragma unroll
             for (int m = 0; m < M; m++) {
                 // Of the lane's first query from its first key; whole numbers below 2^24, so exact.
-                const float apart = float(distance + m * 16 + g - 2 * t);
+                const float first = float(distance + m * 16 + g - 2 * t);
 #pragma unroll
                 for (int n = 0; n < 2 * BLOCKS; n++)
 #pragma unroll
                     for (int i = 0; i < 4; i++)
-                        s[m][n][i] = fmaf(-slope, fabsf(apart + float(i / 2 * 8 - n * 8 - i % 2)), s[m][n][i]);
+                        s[m][n][i] = fmaf(-slope, fabsf(first + float(i / 2 * 8 - n * 8 - i % 2)), s[m][n][i]);
             }
         }
         if constexpr (CUT) {
@@ -228,37 +231,42 @@ template <typename T, int D, int M, bool HELD> struct Queries {
         // A score that is not finite must not pass as a number: NaN stays NaN in its weight, inf - inf is NaN.
 #pragma unroll
         for (int m = 0; m < M; m++) {
-            float shrink[2];
+            float rescale[2];
 #pragma unroll
             for (int r = 0; r < 2; r++) {
-                float most = fmaxf(s[m][0][2 * r], s[m][0][2 * r + 1]);
+                float new_max = fmaxf(s[m][0][2 * r], s[m][0][2 * r + 1]);
 #pragma unroll
-                for (int n = 1; n < 2 * BLOCKS; n++) most = fmaxf(most, fmaxf(s[m][n][2 * r], s[m][n][2 * r + 1]));
-                most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
-                most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
-                most = fmaxf(most, top[m][r]);
-                shrink[r] = exp2_approx((top[m][r] - most) * scale2);
-                top[m][r] = most;
-                const float minus = -most * scale2;
-                float part = 0;
+                for (int n = 1; n < 2 * BLOCKS; n++) new_max = fmaxf(new_max, fmaxf(s[m][n][2 * r], s[m][n][2 * r + 1]));
+                new_max = fmaxf(new_max, __shfl_xor_sync(0xffffffffu, new_max, 1));
+                new_max = fmaxf(new_max, __shfl_xor_sync(0xffffffffu, new_max, 2));
+                new_max = fmaxf(new_max, row_max[m][r]);
+                rescale[r] = exp2_approx((row_max[m][r] - new_max) * scale2);
+                row_max[m][r] = new_max;
+                const float minus = -new_max * scale2;
+                float tile_sum = 0;
 #pragma unroll
                 for (int n = 0; n < 2 * BLOCKS; n++) {
 #pragma unroll
                     for (int i = 2 * r; i < 2 * r + 2; i++) {
                         s[m][n][i] = exp2_approx(fmaf(s[m][n][i], scale2, minus));
-                        part += s[m][n][i];
+                        tile_sum += s[m][n][i];
                     }
                 }
-                sum[m][r] = fmaf(sum[m][r], shrink[r], part);
+                row_sum[m][r] = fmaf(row_sum[m][r], rescale[r], tile_sum);
             }
             // Mostly nothing is larger than what came before, and times 1 changes no bit.
-            if (__any_sync(0xffffffffu, shrink[0] != 1.0f || shrink[1] != 1.0f)) {
+            if (__any_sync(0xffffffffu, rescale[0] != 1.0f || rescale[1] != 1.0f)) {
 #pragma unroll
-                for (int n = 0; n < WIDE; n++)
+                for (int n = 0; n < O_BLOCKS; n++)
 #pragma unroll
-                    for (int i = 0; i < 4; i++) o[m][n][i] *= shrink[i / 2];
+                    for (int i = 0; i < 4; i++) o[m][n][i] *= rescale[i / 2];
             }
         }
+    }
+
+    // o += p v for BLOCKS blocks of 16 keys; p are the weights.
+    template <int BLOCKS, class Present>
+    __device__ __forceinline__ void pv(const float (&weights)[M][2 * BLOCKS][4], T *values, Present present, int lane) {
 #pragma unroll
         for (int k = 0; k < BLOCKS; k++) {
             if (!present(k)) continue;
@@ -266,10 +274,12 @@ template <typename T, int D, int M, bool HELD> struct Queries {
 #pragma unroll
             for (int m = 0; m < M; m++)
 #pragma unroll
-                for (int i = 0; i < 4; i++)
-                    p[m][i] = pack2<T>(s[m][2 * k + i / 2][i % 2 * 2], s[m][2 * k + i / 2][i % 2 * 2 + 1]);
+                for (int i = 0; i < 4; i++) {
+                    const float(&block)[4] = weights[m][2 * k + i / 2];
+                    p[m][i] = pack2<T>(block[2 * (i % 2)], block[2 * (i % 2) + 1]);
+                }
 #pragma unroll
-            for (int n = 0; n < WIDE / 2; n++) {
+            for (int n = 0; n < O_BLOCKS / 2; n++) {
                 uint32_t b[4];
                 ldmatrix_x4_trans(b, cell<D>(values, k * 16 + lane % 16, 2 * n + lane / 16));
 #pragma unroll
@@ -278,18 +288,33 @@ template <typename T, int D, int M, bool HELD> struct Queries {
                     mma_m16n8k16<T>(o[m][2 * n + 1], p[m], b[2], b[3]);
                 }
             }
-            if constexpr (WIDE % 2 != 0) {
+            if constexpr (O_BLOCKS % 2 != 0) {
                 uint32_t b[2];
-                ldmatrix_x2_trans(b, cell<D>(values, k * 16 + lane % 16, WIDE - 1));
+                ldmatrix_x2_trans(b, cell<D>(values, k * 16 + lane % 16, O_BLOCKS - 1));
 #pragma unroll
-                for (int m = 0; m < M; m++) mma_m16n8k16<T>(o[m][WIDE - 1], p[m], b[0], b[1]);
+                for (int m = 0; m < M; m++) mma_m16n8k16<T>(o[m][O_BLOCKS - 1], p[m], b[0], b[1]);
             }
         }
     }
 
-    // Divides by the sums and writes `valid` rows of `width` columns, by way of the warp's tile, in 16 bytes. The next
+    // A tile of KEYS keys and their values, of which `valid` are the sequence's: with CUT those may be fewer than KEYS.
+    // `distance` is that of query 0 from key 0, and `slope` ALiBi's over `scale`, or 0; `scale2` is the scores'
+    // scale times log2 e.
+    template <bool CUT, int KEYS>
+    __device__ __forceinline__ void mma(T *tile, T *keys, T *values, int valid, int distance, float slope, float scale2,
+                                        int lane) {
+        constexpr int BLOCKS = KEYS / 16;
+        // Blocks of keys that are all past the end are left out.
+        const auto present = [&](int block) { return !CUT || block * 16 < valid; };
+        float s[M][2 * BLOCKS][4] = {};
+        qk<BLOCKS>(s, tile, keys, present, lane);
+        softmax<CUT, BLOCKS>(s, valid, distance, slope, scale2, lane);
+        pv<BLOCKS>(s, values, present, lane);
+    }
+
+    // Divides by row_sum and writes `valid` rows of `width` columns, by way of the warp's tile, in 16 bytes. The next
     // sequence's rows lie right behind: nothing past `valid` is touched.
-    __device__ __forceinline__ void end(T *tile, T *to, uint64_t stride, int valid, int width, int lane) {
+    __device__ __forceinline__ void store_o(T *tile, T *to, uint64_t stride, int valid, int width, int lane) {
         const int g = lane / 4, t = lane % 4;
         __syncwarp(); // all have read the tile
 #pragma unroll
@@ -297,13 +322,13 @@ template <typename T, int D, int M, bool HELD> struct Queries {
             float inverse[2];
 #pragma unroll
             for (int r = 0; r < 2; r++) {
-                float all = sum[m][r];
-                all += __shfl_xor_sync(0xffffffffu, all, 1);
-                all += __shfl_xor_sync(0xffffffffu, all, 2);
-                inverse[r] = 1.0f / all;
+                float sum = row_sum[m][r];
+                sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+                sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+                inverse[r] = 1.0f / sum;
             }
 #pragma unroll
-            for (int n = 0; n < WIDE; n++)
+            for (int n = 0; n < O_BLOCKS; n++)
 #pragma unroll
                 for (int r = 0; r < 2; r++)
                     *reinterpret_cast<uint32_t *>(cell<D>(tile, m * 16 + r * 8 + g, n) + 2 * t) =
@@ -311,8 +336,8 @@ template <typename T, int D, int M, bool HELD> struct Queries {
         }
         __syncwarp();
 #pragma unroll 1
-        for (int i = lane; i < M * 16 * WIDE; i += 32) {
-            const int row = i / WIDE, chunk = i % WIDE;
+        for (int i = lane; i < M * 16 * O_BLOCKS; i += 32) {
+            const int row = i / O_BLOCKS, chunk = i % O_BLOCKS;
             if (row < valid && chunk * 8 < width)
                 *reinterpret_cast<uint4 *>(to + row * stride + chunk * 8) =
                     *reinterpret_cast<const uint4 *>(cell<D>(tile, row, chunk));

@@ -125,8 +125,8 @@ template <int COLUMNS> __device__ __forceinline__ void attention_plain(const Att
 
     for (int row = int(item.row); row < last; row += ATTENTION_F32_ROWS) {
         const bool idle = row + warp * 2 * OWN >= last; // all of the warp's queries are past the item's
-        float o[OWN][COLUMNS] = {}, top[OWN], sum[OWN] = {};
-        for (float &t : top) t = -INFINITY;
+        float o[OWN][COLUMNS] = {}, row_max[OWN], row_sum[OWN] = {};
+        for (float &m : row_max) m = -INFINITY;
         // The queries of the pass before were last read ahead of a barrier.
         transpose(queries, q + row * stride, stride, last - row, width, rotary ? rotary + uint64_t(row) * width : nullptr);
         for (int key = 0; key < length; key += ATTENTION_F32_KEYS) {
@@ -135,7 +135,7 @@ template <int COLUMNS> __device__ __forceinline__ void attention_plain(const Att
             fetch<WIDTH>(values, v + key * stride, stride, valid, width);
             transpose(keys, k + key * stride, stride, valid, width, rotary ? rotary + uint64_t(key) * width : nullptr);
             __syncthreads(); // the keys are there
-            float s[OWN][EACH] = {}, shrink[OWN];
+            float s[OWN][EACH] = {}, rescale[OWN];
             if (!idle) {
 #pragma unroll 4
                 for (int d = 0; d < width; d++) {
@@ -151,23 +151,23 @@ template <int COLUMNS> __device__ __forceinline__ void attention_plain(const Att
                 }
 #pragma unroll
                 for (int i = 0; i < OWN; i++) {
-                    float most = -INFINITY;
+                    float new_max = -INFINITY;
 #pragma unroll
                     for (int j = 0; j < EACH; j++) {
-                        const int column = x + j * SIDE, apart = row + y * OWN + i - (key + column);
-                        s[i][j] = column < valid ? fmaf(-slope, fabsf(float(apart)), s[i][j] * p.scale) : -INFINITY;
-                        most = fmaxf(most, s[i][j]);
+                        const int column = x + j * SIDE, distance = row + y * OWN + i - (key + column);
+                        s[i][j] = column < valid ? fmaf(-slope, fabsf(float(distance)), s[i][j] * p.scale) : -INFINITY;
+                        new_max = fmaxf(new_max, s[i][j]);
                     }
-                    most = fmaxf(top[i], across(most, [](float a, float b) { return fmaxf(a, b); }));
-                    shrink[i] = expf(top[i] - most);
-                    top[i] = most;
-                    float part = 0;
+                    new_max = fmaxf(row_max[i], across(new_max, [](float a, float b) { return fmaxf(a, b); }));
+                    rescale[i] = expf(row_max[i] - new_max);
+                    row_max[i] = new_max;
+                    float tile_sum = 0;
 #pragma unroll
                     for (int j = 0; j < EACH; j++) {
-                        s[i][j] = expf(s[i][j] - most);
-                        part += s[i][j];
+                        s[i][j] = expf(s[i][j] - new_max);
+                        tile_sum += s[i][j];
                     }
-                    sum[i] = fmaf(sum[i], shrink[i], across(part, [](float a, float b) { return a + b; }));
+                    row_sum[i] = fmaf(row_sum[i], rescale[i], across(tile_sum, [](float a, float b) { return a + b; }));
                 }
                 // For the half warp alone.
 #pragma unroll
@@ -197,7 +197,7 @@ template <int COLUMNS> __device__ __forceinline__ void attention_plain(const Att
 #pragma unroll
             for (int i = 0; i < OWN; i++)
 #pragma unroll
-                for (int n = 0; n < COLUMNS; n++) o[i][n] = fmaf(o[i][n], shrink[i], part[i][n]);
+                for (int n = 0; n < COLUMNS; n++) o[i][n] = fmaf(o[i][n], rescale[i], part[i][n]);
         }
 #pragma unroll
         for (int i = 0; i < OWN; i++) {
@@ -205,7 +205,7 @@ template <int COLUMNS> __device__ __forceinline__ void attention_plain(const Att
             if (r >= last) continue;
 #pragma unroll
             for (int n = 0; n < COLUMNS; n++)
-                if (x + n * SIDE < width) out[r * row_stride + x + n * SIDE] = o[i][n] / sum[i];
+                if (x + n * SIDE < width) out[r * row_stride + x + n * SIDE] = o[i][n] / row_sum[i];
         }
     }
 }

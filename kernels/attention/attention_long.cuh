@@ -1,12 +1,12 @@
 // Attention of sequences of any length: the kernel attention_T_D.
 //
-// A block takes a head of an item (params.h, AttentionItem): its queries go in passes of 16 * row_tiles * warps,
-// and each pass meets all keys of the sequence, a tile after the other. Tiles of keys and values arrive
-// by cp.async in a ring of `stages`; where a sequence fits into the ring, its keys are fetched and
-// rotated once for all passes. Grid: heads * items blocks (heads fastest).
+// A block takes one head of an item (params.h, AttentionItem). Its queries go in passes of 16 * row_tiles * warps, and
+// each pass takes all tiles of keys and values of the sequence, one after the other. The tiles arrive by cp.async in a
+// ring of `stages`; where a sequence fits into the ring, its keys are fetched and rotated once for all passes. Grid:
+// heads * items blocks (heads fastest).
 //
-// At least FLOPs, 4 * head_dim a query and key, and an exponential each, of which an SM has 16 a cycle: with heads of 32
-// and less those take longer. Bytes: q, k, v and out once, k and v again for each item. On an H200, f16, rotated, length
+// At least FLOPs, 4 * head_dim per query and key, and an exponential each, of which an SM has 16 per cycle: with heads of
+// 32 and less those take longer. Bytes: q, k, v and out once, k and v again for each item. On an H200, f16, rotated, length
 // 350, in TFLOP/s: 75 with 20 heads of 16, 74 of 24, 95 of 32, 121 with 8 of 96, 129 with 40 of 128; 40 by attention_any
 // with 20 of 40. That is a third of what the exponentials allow with heads of 16, a fifth with 32, and a sixth of what the
 // tensor cores do with 128 (a large product has 750, by wgmma): between is mma.sync, which has at most some 60 % of
@@ -45,26 +45,26 @@ template <typename T, int D, bool EXACT> __device__ __forceinline__ void attenti
     const float scale2 = p.scale * 1.44269504088896340736f;
 
     const int tiles = (length + KEYS - 1) / KEYS, passes = (int(item.rows) + PASS - 1) / PASS;
-    const bool stays = tiles <= STAGES;
-    const int arrivals = stays ? tiles : passes * tiles;
+    const bool fits_in_ring = tiles <= STAGES;
+    const int fetches = fits_in_ring ? tiles : passes * tiles;
 
-    int arriving = 0, arriving_key = 0, arriving_stage = 0; // the next tile to fetch
+    int fetched = 0, fetch_key = 0, fetch_stage = 0; // the next tile to fetch
     const auto fetch_next = [&] {
-        if (arriving < arrivals) {
-            const int left = length - arriving_key;
-            T *to = ring + arriving_stage * 2 * KEYS * D;
-            fetch<D, EXACT, KEYS, THREADS>(to, k + arriving_key * stride, stride, left, width, thread);
-            fetch<D, EXACT, KEYS, THREADS>(to + KEYS * D, v + arriving_key * stride, stride, left, width, thread);
-            arriving++;
-            arriving_key = arriving_key + KEYS < length ? arriving_key + KEYS : 0;
-            arriving_stage = arriving_stage + 1 < STAGES ? arriving_stage + 1 : 0;
+        if (fetched < fetches) {
+            const int left = length - fetch_key;
+            T *to = ring + fetch_stage * 2 * KEYS * D;
+            fetch<D, EXACT, KEYS, THREADS>(to, k + fetch_key * stride, stride, left, width, thread);
+            fetch<D, EXACT, KEYS, THREADS>(to + KEYS * D, v + fetch_key * stride, stride, left, width, thread);
+            fetched++;
+            fetch_key = fetch_key + KEYS < length ? fetch_key + KEYS : 0;
+            fetch_stage = fetch_stage + 1 < STAGES ? fetch_stage + 1 : 0;
         }
         cp_async_commit(); // perhaps of nothing: so the groups count the steps
     };
     // Waits for this thread's part of the next tile in turn, and rotates it.
     int ready_key = 0, ready_stage = 0, ready = 0;
     const auto make_ready = [&] {
-        if (ready >= arrivals) return;
+        if (ready >= fetches) return;
         cp_async_wait<STAGES - 2>();
         if (p.rotary)
             rotate<D, EXACT, KEYS, THREADS>(ring + ready_stage * 2 * KEYS * D, rotary + uint64_t(ready_key) * (width / 2),
@@ -75,7 +75,7 @@ template <typename T, int D, bool EXACT> __device__ __forceinline__ void attenti
     };
 
     for (int i = 0; i < STAGES - 1; i++) fetch_next();
-    Queries<T, D, M, TILE.q_in_registers != 0> queries;
+    WarpRows<T, D, M, TILE.q_in_registers != 0> rows;
     int step = 0, stage = 0;
     for (int pass = 0; pass < passes; pass++) {
         const int row = int(item.row) + pass * PASS + warp * 16 * M; // the warp's first query
@@ -86,25 +86,25 @@ template <typename T, int D, bool EXACT> __device__ __forceinline__ void attenti
             cp_async_wait<0>();
             if (p.rotary) rotate<D, EXACT, 16 * M, 32>(tile, rotary + uint64_t(row) * (width / 2), valid, width, lane);
             __syncwarp();
-            queries.begin(tile, lane);
+            rows.load_q(tile, lane);
         }
         if (pass == 0) make_ready();
-        if (stays) stage = 0;
+        if (fits_in_ring) stage = 0;
         for (int key = 0; key < length; key += KEYS, step++) {
-            if (step < arrivals) {
+            if (step < fetches) {
                 __syncthreads(); // this tile is there for all, and all have done with the one before
                 fetch_next();
             }
             T *keys = ring + stage * 2 * KEYS * D, *values = keys + KEYS * D;
             if (valid > 0) {
                 if (length - key >= KEYS)
-                    queries.template meet<false, KEYS>(tile, keys, values, KEYS, row - key, slope, scale2, lane);
+                    rows.template mma<false, KEYS>(tile, keys, values, KEYS, row - key, slope, scale2, lane);
                 else
-                    queries.template meet<true, KEYS>(tile, keys, values, length - key, row - key, slope, scale2, lane);
+                    rows.template mma<true, KEYS>(tile, keys, values, length - key, row - key, slope, scale2, lane);
             }
             make_ready();
             stage = stage + 1 < STAGES ? stage + 1 : 0;
         }
-        if (valid > 0) queries.end(tile, out + row * row_stride, row_stride, valid, width, lane);
+        if (valid > 0) rows.store_o(tile, out + row * row_stride, row_stride, valid, width, lane);
     }
 }

@@ -1,9 +1,8 @@
 // Attention of sequences of at most 64 tokens, several to a block: the kernel attention_T_D_short.
 //
-// A block takes a head of four slots (params.h, AttentionSlot), a slot a warp: 16 queries of one sequence. The slots
-// of a sequence stand together, so that its keys and values lie together in shared memory, and a warp meets
-// those of its own sequence alone: nothing of a neighbour enters its sums, and which slots it has changes
-// none of them. One tile, one pass. Grid: heads * items blocks (heads fastest).
+// A block takes one head of four slots (params.h, AttentionSlot), one slot per warp: 16 queries of one sequence. The
+// slots of a sequence stand together, so that its keys and values lie together in shared memory, and a warp reads the
+// keys of its own sequence alone: nothing of a neighbour enters its sums, and which slots it has changes none of them. One tile, one pass. Grid: heads * items blocks (heads fastest).
 //
 // On Hopper rotated heads of 64 come here up to 32 tokens only (launch.h, which has the times of both kernels).
 //
@@ -45,9 +44,9 @@ template <typename T, int D, bool EXACT> __device__ __forceinline__ void attenti
     const float slope = p.slopes ? at<const float>(p.slopes)[head] / p.scale : 0.0f;
     const float scale2 = p.scale * 1.44269504088896340736f;
     const int base = (warp - slot.piece) * 16 * D; // where the sequence begins
-    Queries<T, D, 1, true> queries;
-    queries.begin(tile, lane);
-    queries.template meet<true, ROWS>(tile, keys + base, values + base, length, row, slope, scale2, lane);
+    WarpRows<T, D, 1, true> rows;
+    rows.load_q(tile, lane);
+    rows.template mma<true, ROWS>(tile, keys + base, values + base, length, row, slope, scale2, lane);
     T *out = at<T>(p.out) + (slot.first + row) * row_stride + head * width;
-    queries.end(tile, out, row_stride, valid, width, lane);
+    rows.store_o(tile, out, row_stride, valid, width, lane);
 }
