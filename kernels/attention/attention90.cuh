@@ -1,13 +1,14 @@
 // Attention for Hopper (sm_90a) with heads of 64 columns, f16 and bf16: the kernels attention90_T_64. What they compute
 // is what attention_long.cuh does.
 //
-// A block stays on its SM and takes one head of an item (params.h, AttentionItem) after the other, heads fastest. Its
-// last warpgroup produces: cp.async brings tiles of 64 keys and 64 values into a ring, in the 128-byte swizzle that
-// wgmma reads, and the keys are rotated there, once for all queries of the item. (Keys of sequences of more than
-// HOPPER_ROTATES tokens have been rotated by rotate_keys.cu.) The others consume: they take turns at 64 queries, which meet
-// all keys: s = q k^T by wgmma, q in registers; the online softmax in registers; o += p v by wgmma, p in registers. Nothing keeps them in step: one has its softmax while another has its products, or the next
-// item's. A sequence that fits into the ring (HOPPER_WHOLE) is one item, and its keys stay for all its queries; others
-// have items of as many queries as one turn takes. Grid: a block an SM.
+// A persistent block takes one head of an item (params.h, AttentionItem) after the other, heads fastest. Its last
+// warpgroup is the producer: cp.async brings tiles of 64 keys and 64 values into a ring of stages (common/ring.cuh), in
+// the 128-byte swizzle that wgmma reads, and the keys are rotated there, once for all queries of the item. (Keys of
+// sequences of more than HOPPER_ROTATES tokens have been rotated by rotate_keys.cu.) The other warpgroups are consumers,
+// which take turns at 64 queries and go through all tiles of keys: s = q k^T by wgmma, q in registers; the online
+// softmax in registers; o += p v by wgmma, p in registers. Nothing keeps them in step: one has its softmax while another
+// has its products, or those of the next item. A sequence that fits into the ring (HOPPER_WHOLE) is one item, and its
+// keys stay for all its queries; others have items of as many queries as one turn takes. Grid: one block per SM.
 //
 // Bound, in 64 queries by 64 keys an SM: 256 cycles by the tensor cores, as many by the exponentials; below about 200
 // tokens by the bytes of q, k, v and out. On an H200, f16, 20 heads, rotated, in TFLOP/s: 96 at length 100, 177 at 170,
@@ -17,10 +18,10 @@
 //
 // What made rotation cheap (at length 1022 all took 663 us on the H200, of which it took some 140, and now 512 to 525):
 // - Angles come by cp.async two tiles ahead. Loads into the 32 registers of a producing thread were waited for four
-//   times a tile. They come by way of the L1 cache: all SMs ask for the same lines at once, which the second level gives
+//   times per tile. They come by way of the L1 cache: all SMs ask for the same lines at once, which the second level gives
 //   out slowly (at length 100 past L1: 388 us, through it 180).
-// - 16 lanes a row, two columns a lane, rows r and r + 4 together: no bank is met twice. With eight bytes a lane, in
-//   rows one after the other, each access took ten turns instead of two.
+// - 16 lanes per row, two columns per lane, rows r and r + 4 together: no bank is read twice. With eight bytes per lane,
+//   in rows one after the other, each access took ten turns instead of two.
 //
 // Tensor copies (TMA) of keys and values are not faster. One thread began them, those of a tile's queries to L2 too, the
 // producers waited for a tile, made its values past the end zeros, and rotated as here: the same bits, on one H200 in one
@@ -33,18 +34,23 @@
 
 #include "attention.cuh"
 #include "../common/ptx90.cuh"
+#include "../common/ring.cuh"
 
 #ifdef SM90A
 
-// 64 queries of a warpgroup, and what has become of them. Thread t of the warpgroup has rows g and g + 8 of its warp's
-// 16, g = t % 32 / 4, and of each 8 columns 2 (t % 4) and the next.
-template <typename T> struct Queries90 {
+// The fragment of wgmma's sums that a thread holds: element i of [64, columns] is in one of two rows, g and g + 8 of the
+// warp's 16 rows (g = lane / 4), and of each 8 columns in 2 (lane % 4) or the next.
+__device__ constexpr int fragment_row(int i) { return (i / 2) % 2 * 8; }
+__device__ constexpr int fragment_column(int i) { return (i / 4) * 8 + i % 2; }
+
+// 64 rows of a warpgroup: queries, scores and results. `t` is lane % 4.
+template <typename T> struct Rows64 {
     uint32_t q[4][4]; // A of four products of 16 columns
     float o[32];
-    float top[2], sum[2];
+    float row_max[2], row_sum[2];
 
     // `row` is the thread's row g, counted from the item's first, `q0` the item's first row.
-    __device__ __forceinline__ void begin(const T *q0, uint64_t stride, const float2 *rotary, int row, int rows,
+    __device__ __forceinline__ void load_q(const T *q0, uint64_t stride, const float2 *rotary, int row, int rows,
                                           int t) {
         // All loads before the first use. Rows past the item's read another's, which nobody sees.
         const int at_row[2] = {row < rows ? row : 0, row + 8 < rows ? row + 8 : 0};
@@ -84,8 +90,8 @@ template <typename T> struct Queries90 {
         }
 #pragma unroll
         for (int i = 0; i < 32; i++) o[i] = 0;
-        top[0] = top[1] = -INFINITY;
-        sum[0] = sum[1] = 0;
+        row_max[0] = row_max[1] = -INFINITY;
+        row_sum[0] = row_sum[1] = 0;
     }
 
     static __device__ __forceinline__ void unpack(float (&to)[2], uint32_t pair) {
@@ -96,60 +102,60 @@ template <typename T> struct Queries90 {
 
     // Scores become weights, and what is summed so far is rescaled.
     template <bool CUT, int KEYS>
-    __device__ __forceinline__ void weigh(float (&s)[KEYS / 2], int valid, float apart, float slope, float scale2,
-                                          int t) {
+    __device__ __forceinline__ void softmax(float (&s)[KEYS / 2], int valid, float distance, float slope,
+                                            float scale2, int t) {
         if (slope != 0) {
 #pragma unroll
             for (int i = 0; i < KEYS / 2; i++)
-                s[i] = fmaf(-slope, fabsf(apart + float(i / 2 % 2 * 8 - i / 4 * 8 - i % 2)), s[i]);
+                s[i] = fmaf(-slope, fabsf(distance + float(fragment_row(i) - fragment_column(i))), s[i]);
         }
         if constexpr (CUT) {
 #pragma unroll
             for (int i = 0; i < KEYS / 2; i++)
-                if (i / 4 * 8 + 2 * t + i % 2 >= valid) s[i] = -INFINITY;
+                if (fragment_column(i) + 2 * t >= valid) s[i] = -INFINITY;
         }
         // A score that is not finite must not pass as a number: NaN stays NaN in its weight, inf - inf is NaN.
-        float shrink[2];
+        float rescale[2];
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            float most = top[r];
+            float new_max = row_max[r];
 #pragma unroll
-            for (int i = 2 * r; i < KEYS / 2; i += 4) most = fmaxf(most, fmaxf(s[i], s[i + 1]));
-            most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
-            most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
-            shrink[r] = exp2_approx((top[r] - most) * scale2);
-            top[r] = most;
-            const float minus = -most * scale2;
-            float part[2] = {0, 0};
+            for (int i = 2 * r; i < KEYS / 2; i += 4) new_max = fmaxf(new_max, fmaxf(s[i], s[i + 1]));
+            new_max = fmaxf(new_max, __shfl_xor_sync(0xffffffffu, new_max, 1));
+            new_max = fmaxf(new_max, __shfl_xor_sync(0xffffffffu, new_max, 2));
+            rescale[r] = exp2_approx((row_max[r] - new_max) * scale2);
+            row_max[r] = new_max;
+            const float minus = -new_max * scale2;
+            float tile_sum[2] = {0, 0};
 #pragma unroll
             for (int i = 2 * r; i < KEYS / 2; i += 4)
 #pragma unroll
                 for (int j = 0; j < 2; j++) {
                     s[i + j] = exp2_approx(fmaf(s[i + j], scale2, minus));
-                    part[j] += s[i + j];
+                    tile_sum[j] += s[i + j];
                 }
-            sum[r] = fmaf(sum[r], shrink[r], part[0] + part[1]);
+            row_sum[r] = fmaf(row_sum[r], rescale[r], tile_sum[0] + tile_sum[1]);
         }
         // Mostly nothing is larger than what came before, and times 1 changes no bit.
-        if (__any_sync(0xffffffffu, shrink[0] != 1.0f || shrink[1] != 1.0f)) {
+        if (__any_sync(0xffffffffu, rescale[0] != 1.0f || rescale[1] != 1.0f)) {
 #pragma unroll
-            for (int i = 0; i < 32; i++) o[i] *= shrink[i / 2 % 2];
+            for (int i = 0; i < 32; i++) o[i] *= rescale[(i / 2) % 2];
         }
     }
 
-    // They meet KEYS keys, and then their values. Of the keys `valid` are the sequence's: with CUT those may be fewer.
-    // `apart` is the distance of the thread's first row from the thread's first key; `slope` ALiBi's over `scale`, or
-    // 0; `scale2` the scores' scale times log2 e.
+    // A tile of KEYS keys and their values, given as descriptors: s = q k^T, softmax, o += p v. Of the keys `valid` are
+    // the sequence's: with CUT those may be fewer than KEYS. `distance` is that of the thread's first row from the
+    // thread's first key; `slope` ALiBi's over `scale`, or 0; `scale2` the scores' scale times log2 e.
     template <bool CUT, int KEYS>
-    __device__ __forceinline__ void meet(uint64_t keys, uint64_t values, int valid, float apart, float slope,
-                                         float scale2, int t) {
+    __device__ __forceinline__ void mma(uint64_t keys, uint64_t values, int valid, float distance, float slope,
+                                        float scale2, int t) {
         float s[KEYS / 2];
         wg_fence();
 #pragma unroll
         for (int k = 0; k < 4; k++) wgmma_rs<T, KEYS, 0>(s, q[k], keys + 2 * k, k > 0);
         wg_commit();
         wg_wait<0>();
-        weigh<CUT, KEYS>(s, valid, apart, slope, scale2, t);
+        softmax<CUT, KEYS>(s, valid, distance, slope, scale2, t);
         uint32_t p[KEYS / 16][4];
 #pragma unroll
         for (int i = 0; i < KEYS / 4; i++) p[i / 4][i % 4] = pack2<T>(s[2 * i], s[2 * i + 1]);
@@ -160,16 +166,16 @@ template <typename T> struct Queries90 {
         wg_wait<0>();
     }
 
-    // Divides by the sums and writes the rows below `rows`: nothing else, the next sequence's lie right behind. Lanes
-    // exchange halves, so that four of them write 32 bytes that lie together.
-    __device__ __forceinline__ void end(T *out, uint64_t stride, int row, int rows, int t) {
+    // Divides by row_sum and writes the rows below `rows` and nothing else: the rows of the next sequence lie right
+    // behind. Lanes exchange halves, so that four of them write 32 bytes that lie together.
+    __device__ __forceinline__ void store_o(T *out, uint64_t stride, int row, int rows, int t) {
         const bool odd = t % 2 != 0;
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            float all = sum[r];
-            all += __shfl_xor_sync(0xffffffffu, all, 1);
-            all += __shfl_xor_sync(0xffffffffu, all, 2);
-            const float inverse = 1.0f / all;
+            float sum = row_sum[r];
+            sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+            sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+            const float inverse = 1.0f / sum;
             T *to = out + (row + 8 * r) * stride + 8 * (t % 2) + 4 * (t / 2);
 #pragma unroll
             for (int m = 0; m < 4; m++) {
@@ -187,20 +193,9 @@ template <typename T> struct Queries90 {
 
 #endif
 
-// A stage of the ring and the parity of its barrier.
-template <int STAGES> struct Place90 {
-    int both = 0;
-    __device__ __forceinline__ int stage() const { return both >> 1; }
-    __device__ __forceinline__ int parity() const { return both & 1; }
-    __device__ __forceinline__ void next() {
-        both += 2;
-        if (both >= 2 * STAGES) both = (both - 2 * STAGES) ^ 1;
-    }
-};
-
-// The heads of the items that are a block's, one after the other. All lanes call these together. The item of the next
-// head is asked for a head ahead, a word a lane; and since shuffles share it out, the compiler knows that it is the same
-// in all lanes, and keeps it in uniform registers: of the others a producing thread has 32.
+// The work of a persistent block: the heads of its items, one after the other. All lanes call these functions together.
+// The item of the next head is read one head ahead, one word per lane. Since shuffles share it out, the compiler knows
+// that it is the same in all lanes, and keeps it in uniform registers: of the others a producing thread has 32.
 struct Heads90 {
     uint32_t block, blocks, heads;
     int coming = 0;
@@ -231,28 +226,201 @@ struct Heads90 {
     }
 };
 
-template <typename T> __device__ __forceinline__ void attention90(const AttentionParams &p) {
-#ifdef SM90A
-    constexpr int D = 64, KEYS = HOPPER_KEYS, TILE = KEYS * D;
-    constexpr int CONSUMERS = HOPPER_CONSUMERS, STAGES = HOPPER_STAGES, AHEAD = HOPPER_AHEAD;
-    constexpr uint64_t TILE_STEP = TILE * sizeof(T) / 16; // in a descriptor
-    static_assert(KEYS == 64, "a producing warp has 16 rows of a tile");
-    static_assert(HOPPER_HEAD_DIM == D && HOPPER_SHARED_BYTES == STAGES * 2 * TILE * sizeof(T) + STAGES * 2 * sizeof(uint64_t) +
-                                                                    (AHEAD + 1) * 8 * 128 * 16, "the host asks for as much");
-    DYN_SMEM(shared);
-    T *ring = reinterpret_cast<T *>(shared); // stages of KEYS keys and KEYS values
-    uint64_t *full = reinterpret_cast<uint64_t *>(shared + STAGES * 2 * TILE * sizeof(T)), *empty = full + STAGES;
-    float2 *angles = reinterpret_cast<float2 *>(empty + STAGES); // 8 pairs a producing thread, AHEAD + 1 times
+// A block's shared memory.
+template <typename T> struct Shared90 {
+    T *ring;                // stages of keys and values
+    float2 *angles;         // of the tiles under way and of the tile that is rotated
+    uint64_t *full, *empty; // the barriers of each stage
+};
 
-    // A shuffle, so that the compiler knows it for the same in all lanes.
-    const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0), lane = threadIdx.x % 32;
+#ifdef SM90A
+
+// The numbers of the kernels for heads of 64 columns.
+namespace head64 {
+constexpr int D = 64, KEYS = HOPPER_KEYS, TILE = KEYS * D;
+constexpr int CONSUMERS = HOPPER_CONSUMERS, STAGES = HOPPER_STAGES, AHEAD = HOPPER_AHEAD;
+static_assert(HOPPER_HEAD_DIM == D && KEYS == 64, "a producing warp has 16 rows of a tile");
+
+// The producing warpgroup: it fetches tiles, rotates keys, and hands the tiles on.
+template <typename T>
+__device__ __forceinline__ void produce(const AttentionParams &p, const Shared90<T> &shared, Heads90 &work) {
+    T *const ring = shared.ring;
+    float2 *const angles = shared.angles;
+    uint64_t *const full = shared.full, *const empty = shared.empty;
+    const int lane = threadIdx.x % 32;
     const uint64_t row_stride = uint64_t(p.heads) * D, stride = 3 * row_stride;
     const float2 *rotary = at<const float2>(p.rotary);
+    // A warp has eight rows of each half of a tile. Of a row a thread fetches two chunks of 16 bytes, in keys and
+    // in values. The eight lanes that write at once have rows r and r + 4, whose chunks the swizzle keeps in
+    // different banks.
+    constexpr int HALF = KEYS / 2, OTHER = 32; // the other chunk is 32 columns on
+    const int thread = threadIdx.x % 128, warp_row = thread / 32 * 8;
+    const int upper = (lane / 4) % 2; // whether the lane has one of the upper four rows
+    const int row = warp_row + 4 * upper + lane / 8, chunk = 8 * (lane % 4);
+    // It rotates what its warp fetched, 16 lanes per row and two columns per lane: so the angles of a row are read as
+    // they lie, and rows r and r + 4 take all banks. A thread has the angles of 4 rows of each half.
+    const int rotated_row = warp_row + 4 * (lane / 16), pair = 2 * (lane % 16);
+    RingCursor<STAGES> free; // the stage to fetch to
+    int key = 0;             // the first key of the tile, counted from the sequence's first
+    int under_way = 0;       // tiles that are fetched and not yet handed on
+    int ready = -AHEAD;      // the stage to hand on, once AHEAD tiles are under way
+    int part = 0;            // of `angles`, for the tile that is fetched; the oldest is the next
+    uint32_t to_rotate = 0;  // bit i: the keys fetched i tiles ago are to be rotated
+#pragma unroll 1
+    while (!work.ended() || under_way > 0) {
+        const int oldest = part < AHEAD ? part + 1 : 0;
+        to_rotate <<= 1;
+        if (!work.ended()) {
+            mbar_wait(&empty[free.stage], free.phase ^ 1);
+            const int length = int(work.item.length);
+            const uint32_t to = free.stage * (2 * TILE) + row * D + (chunk ^ (8 * (row % 8)));
+            const uint64_t first = uint64_t(work.item.first) + key;
+            const T *keys = at<const T>(p.qkv) + first * stride + row_stride + work.head() * D;
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const bool inside = key + i * HALF + row < length;
+                const T *from = keys + (inside ? (i * HALF + row) * uint32_t(stride) + chunk : 0);
+                T *const here = ring + to + i * HALF * D, *const there = ring + (to ^ OTHER) + i * HALF * D;
+                cp_async16(here, from, inside);
+                cp_async16(there, from + OTHER, inside);
+                cp_async16(here + TILE, from + row_stride, inside);
+                cp_async16(there + TILE, from + row_stride + OTHER, inside);
+                // The queries of these rows are needed soon, too.
+                if (chunk == 0) prefetch_l2(from - row_stride);
+            }
+            if (rotary && length <= HOPPER_ROTATES) {
+                to_rotate |= 1;
+#pragma unroll
+                for (int i = 0; i < 8; i++) { // rows past the end are zeros, whatever the angle
+                    const int position = min(key + rotated_row + (i / 4) * HALF + i % 4, length - 1);
+                    const float2 *from = rotary + uint32_t(position) * (D / 2) + pair;
+                    cp_async16_l1(&angles[((part * 8 + i) * 128 + thread) * 2], from);
+                }
+            }
+            under_way++;
+            free.next();
+            key += KEYS;
+            if (key >= length) {
+                key = 0;
+                work.next(p);
+            }
+        }
+        cp_async_commit(); // perhaps of nothing: so the groups count the tiles
+        part = oldest;
+        if (ready < 0) {
+            ready++;
+            continue;
+        }
+        cp_async_wait<AHEAD>();
+        if ((to_rotate >> AHEAD) & 1) {
+            __syncwarp(); // what the other lanes fetched is there, too
+            const uint32_t tile = ready * (2 * TILE) + rotated_row * D + (pair ^ (8 * (rotated_row % 8)));
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                T *const rows = ring + ((i / 4) * HALF + i % 4) * D;
+                const uint32_t at = tile ^ (8 * (i % 4)); // the swizzle of the row
+                const float2 *const row_angles = &angles[((oldest * 8 + i) * 128 + thread) * 2];
+                rotate_pairs<2>(rows + at, rows + (at ^ OTHER), row_angles);
+            }
+        }
+        fence_proxy_async();
+        __syncwarp();
+        if (lane == 0) mbar_arrive(&full[ready]);
+        ready = ready + 1 < STAGES ? ready + 1 : 0;
+        under_way--;
+    }
+}
 
+// One of the consuming warpgroups, number `group`: it computes, and releases the tiles.
+template <typename T>
+__device__ __forceinline__ void consume(const AttentionParams &p, const Shared90<T> &shared, Heads90 &work, int group) {
+    constexpr uint64_t TILE_STEP = TILE * sizeof(T) / 16; // in a descriptor
+    uint64_t *const full = shared.full, *const empty = shared.empty;
+    const int lane = threadIdx.x % 32;
+    const uint64_t row_stride = uint64_t(p.heads) * D, stride = 3 * row_stride;
+    const float2 *rotary = at<const float2>(p.rotary);
+    const int t = lane % 4;
+    const float scale2 = p.scale * 1.44269504088896340736f;
+    const uint64_t first_keys = wg_desc(shared.ring, 0, 8 * 128);
+    RingCursor<STAGES> item_start; // the stage of the item's first keys
+    int turn = group; // the number of this warpgroup's first 64 queries: all take turns, across the items too
+    Rows64<T> queries;
+#pragma unroll 1
+    for (; !work.ended(); work.next(p)) {
+        const int length = int(work.item.length), rows = int(work.item.rows), item_row = int(work.item.row);
+        const uint64_t first = work.item.first + work.item.row;
+        const float slope = p.slopes ? at<const float>(p.slopes)[work.head()] / p.scale : 0.0f;
+        int begin = turn * 64;
+        turn = (turn + (CONSUMERS << 16) - (rows + 63) / 64) % CONSUMERS;
+        RingCursor<STAGES> cursor;
+#pragma unroll 1
+        do {
+            const bool last_pass = begin + CONSUMERS * 64 >= rows;
+            cursor = item_start;
+            const auto wait = [&] { mbar_wait(&full[cursor.stage], cursor.phase); };
+            const auto release = [&] {
+                __syncwarp();
+                if (last_pass && lane == 0) mbar_arrive(&empty[cursor.stage]);
+                cursor.next();
+            };
+            if (begin >= rows) { // no queries, but all consumers must release every tile
+                for (int remaining = length; remaining > 0; remaining -= KEYS) {
+                    wait();
+                    release();
+                }
+                break;
+            }
+            const int row = begin + (threadIdx.x % 128) / 32 * 16 + lane / 4;
+            queries.load_q(at<const T>(p.qkv) + first * stride + work.head() * D, stride,
+                           rotary ? rotary + uint64_t(item_row) * (D / 2) : nullptr, row, rows, t);
+            const auto keys = [&] { return first_keys + cursor.stage * (2 * TILE_STEP); };
+            int remaining = length; // keys of the sequence
+            const auto distance = [&] { return float(item_row + row - 2 * t - (length - remaining)); };
+#pragma unroll 1
+            for (; remaining >= KEYS; remaining -= KEYS) {
+                wait();
+                queries.template mma<false, KEYS>(keys(), keys() + TILE_STEP, KEYS, distance(), slope, scale2, t);
+                release();
+            }
+            if (remaining > 0) {
+                wait();
+                const uint64_t values = keys() + TILE_STEP;
+                if (remaining > KEYS / 2)
+                    queries.template mma<true, KEYS>(keys(), values, remaining, distance(), slope, scale2, t);
+                else
+                    queries.template mma<true, KEYS / 2>(keys(), values, remaining, distance(), slope, scale2, t);
+                release();
+            }
+            queries.store_o(at<T>(p.out) + first * row_stride + work.head() * D, row_stride, row, rows, t);
+            begin += CONSUMERS * 64;
+        } while (begin < rows);
+        item_start = cursor;
+    }
+}
+
+} // namespace head64
+
+#endif
+
+template <typename T> __device__ __forceinline__ void attention90(const AttentionParams &p) {
+#ifdef SM90A
+    using namespace head64;
+    static_assert(HOPPER_SHARED_BYTES == STAGES * 2 * TILE * sizeof(T) + STAGES * 2 * sizeof(uint64_t) +
+                                             (AHEAD + 1) * 8 * 128 * 2 * sizeof(float2),
+                  "the host asks for as much");
+    DYN_SMEM(memory);
+    Shared90<T> shared;
+    shared.ring = reinterpret_cast<T *>(memory);
+    shared.full = reinterpret_cast<uint64_t *>(memory + STAGES * 2 * TILE * sizeof(T));
+    shared.empty = shared.full + STAGES;
+    shared.angles = reinterpret_cast<float2 *>(shared.empty + STAGES); // 8 pairs per producing thread and tile
+
+    // A shuffle, so that the compiler knows it for the same in all lanes.
+    const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
-            mbar_init(&full[i], 4);
-            mbar_init(&empty[i], 4 * CONSUMERS);
+            mbar_init(&shared.full[i], 4);
+            mbar_init(&shared.empty[i], 4 * CONSUMERS);
         }
         fence_mbar_init();
     }
@@ -261,143 +429,10 @@ template <typename T> __device__ __forceinline__ void attention90(const Attentio
     Heads90 work(p);
     if (group == CONSUMERS) {
         setmaxnreg_dec<HOPPER_PRODUCER_REGISTERS>();
-        // A warp has eight rows of each half of a tile. Of a row a thread fetches two chunks of 16 bytes, in keys and
-        // in values. The eight lanes that write at once have rows r and r + 4, whose chunks the swizzle keeps in
-        // different banks.
-        constexpr int HALF = KEYS / 2, OTHER = 32; // the other chunk is 32 columns on
-        const int thread = threadIdx.x % 128, warp_row = thread / 32 * 8;
-        const int row = warp_row + lane / 4 % 2 * 4 + lane / 8, chunk = lane % 4 * 8;
-        // It rotates what its warp fetched, 16 lanes a row and two columns a lane: so a row's angles are read as they
-        // lie, and rows r and r + 4 take all banks. A thread has the angles of 4 rows of each half.
-        const int turned = warp_row + lane / 16 * 4, pair = lane % 16 * 2;
-        Place90<STAGES> fetched;
-        int key = 0;        // the tile's first, of the sequence's
-        int under_way = 0;  // tiles that are fetched and not yet handed on
-        int ready = -AHEAD; // the stage to hand on, once so many tiles are under way
-        int part = 0;       // of `angles`, for the tile that is fetched; the oldest is the next
-        uint32_t rotated = 0; // bit i: the keys fetched i tiles ago are to be rotated
-#pragma unroll 1
-        while (!work.ended() || under_way > 0) {
-            const int oldest = part < AHEAD ? part + 1 : 0;
-            rotated <<= 1;
-            if (!work.ended()) {
-                mbar_wait(&empty[fetched.stage()], fetched.parity() ^ 1);
-                const int length = int(work.item.length);
-                const uint32_t to = fetched.stage() * (2 * TILE) + row * D + (chunk ^ row % 8 * 8);
-                const uint64_t first = uint64_t(work.item.first) + key;
-                const T *keys = at<const T>(p.qkv) + first * stride + row_stride + work.head() * D;
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    const bool inside = key + i * HALF + row < length;
-                    const T *from = keys + (inside ? (i * HALF + row) * uint32_t(stride) + chunk : 0);
-                    T *const here = ring + to + i * HALF * D, *const there = ring + (to ^ OTHER) + i * HALF * D;
-                    cp_async16(here, from, inside);
-                    cp_async16(there, from + OTHER, inside);
-                    cp_async16(here + TILE, from + row_stride, inside);
-                    cp_async16(there + TILE, from + row_stride + OTHER, inside);
-                    // The queries of these rows are wanted soon, too.
-                    if (chunk == 0) prefetch_l2(from - row_stride);
-                }
-                if (rotary && length <= HOPPER_ROTATES) {
-                    rotated |= 1;
-#pragma unroll
-                    for (int i = 0; i < 8; i++) { // rows past the end are zeros, whichever angle they meet
-                        const int position = min(key + turned + i / 4 * HALF + i % 4, length - 1);
-                        const float2 *from = rotary + uint32_t(position) * (D / 2) + pair;
-                        cp_async16_l1(&angles[((part * 8 + i) * 128 + thread) * 2], from);
-                    }
-                }
-                under_way++;
-                fetched.next();
-                key += KEYS;
-                if (key >= length) {
-                    key = 0;
-                    work.next(p);
-                }
-            }
-            cp_async_commit(); // perhaps of nothing: so the groups count the tiles
-            part = oldest;
-            if (ready < 0) {
-                ready++;
-                continue;
-            }
-            cp_async_wait<AHEAD>();
-            if (rotated >> AHEAD & 1) {
-                __syncwarp(); // what the other lanes fetched is there, too
-                const uint32_t tile = ready * (2 * TILE) + turned * D + (pair ^ turned % 8 * 8);
-#pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    T *const rows = ring + (i / 4 * HALF + i % 4) * D;
-                    const uint32_t at = tile ^ i % 4 * 8;
-                    const float2 *const turns = &angles[((oldest * 8 + i) * 128 + thread) * 2];
-                    rotate_pairs<2>(rows + at, rows + (at ^ OTHER), turns);
-                }
-            }
-            fence_proxy_async();
-            __syncwarp();
-            if (lane == 0) mbar_arrive(&full[ready]);
-            ready = ready + 1 < STAGES ? ready + 1 : 0;
-            under_way--;
-        }
+        produce(p, shared, work);
     } else {
         setmaxnreg_inc<HOPPER_CONSUMER_REGISTERS>();
-        const int t = lane % 4;
-        const float scale2 = p.scale * 1.44269504088896340736f;
-        const uint64_t first_keys = wg_desc(ring, 0, 8 * 128);
-        Place90<STAGES> begins;   // where the item's keys do
-        int turn = group; // this warpgroup's first 64 queries: all take turns, over the items too
-        Queries90<T> queries;
-#pragma unroll 1
-        for (; !work.ended(); work.next(p)) {
-            const int length = int(work.item.length), rows = int(work.item.rows), item_row = int(work.item.row);
-            const uint64_t first = work.item.first + work.item.row;
-            const float slope = p.slopes ? at<const float>(p.slopes)[work.head()] / p.scale : 0.0f;
-            int begin = turn * 64;
-            turn = (turn + (CONSUMERS << 16) - (rows + 63) / 64) % CONSUMERS;
-            Place90<STAGES> place;
-#pragma unroll 1
-            do {
-                const bool last_pass = begin + CONSUMERS * 64 >= rows;
-                place = begins;
-                const auto wait = [&] { mbar_wait(&full[place.stage()], place.parity()); };
-                const auto release = [&] {
-                    __syncwarp();
-                    if (last_pass && lane == 0) mbar_arrive(&empty[place.stage()]);
-                    place.next();
-                };
-                if (begin >= rows) { // nothing to do, but the others' tiles are to be released
-                    for (int left = length; left > 0; left -= KEYS) {
-                        wait();
-                        release();
-                    }
-                    break;
-                }
-                const int row = begin + threadIdx.x % 128 / 32 * 16 + lane / 4;
-                queries.begin(at<const T>(p.qkv) + first * stride + work.head() * D, stride,
-                              rotary ? rotary + uint64_t(item_row) * (D / 2) : nullptr, row, rows, t);
-                const auto keys = [&] { return first_keys + place.stage() * (2 * TILE_STEP); };
-                const auto apart = [&](int left) { return float(item_row + row - 2 * t - (length - left)); };
-                int left = length;
-#pragma unroll 1
-                for (; left >= KEYS; left -= KEYS) {
-                    wait();
-                    queries.template meet<false, KEYS>(keys(), keys() + TILE_STEP, KEYS, apart(left), slope, scale2, t);
-                    release();
-                }
-                if (left > 0) {
-                    wait();
-                    const uint64_t values = keys() + TILE_STEP;
-                    if (left > KEYS / 2)
-                        queries.template meet<true, KEYS>(keys(), values, left, apart(left), slope, scale2, t);
-                    else
-                        queries.template meet<true, KEYS / 2>(keys(), values, left, apart(left), slope, scale2, t);
-                    release();
-                }
-                queries.end(at<T>(p.out) + first * row_stride + work.head() * D, row_stride, row, rows, t);
-                begin += CONSUMERS * 64;
-            } while (begin < rows);
-            begins = place;
-        }
+        consume(p, shared, work, group);
     }
 #endif
 }

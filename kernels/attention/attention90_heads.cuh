@@ -8,10 +8,11 @@
 // stages. Heads of 24 columns lie in rows of 32 in shared memory: the last 8 columns are zeros.
 //
 // Launch: 128 * (consumers + 1) threads, one block for each multiprocessor, the tile's shared_bytes of dynamic shared memory.
-// A block takes one head of an item after the other, heads fastest. Its last warpgroup produces: cp.async brings tiles
-// of keys and values into a ring of stages, and the keys are rotated there. The other warpgroups consume: they take
-// turns at 64 queries, which meet all keys. A sequence that fits into the ring is one item, and its keys stay for all
-// its queries. For heads of 128 columns, keys of sequences that do not fit have been rotated by rotate_keys.cu.
+// A persistent block takes one head of an item after the other, heads fastest. Its last warpgroup is the producer:
+// cp.async brings tiles of keys and values into a ring of stages, and the keys are rotated there. The other warpgroups
+// are consumers: they take turns at 64 queries, and go through all tiles of keys. A sequence that fits into the ring is
+// one item, and its keys stay for all its queries. For heads of 128 columns, keys of sequences that do not fit have been
+// rotated by rotate_keys.cu.
 //
 // Bound and measured: benches/results/2026-11-29-attention-h200.md has the figures, and what was tried. Exponentials
 // bound heads of up to 32 columns (248, 371 and 495 TFLOP/s with 16, 24 and 32), the tensor cores heads of 128. On an H200,
@@ -64,7 +65,7 @@ template <int MOST, int STEP, int N = STEP, class F> __device__ __forceinline__ 
     }
 }
 
-// 64 queries of a warpgroup, and what has become of them. Thread 32 w + 4 g + t of the warpgroup has rows 16 w + g and
+// 64 rows of a warpgroup: queries, scores and results. Thread 32 w + 4 g + t of the warpgroup has rows 16 w + g and
 // 16 w + g + 8, and of each 8 columns 2 t and 2 t + 1.
 template <typename T, class S> struct Rows90 {
     static constexpr int D = S::D;
@@ -73,14 +74,14 @@ template <typename T, class S> struct Rows90 {
     float row_max[2], row_sum[2];
 
     // `row` is the thread's first row, counted from the item's first; `q0` the item's first row.
-    __device__ __forceinline__ void begin(const T *q0, uint64_t stride, const float2 *rotary, int row, int rows, int t) {
+    __device__ __forceinline__ void load_q(const T *q0, uint64_t stride, const float2 *rotary, int row, int rows, int t) {
         // Rows past the item's read another row, which nobody sees.
         const int at_row[2] = {row < rows ? row : 0, row + 8 < rows ? row + 8 : 0};
 #pragma unroll
         for (int r = 0; r < 2; r++)
 #pragma unroll
             for (int b = 0; b < 2 * S::DEPTH; b++) // blocks of 8 columns
-                q[b / 2][r + b % 2 * 2] =
+                q[b / 2][r + 2 * (b % 2)] =
                     8 * b < D ? *reinterpret_cast<const uint32_t *>(q0 + at_row[r] * stride + 2 * t + 8 * b) : 0;
         if (rotary) {
             if constexpr (D % 16 == 0)
@@ -107,12 +108,12 @@ template <typename T, class S> struct Rows90 {
         for (int r = 0; r < 2; r++)
 #pragma unroll
             for (int b = 0; b < BLOCKS; b++)
-                turn(q[b / 2][r + b % 2 * 2], q[(b + BLOCKS) / 2][r + (b + BLOCKS) % 2 * 2], angles[r][b]);
+                rotate_pair(q[b / 2][r + 2 * (b % 2)], q[(b + BLOCKS) / 2][r + 2 * ((b + BLOCKS) % 2)], angles[r][b]);
     }
 
-    // Column c turns with column c + 12, which lane t ^ 2 has.
+    // Column c is rotated with column c + 12, which lane t ^ 2 has.
     __device__ __forceinline__ void rotate_24(const float2 *rotary, const int (&at_row)[2], int t) {
-        static_assert(D % 16 == 0 || D == 24, "columns that turn together are another lane's");
+        static_assert(D % 16 == 0 || D == 24, "columns that are rotated together are another lane's");
         const bool low = t < 2;
 #pragma unroll
         for (int r = 0; r < 2; r++) {
@@ -124,18 +125,18 @@ template <typename T, class S> struct Rows90 {
             const auto angle = [&](int column) { return *reinterpret_cast<const float4 *>(line + column); };
             // Columns 0 to 7 are first ones of pairs, 16 to 23 second ones; of 8 to 15 the first four are.
             uint32_t first = own[0], second = low ? theirs[1] : theirs[2];
-            turn(first, second, angle(2 * t));
+            rotate_pair(first, second, angle(2 * t));
             q[0][r] = first;
             first = low ? own[1] : theirs[0], second = low ? theirs[2] : own[1];
-            turn(first, second, angle(low ? 8 + 2 * t : 2 * t - 4));
+            rotate_pair(first, second, angle(low ? 8 + 2 * t : 2 * t - 4));
             q[0][r + 2] = low ? first : second;
             first = low ? theirs[0] : theirs[1], second = own[2];
-            turn(first, second, angle(4 + 2 * t));
+            rotate_pair(first, second, angle(4 + 2 * t));
             q[1][r] = second;
         }
     }
 
-    static __device__ __forceinline__ void turn(uint32_t &first, uint32_t &second, const float4 &angle) {
+    static __device__ __forceinline__ void rotate_pair(uint32_t &first, uint32_t &second, const float4 &angle) {
         float a[2], b[2];
         unpack(a, first);
         unpack(b, second);
@@ -151,62 +152,62 @@ template <typename T, class S> struct Rows90 {
     // Scores become weights, and what is summed so far is rescaled. Of the keys `valid` are the sequence's: at least
     // KEYS - CUT + 1.
     template <int KEYS>
-    __device__ __forceinline__ void softmax(float (&s)[KEYS / 2], int valid, float apart, float slope, float scale2,
+    __device__ __forceinline__ void softmax(float (&s)[KEYS / 2], int valid, float distance, float slope, float scale2,
                                             int t) {
         if (slope != 0) {
 #pragma unroll
             for (int i = 0; i < KEYS / 2; i++)
-                s[i] = fmaf(-slope, fabsf(apart + float(i / 2 % 2 * 8 - i / 4 * 8 - i % 2)), s[i]);
+                s[i] = fmaf(-slope, fabsf(distance + float(fragment_row(i) - fragment_column(i))), s[i]);
         }
         if (valid < KEYS) {
 #pragma unroll
             for (int i = (KEYS - S::CUT) / 2; i < KEYS / 2; i++)
-                if (i / 4 * 8 + 2 * t + i % 2 >= valid) s[i] = -INFINITY;
+                if (fragment_column(i) + 2 * t >= valid) s[i] = -INFINITY;
         }
         // A score that is not finite must not pass as a number: NaN stays NaN in its weight, inf - inf is NaN.
         float rescale[2];
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            float most = row_max[r];
+            float new_max = row_max[r];
 #pragma unroll
-            for (int i = 2 * r; i < KEYS / 2; i += 4) most = fmaxf(most, fmaxf(s[i], s[i + 1]));
-            most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
-            most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
-            rescale[r] = exp2_approx((row_max[r] - most) * scale2);
-            row_max[r] = most;
-            const float minus = -most * scale2;
-            float part[2] = {0, 0};
+            for (int i = 2 * r; i < KEYS / 2; i += 4) new_max = fmaxf(new_max, fmaxf(s[i], s[i + 1]));
+            new_max = fmaxf(new_max, __shfl_xor_sync(0xffffffffu, new_max, 1));
+            new_max = fmaxf(new_max, __shfl_xor_sync(0xffffffffu, new_max, 2));
+            rescale[r] = exp2_approx((row_max[r] - new_max) * scale2);
+            row_max[r] = new_max;
+            const float minus = -new_max * scale2;
+            float tile_sum[2] = {0, 0};
 #pragma unroll
             for (int i = 2 * r; i < KEYS / 2; i += 4)
 #pragma unroll
                 for (int j = 0; j < 2; j++) {
                     s[i + j] = exp2_approx(fmaf(s[i + j], scale2, minus));
-                    part[j] += s[i + j];
+                    tile_sum[j] += s[i + j];
                 }
-            row_sum[r] = fmaf(row_sum[r], rescale[r], part[0] + part[1]);
+            row_sum[r] = fmaf(row_sum[r], rescale[r], tile_sum[0] + tile_sum[1]);
         }
         // Mostly nothing is larger than what came before, and times 1 changes no bit.
         if (__any_sync(0xffffffffu, rescale[0] != 1.0f || rescale[1] != 1.0f)) {
 #pragma unroll
-            for (int i = 0; i < D / 2; i++) o[i] *= rescale[i / 2 % 2];
+            for (int i = 0; i < D / 2; i++) o[i] *= rescale[(i / 2) % 2];
         }
     }
 
-    // They meet KEYS keys, and then their values. `keys` and `values` are descriptors; `apart` is the distance of the
+    // A tile of KEYS keys and their values, given as descriptors: s = q k^T, softmax, o += p v. `distance` is that of the
     // thread's first row from the thread's first key; `slope` ALiBi's over `scale`, or 0; `scale2` the scores' scale
     // times log2 e.
     template <int KEYS>
-    __device__ __forceinline__ void meet(uint64_t keys, uint64_t values, int valid, float apart, float slope,
-                                         float scale2, int t) {
+    __device__ __forceinline__ void mma(uint64_t keys, uint64_t values, int valid, float distance, float slope,
+                                        float scale2, int t) {
         constexpr int SPAN_DEPTH = S::SPAN / 32; // products of 16 columns, a span
         float s[KEYS / 2];
         wg_fence();
 #pragma unroll
         for (int k = 0; k < S::DEPTH; k++)
-            wgmma_rs<T, KEYS, 0>(s, q[k], keys + k / SPAN_DEPTH * (S::KEYS * S::SPAN / 16) + k % SPAN_DEPTH * 2, k > 0);
+            wgmma_rs<T, KEYS, 0>(s, q[k], keys + (k / SPAN_DEPTH) * (S::KEYS * S::SPAN / 16) + 2 * (k % SPAN_DEPTH), k > 0);
         wg_commit();
         wg_wait<0>();
-        softmax<KEYS>(s, valid, apart, slope, scale2, t);
+        softmax<KEYS>(s, valid, distance, slope, scale2, t);
         uint32_t p[KEYS / 16][4];
 #pragma unroll
         for (int i = 0; i < KEYS / 4; i++) p[i / 4][i % 4] = pack2<T>(s[2 * i], s[2 * i + 1]);
@@ -217,16 +218,16 @@ template <typename T, class S> struct Rows90 {
         wg_wait<0>();
     }
 
-    // Divides by the sums and writes the rows below `rows`: nothing else, the next sequence's lie right behind. Lanes
-    // exchange halves of 16 columns, so that four of them write 32 bytes that lie together.
-    __device__ __forceinline__ void end(T *out, uint64_t stride, int row, int rows, int t) {
+    // Divides by row_sum and writes the rows below `rows` and nothing else: the rows of the next sequence lie right
+    // behind. Lanes exchange halves of 16 columns, so that four of them write 32 bytes that lie together.
+    __device__ __forceinline__ void store_o(T *out, uint64_t stride, int row, int rows, int t) {
         const bool odd = t % 2 != 0;
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            float all = row_sum[r];
-            all += __shfl_xor_sync(0xffffffffu, all, 1);
-            all += __shfl_xor_sync(0xffffffffu, all, 2);
-            const float inverse = 1.0f / all;
+            float sum = row_sum[r];
+            sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+            sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+            const float inverse = 1.0f / sum;
             const bool inside = row + 8 * r < rows;
             T *const line = out + (row + 8 * r) * stride;
             const auto block = [&](int b) {
@@ -262,10 +263,10 @@ template <typename T, class S> struct Producer90 {
 
     // Where a column of a row is in a tile, in elements.
     static __device__ __forceinline__ int place(int row, int column) {
-        const int chunk = column / 8 % SPAN_CHUNKS;
-        return column / (SPAN / 2) * (KEYS * SPAN / 2) + row * (SPAN / 2) + swizzle(row, chunk) * 8 + column % 8;
+        const int chunk = (column / 8) % SPAN_CHUNKS, span = column / (SPAN / 2);
+        return span * (KEYS * SPAN / 2) + row * (SPAN / 2) + swizzle(row, chunk) * 8 + column % 8;
     }
-    static __device__ __forceinline__ int swizzle(int row, int chunk) { return chunk ^ row / LINE_ROWS % SPAN_CHUNKS; }
+    static __device__ __forceinline__ int swizzle(int row, int chunk) { return chunk ^ ((row / LINE_ROWS) % SPAN_CHUNKS); }
     // Where the same column of a row further down is. `down` is a multiple of what lanes have at once, so that it moves
     // bits of the swizzle that the lane's own row does not.
     static __device__ __forceinline__ int below(int cell, int down) {
@@ -279,8 +280,8 @@ template <typename T, class S> struct Producer90 {
     const int thread = threadIdx.x % 128, lane = thread % 32, warp_row = thread / 32 * WARP_ROWS;
 
     // Keys and values of `rows` rows from the thread's row on; `start` is a place that may be read.
-    __device__ __forceinline__ void fetch(T *to, const T *from, const T *start, uint64_t row_stride, int left) const {
-        const int row = warp_row + lane / CHUNKS, chunk = lane % CHUNKS * 8;
+    __device__ __forceinline__ void fetch(T *to, const T *from, const T *start, uint64_t row_stride, int remaining) const {
+        const int row = warp_row + lane / CHUNKS, chunk = 8 * (lane % CHUNKS);
         const bool padding = chunk >= D;
         int cell = place(row, chunk), down = AT_ONCE * int(3 * row_stride);
         forget(cell); // or the compiler keeps every address, for which there are no registers
@@ -291,15 +292,15 @@ template <typename T, class S> struct Producer90 {
             T *const here = to + below(cell, i * AT_ONCE);
             cp_async16(here, keys, inside);
             cp_async16(here + S::ELEMENTS, values, inside);
-            // The queries of these rows are wanted soon, too.
+            // The queries of these rows are needed soon, too.
             if (D <= 32 && chunk == 0) prefetch_l2(keys - row_stride);
         };
-        if (left >= KEYS) {
+        if (remaining >= KEYS) {
 #pragma unroll
             for (int i = 0; i < FETCHES; i++) one(i, WIDE == D || !padding);
         } else {
 #pragma unroll
-            for (int i = 0; i < FETCHES; i++) one(i, !padding && row + i * AT_ONCE < left);
+            for (int i = 0; i < FETCHES; i++) one(i, !padding && row + i * AT_ONCE < remaining);
         }
     }
 
@@ -308,7 +309,7 @@ template <typename T, class S> struct Producer90 {
     __device__ __forceinline__ void fetch_angles(int part, int key, int length) const {
         const int position = key + warp_row + lane / PAIR_LANES;
         const float2 *const table = at<const float2>(p.rotary) + pair();
-        // Rows past the end are zeros, or are not looked at: whichever angle they meet.
+        // Rows past the end are zeros, or are not used, whatever the angle.
         const auto row = [&](int r) { return table + uint32_t(min(r, length - 1)) * (D / 2); };
         float2 *const here = angles_of(part);
         cp_async16_l1(here, row(position));
@@ -316,8 +317,8 @@ template <typename T, class S> struct Producer90 {
         cp_async16_l1(here + 4 * 128, row(GROUPS));
     }
     // The first of the thread's columns. With heads of 24 columns there are more lanes than pairs.
-    __device__ __forceinline__ bool has_pair() const { return lane % PAIR_LANES * 2 < D / 2; }
-    __device__ __forceinline__ int pair() const { return has_pair() ? lane % PAIR_LANES * 2 : 0; }
+    __device__ __forceinline__ bool has_pair() const { return 2 * (lane % PAIR_LANES) < D / 2; }
+    __device__ __forceinline__ int pair() const { return has_pair() ? 2 * (lane % PAIR_LANES) : 0; }
 
     __device__ __forceinline__ void rotate(T *tile, int part) const {
         if (!has_pair()) return;
@@ -326,7 +327,8 @@ template <typename T, class S> struct Producer90 {
         float4 next = *reinterpret_cast<const float4 *>(here + 2 * 128);
         const float4 step = *reinterpret_cast<const float4 *>(here + 4 * 128);
         const float twice[2] = {2 * step.x, 2 * step.z};
-        // Half the rows that are met at once begin with the second halves, which lie in other banks: as if to turn back.
+        // Half the rows that are read at once begin with the second halves, which lie in other banks: the rotation is then
+        // by the opposite angle.
         const bool swapped = WIDE == 32 && lane / 16 != 0;
         if (swapped) angle.y = -angle.y, angle.w = -angle.w, next.y = -next.y, next.w = -next.w;
         const int row = warp_row + lane / PAIR_LANES;
@@ -372,49 +374,50 @@ template <typename T, class S> struct Producer90 {
         }
     }
 
-    __device__ __forceinline__ void run(Heads90 &work) const {
+    __device__ __forceinline__ void produce(Heads90 &work) const {
         constexpr int AHEAD = HOPPER_AHEAD;
         const uint64_t row_stride = uint64_t(p.heads) * D, stride = 3 * row_stride;
-        int left = 0;                               // keys of the item that are not fetched yet
+        int remaining = 0;                          // keys of the item that are not fetched yet
         const T *from = nullptr, *start = nullptr; // the thread's part of the next tile; the item's first key
         const auto begin_item = [&] {
-            left = work.ended() ? 0 : int(work.item.length);
+            remaining = work.ended() ? 0 : int(work.item.length);
             start = at<const T>(p.qkv) + uint64_t(work.item.first) * stride + row_stride + work.head() * D;
-            from = start + (warp_row + lane / CHUNKS) * stride + (lane % CHUNKS * 8 < D ? lane % CHUNKS * 8 : 0);
+            const int chunk = 8 * (lane % CHUNKS);
+            from = start + (warp_row + lane / CHUNKS) * stride + (chunk < D ? chunk : 0);
         };
         begin_item();
-        Place90<STAGES> free; // the stage to fetch to
-        int ready = 0;        // the stage to hand on
-        int under_way = 0;    // stages that are fetched and not handed on
+        RingCursor<STAGES> free; // the stage to fetch to
+        int ready = 0;           // the stage to hand on
+        int under_way = 0;       // stages that are fetched and not handed on
         int part = 0, ready_part = 0;
-        uint32_t rotated = 0; // bit i: the keys fetched i tiles ago are to be rotated
+        uint32_t to_rotate = 0; // bit i: the keys fetched i tiles ago are to be rotated
 #pragma unroll 1
-        while (left > 0 || under_way > 0) {
+        while (remaining > 0 || under_way > 0) {
             bool fetching = false;
-            if (left > 0 && under_way <= AHEAD) {
-                uint64_t *const barrier = &empty[free.stage()];
+            if (remaining > 0 && under_way <= AHEAD) {
+                uint64_t *const barrier = &empty[free.stage];
                 if (under_way == 0) {
-                    mbar_wait(barrier, free.parity() ^ 1);
+                    mbar_wait(barrier, free.phase ^ 1);
                     fetching = true;
                 } else {
-                    fetching = !__any_sync(0xffffffffu, !mbar_test(barrier, free.parity() ^ 1));
+                    fetching = !__any_sync(0xffffffffu, !mbar_test(barrier, free.phase ^ 1));
                 }
             }
             if (fetching) {
-                fetch(ring + free.stage() * (2 * S::ELEMENTS), from, start, row_stride, left);
+                fetch(ring + free.stage * (2 * S::ELEMENTS), from, start, row_stride, remaining);
                 const int length = int(work.item.length);
-                rotated <<= 1;
+                to_rotate <<= 1;
                 if (p.rotary && (S::TILE.rotates == 0 || length <= int(S::TILE.rotates))) {
-                    rotated |= 1;
-                    fetch_angles(part, length - left, length);
+                    to_rotate |= 1;
+                    fetch_angles(part, length - remaining, length);
                 }
                 cp_async_commit();
                 part = part < AHEAD ? part + 1 : 0;
                 under_way++;
                 free.next();
                 from += KEYS * uint32_t(stride);
-                left -= KEYS;
-                if (left <= 0) {
+                remaining -= KEYS;
+                if (remaining <= 0) {
                     work.next(p);
                     begin_item();
                 }
@@ -428,7 +431,7 @@ template <typename T, class S> struct Producer90 {
             } else {
                 cp_async_wait<2>();
             }
-            if (rotated >> (under_way - 1) & 1) {
+            if ((to_rotate >> (under_way - 1)) & 1) {
                 __syncwarp(); // what the other lanes fetched is there, too
                 rotate(ring + ready * (2 * S::ELEMENTS), ready_part);
             }
@@ -442,27 +445,89 @@ template <typename T, class S> struct Producer90 {
     }
 };
 
+// One of the consuming warpgroups, number `group`: it computes, and releases the tiles.
+template <typename T, class S>
+__device__ __forceinline__ void consume90(const AttentionParams &p, const Shared90<T> &shared, Heads90 &work, int group) {
+    constexpr int D = S::D, KEYS = S::KEYS, CONSUMERS = S::CONSUMERS, STAGES = S::STAGES;
+    constexpr uint64_t TILE_STEP = S::ELEMENTS * sizeof(T) / 16; // in a descriptor
+    uint64_t *const full = shared.full, *const empty = shared.empty;
+    const int lane = threadIdx.x % 32;
+    const int t = lane % 4;
+    const uint64_t row_stride = uint64_t(p.heads) * D, stride = 3 * row_stride;
+    const float scale2 = p.scale * 1.44269504088896340736f;
+    const uint64_t first_keys = wg_desc<S::SPAN>(shared.ring, KEYS * S::SPAN, 8 * S::SPAN);
+    RingCursor<STAGES> item_start; // the stage of the item's first keys
+    int turn = group; // the number of this warpgroup's first 64 queries: all take turns, across the items too
+    Rows90<T, S> queries;
+#pragma unroll 1
+    for (; !work.ended(); work.next(p)) {
+        const int length = int(work.item.length), rows = int(work.item.rows), item_row = int(work.item.row);
+        const uint64_t first = work.item.first + work.item.row;
+        const float slope = p.slopes ? at<const float>(p.slopes)[work.head()] / p.scale : 0.0f;
+        const float2 *rotary = p.rotary ? at<const float2>(p.rotary) + uint64_t(item_row) * (D / 2) : nullptr;
+        int begin = turn * 64;
+        turn = (turn + (CONSUMERS << 16) - (rows + 63) / 64) % CONSUMERS;
+        RingCursor<STAGES> cursor;
+#pragma unroll 1
+        do {
+            const bool last_pass = begin + CONSUMERS * 64 >= rows;
+            cursor = item_start;
+            const auto wait = [&] { mbar_wait(&full[cursor.stage], cursor.phase); };
+            const auto release = [&] {
+                __syncwarp();
+                if (last_pass && lane == 0) mbar_arrive(&empty[cursor.stage]);
+                cursor.next();
+            };
+            if (begin >= rows) { // no queries, but all consumers must release every tile
+                for (int remaining = length; remaining > 0; remaining -= KEYS) {
+                    wait();
+                    release();
+                }
+                break;
+            }
+            const int row = begin + (threadIdx.x % 128) / 32 * 16 + lane / 4;
+            queries.load_q(at<const T>(p.qkv) + first * stride + work.head() * D, stride, rotary, row, rows, t);
+            int remaining = length; // keys of the sequence
+            const auto mma = [&](auto keys) {
+                const uint64_t at = first_keys + cursor.stage * (2 * TILE_STEP);
+                const float distance = float(item_row + row - 2 * t - (length - remaining));
+                wait();
+                queries.template mma<decltype(keys)::value>(at, at + TILE_STEP, remaining, distance, slope, scale2, t);
+                release();
+            };
+#pragma unroll 1
+            for (; remaining > KEYS - S::CUT; remaining -= KEYS) mma(Number<KEYS>());
+            if (remaining > 0) rounded_up<KEYS, S::CUT>(remaining, mma);
+            queries.store_o(at<T>(p.out) + first * row_stride + work.head() * D, row_stride, row, rows, t);
+            begin += CONSUMERS * 64;
+        } while (begin < rows);
+        item_start = cursor;
+    }
+}
+
 #endif
 
 template <typename T, int HEAD_DIM> __device__ __forceinline__ void attention90_heads(const AttentionParams &p) {
 #ifdef SM90A
     using S = Shape90<HEAD_DIM>;
-    constexpr int D = S::D, KEYS = S::KEYS, CONSUMERS = S::CONSUMERS, STAGES = S::STAGES;
-    constexpr uint64_t TILE_STEP = S::ELEMENTS * sizeof(T) / 16; // in a descriptor
-    DYN_SMEM(shared);
-    T *ring = reinterpret_cast<T *>(shared); // stages of KEYS keys and KEYS values
-    float2 *angles = reinterpret_cast<float2 *>(shared + STAGES * 2 * S::ELEMENTS * sizeof(T));
-    static_assert(S::TILE.shared_bytes == STAGES * 2 * S::ELEMENTS * sizeof(T) + (HOPPER_AHEAD + 1) * 3 * 128 * 16 + STAGES * 16,
+    constexpr int CONSUMERS = S::CONSUMERS, STAGES = S::STAGES;
+    static_assert(S::TILE.shared_bytes == STAGES * 2 * S::ELEMENTS * sizeof(T) +
+                                              (HOPPER_AHEAD + 1) * 3 * 128 * 2 * sizeof(float2) +
+                                              STAGES * 2 * sizeof(uint64_t),
                   "the host asks for as much");
-    uint64_t *full = reinterpret_cast<uint64_t *>(angles + (HOPPER_AHEAD + 1) * 3 * 128 * 2), *empty = full + STAGES;
+    DYN_SMEM(memory);
+    Shared90<T> shared;
+    shared.ring = reinterpret_cast<T *>(memory);
+    shared.angles = reinterpret_cast<float2 *>(memory + STAGES * 2 * S::ELEMENTS * sizeof(T));
+    shared.full = reinterpret_cast<uint64_t *>(shared.angles + (HOPPER_AHEAD + 1) * 3 * 128 * 2);
+    shared.empty = shared.full + STAGES;
 
     // A shuffle, so that the compiler knows it for the same in all lanes.
-    const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0), lane = threadIdx.x % 32;
-
+    const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
-            mbar_init(&full[i], 4);
-            mbar_init(&empty[i], 4 * CONSUMERS);
+            mbar_init(&shared.full[i], 4);
+            mbar_init(&shared.empty[i], 4 * CONSUMERS);
         }
         fence_mbar_init();
     }
@@ -471,60 +536,10 @@ template <typename T, int HEAD_DIM> __device__ __forceinline__ void attention90_
     Heads90 work(p);
     if (group == CONSUMERS) {
         setmaxnreg_dec<S::TILE.producer_registers>();
-        Producer90<T, S>{ring, angles, full, empty, p}.run(work);
+        Producer90<T, S>{shared.ring, shared.angles, shared.full, shared.empty, p}.produce(work);
     } else {
         setmaxnreg_inc<S::TILE.consumer_registers>();
-        const int t = lane % 4;
-        const uint64_t row_stride = uint64_t(p.heads) * D, stride = 3 * row_stride;
-        const float scale2 = p.scale * 1.44269504088896340736f;
-        const uint64_t first_keys = wg_desc<S::SPAN>(ring, KEYS * S::SPAN, 8 * S::SPAN);
-        Place90<STAGES> begins; // where the item's keys do
-        int turn = group;       // this warpgroup's first 64 queries: all take turns, over the items too
-        Rows90<T, S> queries;
-#pragma unroll 1
-        for (; !work.ended(); work.next(p)) {
-            const int length = int(work.item.length), rows = int(work.item.rows), item_row = int(work.item.row);
-            const uint64_t first = work.item.first + work.item.row;
-            const float slope = p.slopes ? at<const float>(p.slopes)[work.head()] / p.scale : 0.0f;
-            const float2 *rotary = p.rotary ? at<const float2>(p.rotary) + uint64_t(item_row) * (D / 2) : nullptr;
-            int begin = turn * 64;
-            turn = (turn + (CONSUMERS << 16) - (rows + 63) / 64) % CONSUMERS;
-            Place90<STAGES> place;
-#pragma unroll 1
-            do {
-                const bool last_pass = begin + CONSUMERS * 64 >= rows;
-                place = begins;
-                const auto wait = [&] { mbar_wait(&full[place.stage()], place.parity()); };
-                const auto release = [&] {
-                    __syncwarp();
-                    if (last_pass && lane == 0) mbar_arrive(&empty[place.stage()]);
-                    place.next();
-                };
-                if (begin >= rows) { // nothing to do, but the others' tiles are to be released
-                    for (int left = length; left > 0; left -= KEYS) {
-                        wait();
-                        release();
-                    }
-                    break;
-                }
-                const int row = begin + threadIdx.x % 128 / 32 * 16 + lane / 4;
-                queries.begin(at<const T>(p.qkv) + first * stride + work.head() * D, stride, rotary, row, rows, t);
-                int left = length;
-                const auto meet = [&](auto keys) {
-                    const uint64_t at = first_keys + place.stage() * (2 * TILE_STEP);
-                    const float apart = float(item_row + row - 2 * t - (length - left));
-                    wait();
-                    queries.template meet<decltype(keys)::value>(at, at + TILE_STEP, left, apart, slope, scale2, t);
-                    release();
-                };
-#pragma unroll 1
-                for (; left > KEYS - S::CUT; left -= KEYS) meet(Number<KEYS>());
-                if (left > 0) rounded_up<KEYS, S::CUT>(left, meet);
-                queries.end(at<T>(p.out) + first * row_stride + work.head() * D, row_stride, row, rows, t);
-                begin += CONSUMERS * 64;
-            } while (begin < rows);
-            begins = place;
-        }
+        consume90<T, S>(p, shared, work, group);
     }
 #endif
 }

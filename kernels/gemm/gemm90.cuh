@@ -12,6 +12,7 @@
 #pragma once
 
 #include "../common/ptx90.cuh"
+#include "../common/ring.cuh"
 #include "../launch.h"
 
 #ifdef SM90A
@@ -46,22 +47,6 @@ template <class S> __device__ __forceinline__ void init(S &shared) {
     __syncthreads();
 }
 
-// A position in the ring.
-template <int STAGES> struct Place {
-    uint32_t stage = 0, parity = 0;
-    __device__ __forceinline__ void skip(uint32_t steps) {
-        const uint32_t to = stage + steps;
-        stage = to % STAGES;
-        parity ^= to / STAGES % 2;
-    }
-    __device__ __forceinline__ void next() {
-        if (++stage == STAGES) {
-            stage = 0;
-            parity ^= 1;
-        }
-    }
-};
-
 // The order of tiles. Tiles form bands that are `band` tiles high; each band is walked from left to
 // right, so that running blocks find rows of both matrices in L2. A block takes every (blocks of
 // the grid)-th tile.
@@ -82,14 +67,14 @@ struct Tiles {
 // for the tile in this row and column of tiles.
 template <class S, class Load>
 __device__ __forceinline__ void produce(S &shared, const Tiles &tiles, uint32_t steps, Load load) {
-    Place<S::STAGES> place;
+    RingCursor<S::STAGES> cursor;
     for (uint32_t tile = blockIdx.x; tile < tiles.count; tile += gridDim.x) {
         uint32_t row, column;
         tiles.at(tile, row, column);
-        for (uint32_t step = 0; step < steps; step++, place.next()) {
-            mbar_wait(&shared.empty[place.stage], place.parity ^ 1);
-            mbar_expect_tx(&shared.full[place.stage], 2 * OPERAND_BYTES);
-            load(shared.steps[place.stage], row, column, step * STEP, &shared.full[place.stage]);
+        for (uint32_t step = 0; step < steps; step++, cursor.next()) {
+            mbar_wait(&shared.empty[cursor.stage], cursor.phase ^ 1);
+            mbar_expect_tx(&shared.full[cursor.stage], 2 * OPERAND_BYTES);
+            load(shared.steps[cursor.stage], row, column, step * STEP, &shared.full[cursor.stage]);
         }
     }
 }
@@ -99,12 +84,12 @@ template <typename T, class S> struct Consumer {
     S &shared;
     const int which;
     const uint32_t steps;
-    Place<S::STAGES> place;
+    RingCursor<S::STAGES> cursor;
     uint32_t tiles_done = 0;
 
     __device__ __forceinline__ Consumer(S &shared, int which, uint32_t steps)
         : shared(shared), which(which), steps(steps) {
-        if (which == 1) place.skip(steps);
+        if (which == 1) cursor.skip(steps);
     }
 
     // Arrives once per warp: each warp waits for its own products only.
@@ -123,9 +108,9 @@ template <typename T, class S> struct Consumer {
         tiles_done++;
         uint64_t *last = nullptr;
         for (uint32_t step = 0; step < steps; step++) {
-            mbar_wait(&shared.full[place.stage], place.parity);
-            const uint64_t rows = wg_desc(shared.steps[place.stage][0], 0, 1024);
-            const uint64_t weight = wg_desc(shared.steps[place.stage][1], 0, 1024);
+            mbar_wait(&shared.full[cursor.stage], cursor.phase);
+            const uint64_t rows = wg_desc(shared.steps[cursor.stage][0], 0, 1024);
+            const uint64_t weight = wg_desc(shared.steps[cursor.stage][1], 0, 1024);
             wg_fence();
 #pragma unroll
             for (int k = 0; k < STEP / 16; k++)
@@ -140,12 +125,12 @@ template <typename T, class S> struct Consumer {
             // gap.
             if (step + 1 == steps) arrive(&shared.turn[which ^ 1]);
             if (step > 0) arrive(last);
-            last = &shared.empty[place.stage];
-            place.next();
+            last = &shared.empty[cursor.stage];
+            cursor.next();
         }
         wg_wait<0>();
         arrive(last);
-        place.skip(steps); // the steps of the other consumer's tile
+        cursor.skip(steps); // the steps of the other consumer's tile
     }
 };
 
