@@ -8,8 +8,7 @@
 
 #include <stdint.h>
 
-// ---- Kernels of elements and rows: add, cast, embed, gelu, gated_gelu, layer_norm, represent,
-// rotary_table, rotate_keys.
+// ---- Kernels of elements and rows: elementwise/, norm/ and attention/rotate_keys.cu.
 
 // Threads per block.
 #define LOOP_THREADS 256
