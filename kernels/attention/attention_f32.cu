@@ -1,7 +1,7 @@
 // Attention in f32 throughout, heads of any even number of columns up to 128: no tensor cores, whose f32 is not.
 //
-// A block takes a head of an item (params.h, AttentionItem); its queries go in passes of 64 that meet all keys
-// of the sequence, 64 at a time. 128 threads stand 8 by 16: thread (y, x) has queries 8 y to 8 y + 7, keys
+// A block takes one head of an item (params.h, AttentionItem). Its queries go in passes of 64, and each pass goes
+// through all keys of the sequence, 64 at a time. 128 threads stand 8 by 16: thread (y, x) has queries 8 y to 8 y + 7, keys
 // x, x + 16, ... of the scores, and columns x, x + 16, ... of o; so a warp has 16 queries, and is idle where those are past
 // the item's. Grid: heads * items blocks (heads fastest). A kernel for heads of up to 16, 32, 64, 96 and 128 columns.
 //
@@ -41,7 +41,7 @@ __device__ __forceinline__ void transpose(float *to, const float *from, uint64_t
         // warp's other half, four columns on, to the other 16.
         const int quads = half / 4;
         for (int i = threadIdx.x; i < ATTENTION_F32_ROWS * quads; i += ATTENTION_F32_THREADS) {
-            const int row = i / (SIDE * quads) * SIDE + i % SIDE, d = i / SIDE % quads * 4;
+            const int row = i / (SIDE * quads) * SIDE + i % SIDE, d = 4 * ((i / SIDE) % quads);
             float a[4] = {}, b[4] = {};
             if (row < valid) {
                 load(a, from + row * stride + d);
@@ -51,7 +51,7 @@ __device__ __forceinline__ void transpose(float *to, const float *from, uint64_t
                     load(angles[0], rotary + 2 * (row * half + d));
                     load(angles[1], rotary + 2 * (row * half + d) + 4);
 #pragma unroll
-                    for (int c = 0; c < 4; c++) rotate(a[c], b[c], angles[c / 2][c % 2 * 2], angles[c / 2][c % 2 * 2 + 1]);
+                    for (int c = 0; c < 4; c++) rotate(a[c], b[c], angles[c / 2][2 * (c % 2)], angles[c / 2][2 * (c % 2) + 1]);
                 }
             }
 #pragma unroll

@@ -51,10 +51,10 @@ template <typename T, int D, bool EXACT> __device__ __forceinline__ void attenti
     int fetched = 0, fetch_key = 0, fetch_stage = 0; // the next tile to fetch
     const auto fetch_next = [&] {
         if (fetched < fetches) {
-            const int left = length - fetch_key;
+            const int remaining = length - fetch_key;
             T *to = ring + fetch_stage * 2 * KEYS * D;
-            fetch<D, EXACT, KEYS, THREADS>(to, k + fetch_key * stride, stride, left, width, thread);
-            fetch<D, EXACT, KEYS, THREADS>(to + KEYS * D, v + fetch_key * stride, stride, left, width, thread);
+            fetch<D, EXACT, KEYS, THREADS>(to, k + fetch_key * stride, stride, remaining, width, thread);
+            fetch<D, EXACT, KEYS, THREADS>(to + KEYS * D, v + fetch_key * stride, stride, remaining, width, thread);
             fetched++;
             fetch_key = fetch_key + KEYS < length ? fetch_key + KEYS : 0;
             fetch_stage = fetch_stage + 1 < STAGES ? fetch_stage + 1 : 0;

@@ -1,4 +1,4 @@
-// What the attention kernels compute, plainly: a thread a query, in f64, the rotated numbers unrounded.
+// What the attention kernels compute, plainly: one thread per query, in f64, the rotated numbers unrounded.
 //
 // Grid: heads * items blocks of 128 (heads fastest), items as the kernel attention_T_D takes them.
 #include <cmath>
@@ -34,20 +34,20 @@ template <typename T> __device__ void attention_reference(const AttentionParams 
     const float2 *rotary = at<const float2>(p.rotary);
     const double slope = p.slopes ? at<const float>(p.slopes)[head] : 0;
     for (uint32_t r = item.row + threadIdx.x; r < item.row + item.rows; r += blockDim.x) {
-        const auto weight = [&](uint32_t j) {
+        const auto scaled_score = [&](uint32_t j) {
             const double s = score(q + r * stride, k + j * stride, rotary ? rotary + uint64_t(r) * (width / 2) : nullptr,
                                    rotary ? rotary + uint64_t(j) * (width / 2) : nullptr, width);
             return s * p.scale - slope * fabs(double(r) - double(j));
         };
-        double top = -INFINITY, sum = 0, o[128] = {};
-        for (uint32_t j = 0; j < item.length; j++) top = fmax(top, weight(j));
+        double row_max = -INFINITY, row_sum = 0, o[128] = {};
+        for (uint32_t j = 0; j < item.length; j++) row_max = fmax(row_max, scaled_score(j));
         for (uint32_t j = 0; j < item.length; j++) {
-            const double e = exp(weight(j) - top);
-            sum += e;
-            for (int d = 0; d < width; d++) o[d] += e * to_f32(v[j * stride + d]);
+            const double weight = exp(scaled_score(j) - row_max);
+            row_sum += weight;
+            for (int d = 0; d < width; d++) o[d] += weight * to_f32(v[j * stride + d]);
         }
         for (int d = 0; d < width; d++)
-            at<T>(p.out)[(item.first + r) * row_stride + head * width + d] = from_f32<T>(float(o[d] / sum));
+            at<T>(p.out)[(item.first + r) * row_stride + head * width + d] = from_f32<T>(float(o[d] / row_sum));
     }
 }
 
