@@ -1,4 +1,4 @@
-//! Compiles `kernels/*.cu` to fatbins and embeds them. Without nvcc the other code still builds:
+//! Compiles the `.cu` files below `kernels/` to fatbins and embeds them. Without nvcc the other code still builds:
 //! this script then warns of what is missing, and the program answers `--device cuda` with the
 //! remedy.
 

@@ -1,153 +1,153 @@
-//! The CPU backend's operations at the models' shapes: `cargo bench --bench kernels`.
+//! Runs, checks and times single kernels: `cargo bench --bench kernels [-- WORD...]`.
 //!
-//! Elements per second are FLOP per second for the linear layers and attention (4·d·length per
-//! token), and values per second for LayerNorm.
+//! Each operation has cases in `tests/cases`, which the tests use too. The bench takes the cases
+//! whose names contain every WORD, such as `attention`, or `gelu f16`. It first computes those with
+//! small shapes and compares them with f64. Then it times those with the shapes of the models.
+//!
+//! If there is a GPU, that computes, with the kernels of this build; otherwise the operations of the
+//! CPU backend are checked and timed. The first line says which. `--cpu` chooses the CPU, `--small`
+//! takes few tokens and rounds: it only shows that everything runs. With REQUIRE_GPU=1 a missing GPU
+//! is a failure.
+//!
+//! A line shows the name, two medians in microseconds (to show the noise), and the rate: TFLOP/s or
+//! GFLOP/s if floating-point operations bound the operation, else GB/s of the least bytes.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // a bench fails by panicking
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use seqstream::backend::cpu::{Cpu, Matrix};
-use seqstream::backend::{
-    Activation, AttentionSpec, Backend, Builder, LinearKind, LinearPart, Norm, Pass, Position,
-};
-use seqstream::batch::PackedBatch;
-use seqstream::dtype::DType;
-use seqstream::weights::{F32Data, Weight};
-use std::time::Duration;
+#[path = "../tests/cases/mod.rs"]
+mod cases;
 
-const TOKENS: usize = 2048;
+use cases::device::{Device, Pool};
+use cases::{By, Case, Extent};
+use seqstream::backend::cpu::Cpu;
+use seqstream::backend::cuda;
+use seqstream::gpu::driver::Context;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-/// Returns values in (-1/2, 1/2). They are random, since some machines run faster on zeros.
-fn random(n: usize) -> Vec<f32> {
-    let mut x = 0x9e37_79b9_7f4a_7c15u64;
-    let mut next = || {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        (x >> 40) as f32 / (1u32 << 24) as f32 - 0.5
+/// What the command line asks for.
+struct Options {
+    words: Vec<String>,
+    small: bool,
+    cpu: bool,
+}
+
+impl Options {
+    fn cases(&self, extent: Extent) -> Vec<Box<dyn Case>> {
+        let mut cases = cases::all(extent);
+        cases.retain(|case| {
+            let name = case.name();
+            self.words.iter().all(|word| name.contains(word.as_str()))
+        });
+        cases
+    }
+}
+
+fn main() -> ExitCode {
+    let (options, words): (Vec<_>, Vec<_>) =
+        std::env::args().skip(1).partition(|a| a.starts_with('-'));
+    let given = |name: &str| options.iter().any(|option| option == name);
+    let options = Options {
+        words,
+        small: given("--small"),
+        cpu: given("--cpu"),
     };
-    (0..n).map(|_| next()).collect()
+    let required = std::env::var("REQUIRE_GPU").is_ok_and(|v| v == "1");
+    let failures = match cuda::require() {
+        Ok(devices) if !options.cpu => {
+            println!("on {}", devices[0].name);
+            on_device(&options).unwrap_or_else(|error| vec![error.to_string()])
+        }
+        Ok(_) => on_cpu(&options, "--cpu"),
+        Err(missing) if required => vec![missing.to_string()],
+        Err(missing) => on_cpu(&options, &missing.to_string()),
+    };
+    for failure in &failures {
+        eprintln!("failed: {failure}");
+    }
+    ExitCode::from(u8::from(!failures.is_empty()))
 }
 
-fn values(n: usize) -> Weight {
-    Weight::F32(F32Data::Owned(random(n)))
+/// Prints how many checks there were, and returns those that failed.
+fn report(checks: Vec<Result<f64, String>>) -> Vec<String> {
+    let count = checks.len();
+    let worst = checks.iter().flatten().copied().fold(0.0, f64::max);
+    let failures: Vec<String> = checks.into_iter().filter_map(Result::err).collect();
+    let good = count - failures.len();
+    println!(
+        "checked: {good} of {count} agree with f64; the largest error is {worst:.2} of its tolerance"
+    );
+    failures
 }
 
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get())
+/// Prints a line of times.
+fn line(case: &dyn Case, [first, second]: [f64; 2]) {
+    let rate = match case.flops() {
+        0.0 => format!("{:8.1} GB/s", case.bytes() as f64 / second * 1e-9),
+        flops if flops / second < 1e12 => format!("{:8.1} GFLOP/s", flops / second * 1e-9),
+        flops => format!("{:8.1} TFLOP/s", flops / second * 1e-12),
+    };
+    let [first, second] = [first, second].map(|seconds| seconds * 1e6);
+    println!("{:<58} {first:11.1} {second:11.1} us {rate}", case.name());
 }
 
-fn linear(c: &mut Criterion) {
-    let mut cpu = Cpu::new(threads()).unwrap();
-    let batch = PackedBatch::new();
-    let mut group = c.benchmark_group("linear");
-    // (inputs, outputs) of 8M, 35M, 150M, 650M and DNABERT-S: q-k-v and the two layers of the FFN.
-    let widths = [
-        (320, 1280),
-        (480, 1920),
-        (640, 2560),
-        (1280, 5120),
-        (768, 3072),
-    ];
-    for (d, ffn) in widths {
-        for (k, n) in [(d, 3 * d), (d, ffn), (ffn, d)] {
-            let part = LinearPart {
-                weight: values(n * k),
-                bias: Some(values(n)),
-            };
-            let w = cpu
-                .linear_weights(vec![part], k, LinearKind::Store)
-                .unwrap();
-            let x = Matrix::from_rows(&random(TOKENS * k), TOKENS, k);
-            let mut out = Matrix::default();
-            let mut pass = cpu.begin(0, &batch, &[]).unwrap();
-            group.throughput(Throughput::Elements((2 * TOKENS * n * k) as u64));
-            for (name, act) in [("", Activation::None), ("+gelu", Activation::Gelu)] {
-                group.bench_function(format!("{k}x{n}{name}"), |b| {
-                    b.iter(|| pass.linear(&x, &w, act, &mut out).unwrap())
-                });
-            }
+fn on_device(options: &Options) -> Result<Vec<String>, seqstream::gpu::driver::DriverError> {
+    let device = Device::new(&Context::new(0)?)?;
+    let small = options.cases(Extent::Small);
+    let checks = small
+        .iter()
+        .filter_map(|case| cases::check(case.as_ref(), &device, By::Kernel));
+    let failures = report(checks.collect());
+    let (tokens, rounds, bytes) = if options.small {
+        ([40, 80], 1, 64 << 20)
+    } else {
+        ([16_896, 33_792], 30, 6 << 30)
+    };
+    let mut pool = Pool::new(&device, bytes)?;
+    for case in options.cases(Extent::Large { tokens }) {
+        if let Some(times) = device.time(case.as_ref(), &mut pool, rounds)? {
+            line(case.as_ref(), times);
         }
     }
-    group.finish();
+    Ok(failures)
 }
 
-fn attention(c: &mut Criterion) {
-    let mut cpu = Cpu::new(threads()).unwrap();
-    let mut group = c.benchmark_group("attention");
-    for (head_dim, heads) in [(16, 20), (24, 20), (32, 20), (64, 20), (128, 10)] {
-        let d = head_dim * heads;
-        let values = random(TOKENS * 3 * d);
-        let mut out = Matrix::default();
-        for length in [64, 320, 1022] {
-            let count = TOKENS / length;
-            let rows = count * length;
-            let qkv = Matrix::from_rows(&values[..rows * 3 * d], rows, 3 * d);
-            let mut batch = PackedBatch::new();
-            (0..count).for_each(|_| batch.push(&vec![0; length]));
-            let rotary = Position::Rotary(vec![0.1; head_dim / 2]);
-            let alibi = Position::Alibi(vec![0.1; heads]);
-            for (name, position) in [("rotary", rotary), ("alibi", alibi)] {
-                let spec = AttentionSpec {
-                    heads,
-                    head_dim,
-                    position,
-                };
-                group.throughput(Throughput::Elements(
-                    (4 * d * length * length * count) as u64,
-                ));
-                let mut pass = cpu.begin(0, &batch, &[]).unwrap();
-                group.bench_function(format!("{name}/{head_dim}/{length}"), |b| {
-                    b.iter(|| pass.attention(&qkv, &spec, &mut out).unwrap())
-                });
-            }
+fn on_cpu(options: &Options, reason: &str) -> Vec<String> {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    println!("on the CPU backend with {threads} threads ({reason})");
+    let mut cpu = Cpu::new(threads).unwrap();
+    let small = options.cases(Extent::Small);
+    let checks = small
+        .iter()
+        .filter_map(|case| cases::check_on_cpu(case.as_ref(), &mut cpu));
+    let failures = report(checks.collect());
+    let (tokens, least) = if options.small {
+        ([40, 80], Duration::ZERO)
+    } else {
+        ([2048, 2048], Duration::from_millis(300))
+    };
+    let mut names = Vec::new();
+    for case in options.cases(Extent::Large { tokens }) {
+        let name = case.name();
+        if names.contains(&name) {
+            continue; // the small and the large batch are the same here
         }
-    }
-    group.finish();
-}
-
-fn layer_norm(c: &mut Criterion) {
-    let mut cpu = Cpu::new(threads()).unwrap();
-    let batch = PackedBatch::new();
-    let mut pass = cpu.begin(0, &batch, &[]).unwrap();
-    let mut group = c.benchmark_group("layer_norm");
-    for d in [320, 480, 640, 768, 1280] {
-        let x = Matrix::from_rows(&random(TOKENS * d), TOKENS, d);
-        let norm = Norm {
-            gain: F32Data::Owned(random(d)),
-            bias: F32Data::Owned(random(d)),
-            eps: 1e-5,
+        let Some(mut operation) = case.on_cpu() else {
+            continue;
         };
-        let mut out = Matrix::default();
-        group.throughput(Throughput::Elements((TOKENS * d) as u64));
-        group.bench_function(format!("{d}"), |b| {
-            b.iter(|| pass.layer_norm(&x, &norm, &mut out).unwrap())
+        names.push(name);
+        operation.run(&mut cpu);
+        let medians = [(), ()].map(|()| {
+            let (start, mut times) = (Instant::now(), Vec::new());
+            while times.len() < 3 || start.elapsed() < least {
+                let begin = Instant::now();
+                operation.run(&mut cpu);
+                times.push(begin.elapsed().as_secs_f64());
+            }
+            times.sort_by(f64::total_cmp);
+            times[times.len() / 2]
         });
+        line(case.as_ref(), medians);
     }
-    group.finish();
+    failures
 }
-
-/// Times loading weights into a slot (one thread's part): unchanged, and rounded on the way.
-fn weights(c: &mut Criterion) {
-    let mut from = Vec::new();
-    DType::F32.encode(&random(8 << 20), &mut from);
-    let mut to = vec![0; from.len()];
-    let mut group = c.benchmark_group("weights");
-    group.throughput(Throughput::Bytes(from.len() as u64));
-    for dtype in [DType::F32, DType::F16, DType::Bf16] {
-        group.bench_function(format!("f32 to {dtype}"), |b| {
-            b.iter(|| dtype.narrow(&from, &mut to))
-        });
-    }
-    group.finish();
-}
-
-criterion_group! {
-    name = kernels;
-    config = Criterion::default()
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(1));
-    targets = linear, attention, layer_norm, weights
-}
-criterion_main!(kernels);

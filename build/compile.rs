@@ -19,18 +19,19 @@ const OPTIONS: [&str; 8] = [
     "-compress-all",
 ];
 
-/// Compiles every `.cu` file of a folder. Returns the name and the fatbin of each, sorted by name.
+/// Compiles every `.cu` file below a folder. Returns the name and the fatbin of each, sorted by name.
 ///
 /// # Panics
-/// Panics with nvcc's messages if a kernel does not compile.
+/// Panics with nvcc's messages if a kernel does not compile, and if two files have the same name: the
+/// program finds a fatbin by the name of its source alone.
 pub fn all(nvcc: &Nvcc, kernels: &Path, out: &Path) -> Vec<(String, PathBuf)> {
-    let mut sources: Vec<PathBuf> = fs::read_dir(kernels)
-        .into_iter()
-        .flatten()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|e| e == "cu"))
-        .collect();
-    sources.sort();
+    let mut sources = Vec::new();
+    collect(kernels, &mut sources);
+    sources.sort_by(|a, b| a.file_name().cmp(&b.file_name()));
+    for pair in sources.windows(2) {
+        let same = pair[0].file_name() == pair[1].file_name();
+        assert!(!same, "two kernels have one name: {pair:?}");
+    }
     let queue = Mutex::new(sources.iter());
     let failures = Mutex::new(Vec::new());
     let workers = thread::available_parallelism().map_or(2, |n| n.get());
@@ -55,6 +56,18 @@ pub fn all(nvcc: &Nvcc, kernels: &Path, out: &Path) -> Vec<(String, PathBuf)> {
         .iter()
         .map(|source| (name(source), fatbin(source, out)))
         .collect()
+}
+
+/// Adds the `.cu` files of a folder and of its subfolders.
+fn collect(folder: &Path, sources: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, sources);
+        } else if path.extension().is_some_and(|e| e == "cu") {
+            sources.push(path);
+        }
+    }
 }
 
 fn fatbin(source: &Path, out: &Path) -> PathBuf {

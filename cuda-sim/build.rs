@@ -17,9 +17,10 @@ fn main() {
     }
     let emulator = Path::new("emu");
     // Kernels of the program, and kernels for tests of the emulator.
-    let kernels = [Path::new("../kernels"), Path::new("tests/kernels")];
+    let mut kernels = folders(Path::new("../kernels"));
+    kernels.extend(folders(Path::new("tests/kernels")));
     // A folder that is named notices files that come and go; each file, what is in it.
-    for folder in [emulator].iter().chain(&kernels) {
+    for folder in std::iter::once(emulator).chain(kernels.iter().map(PathBuf::as_path)) {
         println!("cargo:rerun-if-changed={}", folder.display());
         for file in files(folder, &["h", "cuh", "cpp", "cu", "in"]) {
             println!("cargo:rerun-if-changed={}", file.display());
@@ -85,9 +86,9 @@ fn compiler() -> cc::Build {
 }
 
 /// A hash of what every kernel's object is made from, beside its own source.
-fn common_state(emulator: &Path, kernels: &[&Path]) -> DefaultHasher {
+fn common_state(emulator: &Path, kernels: &[PathBuf]) -> DefaultHasher {
     let mut hasher = DefaultHasher::new();
-    let headers = [emulator].into_iter().chain(kernels.iter().copied());
+    let headers = std::iter::once(emulator).chain(kernels.iter().map(PathBuf::as_path));
     for file in headers.flat_map(|folder| files(folder, &["h", "cuh", "in"])) {
         std::fs::read(file).unwrap().hash(&mut hasher);
     }
@@ -176,6 +177,21 @@ fn sanitizes_addresses() -> bool {
         "SEQSTREAM_SIM_SANITIZE is address, or not set"
     );
     !wanted.is_empty()
+}
+
+/// Returns a folder and all folders below it; nothing where it does not exist.
+fn folders(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let below = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut found: Vec<PathBuf> = below
+        .filter(|path| path.is_dir())
+        .flat_map(|path| folders(&path))
+        .collect();
+    found.push(folder.to_owned());
+    found.sort();
+    found
 }
 
 fn files(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {

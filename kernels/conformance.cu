@@ -9,10 +9,10 @@
 // Launch: one block, of 32 threads unless the kernel's comment gives another number.
 //
 // Bound and measured: not for speed, so nothing is measured.
-#include "kernel.cuh"
-#include "number.cuh"
-#include "ptx.cuh"
-#include "ptx90.cuh"
+#include "common/kernel.cuh"
+#include "common/number.cuh"
+#include "common/ptx.cuh"
+#include "common/ptx90.cuh"
 
 struct ConformanceParams {
     alignas(64) uint64_t maps[2][16]; // tensor maps

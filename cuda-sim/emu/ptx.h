@@ -1,4 +1,4 @@
-// The emulated wrappers of `../../kernels/ptx.cuh`. That file documents what each wrapper does.
+// The emulated wrappers of `../../kernels/common/ptx.cuh`. That file documents what each wrapper does.
 #pragma once
 
 #include <cmath>

@@ -10,17 +10,17 @@ use std::process::Command;
 const KERNELS: [&str; 13] = [
     "tests/kernels/planted.cu",
     "../kernels/conformance.cu",
-    "../kernels/layer_norm.cu",
-    "../kernels/represent.cu",
-    "../kernels/attention_64.cu",
-    "../kernels/attention_128.cu",
-    "../kernels/attention_f32.cu",
-    "../kernels/attention90_64.cu",
-    "../kernels/attention90_24.cu",
-    "../kernels/attention90_128.cu",
-    "../kernels/rotate_keys.cu",
-    "../kernels/gemm_gelu.cu",
-    "../kernels/gemm_short.cu",
+    "../kernels/norm/layer_norm.cu",
+    "../kernels/norm/represent.cu",
+    "../kernels/attention/instances/attention_64.cu",
+    "../kernels/attention/instances/attention_128.cu",
+    "../kernels/attention/attention_f32.cu",
+    "../kernels/attention/instances/attention90_64.cu",
+    "../kernels/attention/instances/attention90_24.cu",
+    "../kernels/attention/instances/attention90_128.cu",
+    "../kernels/attention/rotate_keys.cu",
+    "../kernels/gemm/gemm_gelu.cu",
+    "../kernels/gemm/gemm_short.cu",
 ];
 
 /// Cases without a mistake.

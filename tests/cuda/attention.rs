@@ -1,6 +1,7 @@
 //! The attention kernels compared with f64: every head width and awkward lengths; and a sequence
 //! has the same bits alone and in every batch. `-- --nocapture` prints the errors.
 
+use crate::cases::attention::{Attention, HEAD_DIMS, tolerance};
 use crate::support::cuda;
 use crate::support::cuda::gpu::{Gpu, gpu, seeds};
 use crate::support::cuda::numbers::{
@@ -12,8 +13,6 @@ use seqstream::dtype::DType;
 use std::ops::Range;
 
 const HEADS: usize = 2;
-/// The widths of the published models, and one width that uses the padded kernel.
-const HEAD_DIMS: [usize; 7] = [16, 24, 32, 64, 96, 128, 40];
 
 /// A packed batch of one attention.
 #[derive(Clone)]
@@ -47,11 +46,7 @@ fn kinds(gpu: &Gpu, head_dim: usize) -> Vec<By> {
 }
 
 fn starts(lengths: &[usize]) -> Vec<usize> {
-    let ends = lengths.iter().scan(0, |sum, length| {
-        *sum += length;
-        Some(*sum)
-    });
-    std::iter::once(0).chain(ends).collect()
+    Attention::new(HEADS, 64, DType::F16, true, lengths, 0).starts()
 }
 
 impl Case {
@@ -85,18 +80,6 @@ impl Case {
         HEADS * self.head_dim
     }
 
-    fn inv_freq(&self) -> Vec<f32> {
-        let half = self.head_dim / 2;
-        (0..half)
-            .map(|i| 10000f64.powf(-(i as f64) / half as f64) as f32)
-            .collect()
-    }
-
-    /// Returns a steep and a flat slope.
-    fn slopes(&self) -> Vec<f32> {
-        (0..HEADS).map(|h| 0.5f32.powi(5 * h as i32 + 1)).collect()
-    }
-
     /// Returns the batch of some of these sequences, in any order.
     fn of(&self, sequences: &[usize]) -> Self {
         let at = starts(&self.lengths);
@@ -121,7 +104,7 @@ impl Case {
         let qkv = gpu.upload(&bytes(&self.qkv, self.dtype));
         let out = gpu.poisoned(tokens * self.width() * self.dtype.size());
         let table = self.rotary.then(|| self.table(gpu));
-        let slopes = gpu.upload(&bytes(&self.slopes(), DType::F32));
+        let slopes = gpu.upload(&bytes(&self.shape().slopes(), DType::F32));
         let mut params = AttentionParams {
             qkv: qkv.address(),
             out: out.address(),
@@ -187,7 +170,7 @@ impl Case {
     }
 
     fn table(&self, gpu: &Gpu) -> seqstream::gpu::driver::Region {
-        let inv_freq = gpu.upload(&bytes(&self.inv_freq(), DType::F32));
+        let inv_freq = gpu.upload(&bytes(&self.shape().inv_freq(), DType::F32));
         let positions = self.lengths.iter().copied().max().unwrap_or(0).max(1);
         let table = gpu.poisoned(positions * self.head_dim / 2 * 8);
         let params = RotaryTableParams {
@@ -237,63 +220,20 @@ impl Case {
 
     /// Like `wanted` for some queries; rotated q and k go through `held`.
     fn wanted_rows(&self, s: usize, rows: Range<usize>, held: impl Fn(f64) -> f64) -> Vec<f64> {
-        let (hd, width) = (self.head_dim, self.width());
-        let (first, length) = (starts(&self.lengths)[s], self.lengths[s]);
-        let (inv_freq, slopes) = (self.inv_freq(), self.slopes());
-        let row = |t: usize, part: usize, head: usize| {
-            let at = (first + t) * 3 * width + part * width + head * hd;
-            let mut row: Vec<f64> = self.qkv[at..at + hd]
-                .iter()
-                .map(|x| f64::from(*x))
-                .collect();
-            if self.rotary && part < 2 {
-                for i in 0..hd / 2 {
-                    let (sin, cos) = (t as f64 * f64::from(inv_freq[i])).sin_cos();
-                    let (a, b) = (row[i], row[i + hd / 2]);
-                    row[i] = held(a * cos - b * sin);
-                    row[i + hd / 2] = held(b * cos + a * sin);
-                }
-            }
-            row
-        };
-        let mut out = vec![0.0; rows.len() * width];
-        for head in 0..HEADS {
-            let part = |part| (0..length).map(|t| row(t, part, head)).collect::<Vec<_>>();
-            let (q, k, v) = (part(0), part(1), part(2));
-            for i in rows.clone() {
-                let score = |j: usize| {
-                    let dot: f64 = q[i].iter().zip(&k[j]).map(|(a, b)| a * b).sum();
-                    let slope = if self.rotary {
-                        0.0
-                    } else {
-                        f64::from(slopes[head])
-                    };
-                    dot / (hd as f64).sqrt() - slope * i.abs_diff(j) as f64
-                };
-                let scores: Vec<f64> = (0..length).map(score).collect();
-                let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
-                let sum: f64 = weights.iter().sum();
-                for (weight, v) in weights.iter().zip(&v) {
-                    for d in 0..hd {
-                        out[(i - rows.start) * width + head * hd + d] += weight / sum * v[d];
-                    }
-                }
-            }
-        }
-        out
+        self.shape().wanted_rows(&self.qkv, s, rows, held)
     }
-}
 
-/// The tolerance. Rounding q, k, weights and the result costs about one epsilon, weighted by the
-/// effect of an error on scores of deviation 2. In f32 the rounding errors of `length` sums show,
-/// and grow with the square root of the length.
-fn tolerance(dtype: DType, length: usize) -> f64 {
-    epsilon(dtype)
-        * match dtype {
-            DType::F32 => 10.0 + (length as f64).sqrt() / 4.0,
-            _ => 2.0,
-        }
+    /// Returns the case that the benchmark shares.
+    fn shape(&self) -> Attention {
+        let Self {
+            head_dim,
+            dtype,
+            rotary,
+            lengths,
+            ..
+        } = self;
+        Attention::new(HEADS, *head_dim, *dtype, *rotary, lengths, 0)
+    }
 }
 
 /// The lengths of the test batches. On a real device they include longer sequences, as far as the

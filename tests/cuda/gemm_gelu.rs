@@ -8,12 +8,12 @@ use crate::support::cuda::numbers::{
     ENOUGH, Random, bytes, epsilon, error, gelu, rounded, same_on_the_whole, values,
 };
 use crate::support::cuda::real::not_run;
-use seqstream::backend::cuda::params::{GemmGeluParams, GemmGeluReferenceParams, TensorMap};
+use seqstream::backend::cuda::launch::{GEMM_GELU_SHARED_BYTES as SHARED, GEMM90_THREADS};
+use seqstream::backend::cuda::params::{GemmGeluParams, GemmGeluReferenceParams};
 use seqstream::dtype::DType;
-use seqstream::gpu::driver::{Element, Region, Swizzle, Tensor, TensorMap as DriverMap, devices};
+use seqstream::gpu::driver::{Element, Region, Swizzle, Tensor, TensorMap, devices};
 
 /// Shared memory: six stages of both operands, two slabs for each consumer, 14 barriers.
-const SHARED: u32 = 6 * 2 * 16384 + 2 * 2 * 8192 + 14 * 8;
 
 #[derive(Clone)]
 struct Case {
@@ -80,9 +80,7 @@ impl Case {
             boxes: &[64, box_rows],
             swizzle: Swizzle::Bytes128,
         };
-        let map = DriverMap::new(region, 0, &tensor).unwrap();
-        // SAFETY: both types are 128 bytes without a meaning of their own.
-        unsafe { std::mem::transmute::<DriverMap, TensorMap>(map) }
+        TensorMap::new(region, 0, &tensor).unwrap()
     }
 
     /// Returns what the kernel wrote, after a check that nothing was written past the end.
@@ -115,7 +113,7 @@ impl Case {
         };
         let name = format!("{form}_{}", self.dtype.name());
         let function = gpu.function("gemm_gelu", &name, SHARED);
-        gpu.launch(&function, launch.blocks, 384, SHARED, &params);
+        gpu.launch(&function, launch.blocks, GEMM90_THREADS, SHARED, &params);
         let mut got = gpu.download(&to);
         assert_eq!(gpu.findings(), "");
         let behind = got.split_off(size);

@@ -1,96 +1,65 @@
 //! The elementwise and row kernels compared with f64 at awkward shapes, and with their plain
 //! references. `-- --nocapture` prints the errors.
 
+use crate::cases::device::Device;
+use crate::cases::{self, By, Extent};
 use crate::support::cuda;
 use crate::support::cuda::gpu::{Gpu, gpu, seeds};
 use crate::support::cuda::launches::*;
 use crate::support::cuda::numbers::{
     DTYPES, ENOUGH, Random, bytes, epsilon, gelu, rounded, same_on_the_whole, words,
 };
+use seqstream::backend::cpu::Cpu;
 use seqstream::backend::cuda::params::{
-    AddParams, CastParams, EmbedParams, GatedGeluParams, GeluParams, GemmShortParams,
-    LayerNormParams, RotaryTableParams,
+    CastParams, EmbedParams, GatedGeluParams, GeluParams, GemmShortParams, LayerNormParams,
+    RotaryTableParams,
 };
 use seqstream::dtype::DType;
 
+/// Holds every kernel, and its plain reference, to the f64 of its cases. There are few blocks and
+/// multiprocessors, so that blocks have several turns.
 #[test]
-fn layer_norm() {
+fn every_case_agrees_with_f64() {
     for seed in seeds() {
         let Some(gpu) = gpu(seed) else { return };
-        // The width 10244 is more than registers hold.
-        for width in WIDTHS.into_iter().chain([10244]) {
-            let rows = if gpu.real {
-                1000
-            } else if width > 1000 {
-                3
-            } else {
-                19
-            };
-            let x = stream(rows, width, 1);
-            let (gain, bias) = (Random(2).normal(width, 1.0), Random(3).normal(width, 0.5));
-            let small: f32 = if width == 768 { 1e-12 } else { 1e-5 };
-            let wanted: Vec<f64> = x
-                .chunks(width)
-                .flat_map(|row| layer_normed(row, &gain, &bias, f64::from(small)))
-                .collect();
-            let (gain_there, bias_there) = (floats(&gpu, &gain), floats(&gpu, &bias));
-            for dtype in DTYPES {
-                for name in both("layer_norm", dtype) {
-                    // The output goes to both arrays, to one array, and onto the input.
-                    for (to_wanted, place) in [(true, "beside"), (true, "none"), (false, "itself")]
-                    {
-                        if place == "beside" && seed > 0 {
-                            continue;
-                        }
-                        let from = floats(&gpu, &x);
-                        let to = gpu.poisoned(rows * width * dtype.size());
-                        let beside = gpu.poisoned(rows * width * 4);
-                        let params = LayerNormParams {
-                            from: from.address(),
-                            gain: gain_there.address(),
-                            bias: bias_there.address(),
-                            to: if to_wanted { to.address() } else { 0 },
-                            stream: match place {
-                                "beside" => beside.address(),
-                                "itself" => from.address(),
-                                _ => 0,
-                            },
-                            rows: rows as u32,
-                            width: width as u32,
-                            epsilon: small,
-                            padding: 0,
-                        };
-                        // There are fewer blocks than rows, so groups take several rows.
-                        let blocks = if name.ends_with("reference") {
-                            rows.div_ceil(256)
-                        } else {
-                            2
-                        };
-                        launch(&gpu, "layer_norm", &name, blocks, 256, &params);
-                        let what = format!("{name} {rows}x{width}");
-                        if to_wanted {
-                            let got = read(&gpu, &to, dtype);
-                            let roundings = match dtype {
-                                DType::F32 => stream_slack(dtype),
-                                _ => 1.0, // the final rounding; f32 errors are negligible
-                            };
-                            agree(&what, &got, &wanted, roundings * epsilon(dtype));
-                        }
-                        if place != "none" {
-                            let region = if place == "itself" { &from } else { &beside };
-                            let got = read(&gpu, region, DType::F32);
-                            agree(
-                                &format!("{what} stream"),
-                                &got,
-                                &wanted,
-                                stream_slack(dtype) * epsilon(DType::F32),
-                            );
-                        }
-                    }
+        let mut device = Device::new(&gpu.context).unwrap();
+        device.machine.most_blocks = 2;
+        device.machine.multiprocessors = 3;
+        let mut failures = Vec::new();
+        for case in cases::all(Extent::Small) {
+            let name = case.name();
+            // Attention has tests of its own, with more shapes.
+            if name.starts_with("attention") && (seed > 0 || !name.contains("x64")) {
+                continue;
+            }
+            for by in [By::Kernel, By::Reference] {
+                match cases::check(case.as_ref(), &device, by) {
+                    Some(Ok(off)) => println!("{name} {by:?}: {off:.2} of the tolerance"),
+                    Some(Err(wrong)) => failures.push(wrong),
+                    None => continue,
                 }
+                assert_eq!(gpu.findings(), "", "{name}");
             }
         }
+        assert!(failures.is_empty(), "{failures:#?}");
     }
+}
+
+/// The CPU backend is held to the same cases.
+#[test]
+fn the_cpu_backend_agrees_with_f64() {
+    let mut cpu = Cpu::new(2).unwrap();
+    let mut failures = Vec::new();
+    let mut checked = 0;
+    for case in cases::all(Extent::Small) {
+        match cases::check_on_cpu(case.as_ref(), &mut cpu) {
+            Some(Ok(off)) => println!("{}: {off:.2} of the tolerance", case.name()),
+            Some(Err(wrong)) => failures.push(wrong),
+            None => continue,
+        }
+        checked += 1;
+    }
+    assert!(checked >= 30 && failures.is_empty(), "{failures:#?}");
 }
 
 /// Tests rows without outliers, since a few large values would dominate the error.
@@ -275,25 +244,6 @@ fn gelu_keeps_what_is_not_finite() {
         launch(&gpu, "gelu", &both("gelu", dtype)[0], 1, 256, &params);
         for (i, y) in read(&gpu, &region, dtype).iter().enumerate() {
             assert_eq!(y.is_finite(), i % 4 == 3, "{dtype:?} {}: {y}", x[i % 4]);
-        }
-    }
-}
-
-#[test]
-fn add() {
-    let Some(gpu) = gpu(1) else { return };
-    for count in [1, 3, 4, 1023, 4096, 5001] {
-        let (x, y) = (Random(1).normal(count, 1.0), Random(2).normal(count, 100.0));
-        let wanted: Vec<f32> = x.iter().zip(&y).map(|(x, y)| x + y).collect();
-        for name in ["add", "add_reference"] {
-            let (from, to) = (floats(&gpu, &x), floats(&gpu, &y));
-            let params = AddParams {
-                from: from.address(),
-                to: to.address(),
-                count: count as u64,
-            };
-            launch(&gpu, "add", name, 2, 256, &params);
-            assert_eq!(read(&gpu, &to, DType::F32), wanted, "{name} {count}");
         }
     }
 }

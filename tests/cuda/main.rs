@@ -10,6 +10,8 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod attention;
+#[path = "../cases/mod.rs"]
+mod cases;
 mod conformance;
 mod gemm;
 mod gemm_choice;

@@ -4,7 +4,7 @@
 #include "case.h"
 
 #include "params.h"
-#include "tiles.h"
+#include "launch.h"
 
 // As `../../tests/kernels/planted.cu` has it.
 struct PlantedParams {
@@ -65,7 +65,7 @@ static bool layer_norm(Memory &memory, const char *kernel, uint32_t width, bool 
     p.rows = ROWS;
     p.width = width;
     p.epsilon = 1e-5f;
-    return launch(memory, kernel, {{3, 1, 1}, {256, 1, 1}, 0}, &p);
+    return launch(memory, kernel, {{3, 1, 1}, {LOOP_THREADS, 1, 1}, 0}, &p);
 }
 static bool layer_norm_narrow(Memory &memory) { return layer_norm(memory, "layer_norm_f16", 320); }
 static bool layer_norm_wide(Memory &memory) { return layer_norm(memory, "layer_norm_f32", 5120, true); }
@@ -87,7 +87,7 @@ static bool represent(Memory &memory, uint32_t width, const char *kernel = "repr
     p.sequences = 3;
     p.width = width;
     p.epsilon = 1e-5f;
-    return launch(memory, kernel, {{ROWS / 64 + 3, 1, 1}, {256, 1, 1}, 0}, &p);
+    return launch(memory, kernel, {{ROWS / REPRESENT_ROWS + 3, 1, 1}, {LOOP_THREADS, 1, 1}, 0}, &p);
 }
 // A warp a row; several warps a row; rows that do not fit into registers.
 static bool represent_narrow(Memory &memory) { return represent(memory, 320); }
@@ -127,55 +127,48 @@ static bool attention(Memory &memory, const Attention &of, const std::vector<uin
     p.count = uint32_t(items.size() / (slots ? 8 : 4));
     return launch(memory, of.kernel, {{grid, 1, 1}, {of.threads, 1, 1}, of.shared}, &p);
 }
-// The warps' queries, and the ring.
-constexpr uint32_t long_shared(const AttentionTile &tile) {
-    return uint32_t(16 * tile.row_tiles * tile.warps + 2 * tile.stages * tile.keys) * tile.head_dim * 2;
-}
 // Tiles that stay, and tiles that go round the ring for each of two passes.
 static bool attention_stays(Memory &memory) {
     constexpr AttentionTile TILE = attention_tile(64);
-    return attention(memory, {"attention_f16_64", 64, 32 * TILE.warps, long_shared(TILE), false}, {150}, 1);
+    return attention(memory, {"attention_f16_64", 64, 32 * TILE.warps, TILE.shared_bytes, false}, {150}, 1);
 }
 static bool attention_round(Memory &memory) {
     constexpr AttentionTile TILE = attention_tile(64);
-    return attention(memory, {"attention_f16_64", 64, 32 * TILE.warps, long_shared(TILE), false}, {230}, 1);
+    return attention(memory, {"attention_f16_64", 64, 32 * TILE.warps, TILE.shared_bytes, false}, {230}, 1);
 }
 // Queries that are read again and again.
 static bool attention_wide(Memory &memory) {
     constexpr AttentionTile TILE = attention_tile(128);
-    return attention(memory, {"attention_f16_128", 128, 32 * TILE.warps, long_shared(TILE), false}, {140}, 1);
+    return attention(memory, {"attention_f16_128", 128, 32 * TILE.warps, TILE.shared_bytes, false}, {140}, 1);
 }
 static bool attention_short(Memory &memory) {
-    constexpr uint32_t SHARED = 3 * SHORT_TOKENS * 64 * 2;
-    return attention(memory, {"attention_f16_64_short", 64, 32 * SHORT_SLOTS, SHARED, false}, {40, 9}, 1, true);
+    constexpr uint32_t SHARED = 3 * ATTENTION_SHORT_TOKENS * 64 * 2;
+    return attention(memory, {"attention_f16_64_short", 64, ATTENTION_SHORT_THREADS, SHARED, false}, {40, 9}, 1, true);
 }
 static bool attention_plain(Memory &memory) {
-    constexpr uint32_t D = 24, STRIDE = F32_ROWS + 4;
-    constexpr uint32_t SHARED = (2 * D * STRIDE + F32_KEYS * 32 + F32_KEYS * STRIDE) * 4;
-    return attention(memory, {"attention_f32_32", D, F32_THREADS, SHARED, true}, {130}, 1);
+    constexpr uint32_t D = 24, STRIDE = ATTENTION_F32_PITCH;
+    constexpr uint32_t SHARED = (2 * D * STRIDE + ATTENTION_F32_KEYS * 32 + ATTENTION_F32_KEYS * STRIDE) * 4;
+    return attention(memory, {"attention_f32_32", D, ATTENTION_F32_THREADS, SHARED, true}, {130}, 1);
 }
 // A block that has several items; more tiles than the ring has stages, also in an item of few queries, where three of
 // the four consumers have nothing to do.
 static bool attention_hopper(Memory &memory) {
-    constexpr uint32_t ANGLES = (HOPPER_AHEAD + 1) * HOPPER_KEYS * 64 * 4;
-    constexpr uint32_t SHARED = HOPPER_STAGES * 2 * HOPPER_KEYS * 64 * 2 + 2 * HOPPER_STAGES * 8 + ANGLES;
-    return attention(memory, {"attention90_f16_64", 64, 128 * (1 + HOPPER_CONSUMERS), SHARED, false}, {30, 790}, 1);
+    return attention(memory, {"attention90_f16_64", 64, HOPPER_THREADS, HOPPER_SHARED_BYTES, false}, {30, 790}, 1);
 }
 
 static Attention hopper(const char *kernel, const HopperTile &tile, uint32_t rows) {
-    return {kernel,  uint32_t(tile.head_dim), 128 * (1 + uint32_t(tile.consumers)), uint32_t(hopper_shared_bytes(tile)),
-            false, rows};
+    return {kernel, tile.head_dim, 128 * (1 + tile.consumers), tile.shared_bytes, false, rows};
 }
 // A sequence that fills the whole ring, and stays for two passes.
 static bool attention_hopper_whole(Memory &memory) {
     constexpr HopperTile TILE = hopper_tile(128);
-    const uint32_t whole = uint32_t(TILE.stages * TILE.keys);
+    const uint32_t whole = TILE.stages * TILE.keys;
     return attention(memory, hopper("attention90_f16_128", TILE, whole), {whole}, 1);
 }
 // A sequence that goes round the ring, in items of as many queries as one pass takes.
 static bool attention_hopper_long(Memory &memory) {
     constexpr HopperTile TILE = hopper_tile(128);
-    const uint32_t whole = uint32_t(TILE.stages * TILE.keys), rows = uint32_t(64 * TILE.consumers);
+    const uint32_t whole = TILE.stages * TILE.keys, rows = 64 * TILE.consumers;
     return attention(memory, hopper("attention90_f16_128", TILE, rows), {70, whole + 20}, 1);
 }
 // Two sequences in the ring, the end of the second one round it; pairs of columns that two lanes have.
@@ -193,7 +186,7 @@ static bool rotate_keys(Memory &memory) {
     p.heads = HEADS;
     p.head_dim = D;
     p.count = 2;
-    return launch(memory, "rotate_keys_f16_128", {{2 * ROTATE_BLOCKS, 1, 1}, {256, 1, 1}, 0}, &p);
+    return launch(memory, "rotate_keys_f16_128", {{2 * ROTATE_BLOCKS, 1, 1}, {LOOP_THREADS, 1, 1}, 0}, &p);
 }
 
 // More steps than the ring has, and tiles for both consumers.
@@ -208,7 +201,7 @@ static bool gemm_gelu(Memory &memory) {
     p.width = WIDTH;
     p.depth = DEPTH;
     p.band = 2;
-    return launch(memory, "gemm_gelu_f16", {{1, 1, 1}, {384, 1, 1}, 229488}, &p);
+    return launch(memory, "gemm_gelu_f16", {{1, 1, 1}, {GEMM90_THREADS, 1, 1}, GEMM_GELU_SHARED_BYTES}, &p);
 }
 
 // Three steps, the last one short, and blocks at the edges.
@@ -222,7 +215,7 @@ static bool gemm_short(Memory &memory) {
     p.rows = ROWS;
     p.outputs = OUTPUTS;
     p.depth = DEPTH;
-    return launch(memory, "gemm_short", {{2, 2, 1}, {256, 1, 1}, 0}, &p);
+    return launch(memory, "gemm_short", {{2, 2, 1}, {GEMM_SHORT_THREADS, 1, 1}, 0}, &p);
 }
 
 const Case CASES[] = {

@@ -1,9 +1,9 @@
 // Kernels with one mistake each, and right ones beside them, for the tests of the emulator.
 //
 // `to` and `from`: f32 or u32, as each comment says; `bug` plants the mistake.
-#include "kernel.cuh"
-#include "ptx.cuh"
-#include "ptx90.cuh"
+#include "common/kernel.cuh"
+#include "common/ptx.cuh"
+#include "common/ptx90.cuh"
 
 struct PlantedParams {
     alignas(64) uint64_t map[16];

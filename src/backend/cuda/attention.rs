@@ -6,97 +6,16 @@
 
 use std::ops::Range;
 
+use super::launch::{
+    ATTENTION_F32_KEYS, ATTENTION_F32_PITCH, ATTENTION_F32_ROWS, ATTENTION_F32_THREADS,
+    ATTENTION_F32_WIDTHS, ATTENTION_SHORT_SLOTS, ATTENTION_SHORT_THREADS, ATTENTION_SHORT_TOKENS,
+    ATTENTION_TILES, HOPPER_CONSUMERS, HOPPER_HEAD_DIM, HOPPER_ROTATES, HOPPER_SHARED_BYTES,
+    HOPPER_SHORT_TOKENS, HOPPER_THREADS, HOPPER_TILES, HOPPER_WHOLE, LOOP_THREADS, ROTATE_BLOCKS,
+};
 use super::params::{AttentionItem, AttentionSlot};
 use crate::dtype::DType;
 
-/// `kernels/tiles.h`, where the reasons stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Tile {
-    head_dim: usize,
-    row_tiles: usize,
-    warps: usize,
-    keys: usize,
-    stages: usize,
-    held: bool,
-}
-
-const fn tile(head_dim: usize, row_tiles: usize, keys: usize, stages: usize, held: bool) -> Tile {
-    Tile {
-        head_dim,
-        row_tiles,
-        warps: 4,
-        keys,
-        stages,
-        held,
-    }
-}
-
-const TILES: [Tile; 6] = [
-    tile(16, 2, 64, 4, true),
-    tile(24, 2, 64, 4, true),
-    tile(32, 2, 64, 4, true),
-    tile(64, 2, 64, 3, true),
-    tile(96, 2, 32, 3, false),
-    tile(128, 2, 32, 3, false),
-];
-/// Warps, and slots of 16 queries, of a block of the short kernels.
-const SHORT_SLOTS: usize = 4;
-/// The longest sequence of the short kernels.
-const SHORT_TOKENS: usize = 16 * SHORT_SLOTS;
-/// The longest where rotated ones of more go to the kernel for Hopper.
-const HOPPER_SHORT_TOKENS: usize = 32;
-/// The longest sequence whose keys the kernel for heads of 64 rotates itself.
-const HOPPER_ROTATES: usize = 1152;
-/// What the kernels for Hopper take, and how: `kernels/tiles.h`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct HopperTile {
-    head_dim: usize,
-    consumers: usize,
-    keys: usize,
-    stages: usize,
-    consumer_registers: usize,
-    producer_registers: usize,
-    rotates: usize,
-}
-
-const fn hopper_tile(
-    [head_dim, consumers, keys, stages]: [usize; 4],
-    [consumer_registers, producer_registers]: [usize; 2],
-    rotates: usize,
-) -> HopperTile {
-    HopperTile {
-        head_dim,
-        consumers,
-        keys,
-        stages,
-        consumer_registers,
-        producer_registers,
-        rotates,
-    }
-}
-
-const HOPPER_TILES: [HopperTile; 4] = [
-    hopper_tile([16, 5, 64, 20], [88, 40], 0),
-    hopper_tile([24, 5, 64, 20], [88, 40], 0),
-    hopper_tile([32, 5, 64, 20], [88, 40], 0),
-    hopper_tile([128, 3, 64, 6], [160, 32], 384),
-];
-/// Blocks that rotate the keys of a sequence.
-const ROTATE_BLOCKS: u32 = 32;
-const ROTATE_THREADS: u32 = 256;
-const HOPPER_HEAD_DIM: usize = 64;
-const HOPPER_CONSUMERS: usize = 4;
-const HOPPER_KEYS: usize = 64;
-const HOPPER_STAGES: usize = 11;
-const HOPPER_AHEAD: usize = 2;
-const HOPPER_WHOLE: usize = (HOPPER_STAGES - HOPPER_AHEAD) * HOPPER_KEYS;
-const F32_ROWS: usize = 64;
-const F32_KEYS: usize = 64;
-const F32_THREADS: u32 = 128;
-/// The widest heads that each of its kernels takes.
-const F32_WIDTHS: [usize; 5] = [16, 32, 64, 96, 128];
-/// The widest head.
-const WIDEST: usize = 128;
+const SHORT_SLOTS: usize = ATTENTION_SHORT_SLOTS as usize;
 
 /// A kernel and how it is launched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,11 +35,11 @@ pub struct AttentionKernel {
 /// The blocks of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grid {
-    /// One for each head of each item.
+    /// One block per head of each item.
     Heads,
-    /// They stay, one for each multiprocessor, and take one item's head after the other.
-    Stay,
-    /// So many for each item.
+    /// Persistent: one block per multiprocessor, which loops over the heads of the items.
+    Persistent,
+    /// This many blocks per item.
     Items(u32),
 }
 
@@ -129,7 +48,7 @@ impl AttentionKernel {
     pub fn blocks(&self, heads: u32, count: u32, multiprocessors: u32) -> u32 {
         match self.grid {
             Grid::Heads => heads * count,
-            Grid::Stay => (heads * count).min(multiprocessors),
+            Grid::Persistent => (heads * count).min(multiprocessors),
             Grid::Items(blocks) => blocks * count,
         }
     }
@@ -164,109 +83,101 @@ impl AttentionKernels {
         rotary: bool,
         capability: (u32, u32),
     ) -> Option<Self> {
-        if head_dim == 0 || head_dim > WIDEST {
+        // Every kind of kernel has heads of at most this width.
+        let widest = ATTENTION_TILES[ATTENTION_TILES.len() - 1];
+        let width = u32::try_from(head_dim).ok()?;
+        if width == 0 || width > widest.head_dim {
             return None;
         }
         if dtype == DType::F32 {
-            let width = F32_WIDTHS.into_iter().find(|width| head_dim <= *width)?;
-            // Queries, keys and weights with rows of 64 and a vector more, and values.
-            let floats = (2 * head_dim + F32_KEYS) * (F32_ROWS + 4) + F32_KEYS * width;
-            return head_dim.is_multiple_of(2).then(|| Self {
+            let padded = ATTENTION_F32_WIDTHS.into_iter().find(|w| width <= *w)?;
+            // Queries, keys and weights transposed, and values.
+            let floats = (2 * width + ATTENTION_F32_KEYS) * ATTENTION_F32_PITCH
+                + ATTENTION_F32_KEYS * padded;
+            return width.is_multiple_of(2).then(|| Self {
                 long: AttentionKernel {
                     source: "attention_f32".into(),
-                    name: format!("attention_f32_{width}"),
-                    threads: F32_THREADS,
-                    shared: 4 * floats as u32,
+                    name: format!("attention_f32_{padded}"),
+                    threads: ATTENTION_F32_THREADS,
+                    shared: 4 * floats,
                     grid: Grid::Heads,
                 },
                 short: None,
                 short_tokens: 0,
                 rotate: None,
                 rotates: 0,
-                rows: F32_ROWS,
+                rows: ATTENTION_F32_ROWS as usize,
                 whole: 0,
             });
         }
-        if !head_dim.is_multiple_of(8) {
+        if !width.is_multiple_of(8) {
             return None;
         }
-        let exact = TILES.iter().find(|tile| tile.head_dim == head_dim);
-        let (tile, width) = match exact {
-            Some(tile) => (tile, head_dim.to_string()),
-            None => (&TILES[TILES.len() - 1], "any".into()),
+        let exact = ATTENTION_TILES.iter().find(|tile| tile.head_dim == width);
+        let (tile, called) = match exact {
+            Some(tile) => (tile, width.to_string()),
+            None => (&widest, "any".into()),
         };
-        let pass = 16 * tile.row_tiles * tile.warps;
-        let shared = |rows: usize| (rows * tile.head_dim * dtype.size()) as u32;
-        let kernel = |end: &str, threads: usize, rows: usize| AttentionKernel {
-            source: format!("attention_{width}"),
-            name: format!("attention_{}_{width}{end}", dtype.name()),
-            threads: threads as u32,
-            shared: shared(rows),
+        let kernel = |end: &str, threads: u32, shared: u32| AttentionKernel {
+            source: format!("attention_{called}"),
+            name: format!("attention_{}_{called}{end}", dtype.name()),
+            threads,
+            shared,
             grid: Grid::Heads,
         };
-        let short = exact.map(|_| kernel("_short", 32 * SHORT_SLOTS, 3 * SHORT_TOKENS));
+        let short = exact.map(|_| {
+            // Queries, keys and values.
+            let shared = 3 * ATTENTION_SHORT_TOKENS * width * dtype.size() as u32;
+            kernel("_short", ATTENTION_SHORT_THREADS, shared)
+        });
+        let hopper = |threads: u32, shared: u32| AttentionKernel {
+            source: format!("attention90_{width}"),
+            name: format!("attention90_{}_{width}", dtype.name()),
+            threads,
+            shared,
+            grid: Grid::Persistent,
+        };
         // sm_90a's code runs on 9.0 and nowhere else.
-        if head_dim == HOPPER_HEAD_DIM && capability == (9, 0) {
-            let barriers = HOPPER_STAGES * 2 * size_of::<u64>();
-            // Of the tiles under way and the one that is rotated: a cosine and a sine, in f32, for two columns.
-            let angles = (HOPPER_AHEAD + 1) * HOPPER_KEYS * HOPPER_HEAD_DIM * size_of::<f32>();
+        let is_hopper = capability == (9, 0);
+        if is_hopper && width == HOPPER_HEAD_DIM {
+            let short_tokens = if rotary {
+                HOPPER_SHORT_TOKENS
+            } else {
+                ATTENTION_SHORT_TOKENS
+            };
             return Some(Self {
-                long: AttentionKernel {
-                    source: "attention90_64".into(),
-                    name: format!("attention90_{}_64", dtype.name()),
-                    threads: 128 * (1 + HOPPER_CONSUMERS) as u32,
-                    shared: shared(2 * HOPPER_STAGES * HOPPER_KEYS) + (barriers + angles) as u32,
-                    grid: Grid::Stay,
-                },
+                long: hopper(HOPPER_THREADS, HOPPER_SHARED_BYTES),
                 short,
-                short_tokens: if rotary {
-                    HOPPER_SHORT_TOKENS
-                } else {
-                    SHORT_TOKENS
-                },
+                short_tokens: short_tokens as usize,
                 rotate: rotary.then(|| Self::rotate_kernel(head_dim, dtype)),
-                rotates: HOPPER_ROTATES,
-                rows: 64 * HOPPER_CONSUMERS,
-                whole: HOPPER_WHOLE,
+                rotates: HOPPER_ROTATES as usize,
+                rows: 64 * HOPPER_CONSUMERS as usize,
+                whole: HOPPER_WHOLE as usize,
             });
         }
-        let hopper = HOPPER_TILES.iter().find(|tile| tile.head_dim == head_dim);
-        if let Some(tile) = hopper.filter(|_| capability == (9, 0)) {
-            // Rows of 32, 64 or a multiple of 128 bytes.
-            let columns = match head_dim {
-                0..=16 => 16,
-                17..=32 => 32,
-                _ => head_dim.next_multiple_of(64),
-            };
-            let ring = tile.stages * 2 * tile.keys * columns * dtype.size();
-            // Of the tiles under way and the one that is rotated, three times 16 bytes for each producing thread.
-            let angles = (HOPPER_AHEAD + 1) * 3 * 128 * 16;
-            let barriers = tile.stages * 2 * size_of::<u64>();
+        let own = HOPPER_TILES.iter().find(|tile| tile.head_dim == width);
+        if let Some(tile) = own.filter(|_| is_hopper) {
             let ahead = rotary && tile.rotates > 0;
             return Some(Self {
-                long: AttentionKernel {
-                    source: format!("attention90_{head_dim}"),
-                    name: format!("attention90_{}_{head_dim}", dtype.name()),
-                    threads: 128 * (1 + tile.consumers) as u32,
-                    shared: (ring + angles + barriers) as u32,
-                    grid: Grid::Stay,
-                },
+                long: hopper(128 * (1 + tile.consumers), tile.shared_bytes),
                 short,
-                short_tokens: SHORT_TOKENS,
+                short_tokens: ATTENTION_SHORT_TOKENS as usize,
                 rotate: ahead.then(|| Self::rotate_kernel(head_dim, dtype)),
-                rotates: tile.rotates,
-                rows: 64 * tile.consumers,
-                whole: tile.stages * tile.keys,
+                rotates: tile.rotates as usize,
+                rows: 64 * tile.consumers as usize,
+                whole: (tile.stages * tile.keys) as usize,
             });
         }
         Some(Self {
-            long: kernel("", 32 * tile.warps, pass + tile.stages * 2 * tile.keys),
-            short_tokens: if short.is_some() { SHORT_TOKENS } else { 0 },
+            long: kernel("", 32 * tile.warps, tile.shared_bytes),
+            short_tokens: short
+                .as_ref()
+                .map_or(0, |_| ATTENTION_SHORT_TOKENS as usize),
             short,
             rotate: None,
             rotates: 0,
-            rows: pass,
-            whole: tile.stages * tile.keys,
+            rows: (16 * tile.row_tiles * tile.warps) as usize,
+            whole: (tile.stages * tile.keys) as usize,
         })
     }
 
@@ -285,7 +196,7 @@ impl AttentionKernels {
                 .filter(|r| !r.is_empty())
                 .collect();
         }
-        if self.long.grid == Grid::Stay {
+        if self.long.grid == Grid::Persistent {
             // Its warpgroups take 64 queries each: no item has fewer turns than it must.
             let turns = length.div_ceil(64);
             let items = (64 * turns).div_ceil(self.rows.max(64));
@@ -301,7 +212,7 @@ impl AttentionKernels {
         AttentionKernel {
             source: "rotate_keys".into(),
             name: format!("rotate_keys_{}_{head_dim}", dtype.name()),
-            threads: ROTATE_THREADS,
+            threads: LOOP_THREADS,
             shared: 0,
             grid: Grid::Items(ROTATE_BLOCKS),
         }
@@ -436,59 +347,6 @@ mod tests {
     use crate::backend::cuda::memory::Capacity;
 
     #[test]
-    fn tiles_are_those_of_the_header() {
-        let header = include_str!("../../../kernels/tiles.h");
-        let mut rows = header
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix('{')?.strip_suffix("},"));
-        let expected = TILES.map(|t| {
-            let Tile {
-                head_dim,
-                row_tiles,
-                warps,
-                keys,
-                stages,
-                held,
-            } = t;
-            format!("{head_dim}, {row_tiles}, {warps}, {keys}, {stages}, {held}")
-        });
-        assert_eq!(
-            rows.by_ref().take(TILES.len()).collect::<Vec<_>>(),
-            expected
-        );
-        let expected = HOPPER_TILES.map(|t| {
-            let numbers = [
-                t.head_dim,
-                t.consumers,
-                t.keys,
-                t.stages,
-                t.consumer_registers,
-                t.producer_registers,
-                t.rotates,
-            ];
-            numbers.map(|n| n.to_string()).join(", ")
-        });
-        assert_eq!(rows.collect::<Vec<_>>(), expected);
-        for line in [
-            format!("HOPPER_ROTATES = {HOPPER_ROTATES};"),
-            format!("ROTATE_BLOCKS = {ROTATE_BLOCKS};"),
-            format!("SHORT_SLOTS = {SHORT_SLOTS};"),
-            "SHORT_TOKENS = 16 * SHORT_SLOTS;".into(),
-            format!("HOPPER_SHORT_TOKENS = {HOPPER_SHORT_TOKENS};"),
-            format!("HOPPER_CONSUMERS = {HOPPER_CONSUMERS};"),
-            format!("HOPPER_KEYS = {HOPPER_KEYS};"),
-            format!("HOPPER_STAGES = {HOPPER_STAGES};"),
-            format!("HOPPER_AHEAD = {HOPPER_AHEAD};"),
-            "HOPPER_WHOLE = (HOPPER_STAGES - HOPPER_AHEAD) * HOPPER_KEYS;".into(),
-            format!("F32_ROWS = {F32_ROWS};"),
-            format!("F32_KEYS = {F32_KEYS};"),
-            format!("F32_THREADS = {F32_THREADS};"),
-        ] {
-            assert!(header.contains(&line), "{line}");
-        }
-    }
-
-    #[test]
     fn every_published_width_has_its_kernel_and_others_the_padded_one() {
         for head_dim in 0..=136 {
             for dtype in [DType::F16, DType::Bf16, DType::F32] {
@@ -510,17 +368,20 @@ mod tests {
         assert_eq!(wide.short.unwrap().name, "attention_f16_64_short");
         let hopper = AttentionKernels::new(64, DType::F16, true, (9, 0)).unwrap();
         assert_eq!(hopper.long.name, "attention90_f16_64");
-        assert!(hopper.long.grid == Grid::Stay && hopper.long.shared <= 227 * 1024);
+        assert!(hopper.long.grid == Grid::Persistent && hopper.long.shared <= 227 * 1024);
         assert_eq!(hopper.long.blocks(20, 97, 132), 132);
         assert_eq!(hopper.long.blocks(20, 3, 132), 60);
         // Heads of 64 have had their kernel from the start.
-        assert_eq!((hopper.bits(), hopper.rotates), (None, HOPPER_ROTATES));
+        assert_eq!(
+            (hopper.bits(), hopper.rotates),
+            (None, HOPPER_ROTATES as usize)
+        );
         for head_dim in [16, 24, 32, 128] {
             for (rotary, dtype) in [(true, DType::F16), (false, DType::Bf16)] {
                 let hopper = AttentionKernels::new(head_dim, dtype, rotary, (9, 0)).unwrap();
                 let name = format!("attention90_{}_{head_dim}", dtype.name());
                 assert_eq!(hopper.long.name, name);
-                assert!(hopper.long.grid == Grid::Stay && hopper.long.shared <= 227 * 1024);
+                assert!(hopper.long.grid == Grid::Persistent && hopper.long.shared <= 227 * 1024);
                 assert_eq!(hopper.bits(), Some("attention90"));
                 let rotate = format!("rotate_keys_{}_{head_dim}", dtype.name());
                 let rotate = (rotary && head_dim == 128).then_some(rotate);
@@ -629,8 +490,9 @@ mod tests {
         let kernels = AttentionKernels::new(128, DType::F16, false, (9, 0)).unwrap();
         assert!(!kernels.work(&[0, 4000]).rotated);
         let kernels = AttentionKernels::new(64, DType::F16, true, (9, 0)).unwrap();
-        assert!(!kernels.work(&[0, HOPPER_ROTATES]).rotated);
-        assert!(kernels.work(&[0, HOPPER_ROTATES + 1]).rotated);
+        let longest = HOPPER_ROTATES as usize;
+        assert!(!kernels.work(&[0, longest]).rotated);
+        assert!(kernels.work(&[0, longest + 1]).rotated);
     }
 
     #[test]

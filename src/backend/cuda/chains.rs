@@ -22,7 +22,7 @@ const CHAIN: usize = 256;
 /// Sequences of fewer tokens than this belong to the class [`SHORT`]. For them PyTorch sums in
 /// several short chains, and is two to three times as exact as for longer sequences (see
 /// `backend/cpu/gemm.rs`). With chains of 32 the largest ratio to PyTorch's error over 80 cases was
-/// 1.53; with `kernels/gemm_short.cu` it is 1.12.
+/// 1.53; with `kernels/gemm/gemm_short.cu` it is 1.12.
 const SHORT_TOKENS: usize = 16;
 /// The class of short sequences in f32, whose GEMMs are not cuBLASLt's.
 pub(super) const SHORT: usize = 1;

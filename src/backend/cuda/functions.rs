@@ -3,6 +3,9 @@
 use super::attention::{AttentionKernel, AttentionKernels, WorkCounts, WorkList};
 use super::error::CudaError;
 use super::kernels;
+use super::launch::{
+    GEMM_SHORT_THREADS, GEMM_SHORT_TILE, LOOP_THREADS, REPRESENT_MEAN_COLUMNS, REPRESENT_ROWS,
+};
 use super::params::{
     AddParams, AttentionParams, CastParams, EmbedParams, GatedGeluParams, GeluParams,
     GemmShortParams, LayerNormParams, RepresentParams, RotaryTableParams,
@@ -11,16 +14,8 @@ use crate::backend::{AttentionSpec, Position};
 use crate::dtype::DType;
 use crate::gpu::driver::{Context, DriverError, Function, Module, Stream};
 
-/// Threads per block of the kernels that loop over elements or rows.
-const THREADS: u32 = 256;
-/// Rows per block of `gemm_short`, and columns per block.
-const SHORT_TILE: u32 = 64;
-/// Rows per block of `represent`.
-const REPRESENT_ROWS: usize = 64;
-/// Columns per block of `represent_means`, and threads per block.
-const MEAN_COLUMNS: u32 = 128;
 /// Upper bound on the blocks per multiprocessor of grid-stride kernels: enough to fill it.
-const BLOCKS_A_MULTIPROCESSOR: u32 = 16;
+const BLOCKS_PER_MULTIPROCESSOR: u32 = 16;
 
 /// Loads one kernel from the fatbin of `source`, with `shared` bytes of dynamic shared memory.
 ///
@@ -61,7 +56,7 @@ impl Functions {
         let load = |source: &str, name: String| function(context, source, &name, 0);
         Ok(Self {
             dtype,
-            most_blocks: multiprocessors.max(1) * BLOCKS_A_MULTIPROCESSOR,
+            most_blocks: multiprocessors.max(1) * BLOCKS_PER_MULTIPROCESSOR,
             f32_alone: match dtype {
                 DType::F32 => Some((
                     load("add", "add".into())?,
@@ -91,7 +86,7 @@ impl Functions {
     /// Returns the grid for `pieces` pieces of work, one per thread, within the bound of
     /// grid-stride kernels.
     fn blocks(&self, pieces: usize) -> [u32; 3] {
-        let blocks = pieces.div_ceil(THREADS as usize).max(1);
+        let blocks = pieces.div_ceil(LOOP_THREADS as usize).max(1);
         [blocks.min(self.most_blocks as usize) as u32, 1, 1]
     }
 
@@ -105,7 +100,7 @@ impl Functions {
         // One warp per token.
         let grid = self.blocks(p.count as usize * 32);
         // SAFETY: the caller keeps the contract in this function's `# Safety` section.
-        unsafe { stream.launch(&self.embed, grid, [THREADS, 1, 1], 0, p)? };
+        unsafe { stream.launch(&self.embed, grid, [LOOP_THREADS, 1, 1], 0, p)? };
         Ok(())
     }
 
@@ -117,7 +112,7 @@ impl Functions {
         let (add, _) = self.f32_alone("add")?;
         let grid = self.blocks((p.count as usize).div_ceil(4));
         // SAFETY: the caller keeps the contract in this function's `# Safety` section.
-        unsafe { stream.launch(add, grid, [THREADS, 1, 1], 0, p)? };
+        unsafe { stream.launch(add, grid, [LOOP_THREADS, 1, 1], 0, p)? };
         Ok(())
     }
 
@@ -129,7 +124,7 @@ impl Functions {
         // At least one warp per row.
         let grid = self.blocks(p.rows as usize * 32);
         // SAFETY: the caller keeps the contract in this function's `# Safety` section.
-        unsafe { stream.launch(&self.layer_norm, grid, [THREADS, 1, 1], 0, p)? };
+        unsafe { stream.launch(&self.layer_norm, grid, [LOOP_THREADS, 1, 1], 0, p)? };
         Ok(())
     }
 
@@ -140,7 +135,7 @@ impl Functions {
     pub unsafe fn gelu(&self, stream: &Stream, p: &GeluParams) -> Result<(), CudaError> {
         let grid = self.blocks((p.count as usize * self.dtype.size()).div_ceil(16));
         // SAFETY: the caller keeps the contract in this function's `# Safety` section.
-        unsafe { stream.launch(&self.gelu, grid, [THREADS, 1, 1], 0, p)? };
+        unsafe { stream.launch(&self.gelu, grid, [LOOP_THREADS, 1, 1], 0, p)? };
         Ok(())
     }
 
@@ -152,7 +147,7 @@ impl Functions {
         let bytes = p.rows as usize * p.width as usize * self.dtype.size();
         let grid = self.blocks(bytes.div_ceil(16));
         // SAFETY: the caller keeps the contract in this function's `# Safety` section.
-        unsafe { stream.launch(&self.gated_gelu, grid, [THREADS, 1, 1], 0, p)? };
+        unsafe { stream.launch(&self.gated_gelu, grid, [LOOP_THREADS, 1, 1], 0, p)? };
         Ok(())
     }
 
@@ -163,12 +158,12 @@ impl Functions {
     pub unsafe fn gemm_short(&self, stream: &Stream, p: &GemmShortParams) -> Result<(), CudaError> {
         let (_, gemm_short) = self.f32_alone("gemm_short")?;
         let grid = [
-            p.outputs.div_ceil(SHORT_TILE),
-            p.rows.div_ceil(SHORT_TILE),
+            p.outputs.div_ceil(GEMM_SHORT_TILE),
+            p.rows.div_ceil(GEMM_SHORT_TILE),
             1,
         ];
         // SAFETY: the caller keeps the contract in this function's `# Safety` section.
-        unsafe { stream.launch(gemm_short, grid, [THREADS, 1, 1], 0, p)? };
+        unsafe { stream.launch(gemm_short, grid, [GEMM_SHORT_THREADS, 1, 1], 0, p)? };
         Ok(())
     }
 
@@ -183,12 +178,18 @@ impl Functions {
         rows: usize,
         p: &RepresentParams,
     ) -> Result<(), CudaError> {
-        let chunks = [(rows / REPRESENT_ROWS) as u32 + p.sequences, 1, 1];
-        let columns = [p.sequences * p.width.div_ceil(MEAN_COLUMNS), 1, 1];
+        let chunks = [(rows / REPRESENT_ROWS as usize) as u32 + p.sequences, 1, 1];
+        let columns = [p.sequences * p.width.div_ceil(REPRESENT_MEAN_COLUMNS), 1, 1];
         // SAFETY: the caller keeps the contract in this function's `# Safety` section.
         unsafe {
-            stream.launch(&self.represent, chunks, [THREADS, 1, 1], 0, p)?;
-            stream.launch(&self.represent_means, columns, [MEAN_COLUMNS, 1, 1], 0, p)?;
+            stream.launch(&self.represent, chunks, [LOOP_THREADS, 1, 1], 0, p)?;
+            stream.launch(
+                &self.represent_means,
+                columns,
+                [REPRESENT_MEAN_COLUMNS, 1, 1],
+                0,
+                p,
+            )?;
         }
         Ok(())
     }
@@ -204,7 +205,7 @@ impl Functions {
     ) -> Result<(), CudaError> {
         let grid = self.blocks(p.positions as usize * p.half as usize);
         // SAFETY: the caller keeps the contract in this function's `# Safety` section.
-        unsafe { stream.launch(&self.rotary_table, grid, [THREADS, 1, 1], 0, p)? };
+        unsafe { stream.launch(&self.rotary_table, grid, [LOOP_THREADS, 1, 1], 0, p)? };
         Ok(())
     }
 }
@@ -241,10 +242,10 @@ impl Casts {
         let Some((_, function)) = self.0.iter().find(|(f, _)| *f == formats) else {
             return Ok(());
         };
-        let blocks = (p.count as usize).div_ceil(4 * THREADS as usize);
+        let blocks = (p.count as usize).div_ceil(4 * LOOP_THREADS as usize);
         let grid = [blocks.clamp(1, 1 << 16) as u32, 1, 1];
         // SAFETY: the caller keeps the contract in this function's `# Safety` section.
-        unsafe { stream.launch(function, grid, [THREADS, 1, 1], 0, p) }
+        unsafe { stream.launch(function, grid, [LOOP_THREADS, 1, 1], 0, p) }
     }
 }
 

@@ -1,25 +1,22 @@
-//! Launches linear layers with GELU in the GEMM's own epilogue (`kernels/gemm_gelu.cu`), on Hopper.
-//! There cuBLASLt's epilogue has only the tanh form of GELU, and a separate kernel over the GEMM's
-//! result costs a quarter of the GEMM's time or more.
+//! Launches linear layers with GELU in the GEMM's own epilogue (`kernels/gemm/gemm_gelu.cu`), on
+//! Hopper. There cuBLASLt's epilogue has only the tanh form of GELU, and a separate kernel over the
+//! GEMM's result costs a quarter of the GEMM's time or more.
 
 use super::error::CudaError;
 use super::functions::function;
-use super::params::{GemmGeluParams, TensorMap as MapWords};
+use super::launch::{
+    GEMM_GELU_SHARED_BYTES, GEMM_GELU_SLAB_ROWS, GEMM90_COLUMNS, GEMM90_ROWS, GEMM90_STEP,
+    GEMM90_THREADS,
+};
+use super::params::GemmGeluParams;
 use crate::dtype::DType;
 use crate::gpu::driver::{
     Context, DeviceInfo, Element, Function, Region, Stream, Swizzle, Tensor, TensorMap,
 };
 
-/// Threads per block: one warpgroup of a producer and two of consumers.
-const THREADS: u32 = 384;
-/// Bytes of dynamic shared memory: six stages of both operands, two slabs for each consumer, 14
-/// barriers.
-const SHARED: u32 = 6 * 2 * 16384 + 2 * 2 * 8192 + 14 * 8;
 /// Number of tiles, one above the other, that are worked on together, so that the tiles of both
 /// operands are still in L2 when they are read again.
 const BAND: u32 = 8;
-/// Columns per box of a tensor map: 128 bytes, the span of the swizzle.
-const BOX_COLUMNS: u32 = 64;
 
 /// The two kernels, plain and gated, for one dtype.
 pub(super) struct Fused {
@@ -70,7 +67,7 @@ impl Fused {
         }
         let load = |form: &str| {
             let called = format!("{form}_{}", dtype.name());
-            function(context, "gemm_gelu", &called, SHARED)
+            function(context, "gemm_gelu", &called, GEMM_GELU_SHARED_BYTES)
         };
         Ok(Some(Self {
             element,
@@ -96,9 +93,9 @@ impl Fused {
         }
         let outputs = o.width * if o.gated { 2 } else { 1 };
         let params = GemmGeluParams {
-            from: self.map(o.from, [o.rows, o.depth], 128)?,
-            weight: self.map(o.weight, [outputs, o.depth], 64)?,
-            to: self.map(o.to, [o.rows, o.width], 64)?,
+            from: self.map(o.from, [o.rows, o.depth], GEMM90_ROWS)?,
+            weight: self.map(o.weight, [outputs, o.depth], GEMM90_COLUMNS / 2)?,
+            to: self.map(o.to, [o.rows, o.width], GEMM_GELU_SLAB_ROWS)?,
             bias: o.bias,
             rows: o.rows as u32,
             width: o.width as u32,
@@ -107,13 +104,14 @@ impl Fused {
             ..GemmGeluParams::default()
         };
         let function = if o.gated { &self.gated } else { &self.plain };
-        // There are no more blocks than tiles, which have 128 rows and at least 64 columns.
-        let tiles = o.rows.div_ceil(128) * o.width.div_ceil(64);
+        // There are no more blocks than tiles. A gated layer has half as many outputs per tile.
+        let tiles =
+            o.rows.div_ceil(GEMM90_ROWS as usize) * o.width.div_ceil(GEMM90_COLUMNS as usize / 2);
         let blocks = self.blocks.min(tiles.max(1) as u32);
-        let (grid, block) = ([blocks, 1, 1], [THREADS, 1, 1]);
+        let (grid, block) = ([blocks, 1, 1], [GEMM90_THREADS, 1, 1]);
         // SAFETY: the caller keeps the contract in this function's `# Safety` section. The tensor
         // maps end with the last row, so nothing behind the matrices is touched.
-        unsafe { stream.launch(function, grid, block, SHARED, &params)? };
+        unsafe { stream.launch(function, grid, block, GEMM_GELU_SHARED_BYTES, &params)? };
         Ok(())
     }
 
@@ -122,16 +120,14 @@ impl Fused {
         region: &Region,
         [rows, columns]: [usize; 2],
         box_rows: u32,
-    ) -> Result<MapWords, CudaError> {
+    ) -> Result<TensorMap, CudaError> {
         let tensor = Tensor {
             element: self.element,
             dims: &[columns as u64, rows as u64],
             strides: &[columns as u64 * 2],
-            boxes: &[BOX_COLUMNS, box_rows],
+            boxes: &[GEMM90_STEP, box_rows],
             swizzle: Swizzle::Bytes128,
         };
-        let map = TensorMap::new(region, 0, &tensor)?;
-        // SAFETY: both types are 128 bytes, which only the device interprets.
-        Ok(unsafe { std::mem::transmute::<TensorMap, MapWords>(map) })
+        Ok(TensorMap::new(region, 0, &tensor)?)
     }
 }

@@ -1,6 +1,7 @@
 //! Divides a device's memory: decides how many tokens a batch should have and a pass may hold.
 
 use super::builder::CudaOptions;
+use super::launch::REPRESENT_SUM_ROWS;
 use super::params::{AttentionItem, AttentionSlot};
 use crate::batch::Budget;
 use crate::gpu::driver::Arena;
@@ -114,7 +115,7 @@ impl Capacity {
 /// Returns the bytes of the sums of rows from which means are computed (`kernels/params.h`,
 /// `RepresentParams`).
 pub(super) fn sums(tokens: usize, width: usize) -> usize {
-    (tokens / 32 + 1) * width * size_of::<f64>()
+    (tokens / REPRESENT_SUM_ROWS as usize + 1) * width * size_of::<f64>()
 }
 
 /// Returns the rows of a whole wave on a device with this many multiprocessors.

@@ -2,7 +2,7 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`kernels`], `params` | the compiled kernels of `kernels/`, and their arguments |
+//! | [`kernels`], `params`, `launch` | the compiled kernels of `kernels/`, their arguments, and the numbers of their launches |
 //! | `functions`, `fused`, [`attention`] | how each kernel is launched |
 //! | `builder` | [`CudaBuilder`]: weights and matrices are named, and the backend is built |
 //! | `weights` | the weights: their names, their way to the device, where they lie |
@@ -22,6 +22,7 @@ mod error;
 mod functions;
 mod fused;
 pub mod kernels;
+pub mod launch;
 mod memory;
 mod pass;
 mod profile;

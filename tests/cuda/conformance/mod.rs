@@ -1,4 +1,4 @@
-//! One tiny kernel for each wrapper of `kernels/ptx.cuh` and `ptx90.cuh`, compared with the
+//! One tiny kernel for each wrapper of `kernels/common/ptx.cuh` and `ptx90.cuh`, compared with the
 //! documentation of the PTX ISA. The expected values are computed here, from the documented
 //! layouts, independently of the emulator: the same tests pass on a device (SEQSTREAM_TEST_GPU=1),
 //! so emulator and device agree.

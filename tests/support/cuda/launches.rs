@@ -5,8 +5,6 @@ use super::numbers::{Random, bytes, error, values};
 use seqstream::dtype::DType;
 use seqstream::gpu::driver::Region;
 
-pub const WIDTHS: [usize; 9] = [1, 4, 20, 33, 320, 768, 1280, 2560, 5120];
-
 pub fn floats(gpu: &Gpu, given: &[f32]) -> Region {
     gpu.upload(&bytes(given, DType::F32))
 }
@@ -64,12 +62,4 @@ pub fn layer_normed(row: &[f32], gain: &[f32], bias: &[f32], epsilon: f64) -> Ve
     let one =
         |i: usize| (f64::from(row[i]) - mean) * scale * f64::from(gain[i]) + f64::from(bias[i]);
     (0..row.len()).map(one).collect()
-}
-
-/// The rounding errors of LayerNorm's results. In f32, whose statistics are f64, there are four: of
-/// x minus the mean's high and low part, of its product with the factor, and of the last sum. Each
-/// is at most half a unit, and they are independent: their squares add. In f16 and bf16 the error
-/// of the mean shows, too, in proportion to the quotient of the mean and the deviation.
-pub fn stream_slack(dtype: DType) -> f64 {
-    if dtype == DType::F32 { 2.0 } else { 8.0 }
 }

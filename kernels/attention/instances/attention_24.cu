@@ -1,0 +1,10 @@
+// Attention with heads of 24 columns, f16 and bf16: attention_long.cuh and attention_short.cuh.
+#include "../attention_long.cuh"
+#include "../attention_short.cuh"
+
+constexpr int THREADS = 32 * ATTENTION_TILE<24>.warps;
+
+KERNEL(attention_f16_24, AttentionParams, THREADS, (attention_long<__half, 24, true>))
+KERNEL(attention_bf16_24, AttentionParams, THREADS, (attention_long<__nv_bfloat16, 24, true>))
+KERNEL(attention_f16_24_short, AttentionParams, ATTENTION_SHORT_THREADS, (attention_short<__half, 24, true>))
+KERNEL(attention_bf16_24_short, AttentionParams, ATTENTION_SHORT_THREADS, (attention_short<__nv_bfloat16, 24, true>))

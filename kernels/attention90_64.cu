@@ -1,7 +1,0 @@
-// Attention with heads of 64 columns for Hopper, f16 and bf16: attention90.cuh.
-#include "attention90.cuh"
-
-constexpr int THREADS = 128 * (1 + HOPPER_CONSUMERS);
-
-KERNEL_RESIDENT(attention90_f16_64, AttentionParams, THREADS, 1, (attention90<__half>))
-KERNEL_RESIDENT(attention90_bf16_64, AttentionParams, THREADS, 1, (attention90<__nv_bfloat16>))
