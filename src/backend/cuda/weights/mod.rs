@@ -1,8 +1,8 @@
 //! The weights of a model on a device.
 //!
-//! A builder names them ([`NamedWeights`]) before any memory is taken: only when all sizes are known
-//! does each of them get its place ([`PlacedWeights`]), and a thread starts to upload them. A pass
-//! then asks [`ResidentWeights`] for them. Each parameter belongs to a layer, whose parameters load
+//! A builder names them ([`NamedWeights`]) before any memory is taken. When all sizes are known,
+//! each of them gets its place ([`PlacedWeights`]), and a thread starts to upload them. A pass then
+//! asks [`ResidentWeights`] for them. Each parameter belongs to a layer, whose parameters load
 //! together: layer 0 is the embedding.
 //!
 //! A pass waits for a layer before it asks for an address in that layer, and is done with a layer
