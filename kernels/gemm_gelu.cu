@@ -9,10 +9,11 @@
 //
 // Launch: only on compute capability 9.0 (elsewhere the kernel is empty, and writes nothing). The
 // grid has as many blocks as there are multiprocessors, or fewer; a block has 384 threads and
-// sizeof(GemmGeluShared) = 229488 bytes of dynamic shared memory. The tensor maps have two
-// dimensions, depth or width the inner one, with a swizzle of 128 bytes and boxes [64, rows] of 128
-// rows for `from`, 64 for `weight` and 64 for `to`. A map contains `rows`, so it is encoded again
-// when `rows` changes. Bands of 8 to 12 tiles were the fastest.
+// sizeof(GemmGeluShared) = 213072 bytes of dynamic shared memory. The tensor maps have two
+// dimensions, depth or width the inner one. The boxes are 64 x 128 rows for `from`, 64 x 96 for
+// `weight` and 64 x 64 for `to`, all with a swizzle of 128 bytes; for `to` of the gated form 32 x 64
+// with a swizzle of 64. A map contains `rows`, so it is encoded again when `rows` changes. Bands
+// whose rows of `from` are 10 MB were the fastest.
 //
 // Bound and measured: bound by the tensor cores, and by the power limit of the card: in a steady
 // stream an H100 (700 W) clocks down to 1.3 to 1.5 GHz, and then every instruction of the epilogue
@@ -44,11 +45,16 @@
 
 namespace gemm90 {
 
-// Results leave through shared memory, 64 rows and 64 columns at a time, while the next results are
-// computed.
-constexpr int SLAB_ROWS = 64, SLAB_COLUMNS = 64, SLAB_PITCH = SLAB_COLUMNS * 2, SLAB_BYTES = SLAB_ROWS * SLAB_PITCH;
-constexpr int SLABS = 2;
-typedef Shared<SLABS * SLAB_BYTES> GemmGeluShared;
+// Results leave through shared memory, 64 rows and some columns at a time, while the next results
+// are computed.
+// A gated tile has 96 columns of results, so its slabs have 32.
+template <bool GATED> struct Slab {
+    static constexpr int ROWS = Step::HALF_ROWS, COLUMNS = GATED ? 32 : 64, COUNT = GATED ? 6 : 3;
+    static constexpr int PITCH = COLUMNS * 2, BYTES = ROWS * PITCH;
+};
+typedef Shared<Slab<false>::COUNT * Slab<false>::BYTES> GemmGeluShared;
+static_assert(sizeof(GemmGeluShared) == 213072, "as launched");
+static_assert(Slab<true>::COUNT * Slab<true>::BYTES == sizeof(GemmGeluShared::staging[0]));
 
 // Replaces z by gelu(2 z) = (z + |z|) - |z| * 2 Phi(-2 |z|). This is the method of gelu.cuh,
 // applied to x / 2, because the sum of x / 2 and |x| / 2 is max(x, 0) and keeps a NaN; an infinity
@@ -83,32 +89,34 @@ template <> __device__ __forceinline__ float of_pair<__nv_bfloat16>(uint32_t pai
 }
 
 // The columns of a tile form groups of 8, as in wgmma's sums: a thread has two columns of each
-// group.
+// group. The gated form has the gates in the first half of the groups, and what they multiply in
+// the second.
 constexpr int GROUPS = COLUMNS / 8;
 
-// Loads this thread's two biases for each group of sums.
-template <int OUT_GROUPS>
-__device__ __forceinline__ void load_bias(uint32_t (&bias)[GROUPS], const GemmGeluParams &p, uint32_t column) {
+// Loads this thread's two biases for each of some groups of outputs, which begin at `column`. A
+// group of 8 columns lies in the matrix or outside of it as a whole.
+template <int N>
+__device__ __forceinline__ void load_bias(uint32_t (&bias)[N], const GemmGeluParams &p, uint64_t column,
+                                          uint64_t first) {
+    const auto *from = reinterpret_cast<const uint32_t *>(p.bias + 2 * (first + column)) + threadIdx.x % 4;
+    const int left = p.bias ? int(p.width) - int(column) : 0;
 #pragma unroll
-    for (int g = 0; g < GROUPS; g++) {
-        const uint32_t at = column + 8 * (g % OUT_GROUPS) + 2 * (threadIdx.x % 4);
-        const uint64_t up = g < OUT_GROUPS ? 0 : p.width;
-        bias[g] = p.bias && at < p.width ? *reinterpret_cast<const uint32_t *>(p.bias + 2 * (at + up)) : 0;
-    }
+    for (int g = 0; g < N; g++) bias[g] = 8 * g < left ? from[4 * g] : 0;
 }
 
 // Computes the results of two groups: 16 columns of 16 rows of a warp, in the layout of stmatrix.
-// `sums` points to the sums of the first group; with OUT_GROUPS < GROUPS the up-projection is
-// OUT_GROUPS groups further.
-template <typename T, int OUT_GROUPS>
-__device__ __forceinline__ void results(uint32_t (&words)[4], const float *sums, const uint32_t *bias) {
+// `sums` points to the sums of the first group; in the gated form those of the up-projection are
+// half of the groups further. `gate` and `up` are the biases of the two groups.
+template <typename T, bool GATED>
+__device__ __forceinline__ void results(uint32_t (&words)[4], const float *sums, const uint32_t *gate,
+                                        const uint32_t *up) {
     float x[8]; // by group, row (lane / 4, and 8 further) and column
 #pragma unroll
-    for (int i = 0; i < 8; i++) x[i] = fmaf(sums[i], 0.5f, 0.5f * of_pair<T>(bias[i / 4], i % 2));
+    for (int i = 0; i < 8; i++) x[i] = fmaf(sums[i], 0.5f, 0.5f * of_pair<T>(gate[i / 4], i % 2));
     gelu_of_twice(x);
-    if constexpr (OUT_GROUPS < GROUPS) {
+    if constexpr (GATED) {
 #pragma unroll
-        for (int i = 0; i < 8; i++) x[i] *= sums[4 * OUT_GROUPS + i] + of_pair<T>(bias[OUT_GROUPS + i / 4], i % 2);
+        for (int i = 0; i < 8; i++) x[i] *= sums[4 * (GROUPS / 2) + i] + of_pair<T>(up[i / 4], i % 2);
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) words[i] = pack2<T>(x[2 * i], x[2 * i + 1]);
@@ -117,44 +125,47 @@ __device__ __forceinline__ void results(uint32_t (&words)[4], const float *sums,
 template <typename T, bool GATED>
 __device__ __forceinline__ void consume(const GemmGeluParams &p, GemmGeluShared &shared, const Tiles &tiles,
                                         uint32_t steps) {
-    constexpr int OUT = GATED ? COLUMNS / 2 : COLUMNS, OUT_GROUPS = OUT / 8;
+    typedef Slab<GATED> S;
+    constexpr int OUT = GATED ? COLUMNS / 2 : COLUMNS, SLAB_GROUPS = S::COLUMNS / 8;
+    // Every tile begins with the first slab.
+    static_assert(OUT % S::COLUMNS == 0 && 2 * (OUT / S::COLUMNS) % S::COUNT == 0);
     const int which = threadIdx.x / WARPGROUP - 1, thread = threadIdx.x % WARPGROUP;
     // For stmatrix: this lane's row of a slab, whether it belongs to the left or the right group,
     // and the XOR mask that swizzles its 16-byte units.
-    const int slab_row = thread / 32 * 16 + thread % 16, side = thread % 32 / 16, swizzle = slab_row % 8;
+    const int slab_row = thread / 32 * 16 + thread % 16, side = thread % 32 / 16;
+    const int swizzle = GATED ? slab_row / 2 % 4 : slab_row % 8;
     Consumer<T, GemmGeluShared> consumer(shared, which, steps);
     float sums[2][COLUMNS / 2] = {};
-    uint32_t tile = blockIdx.x + which * gridDim.x, next_row = 0, next_column = 0;
-    if (tile < tiles.count) tiles.at(tile, next_row, next_column);
-    while (tile < tiles.count) {
-        const uint32_t row = next_row * ROWS, column = next_column * OUT;
-        tile += CONSUMERS * gridDim.x;
-        uint32_t bias[GROUPS];
-        consumer.multiply(sums, [&] {
-            load_bias<OUT_GROUPS>(bias, p, column);
-            if (tile < tiles.count) tiles.at(tile, next_row, next_column);
-        });
+    for (uint32_t tile = blockIdx.x + which * gridDim.x; tile < tiles.count; tile += CONSUMERS * gridDim.x) {
+        consumer.multiply(sums);
+        uint32_t row, column;
+        tiles.at(tile, row, column);
+        row *= ROWS;
+        column *= OUT;
 #pragma unroll
-        for (int half = 0; half < ROWS / SLAB_ROWS; half++)
+        for (int part = 0; part < OUT / S::COLUMNS; part++) {
+            const uint32_t at = column + part * S::COLUMNS;
 #pragma unroll
-            for (int part = 0; part < OUT / SLAB_COLUMNS; part++) {
-                constexpr int PARTS = OUT / SLAB_COLUMNS;
-                unsigned char *slab = shared.staging[which] + (half * PARTS + part) % SLABS * SLAB_BYTES;
+            for (int half = 0; half < 2; half++) {
+                uint32_t gate[SLAB_GROUPS], up[SLAB_GROUPS] = {};
+                load_bias(gate, p, at, 0);
+                if constexpr (GATED) load_bias(up, p, at, p.width);
+                unsigned char *slab = shared.staging[which] + (2 * part + half) % S::COUNT * S::BYTES;
 #pragma unroll
-                for (int pair = 0; pair < SLAB_COLUMNS / 16; pair++) {
-                    const int g = part * (SLAB_COLUMNS / 8) + 2 * pair;
+                for (int g = 0; g < SLAB_GROUPS; g += 2) {
                     uint32_t words[4];
-                    results<T, OUT_GROUPS>(words, &sums[half][4 * g], &bias[g]);
-                    stmatrix_x4(words, slab + slab_row * SLAB_PITCH + ((2 * pair + side) ^ swizzle) * 16);
+                    results<T, GATED>(words, &sums[half][4 * (part * SLAB_GROUPS + g)], &gate[g], &up[g]);
+                    stmatrix_x4(words, slab + slab_row * S::PITCH + ((g + side) ^ swizzle) * 16);
                 }
                 fence_proxy_async();
-                if (thread == 0) tma_store_wait_read<0>(); // the other slab is free
+                if (thread == 0) tma_store_wait_read<S::COUNT - 2>(); // the next slab is free
                 named_barrier_sync(1 + which, WARPGROUP);
                 if (thread == 0) {
-                    tma_store_2d(&p.to, column + part * SLAB_COLUMNS, row + half * SLAB_ROWS, slab);
+                    tma_store_2d(&p.to, at, row + half * S::ROWS, slab);
                     tma_store_commit();
                 }
             }
+        }
     }
     if (thread == 0) tma_store_wait_read<0>();
 }
@@ -173,13 +184,12 @@ template <typename T, bool GATED> __device__ __forceinline__ void gemm_gelu(cons
         setmaxnreg_dec<24>();
         if (threadIdx.x == 0) {
             // Past the edges of the matrices the loads give zeroes.
-            const uint32_t second = GATED ? p.width : COLUMNS / 2;
+            const uint32_t second = GATED ? p.width : Step::HALF_COLUMNS;
             produce(shared, tiles, steps,
-                    [&](unsigned char (&to)[2][OPERAND_BYTES], uint32_t row, uint32_t column, int depth,
-                        uint64_t *barrier) {
-                        tma_load_2d(to[0], &p.from, depth, row * ROWS, barrier);
-                        tma_load_2d(to[1], &p.weight, depth, column * OUT, barrier);
-                        tma_load_2d(to[1] + HALF, &p.weight, depth, column * OUT + second, barrier);
+                    [&](Step &to, uint32_t row, uint32_t column, int depth, uint64_t *barrier) {
+                        tma_load_2d(to.rows, &p.from, depth, row * ROWS, barrier);
+                        tma_load_2d(to.weight[0], &p.weight, depth, column * OUT, barrier);
+                        tma_load_2d(to.weight[1], &p.weight, depth, column * OUT + second, barrier);
                     });
         }
     } else {

@@ -15,8 +15,8 @@ use seqstream::backend::cuda::params::{GemmGeluParams, GemmGeluReferenceParams, 
 use seqstream::dtype::DType;
 use seqstream::gpu::driver::{Element, Region, Swizzle, Tensor, TensorMap as DriverMap, devices};
 
-/// Shared memory: six stages of both operands, two slabs for each consumer, 14 barriers.
-const SHARED: u32 = 6 * 2 * 16384 + 2 * 2 * 8192 + 14 * 8;
+/// Shared memory: four stages of both operands, three slabs for each consumer, 10 barriers.
+const SHARED: u32 = 4 * (128 + 192) * 128 + 2 * 3 * 8192 + 10 * 8;
 
 #[derive(Clone)]
 struct Case {
@@ -72,7 +72,7 @@ impl Case {
         }
     }
 
-    fn map(&self, region: &Region, dims: [usize; 2], box_rows: u32) -> TensorMap {
+    fn map(&self, region: &Region, dims: [usize; 2], boxes: [u32; 2]) -> TensorMap {
         let tensor = Tensor {
             element: match self.dtype {
                 DType::Bf16 => Element::Bf16,
@@ -80,8 +80,11 @@ impl Case {
             },
             dims: &[dims[1] as u64, dims[0] as u64],
             strides: &[dims[1] as u64 * 2],
-            boxes: &[64, box_rows],
-            swizzle: Swizzle::Bytes128,
+            boxes: &boxes,
+            swizzle: match boxes[0] {
+                32 => Swizzle::Bytes64,
+                _ => Swizzle::Bytes128,
+            },
         };
         let map = DriverMap::new(region, 0, &tensor).unwrap();
         // SAFETY: both types are 128 bytes without a meaning of their own.
@@ -100,10 +103,11 @@ impl Case {
         let size = self.rows() * self.width * 2;
         let to = gpu.poisoned(size + 128 * self.width * 2);
         let out = self.weight.len() / self.depth;
+        let stored = if self.gated { 32 } else { 64 };
         let params = GemmGeluParams {
-            from: self.map(&from, [self.rows(), self.depth], 128),
-            weight: self.map(&weight, [out, self.depth], 64),
-            to: self.map(&to, [self.rows(), self.width], 64),
+            from: self.map(&from, [self.rows(), self.depth], [64, 128]),
+            weight: self.map(&weight, [out, self.depth], [64, 96]),
+            to: self.map(&to, [self.rows(), self.width], [stored, 64]),
             bias: bias.as_ref().map_or(0, |b| b.address()),
             rows: self.rows() as u32,
             width: self.width as u32,

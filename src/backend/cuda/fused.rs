@@ -12,13 +12,16 @@ use crate::gpu::driver::{
 
 /// Threads per block: one warpgroup of a producer and two of consumers.
 const THREADS: u32 = 384;
-/// Bytes of dynamic shared memory: six stages of both operands, two slabs for each consumer, 14
-/// barriers.
-const SHARED: u32 = 6 * 2 * 16384 + 2 * 2 * 8192 + 14 * 8;
-/// Number of tiles, one above the other, that are worked on together, so that the tiles of both
-/// operands are still in L2 when they are read again.
-const BAND: u32 = 8;
-/// Columns per box of a tensor map: 128 bytes, the span of the swizzle.
+/// Bytes of dynamic shared memory: four stages of both operands, three slabs of results for each
+/// consumer, 10 barriers.
+const SHARED: u32 = 4 * (128 + 192) * 128 + 2 * 3 * 8192 + 10 * 8;
+/// Rows of the output per tile. A tile has 192 rows of the weight.
+const TILE_ROWS: usize = 128;
+/// Bytes of the input's rows that the tiles of a band share. The tiles of a band are worked on
+/// together, so that the rows of both operands are still in L2 when they are read again.
+const BAND_BYTES: usize = 10 << 20;
+/// Columns per box of a tensor map: 128 bytes, the span of the swizzle. The gated kernel stores
+/// half as many at once.
 const BOX_COLUMNS: u32 = 64;
 
 /// The two kernels, plain and gated, for one dtype.
@@ -94,21 +97,22 @@ impl Fused {
         if o.rows == 0 {
             return Ok(());
         }
-        let outputs = o.width * if o.gated { 2 } else { 1 };
+        let halves = if o.gated { 2 } else { 1 };
+        let (outputs, stored) = (o.width * halves, BOX_COLUMNS / halves as u32);
         let params = GemmGeluParams {
-            from: self.map(o.from, [o.rows, o.depth], 128)?,
-            weight: self.map(o.weight, [outputs, o.depth], 64)?,
-            to: self.map(o.to, [o.rows, o.width], 64)?,
+            from: self.map(o.from, [o.rows, o.depth], [128, BOX_COLUMNS])?,
+            weight: self.map(o.weight, [outputs, o.depth], [96, BOX_COLUMNS])?,
+            to: self.map(o.to, [o.rows, o.width], [64, stored])?,
             bias: o.bias,
             rows: o.rows as u32,
             width: o.width as u32,
             depth: o.depth as u32,
-            band: BAND,
+            band: band(o.depth),
             ..GemmGeluParams::default()
         };
         let function = if o.gated { &self.gated } else { &self.plain };
-        // There are no more blocks than tiles, which have 128 rows and at least 64 columns.
-        let tiles = o.rows.div_ceil(128) * o.width.div_ceil(64);
+        // There are no more blocks than tiles.
+        let tiles = o.rows.div_ceil(TILE_ROWS) * outputs.div_ceil(192);
         let blocks = self.blocks.min(tiles.max(1) as u32);
         let (grid, block) = ([blocks, 1, 1], [THREADS, 1, 1]);
         // SAFETY: the caller keeps the contract in this function's `# Safety` section. The tensor
@@ -121,17 +125,25 @@ impl Fused {
         &self,
         region: &Region,
         [rows, columns]: [usize; 2],
-        box_rows: u32,
+        [box_rows, box_columns]: [u32; 2],
     ) -> Result<MapWords, CudaError> {
         let tensor = Tensor {
             element: self.element,
             dims: &[columns as u64, rows as u64],
             strides: &[columns as u64 * 2],
-            boxes: &[BOX_COLUMNS, box_rows],
-            swizzle: Swizzle::Bytes128,
+            boxes: &[box_columns, box_rows],
+            swizzle: match box_columns {
+                BOX_COLUMNS => Swizzle::Bytes128,
+                _ => Swizzle::Bytes64,
+            },
         };
         let map = TensorMap::new(region, 0, &tensor)?;
         // SAFETY: both types are 128 bytes, which only the device interprets.
         Ok(unsafe { std::mem::transmute::<TensorMap, MapWords>(map) })
     }
+}
+
+/// Returns the number of tiles, one above the other, that are worked on together.
+fn band(depth: usize) -> u32 {
+    (BAND_BYTES / (TILE_ROWS * depth.max(1) * 2)).clamp(1, 32) as u32
 }
