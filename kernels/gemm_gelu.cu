@@ -100,8 +100,13 @@ __device__ __forceinline__ void load_bias(uint32_t (&bias)[N], const GemmGeluPar
                                           uint64_t first) {
     const auto *from = reinterpret_cast<const uint32_t *>(p.bias + 2 * (first + column)) + threadIdx.x % 4;
     const int left = p.bias ? int(p.width) - int(column) : 0;
+    if (left >= 8 * N) { // the usual case, without a condition for each load
 #pragma unroll
-    for (int g = 0; g < N; g++) bias[g] = 8 * g < left ? from[4 * g] : 0;
+        for (int g = 0; g < N; g++) bias[g] = from[4 * g];
+    } else {
+#pragma unroll
+        for (int g = 0; g < N; g++) bias[g] = 8 * g < left ? from[4 * g] : 0;
+    }
 }
 
 // Computes the results of two groups: 16 columns of 16 rows of a warp, in the layout of stmatrix.
@@ -135,8 +140,9 @@ __device__ __forceinline__ void consume(const GemmGeluParams &p, GemmGeluShared 
     const int slab_row = thread / 32 * 16 + thread % 16, side = thread % 32 / 16;
     const int swizzle = GATED ? slab_row / 2 % 4 : slab_row % 8;
     Consumer<T, GemmGeluShared> consumer(shared, which, steps);
-    float sums[2][COLUMNS / 2] = {};
     for (uint32_t tile = blockIdx.x + which * gridDim.x; tile < tiles.count; tile += CONSUMERS * gridDim.x) {
+        // Here, since sums that outlive the epilogue would leave it too few registers.
+        float sums[2][COLUMNS / 2] = {};
         consumer.multiply(sums);
         uint32_t row, column;
         tiles.at(tile, row, column);
@@ -145,11 +151,11 @@ __device__ __forceinline__ void consume(const GemmGeluParams &p, GemmGeluShared 
 #pragma unroll
         for (int part = 0; part < OUT / S::COLUMNS; part++) {
             const uint32_t at = column + part * S::COLUMNS;
+            uint32_t gate[SLAB_GROUPS], up[SLAB_GROUPS] = {};
+            load_bias(gate, p, at, 0);
+            if constexpr (GATED) load_bias(up, p, at, p.width);
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                uint32_t gate[SLAB_GROUPS], up[SLAB_GROUPS] = {};
-                load_bias(gate, p, at, 0);
-                if constexpr (GATED) load_bias(up, p, at, p.width);
                 unsigned char *slab = shared.staging[which] + (2 * part + half) % S::COUNT * S::BYTES;
 #pragma unroll
                 for (int g = 0; g < SLAB_GROUPS; g += 2) {

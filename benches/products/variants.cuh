@@ -12,11 +12,15 @@ enum class Plan {
 };
 // What the two blocks of a cluster have in common, and load half each.
 enum class Common { Nothing, Weight, Rows };
-enum class Epilogue { Bias, Gelu, Gated };
+// Residual: adds to an f32 matrix, by tensor copies that add. Rotate: turns the first two thirds of
+// the columns, heads of 64, by the angles of each row's position.
+enum class Epilogue { Bias, Gelu, Gated, Residual, Rotate };
 
 struct Params {
     TensorMap from, weight, to;
     const void *bias;
+    const uint32_t *positions; // by row
+    const float4 *angles;      // [positions, 16]: cos, sin of columns 2 i and 2 i + 1
     uint32_t rows, width, depth, band;
 };
 
@@ -29,11 +33,14 @@ struct Variant {
     static constexpr Common COMMON = COMMON_;
     static constexpr Epilogue EPILOGUE = EPILOGUE_;
     static constexpr int CONSUMERS = CONSUMERS_, HALVES = HALVES_, COLUMNS = COLUMNS_, STAGES = STAGES_;
-    static constexpr int SLAB_COLUMNS = SLAB_COLUMNS_, SLABS = SLABS_, SLAB_BYTES = 64 * SLAB_COLUMNS * 2;
+    static constexpr int SLAB_COLUMNS = SLAB_COLUMNS_, SLABS = SLABS_, SLAB_BYTES = 64 * SLAB_COLUMNS * (EPILOGUE == Epilogue::Residual ? 4 : 2);
     static constexpr int OUT = EPILOGUE == Epilogue::Gated ? COLUMNS / 2 : COLUMNS;
     static constexpr int ROWS = 64 * HALVES * (PLAN == Plan::Shared ? CONSUMERS : 1);
     static constexpr int THREADS = 128 * (1 + CONSUMERS);
-    static constexpr int REGISTERS = CONSUMERS == 3 ? 160 : 240;
+    static constexpr int REGISTERS = 240;
+    // Whether the sums' registers stay theirs through the epilogue, as products that add to them
+    // demand it.
+    static constexpr bool KEPT = false;
     static constexpr int CLUSTER = COMMON == Common::Nothing ? 1 : 2;
     static constexpr int ROW_BYTES = ROWS * 128, COLUMN_BYTES = COLUMNS * 128;
     static_assert(HALVES * OUT / SLAB_COLUMNS % SLABS == 0 && OUT % SLAB_COLUMNS == 0, "every tile begins with slab 0");
@@ -42,6 +49,10 @@ struct Variant {
         unsigned char staging[CONSUMERS][SLABS * SLAB_BYTES];
         uint64_t full[STAGES], empty[STAGES], turn[2];
     };
+};
+
+template <class V> struct Kept : V {
+    static constexpr bool KEPT = true;
 };
 
 #ifdef SM90A
@@ -65,6 +76,12 @@ __device__ __forceinline__ void tma_load_2d_both(void *to, const void *map, int 
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
                  "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared_address(to)),
                  "l"(map), "r"(c0), "r"(c1), "r"(shared_address(barrier)), "h"(uint16_t(3))
+                 : "memory");
+}
+
+__device__ __forceinline__ void tma_add_2d(const void *map, int c0, int c1, const void *from) {
+    asm volatile("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map),
+                 "r"(c0), "r"(c1), "r"(shared_address(from))
                  : "memory");
 }
 
@@ -143,15 +160,14 @@ __device__ __forceinline__ void consume(const Params &p, typename V::Shared &sha
     const int slab_row = thread / 32 * 16 + thread % 16, side = thread % 32 / 16;
     const int swizzle = V::SLAB_COLUMNS == 64 ? slab_row % 8 : slab_row / 2 % 4;
     gemm90::Place<V::STAGES> place;
-    float sums[V::HALVES][V::COLUMNS / 2];
-#pragma unroll
-    for (int half = 0; half < V::HALVES; half++)
-#pragma unroll
-        for (int i = 0; i < V::COLUMNS / 2; i++) sums[half][i] = 0;
+    typedef float Sums[V::HALVES][V::COLUMNS / 2];
+    [[maybe_unused]] Sums kept = {};
     uint32_t tiles_done = 0, tile = order.first() + (PING_PONG ? which * order.stride() : 0);
     if (PING_PONG && which == 1) place.skip(steps);
     while (tile < order.count) {
         uint32_t row, column;
+        Sums fresh = {};
+        Sums &sums = V::KEPT ? kept : fresh;
         if (PING_PONG) {
             mbar_wait(&shared.turn[which], which == 0 ? ~tiles_done & 1 : tiles_done & 1);
             tiles_done++;
@@ -183,6 +199,12 @@ __device__ __forceinline__ void consume(const Params &p, typename V::Shared &sha
         tile += (PING_PONG ? 2 : 1) * order.stride();
         if (!PING_PONG) row += which * 64 * V::HALVES;
         int slabs = 0;
+        [[maybe_unused]] uint32_t position[2 * V::HALVES];
+        if constexpr (V::EPILOGUE == Epilogue::Rotate) {
+#pragma unroll
+            for (int i = 0; i < 2 * V::HALVES; i++)
+                position[i] = p.positions[min(row + thread / 32 * 16 + thread % 32 / 4 + 8 * i + (i / 2) * 48, p.rows - 1)] * 16;
+        }
 #pragma unroll
         for (int part = 0; part < PARTS; part++) {
             // Loads once per part, for both halves.
@@ -202,6 +224,46 @@ __device__ __forceinline__ void consume(const Params &p, typename V::Shared &sha
                     if (thread == 0) tma_store_wait_read<0>();
                     named_barrier_sync(1 + which, 128);
                 }
+                if constexpr (V::EPILOGUE == Epilogue::Residual) {
+                    // f32, 32 columns: a lane has 8 bytes of each group, in two rows.
+#pragma unroll
+                    for (int g = 0; g < PART_GROUPS; g++)
+#pragma unroll
+                        for (int low = 0; low < 2; low++) {
+                            const float *s = &sums[half][4 * (part * PART_GROUPS + g) + 2 * low];
+                            const int r = thread / 32 * 16 + thread % 32 / 4 + 8 * low, unit = 2 * g + thread % 4 / 2;
+                            *reinterpret_cast<float2 *>(slab + r * 128 + (unit ^ r % 8) * 16 + thread % 2 * 8) =
+                                make_float2(s[0] + gemm90::of_pair<T>(gate[g], 0), s[1] + gemm90::of_pair<T>(gate[g], 1));
+                        }
+                } else if constexpr (V::EPILOGUE == Epilogue::Rotate) {
+                    const bool turn = column + part * 64 < p.width / 3 * 2;
+#pragma unroll
+                    for (int pair = 0; pair < 2; pair++) {
+                        float x[16]; // columns of the head's first half, and of its second
+                        const float *s = &sums[half][4 * (part * PART_GROUPS + 2 * pair)];
+#pragma unroll
+                        for (int i = 0; i < 16; i++)
+                            x[i] = s[i % 8 + i / 8 * 16] +
+                                   gemm90::of_pair<T>(gate[2 * pair + i / 8 * 4 + i % 8 / 4], i % 2);
+                        if (turn) {
+#pragma unroll
+                            for (int i = 0; i < 8; i += 2) { // by group, row
+                                const float4 angle = __ldg(p.angles + position[2 * half + i / 2 % 2] +
+                                                           4 * (2 * pair + i / 4) + thread % 4);
+                                const float a = x[i], b = x[i + 8], c = x[i + 1], d = x[i + 9];
+                                x[i] = a * angle.x - b * angle.y, x[i + 8] = b * angle.x + a * angle.y;
+                                x[i + 1] = c * angle.z - d * angle.w, x[i + 9] = d * angle.z + c * angle.w;
+                            }
+                        }
+#pragma unroll
+                        for (int high = 0; high < 2; high++) {
+                            uint32_t words[4];
+#pragma unroll
+                            for (int i = 0; i < 4; i++) words[i] = pack2<T>(x[8 * high + 2 * i], x[8 * high + 2 * i + 1]);
+                            stmatrix_x4(words, slab + slab_row * 128 + ((2 * pair + 4 * high + side) ^ swizzle) * 16);
+                        }
+                    }
+                } else
 #pragma unroll
                 for (int pair = 0; pair < PART_GROUPS / 2; pair++) {
                     const float *s = &sums[half][4 * (part * PART_GROUPS + 2 * pair)];
@@ -229,7 +291,10 @@ __device__ __forceinline__ void consume(const Params &p, typename V::Shared &sha
                 if (V::SLABS > 1 && thread == 0) tma_store_wait_read<V::SLABS - 2 < 0 ? 0 : V::SLABS - 2>();
                 named_barrier_sync(1 + which, 128);
                 if (thread == 0) {
-                    tma_store_2d(&p.to, column + part * V::SLAB_COLUMNS, row + half * 64, slab);
+                    if constexpr (V::EPILOGUE == Epilogue::Residual)
+                        tma_add_2d(&p.to, column + part * V::SLAB_COLUMNS, row + half * 64, slab);
+                    else
+                        tma_store_2d(&p.to, column + part * V::SLAB_COLUMNS, row + half * 64, slab);
                     tma_store_commit();
                 }
             }
