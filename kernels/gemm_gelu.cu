@@ -15,27 +15,26 @@
 // with a swizzle of 64. A map contains `rows`, so it is encoded again when `rows` changes. Bands
 // whose rows of `from` are 10 MB were the fastest.
 //
-// Bound and measured: bound by the tensor cores, and by the power limit of the card: in a steady
-// stream an H100 (700 W) clocks down to 1.3 to 1.5 GHz, and then every instruction of the epilogue
-// costs time. Measured there with T = 16896 rows, f16, in us; medians of 7 to 9 batches of 10 ms in
-// random order, which spread by 5 %. "cuBLASLt" is the best of its algorithms with bias and without
-// GELU; "the pass" is a GELU pass at the bandwidth of the memory; the last column is the quotient
-// of this kernel and both together:
+// Bound and measured: bound by the tensor cores, and by the power limit of the card: in a burst an
+// H200 (700 W) runs at up to 1.98 GHz, in a steady stream at 1.3 to 1.5 GHz, and then every
+// instruction of the epilogue costs time. Measured on an H200 with T = 33792 rows, f16, random data,
+// in TFLOP/s; "cuBLASLt" is the best of its algorithms for the same product with bias and without
+// GELU, in the same run; "before" is this kernel with tiles of 128 x 128 and six stages:
 //
-//     width x depth            cuBLASLt    with the pass    this    of both
-//      5120 x 1280                  355              456     379       0.83
-//      5120 x 1280, bf16            314              450     365       0.81
-//     10240 x 2560                 1273             1620    1502       0.93
-//      3072 x 768, gated            226              340     275       0.81
-//      2560 x 640                    89              151     119       0.79
-//      1280 x 320                    32               60      39       0.65
+//     width x depth              burst: cuBLASLt   before   this   steady: cuBLASLt   before   this
+//      5120 x 1280                           735      634    708                617      530    589
+//     10240 x 2560                           776      672    754                632      561    626
+//     20480 x 5120                           767      676    748
+//      3072 x 768, gated                     687      643    709                573      536    593
+//      2560 x 640                            664      540    552
+//      1920 x 480                            586      465    483
+//      1280 x 320                            545      400    395
 //
-// In a pass of the models on an H200 (750 TFLOP/s for a large product) it reaches 73 to 80 % of
-// that.
-//
-// These variants were tried and were no faster: tiles of 128 x 256 shared by both consumers, the
-// second some steps behind (better by 5 % at 2560, worse elsewhere); clusters of two with
-// multicast; stores from registers; a polynomial of degree 5.
+// What was tried is in benches/results/2026-11-29-products-h200.md. In short: clusters of two with
+// multicast win 1 % at some shapes and lose 4 % at others; tiles of 128 x 256 that both consumers
+// share cannot hide the epilogue; a fifth stage wins less than the memory for results that it
+// takes; and sums whose registers are free during the epilogue make a faster epilogue (by 2 to 4 %
+// at depths up to 640), but it disturbs the products of the other consumer (3 % slower above).
 #include "gemm90.cuh"
 #include "kernel.cuh"
 #include "number.cuh"
@@ -100,13 +99,8 @@ __device__ __forceinline__ void load_bias(uint32_t (&bias)[N], const GemmGeluPar
                                           uint64_t first) {
     const auto *from = reinterpret_cast<const uint32_t *>(p.bias + 2 * (first + column)) + threadIdx.x % 4;
     const int left = p.bias ? int(p.width) - int(column) : 0;
-    if (left >= 8 * N) { // the usual case, without a condition for each load
 #pragma unroll
-        for (int g = 0; g < N; g++) bias[g] = from[4 * g];
-    } else {
-#pragma unroll
-        for (int g = 0; g < N; g++) bias[g] = 8 * g < left ? from[4 * g] : 0;
-    }
+    for (int g = 0; g < N; g++) bias[g] = 8 * g < left ? from[4 * g] : 0;
 }
 
 // Computes the results of two groups: 16 columns of 16 rows of a warp, in the layout of stmatrix.
@@ -140,9 +134,8 @@ __device__ __forceinline__ void consume(const GemmGeluParams &p, GemmGeluShared 
     const int slab_row = thread / 32 * 16 + thread % 16, side = thread % 32 / 16;
     const int swizzle = GATED ? slab_row / 2 % 4 : slab_row % 8;
     Consumer<T, GemmGeluShared> consumer(shared, which, steps);
+    float sums[2][COLUMNS / 2] = {};
     for (uint32_t tile = blockIdx.x + which * gridDim.x; tile < tiles.count; tile += CONSUMERS * gridDim.x) {
-        // Here, since sums that outlive the epilogue would leave it too few registers.
-        float sums[2][COLUMNS / 2] = {};
         consumer.multiply(sums);
         uint32_t row, column;
         tiles.at(tile, row, column);
@@ -151,11 +144,11 @@ __device__ __forceinline__ void consume(const GemmGeluParams &p, GemmGeluShared 
 #pragma unroll
         for (int part = 0; part < OUT / S::COLUMNS; part++) {
             const uint32_t at = column + part * S::COLUMNS;
-            uint32_t gate[SLAB_GROUPS], up[SLAB_GROUPS] = {};
-            load_bias(gate, p, at, 0);
-            if constexpr (GATED) load_bias(up, p, at, p.width);
 #pragma unroll
             for (int half = 0; half < 2; half++) {
+                uint32_t gate[SLAB_GROUPS], up[SLAB_GROUPS] = {};
+                load_bias(gate, p, at, 0);
+                if constexpr (GATED) load_bias(up, p, at, p.width);
                 unsigned char *slab = shared.staging[which] + (2 * part + half) % S::COUNT * S::BYTES;
 #pragma unroll
                 for (int g = 0; g < SLAB_GROUPS; g += 2) {
