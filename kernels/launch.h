@@ -34,17 +34,21 @@
 #define GEMM90_THREADS (128 * (1 + GEMM90_CONSUMERS))
 // Rows and columns of a tile of sums.
 #define GEMM90_ROWS 128
-#define GEMM90_COLUMNS 128
+#define GEMM90_COLUMNS 192
 // Depth of a step: 128 bytes, the span of the swizzle, and so the width of the boxes of all maps.
 #define GEMM90_STEP 64
-// Steps in shared memory at once. Six are the most that leave enough memory for the results of both
-// consumers.
-#define GEMM90_STAGES 6
-// The results leave by slabs of this shape.
+// Steps in shared memory at once. Four hide the latency of the loads; a fifth one gained less than
+// the memory for results did that it would take.
+#define GEMM90_STAGES 4
+// The results leave by slabs of this shape; those of the gated form have half the columns, and there
+// are twice as many.
 #define GEMM_GELU_SLAB_ROWS 64
 #define GEMM_GELU_SLAB_COLUMNS 64
-// Slabs per consumer: one is filled while the other leaves.
-#define GEMM_GELU_SLABS 2
+// Slabs per consumer: one is filled while the others leave.
+#define GEMM_GELU_SLABS 3
+// Bytes of the input's rows that the tiles of a band share. The tiles of a band are worked on
+// together, so that the rows of both operands are still in L2 when they are read again.
+#define GEMM_GELU_BAND_BYTES (10 << 20)
 // Dynamic shared memory: the stages of both operands, the slabs, and the barriers: two per stage and
 // one per consumer.
 #define GEMM_GELU_SHARED_BYTES                                                  \

@@ -24,7 +24,7 @@ const KERNELS: [&str; 13] = [
 ];
 
 /// Cases without a mistake.
-const CLEAN: [&str; 23] = [
+const CLEAN: [&str; 24] = [
     "reverse",
     "copy",
     "pipeline",
@@ -47,6 +47,7 @@ const CLEAN: [&str; 23] = [
     "attention_hopper_narrow",
     "rotate_keys",
     "gemm_gelu",
+    "gemm_gelu_gated",
     "gemm_short",
 ];
 

@@ -2,10 +2,16 @@
 // consumers in ping-pong, in a persistent block. An epilogue costs nothing while it is shorter than
 // the products.
 //
-// The first warpgroup (producer) loads 128 rows of each matrix, 64 of the depth at a time, by
-// tensor copies into a ring in shared memory. Each of the other two warpgroups (consumers) has a
-// tile of 128 x 128 sums in its registers. It uses all of the tensor cores while it multiplies, and
-// then has as much time for its epilogue as the other consumer takes to multiply.
+// The first warpgroup (producer) loads 128 rows of one matrix and 192 of the other, 64 of the depth
+// at a time, by tensor copies into a ring in shared memory. Each of the other two warpgroups
+// (consumers) has a tile of 128 x 192 sums in its registers. It uses all of the tensor cores while
+// it multiplies, and then has as much time for its epilogue as the other consumer takes to
+// multiply.
+//
+// The width of the tile decides how many bytes of shared memory a product needs. For a step of
+// 128 x 192 x 64 the tensor cores read 64 KiB and the copies write 40 KiB; at 128 bytes per cycle
+// this takes 832 cycles, and the products themselves take 768. With 128 x 128 it would be 640
+// cycles for 512.
 //
 // A sum is taken in the order of the depth, whatever the tile: the bits of a row do not depend on
 // the rows beside it.
@@ -22,14 +28,19 @@ namespace gemm90 {
 constexpr int WARPGROUP = 128, CONSUMERS = GEMM90_CONSUMERS, THREADS = GEMM90_THREADS;
 constexpr int ROWS = GEMM90_ROWS, COLUMNS = GEMM90_COLUMNS; // size of a tile of sums
 constexpr int STEP = GEMM90_STEP; // depth of a step
-constexpr int OPERAND_BYTES = 128 * STEP * 2;
-constexpr int HALF = OPERAND_BYTES / 2; // 64 rows
-constexpr int WARPS = 4;                // warps per consumer; each warp arrives once at each barrier
+constexpr int WARPS = 4;          // warps per consumer; each warp arrives once at each barrier
+
+// One step of both operands. Both are loaded and used in halves.
+struct Step {
+    static constexpr int HALF_ROWS = ROWS / 2, HALF_COLUMNS = COLUMNS / 2;
+    unsigned char rows[2][HALF_ROWS * STEP * 2];
+    unsigned char weight[2][HALF_COLUMNS * STEP * 2];
+};
 
 // A block's shared memory.
 template <int STAGING_BYTES> struct Shared {
     static constexpr int STAGES = GEMM90_STAGES;
-    unsigned char steps[STAGES][2][OPERAND_BYTES]; // of the rows, and of the weight
+    Step steps[STAGES];
     unsigned char staging[CONSUMERS][STAGING_BYTES];
     uint64_t full[STAGES], empty[STAGES];
     uint64_t turn[CONSUMERS]; // signals that this consumer may use the tensor cores
@@ -73,7 +84,7 @@ __device__ __forceinline__ void produce(S &shared, const Tiles &tiles, uint32_t 
         tiles.at(tile, row, column);
         for (uint32_t step = 0; step < steps; step++, cursor.next()) {
             mbar_wait(&shared.empty[cursor.stage], cursor.phase ^ 1);
-            mbar_expect_tx(&shared.full[cursor.stage], 2 * OPERAND_BYTES);
+            mbar_expect_tx(&shared.full[cursor.stage], sizeof(Step));
             load(shared.steps[cursor.stage], row, column, step * STEP, &shared.full[cursor.stage]);
         }
     }
@@ -97,10 +108,8 @@ template <typename T, class S> struct Consumer {
         if (threadIdx.x % 32 == 0) mbar_arrive(barrier);
     }
 
-    // Computes the sums of this consumer's next tile: rows 0 to 63, and rows 64 to 127. It calls
-    // `meanwhile` once, while the tensor cores are busy.
-    template <class Meanwhile>
-    __device__ __forceinline__ void multiply(float (&sums)[2][COLUMNS / 2], Meanwhile meanwhile) {
+    // Computes the sums of this consumer's next tile: rows 0 to 63, and rows 64 to 127.
+    __device__ __forceinline__ void multiply(float (&sums)[2][COLUMNS / 2]) {
         // This wait is needed for correctness, too: a barrier distinguishes only two phases, and
         // before the last step of the other consumer has come, the first step of this one may be
         // further ahead.
@@ -109,17 +118,16 @@ template <typename T, class S> struct Consumer {
         uint64_t *last = nullptr;
         for (uint32_t step = 0; step < steps; step++) {
             mbar_wait(&shared.full[cursor.stage], cursor.phase);
-            const uint64_t rows = wg_desc(shared.steps[cursor.stage][0], 0, 1024);
-            const uint64_t weight = wg_desc(shared.steps[cursor.stage][1], 0, 1024);
+            const uint64_t rows = wg_desc(shared.steps[cursor.stage].rows, 0, 1024);
+            const uint64_t weight = wg_desc(shared.steps[cursor.stage].weight, 0, 1024);
             wg_fence();
 #pragma unroll
             for (int k = 0; k < STEP / 16; k++)
 #pragma unroll
                 for (int half = 0; half < 2; half++) // descriptors count units of 16 bytes
-                    wgmma_ss<T, COLUMNS, 0>(sums[half], rows + half * (HALF / 16) + k * 2, weight + k * 2,
-                                            step > 0 || k > 0);
+                    wgmma_ss<T, COLUMNS, 0>(sums[half], rows + half * (sizeof(Step::rows[0]) / 16) + k * 2,
+                                            weight + k * 2, step > 0 || k > 0);
             wg_commit();
-            if (step == 0) meanwhile();
             wg_wait<1>();
             // The last step is still running: the other consumer's first step follows it without a
             // gap.

@@ -9,32 +9,32 @@
 //
 // Launch: only on compute capability 9.0 (elsewhere the kernel is empty, and writes nothing). The
 // grid has as many blocks as there are multiprocessors, or fewer; a block has 384 threads and
-// GEMM_GELU_SHARED_BYTES of dynamic shared memory. The tensor maps have two
-// dimensions, depth or width the inner one, with a swizzle of 128 bytes and boxes [64, rows] of 128
-// rows for `from`, 64 for `weight` and 64 for `to`. A map contains `rows`, so it is encoded again
-// when `rows` changes. Bands of 8 to 12 tiles were the fastest.
+// GEMM_GELU_SHARED_BYTES of dynamic shared memory. The tensor maps have two dimensions, depth or
+// width the inner one. The boxes are 64 x 128 rows for `from`, 64 x 96 for `weight` and 64 x 64 for
+// `to`, all with a swizzle of 128 bytes; for `to` of the gated form 32 x 64 with a swizzle of 64. A
+// map contains `rows`, so it is encoded again when `rows` changes. Bands whose rows of `from` are
+// 10 MB were the fastest.
 //
-// Bound and measured: bound by the tensor cores, and by the power limit of the card: in a steady
-// stream an H100 (700 W) clocks down to 1.3 to 1.5 GHz, and then every instruction of the epilogue
-// costs time. Measured there with T = 16896 rows, f16, in us; medians of 7 to 9 batches of 10 ms in
-// random order, which spread by 5 %. "cuBLASLt" is the best of its algorithms with bias and without
-// GELU; "the pass" is a GELU pass at the bandwidth of the memory; the last column is the quotient
-// of this kernel and both together:
+// Bound and measured: bound by the tensor cores, and by the power limit of the card: in a burst an
+// H200 (700 W) runs at up to 1.98 GHz, in a steady stream at 1.3 to 1.5 GHz, and then every
+// instruction of the epilogue costs time. Measured on an H200 with T = 33792 rows, f16, random data,
+// in TFLOP/s; "cuBLASLt" is the best of its algorithms for the same product with bias and without
+// GELU, in the same run; "before" is this kernel with tiles of 128 x 128 and six stages:
 //
-//     width x depth            cuBLASLt    with the pass    this    of both
-//      5120 x 1280                  355              456     379       0.83
-//      5120 x 1280, bf16            314              450     365       0.81
-//     10240 x 2560                 1273             1620    1502       0.93
-//      3072 x 768, gated            226              340     275       0.81
-//      2560 x 640                    89              151     119       0.79
-//      1280 x 320                    32               60      39       0.65
+//     width x depth              burst: cuBLASLt   before   this   steady: cuBLASLt   before   this
+//      5120 x 1280                           735      634    708                617      530    589
+//     10240 x 2560                           776      672    754                632      561    626
+//     20480 x 5120                           767      676    748
+//      3072 x 768, gated                     687      643    709                573      536    593
+//      2560 x 640                            664      540    552
+//      1920 x 480                            586      465    483
+//      1280 x 320                            545      400    395
 //
-// In a pass of the models on an H200 (750 TFLOP/s for a large product) it reaches 73 to 80 % of
-// that.
-//
-// These variants were tried and were no faster: tiles of 128 x 256 shared by both consumers, the
-// second some steps behind (better by 5 % at 2560, worse elsewhere); clusters of two with
-// multicast; stores from registers; a polynomial of degree 5.
+// What was tried is in benches/results/2026-11-29-products-h200.md. In short: clusters of two with
+// multicast win 1 % at some shapes and lose 4 % at others; tiles of 128 x 256 that both consumers
+// share cannot hide the epilogue; a fifth stage wins less than the memory for results that it
+// takes; and sums whose registers are free during the epilogue make a faster epilogue (by 2 to 4 %
+// at depths up to 640), but it disturbs the products of the other consumer (3 % slower above).
 #include "gemm90.cuh"
 #include "../common/kernel.cuh"
 #include "../common/number.cuh"
@@ -44,13 +44,18 @@
 
 namespace gemm90 {
 
-// Results leave through shared memory, 64 rows and 64 columns at a time, while the next results are
-// computed.
-constexpr int SLAB_ROWS = GEMM_GELU_SLAB_ROWS, SLAB_COLUMNS = GEMM_GELU_SLAB_COLUMNS;
-constexpr int SLAB_PITCH = SLAB_COLUMNS * 2, SLAB_BYTES = SLAB_ROWS * SLAB_PITCH;
-constexpr int SLABS = GEMM_GELU_SLABS;
-typedef Shared<SLABS * SLAB_BYTES> GemmGeluShared;
+// Results leave through shared memory, GEMM_GELU_SLAB_ROWS rows and some columns at a time, while
+// the next results are computed.
+// A gated tile has half as many columns of results as sums, so its slabs have half the columns.
+template <bool GATED> struct Slab {
+    static constexpr int ROWS = GEMM_GELU_SLAB_ROWS, COLUMNS = GEMM_GELU_SLAB_COLUMNS / (GATED ? 2 : 1);
+    static constexpr int COUNT = GEMM_GELU_SLABS * (GATED ? 2 : 1);
+    static constexpr int PITCH = COLUMNS * 2, BYTES = ROWS * PITCH;
+};
+typedef Shared<Slab<false>::COUNT * Slab<false>::BYTES> GemmGeluShared;
 static_assert(sizeof(GemmGeluShared) == GEMM_GELU_SHARED_BYTES, "the host asks for as much");
+static_assert(Slab<true>::COUNT * Slab<true>::BYTES == sizeof(GemmGeluShared::staging[0]));
+static_assert(Slab<false>::ROWS == Step::HALF_ROWS);
 
 // Replaces z by gelu(2 z) = (z + |z|) - |z| * 2 Phi(-2 |z|). This is the method of gelu.cuh,
 // applied to x / 2, because the sum of x / 2 and |x| / 2 is max(x, 0) and keeps a NaN; an infinity
@@ -85,32 +90,34 @@ template <> __device__ __forceinline__ float of_pair<__nv_bfloat16>(uint32_t pai
 }
 
 // The columns of a tile form groups of 8, as in wgmma's sums: a thread has two columns of each
-// group.
+// group. The gated form has the gates in the first half of the groups, and what they multiply in
+// the second.
 constexpr int GROUPS = COLUMNS / 8;
 
-// Loads this thread's two biases for each group of sums.
-template <int OUT_GROUPS>
-__device__ __forceinline__ void load_bias(uint32_t (&bias)[GROUPS], const GemmGeluParams &p, uint32_t column) {
+// Loads this thread's two biases for each of some groups of outputs, which begin at `column`. A
+// group of 8 columns lies in the matrix or outside of it as a whole.
+template <int N>
+__device__ __forceinline__ void load_bias(uint32_t (&bias)[N], const GemmGeluParams &p, uint64_t column,
+                                          uint64_t first) {
+    const auto *from = reinterpret_cast<const uint32_t *>(p.bias + 2 * (first + column)) + threadIdx.x % 4;
+    const int left = p.bias ? int(p.width) - int(column) : 0;
 #pragma unroll
-    for (int g = 0; g < GROUPS; g++) {
-        const uint32_t at = column + 8 * (g % OUT_GROUPS) + 2 * (threadIdx.x % 4);
-        const uint64_t up = g < OUT_GROUPS ? 0 : p.width;
-        bias[g] = p.bias && at < p.width ? *reinterpret_cast<const uint32_t *>(p.bias + 2 * (at + up)) : 0;
-    }
+    for (int g = 0; g < N; g++) bias[g] = 8 * g < left ? from[4 * g] : 0;
 }
 
 // Computes the results of two groups: 16 columns of 16 rows of a warp, in the layout of stmatrix.
-// `sums` points to the sums of the first group; with OUT_GROUPS < GROUPS the up-projection is
-// OUT_GROUPS groups further.
-template <typename T, int OUT_GROUPS>
-__device__ __forceinline__ void results(uint32_t (&words)[4], const float *sums, const uint32_t *bias) {
+// `sums` points to the sums of the first group; in the gated form those of the up-projection are
+// half of the groups further. `gate` and `up` are the biases of the two groups.
+template <typename T, bool GATED>
+__device__ __forceinline__ void results(uint32_t (&words)[4], const float *sums, const uint32_t *gate,
+                                        const uint32_t *up) {
     float x[8]; // by group, row (lane / 4, and 8 further) and column
 #pragma unroll
-    for (int i = 0; i < 8; i++) x[i] = fmaf(sums[i], 0.5f, 0.5f * of_pair<T>(bias[i / 4], i % 2));
+    for (int i = 0; i < 8; i++) x[i] = fmaf(sums[i], 0.5f, 0.5f * of_pair<T>(gate[i / 4], i % 2));
     gelu_of_twice(x);
-    if constexpr (OUT_GROUPS < GROUPS) {
+    if constexpr (GATED) {
 #pragma unroll
-        for (int i = 0; i < 8; i++) x[i] *= sums[4 * OUT_GROUPS + i] + of_pair<T>(bias[OUT_GROUPS + i / 4], i % 2);
+        for (int i = 0; i < 8; i++) x[i] *= sums[4 * (GROUPS / 2) + i] + of_pair<T>(up[i / 4], i % 2);
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) words[i] = pack2<T>(x[2 * i], x[2 * i + 1]);
@@ -119,44 +126,47 @@ __device__ __forceinline__ void results(uint32_t (&words)[4], const float *sums,
 template <typename T, bool GATED>
 __device__ __forceinline__ void consume(const GemmGeluParams &p, GemmGeluShared &shared, const Tiles &tiles,
                                         uint32_t steps) {
-    constexpr int OUT = GATED ? COLUMNS / 2 : COLUMNS, OUT_GROUPS = OUT / 8;
+    typedef Slab<GATED> S;
+    constexpr int OUT = GATED ? COLUMNS / 2 : COLUMNS, SLAB_GROUPS = S::COLUMNS / 8;
+    // Every tile begins with the first slab.
+    static_assert(OUT % S::COLUMNS == 0 && 2 * (OUT / S::COLUMNS) % S::COUNT == 0);
     const int which = threadIdx.x / WARPGROUP - 1, thread = threadIdx.x % WARPGROUP;
     // For stmatrix: this lane's row of a slab, whether it belongs to the left or the right group,
     // and the XOR mask that swizzles its 16-byte units.
-    const int slab_row = thread / 32 * 16 + thread % 16, side = thread % 32 / 16, swizzle = slab_row % 8;
+    const int slab_row = thread / 32 * 16 + thread % 16, side = thread % 32 / 16;
+    const int swizzle = GATED ? slab_row / 2 % 4 : slab_row % 8;
     Consumer<T, GemmGeluShared> consumer(shared, which, steps);
     float sums[2][COLUMNS / 2] = {};
-    uint32_t tile = blockIdx.x + which * gridDim.x, next_row = 0, next_column = 0;
-    if (tile < tiles.count) tiles.at(tile, next_row, next_column);
-    while (tile < tiles.count) {
-        const uint32_t row = next_row * ROWS, column = next_column * OUT;
-        tile += CONSUMERS * gridDim.x;
-        uint32_t bias[GROUPS];
-        consumer.multiply(sums, [&] {
-            load_bias<OUT_GROUPS>(bias, p, column);
-            if (tile < tiles.count) tiles.at(tile, next_row, next_column);
-        });
+    for (uint32_t tile = blockIdx.x + which * gridDim.x; tile < tiles.count; tile += CONSUMERS * gridDim.x) {
+        consumer.multiply(sums);
+        uint32_t row, column;
+        tiles.at(tile, row, column);
+        row *= ROWS;
+        column *= OUT;
 #pragma unroll
-        for (int half = 0; half < ROWS / SLAB_ROWS; half++)
+        for (int part = 0; part < OUT / S::COLUMNS; part++) {
+            const uint32_t at = column + part * S::COLUMNS;
 #pragma unroll
-            for (int part = 0; part < OUT / SLAB_COLUMNS; part++) {
-                constexpr int PARTS = OUT / SLAB_COLUMNS;
-                unsigned char *slab = shared.staging[which] + (half * PARTS + part) % SLABS * SLAB_BYTES;
+            for (int half = 0; half < 2; half++) {
+                uint32_t gate[SLAB_GROUPS], up[SLAB_GROUPS] = {};
+                load_bias(gate, p, at, 0);
+                if constexpr (GATED) load_bias(up, p, at, p.width);
+                unsigned char *slab = shared.staging[which] + (2 * part + half) % S::COUNT * S::BYTES;
 #pragma unroll
-                for (int pair = 0; pair < SLAB_COLUMNS / 16; pair++) {
-                    const int g = part * (SLAB_COLUMNS / 8) + 2 * pair;
+                for (int g = 0; g < SLAB_GROUPS; g += 2) {
                     uint32_t words[4];
-                    results<T, OUT_GROUPS>(words, &sums[half][4 * g], &bias[g]);
-                    stmatrix_x4(words, slab + slab_row * SLAB_PITCH + ((2 * pair + side) ^ swizzle) * 16);
+                    results<T, GATED>(words, &sums[half][4 * (part * SLAB_GROUPS + g)], &gate[g], &up[g]);
+                    stmatrix_x4(words, slab + slab_row * S::PITCH + ((g + side) ^ swizzle) * 16);
                 }
                 fence_proxy_async();
-                if (thread == 0) tma_store_wait_read<0>(); // the other slab is free
+                if (thread == 0) tma_store_wait_read<S::COUNT - 2>(); // the next slab is free
                 named_barrier_sync(1 + which, WARPGROUP);
                 if (thread == 0) {
-                    tma_store_2d(&p.to, column + part * SLAB_COLUMNS, row + half * SLAB_ROWS, slab);
+                    tma_store_2d(&p.to, at, row + half * S::ROWS, slab);
                     tma_store_commit();
                 }
             }
+        }
     }
     if (thread == 0) tma_store_wait_read<0>();
 }
@@ -175,13 +185,12 @@ template <typename T, bool GATED> __device__ __forceinline__ void gemm_gelu(cons
         setmaxnreg_dec<24>();
         if (threadIdx.x == 0) {
             // Past the edges of the matrices the loads give zeroes.
-            const uint32_t second = GATED ? p.width : COLUMNS / 2;
+            const uint32_t second = GATED ? p.width : Step::HALF_COLUMNS;
             produce(shared, tiles, steps,
-                    [&](unsigned char (&to)[2][OPERAND_BYTES], uint32_t row, uint32_t column, int depth,
-                        uint64_t *barrier) {
-                        tma_load_2d(to[0], &p.from, depth, row * ROWS, barrier);
-                        tma_load_2d(to[1], &p.weight, depth, column * OUT, barrier);
-                        tma_load_2d(to[1] + HALF, &p.weight, depth, column * OUT + second, barrier);
+                    [&](Step &to, uint32_t row, uint32_t column, int depth, uint64_t *barrier) {
+                        tma_load_2d(to.rows, &p.from, depth, row * ROWS, barrier);
+                        tma_load_2d(to.weight[0], &p.weight, depth, column * OUT, barrier);
+                        tma_load_2d(to.weight[1], &p.weight, depth, column * OUT + second, barrier);
                     });
         }
     } else {

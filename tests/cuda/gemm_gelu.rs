@@ -13,8 +13,6 @@ use seqstream::backend::cuda::params::{GemmGeluParams, GemmGeluReferenceParams};
 use seqstream::dtype::DType;
 use seqstream::gpu::driver::{Element, Region, Swizzle, Tensor, TensorMap, devices};
 
-/// Shared memory: six stages of both operands, two slabs for each consumer, 14 barriers.
-
 #[derive(Clone)]
 struct Case {
     dtype: DType,
@@ -69,7 +67,7 @@ impl Case {
         }
     }
 
-    fn map(&self, region: &Region, dims: [usize; 2], box_rows: u32) -> TensorMap {
+    fn map(&self, region: &Region, dims: [usize; 2], boxes: [u32; 2]) -> TensorMap {
         let tensor = Tensor {
             element: match self.dtype {
                 DType::Bf16 => Element::Bf16,
@@ -77,8 +75,11 @@ impl Case {
             },
             dims: &[dims[1] as u64, dims[0] as u64],
             strides: &[dims[1] as u64 * 2],
-            boxes: &[64, box_rows],
-            swizzle: Swizzle::Bytes128,
+            boxes: &boxes,
+            swizzle: match boxes[0] {
+                32 => Swizzle::Bytes64,
+                _ => Swizzle::Bytes128,
+            },
         };
         TensorMap::new(region, 0, &tensor).unwrap()
     }
@@ -95,10 +96,11 @@ impl Case {
         let size = self.rows() * self.width * 2;
         let to = gpu.poisoned(size + 128 * self.width * 2);
         let out = self.weight.len() / self.depth;
+        let stored = if self.gated { 32 } else { 64 };
         let params = GemmGeluParams {
-            from: self.map(&from, [self.rows(), self.depth], 128),
-            weight: self.map(&weight, [out, self.depth], 64),
-            to: self.map(&to, [self.rows(), self.width], 64),
+            from: self.map(&from, [self.rows(), self.depth], [64, 128]),
+            weight: self.map(&weight, [out, self.depth], [64, 96]),
+            to: self.map(&to, [self.rows(), self.width], [stored, 64]),
             bias: bias.as_ref().map_or(0, |b| b.address()),
             rows: self.rows() as u32,
             width: self.width as u32,

@@ -189,20 +189,24 @@ static bool rotate_keys(Memory &memory) {
     return launch(memory, "rotate_keys_f16_128", {{2 * ROTATE_BLOCKS, 1, 1}, {LOOP_THREADS, 1, 1}, 0}, &p);
 }
 
-// More steps than the ring has, and tiles for both consumers.
-static bool gemm_gelu(Memory &memory) {
-    constexpr uint32_t ROWS = 140, WIDTH = 264, DEPTH = 456;
+// More steps than the ring has stages, and two tiles or more for each consumer. The columns of
+// `weight` are those of the result, or twice as many if the product is gated.
+static bool gemm_gelu_of(Memory &memory, const char *kernel, uint32_t width, uint32_t halves) {
+    constexpr uint32_t ROWS = 140, DEPTH = 456;
+    const uint32_t columns = 64 / halves; // that a copy stores
     GemmGeluParams p = {};
     encode(p.from.opaque, memory.f16(ROWS * DEPTH), DEPTH, ROWS, 64, 128, 128);
-    encode(p.weight.opaque, memory.f16(WIDTH * DEPTH), DEPTH, WIDTH, 64, 64, 128);
-    encode(p.to.opaque, memory.output_f16(ROWS * WIDTH), WIDTH, ROWS, 64, 64, 128);
-    p.bias = memory.f16(WIDTH);
+    encode(p.weight.opaque, memory.f16(halves * width * DEPTH), DEPTH, halves * width, 64, 96, 128);
+    encode(p.to.opaque, memory.output_f16(ROWS * width), width, ROWS, columns, 64, 2 * columns);
+    p.bias = memory.f16(halves * width);
     p.rows = ROWS;
-    p.width = WIDTH;
+    p.width = width;
     p.depth = DEPTH;
     p.band = 2;
-    return launch(memory, "gemm_gelu_f16", {{1, 1, 1}, {GEMM90_THREADS, 1, 1}, GEMM_GELU_SHARED_BYTES}, &p);
+    return launch(memory, kernel, {{1, 1, 1}, {GEMM90_THREADS, 1, 1}, GEMM_GELU_SHARED_BYTES}, &p);
 }
+static bool gemm_gelu(Memory &memory) { return gemm_gelu_of(memory, "gemm_gelu_f16", 264, 1); }
+static bool gemm_gelu_gated(Memory &memory) { return gemm_gelu_of(memory, "gemm_gelu_gated_f16", 200, 2); }
 
 // Three steps, the last one short, and blocks at the edges.
 static bool gemm_short(Memory &memory) {
@@ -230,6 +234,7 @@ const Case CASES[] = {
     {"attention_hopper_narrow", attention_hopper_narrow},
     {"rotate_keys", rotate_keys},
     {"gemm_gelu", gemm_gelu},
+    {"gemm_gelu_gated", gemm_gelu_gated},
     {"gemm_short", gemm_short},
     {"reverse", reverse},
     {"reverse_without_barrier", reverse_without_barrier},

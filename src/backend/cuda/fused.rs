@@ -5,18 +5,14 @@
 use super::error::CudaError;
 use super::functions::function;
 use super::launch::{
-    GEMM_GELU_SHARED_BYTES, GEMM_GELU_SLAB_ROWS, GEMM90_COLUMNS, GEMM90_ROWS, GEMM90_STEP,
-    GEMM90_THREADS,
+    GEMM_GELU_BAND_BYTES, GEMM_GELU_SHARED_BYTES, GEMM_GELU_SLAB_COLUMNS, GEMM_GELU_SLAB_ROWS,
+    GEMM90_COLUMNS, GEMM90_ROWS, GEMM90_STEP, GEMM90_THREADS,
 };
 use super::params::GemmGeluParams;
 use crate::dtype::DType;
 use crate::gpu::driver::{
     Context, DeviceInfo, Element, Function, Region, Stream, Swizzle, Tensor, TensorMap,
 };
-
-/// Number of tiles, one above the other, that are worked on together, so that the tiles of both
-/// operands are still in L2 when they are read again.
-const BAND: u32 = 8;
 
 /// The two kernels, plain and gated, for one dtype.
 pub(super) struct Fused {
@@ -91,22 +87,27 @@ impl Fused {
         if o.rows == 0 {
             return Ok(());
         }
-        let outputs = o.width * if o.gated { 2 } else { 1 };
+        let halves = if o.gated { 2 } else { 1 };
+        let (outputs, stored) = (o.width * halves, GEMM_GELU_SLAB_COLUMNS / halves as u32);
         let params = GemmGeluParams {
-            from: self.map(o.from, [o.rows, o.depth], GEMM90_ROWS)?,
-            weight: self.map(o.weight, [outputs, o.depth], GEMM90_COLUMNS / 2)?,
-            to: self.map(o.to, [o.rows, o.width], GEMM_GELU_SLAB_ROWS)?,
+            from: self.map(o.from, [o.rows, o.depth], [GEMM90_ROWS, GEMM90_STEP])?,
+            weight: self.map(
+                o.weight,
+                [outputs, o.depth],
+                [GEMM90_COLUMNS / 2, GEMM90_STEP],
+            )?,
+            to: self.map(o.to, [o.rows, o.width], [GEMM_GELU_SLAB_ROWS, stored])?,
             bias: o.bias,
             rows: o.rows as u32,
             width: o.width as u32,
             depth: o.depth as u32,
-            band: BAND,
+            band: band(o.depth),
             ..GemmGeluParams::default()
         };
         let function = if o.gated { &self.gated } else { &self.plain };
-        // There are no more blocks than tiles. A gated layer has half as many outputs per tile.
+        // There are no more blocks than tiles.
         let tiles =
-            o.rows.div_ceil(GEMM90_ROWS as usize) * o.width.div_ceil(GEMM90_COLUMNS as usize / 2);
+            o.rows.div_ceil(GEMM90_ROWS as usize) * outputs.div_ceil(GEMM90_COLUMNS as usize);
         let blocks = self.blocks.min(tiles.max(1) as u32);
         let (grid, block) = ([blocks, 1, 1], [GEMM90_THREADS, 1, 1]);
         // SAFETY: the caller keeps the contract in this function's `# Safety` section. The tensor
@@ -119,15 +120,23 @@ impl Fused {
         &self,
         region: &Region,
         [rows, columns]: [usize; 2],
-        box_rows: u32,
+        [box_rows, box_columns]: [u32; 2],
     ) -> Result<TensorMap, CudaError> {
         let tensor = Tensor {
             element: self.element,
             dims: &[columns as u64, rows as u64],
             strides: &[columns as u64 * 2],
-            boxes: &[GEMM90_STEP, box_rows],
-            swizzle: Swizzle::Bytes128,
+            boxes: &[box_columns, box_rows],
+            swizzle: match box_columns {
+                GEMM90_STEP => Swizzle::Bytes128,
+                _ => Swizzle::Bytes64,
+            },
         };
         Ok(TensorMap::new(region, 0, &tensor)?)
     }
+}
+
+/// Returns the number of tiles, one above the other, that are worked on together.
+fn band(depth: usize) -> u32 {
+    (GEMM_GELU_BAND_BYTES as usize / (GEMM90_ROWS as usize * depth.max(1) * 2)).clamp(1, 32) as u32
 }
