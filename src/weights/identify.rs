@@ -5,8 +5,8 @@ use super::WeightsError;
 use super::stored::{StoredDType, StoredTensor};
 use super::torch::FairEsmSettings;
 use crate::architecture::layout::{Expected, Need};
-use crate::architecture::names::Naming;
-use crate::architecture::{ModelConfig, ModelKind, config_json, layout};
+use crate::architecture::names::Scheme;
+use crate::architecture::{ModelConfig, ModelKind, config_json, foreign, layout};
 use crate::untrusted::{Shown, shown};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -37,14 +37,14 @@ fn config_error(path: &Path, what: impl Into<String>, hint: &str) -> WeightsErro
 /// or else from names and shapes. `path` is named in errors about the tensors.
 pub(super) fn determine(
     tensors: &Tensors,
-    naming: Naming,
-    settings: FairEsmSettings,
+    scheme: Scheme,
+    settings: &FairEsmSettings,
     config: Option<(&Path, &[u8])>,
     path: &Path,
 ) -> Result<ModelConfig, WeightsError> {
     let kind = kind_of_names(tensors);
     let (found, origin) = match config {
-        Some((file, json)) if naming == Naming::HuggingFace => {
+        Some((file, json)) if scheme == Scheme::HuggingFace => {
             let found =
                 config_json::read(json, kind).map_err(|(what, hint)| WeightsError::Config {
                     path: file.to_owned(),
@@ -53,7 +53,12 @@ pub(super) fn determine(
                 })?;
             (found, file)
         }
-        _ => (infer(tensors, kind, settings, path)?, path),
+        _ => {
+            if scheme == Scheme::FairEsm && kind == Some(ModelKind::Esm2) {
+                refuse_esm1(tensors, settings, path)?;
+            }
+            (infer(tensors, kind, settings, path)?, path)
+        }
     };
     found
         .validate()
@@ -88,10 +93,64 @@ fn kind_of_names(tensors: &Tensors) -> Option<ModelKind> {
     }
 }
 
+/// Refuses an ESM-1b or ESM-1v, which under fair-esm's names has the tensors of an ESM-2 and a table
+/// of learned positions. Hugging Face's files of ESM-2 hold such a table as well, and do not use it;
+/// fair-esm's do not hold one.
+fn refuse_esm1(
+    tensors: &Tensors,
+    settings: &FairEsmSettings,
+    path: &Path,
+) -> Result<(), WeightsError> {
+    let any = |test: fn(&str) -> bool| tensors.keys().any(|name| test(name));
+    let positions = any(|name| name.starts_with("embeddings.position_embeddings."));
+    let norm_before = any(|name| name.starts_with("emb_layer_norm_before"));
+    // The name of the architecture alone says little: it is a setting of the training script.
+    let arch = settings.arch.as_deref();
+    let by_arch = arch == Some("roberta_large") && !any(|name| name.ends_with("inv_freq"));
+    if !positions && !norm_before && !by_arch {
+        return Ok(());
+    }
+    let signs = match (positions, norm_before) {
+        (true, _) => "learned absolute positions",
+        (_, true) => "a LayerNorm before the layers",
+        _ => "no rotary positions",
+    };
+    let arch = arch.map_or_else(String::new, |arch| format!(", arch {}", Shown(arch)));
+    let what = format!(
+        "this is an ESM-1b or ESM-1v ({signs}{arch}); of these models only ESM-2 is computed"
+    );
+    Err(config_error(path, what, foreign::GIVE_ANOTHER))
+}
+
+/// Names the model in an error about tensors or config.json, where the tensors show which it is.
+pub(super) fn named<'a>(
+    error: WeightsError,
+    all: impl Iterator<Item = &'a Located>,
+    root: &Path,
+) -> WeightsError {
+    let tensors: Vec<(&str, &[usize])> = all
+        .map(|t| (t.stored.name.as_str(), t.stored.shape.as_slice()))
+        .collect();
+    let Some(name) = foreign::by_tensors(&tensors) else {
+        return error;
+    };
+    match error {
+        WeightsError::Config { path, what, hint } if !what.contains("this is ") => {
+            let what = format!("{what}; by its tensors this is {name}, which is not computed here");
+            WeightsError::Config { path, what, hint }
+        }
+        WeightsError::Missing { .. } | WeightsError::Extra { .. } | WeightsError::Shape { .. } => {
+            let what = format!("by its tensors this is {name}, which is not computed here");
+            config_error(root, what, foreign::GIVE_ANOTHER)
+        }
+        error => error,
+    }
+}
+
 fn infer(
     tensors: &Tensors,
     kind: Option<ModelKind>,
-    settings: FairEsmSettings,
+    settings: &FairEsmSettings,
     path: &Path,
 ) -> Result<ModelConfig, WeightsError> {
     let kind = kind.ok_or_else(|| {
@@ -101,7 +160,7 @@ fn infer(
             tensors.len(),
             Shown(first)
         );
-        config_error(path, what, "give one of these models; ESM-1, ESM C, BERT and others are not computed here")
+        config_error(path, what, foreign::GIVE_ANOTHER)
     })?;
     let shape = |name: &str, dimensions: usize| match tensors
         .get(name)
@@ -196,10 +255,12 @@ fn layer_number(name: &str) -> Option<usize> {
 
 /// Checks the tensors against the architecture: every needed tensor is there, in its shape and in a
 /// usable format, and there is no tensor without a place. `file` gives the file of a tensor; errors
-/// about missing tensors name `root`.
+/// about missing tensors name `root`. `misplaced` are tensors of the model's names that stand beside
+/// it.
 pub(super) fn check(
     config: &ModelConfig,
     tensors: &Tensors,
+    misplaced: &[Located],
     file: impl Fn(&Located) -> std::path::PathBuf,
     root: &Path,
 ) -> Result<(), WeightsError> {
@@ -245,6 +306,7 @@ pub(super) fn check(
         .iter()
         .filter(|(name, _)| !expected.contains_key(*name) && !layout::is_known_and_ignored(name))
         .map(|(_, t)| t)
+        .chain(misplaced)
         .collect();
     if let Some(t) = extra.first() {
         return Err(WeightsError::Extra {
