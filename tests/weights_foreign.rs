@@ -509,7 +509,10 @@ fn a_vocabulary_of_another_size_is_refused() {
     let (what, _) = Model::new(config)
         .set("mask_token_id", Value::Null)
         .refused();
-    has(&what, &["outside the vocabulary of 25"]);
+    has(
+        &what,
+        &["config.json: the vocabulary has 25 tokens, and ESM-2's has 33"],
+    );
 }
 
 #[test]
@@ -901,8 +904,8 @@ fn an_adapter_is_named() {
     );
     has(&hint, &["merge_and_unload()"]);
     for (config, said) in [
-        ("{", "this is a LoRA adapter (adapter_config.json)"),
-        (r#"{"peft_type": "IA3"}"#, "this is a IA3 adapter"),
+        ("{", "this is an adapter (adapter_config.json), not a model"),
+        (r#"{"peft_type": "IA3"}"#, "this is an adapter (IA3)"),
     ] {
         fs::write(at("adapter_config.json"), config).unwrap();
         has(&refused(dir.path()).0, &[said]);

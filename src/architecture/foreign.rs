@@ -207,7 +207,7 @@ pub fn by_model_type(model_type: &str) -> Option<&'static str> {
 }
 
 /// Models by parts of their tensors' names: all parts of the list must occur, each in some name.
-const TENSORS: [(&[&str], &str); 25] = [
+const TENSORS: [(&[&str], &str); 26] = [
     (
         &["row_self_attention"],
         "an MSA Transformer, which reads alignments",
@@ -237,6 +237,7 @@ const TENSORS: [(&[&str], &str); 25] = [
     ),
     (&["roberta.", "attention.self.query"], "a RoBERTa"),
     (&["pre_attention_ln"], "a GENA-LM"),
+    (&["mlp.gated_layers", "attention.self.query"], "a JinaBERT"),
     (&["attn.c_attn"], "a GPT-2, such as ProtGPT2"),
     (&["attn.qkv_proj"], "a ProGen"),
     (

@@ -128,7 +128,7 @@ impl Checkpoint {
                 });
             }
         }
-        check_index(&source, &stored)?;
+        source.check_index(&stored)?;
 
         let naming = backbone::naming(&stored, &source.root)?;
         let Sorted {
@@ -150,16 +150,23 @@ impl Checkpoint {
             .map(|path| read_json(path, config_json::LONGEST))
             .transpose()?;
         let given = config_path.as_deref().zip(json.as_deref());
-        let config = identify::determine(&tensors, naming.scheme, &settings, given, &source.root)
-            .and_then(|config| {
-                let file = |t: &Located| source.files[t.file].clone();
-                identify::check(&config, &tensors, &misplaced, file, &source.root)?;
-                Ok(config)
-            })
-            .map_err(|error| {
-                let all = tensors.values().chain(&unused).chain(&misplaced);
-                identify::named(error, all, &source.root)
-            })?;
+        let config = identify::determine(
+            &tensors,
+            &unused,
+            naming.scheme,
+            &settings,
+            given,
+            &source.root,
+        )
+        .and_then(|config| {
+            let file = |t: &Located| source.files[t.file].clone();
+            identify::check(&config, &tensors, &misplaced, file, &source.root)?;
+            Ok(config)
+        })
+        .map_err(|error| {
+            let all = tensors.values().chain(&unused).chain(&misplaced);
+            identify::named(error, all, &source.root)
+        })?;
         frequencies::check(&config, &tensors, |t| &files[t.file])?;
         let mut warnings = frequencies::warnings(&config, &tensors);
         warnings.extend(backbone::warning(&unused));
@@ -472,31 +479,6 @@ impl Checkpoint {
 
 /// The file name of DNABERT's tokenizer.
 const TOKENIZER: &str = "tokenizer.json";
-
-/// Checks that every tensor of the index is in the file that the index gives for it.
-fn check_index(source: &Source, stored: &[Located]) -> Result<(), WeightsError> {
-    let Some((_, map)) = &source.index else {
-        return Ok(());
-    };
-    let there: std::collections::HashSet<(&str, &Path)> = stored
-        .iter()
-        .map(|t| (t.stored.name.as_str(), source.files[t.file].as_path()))
-        .collect();
-    for (tensor, name) in map {
-        let path = source.folder.join(name);
-        if !there.contains(&(tensor.as_str(), path.as_path())) {
-            return Err(WeightsError::Format {
-                path,
-                what: format!(
-                    "tensor {} is missing, which the index has in this file",
-                    Shown(tensor)
-                ),
-                hint: "download this shard and the index again".into(),
-            });
-        }
-    }
-    Ok(())
-}
 
 /// The bytes of the embedding after the rows of ESM-2's tokens.
 fn extra_rows<'a>(tensors: &Tensors, files: &'a [Arc<Mapped>]) -> &'a [u8] {

@@ -189,8 +189,9 @@ pub(super) fn adapter(
     let config = read.and_then(|json| crate::untrusted::json::object(&json, &keys, 100).ok());
     let text = |key: &str| config.as_ref()?.get(key)?.as_str().map(shown::quoted);
     let kind = match text("peft_type").as_deref() {
-        Some("LORA") | None => "LoRA".to_owned(),
-        Some(other) => other.to_owned(),
+        Some("LORA") => "a LoRA adapter".to_owned(),
+        Some(other) => format!("an adapter ({other})"),
+        None => "an adapter".to_owned(),
     };
     let base = text("base_model_name_or_path");
     let of = base.map_or_else(String::new, |base| format!(" for {base}"));
@@ -198,12 +199,12 @@ pub(super) fn adapter(
     Ok(Some(match weights {
         None => unclear(
             folder,
-            format!("this is a {kind} adapter{of} ({CONFIG}), not a model"),
+            format!("this is {kind}{of} ({CONFIG}), not a model"),
             merge.into(),
         ),
         Some(weights) => unclear(
             folder,
-            format!("beside {weights} stands a {kind} adapter{of} ({CONFIG})"),
+            format!("beside {weights} stands {kind}{of} ({CONFIG})"),
             format!("if it is merged into {weights}, give that file by its path; if not, {merge}"),
         ),
     }))

@@ -34,9 +34,11 @@ fn config_error(path: &Path, what: impl Into<String>, hint: &str) -> WeightsErro
 }
 
 /// Determines the architecture: from config.json if there is one and the names are Hugging Face's,
-/// or else from names and shapes. `path` is named in errors about the tensors.
+/// or else from names and shapes. `beside` are the tensors that are not of the model. `path` is named
+/// in errors about the tensors.
 pub(super) fn determine(
     tensors: &Tensors,
+    beside: &[Located],
     scheme: Scheme,
     settings: &FairEsmSettings,
     config: Option<(&Path, &[u8])>,
@@ -57,9 +59,18 @@ pub(super) fn determine(
             if scheme == Scheme::FairEsm && kind == Some(ModelKind::Esm2) {
                 refuse_esm1(tensors, settings, path)?;
             }
+            let kind = kind.ok_or_else(|| unknown(tensors, beside, path))?;
             (infer(tensors, kind, settings, path)?, path)
         }
     };
+    let own = crate::sequence::tokenizer::esm::VOCABULARY.len();
+    if found.kind == ModelKind::Esm2 && (1..own).contains(&found.vocab) {
+        let what = format!(
+            "the vocabulary has {} tokens, and ESM-2's has {own}: the model reads other tokens than ESM-2",
+            found.vocab
+        );
+        return Err(config_error(origin, what, foreign::GIVE_ANOTHER));
+    }
     found
         .validate()
         .map_err(|what| config_error(origin, what, "the file is damaged; download it again"))?;
@@ -147,21 +158,24 @@ pub(super) fn named<'a>(
     }
 }
 
+/// The error for tensors that show no architecture.
+fn unknown(tensors: &Tensors, beside: &[Located], path: &Path) -> WeightsError {
+    let names = beside.iter().map(|t| t.stored.name.as_str());
+    let first = tensors.keys().map(String::as_str).chain(names).min();
+    let what = format!(
+        "these {} tensors are neither an ESM-2's nor a DNABERT-S's or DNABERT-2's (the first is {})",
+        tensors.len() + beside.len(),
+        Shown(first.unwrap_or("none"))
+    );
+    config_error(path, what, foreign::GIVE_ANOTHER)
+}
+
 fn infer(
     tensors: &Tensors,
-    kind: Option<ModelKind>,
+    kind: ModelKind,
     settings: &FairEsmSettings,
     path: &Path,
 ) -> Result<ModelConfig, WeightsError> {
-    let kind = kind.ok_or_else(|| {
-        let first = tensors.keys().next().map_or("none", String::as_str);
-        let what = format!(
-            "these {} tensors are neither an ESM-2's nor a DNABERT-S's or DNABERT-2's (the first is {})",
-            tensors.len(),
-            Shown(first)
-        );
-        config_error(path, what, foreign::GIVE_ANOTHER)
-    })?;
     let shape = |name: &str, dimensions: usize| match tensors
         .get(name)
         .map(|t| t.stored.shape.as_slice())

@@ -1,6 +1,6 @@
 //! Finds the files of one checkpoint behind a path.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
@@ -12,6 +12,7 @@ use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 use super::WeightsError;
 use super::hub;
+use super::identify::Located;
 use super::stored::fitting_name;
 use crate::untrusted::{Shown, file, shown};
 
@@ -75,6 +76,31 @@ impl Source {
             files: vec![path.to_owned()],
             index: None,
         })
+    }
+
+    /// Checks that every tensor of the index is in the file that the index gives for it.
+    pub fn check_index(&self, stored: &[Located]) -> Result<(), WeightsError> {
+        let Some((_, map)) = &self.index else {
+            return Ok(());
+        };
+        let there: HashSet<(&str, &Path)> = stored
+            .iter()
+            .map(|t| (t.stored.name.as_str(), self.files[t.file].as_path()))
+            .collect();
+        for (tensor, name) in map {
+            let path = self.folder.join(name);
+            if !there.contains(&(tensor.as_str(), path.as_path())) {
+                return Err(WeightsError::Format {
+                    path,
+                    what: format!(
+                        "tensor {} is missing, which the index has in this file",
+                        Shown(tensor)
+                    ),
+                    hint: "download this shard and the index again".into(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// The path of a file beside the weights, if the file is there.

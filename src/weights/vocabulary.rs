@@ -30,7 +30,7 @@ pub(super) struct Vocabulary {
     pub warning: Option<String>,
 }
 
-/// Checks the tokens of a model with `rows` rows in its embedding. `extra` are the bytes of the
+/// Checks the tokens of a model with `rows` rows in its embedding, at least 33. `extra` are the bytes of the
 /// rows after ESM-2's. Without `source`, nothing beside the weights belongs to them. `json` is the
 /// config.json with its path.
 ///
@@ -45,10 +45,6 @@ pub(super) fn check(
     root: &Path,
 ) -> Result<Vocabulary, WeightsError> {
     let other = |path: &Path, what: String| other(path, what, rows);
-    if rows < VOCABULARY.len() {
-        let what = format!("the vocabulary has {rows} tokens, and ESM-2's has 33");
-        return Err(other(json.map_or(root, |(path, _)| path), what));
-    }
     if let Some((path, json)) = json {
         let list = vocab_list(json).map_err(|what| other(path, what))?;
         if let Some(list) = list {
