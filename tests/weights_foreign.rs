@@ -449,14 +449,15 @@ fn a_vocabulary_of_another_size_is_refused() {
         config.vocab = 446;
         Model::new(config)
     };
-    let (what, _) = saprot().set("mask_token_id", json!(445)).refused();
+    let (what, hint) = saprot().set("mask_token_id", json!(445)).refused();
     has(
         &what,
         &[
             "config.json: mask_token_id is 445, and ESM-2's is 32",
-            "SaProt",
+            "this is a SaProt",
         ],
     );
+    has(&hint, &["give an ESM-2"]);
     let (what, hint) = saprot().refused();
     has(
         &what,

@@ -210,7 +210,7 @@ pub fn by_model_type(model_type: &str) -> Option<&'static str> {
 const TENSORS: [(&[&str], &str); 26] = [
     (
         &["row_self_attention"],
-        "an MSA Transformer, which reads alignments",
+        "an MSA Transformer (it reads alignments)",
     ),
     (&["geom_attn"], "an ESM-3"),
     (&["transformer.blocks.", "layernorm_qkv"], "an ESM C"),
@@ -286,7 +286,7 @@ pub fn by_tensors(tensors: &[(&str, &[usize])]) -> Option<&'static str> {
         return Some(name);
     }
     let is_bert = has("attention.self.query.weight") && has("embeddings.LayerNorm.");
-    is_bert.then(|| match rows {
+    is_bert.then_some(match rows {
         Some(30) => "a ProtBert (a plain BERT of 30 tokens)",
         Some(69 | 261 | 1029 | 4101) => "a first DNABERT (a plain BERT of k-mers)",
         _ => "a plain BERT",
@@ -296,9 +296,9 @@ pub fn by_tensors(tensors: &[(&str, &[usize])]) -> Option<&'static str> {
 /// Names the model that is built like an ESM and has this many tokens, where it is known.
 pub fn by_vocabulary(tokens: usize) -> Option<&'static str> {
     match tokens {
-        446 => Some("a SaProt, whose 446 tokens are pairs of a residue and a structure"),
-        4105 | 4107 => Some("a Nucleotide Transformer, whose tokens are 6-mers of DNA"),
-        8229 => Some("a DPLM-2, whose tokens are residues and structures"),
+        446 => Some("a SaProt (its 446 tokens are pairs of a residue and a structure)"),
+        4105 | 4107 => Some("a Nucleotide Transformer (its tokens are 6-mers of DNA)"),
+        8229 => Some("a DPLM-2 (its tokens are residues and structures)"),
         _ => None,
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn snapshot(path: &Path) -> Result<PathBuf, WeightsError> {
         return Err(unclear(
             path,
             format!(
-                "refs/main names the snapshot {}, which is not in snapshots",
+                "refs/main names the snapshot \"{}\", which is not in snapshots",
                 Shown(hash)
             ),
             give_snapshot(&names),
@@ -145,7 +145,7 @@ fn model_name(text: &str) -> Option<String> {
         let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
         first.is_some_and(|b| b.is_ascii_alphanumeric()) && word.bytes().all(fits)
     };
-    if !parts.iter().all(|part| is_word(&part)) {
+    if !parts.iter().all(is_word) {
         return None;
     }
     // A file of weights that is not there is a mistyped path.

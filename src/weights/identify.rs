@@ -146,9 +146,9 @@ pub(super) fn named<'a>(
         return error;
     };
     match error {
-        WeightsError::Config { path, what, hint } if !what.contains("this is ") => {
+        WeightsError::Config { path, what, .. } if !what.contains("this is ") => {
             let what = format!("{what}; by its tensors this is {name}, which is not computed here");
-            WeightsError::Config { path, what, hint }
+            config_error(&path, what, foreign::GIVE_ANOTHER)
         }
         WeightsError::Missing { .. } | WeightsError::Extra { .. } | WeightsError::Shape { .. } => {
             let what = format!("by its tensors this is {name}, which is not computed here");
