@@ -102,6 +102,13 @@ pub enum Action {
     /// Give the job more memory.
     MoreMemory,
 
+    /// Download a model from the Hugging Face Hub, because models are read from disk.
+    DownloadModel {
+        /// The name on the Hub, such as `facebook/esm2_t6_8M_UR50D`.
+        name: String,
+        /// A name for the folder that it may be downloaded to.
+        folder: String,
+    },
     /// Convert the weights to f32, which are used where they are mapped.
     ConvertToF32,
     /// Look for values in the weights that are not finite.
@@ -275,6 +282,12 @@ impl fmt::Display for Action {
             Self::LowerTokenBudget => "lower the number of tokens per batch",
             Self::FewerThreads => "use fewer threads",
             Self::MoreMemory => "give the job more memory",
+            Self::DownloadModel { name, folder } => {
+                return write!(
+                    f,
+                    "models are read from disk: download {name} from the Hugging Face Hub, and give its folder, such as {folder}"
+                );
+            }
             Self::ConvertToF32 => {
                 "convert the weights to f32, because such weights are used where they are mapped"
             }

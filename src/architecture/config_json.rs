@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::ModelConfig;
 use super::ModelKind;
+use super::foreign;
 use crate::dtype::DType;
 use crate::untrusted::Shown;
 use crate::untrusted::json as bounded;
@@ -72,7 +73,7 @@ pub const LONGEST: u64 = 1 << 20;
 const MOST_VALUES: usize = 1000;
 
 /// The keys that are read. All other keys are skipped, whatever their values are.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 21] = [
     "model_type",
     "hidden_act",
     "position_embedding_type",
@@ -84,6 +85,9 @@ const KEYS: [&str; 18] = [
     "rope_parameters",
     "rope_scaling",
     "mask_token_id",
+    "pad_token_id",
+    "add_bias_fnn",
+    "quantization_config",
     "num_hidden_layers",
     "hidden_size",
     "num_attention_heads",
@@ -101,8 +105,9 @@ fn refusal(what: impl Into<String>, hint: &str) -> Refusal {
 }
 
 const DAMAGED: &str = "download config.json again; it must be the one published with these weights";
-const NOT_COMPUTED: &str =
-    "give an ESM-2, DNABERT-S or DNABERT-2 model; this variant is not computed here";
+const NOT_COMPUTED: &str = foreign::GIVE_ANOTHER;
+const OTHER_TOKENS: &str = "only ESM-2's own 33 tokens are read; where the weights are those of an ESM-2, download \
+     config.json again";
 
 /// Reads a config.json. `kind` is the architecture that the names of the tensors indicate. It
 /// distinguishes DNABERT from plain BERT, which have the same `model_type`.
@@ -129,10 +134,14 @@ pub fn read(json: &[u8], kind: Option<ModelKind>) -> Result<ModelConfig, Refusal
             ));
         }
         (Some(other), _) => {
-            return Err(refusal(
-                format!("model_type is {}", Shown(other)),
-                NOT_COMPUTED,
-            ));
+            let what = match foreign::by_model_type(other) {
+                Some(name) => format!(
+                    "model_type is {}: this is {name}, which is not computed here",
+                    Shown(other)
+                ),
+                None => format!("model_type is {}, which is not computed here", Shown(other)),
+            };
+            return Err(refusal(what, NOT_COMPUTED));
         }
         (None, None) => {
             return Err(refusal(
@@ -143,12 +152,18 @@ pub fn read(json: &[u8], kind: Option<ModelKind>) -> Result<ModelConfig, Refusal
     };
 
     config.only("hidden_act", &[Value::Null, "gelu".into()])?;
+    if !config.get("quantization_config").is_null() {
+        return Err(refusal(
+            "the weights are quantized (quantization_config), and only f32, f16 and bf16 are read",
+            "give the model as it was before it was quantized",
+        ));
+    }
     if kind == ModelKind::Esm2 {
         if config.get("position_embedding_type") != &Value::from("rotary") {
             let found = config.get("position_embedding_type");
             return Err(refusal(
                 format!(
-                    "position_embedding_type is {}, and only rotary is computed (ESM-1 has absolute)",
+                    "position_embedding_type is {}, and only rotary is computed (ESM-1b and ESM-1v have absolute ones)",
                     short(found)
                 ),
                 NOT_COMPUTED,
@@ -162,6 +177,9 @@ pub fn read(json: &[u8], kind: Option<ModelKind>) -> Result<ModelConfig, Refusal
         ] {
             config.only(flag, &[Value::Null, false.into()])?;
         }
+        config.only("add_bias_fnn", &[Value::Null, true.into()])?;
+        config.only_token("mask_token_id", 32)?;
+        config.only_token("pad_token_id", 1)?;
         config.only("rope_theta", &[Value::Null, 10000.into(), 10000.0.into()])?;
         config.only_plain_rotary("rope_parameters")?;
         config.only_plain_rotary("rope_scaling")?;
@@ -250,6 +268,19 @@ impl<'a> Config<'a> {
         Err(refusal(what, NOT_COMPUTED))
     }
 
+    /// Checks the id of a token, which shows whether the vocabulary is ESM-2's.
+    fn only_token(&self, key: &str, id: u32) -> Result<(), Refusal> {
+        let found = self.get(key);
+        if found.is_null() || found == &Value::from(id) {
+            return Ok(());
+        }
+        let what = format!(
+            "{key} is {}, and ESM-2's is {id}: the model reads other tokens than ESM-2",
+            short(found)
+        );
+        Err(refusal(what, OTHER_TOKENS))
+    }
+
     fn only_plain_rotary(&self, key: &str) -> Result<(), Refusal> {
         let plain = match self.get(key) {
             Value::Null => true,
@@ -313,6 +344,11 @@ mod tests {
             ("rope_theta", json!(500000.0)),
             ("rope_parameters", json!({"rope_type": "yarn"})),
             ("model_type", json!("esmc")),
+            ("mask_token_id", json!(4)),
+            ("mask_token_id", json!("<mask>")),
+            ("pad_token_id", json!(0)),
+            ("add_bias_fnn", json!(false)),
+            ("quantization_config", json!({"load_in_8bit": true})),
         ] {
             let (what, hint) = with(&esm, key, value).unwrap_err();
             assert!(what.contains(key) && !hint.is_empty(), "{key}: {what}");

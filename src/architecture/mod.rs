@@ -1,6 +1,7 @@
 //! Describes what a model is: its architecture and its sizes.
 
 pub mod config_json;
+pub mod foreign;
 pub mod layout;
 pub mod names;
 

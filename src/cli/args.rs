@@ -121,8 +121,8 @@ pub struct EmbedArgs {
     /// Also keep the state of every token that the mean includes
     #[arg(long, help_heading = "What to compute")]
     pub per_token: bool,
-    /// Layers, separated by commas: 0 is the embedding, the last layer is taken after the final
-    /// LayerNorm, and negative numbers count from the end
+    /// Layers, separated by commas, or `all`: 0 is the embedding, the last layer is taken after the
+    /// final LayerNorm, and negative numbers count from the end
     #[arg(
         long,
         value_name = "LIST",
@@ -131,7 +131,7 @@ pub struct EmbedArgs {
         allow_hyphen_values = true,
         help_heading = "What to compute"
     )]
-    pub layers: Vec<i64>,
+    pub layers: Vec<LayerArg>,
     /// Data type of the stored values; f16 halves the size, and a value beyond its range is an
     /// error
     #[arg(
@@ -323,6 +323,27 @@ pub struct DoctorArgs {
 pub struct CompletionsArgs {
     /// The shell
     pub shell: Shell,
+}
+
+/// A layer as it was typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerArg {
+    /// Every layer, and the embedding.
+    All,
+    /// The layer of this number; negative numbers count from the end.
+    Number(i64),
+}
+
+impl std::str::FromStr for LayerArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        let number = text.parse().map(Self::Number);
+        number.map_err(|_| "write numbers such as 0,3,-1 (-1 is the last layer), or all".into())
+    }
 }
 
 /// The values of `--pool`.

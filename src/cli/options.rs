@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use super::Failure;
-use super::args::{CleanArg, DtypeArg, EmbedArgs, LongArg, OutputDtypeArg, PoolArg, SwitchArg};
+use super::args::{
+    CleanArg, DtypeArg, EmbedArgs, LayerArg, LongArg, OutputDtypeArg, PoolArg, SwitchArg,
+};
 use super::remedy::words;
 use seqstream::architecture::ModelConfig;
 use seqstream::backend::cuda;
@@ -30,7 +32,7 @@ pub struct EmbedOptions {
     /// Whether to keep the states of every token.
     pub per_token: bool,
     /// The layers as the user gave them: negative numbers count from the end.
-    pub layers: Vec<i64>,
+    pub layers: Vec<LayerArg>,
     /// The data type of the stored values.
     pub output_dtype: OutputDtype,
     /// The maximum length of a sequence, if there is one.
@@ -254,7 +256,11 @@ fn share(text: &str) -> Result<Share, Failure> {
 pub fn request(options: &EmbedOptions, config: &ModelConfig) -> Result<Request, Failure> {
     let count = config.layers as i64;
     let mut layers = Vec::new();
-    for &typed in &options.layers {
+    let typed = options.layers.iter().flat_map(|layer| match *layer {
+        LayerArg::All => 0..=count,
+        LayerArg::Number(number) => number..=number,
+    });
+    for typed in typed {
         let layer = if typed < 0 { count + 1 + typed } else { typed };
         if !(0..=count).contains(&layer) {
             return Err(usage(
@@ -303,6 +309,14 @@ mod tests {
         assert_eq!(layers("-1").unwrap(), [6]);
         assert_eq!(layers("0,3,-1").unwrap(), [0, 3, 6]);
         assert_eq!(layers("-1,-7,6,0").unwrap(), [6, 0]);
+        assert_eq!(layers("all").unwrap(), [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(layers("-1,all").unwrap(), [6, 0, 1, 2, 3, 4, 5]);
+        for wrong in ["ALL", "0,x", "1.5", "last"] {
+            let line = format!("seqstream embed a.fa --model m --out o --layers {wrong}");
+            let error = Cli::try_parse_from(line.split_whitespace()).unwrap_err();
+            let said = error.to_string();
+            assert!(said.contains("write numbers such as 0,3,-1"), "{said}");
+        }
         for wrong in ["7", "-8", "0,9223372036854775807"] {
             let failure = layers(wrong).unwrap_err();
             assert_eq!(failure.code(), 2);

@@ -33,6 +33,12 @@ fn action(action: &Action) -> String {
         Action::TokenBudget { tokens } => return format!("use --token-budget {tokens}"),
         Action::LowerTokenBudget => "lower --token-budget",
         Action::FewerThreads => "give fewer --threads",
+        Action::DownloadModel { name, folder } => {
+            return format!(
+                "models are read from disk: download it with `hf download {name} --local-dir {folder}`, and give \
+                 --model {folder}"
+            );
+        }
         Action::ConvertToF32 => {
             "weights-tools convert --dtype f32 makes a file that is used where it is mapped"
         }
@@ -111,6 +117,10 @@ mod tests {
             Action::RecomputeShare,
             Action::RecomputeWithAlgorithms { of: "part1".into() },
             Action::GiveAlgorithms,
+            Action::DownloadModel {
+                name: "facebook/esm2".into(),
+                folder: "esm2".into(),
+            },
             Action::RecomputeShard {
                 shard: "out/shard-000001".into(),
             },
@@ -138,7 +148,9 @@ mod tests {
                 let flag: String = flag
                     .take_while(|c| c.is_ascii_lowercase() || *c == '-')
                     .collect();
-                assert!(known.contains(&*flag), "--{flag}: {text}");
+                // The option of another program.
+                let others = flag == "local-dir" && text.contains("hf download");
+                assert!(known.contains(&*flag) || others, "--{flag}: {text}");
                 named.insert(flag);
             }
         }

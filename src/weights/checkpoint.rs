@@ -1,12 +1,15 @@
 //! Opens a model's weights, whatever files they are stored in.
 
+use super::backbone::{self, Sorted};
+use super::format::read_index;
 use super::identify::{Located, Tensors};
 use super::mapped::{Mapped, Stamp, State};
 use super::source::{Source, read_json};
 use super::stored::{MOST_TENSORS, Malformed, StoredDType};
-use super::torch::{FairEsmSettings, TorchFile};
-use super::{Tensor, WeightsError, frequencies, hash, identify, safetensors, torch};
-use crate::architecture::names::Naming;
+use super::torch::FairEsmSettings;
+use super::vocabulary::{self, Vocabulary};
+use super::{Tensor, WeightsError, frequencies, hash, identify, torch};
+use crate::architecture::names::Scheme;
 use crate::architecture::{ModelConfig, ModelKind, config_json, layout};
 use crate::dtype::DType;
 use crate::untrusted::{Shown, file};
@@ -27,7 +30,10 @@ pub struct Checkpoint {
     source: Source,
     files: Vec<Arc<Mapped>>,
     tensors: Tensors,
+    /// Tensors beside the model, which are no known head of it.
+    unused: Vec<Located>,
     config: ModelConfig,
+    vocabulary_paths: Vec<PathBuf>,
     config_path: Option<PathBuf>,
     tokenizer_path: Option<PathBuf>,
     warnings: Vec<String>,
@@ -123,27 +129,21 @@ impl Checkpoint {
                 });
             }
         }
-        check_index(&source, &stored)?;
+        source.check_index(&stored)?;
 
-        let naming = Naming::of(stored.iter().map(|t| t.stored.name.as_str()));
-        let mut tensors = Tensors::new();
-        for tensor in stored {
-            let name = naming.canonical(&tensor.stored.name);
-            let second = source.files[tensor.file].clone();
-            if let Some(first) = tensors.insert(name.clone(), tensor) {
-                return Err(WeightsError::Twice {
-                    tensor: name,
-                    first: source.files[first.file].clone(),
-                    second,
-                });
-            }
-        }
+        let naming = backbone::naming(&stored, &source.root)?;
+        let Sorted {
+            tensors,
+            beside: unused,
+            misplaced,
+        } = backbone::sort(stored, &naming, &source.files)?;
 
         // fair-esm's files contain their own settings; a config.json beside them is another
-        // model's.
-        let config_path = match naming {
-            Naming::HuggingFace => source.beside(config_json::FILE)?,
-            Naming::FairEsm => None,
+        // model's, and so is a vocab.txt.
+        let own_files = naming.scheme == Scheme::HuggingFace;
+        let config_path = match own_files {
+            true => source.beside(config_json::FILE)?,
+            false => None,
         };
         let tokenizer_path = source.beside(TOKENIZER)?;
         let json = config_path
@@ -151,20 +151,40 @@ impl Checkpoint {
             .map(|path| read_json(path, config_json::LONGEST))
             .transpose()?;
         let given = config_path.as_deref().zip(json.as_deref());
-        let config = identify::determine(&tensors, naming, settings, given, &source.root)?;
-        identify::check(
-            &config,
+        let config = identify::determine(
             &tensors,
-            |t| source.files[t.file].clone(),
+            &unused,
+            naming.scheme,
+            &settings,
+            given,
             &source.root,
-        )?;
+        )
+        .and_then(|config| {
+            let file = |t: &Located| source.files[t.file].clone();
+            identify::check(&config, &tensors, &misplaced, file, &source.root)?;
+            Ok(config)
+        })
+        .map_err(|error| {
+            let all = tensors.values().chain(&unused).chain(&misplaced);
+            identify::named(error, all, &source.root)
+        })?;
         frequencies::check(&config, &tensors, |t| &files[t.file])?;
-        let warnings = warnings(&config, &tensors);
+        let mut warnings = frequencies::warnings(&config, &tensors);
+        warnings.extend(backbone::warning(&unused));
+        let mut vocabulary = Vocabulary::default();
+        if config.kind == ModelKind::Esm2 {
+            let extra = extra_rows(&tensors, &files);
+            let own = own_files.then_some(&source);
+            vocabulary = vocabulary::check(config.vocab, extra, own, given, &source.root)?;
+            warnings.extend(vocabulary.warning);
+        }
         Ok(Self {
             source,
             files,
             tensors,
+            unused,
             config,
+            vocabulary_paths: vocabulary.files,
             config_path,
             tokenizer_path,
             warnings,
@@ -234,6 +254,16 @@ impl Checkpoint {
         self.tokenizer_path.clone()
     }
 
+    /// The paths of the files beside the weights that list the tokens of an ESM-2.
+    pub fn vocabulary_paths(&self) -> &[PathBuf] {
+        &self.vocabulary_paths
+    }
+
+    /// Whether the tensor that a file has under this name stands beside the model and is not used.
+    pub fn is_beside(&self, stored_name: &str) -> bool {
+        self.unused.iter().any(|t| t.stored.name == stored_name)
+    }
+
     /// The path of the config.json that gave the architecture, if one did.
     pub fn config_path(&self) -> Option<&Path> {
         self.config_path.as_deref()
@@ -279,6 +309,7 @@ impl Checkpoint {
         let mut all: Vec<TensorInfo> = self
             .tensors
             .iter()
+            .chain(self.unused.iter().map(|t| (&t.stored.name, t)))
             .map(|(name, t)| TensorInfo {
                 name: name.clone(),
                 stored_name: t.stored.name.clone(),
@@ -450,84 +481,16 @@ impl Checkpoint {
 /// The file name of DNABERT's tokenizer.
 const TOKENIZER: &str = "tokenizer.json";
 
-/// Reads the index of a weights file of either format. The first bytes tell which format it is.
-///
-/// # Errors
-/// [`Malformed`] if the bytes are not a weights file, or are a malformed one.
-pub fn read_index(file: &[u8]) -> Result<TorchFile, Malformed> {
-    if torch::is_archive(file) || file.starts_with(&[0x80]) && file.get(8) != Some(&b'{') {
-        return torch::read_index(file);
-    }
-    if file.starts_with(b"version https://git-lfs") {
-        return Err(Malformed::new(
-            "this is a Git LFS pointer and not the file it points to",
-            "run `git lfs pull` in the model's folder",
-        ));
-    }
-    if file.trim_ascii_start().starts_with(b"<") && file.get(8) != Some(&b'{') {
-        return Err(Malformed::new(
-            "this is a web page and not a weights file",
-            "download it again, from the address of the file itself",
-        ));
-    }
-    let tensors = safetensors::read_header(file)?;
-    Ok(TorchFile {
-        tensors,
-        settings: FairEsmSettings::default(),
-    })
-}
-
-/// Checks that every tensor of the index is in the file that the index gives for it.
-fn check_index(source: &Source, stored: &[Located]) -> Result<(), WeightsError> {
-    let Some((_, map)) = &source.index else {
-        return Ok(());
-    };
-    let there: std::collections::HashSet<(&str, &Path)> = stored
-        .iter()
-        .map(|t| (t.stored.name.as_str(), source.files[t.file].as_path()))
-        .collect();
-    for (tensor, name) in map {
-        let path = source.folder.join(name);
-        if !there.contains(&(tensor.as_str(), path.as_path())) {
-            return Err(WeightsError::Format {
-                path,
-                what: format!(
-                    "tensor {} is missing, which the index has in this file",
-                    Shown(tensor)
-                ),
-                hint: "download this shard and the index again".into(),
-            });
-        }
-    }
-    Ok(())
-}
-
-fn warnings(config: &ModelConfig, tensors: &Tensors) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if config.kind != ModelKind::Esm2 {
-        return warnings;
-    }
-    let frequencies = |layer| {
-        let own = tensors.get(&layout::inv_freq_name(layer));
-        own.or_else(|| tensors.get(layout::SHARED_INV_FREQ))
-    };
-    let absent = (0..config.layers)
-        .filter(|layer| frequencies(*layer).is_none())
-        .count();
-    if absent > 0 {
-        warnings.push(format!(
-            "{absent} of {} layers have no rotary frequencies (inv_freq) in the file; they are computed in f32. \
-             Published ESM-2 weights carry frequencies rounded to f16, from which these deviate",
-            config.layers
-        ));
-    }
-    let is_bf16 = |t: &Located| t.stored.dtype == StoredDType::Float(DType::Bf16);
-    if (0..config.layers).filter_map(frequencies).any(is_bf16) {
-        warnings.push(
-            "the rotary frequencies (inv_freq) are stored in bf16, which turns far positions by radians; \
-             results deviate from those of the published weights"
-                .into(),
-        );
-    }
-    warnings
+/// The bytes of the embedding after the rows of ESM-2's tokens.
+fn extra_rows<'a>(tensors: &Tensors, files: &'a [Arc<Mapped>]) -> &'a [u8] {
+    let table = tensors.get("embeddings.word_embeddings.weight");
+    let found = table.and_then(|t| {
+        let range = t.stored.place.as_ref().ok()?;
+        let row = range.len() / t.stored.shape.first()?;
+        let start = range
+            .start
+            .checked_add(row.checked_mul(vocabulary::TOKENS)?)?;
+        files.get(t.file)?.bytes().get(start..range.end)
+    });
+    found.unwrap_or_default()
 }

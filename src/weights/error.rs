@@ -56,6 +56,19 @@ pub enum WeightsError {
         /// What the user can do about it.
         hint: String,
     },
+    /// Nothing is at the path, which looks like the name of a model on the Hugging Face Hub.
+    #[error(
+        "{}: there is no such file or folder; it looks like the name of a model on the Hugging Face Hub",
+        shown::path(path)
+    )]
+    OnHub {
+        /// The path that was given.
+        path: PathBuf,
+        /// The name on the Hub, such as `facebook/esm2_t6_8M_UR50D`.
+        name: String,
+        /// A name for a folder that the model may be downloaded to.
+        folder: String,
+    },
     /// A tensor that the architecture needs is in no file.
     #[error("{}: tensor {} is missing, expected shape {}{}", shown::path(path), Shown(tensor), shown::shape(expected), and_more(*.more))]
     Missing {
@@ -185,6 +198,14 @@ impl WeightsError {
                 io::ErrorKind::PermissionDenied => "choose a folder you may write to".into(),
                 _ => return files::advice(source).map(Into::into),
             },
+            WeightsError::OnHub { name, folder, .. } => Remedy::any_of([
+                Action::DownloadModel {
+                    name: name.clone(),
+                    folder: folder.clone(),
+                }
+                .into(),
+                "check the path".into(),
+            ]),
             WeightsError::NoWeights { .. } => "give a folder with model.safetensors or pytorch_model.bin \
                  (or one of them sharded, with its index), or a .safetensors, .bin or fair-esm .pt file"
                 .into(),

@@ -10,6 +10,7 @@ use super::identify::{Located, Tensors};
 use super::mapped::Mapped;
 use super::stored::StoredDType;
 use crate::architecture::{ModelConfig, ModelKind, layout};
+use crate::dtype::DType;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -82,4 +83,36 @@ fn values(t: &Located, file: &[u8]) -> Vec<f32> {
         dtype.decode(file.get(range.clone()).unwrap_or_default(), &mut values);
     }
     values
+}
+
+/// Messages about rotary frequencies that are absent or rounded, which do not stop the use of the
+/// weights.
+pub(super) fn warnings(config: &ModelConfig, tensors: &Tensors) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if config.kind != ModelKind::Esm2 {
+        return warnings;
+    }
+    let frequencies = |layer| {
+        let own = tensors.get(&layout::inv_freq_name(layer));
+        own.or_else(|| tensors.get(layout::SHARED_INV_FREQ))
+    };
+    let absent = (0..config.layers)
+        .filter(|layer| frequencies(*layer).is_none())
+        .count();
+    if absent > 0 {
+        warnings.push(format!(
+            "{absent} of {} layers have no rotary frequencies (inv_freq) in the file; they are computed in f32. \
+             Published ESM-2 weights carry frequencies rounded to f16, from which these deviate",
+            config.layers
+        ));
+    }
+    let is_bf16 = |t: &Located| t.stored.dtype == StoredDType::Float(DType::Bf16);
+    if (0..config.layers).filter_map(frequencies).any(is_bf16) {
+        warnings.push(
+            "the rotary frequencies (inv_freq) are stored in bf16, which turns far positions by radians; \
+             results deviate from those of the published weights"
+                .into(),
+        );
+    }
+    warnings
 }

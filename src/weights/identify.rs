@@ -5,8 +5,8 @@ use super::WeightsError;
 use super::stored::{StoredDType, StoredTensor};
 use super::torch::FairEsmSettings;
 use crate::architecture::layout::{Expected, Need};
-use crate::architecture::names::Naming;
-use crate::architecture::{ModelConfig, ModelKind, config_json, layout};
+use crate::architecture::names::Scheme;
+use crate::architecture::{ModelConfig, ModelKind, config_json, foreign, layout};
 use crate::untrusted::{Shown, shown};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,17 +34,19 @@ fn config_error(path: &Path, what: impl Into<String>, hint: &str) -> WeightsErro
 }
 
 /// Determines the architecture: from config.json if there is one and the names are Hugging Face's,
-/// or else from names and shapes. `path` is named in errors about the tensors.
+/// or else from names and shapes. `beside` are the tensors that are not of the model. `path` is named
+/// in errors about the tensors.
 pub(super) fn determine(
     tensors: &Tensors,
-    naming: Naming,
-    settings: FairEsmSettings,
+    beside: &[Located],
+    scheme: Scheme,
+    settings: &FairEsmSettings,
     config: Option<(&Path, &[u8])>,
     path: &Path,
 ) -> Result<ModelConfig, WeightsError> {
     let kind = kind_of_names(tensors);
     let (found, origin) = match config {
-        Some((file, json)) if naming == Naming::HuggingFace => {
+        Some((file, json)) if scheme == Scheme::HuggingFace => {
             let found =
                 config_json::read(json, kind).map_err(|(what, hint)| WeightsError::Config {
                     path: file.to_owned(),
@@ -53,8 +55,22 @@ pub(super) fn determine(
                 })?;
             (found, file)
         }
-        _ => (infer(tensors, kind, settings, path)?, path),
+        _ => {
+            if scheme == Scheme::FairEsm && kind == Some(ModelKind::Esm2) {
+                refuse_esm1(tensors, settings, path)?;
+            }
+            let kind = kind.ok_or_else(|| unknown(tensors, beside, path))?;
+            (infer(tensors, kind, settings, path)?, path)
+        }
     };
+    let own = crate::sequence::tokenizer::esm::VOCABULARY.len();
+    if found.kind == ModelKind::Esm2 && (1..own).contains(&found.vocab) {
+        let what = format!(
+            "the vocabulary has {} tokens, and ESM-2's has {own}: the model reads other tokens than ESM-2",
+            found.vocab
+        );
+        return Err(config_error(origin, what, foreign::GIVE_ANOTHER));
+    }
     found
         .validate()
         .map_err(|what| config_error(origin, what, "the file is damaged; download it again"))?;
@@ -88,21 +104,78 @@ fn kind_of_names(tensors: &Tensors) -> Option<ModelKind> {
     }
 }
 
+/// Refuses an ESM-1b or ESM-1v, which under fair-esm's names has the tensors of an ESM-2 and a table
+/// of learned positions. Hugging Face's files of ESM-2 hold such a table as well, and do not use it;
+/// fair-esm's do not hold one.
+fn refuse_esm1(
+    tensors: &Tensors,
+    settings: &FairEsmSettings,
+    path: &Path,
+) -> Result<(), WeightsError> {
+    let any = |test: fn(&str) -> bool| tensors.keys().any(|name| test(name));
+    let positions = any(|name| name.starts_with("embeddings.position_embeddings."));
+    let norm_before = any(|name| name.starts_with("emb_layer_norm_before"));
+    // The name of the architecture alone says little: it is a setting of the training script.
+    let arch = settings.arch.as_deref();
+    let by_arch = arch == Some("roberta_large") && !any(|name| name.ends_with("inv_freq"));
+    if !positions && !norm_before && !by_arch {
+        return Ok(());
+    }
+    let signs = match (positions, norm_before) {
+        (true, _) => "learned absolute positions",
+        (_, true) => "a LayerNorm before the layers",
+        _ => "no rotary positions",
+    };
+    let arch = arch.map_or_else(String::new, |arch| format!(", arch {}", Shown(arch)));
+    let what = format!(
+        "this is an ESM-1b or ESM-1v ({signs}{arch}); of these models only ESM-2 is computed"
+    );
+    Err(config_error(path, what, foreign::GIVE_ANOTHER))
+}
+
+/// Names the model in an error about tensors or config.json, where the tensors show which it is.
+pub(super) fn named<'a>(
+    error: WeightsError,
+    all: impl Iterator<Item = &'a Located>,
+    root: &Path,
+) -> WeightsError {
+    let tensors: Vec<(&str, &[usize])> = all
+        .map(|t| (t.stored.name.as_str(), t.stored.shape.as_slice()))
+        .collect();
+    let Some(name) = foreign::by_tensors(&tensors) else {
+        return error;
+    };
+    match error {
+        WeightsError::Config { path, what, .. } if !what.contains("this is ") => {
+            let what = format!("{what}; by its tensors this is {name}, which is not computed here");
+            config_error(&path, what, foreign::GIVE_ANOTHER)
+        }
+        WeightsError::Missing { .. } | WeightsError::Extra { .. } | WeightsError::Shape { .. } => {
+            let what = format!("by its tensors this is {name}, which is not computed here");
+            config_error(root, what, foreign::GIVE_ANOTHER)
+        }
+        error => error,
+    }
+}
+
+/// The error for tensors that show no architecture.
+fn unknown(tensors: &Tensors, beside: &[Located], path: &Path) -> WeightsError {
+    let names = beside.iter().map(|t| t.stored.name.as_str());
+    let first = tensors.keys().map(String::as_str).chain(names).min();
+    let what = format!(
+        "these {} tensors are neither an ESM-2's nor a DNABERT-S's or DNABERT-2's (the first is {})",
+        tensors.len() + beside.len(),
+        Shown(first.unwrap_or("none"))
+    );
+    config_error(path, what, foreign::GIVE_ANOTHER)
+}
+
 fn infer(
     tensors: &Tensors,
-    kind: Option<ModelKind>,
-    settings: FairEsmSettings,
+    kind: ModelKind,
+    settings: &FairEsmSettings,
     path: &Path,
 ) -> Result<ModelConfig, WeightsError> {
-    let kind = kind.ok_or_else(|| {
-        let first = tensors.keys().next().map_or("none", String::as_str);
-        let what = format!(
-            "these {} tensors are neither an ESM-2's nor a DNABERT-S's or DNABERT-2's (the first is {})",
-            tensors.len(),
-            Shown(first)
-        );
-        config_error(path, what, "give one of these models; ESM-1, ESM C, BERT and others are not computed here")
-    })?;
     let shape = |name: &str, dimensions: usize| match tensors
         .get(name)
         .map(|t| t.stored.shape.as_slice())
@@ -196,10 +269,12 @@ fn layer_number(name: &str) -> Option<usize> {
 
 /// Checks the tensors against the architecture: every needed tensor is there, in its shape and in a
 /// usable format, and there is no tensor without a place. `file` gives the file of a tensor; errors
-/// about missing tensors name `root`.
+/// about missing tensors name `root`. `misplaced` are tensors of the model's names that stand beside
+/// it.
 pub(super) fn check(
     config: &ModelConfig,
     tensors: &Tensors,
+    misplaced: &[Located],
     file: impl Fn(&Located) -> std::path::PathBuf,
     root: &Path,
 ) -> Result<(), WeightsError> {
@@ -245,6 +320,7 @@ pub(super) fn check(
         .iter()
         .filter(|(name, _)| !expected.contains_key(*name) && !layout::is_known_and_ignored(name))
         .map(|(_, t)| t)
+        .chain(misplaced)
         .collect();
     if let Some(t) = extra.first() {
         return Err(WeightsError::Extra {

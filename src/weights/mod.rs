@@ -4,8 +4,12 @@
 //! |---|---|
 //! | `checkpoint` | opens a model's weights, whatever files they are stored in: [`Checkpoint`] |
 //! | `source` | finds the files behind a path |
+//! | `hub` | names of the Hugging Face Hub, folders of its cache, and adapters |
+//! | `format` | tells the format of a file, and names files that hold no weights |
 //! | `safetensors`, `torch` | read the two formats: where in a file each tensor lies |
 //! | `stored` | describes the tensors of a file, whatever its format |
+//! | `backbone` | separates the model's tensors from heads and other things beside it |
+//! | `vocabulary` | checks that a model reads ESM-2's tokens |
 //! | `identify` | determines the architecture and checks the tensors against it |
 //! | `frequencies` | checks that all layers have the same rotary frequencies |
 //! | `mapped`, `tensor` | mapped files and the tensors in them; all `unsafe` code is in `mapped` |
@@ -21,10 +25,13 @@
 //! remedy, and no pickle is executed. The fuzzers call [`read_index`], [`check_pickle`] and
 //! [`pickle_text`].
 
+mod backbone;
 mod checkpoint;
 mod error;
+mod format;
 mod frequencies;
 mod hash;
+mod hub;
 mod identify;
 mod mapped;
 pub mod random;
@@ -34,10 +41,12 @@ mod stored;
 mod summary;
 mod tensor;
 mod torch;
+mod vocabulary;
 pub mod write;
 
-pub use checkpoint::{Checkpoint, TensorInfo, read_index};
+pub use checkpoint::{Checkpoint, TensorInfo};
 pub use error::WeightsError;
+pub use format::read_index;
 pub use mapped::Mapped;
 pub use safetensors::read_header as read_safetensors_header;
 pub use stored::{Malformed, StoredDType, StoredTensor};

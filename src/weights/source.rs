@@ -1,15 +1,18 @@
 //! Finds the files of one checkpoint behind a path.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 use super::WeightsError;
+use super::hub;
+use super::identify::Located;
 use super::stored::fitting_name;
 use crate::untrusted::{Shown, file, shown};
 
@@ -36,11 +39,15 @@ pub(super) struct Source {
 impl Source {
     /// Finds the files behind `path`: a folder, one file of tensors, or an index.
     pub fn find(path: &Path) -> Result<Self, WeightsError> {
-        if file::metadata(path)
-            .map_err(WeightsError::read(path))?
-            .is_dir()
-        {
-            let inside = in_folder(path)?;
+        let metadata = file::metadata(path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => {
+                hub::absent(path).unwrap_or_else(|| WeightsError::read(path)(error))
+            }
+            _ => WeightsError::read(path)(error),
+        })?;
+        if metadata.is_dir() {
+            let folder = hub::snapshot(path)?;
+            let inside = in_folder(&folder)?;
             return Source::file(&inside, path.to_owned());
         }
         Source::file(path, path.to_owned())
@@ -54,6 +61,7 @@ impl Source {
         if path.extension().is_some_and(|e| e == "json") {
             let map = weight_map(path)?;
             let names: BTreeSet<&String> = map.values().collect();
+            check_shards(path, &folder, &names)?;
             let files = names.into_iter().map(|name| folder.join(name)).collect();
             return Ok(Source {
                 folder,
@@ -70,6 +78,31 @@ impl Source {
         })
     }
 
+    /// Checks that every tensor of the index is in the file that the index gives for it.
+    pub fn check_index(&self, stored: &[Located]) -> Result<(), WeightsError> {
+        let Some((_, map)) = &self.index else {
+            return Ok(());
+        };
+        let there: HashSet<(&str, &Path)> = stored
+            .iter()
+            .map(|t| (t.stored.name.as_str(), self.files[t.file].as_path()))
+            .collect();
+        for (tensor, name) in map {
+            let path = self.folder.join(name);
+            if !there.contains(&(tensor.as_str(), path.as_path())) {
+                return Err(WeightsError::Format {
+                    path,
+                    what: format!(
+                        "tensor {} is missing, which the index has in this file",
+                        Shown(tensor)
+                    ),
+                    hint: "download this shard and the index again".into(),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// The path of a file beside the weights, if the file is there.
     ///
     /// # Errors
@@ -82,6 +115,37 @@ impl Source {
     }
 }
 
+/// Checks that the files that an index lists are there.
+fn check_shards(
+    index: &Path,
+    folder: &Path,
+    names: &BTreeSet<&String>,
+) -> Result<(), WeightsError> {
+    let mut absent = Vec::new();
+    for name in names {
+        let path = folder.join(name);
+        if !file::is_there(&path).map_err(WeightsError::read(&path))? {
+            absent.push(*name);
+        }
+    }
+    let (first, more) = match absent.as_slice() {
+        [] => return Ok(()),
+        [only] => (only, " is not there".to_owned()),
+        [first, rest @ ..] => (first, format!(" and {} more are not there", rest.len())),
+    };
+    Err(WeightsError::Format {
+        path: index.to_owned(),
+        what: format!(
+            "the index lists {} files, {}{more}",
+            names.len(),
+            Shown(first)
+        ),
+        hint:
+            "download what is missing into the same folder; every file of a sharded model is needed"
+                .into(),
+    })
+}
+
 /// Finds the one set of weights in a folder. If a folder has the same weights in several formats,
 /// the first name of this list is taken.
 fn in_folder(folder: &Path) -> Result<PathBuf, WeightsError> {
@@ -91,12 +155,16 @@ fn in_folder(folder: &Path) -> Result<PathBuf, WeightsError> {
         "pytorch_model.bin",
         "pytorch_model.bin.index.json",
     ];
-    for path in KNOWN.iter().map(|name| folder.join(name)) {
+    for name in KNOWN {
+        let path = folder.join(name);
         // A file that cannot be examined is an error: it must not give way to weights in another
         // format.
         if file::is_regular(&path).map_err(WeightsError::read(&path))? {
-            return Ok(path);
+            return hub::adapter(folder, Some(name))?.map_or(Ok(path), Err);
         }
+    }
+    if let Some(error) = hub::adapter(folder, None)? {
+        return Err(error);
     }
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(WeightsError::read(folder))? {
@@ -126,6 +194,9 @@ fn in_folder(folder: &Path) -> Result<PathBuf, WeightsError> {
                 });
             }
         }
+    }
+    if let Some(error) = hub::weights_below(folder, &KNOWN)? {
+        return Err(error);
     }
     let what = match names.is_empty() {
         true => "the folder is empty".to_owned(),
@@ -190,20 +261,29 @@ impl<'de> Visitor<'de> for WeightMapVisitor {
 }
 
 fn weight_map(path: &Path) -> Result<BTreeMap<String, String>, WeightsError> {
-    let wrong = |what: String| WeightsError::Format {
+    let wrong = |what: String, hint: &str| WeightsError::Format {
         path: path.to_owned(),
         what,
-        hint: "the index is damaged or of another sort; download it again".into(),
+        hint: hint.into(),
     };
+    const DAMAGED: &str = "the index is damaged or of another sort; download it again";
     let bytes = read_json(path, LONGEST_INDEX)?;
     let Index { weight_map } = serde_json::from_slice(&bytes).map_err(|error| {
-        wrong(format!(
+        let what = format!(
             "this is no index of a sharded checkpoint: {}",
             shown::parser(&error)
-        ))
+        );
+        // A folder's config.json, of which users give the path, is JSON as well.
+        match error.to_string().starts_with("missing field") {
+            true => wrong(
+                what,
+                "give the folder that holds the weights, or a file of weights",
+            ),
+            false => wrong(what, DAMAGED),
+        }
     })?;
     if weight_map.0.is_empty() {
-        return Err(wrong("the index lists no tensors".into()));
+        return Err(wrong("the index lists no tensors".into(), DAMAGED));
     }
     Ok(weight_map.0)
 }

@@ -520,12 +520,21 @@ fn no_file_writes_on_the_terminal() {
     let escaped = Value::from(HOSTILE).to_string();
     rename(r#""esm.encoder.layer.0.output.dense.bias""#, &escaped);
     has(&refused(dir.path()), &["missing"]);
-    let extra = format!(r#"{{{escaped}:{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}},"#);
-    rename("{", &extra);
+    let first = |name: &str| {
+        let name = Value::from(name);
+        format!(r#"{{{name}:{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}},"#)
+    };
+    rename("{", &first(&format!("esm.{HOSTILE}")));
     has(
         &refused(dir.path()),
-        &["no place in this model", r"x\n\u{1b}[36;1m"],
+        &["no place in this model", r"esm.x\n\u{1b}[36;1m"],
     );
+    // Beside the model it is no error, and a warning names it.
+    rename("{", &first(HOSTILE));
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let warning = &checkpoint.warnings()[0];
+    fit_for_a_terminal(warning);
+    has(warning, &["not used", r"x\n\u{1b}[36;1m"]);
     rename("[16,64]", "[64,16]");
     has(
         &refused(dir.path()),
@@ -695,7 +704,7 @@ fn numbers_beyond_reason_are_refused() {
             "intermediate size is 18446744073709551615",
         ),
         ("vocab_size", json!(1 << 21), "vocabulary size is 2097152"),
-        ("mask_token_id", json!(33), "mask token is 33"),
+        ("mask_token_id", json!(33), "mask_token_id is 33"),
     ] {
         let mut config = config.clone();
         config[key] = value;

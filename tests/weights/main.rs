@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
+mod foreign;
 mod formats;
 mod hostile;
 mod pickle_values;

@@ -24,8 +24,8 @@ const BLOCK: usize = 1 << 20;
 ///
 /// Tensors get Hugging Face's names. With --dtype, the error that the rounding introduces is
 /// printed. Rotary frequencies stay in f32, in which they are exact: in bf16 they would turn far
-/// positions by radians. Heads for other tasks are kept; tables that the architecture does not read
-/// are left out.
+/// positions by radians. Known heads for other tasks are kept; tables that the architecture does not
+/// read, and tensors of your own beside the model, are left out.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -156,6 +156,10 @@ fn plan(checkpoint: &Checkpoint, dtype: Option<DType>) -> Vec<(Tensor, Planned)>
     let embedding = checkpoint.optional("embeddings.word_embeddings.weight");
     let mut plan = Vec::new();
     for name in names {
+        if checkpoint.is_beside(&name) {
+            eprintln!("left out: {}, which is no part of the model", Shown(&name));
+            continue;
+        }
         let Some(tensor) = checkpoint.optional(&name) else {
             if !known.contains(&name) {
                 eprintln!(
@@ -198,7 +202,7 @@ fn plan(checkpoint: &Checkpoint, dtype: Option<DType>) -> Vec<(Tensor, Planned)>
     plan
 }
 
-/// Writes config.json and tokenizer.json beside the new weights. Files of other models are replaced
+/// Writes config.json and the files of the tokenizer beside the new weights. Files of other models are replaced
 /// only with `force`.
 fn copy_beside(
     checkpoint: &Checkpoint,
@@ -214,9 +218,17 @@ fn copy_beside(
             config_json::write(checkpoint.config(), dtype)
         }
     };
-    let mut files = vec![("config.json", config)];
-    if let Some(path) = checkpoint.tokenizer_path() {
-        files.push(("tokenizer.json", read(&path)?));
+    let mut files: Vec<(PathBuf, Vec<u8>)> = vec![("config.json".into(), config)];
+    // Beside a file with fair-esm's names, a tokenizer belongs to another model.
+    let own = checkpoint.config().kind == ModelKind::Dnabert || checkpoint.config_path().is_some();
+    if let Some(path) = checkpoint.tokenizer_path().filter(|_| own) {
+        files.push(("tokenizer.json".into(), read(&path)?));
+    }
+    for path in checkpoint.vocabulary_paths() {
+        let name = path.file_name().unwrap_or_default();
+        if files.iter().all(|(other, _)| other.as_os_str() != name) {
+            files.push((name.into(), read(path)?));
+        }
     }
     for (name, bytes) in files {
         let path = folder.join(name);

@@ -139,6 +139,58 @@ fn convert_keeps_every_value_unless_told_otherwise() {
     assert_eq!(tokenizer(dnabert.path()), tokenizer(&out.path().join("b")));
 }
 
+/// A vocabulary with more tokens than ESM-2's, and a head of one's own.
+#[test]
+fn a_converted_model_still_opens() {
+    let mut config = small();
+    config.vocab = 40;
+    let dir = model(config.clone());
+    let path = dir.path().join("model.safetensors");
+    // The last tensor gets a name outside the model.
+    let bytes = fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header = String::from_utf8(bytes[8..8 + length].to_vec()).unwrap();
+    let mut header: serde_json::Value = serde_json::from_str(&header).unwrap();
+    let end = bytes.len() - 8 - length;
+    header["regressor.bias"] =
+        serde_json::json!({"dtype": "F32", "shape": [1], "data_offsets": [end, end + 4]});
+    let header = header.to_string();
+    let more = [
+        &(header.len() as u64).to_le_bytes()[..],
+        header.as_bytes(),
+        &bytes[8 + length..],
+        &[0; 4],
+    ];
+    fs::write(&path, more.concat()).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("new").join("model.safetensors");
+    let args = ["convert", text(dir.path()), "--out", text(&file)];
+    let (code, _, stderr) = outcome(&args);
+    assert!(code == 4 && stderr.contains("has 40 tokens"), "{stderr}");
+    let tokens = seqstream::sequence::tokenizer::esm::VOCABULARY.join("\n");
+    fs::write(dir.path().join("vocab.txt"), &tokens).unwrap();
+    let (code, _, stderr) = outcome(&args);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(
+        stderr.contains("left out: regressor.bias, which is no part of the model"),
+        "{stderr}"
+    );
+    let copied = fs::read_to_string(out.path().join("new/vocab.txt")).unwrap();
+    assert_eq!(copied, tokens);
+    let converted = Checkpoint::open(file.parent().unwrap()).unwrap();
+    assert_eq!(converted.config(), &config);
+    assert_eq!(converted.warnings(), &[] as &[String]);
+    for command in ["inspect", "verify"] {
+        let (code, stdout, stderr) = outcome(&[command, text(dir.path())]);
+        assert_eq!(code, 0);
+        let said = format!("{stdout}{stderr}");
+        assert!(
+            said.contains("warning: a tensor beside the model is not used: regressor.bias [1]"),
+            "{said}"
+        );
+    }
+}
+
 #[test]
 fn convert_prints_the_error_it_introduces() {
     let dir = model(small());

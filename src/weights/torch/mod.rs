@@ -3,6 +3,7 @@
 //!
 //! Nothing is unpacked: the archive is mapped, and a tensor is a range of its bytes.
 
+mod contents;
 mod pickle;
 mod value;
 
@@ -15,6 +16,8 @@ use zip::{CompressionMethod, ZipArchive};
 
 use super::stored::{MOST_TENSORS, Malformed, StoredTensor, element_count, fitting_name};
 use crate::untrusted::{Shown, shown};
+pub use contents::FairEsmSettings;
+use contents::{no_state_dict, settings, state_dict};
 use pickle::Pickle;
 use value::{Id, Storage, TensorView, Value};
 
@@ -25,19 +28,6 @@ pub struct TorchFile {
     pub tensors: Vec<StoredTensor>,
     /// The settings that fair-esm stores beside the weights; empty in other files.
     pub settings: FairEsmSettings,
-}
-
-/// The settings of a fair-esm checkpoint's architecture, as far as they can be read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FairEsmSettings {
-    /// Number of layers: `encoder_layers`.
-    pub layers: Option<usize>,
-    /// Model width: `encoder_embed_dim`.
-    pub hidden: Option<usize>,
-    /// Number of attention heads: `encoder_attention_heads`.
-    pub heads: Option<usize>,
-    /// Whether the model uses token dropout: `token_dropout`.
-    pub token_dropout: Option<bool>,
 }
 
 /// Returns whether these bytes begin a zip archive.
@@ -184,55 +174,6 @@ fn text(pickle: &Pickle, id: Id, depth: usize, out: &mut String) {
             )
         }
     };
-}
-
-fn no_state_dict() -> Malformed {
-    Malformed::new(
-        "the checkpoint holds no dict of tensors",
-        "save the model's state_dict() and not the model or the trainer itself",
-    )
-}
-
-/// Finds the dict of tensors: the value that fair-esm keeps under `model` and others keep under
-/// `state_dict`, or else the root itself.
-fn state_dict(pickle: &Pickle) -> Result<Id, Malformed> {
-    let root = pickle.root();
-    let nested = ["model", "state_dict"]
-        .iter()
-        .filter_map(|key| pickle.entry(root, key));
-    let mut dicts = nested.filter(|id| matches!(pickle.get(*id), Value::Dict(_)));
-    match (dicts.next(), pickle.get(root)) {
-        (Some(id), _) => Ok(id),
-        (None, Value::Dict(_)) => Ok(root),
-        (None, _) => Err(no_state_dict()),
-    }
-}
-
-fn settings(pickle: &Pickle) -> FairEsmSettings {
-    let root = pickle.root();
-    // omegaconf keeps the entries of a config under `_content`, and a value under `_val`.
-    let inside = |id: Id| pickle.entry(id, "_content").unwrap_or(id);
-    let model = match (pickle.entry(root, "cfg"), pickle.entry(root, "args")) {
-        (Some(cfg), _) => pickle.entry(inside(cfg), "model").map(inside),
-        (None, args) => args,
-    };
-    let field = |name: &str| {
-        let id = pickle.entry(model?, name)?;
-        Some(pickle.get(pickle.entry(id, "_val").unwrap_or(id)))
-    };
-    let number = |name: &str| match field(name) {
-        Some(Value::Int(n)) => usize::try_from(*n).ok(),
-        _ => None,
-    };
-    FairEsmSettings {
-        layers: number("encoder_layers"),
-        hidden: number("encoder_embed_dim"),
-        heads: number("encoder_attention_heads"),
-        token_dropout: match field("token_dropout") {
-            Some(Value::Bool(b)) => Some(*b),
-            _ => None,
-        },
-    }
 }
 
 /// The zip archive that holds a checkpoint.
