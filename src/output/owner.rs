@@ -233,7 +233,7 @@ mod tests {
         );
         assert_eq!(
             Owner {
-                start,
+                start: ours.start - 1,
                 ..ours.clone()
             }
             .state(),
