@@ -19,7 +19,11 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let (mut names, mut sequences) = (Vec::new(), Vec::new());
     for record in SequenceReader::new(vec![Input::from(&fasta)]) {
-        let record = record?;
+        let record = record.inspect_err(|error| {
+            // A program can say where the file has to be mended.
+            let line = error.place().map_or(0, |place| place.line);
+            eprintln!("mend {} at line {line}", error.file());
+        })?;
         names.push(record.id);
         sequences.push(record.sequence);
     }

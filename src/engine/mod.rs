@@ -223,8 +223,9 @@ fn fleet(models: Vec<Model<Cuda>>, dtype: DType, job: &Job) -> Result<Engine, En
         ordinals.join(", "),
         first.backend().library()
     );
-    let capacity = models.iter().map(|m| m.limits().tokens).min().unwrap_or(0);
     let fleet = Fleet::new(models).ok_or(EngineError::NoDevice)?;
+    let tokens = fleet.members().map(|m| m.limits().tokens);
+    let capacity = tokens.min().unwrap_or(0);
     Ok(Engine {
         embedder: Box::new(fleet),
         identity,

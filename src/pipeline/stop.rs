@@ -13,7 +13,17 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::system::signals::is_ignored;
 
-/// Whether the job has been asked to stop. Clones share the same state.
+/// Whether the job has been asked to stop. Clones share the same state, so a program keeps one and
+/// gives the other to the job:
+///
+/// ```
+/// use seqstream::pipeline::Stop;
+///
+/// let stop = Stop::new();
+/// let of_the_job = stop.clone();
+/// stop.request(15); // as if SIGTERM had arrived
+/// assert_eq!(of_the_job.requested(), Some(15));
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Stop(Arc<AtomicUsize>);
 
