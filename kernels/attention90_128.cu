@@ -1,7 +1,12 @@
-// Attention with heads of 128 columns for Hopper, f16 and bf16: attention90_heads.cuh.
-#include "attention90_heads.cuh"
+// Attention with heads of 128 columns for Hopper, f16 and bf16: attention90_heads.cuh, and by tensor copies attention90_tensor.cuh.
+#include "attention90_tensor.cuh"
 
 constexpr int THREADS = Shape90<128>::THREADS;
 
 KERNEL_RESIDENT(attention90_f16_128, AttentionParams, THREADS, 1, (attention90_heads<__half, 128>))
 KERNEL_RESIDENT(attention90_bf16_128, AttentionParams, THREADS, 1, (attention90_heads<__nv_bfloat16, 128>))
+
+constexpr int TENSOR_THREADS = TensorShape90<128>::THREADS;
+
+KERNEL_RESIDENT(attention90_f16_128_tensor, AttentionTensorParams, TENSOR_THREADS, 1, (attention90_tensor<__half, 128>))
+KERNEL_RESIDENT(attention90_bf16_128_tensor, AttentionTensorParams, TENSOR_THREADS, 1, (attention90_tensor<__nv_bfloat16, 128>))

@@ -1,7 +1,12 @@
-// Attention with heads of 64 columns for Hopper, f16 and bf16: attention90.cuh.
-#include "attention90.cuh"
+// Attention with heads of 64 columns for Hopper, f16 and bf16: attention90.cuh, and by tensor copies attention90_tensor.cuh.
+#include "attention90_tensor.cuh"
 
 constexpr int THREADS = 128 * (1 + HOPPER_CONSUMERS);
 
 KERNEL_RESIDENT(attention90_f16_64, AttentionParams, THREADS, 1, (attention90<__half>))
 KERNEL_RESIDENT(attention90_bf16_64, AttentionParams, THREADS, 1, (attention90<__nv_bfloat16>))
+
+constexpr int TENSOR_THREADS = TensorShape90<64>::THREADS;
+
+KERNEL_RESIDENT(attention90_f16_64_tensor, AttentionTensorParams, TENSOR_THREADS, 1, (attention90_tensor<__half, 64>))
+KERNEL_RESIDENT(attention90_bf16_64_tensor, AttentionTensorParams, TENSOR_THREADS, 1, (attention90_tensor<__nv_bfloat16, 64>))

@@ -81,16 +81,24 @@ template <typename T, class S> struct Rows90 {
             for (int b = 0; b < 2 * S::DEPTH; b++) // blocks of 8 columns
                 q[b / 2][r + b % 2 * 2] =
                     8 * b < D ? *reinterpret_cast<const uint32_t *>(q0 + at_row[r] * stride + 2 * t + 8 * b) : 0;
-        if (rotary) {
-            if constexpr (D % 16 == 0)
-                rotate(rotary, at_row, t);
-            else
-                rotate_24(rotary, at_row, t);
-        }
+        if (rotary) rotate_any(rotary, row, rows, t);
+        clear();
+    }
+
+    // No keys have been met.
+    __device__ __forceinline__ void clear() {
 #pragma unroll
         for (int i = 0; i < D / 2; i++) o[i] = 0;
         row_max[0] = row_max[1] = -INFINITY;
         row_sum[0] = row_sum[1] = 0;
+    }
+
+    __device__ __forceinline__ void rotate_any(const float2 *rotary, int row, int rows, int t) {
+        const int at_row[2] = {row < rows ? row : 0, row + 8 < rows ? row + 8 : 0};
+        if constexpr (D % 16 == 0)
+            rotate(rotary, at_row, t);
+        else
+            rotate_24(rotary, at_row, t);
     }
 
     // Both columns of a pair are the same thread's.
@@ -197,15 +205,25 @@ template <typename T, class S> struct Rows90 {
     template <int KEYS>
     __device__ __forceinline__ void meet(uint64_t keys, uint64_t values, int valid, float apart, float slope,
                                          float scale2, int t) {
-        constexpr int SPAN_DEPTH = S::SPAN / 32; // products of 16 columns, a span
         float s[KEYS / 2];
+        scores<KEYS>(s, keys);
+        softmax<KEYS>(s, valid, apart, slope, scale2, t);
+        sum<KEYS>(s, values);
+    }
+
+    // The products with a tile of keys.
+    template <int KEYS> __device__ __forceinline__ void scores(float (&s)[KEYS / 2], uint64_t keys) {
+        constexpr int SPAN_DEPTH = S::SPAN / 32; // products of 16 columns, a span
         wg_fence();
 #pragma unroll
         for (int k = 0; k < S::DEPTH; k++)
             wgmma_rs<T, KEYS, 0>(s, q[k], keys + k / SPAN_DEPTH * (S::KEYS * S::SPAN / 16) + k % SPAN_DEPTH * 2, k > 0);
         wg_commit();
         wg_wait<0>();
-        softmax<KEYS>(s, valid, apart, slope, scale2, t);
+    }
+
+    // Adds the products of weights and a tile of values.
+    template <int KEYS> __device__ __forceinline__ void sum(const float (&s)[KEYS / 2], uint64_t values) {
         uint32_t p[KEYS / 16][4];
 #pragma unroll
         for (int i = 0; i < KEYS / 4; i++) p[i / 4][i % 4] = pack2<T>(s[2 * i], s[2 * i + 1]);

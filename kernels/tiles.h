@@ -91,6 +91,33 @@ constexpr HopperTile hopper_tile(int head_dim) {
         if (tile.head_dim == head_dim) return tile;
     return {0, 0, 0, 0, 0, 0, 0};
 }
+// The kernels for Hopper by tensor copies (attention90_tensor.cuh): where keys are not to be rotated, or have been.
+struct TensorTile {
+    int head_dim;
+    int consumers; // warpgroups of 64 queries; one more produces
+    int stages;    // tiles of TENSOR_ROWS keys, and of values
+    int split;     // 1: keys and values have barriers of their own
+    int consumer_registers;
+    int producer_registers;
+};
+
+// As above. Nothing has to stay in the ring: what a copy of keys costs is a few instructions of one warp, and the bytes
+// come from L2. So an item has no more queries than one pass takes.
+constexpr TensorTile TENSOR_TILES[] = {
+    // One more consumer than has room beside a producer that computes: at length 350 130 TFLOP/s instead of 120.
+    {16, 6, 24, 0, 80, 24},
+    {24, 5, 20, 0, 88, 40},
+    {32, 5, 20, 0, 88, 40},
+    {64, 4, 10, 1, 112, 32},
+    {128, 3, 5, 1, 160, 32},
+};
+constexpr int TENSOR_ROWS = 64; // of a tile of queries, keys or values: what a tensor copy brings
+
+constexpr TensorTile tensor_tile(int head_dim) {
+    for (const TensorTile &tile : TENSOR_TILES)
+        if (tile.head_dim == head_dim) return tile;
+    return {0, 0, 0, 0, 0, 0};
+}
 // Columns of a row in shared memory: what wgmma reads has rows of 32, 64 or 128 bytes.
 constexpr int hopper_columns(int head_dim) {
     return head_dim <= 16 ? 16 : head_dim <= 32 ? 32 : (head_dim + 63) / 64 * 64;
@@ -99,6 +126,12 @@ constexpr int hopper_columns(int head_dim) {
 constexpr int hopper_shared_bytes(const HopperTile &tile) {
     return tile.stages * 2 * tile.keys * hopper_columns(tile.head_dim) * 2 + (HOPPER_AHEAD + 1) * 3 * 128 * 16 +
            tile.stages * 2 * 8;
+}
+
+// The ring, a tile of queries for each consumer, the barriers.
+constexpr int tensor_shared_bytes(const TensorTile &tile) {
+    return (tile.stages * 2 + tile.consumers) * TENSOR_ROWS * hopper_columns(tile.head_dim) * 2 +
+           (tile.stages * 4 + tile.consumers * 2) * 8;
 }
 
 // The blocks of rotate_keys.cu that share the keys of a sequence.

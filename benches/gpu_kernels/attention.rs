@@ -138,16 +138,11 @@ pub fn attention_by(
         ..AttentionParams::default()
     };
     let mut launches: Vec<(Function, AttentionKernel, u64, u32)> = Vec::new();
-    let rotate = kernels.rotate.as_ref().filter(|_| work.rotated);
-    let lists = [
-        (rotate, items.address(), work.items.len()),
-        (Some(&kernels.long), items.address(), work.items.len()),
-        (kernels.short.as_ref(), slots.address(), work.short_items()),
-    ];
-    for (kernel, address, count) in lists {
+    let lists = work.counts().lists(items.address(), slots.address());
+    for (kernel, (address, count)) in kernels.launches().into_iter().zip(lists) {
         if let Some(kernel) = kernel.filter(|_| count > 0) {
             let function = device.function(&kernel.source, &kernel.name, kernel.shared)?;
-            launches.push((function, kernel.clone(), address, count as u32));
+            launches.push((function, kernel.clone(), address, count));
         }
     }
     let squares: f64 = lengths.iter().map(|l| (*l as f64).powi(2)).sum();
@@ -163,16 +158,16 @@ pub fn attention_by(
                     count: *count,
                     ..params
                 };
-                // SAFETY: as above.
-                unsafe {
-                    device.launch(
-                        function,
-                        kernel.blocks(params.heads, *count, multiprocessors),
-                        kernel.threads,
-                        kernel.shared,
-                        &params,
-                    )?
-                };
+                let blocks = kernel.blocks(params.heads, *count, multiprocessors);
+                let (threads, shared) = (kernel.threads, kernel.shared);
+                if kernel.tensor {
+                    let params = AttentionKernel::tensor_params(params, tokens, dtype)?;
+                    // SAFETY: as above.
+                    unsafe { device.launch(function, blocks, threads, shared, &params)? };
+                } else {
+                    // SAFETY: as above.
+                    unsafe { device.launch(function, blocks, threads, shared, &params)? };
+                }
             }
             Ok(())
         },

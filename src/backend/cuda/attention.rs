@@ -6,8 +6,11 @@
 
 use std::ops::Range;
 
-use super::params::{AttentionItem, AttentionSlot};
+use super::params::{
+    AttentionItem, AttentionParams, AttentionSlot, AttentionTensorParams, TensorMap as MapWords,
+};
 use crate::dtype::DType;
+use crate::gpu::driver::{DriverError, Element, PackedRows, Swizzle, TensorMap};
 
 /// `kernels/tiles.h`, where the reasons stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +84,40 @@ const HOPPER_TILES: [HopperTile; 4] = [
     hopper_tile([32, 5, 64, 20], [88, 40], 0),
     hopper_tile([128, 3, 64, 6], [160, 32], 384),
 ];
+/// What the kernels for Hopper by tensor copies take, and how: `kernels/tiles.h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct TensorTile {
+    head_dim: usize,
+    consumers: usize,
+    stages: usize,
+    split: usize,
+    consumer_registers: usize,
+    producer_registers: usize,
+}
+
+const fn tensor_tile(
+    [head_dim, consumers, stages, split]: [usize; 4],
+    [consumer_registers, producer_registers]: [usize; 2],
+) -> TensorTile {
+    TensorTile {
+        head_dim,
+        consumers,
+        stages,
+        split,
+        consumer_registers,
+        producer_registers,
+    }
+}
+
+const TENSOR_TILES: [TensorTile; 5] = [
+    tensor_tile([16, 6, 24, 0], [80, 24]),
+    tensor_tile([24, 5, 20, 0], [88, 40]),
+    tensor_tile([32, 5, 20, 0], [88, 40]),
+    tensor_tile([64, 4, 10, 1], [112, 32]),
+    tensor_tile([128, 3, 5, 1], [160, 32]),
+];
+/// Rows of queries, keys or values that one tensor copy brings.
+const TENSOR_ROWS: usize = 64;
 /// Blocks that rotate the keys of a sequence.
 const ROTATE_BLOCKS: u32 = 32;
 const ROTATE_THREADS: u32 = 256;
@@ -111,6 +148,9 @@ pub struct AttentionKernel {
     pub shared: u32,
     /// How many blocks a launch has.
     pub grid: Grid,
+    /// Whether its parameters are [`AttentionTensorParams`], which [`AttentionKernel::tensor_params`]
+    /// makes, and not [`AttentionParams`].
+    pub tensor: bool,
 }
 
 /// The blocks of a launch.
@@ -133,6 +173,65 @@ impl AttentionKernel {
             Grid::Items(blocks) => blocks * count,
         }
     }
+
+    /// Makes the parameters of a kernel that uses tensor copies, for a pass of this many tokens in
+    /// f16 or bf16.
+    ///
+    /// # Errors
+    /// Returns [`DriverError`] if the driver refuses a map of such a matrix.
+    pub fn tensor_params(
+        attention: AttentionParams,
+        tokens: usize,
+        dtype: DType,
+    ) -> Result<AttentionTensorParams, DriverError> {
+        let head_dim = attention.head_dim as usize;
+        let columns = head_dim.min(TENSOR_ROWS);
+        let map = TensorMap::packed(&PackedRows {
+            element: match dtype {
+                DType::F16 => Element::F16,
+                DType::Bf16 => Element::Bf16,
+                DType::F32 => Element::F32,
+            },
+            address: attention.qkv,
+            rows: tokens as u64,
+            blocks: 3 * u64::from(attention.heads) * head_dim.div_ceil(columns.max(1)) as u64,
+            columns: columns as u64,
+            box_rows: TENSOR_ROWS as u32,
+            box_columns: shared_columns(head_dim).min(64) as u32,
+            box_blocks: head_dim.div_ceil(64) as u32,
+            swizzle: match shared_columns(head_dim) {
+                16 => Swizzle::Bytes32,
+                32 => Swizzle::Bytes64,
+                _ => Swizzle::Bytes128,
+            },
+        })?;
+        Ok(AttentionTensorParams {
+            // SAFETY: both types are 128 bytes, which only the device interprets.
+            qkv: unsafe { std::mem::transmute::<TensorMap, MapWords>(map) },
+            attention,
+            ..AttentionTensorParams::default()
+        })
+    }
+}
+
+/// Columns of a row in shared memory that wgmma reads: rows of 32, 64 or a multiple of 128 bytes.
+fn shared_columns(head_dim: usize) -> usize {
+    match head_dim {
+        0..=16 => 16,
+        17..=32 => 32,
+        _ => head_dim.next_multiple_of(64),
+    }
+}
+
+/// The kernels for sequences that are too long for [`AttentionKernels::long`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FarKernels {
+    /// Rotates the keys of these sequences in place, before `attention` runs.
+    pub rotate: AttentionKernel,
+    /// Takes the first items of [`WorkList::items`].
+    pub attention: AttentionKernel,
+    /// Queries of an item, at most.
+    rows: usize,
 }
 
 /// The kernels for heads of one width and dtype.
@@ -144,10 +243,9 @@ pub struct AttentionKernels {
     pub short: Option<AttentionKernel>,
     /// The longest sequence that has slots, of at most 64; 0 where there is no short kernel.
     pub short_tokens: usize,
-    /// Rotates the keys of long sequences before the long kernel runs, and takes its items: where
-    /// [`WorkList::rotated`] says so.
-    pub rotate: Option<AttentionKernel>,
-    /// The longest sequence whose keys the long kernel rotates itself; used with `rotate` alone.
+    /// What sequences of more than `rotates` tokens have instead of the long kernel.
+    pub far: Option<FarKernels>,
+    /// The longest sequence of the long kernel; used with `far` alone.
     rotates: usize,
     /// Queries of an item, at most.
     rows: usize,
@@ -178,10 +276,11 @@ impl AttentionKernels {
                     threads: F32_THREADS,
                     shared: 4 * floats as u32,
                     grid: Grid::Heads,
+                    tensor: false,
                 },
                 short: None,
                 short_tokens: 0,
-                rotate: None,
+                far: None,
                 rotates: 0,
                 rows: F32_ROWS,
                 whole: 0,
@@ -203,9 +302,31 @@ impl AttentionKernels {
             threads: threads as u32,
             shared: shared(rows),
             grid: Grid::Heads,
+            tensor: false,
         };
         let short = exact.map(|_| kernel("_short", 32 * SHORT_SLOTS, 3 * SHORT_TOKENS));
         // sm_90a's code runs on 9.0 and nowhere else.
+        let tensor = TENSOR_TILES
+            .iter()
+            .find(|tile| tile.head_dim == head_dim && capability == (9, 0));
+        if let Some(tile) = tensor.filter(|_| !rotary) {
+            return Some(Self {
+                long: Self::tensor_kernel(tile, dtype),
+                short,
+                short_tokens: SHORT_TOKENS,
+                far: None,
+                rotates: 0,
+                rows: 64 * tile.consumers,
+                whole: 0,
+            });
+        }
+        let far = || {
+            tensor.map(|tile| FarKernels {
+                rotate: Self::rotate_kernel(head_dim, dtype),
+                attention: Self::tensor_kernel(tile, dtype),
+                rows: 64 * tile.consumers,
+            })
+        };
         if head_dim == HOPPER_HEAD_DIM && capability == (9, 0) {
             let barriers = HOPPER_STAGES * 2 * size_of::<u64>();
             // Of the tiles under way and the one that is rotated: a cosine and a sine, in f32, for two columns.
@@ -217,14 +338,11 @@ impl AttentionKernels {
                     threads: 128 * (1 + HOPPER_CONSUMERS) as u32,
                     shared: shared(2 * HOPPER_STAGES * HOPPER_KEYS) + (barriers + angles) as u32,
                     grid: Grid::Stay,
+                    tensor: false,
                 },
                 short,
-                short_tokens: if rotary {
-                    HOPPER_SHORT_TOKENS
-                } else {
-                    SHORT_TOKENS
-                },
-                rotate: rotary.then(|| Self::rotate_kernel(head_dim, dtype)),
+                short_tokens: HOPPER_SHORT_TOKENS,
+                far: far(),
                 rotates: HOPPER_ROTATES,
                 rows: 64 * HOPPER_CONSUMERS,
                 whole: HOPPER_WHOLE,
@@ -232,17 +350,10 @@ impl AttentionKernels {
         }
         let hopper = HOPPER_TILES.iter().find(|tile| tile.head_dim == head_dim);
         if let Some(tile) = hopper.filter(|_| capability == (9, 0)) {
-            // Rows of 32, 64 or a multiple of 128 bytes.
-            let columns = match head_dim {
-                0..=16 => 16,
-                17..=32 => 32,
-                _ => head_dim.next_multiple_of(64),
-            };
-            let ring = tile.stages * 2 * tile.keys * columns * dtype.size();
+            let ring = tile.stages * 2 * tile.keys * shared_columns(head_dim) * dtype.size();
             // Of the tiles under way and the one that is rotated, three times 16 bytes for each producing thread.
             let angles = (HOPPER_AHEAD + 1) * 3 * 128 * 16;
             let barriers = tile.stages * 2 * size_of::<u64>();
-            let ahead = rotary && tile.rotates > 0;
             return Some(Self {
                 long: AttentionKernel {
                     source: format!("attention90_{head_dim}"),
@@ -250,10 +361,11 @@ impl AttentionKernels {
                     threads: 128 * (1 + tile.consumers) as u32,
                     shared: (ring + angles + barriers) as u32,
                     grid: Grid::Stay,
+                    tensor: false,
                 },
                 short,
                 short_tokens: SHORT_TOKENS,
-                rotate: ahead.then(|| Self::rotate_kernel(head_dim, dtype)),
+                far: far().filter(|_| tile.rotates > 0),
                 rotates: tile.rotates,
                 rows: 64 * tile.consumers,
                 whole: tile.stages * tile.keys,
@@ -263,7 +375,7 @@ impl AttentionKernels {
             long: kernel("", 32 * tile.warps, pass + tile.stages * 2 * tile.keys),
             short_tokens: if short.is_some() { SHORT_TOKENS } else { 0 },
             short,
-            rotate: None,
+            far: None,
             rotates: 0,
             rows: pass,
             whole: tile.stages * tile.keys,
@@ -277,8 +389,27 @@ impl AttentionKernels {
         changed.contains(&self.long.source).then_some("attention90")
     }
 
+    /// The kernels in the order of their launches, as [`WorkCounts::lists`] has their work.
+    pub fn launches(&self) -> [Option<&AttentionKernel>; 4] {
+        let far = self.far.as_ref();
+        [
+            far.map(|far| &far.rotate),
+            far.map(|far| &far.attention),
+            Some(&self.long),
+            self.short.as_ref(),
+        ]
+    }
+
+    /// The kernels of a sequence of this length, if these are not the usual ones.
+    fn far(&self, length: usize) -> Option<&FarKernels> {
+        self.far.as_ref().filter(|_| length > self.rotates)
+    }
+
     /// The queries of each item of a sequence.
     fn pieces(&self, length: usize) -> Vec<Range<usize>> {
+        if let Some(far) = self.far(length) {
+            return Self::even_pieces(length, far.rows);
+        }
         if length <= self.whole {
             // One item, or none.
             return std::iter::once(0..length)
@@ -286,15 +417,34 @@ impl AttentionKernels {
                 .collect();
         }
         if self.long.grid == Grid::Stay {
-            // Its warpgroups take 64 queries each: no item has fewer turns than it must.
-            let turns = length.div_ceil(64);
-            let items = (64 * turns).div_ceil(self.rows.max(64));
-            let start = |item: usize| (64 * (item * turns / items)).min(length);
-            return (0..items).map(|i| start(i)..start(i + 1)).collect();
+            return Self::even_pieces(length, self.rows);
         }
         let rows = self.rows.max(1);
         let starts = (0..length).step_by(rows);
         starts.map(|row| row..(row + rows).min(length)).collect()
+    }
+
+    /// Warpgroups take 64 queries each: no item has fewer turns than it must.
+    fn even_pieces(length: usize, rows: usize) -> Vec<Range<usize>> {
+        let turns = length.div_ceil(64);
+        let items = (64 * turns).div_ceil(rows.max(64)).max(1);
+        let start = |item: usize| (64 * (item * turns / items)).min(length);
+        (0..items).map(|i| start(i)..start(i + 1)).collect()
+    }
+
+    fn tensor_kernel(tile: &TensorTile, dtype: DType) -> AttentionKernel {
+        let head_dim = tile.head_dim;
+        let tiles = 2 * tile.stages + tile.consumers;
+        let barriers = 4 * tile.stages + 2 * tile.consumers;
+        let tile_bytes = TENSOR_ROWS * shared_columns(head_dim) * dtype.size();
+        AttentionKernel {
+            source: format!("attention90_{head_dim}"),
+            name: format!("attention90_{}_{head_dim}_tensor", dtype.name()),
+            threads: 128 * (1 + tile.consumers) as u32,
+            shared: (tiles * tile_bytes + barriers * size_of::<u64>()) as u32,
+            grid: Grid::Stay,
+            tensor: true,
+        }
     }
 
     fn rotate_kernel(head_dim: usize, dtype: DType) -> AttentionKernel {
@@ -304,6 +454,7 @@ impl AttentionKernels {
             threads: ROTATE_THREADS,
             shared: 0,
             grid: Grid::Items(ROTATE_BLOCKS),
+            tensor: false,
         }
     }
 
@@ -319,7 +470,6 @@ impl AttentionKernels {
                 short[length.div_ceil(16)].push((first as u32, length as u16));
                 continue;
             }
-            work.rotated |= self.rotate.is_some() && length > self.rotates;
             for rows in self.pieces(length) {
                 work.items.push(AttentionItem {
                     first: first as u32,
@@ -331,7 +481,10 @@ impl AttentionKernels {
         }
         // Longest first: the short ones fill the gaps at the end.
         let cost = |item: &AttentionItem| u64::from(item.rows) * u64::from(item.length);
-        work.items.sort_by_key(|item| std::cmp::Reverse(cost(item)));
+        let far = |item: &AttentionItem| self.far(item.length as usize).is_some();
+        work.items
+            .sort_by_key(|item| std::cmp::Reverse((far(item), cost(item))));
+        work.far = work.items.partition_point(far);
         work.fill_slots(short);
         work
     }
@@ -340,23 +493,39 @@ impl AttentionKernels {
 /// The work of one batch, for every head alike.
 #[derive(Debug, Clone, Default)]
 pub struct WorkList {
-    /// For the long kernel, the most work first.
+    /// For the far kernels, the most work first; after these for the long kernel, in this order,
+    /// too.
     pub items: Vec<AttentionItem>,
+    /// How many items are for the far kernels.
+    pub far: usize,
     /// For the short kernel, [`WorkList::SLOTS`] of them an item.
     pub slots: Vec<AttentionSlot>,
-    /// Whether keys are to be rotated before: [`AttentionKernels::rotate`].
-    pub rotated: bool,
 }
 
 /// How much work there is, for a launch.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct WorkCounts {
+    /// Items of the far kernels.
+    pub far: usize,
     /// Items of the long kernel.
-    pub items: usize,
+    pub long: usize,
     /// Items of the short kernel.
-    pub short_items: usize,
-    /// [`WorkList::rotated`]
-    pub rotated: bool,
+    pub short: usize,
+}
+
+impl WorkCounts {
+    /// Where the items of each launch begin, and how many there are. `items` and `slots` are the
+    /// addresses of the two lists of a [`WorkList`].
+    pub fn lists(&self, items: u64, slots: u64) -> [(u64, u32); 4] {
+        let long = items + (self.far * size_of::<AttentionItem>()) as u64;
+        let (far, long_count) = (self.far as u32, self.long as u32);
+        [
+            (items, far),
+            (items, far),
+            (long, long_count),
+            (slots, self.short as u32),
+        ]
+    }
 }
 
 impl WorkList {
@@ -366,9 +535,9 @@ impl WorkList {
     /// The lengths of the lists, for launching.
     pub fn counts(&self) -> WorkCounts {
         WorkCounts {
-            items: self.items.len(),
-            short_items: self.short_items(),
-            rotated: self.rotated,
+            far: self.far,
+            long: self.items.len() - self.far,
+            short: self.short_items(),
         }
     }
 
@@ -468,9 +637,25 @@ mod tests {
             ];
             numbers.map(|n| n.to_string()).join(", ")
         });
+        assert_eq!(
+            rows.by_ref().take(HOPPER_TILES.len()).collect::<Vec<_>>(),
+            expected
+        );
+        let expected = TENSOR_TILES.map(|t| {
+            let numbers = [
+                t.head_dim,
+                t.consumers,
+                t.stages,
+                t.split,
+                t.consumer_registers,
+                t.producer_registers,
+            ];
+            numbers.map(|n| n.to_string()).join(", ")
+        });
         assert_eq!(rows.collect::<Vec<_>>(), expected);
         for line in [
             format!("HOPPER_ROTATES = {HOPPER_ROTATES};"),
+            format!("TENSOR_ROWS = {TENSOR_ROWS};"),
             format!("ROTATE_BLOCKS = {ROTATE_BLOCKS};"),
             format!("SHORT_SLOTS = {SHORT_SLOTS};"),
             "SHORT_TOKENS = 16 * SHORT_SLOTS;".into(),
@@ -519,15 +704,18 @@ mod tests {
             for (rotary, dtype) in [(true, DType::F16), (false, DType::Bf16)] {
                 let hopper = AttentionKernels::new(head_dim, dtype, rotary, (9, 0)).unwrap();
                 let name = format!("attention90_{}_{head_dim}", dtype.name());
-                assert_eq!(hopper.long.name, name);
+                let tensor = format!("{name}_tensor");
+                assert_eq!(hopper.long.name, if rotary { &name } else { &tensor }[..]);
+                assert_eq!(hopper.long.tensor, !rotary);
                 assert!(hopper.long.grid == Grid::Stay && hopper.long.shared <= 227 * 1024);
                 assert_eq!(hopper.bits(), Some("attention90"));
                 let rotate = format!("rotate_keys_{}_{head_dim}", dtype.name());
                 let rotate = (rotary && head_dim == 128).then_some(rotate);
-                assert_eq!(hopper.rotate.map(|kernel| kernel.name), rotate);
+                let names = hopper.far.map(|far| (far.rotate.name, far.attention.name));
+                assert_eq!(names, rotate.map(|rotate| (rotate, tensor)));
                 for capability in [(8, 0), (10, 0)] {
                     let other = AttentionKernels::new(head_dim, dtype, rotary, capability).unwrap();
-                    assert_eq!((other.bits(), other.rotate), (None, None));
+                    assert_eq!((other.bits(), other.far), (None, None));
                 }
             }
         }
@@ -576,7 +764,10 @@ mod tests {
                 assert!(work.short_items() <= capacity.items());
                 let mut times = vec![0; tokens];
                 let mut cost = u64::MAX;
-                for item in &work.items {
+                for (i, item) in work.items.iter().enumerate() {
+                    if i == work.far {
+                        cost = u64::MAX;
+                    }
                     let next = u64::from(item.rows) * u64::from(item.length);
                     assert!(next <= cost && next > 0);
                     cost = next;
@@ -609,28 +800,41 @@ mod tests {
         }
     }
 
-    /// Items of long sequences have as many queries as their block's warpgroups take at once, or 64 fewer; and keys are
-    /// rotated before only where a sequence is too long.
+    /// Items of long sequences have as many queries as their block's warpgroups take at once, or 64
+    /// fewer. The far kernels take sequences whose keys are too many to be rotated again and again.
     #[test]
     fn long_sequences_are_cut_evenly_and_rotated_before() {
         let kernels = AttentionKernels::new(128, DType::F16, true, (9, 0)).unwrap();
-        let rows = |length: usize| -> Vec<u32> {
+        let rows = |kernels: &AttentionKernels, length: usize| -> Vec<u32> {
             let work = kernels.work(&[0, length]);
             let mut items = work.items;
             items.sort_by_key(|item| item.row);
             items.iter().map(|item| item.rows).collect()
         };
-        assert_eq!(rows(384), [384]);
-        assert_eq!(rows(385), [128, 128, 129]);
-        assert_eq!(rows(1022), [128, 192, 192, 128, 192, 190]);
-        assert!(!kernels.work(&[0, 384, 700]).rotated);
-        assert!(kernels.work(&[0, 300, 685]).rotated);
-        assert_eq!(kernels.rotate.as_ref().unwrap().blocks(40, 3, 132), 96);
+        assert_eq!(rows(&kernels, 384), [384]);
+        assert_eq!(rows(&kernels, 385), [128, 128, 129]);
+        assert_eq!(rows(&kernels, 1022), [128, 192, 192, 128, 192, 190]);
+        let far = |kernels: &AttentionKernels, starts: &[usize]| kernels.work(starts).far;
+        assert_eq!(far(&kernels, &[0, 384, 700]), 0);
+        // The items of the second sequence come first, although each has less work.
+        let work = kernels.work(&[0, 384, 769]);
+        assert_eq!((work.far, work.items.len()), (3, 4));
+        assert!(work.items[..3].iter().all(|item| item.first == 384));
+        let counts = work.counts();
+        assert_eq!((counts.far, counts.long, counts.short), (3, 1, 0));
+        assert_eq!(
+            counts.lists(4096, 8192),
+            [(4096, 3), (4096, 3), (4096 + 48, 1), (8192, 0)]
+        );
+        let rotate = &kernels.far.as_ref().unwrap().rotate;
+        assert_eq!(rotate.blocks(40, 3, 132), 96);
         let kernels = AttentionKernels::new(128, DType::F16, false, (9, 0)).unwrap();
-        assert!(!kernels.work(&[0, 4000]).rotated);
+        assert_eq!(far(&kernels, &[0, 4000]), 0);
+        // Nothing stays in shared memory for another pass.
+        assert_eq!(rows(&kernels, 384), [192, 192]);
         let kernels = AttentionKernels::new(64, DType::F16, true, (9, 0)).unwrap();
-        assert!(!kernels.work(&[0, HOPPER_ROTATES]).rotated);
-        assert!(kernels.work(&[0, HOPPER_ROTATES + 1]).rotated);
+        assert_eq!(far(&kernels, &[0, HOPPER_ROTATES]), 0);
+        assert_eq!(far(&kernels, &[0, HOPPER_ROTATES + 1]), 5);
     }
 
     #[test]

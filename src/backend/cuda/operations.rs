@@ -244,7 +244,7 @@ impl Running {
     /// Queues attention within each sequence of the pass.
     pub fn attention(&mut self, qkv: usize, a: &Attention, out: usize) -> Result<(), CudaError> {
         let pass = self.pass("attention")?;
-        let (items, layout) = (pass.items, &pass.input);
+        let (tokens, items, layout) = (pass.rows, pass.items, &pass.input);
         let lists = (self.input(&layout.items)?, self.input(&layout.slots)?);
         let params = AttentionParams {
             qkv: self.places[qkv].activation(),
@@ -260,7 +260,7 @@ impl Running {
         // SAFETY: as in `embed`. The work lists are those of this pass, whose sequences are no
         // longer than the table of rotations.
         self.operation("attention", |r| unsafe {
-            r.attention[a.kernels].run(r.compute(), &params, lists, items)
+            r.attention[a.kernels].run(r.compute(), &params, tokens, lists, items)
         })
     }
 

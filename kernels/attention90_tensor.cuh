@@ -1,0 +1,267 @@
+// Attention for Hopper (sm_90a) by tensor copies, f16 and bf16, where no key has to be rotated: the kernels
+// attention90_T_D_tensor. Either heads have no rotation (ALiBi), or the keys have been rotated in memory before: by
+// rotate_keys.cu, or by what made them.
+//
+// Computes: what attention_long.cuh computes, softmax(q k^T * scale + position) v within each sequence, by
+// FlashAttention's online softmax, in the same order of sums as attention90.cuh and attention90_heads.cuh: the bits are
+// the same. Where `rotary` is given, the queries are rotated, and the keys are not.
+//
+// Shapes: params.h, AttentionTensorParams. TENSOR_TILES in tiles.h has, for each width, the numbers of warpgroups and
+// stages. The tensor map of q, k and v has four dimensions, whose boxes hold 64 rows of one head (`TensorMap::packed` in
+// src/gpu/driver/tensor_map.rs):
+//   - the columns of a block: the head, or half a head of 128 columns;
+//   - the rows of a box, 64;
+//   - the rows of the matrix, one more than there are, with the same stride as the dimension before; the map's address
+//     lies 64 rows before the matrix;
+//   - the blocks of a row: first those of all queries, then those of all keys, then those of all values.
+// A box at (0, 64 - valid, row + valid, block) begins at row `row` of the matrix, and ends after `valid` rows, where its
+// second dimension does: the other rows are zeros in shared memory, and the next sequence's are never read. `valid` is
+// at least 1: an H200 reports an illegal access for a box without any row.
+//
+// Launch: 128 * (consumers + 1) threads, one block for each multiprocessor, tensor_shared_bytes of dynamic shared memory.
+// A block takes one head of an item after the other, heads fastest; an item has as many queries as its consumers take at
+// once, or fewer. Of the last warpgroup, one thread begins the copies of keys and values to a ring of stages, and another
+// those of queries; both run ahead of the consumers, over the ends of items. Each consuming warpgroup takes 64 queries
+// at a time: by ldmatrix to registers, then they meet all keys.
+//
+// Bound and measured: benches/results/2026-11-29-attention-h200.md. Exponentials bound heads of up to 32 columns, the
+// tensor cores heads of 128.
+#pragma once
+
+#include "attention90_heads.cuh"
+
+// A head's width and numbers, for device code.
+template <int D_> struct TensorShape90 {
+    static constexpr TensorTile TILE = tensor_tile(D_);
+    static_assert(TILE.head_dim == D_, "no tile for this head_dim: add one to tiles.h");
+    static constexpr int D = D_, KEYS = TENSOR_ROWS;
+    static constexpr int CONSUMERS = TILE.consumers, STAGES = TILE.stages;
+    static constexpr bool SPLIT = TILE.split;
+    static constexpr int WIDE = hopper_columns(D);          // columns in shared memory
+    static constexpr int SPAN = WIDE < 64 ? WIDE * 2 : 128; // bytes of the swizzle
+    static constexpr int BLOCKS = (D + 63) / 64;            // of the tensor map, a head
+    static constexpr int ELEMENTS = KEYS * WIDE;            // of a tile of queries, of keys, or of values
+    static constexpr int DEPTH = (D + 15) / 16;             // products of 16 columns
+    static constexpr int THREADS = 128 * (CONSUMERS + 1);
+    static constexpr int SHARED_BYTES = tensor_shared_bytes(TILE);
+    static constexpr int CUT = 32; // the last tile's keys are rounded up to a multiple of this
+};
+
+#ifdef SM90A
+
+// Where 8 columns of a row are in a tile of 64 rows, in elements.
+template <class S> __device__ __forceinline__ int tile_chunk(int row, int chunk) {
+    constexpr int SPAN_CHUNKS = S::SPAN / 16, LINE_ROWS = 128 / S::SPAN;
+    const int place = chunk % SPAN_CHUNKS ^ row / LINE_ROWS % SPAN_CHUNKS;
+    return chunk / SPAN_CHUNKS * (64 * S::SPAN / 2) + row * (S::SPAN / 2) + place * 8;
+}
+
+// The barriers of a block. A stage is full once its copies have come, and empty once all consumers have read it. With
+// SPLIT its values have barriers of their own, so that scores are computed while values still come, and the next keys
+// come while these values are still read.
+template <class S> struct TensorBarriers90 {
+    uint64_t q_full[S::CONSUMERS], q_empty[S::CONSUMERS];
+    uint64_t k_full[S::STAGES], k_empty[S::STAGES];
+    uint64_t v_full[S::SPLIT ? S::STAGES : 1], v_empty[S::SPLIT ? S::STAGES : 1];
+
+    __device__ __forceinline__ void init() {
+        for (int i = 0; i < S::CONSUMERS; i++) {
+            mbar_init(&q_full[i], 1);
+            mbar_init(&q_empty[i], 4);
+        }
+        for (int i = 0; i < S::STAGES; i++) {
+            mbar_init(&k_full[i], 1);
+            mbar_init(&k_empty[i], 4 * S::CONSUMERS);
+            if (S::SPLIT) {
+                mbar_init(&v_full[i], 1);
+                mbar_init(&v_empty[i], 4 * S::CONSUMERS);
+            }
+        }
+        fence_mbar_init();
+    }
+};
+
+// The warps that begin the copies, one lane of each.
+template <typename T, class S> struct TensorProducer90 {
+    static constexpr int TILE_BYTES = S::ELEMENTS * sizeof(T);
+    const AttentionTensorParams &params;
+    const AttentionParams &p = params.attention;
+    TensorBarriers90<S> &barriers;
+    const int lane = threadIdx.x % 32;
+
+    // Begins to copy 64 rows of a sequence, from `row` on, of queries (part 0), keys (1) or values (2).
+    __device__ __forceinline__ void copy(T *to, const Heads90 &work, int part, int row, uint64_t *barrier) const {
+        const int valid = min(64, int(work.item.length) - row);
+        tma_load_4d(to, &params.qkv, 0, 64 - valid, int(work.item.first) + row + valid,
+                    (part * int(p.heads) + int(work.head())) * S::BLOCKS, barrier);
+    }
+
+    __device__ __forceinline__ void keys_and_values(T *ring, Heads90 &work) const {
+        Place90<S::STAGES> place;
+#pragma unroll 1
+        for (; !work.ended(); work.next(p)) {
+#pragma unroll 1
+            for (int key = 0; key < int(work.item.length); key += S::KEYS, place.next()) {
+                const int stage = place.stage();
+                T *const to = ring + stage * (2 * S::ELEMENTS);
+                mbar_wait(&barriers.k_empty[stage], place.parity() ^ 1);
+                if (lane == 0) {
+                    mbar_expect_tx(&barriers.k_full[stage], TILE_BYTES * (S::SPLIT ? 1 : 2));
+                    copy(to, work, 1, key, &barriers.k_full[stage]);
+                    if (!S::SPLIT) copy(to + S::ELEMENTS, work, 2, key, &barriers.k_full[stage]);
+                }
+                __syncwarp();
+                if constexpr (S::SPLIT) {
+                    mbar_wait(&barriers.v_empty[stage], place.parity() ^ 1);
+                    if (lane == 0) {
+                        mbar_expect_tx(&barriers.v_full[stage], TILE_BYTES);
+                        copy(to + S::ELEMENTS, work, 2, key, &barriers.v_full[stage]);
+                    }
+                    __syncwarp();
+                }
+            }
+        }
+    }
+
+    // Consumers take turns at 64 queries, over the items too.
+    __device__ __forceinline__ void queries(T *tiles, Heads90 &work) const {
+        Place90<S::CONSUMERS> place;
+#pragma unroll 1
+        for (; !work.ended(); work.next(p)) {
+#pragma unroll 1
+            for (int row = 0; row < int(work.item.rows); row += 64, place.next()) {
+                const int consumer = place.stage();
+                mbar_wait(&barriers.q_empty[consumer], place.parity() ^ 1);
+                if (lane == 0) {
+                    mbar_expect_tx(&barriers.q_full[consumer], TILE_BYTES);
+                    copy(tiles + consumer * S::ELEMENTS, work, 0, int(work.item.row) + row, &barriers.q_full[consumer]);
+                }
+                __syncwarp();
+            }
+        }
+    }
+};
+
+// A warpgroup that consumes.
+template <typename T, class S> struct TensorConsumer90 {
+    static constexpr uint64_t TILE_STEP = S::ELEMENTS * sizeof(T) / 16; // in a descriptor
+    const AttentionParams &p;
+    TensorBarriers90<S> &barriers;
+    T *const query_tiles;
+    const uint64_t first_keys; // a descriptor
+    const int group;
+    const int lane = threadIdx.x % 32, t = lane % 4, warp_row = threadIdx.x % 128 / 32 * 16;
+    Place90<S::STAGES> place; // the next tile of keys
+    int queries_parity = 0;
+    Rows90<T, S> queries;
+
+    // All lanes have read what the barrier guards.
+    __device__ __forceinline__ void release(uint64_t *barrier) const {
+        __syncwarp();
+        if (lane == 0) mbar_arrive(barrier);
+    }
+    __device__ __forceinline__ void wait_keys() const { mbar_wait(&barriers.k_full[place.stage()], place.parity()); }
+    __device__ __forceinline__ void wait_values() const {
+        if (S::SPLIT) mbar_wait(&barriers.v_full[place.stage()], place.parity());
+    }
+    __device__ __forceinline__ void release_values() const {
+        release(S::SPLIT ? &barriers.v_empty[place.stage()] : &barriers.k_empty[place.stage()]);
+    }
+
+    // Takes the 64 queries that have been copied for this warpgroup, and rotates them by the angles of `rotary`, which
+    // begin with the item's first row. `row` is the thread's first row, counted from there.
+    __device__ __forceinline__ void take_queries(const float2 *rotary, int row, int rows) {
+        mbar_wait(&barriers.q_full[group], queries_parity);
+        queries_parity ^= 1;
+        const T *const tile = query_tiles + group * S::ELEMENTS;
+#pragma unroll
+        for (int k = 0; k < S::DEPTH; k++)
+            ldmatrix_x4(queries.q[k], tile + tile_chunk<S>(warp_row + lane % 16, 2 * k + lane / 16));
+        fence_proxy_async(); // the copy of the next queries comes after these reads
+        release(&barriers.q_empty[group]);
+        if (rotary) queries.rotate_any(rotary, row, rows, t);
+        queries.clear();
+    }
+
+    // The queries meet a tile of keys and values, of which KEYS are looked at and `left` are the sequence's.
+    template <int KEYS>
+    __device__ __forceinline__ void meet(int left, float apart, float slope, float scale2) {
+        const uint64_t keys = first_keys + place.stage() * (2 * TILE_STEP);
+        float s[KEYS / 2];
+        wait_keys();
+        queries.template scores<KEYS>(s, keys);
+        if (S::SPLIT) release(&barriers.k_empty[place.stage()]);
+        queries.template softmax<KEYS>(s, left, apart, slope, scale2, t);
+        wait_values();
+        queries.template sum<KEYS>(s, keys + TILE_STEP);
+        release_values();
+        place.next();
+    }
+
+    __device__ __forceinline__ void run(Heads90 &work) {
+        const uint64_t row_stride = uint64_t(p.heads) * S::D;
+        const float scale2 = p.scale * 1.44269504088896340736f;
+        int turn = group; // this warpgroup's 64 queries of the item
+#pragma unroll 1
+        for (; !work.ended(); work.next(p)) {
+            const int length = int(work.item.length), rows = int(work.item.rows), item_row = int(work.item.row);
+            const int begin = turn * 64;
+            turn = (turn + (S::CONSUMERS << 16) - (rows + 63) / 64) % S::CONSUMERS;
+            if (begin >= rows) { // nothing to do, but the others' tiles are to be released
+#pragma unroll 1
+                for (int left = length; left > 0; left -= S::KEYS, place.next()) {
+                    wait_keys();
+                    if (S::SPLIT) release(&barriers.k_empty[place.stage()]);
+                    wait_values();
+                    release_values();
+                }
+                continue;
+            }
+            const float slope = p.slopes ? at<const float>(p.slopes)[work.head()] / p.scale : 0.0f;
+            const int row = begin + warp_row + lane / 4;
+            take_queries(p.rotary ? at<const float2>(p.rotary) + uint64_t(item_row) * (S::D / 2) : nullptr, row, rows);
+            int left = length;
+            const auto meet_some = [&](auto keys) {
+                const float apart = float(item_row + row - 2 * t - (length - left));
+                meet<decltype(keys)::value>(left, apart, slope, scale2);
+            };
+#pragma unroll 1
+            for (; left > S::KEYS - S::CUT; left -= S::KEYS) meet_some(Number<S::KEYS>());
+            if (left > 0) rounded_up<S::KEYS, S::CUT>(left, meet_some);
+            const uint64_t first = work.item.first + work.item.row;
+            queries.end(at<T>(p.out) + first * row_stride + work.head() * S::D, row_stride, row, rows, t);
+        }
+    }
+};
+
+#endif
+
+template <typename T, int HEAD_DIM> __device__ __forceinline__ void attention90_tensor(const AttentionTensorParams &params) {
+#ifdef SM90A
+    using S = TensorShape90<HEAD_DIM>;
+    DYN_SMEM(shared);
+    T *const ring = reinterpret_cast<T *>(shared); // stages of KEYS keys and KEYS values
+    T *const query_tiles = ring + S::STAGES * 2 * S::ELEMENTS;
+    auto &barriers = *reinterpret_cast<TensorBarriers90<S> *>(query_tiles + S::CONSUMERS * S::ELEMENTS);
+    static_assert((S::STAGES * 2 + S::CONSUMERS) * S::ELEMENTS * sizeof(T) + sizeof(barriers) <= S::SHARED_BYTES,
+                  "what the launch has");
+
+    // A shuffle, so that the compiler knows it for the same in all lanes.
+    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), group = warp / 4;
+    if (threadIdx.x == 0) barriers.init();
+    __syncthreads();
+
+    Heads90 work(params.attention);
+    if (group == S::CONSUMERS) {
+        setmaxnreg_dec<S::TILE.producer_registers>();
+        const TensorProducer90<T, S> producer{params, params.attention, barriers};
+        if (warp % 4 == 0) producer.keys_and_values(ring, work);
+        if (warp % 4 == 1) producer.queries(query_tiles, work);
+    } else {
+        setmaxnreg_inc<S::TILE.consumer_registers>();
+        TensorConsumer90<T, S>{params.attention, barriers, query_tiles,
+                               wg_desc<S::SPAN>(ring, S::KEYS * S::SPAN, 8 * S::SPAN), group}
+            .run(work);
+    }
+#endif
+}
