@@ -56,32 +56,29 @@ template <typename T> struct Queries90 {
                 for (int h = 0; h < 2; h++)
                     q[k][r + 2 * h] =
                         *reinterpret_cast<const uint32_t *>(q0 + at_row[r] * stride + 2 * t + 16 * k + 8 * h);
-        if (rotary) {
-            float4 angles[2][2][2];
+        float4 angles[2][2][2];
 #pragma unroll
-            for (int r = 0; r < 2; r++)
+        for (int r = 0; r < 2; r++)
 #pragma unroll
-                for (int k = 0; k < 2; k++)
+            for (int k = 0; k < 2; k++)
 #pragma unroll
-                    for (int h = 0; h < 2; h++)
-                        angles[r][k][h] =
-                            *reinterpret_cast<const float4 *>(rotary + at_row[r] * 32 + 2 * t + 16 * k + 8 * h);
+                for (int h = 0; h < 2; h++)
+                    angles[r][k][h] =
+                        *reinterpret_cast<const float4 *>(rotary + at_row[r] * 32 + 2 * t + 16 * k + 8 * h);
 #pragma unroll
-            for (int r = 0; r < 2; r++)
+        for (int r = 0; r < 2; r++)
 #pragma unroll
-                for (int k = 0; k < 2; k++)
+            for (int k = 0; k < 2; k++)
 #pragma unroll
-                    for (int h = 0; h < 2; h++) {
-                        const float4 angle = angles[r][k][h];
-                        uint32_t &first = q[k][r + 2 * h], &second = q[k + 2][r + 2 * h];
-                        float a[2], b[2];
-                        unpack(a, first);
-                        unpack(b, second);
-                        first = pack2<T>(fmaf(a[0], angle.x, -(b[0] * angle.y)),
-                                         fmaf(a[1], angle.z, -(b[1] * angle.w)));
-                        second = pack2<T>(fmaf(b[0], angle.x, a[0] * angle.y), fmaf(b[1], angle.z, a[1] * angle.w));
-                    }
-        }
+                for (int h = 0; h < 2; h++) {
+                    const float4 angle = angles[r][k][h];
+                    uint32_t &first = q[k][r + 2 * h], &second = q[k + 2][r + 2 * h];
+                    float a[2], b[2];
+                    unpack(a, first);
+                    unpack(b, second);
+                    first = pack2<T>(fmaf(a[0], angle.x, -(b[0] * angle.y)), fmaf(a[1], angle.z, -(b[1] * angle.w)));
+                    second = pack2<T>(fmaf(b[0], angle.x, a[0] * angle.y), fmaf(b[1], angle.z, a[1] * angle.w));
+                }
 #pragma unroll
         for (int i = 0; i < 32; i++) o[i] = 0;
         top[0] = top[1] = -INFINITY;
@@ -96,13 +93,7 @@ template <typename T> struct Queries90 {
 
     // Scores become weights, and what is summed so far is rescaled.
     template <bool CUT, int KEYS>
-    __device__ __forceinline__ void weigh(float (&s)[KEYS / 2], int valid, float apart, float slope, float scale2,
-                                          int t) {
-        if (slope != 0) {
-#pragma unroll
-            for (int i = 0; i < KEYS / 2; i++)
-                s[i] = fmaf(-slope, fabsf(apart + float(i / 2 % 2 * 8 - i / 4 * 8 - i % 2)), s[i]);
-        }
+    __device__ __forceinline__ void weigh(float (&s)[KEYS / 2], int valid, float scale2, int t) {
         if constexpr (CUT) {
 #pragma unroll
             for (int i = 0; i < KEYS / 2; i++)
@@ -138,18 +129,16 @@ template <typename T> struct Queries90 {
     }
 
     // They meet KEYS keys, and then their values. Of the keys `valid` are the sequence's: with CUT those may be fewer.
-    // `apart` is the distance of the thread's first row from the thread's first key; `slope` ALiBi's over `scale`, or
-    // 0; `scale2` the scores' scale times log2 e.
+    // `scale2` is the scores' scale times log2 e.
     template <bool CUT, int KEYS>
-    __device__ __forceinline__ void meet(uint64_t keys, uint64_t values, int valid, float apart, float slope,
-                                         float scale2, int t) {
+    __device__ __forceinline__ void meet(uint64_t keys, uint64_t values, int valid, float scale2, int t) {
         float s[KEYS / 2];
         wg_fence();
 #pragma unroll
         for (int k = 0; k < 4; k++) wgmma_rs<T, KEYS, 0>(s, q[k], keys + 2 * k, k > 0);
         wg_commit();
         wg_wait<0>();
-        weigh<CUT, KEYS>(s, valid, apart, slope, scale2, t);
+        weigh<CUT, KEYS>(s, valid, scale2, t);
         uint32_t p[KEYS / 16][4];
 #pragma unroll
         for (int i = 0; i < KEYS / 4; i++) p[i / 4][i % 4] = pack2<T>(s[2 * i], s[2 * i + 1]);
@@ -273,11 +262,9 @@ template <typename T> __device__ __forceinline__ void attention90(const Attentio
         int under_way = 0;  // tiles that are fetched and not yet handed on
         int ready = -AHEAD; // the stage to hand on, once so many tiles are under way
         int part = 0;       // of `angles`, for the tile that is fetched; the oldest is the next
-        uint32_t rotated = 0; // bit i: the keys fetched i tiles ago are to be rotated
 #pragma unroll 1
         while (!work.ended() || under_way > 0) {
             const int oldest = part < AHEAD ? part + 1 : 0;
-            rotated <<= 1;
             if (!work.ended()) {
                 mbar_wait(&empty[fetched.stage()], fetched.parity() ^ 1);
                 const int length = int(work.item.length);
@@ -296,14 +283,11 @@ template <typename T> __device__ __forceinline__ void attention90(const Attentio
                     // The queries of these rows are wanted soon, too.
                     if (chunk == 0) prefetch_l2(from - row_stride);
                 }
-                if (rotary && length <= HOPPER_ROTATES) {
-                    rotated |= 1;
 #pragma unroll
-                    for (int i = 0; i < 8; i++) { // rows past the end are zeros, whichever angle they meet
-                        const int position = min(key + turned + i / 4 * HALF + i % 4, length - 1);
-                        const float2 *from = rotary + uint32_t(position) * (D / 2) + pair;
-                        cp_async16_l1(&angles[((part * 8 + i) * 128 + thread) * 2], from);
-                    }
+                for (int i = 0; i < 8; i++) { // rows past the end are zeros, whichever angle they meet
+                    const int position = min(key + turned + i / 4 * HALF + i % 4, length - 1);
+                    const float2 *from = rotary + uint32_t(position) * (D / 2) + pair;
+                    cp_async16_l1(&angles[((part * 8 + i) * 128 + thread) * 2], from);
                 }
                 under_way++;
                 fetched.next();
@@ -320,16 +304,14 @@ template <typename T> __device__ __forceinline__ void attention90(const Attentio
                 continue;
             }
             cp_async_wait<AHEAD>();
-            if (rotated >> AHEAD & 1) {
-                __syncwarp(); // what the other lanes fetched is there, too
-                const uint32_t tile = ready * (2 * TILE) + turned * D + (pair ^ turned % 8 * 8);
+            __syncwarp(); // what the other lanes fetched is there, too
+            const uint32_t tile = ready * (2 * TILE) + turned * D + (pair ^ turned % 8 * 8);
 #pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    T *const rows = ring + (i / 4 * HALF + i % 4) * D;
-                    const uint32_t at = tile ^ i % 4 * 8;
-                    const float2 *const turns = &angles[((oldest * 8 + i) * 128 + thread) * 2];
-                    rotate_pairs<2>(rows + at, rows + (at ^ OTHER), turns);
-                }
+            for (int i = 0; i < 8; i++) {
+                T *const rows = ring + (i / 4 * HALF + i % 4) * D;
+                const uint32_t at = tile ^ i % 4 * 8;
+                const float2 *const turns = &angles[((oldest * 8 + i) * 128 + thread) * 2];
+                rotate_pairs<2>(rows + at, rows + (at ^ OTHER), turns);
             }
             fence_proxy_async();
             __syncwarp();
@@ -349,7 +331,6 @@ template <typename T> __device__ __forceinline__ void attention90(const Attentio
         for (; !work.ended(); work.next(p)) {
             const int length = int(work.item.length), rows = int(work.item.rows), item_row = int(work.item.row);
             const uint64_t first = work.item.first + work.item.row;
-            const float slope = p.slopes ? at<const float>(p.slopes)[work.head()] / p.scale : 0.0f;
             int begin = turn * 64;
             turn = (turn + (CONSUMERS << 16) - (rows + 63) / 64) % CONSUMERS;
             Place90<STAGES> place;
@@ -372,23 +353,22 @@ template <typename T> __device__ __forceinline__ void attention90(const Attentio
                 }
                 const int row = begin + threadIdx.x % 128 / 32 * 16 + lane / 4;
                 queries.begin(at<const T>(p.qkv) + first * stride + work.head() * D, stride,
-                              rotary ? rotary + uint64_t(item_row) * (D / 2) : nullptr, row, rows, t);
+                              rotary + uint64_t(item_row) * (D / 2), row, rows, t);
                 const auto keys = [&] { return first_keys + place.stage() * (2 * TILE_STEP); };
-                const auto apart = [&](int left) { return float(item_row + row - 2 * t - (length - left)); };
                 int left = length;
 #pragma unroll 1
                 for (; left >= KEYS; left -= KEYS) {
                     wait();
-                    queries.template meet<false, KEYS>(keys(), keys() + TILE_STEP, KEYS, apart(left), slope, scale2, t);
+                    queries.template meet<false, KEYS>(keys(), keys() + TILE_STEP, KEYS, scale2, t);
                     release();
                 }
                 if (left > 0) {
                     wait();
                     const uint64_t values = keys() + TILE_STEP;
                     if (left > KEYS / 2)
-                        queries.template meet<true, KEYS>(keys(), values, left, apart(left), slope, scale2, t);
+                        queries.template meet<true, KEYS>(keys(), values, left, scale2, t);
                     else
-                        queries.template meet<true, KEYS / 2>(keys(), values, left, apart(left), slope, scale2, t);
+                        queries.template meet<true, KEYS / 2>(keys(), values, left, scale2, t);
                     release();
                 }
                 queries.end(at<T>(p.out) + first * row_stride + work.head() * D, row_stride, row, rows, t);

@@ -6,7 +6,9 @@ constexpr int THREADS = Shape90<128>::THREADS;
 KERNEL_RESIDENT(attention90_f16_128, AttentionParams, THREADS, 1, (attention90_heads<__half, 128>))
 KERNEL_RESIDENT(attention90_bf16_128, AttentionParams, THREADS, 1, (attention90_heads<__nv_bfloat16, 128>))
 
-constexpr int TENSOR_THREADS = TensorShape90<128>::THREADS;
+using Tensor = TensorShape90<128>;
 
-KERNEL_RESIDENT(attention90_f16_128_tensor, AttentionTensorParams, TENSOR_THREADS, 1, (attention90_tensor<__half, 128>))
-KERNEL_RESIDENT(attention90_bf16_128_tensor, AttentionTensorParams, TENSOR_THREADS, 1, (attention90_tensor<__nv_bfloat16, 128>))
+KERNEL_RESIDENT(attention90_f16_128_tensor, AttentionTensorParams, Tensor::THREADS, 1,
+                (attention90_tensor<__half, Tensor>))
+KERNEL_RESIDENT(attention90_bf16_128_tensor, AttentionTensorParams, Tensor::THREADS, 1,
+                (attention90_tensor<__nv_bfloat16, Tensor>))

@@ -6,7 +6,9 @@ constexpr int THREADS = Shape90<32>::THREADS;
 KERNEL_RESIDENT(attention90_f16_32, AttentionParams, THREADS, 1, (attention90_heads<__half, 32>))
 KERNEL_RESIDENT(attention90_bf16_32, AttentionParams, THREADS, 1, (attention90_heads<__nv_bfloat16, 32>))
 
-constexpr int TENSOR_THREADS = TensorShape90<32>::THREADS;
+using Tensor = TensorShape90<32>;
 
-KERNEL_RESIDENT(attention90_f16_32_tensor, AttentionTensorParams, TENSOR_THREADS, 1, (attention90_tensor<__half, 32>))
-KERNEL_RESIDENT(attention90_bf16_32_tensor, AttentionTensorParams, TENSOR_THREADS, 1, (attention90_tensor<__nv_bfloat16, 32>))
+KERNEL_RESIDENT(attention90_f16_32_tensor, AttentionTensorParams, Tensor::THREADS, 1,
+                (attention90_tensor<__half, Tensor>))
+KERNEL_RESIDENT(attention90_bf16_32_tensor, AttentionTensorParams, Tensor::THREADS, 1,
+                (attention90_tensor<__nv_bfloat16, Tensor>))

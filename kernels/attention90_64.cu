@@ -6,7 +6,9 @@ constexpr int THREADS = 128 * (1 + HOPPER_CONSUMERS);
 KERNEL_RESIDENT(attention90_f16_64, AttentionParams, THREADS, 1, (attention90<__half>))
 KERNEL_RESIDENT(attention90_bf16_64, AttentionParams, THREADS, 1, (attention90<__nv_bfloat16>))
 
-constexpr int TENSOR_THREADS = TensorShape90<64>::THREADS;
+using Tensor = TensorShape90<64>;
 
-KERNEL_RESIDENT(attention90_f16_64_tensor, AttentionTensorParams, TENSOR_THREADS, 1, (attention90_tensor<__half, 64>))
-KERNEL_RESIDENT(attention90_bf16_64_tensor, AttentionTensorParams, TENSOR_THREADS, 1, (attention90_tensor<__nv_bfloat16, 64>))
+KERNEL_RESIDENT(attention90_f16_64_tensor, AttentionTensorParams, Tensor::THREADS, 1,
+                (attention90_tensor<__half, Tensor>))
+KERNEL_RESIDENT(attention90_bf16_64_tensor, AttentionTensorParams, Tensor::THREADS, 1,
+                (attention90_tensor<__nv_bfloat16, Tensor>))

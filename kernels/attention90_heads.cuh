@@ -81,7 +81,7 @@ template <typename T, class S> struct Rows90 {
             for (int b = 0; b < 2 * S::DEPTH; b++) // blocks of 8 columns
                 q[b / 2][r + b % 2 * 2] =
                     8 * b < D ? *reinterpret_cast<const uint32_t *>(q0 + at_row[r] * stride + 2 * t + 8 * b) : 0;
-        if (rotary) rotate_any(rotary, row, rows, t);
+        rotate_any(rotary, row, rows, t);
         clear();
     }
 
@@ -156,7 +156,8 @@ template <typename T, class S> struct Rows90 {
     }
 
     // Scores become weights, and what is summed so far is rescaled. Of the keys `valid` are the sequence's: at least
-    // KEYS - CUT + 1.
+    // KEYS - CUT + 1. `apart` is the distance of the thread's first row from the thread's first key; `slope` is ALiBi's
+    // over `scale`, or 0.
     template <int KEYS>
     __device__ __forceinline__ void softmax(float (&s)[KEYS / 2], int valid, float apart, float slope, float scale2,
                                             int t) {
@@ -199,15 +200,13 @@ template <typename T, class S> struct Rows90 {
         }
     }
 
-    // They meet KEYS keys, and then their values. `keys` and `values` are descriptors; `apart` is the distance of the
-    // thread's first row from the thread's first key; `slope` ALiBi's over `scale`, or 0; `scale2` the scores' scale
+    // They meet KEYS keys, and then their values. `keys` and `values` are descriptors; `scale2` is the scores' scale
     // times log2 e.
     template <int KEYS>
-    __device__ __forceinline__ void meet(uint64_t keys, uint64_t values, int valid, float apart, float slope,
-                                         float scale2, int t) {
+    __device__ __forceinline__ void meet(uint64_t keys, uint64_t values, int valid, float scale2, int t) {
         float s[KEYS / 2];
         scores<KEYS>(s, keys);
-        softmax<KEYS>(s, valid, apart, slope, scale2, t);
+        softmax<KEYS>(s, valid, 0, 0, scale2, t);
         sum<KEYS>(s, values);
     }
 
@@ -404,7 +403,6 @@ template <typename T, class S> struct Producer90 {
         int ready = 0;        // the stage to hand on
         int under_way = 0;    // stages that are fetched and not handed on
         int part = 0, ready_part = 0;
-        uint32_t rotated = 0; // bit i: the keys fetched i tiles ago are to be rotated
 #pragma unroll 1
         while (left > 0 || under_way > 0) {
             bool fetching = false;
@@ -420,11 +418,7 @@ template <typename T, class S> struct Producer90 {
             if (fetching) {
                 fetch(ring + free.stage() * (2 * S::ELEMENTS), from, start, row_stride, left);
                 const int length = int(work.item.length);
-                rotated <<= 1;
-                if (p.rotary && (S::TILE.rotates == 0 || length <= S::TILE.rotates)) {
-                    rotated |= 1;
-                    fetch_angles(part, length - left, length);
-                }
+                fetch_angles(part, length - left, length);
                 cp_async_commit();
                 part = part < AHEAD ? part + 1 : 0;
                 under_way++;
@@ -445,10 +439,8 @@ template <typename T, class S> struct Producer90 {
             } else {
                 cp_async_wait<2>();
             }
-            if (rotated >> (under_way - 1) & 1) {
-                __syncwarp(); // what the other lanes fetched is there, too
-                rotate(ring + ready * (2 * S::ELEMENTS), ready_part);
-            }
+            __syncwarp(); // what the other lanes fetched is there, too
+            rotate(ring + ready * (2 * S::ELEMENTS), ready_part);
             fence_proxy_async();
             __syncwarp();
             if (lane == 0) mbar_arrive(&full[ready]);
@@ -500,8 +492,7 @@ template <typename T, int HEAD_DIM> __device__ __forceinline__ void attention90_
         for (; !work.ended(); work.next(p)) {
             const int length = int(work.item.length), rows = int(work.item.rows), item_row = int(work.item.row);
             const uint64_t first = work.item.first + work.item.row;
-            const float slope = p.slopes ? at<const float>(p.slopes)[work.head()] / p.scale : 0.0f;
-            const float2 *rotary = p.rotary ? at<const float2>(p.rotary) + uint64_t(item_row) * (D / 2) : nullptr;
+            const float2 *rotary = at<const float2>(p.rotary) + uint64_t(item_row) * (D / 2);
             int begin = turn * 64;
             turn = (turn + (CONSUMERS << 16) - (rows + 63) / 64) % CONSUMERS;
             Place90<STAGES> place;
@@ -527,9 +518,8 @@ template <typename T, int HEAD_DIM> __device__ __forceinline__ void attention90_
                 int left = length;
                 const auto meet = [&](auto keys) {
                     const uint64_t at = first_keys + place.stage() * (2 * TILE_STEP);
-                    const float apart = float(item_row + row - 2 * t - (length - left));
                     wait();
-                    queries.template meet<decltype(keys)::value>(at, at + TILE_STEP, left, apart, slope, scale2, t);
+                    queries.template meet<decltype(keys)::value>(at, at + TILE_STEP, left, scale2, t);
                     release();
                 };
 #pragma unroll 1

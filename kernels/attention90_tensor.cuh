@@ -43,6 +43,7 @@ template <int D_> struct TensorShape90 {
     static constexpr int ELEMENTS = KEYS * WIDE;            // of a tile of queries, of keys, or of values
     static constexpr int DEPTH = (D + 15) / 16;             // products of 16 columns
     static constexpr int THREADS = 128 * (CONSUMERS + 1);
+    static constexpr int CONSUMER_REGISTERS = TILE.consumer_registers, PRODUCER_REGISTERS = TILE.producer_registers;
     static constexpr int SHARED_BYTES = tensor_shared_bytes(TILE);
     static constexpr int CUT = 32; // the last tile's keys are rounded up to a multiple of this
 };
@@ -236,9 +237,8 @@ template <typename T, class S> struct TensorConsumer90 {
 
 #endif
 
-template <typename T, int HEAD_DIM> __device__ __forceinline__ void attention90_tensor(const AttentionTensorParams &params) {
+template <typename T, class S> __device__ __forceinline__ void attention90_tensor(const AttentionTensorParams &params) {
 #ifdef SM90A
-    using S = TensorShape90<HEAD_DIM>;
     DYN_SMEM(shared);
     T *const ring = reinterpret_cast<T *>(shared); // stages of KEYS keys and KEYS values
     T *const query_tiles = ring + S::STAGES * 2 * S::ELEMENTS;
@@ -253,12 +253,12 @@ template <typename T, int HEAD_DIM> __device__ __forceinline__ void attention90_
 
     Heads90 work(params.attention);
     if (group == S::CONSUMERS) {
-        setmaxnreg_dec<S::TILE.producer_registers>();
+        setmaxnreg_dec<S::PRODUCER_REGISTERS>();
         const TensorProducer90<T, S> producer{params, params.attention, barriers};
         if (warp % 4 == 0) producer.keys_and_values(ring, work);
         if (warp % 4 == 1) producer.queries(query_tiles, work);
     } else {
-        setmaxnreg_inc<S::TILE.consumer_registers>();
+        setmaxnreg_inc<S::CONSUMER_REGISTERS>();
         TensorConsumer90<T, S>{params.attention, barriers, query_tiles,
                                wg_desc<S::SPAN>(ring, S::KEYS * S::SPAN, 8 * S::SPAN), group}
             .run(work);

@@ -155,7 +155,10 @@ impl TensorMap {
                     .checked_add(bytes)
                     .is_some_and(|end| end <= region.bytes() as u64)
             });
-        Self::encode(fits.then_some(tensor), region.address().wrapping_add(offset))
+        Self::encode(
+            fits.then_some(tensor),
+            region.address().wrapping_add(offset),
+        )
     }
 
     /// Encodes a map of a tensor whose arrays have as many elements as it has dimensions. `None`
