@@ -1,19 +1,18 @@
-// Attention for Hopper (sm_90a) with heads of 64 columns, f16 and bf16: the kernels attention90_T_64. What they compute
-// is what attention_long.cuh does.
+// Attention for Hopper (sm_90a) with heads of 64 columns that are to be rotated, f16 and bf16: the kernels
+// attention90_T_64. What they compute is what attention_long.cuh does, without ALiBi. (Sequences of more than
+// HOPPER_ROTATES tokens, and heads that are not to be rotated, have attention90_tensor.cuh.)
 //
 // A block stays on its SM and takes one head of an item (params.h, AttentionItem) after the other, heads fastest. Its
 // last warpgroup produces: cp.async brings tiles of 64 keys and 64 values into a ring, in the 128-byte swizzle that
-// wgmma reads, and the keys are rotated there, once for all queries of the item. (Keys of sequences of more than
-// HOPPER_ROTATES tokens have been rotated by rotate_keys.cu.) The others consume: they take turns at 64 queries, which meet
-// all keys: s = q k^T by wgmma, q in registers; the online softmax in registers; o += p v by wgmma, p in registers. Nothing keeps them in step: one has its softmax while another has its products, or the next
-// item's. A sequence that fits into the ring (HOPPER_WHOLE) is one item, and its keys stay for all its queries; others
+// wgmma reads, and the keys are rotated there, once for all queries of the item. The others consume: they take turns at
+// 64 queries, which meet all keys: s = q k^T by wgmma, q in registers; the online softmax in registers; o += p v by wgmma,
+// p in registers. Nothing keeps them in step: one has its softmax while another has its products, or the next item's. A sequence that fits into the ring (HOPPER_WHOLE) is one item, and its keys stay for all its queries; others
 // have items of as many queries as one turn takes. Grid: a block an SM.
 //
 // Bound, in 64 queries by 64 keys an SM: 256 cycles by the tensor cores, as many by the exponentials; below about 200
 // tokens by the bytes of q, k, v and out. On an H200, f16, 20 heads, rotated, in TFLOP/s: 96 at length 100, 177 at 170,
-// 273 at 350, 365 at 512, 346 to 359 at 1022, 432 at 4096 (with the launch of rotate_keys); by ALiBi, 12 heads, 275 at 350
-// and 375 at 1022. (mma.sync there, rotated: 64 at 100, 124 at 350, 164 at 1022. FlashAttention-3 publishes 333 at 512 and
-// 392 at 1024, without rotation.)
+// 273 at 350, 365 at 512, and 346 to 359 at 1022. (mma.sync there, rotated: 64 at 100, 124 at 350, 164 at 1022.
+// FlashAttention-3 publishes 333 at 512 and 392 at 1024, without rotation.)
 //
 // What made rotation cheap (at length 1022 all took 663 us on the H200, of which it took some 140, and now 512 to 525):
 // - Angles come by cp.async two tiles ahead. Loads into the 32 registers of a producing thread were waited for four
@@ -22,10 +21,10 @@
 // - 16 lanes a row, two columns a lane, rows r and r + 4 together: no bank is met twice. With eight bytes a lane, in
 //   rows one after the other, each access took ten turns instead of two.
 //
-// Tensor copies (TMA) of keys and values are not faster. One thread began them, those of a tile's queries to L2 too, the
+// Tensor copies (TMA) of keys and values are not faster where keys are rotated after them. One thread began them, those of a tile's queries to L2 too, the
 // producers waited for a tile, made its values past the end zeros, and rotated as here: the same bits, on one H200 in one
 // run, some 34,000 tokens, in us (here, by tensor copies): 182 and 238 at length 100, 224 and 229 at 350, 512 and 609 at
-// 1022, 2083 and 2319 at 4096, 334 and 360 with lengths of proteins; by ALiBi at 350 131 and 130. (Commit 9ff0259.)
+// 1022, 2083 and 2319 at 4096, 334 and 360 with lengths of proteins. (Commit 9ff0259.)
 //
 // Everything is counted from the sequence's first token. Rows past the end are zeros in shared memory and never a
 // neighbour's.

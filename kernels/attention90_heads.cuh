@@ -1,8 +1,9 @@
-// Attention for Hopper (sm_90a) with heads of 16, 24, 32 and 128 columns, f16 and bf16: the kernels attention90_T_D.
-// (Heads of 64 columns have attention90.cuh, which is made in the same way and came first.)
+// Attention for Hopper (sm_90a) with heads of 16, 24, 32 and 128 columns that are to be rotated, f16 and bf16: the kernels
+// attention90_T_D. (Heads of 64 columns have attention90.cuh, which is made in the same way and came first. Heads that
+// are not to be rotated, and sequences of more than 384 tokens with heads of 128, have attention90_tensor.cuh.)
 //
-// Computes: what attention_long.cuh computes, softmax(q k^T * scale + position) v within each sequence, by
-// FlashAttention's online softmax. Products are wgmma with f32 sums; weights are rounded to T.
+// Computes: what attention_long.cuh computes, softmax(q k^T * scale) v within each sequence, by FlashAttention's online
+// softmax, with q and k rotated. Products are wgmma with f32 sums; weights are rounded to T.
 //
 // Shapes: params.h, AttentionParams. HOPPER_TILES in tiles.h has, for each width, the numbers of warpgroups, keys and
 // stages. Heads of 24 columns lie in rows of 32 in shared memory: the last 8 columns are zeros.
@@ -11,12 +12,12 @@
 // A block takes one head of an item after the other, heads fastest. Its last warpgroup produces: cp.async brings tiles
 // of keys and values into a ring of stages, and the keys are rotated there. The other warpgroups consume: they take
 // turns at 64 queries, which meet all keys. A sequence that fits into the ring is one item, and its keys stay for all
-// its queries. For heads of 128 columns, keys of sequences that do not fit have been rotated by rotate_keys.cu.
+// its queries.
 //
 // Bound and measured: benches/results/2026-11-29-attention-h200.md has the figures, and what was tried. Exponentials
 // bound heads of up to 32 columns (248, 371 and 495 TFLOP/s with 16, 24 and 32), the tensor cores heads of 128. On an H200,
-// f16, rotated, at lengths 350, 1022 and 4096, in TFLOP/s: 114, 136 and 159 with 20 heads of 16; 150, 185 and 211 with 20
-// of 24; 198, 243 and 280 with 20 of 32; 292, 364 and 447 with 40 of 128. (mma.sync at 350: 76, 75, 95 and 129.)
+// f16, at lengths 350, 1022 and 4096, in TFLOP/s: 114, 136 and 159 with 20 heads of 16; 150, 185 and 211 with 20 of 24;
+// 198, 243 and 280 with 20 of 32; at 350 292 with 40 of 128. (mma.sync at 350: 76, 75, 95 and 129.)
 //
 // - A producing warp asks whether a stage is free, and hands on a tile that has arrived rather than wait for it. So a
 //   sequence may fill the whole ring.

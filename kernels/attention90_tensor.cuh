@@ -16,7 +16,7 @@
 //   - the blocks of a row: first those of all queries, then those of all keys, then those of all values.
 // A box at (0, 64 - valid, row + valid, block) begins at row `row` of the matrix, and ends after `valid` rows, where its
 // second dimension does: the other rows are zeros in shared memory, and the next sequence's are never read. `valid` is
-// at least 1: an H200 reports an illegal access for a box without any row.
+// at least 1. (Boxes of no row have ended in illegal accesses on an H200.)
 //
 // Launch: 128 * (consumers + 1) threads, one block for each multiprocessor, tensor_shared_bytes of dynamic shared memory.
 // A block takes one head of an item after the other, heads fastest; an item has as many queries as its consumers take at
@@ -24,8 +24,12 @@
 // those of queries; both run ahead of the consumers, over the ends of items. Each consuming warpgroup takes 64 queries
 // at a time: by ldmatrix to registers, then they meet all keys.
 //
-// Bound and measured: benches/results/2026-11-29-attention-h200.md. Exponentials bound heads of up to 32 columns, the
-// tensor cores heads of 128.
+// Bound and measured: benches/results/2026-11-29-attention-h200.md has the figures, and what was tried. Exponentials
+// bound heads of up to 32 columns (248, 371 and 495 TFLOP/s with 16, 24 and 32), the tensor cores heads of 128. On an H200,
+// f16, nothing to be rotated, at lengths 100, 350, 1022 and 4096, in TFLOP/s: 56, 132, 170 and 179 with 20 heads of 16; 74,
+// 175, 228 and 243 with 20 of 24; 103, 217, 295 and 322 with 20 of 32; 165, 331, 463 and 473 with 20 of 64; 204, 422, 542
+// and 609 with 40 of 128. (cuDNN, dense: 147, 283, 397 and 498 with 64; 217, 415, 571 and 601 with 128.) Where the kernel
+// rotates queries, 301 and 445 with 64 and 377 and 519 with 128, at 350 and 1022.
 #pragma once
 
 #include "attention90_heads.cuh"

@@ -53,6 +53,7 @@ fn copy_box(
             )),
             None,
         ],
+        packed: None,
         n: [2, bytes as u32, c0 as u32, c1 as u32, 0, 0, 0, 0],
         output: poison(bytes),
     });
@@ -172,6 +173,7 @@ fn boxes_of_three_dimensions() {
                     }),
                     None,
                 ],
+                packed: None,
                 n: [3, bytes as u32, c0 as u32, c1 as u32, c2 as u32, 0, 0, 0],
                 output: poison(bytes),
             }));

@@ -122,7 +122,7 @@ impl TensorMap {
         let start = before.and_then(|bytes| rows.address.checked_sub(bytes));
         let (Some(block_bytes), Some(row_bytes), Some(start)) = (block_bytes, row_bytes, start)
         else {
-            return Self::encode(None, 0);
+            return Self::encode(None, 0, L2_PROMOTION_256);
         };
         let dims = [
             rows.columns,
@@ -137,7 +137,7 @@ impl TensorMap {
             boxes: &[rows.box_columns, rows.box_rows, 1, rows.box_blocks],
             swizzle: rows.swizzle,
         };
-        Self::encode(Some(&tensor), start)
+        Self::encode(Some(&tensor), start, L2_PROMOTION_256)
     }
 
     /// Encodes a map of the tensor that begins `offset` bytes after the start of a region.
@@ -158,12 +158,13 @@ impl TensorMap {
         Self::encode(
             fits.then_some(tensor),
             region.address().wrapping_add(offset),
+            L2_PROMOTION_128,
         )
     }
 
     /// Encodes a map of a tensor whose arrays have as many elements as it has dimensions. `None`
     /// stands for a tensor that does not fit.
-    fn encode(tensor: Option<&Tensor>, address: u64) -> Result<Self, DriverError> {
+    fn encode(tensor: Option<&Tensor>, address: u64, promotion: i32) -> Result<Self, DriverError> {
         // A tensor that does not fit gets the rank 0, so that the driver refuses it.
         let rank = tensor.map_or(0, |tensor| tensor.dims.len() as u32);
         let none = Tensor {
@@ -190,7 +191,7 @@ impl TensorMap {
                 ones.as_ptr(),
                 0,
                 tensor.swizzle as i32,
-                L2_PROMOTION_128,
+                promotion,
                 0,
             ))
         }?;
@@ -200,6 +201,8 @@ impl TensorMap {
 
 /// `CU_TENSOR_MAP_L2_PROMOTION_L2_128B`: a miss in L2 loads a whole line of 128 bytes.
 const L2_PROMOTION_128: i32 = 2;
+/// `CU_TENSOR_MAP_L2_PROMOTION_L2_256B`: a miss in L2 loads two lines.
+const L2_PROMOTION_256: i32 = 3;
 
 /// Returns the bytes from the start of the tensor's first element to the end of its last element.
 /// The result is `None` if the number overflows, there is no dimension, or an outer dimension is 0.
