@@ -86,7 +86,8 @@ template <class S> struct TensorBarriers90 {
     }
 };
 
-// The warps that begin the copies, one lane of each.
+// The warps that begin the copies, one lane of each. It does so once all lanes have seen that the place is free: a barrier
+// distinguishes two phases only, and a lane that is late would wait for one that is long over, and for ever.
 template <typename T, class S> struct TensorProducer90 {
     static constexpr int TILE_BYTES = S::ELEMENTS * sizeof(T);
     const AttentionTensorParams &params;
@@ -110,19 +111,19 @@ template <typename T, class S> struct TensorProducer90 {
                 const int stage = place.stage();
                 T *const to = ring + stage * (2 * S::ELEMENTS);
                 mbar_wait(&barriers.k_empty[stage], place.parity() ^ 1);
+                __syncwarp(); // keys
                 if (lane == 0) {
                     mbar_expect_tx(&barriers.k_full[stage], TILE_BYTES * (S::SPLIT ? 1 : 2));
                     copy(to, work, 1, key, &barriers.k_full[stage]);
                     if (!S::SPLIT) copy(to + S::ELEMENTS, work, 2, key, &barriers.k_full[stage]);
                 }
-                __syncwarp();
                 if constexpr (S::SPLIT) {
                     mbar_wait(&barriers.v_empty[stage], place.parity() ^ 1);
+                    __syncwarp(); // values
                     if (lane == 0) {
                         mbar_expect_tx(&barriers.v_full[stage], TILE_BYTES);
                         copy(to + S::ELEMENTS, work, 2, key, &barriers.v_full[stage]);
                     }
-                    __syncwarp();
                 }
             }
         }
@@ -137,11 +138,11 @@ template <typename T, class S> struct TensorProducer90 {
             for (int row = 0; row < int(work.item.rows); row += 64, place.next()) {
                 const int consumer = place.stage();
                 mbar_wait(&barriers.q_empty[consumer], place.parity() ^ 1);
+                __syncwarp(); // queries
                 if (lane == 0) {
                     mbar_expect_tx(&barriers.q_full[consumer], TILE_BYTES);
                     copy(tiles + consumer * S::ELEMENTS, work, 0, int(work.item.row) + row, &barriers.q_full[consumer]);
                 }
-                __syncwarp();
             }
         }
     }

@@ -197,7 +197,7 @@ static Attention by_tensor_copies(const char *kernel, const TensorTile &tile) {
             false, 64 * uint32_t(tile.consumers), true};
 }
 static bool attention_tensor(Memory &memory) {
-    return attention(memory, by_tensor_copies("attention90_f16_128_tensor", tensor_tile(128)), {70, 20, 390}, 1);
+    return attention(memory, by_tensor_copies("attention90_f16_128_tensor", tensor_tile(128)), {70, 20, 1000}, 1);
 }
 static bool attention_tensor_narrow(Memory &memory) {
     return attention(memory, by_tensor_copies("attention90_f16_24_tensor", tensor_tile(24)), {1290, 65}, 1);
