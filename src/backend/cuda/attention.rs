@@ -206,8 +206,9 @@ impl AttentionKernel {
             },
         })?;
         Ok(AttentionTensorParams {
-            // SAFETY: both types are 128 bytes, which only the device interprets.
-            qkv: unsafe { std::mem::transmute::<TensorMap, MapWords>(map) },
+            qkv: MapWords {
+                opaque: map.words(),
+            },
             attention,
             ..AttentionTensorParams::default()
         })

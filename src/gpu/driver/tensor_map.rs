@@ -140,6 +140,11 @@ impl TensorMap {
         Self::encode(Some(&tensor), start, L2_PROMOTION_256)
     }
 
+    /// Returns the content of the map, which only the device interprets.
+    pub fn words(&self) -> [u64; 16] {
+        self.0
+    }
+
     /// Encodes a map of the tensor that begins `offset` bytes after the start of a region.
     ///
     /// # Errors
