@@ -138,7 +138,7 @@ __device__ void store_matrices([[maybe_unused]] const ConformanceParams &p) {
 }
 KERNEL(conformance_stmatrix, ConformanceParams, 32, store_matrices)
 
-// to: the box of the first map at coordinates n[2], n[3], n[4], in the layout of shared memory.
+// to: the box of the first map at coordinates n[2], n[3], n[4], n[5], in the layout of shared memory.
 // n[0]: rank; n[1]: bytes. A block has 128 threads; dynamic shared memory: the box and 1024 bytes.
 __device__ void copy_box([[maybe_unused]] const ConformanceParams &p) {
 #ifdef SM90A
@@ -155,8 +155,10 @@ __device__ void copy_box([[maybe_unused]] const ConformanceParams &p) {
         const int c0 = int(p.n[2]), c1 = int(p.n[3]), c2 = int(p.n[4]);
         if (p.n[0] == 2)
             tma_load_2d(smem, &p.maps[0], c0, c1, &barrier);
-        else
+        else if (p.n[0] == 3)
             tma_load_3d(smem, &p.maps[0], c0, c1, c2, &barrier);
+        else
+            tma_load_4d(smem, &p.maps[0], c0, c1, c2, int(p.n[5]), &barrier);
     }
     mbar_wait(&barrier, 0);
     copy_words(reinterpret_cast<uint32_t *>(p.to), reinterpret_cast<uint32_t *>(smem), p.n[1] / 4);

@@ -122,9 +122,9 @@ typedef struct AttentionTile {
     (HOPPER_STAGES * 2 * HOPPER_KEYS * HOPPER_HEAD_DIM * 2 + HOPPER_STAGES * 2 * 8 + \
      (HOPPER_AHEAD + 1) * HOPPER_KEYS * HOPPER_HEAD_DIM * 4)
 
-// Keys of longer sequences are rotated where they lie, by rotate_keys.cu, before the kernel runs:
-// otherwise every 256 queries would have them rotated again.
-#define HOPPER_ROTATES 1152
+// Keys of longer sequences are rotated where they lie, by rotate_keys.cu, before
+// attention90_tensor.cuh reads them: otherwise every 256 queries would have them rotated again.
+#define HOPPER_ROTATES 896
 
 // Heads of other widths (attention90_heads.cuh).
 typedef struct HopperTile {
@@ -134,7 +134,7 @@ typedef struct HopperTile {
     uint32_t stages;    // tiles in shared memory at once; a sequence that fits into them stays there
     uint32_t consumer_registers;
     uint32_t producer_registers;
-    uint32_t rotates;      // keys of longer sequences are rotated before, by rotate_keys.cu; 0: of none
+    uint32_t rotates;      // longer sequences have rotate_keys.cu and attention90_tensor.cuh; 0: none has
     uint32_t shared_bytes; // dynamic shared memory, of which the angles take 18 KiB; at most 227 KiB
 } HopperTile;
 
@@ -149,6 +149,36 @@ typedef struct HopperTile {
     TILE(24, 5, 64, 20, 88, 40, 0, 182592)        \
     TILE(32, 5, 64, 20, 88, 40, 0, 182592)        \
     TILE(128, 3, 64, 6, 160, 32, 384, 215136)
+
+// Attention by tensor copies (attention90_tensor.cuh): where keys are not to be rotated, or have
+// been.
+typedef struct TensorTile {
+    uint32_t head_dim;
+    uint32_t columns;   // of a row in shared memory: what wgmma reads has rows of 32, 64 or 128 bytes
+    uint32_t consumers; // warpgroups of 64 queries; one more produces
+    uint32_t stages;    // tiles of TENSOR_ROWS keys, and of values
+    uint32_t split;     // 1: keys and values have barriers of their own
+    uint32_t consumer_registers;
+    uint32_t producer_registers;
+    uint32_t shared_bytes; // dynamic shared memory: the stages, a tile of queries per consumer, the barriers
+} TensorTile;
+
+// Registers: as above. Nothing has to stay in the ring: what a copy of keys costs is a few
+// instructions of one warp, and the bytes come from L2. So an item has no more queries than one pass
+// takes.
+//
+// - Heads of 16 and 24: there is room for one consumer more, since the producer computes nothing: on
+//   an H200, at length 350, 132 instead of 118 TFLOP/s, and 176 instead of 163.
+// - Heads of 32: the sums of one more consumer do not find registers.
+#define TENSOR_TILES(TILE)                        \
+    TILE(16, 16, 6, 24, 0, 80, 24, 111088)        \
+    TILE(24, 32, 6, 20, 0, 80, 24, 188848)        \
+    TILE(32, 32, 5, 20, 0, 88, 40, 184736)        \
+    TILE(64, 64, 4, 10, 1, 112, 32, 196992)       \
+    TILE(128, 128, 3, 5, 1, 160, 32, 213200)
+
+// Rows of a tile of queries, keys or values: what one tensor copy brings.
+#define TENSOR_ROWS 64
 
 // The blocks of rotate_keys.cu that share the keys of a sequence.
 #define ROTATE_BLOCKS 32
@@ -168,6 +198,7 @@ typedef struct HopperTile {
 #define LAUNCH_ROW(...) {__VA_ARGS__},
 constexpr AttentionTile ATTENTION_TILE_ROWS[] = {ATTENTION_TILES(LAUNCH_ROW)};
 constexpr HopperTile HOPPER_TILE_ROWS[] = {HOPPER_TILES(LAUNCH_ROW)};
+constexpr TensorTile TENSOR_TILE_ROWS[] = {TENSOR_TILES(LAUNCH_ROW)};
 #undef LAUNCH_ROW
 
 // The tile of a head_dim; all zeros where there is none.
@@ -178,6 +209,11 @@ constexpr AttentionTile attention_tile(uint32_t head_dim) {
 }
 constexpr HopperTile hopper_tile(uint32_t head_dim) {
     for (const HopperTile &tile : HOPPER_TILE_ROWS)
+        if (tile.head_dim == head_dim) return tile;
+    return {};
+}
+constexpr TensorTile tensor_tile(uint32_t head_dim) {
+    for (const TensorTile &tile : TENSOR_TILE_ROWS)
         if (tile.head_dim == head_dim) return tile;
     return {};
 }

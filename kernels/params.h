@@ -129,6 +129,14 @@ typedef struct AttentionParams {
 } AttentionParams;
 PARAMS_SIZE(AttentionParams, 56);
 
+// Kernels `attention90_T_D_tensor`: the same by tensor copies. Keys are not rotated; queries are, if `rotary` says so.
+typedef struct AttentionTensorParams {
+    TensorMap qkv; // of `attention.qkv`: attention90_tensor.cuh
+    AttentionParams attention;
+    uint64_t padding;
+} AttentionTensorParams;
+PARAMS_SIZE(AttentionTensorParams, 192);
+
 // Kernels `represent` or `represent_f32` and, after it, `represent_means`: the stream through the final LayerNorm, and
 // the mean over a range of rows of each sequence.
 typedef struct RepresentParams {

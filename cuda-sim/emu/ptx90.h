@@ -55,6 +55,10 @@ static inline void tma_load_3d(void *to, const void *map, int c0, int c1, int c2
     const int coordinates[3] = {c0, c1, c2};
     emu::tma_load(to, map, coordinates, 3, barrier);
 }
+static inline void tma_load_4d(void *to, const void *map, int c0, int c1, int c2, int c3, uint64_t *barrier) {
+    const int coordinates[4] = {c0, c1, c2, c3};
+    emu::tma_load(to, map, coordinates, 4, barrier);
+}
 
 static inline void tma_store_2d(const void *map, int c0, int c1, const void *from) {
     const int coordinates[2] = {c0, c1};

@@ -163,7 +163,7 @@ static const TensorMap &checked_map(const char *what, const void *map) {
 void tma_prefetch(const void *map) { checked_map("tma_prefetch", map); }
 
 void tma_load(void *to, const void *map, const int *coordinates, int rank, uint64_t *barrier) {
-    const char *what = rank == 2 ? "tma_load_2d" : "tma_load_3d";
+    const char *const what = rank == 2 ? "tma_load_2d" : rank == 3 ? "tma_load_3d" : "tma_load_4d";
     const TensorMap &known = checked_map(what, map);
     if (known.rank != rank) fail(ILLEGAL_INSTRUCTION, "%s of a tensor map of rank %d", what, known.rank);
     check_mbarrier(what, barrier);

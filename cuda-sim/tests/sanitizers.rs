@@ -24,7 +24,7 @@ const KERNELS: [&str; 13] = [
 ];
 
 /// Cases without a mistake.
-const CLEAN: [&str; 24] = [
+const CLEAN: [&str; 26] = [
     "reverse",
     "copy",
     "pipeline",
@@ -45,6 +45,8 @@ const CLEAN: [&str; 24] = [
     "attention_hopper_whole",
     "attention_hopper_long",
     "attention_hopper_narrow",
+    "attention_tensor",
+    "attention_tensor_narrow",
     "rotate_keys",
     "gemm_gelu",
     "gemm_gelu_gated",

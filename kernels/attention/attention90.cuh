@@ -1,20 +1,20 @@
-// Attention for Hopper (sm_90a) with heads of 64 columns, f16 and bf16: the kernels attention90_T_64. What they compute
-// is what attention_long.cuh does.
+// Attention for Hopper (sm_90a) with heads of 64 columns that are to be rotated, f16 and bf16: the kernels
+// attention90_T_64. What they compute is what attention_long.cuh does, without ALiBi. (Sequences of more than
+// HOPPER_ROTATES tokens, and heads that are not to be rotated, have attention90_tensor.cuh.)
 //
 // A persistent block takes one head of an item (params.h, AttentionItem) after the other, heads fastest. Its last
 // warpgroup is the producer: cp.async brings tiles of 64 keys and 64 values into a ring of stages (common/ring.cuh), in
-// the 128-byte swizzle that wgmma reads, and the keys are rotated there, once for all queries of the item. (Keys of
-// sequences of more than HOPPER_ROTATES tokens have been rotated by rotate_keys.cu.) The other warpgroups are consumers,
-// which take turns at 64 queries and go through all tiles of keys: s = q k^T by wgmma, q in registers; the online
-// softmax in registers; o += p v by wgmma, p in registers. Nothing keeps them in step: one has its softmax while another
-// has its products, or those of the next item. A sequence that fits into the ring (HOPPER_WHOLE) is one item, and its
-// keys stay for all its queries; others have items of as many queries as one turn takes. Grid: one block per SM.
+// the 128-byte swizzle that wgmma reads, and the keys are rotated there, once for all queries of the item. The other
+// warpgroups are consumers, which take turns at 64 queries and go through all tiles of keys: s = q k^T by wgmma, q in
+// registers; the online softmax in registers; o += p v by wgmma, p in registers. Nothing keeps them in step: one has its
+// softmax while another has its products, or those of the next item. A sequence that fits into the ring (HOPPER_WHOLE)
+// is one item, and its keys stay for all its queries; others have items of as many queries as one turn takes. Grid: one
+// block per SM.
 //
 // Bound, in 64 queries by 64 keys an SM: 256 cycles by the tensor cores, as many by the exponentials; below about 200
 // tokens by the bytes of q, k, v and out. On an H200, f16, 20 heads, rotated, in TFLOP/s: 96 at length 100, 177 at 170,
-// 273 at 350, 365 at 512, 346 to 359 at 1022, 432 at 4096 (with the launch of rotate_keys); by ALiBi, 12 heads, 275 at 350
-// and 375 at 1022. (mma.sync there, rotated: 64 at 100, 124 at 350, 164 at 1022. FlashAttention-3 publishes 333 at 512 and
-// 392 at 1024, without rotation.)
+// 273 at 350, 365 at 512, and 346 to 359 at 1022. (mma.sync there, rotated: 64 at 100, 124 at 350, 164 at 1022.
+// FlashAttention-3 publishes 333 at 512 and 392 at 1024, without rotation.)
 //
 // What made rotation cheap (at length 1022 all took 663 us on the H200, of which it took some 140, and now 512 to 525):
 // - Angles come by cp.async two tiles ahead. Loads into the 32 registers of a producing thread were waited for four
@@ -23,10 +23,10 @@
 // - 16 lanes per row, two columns per lane, rows r and r + 4 together: no bank is read twice. With eight bytes per lane,
 //   in rows one after the other, each access took ten turns instead of two.
 //
-// Tensor copies (TMA) of keys and values are not faster. One thread began them, those of a tile's queries to L2 too, the
-// producers waited for a tile, made its values past the end zeros, and rotated as here: the same bits, on one H200 in one
-// run, some 34,000 tokens, in us (here, by tensor copies): 182 and 238 at length 100, 224 and 229 at 350, 512 and 609 at
-// 1022, 2083 and 2319 at 4096, 334 and 360 with lengths of proteins; by ALiBi at 350 131 and 130. (Commit 9ff0259.)
+// Tensor copies (TMA) of keys and values are not faster where keys are rotated after them. One thread began them, those
+// of a tile's queries to L2 too, the producers waited for a tile, made its values past the end zeros, and rotated as here:
+// the same bits, on one H200 in one run, some 34,000 tokens, in us (here, by tensor copies): 182 and 238 at length 100, 224
+// and 229 at 350, 512 and 609 at 1022, 2083 and 2319 at 4096, 334 and 360 with lengths of proteins. (Commit 9ff0259.)
 //
 // Everything is counted from the sequence's first token. Rows past the end are zeros in shared memory and never a
 // neighbour's.
@@ -62,32 +62,29 @@ template <typename T> struct Rows64 {
                 for (int h = 0; h < 2; h++)
                     q[k][r + 2 * h] =
                         *reinterpret_cast<const uint32_t *>(q0 + at_row[r] * stride + 2 * t + 16 * k + 8 * h);
-        if (rotary) {
-            float4 angles[2][2][2];
+        float4 angles[2][2][2];
 #pragma unroll
-            for (int r = 0; r < 2; r++)
+        for (int r = 0; r < 2; r++)
 #pragma unroll
-                for (int k = 0; k < 2; k++)
+            for (int k = 0; k < 2; k++)
 #pragma unroll
-                    for (int h = 0; h < 2; h++)
-                        angles[r][k][h] =
-                            *reinterpret_cast<const float4 *>(rotary + at_row[r] * 32 + 2 * t + 16 * k + 8 * h);
+                for (int h = 0; h < 2; h++)
+                    angles[r][k][h] =
+                        *reinterpret_cast<const float4 *>(rotary + at_row[r] * 32 + 2 * t + 16 * k + 8 * h);
 #pragma unroll
-            for (int r = 0; r < 2; r++)
+        for (int r = 0; r < 2; r++)
 #pragma unroll
-                for (int k = 0; k < 2; k++)
+            for (int k = 0; k < 2; k++)
 #pragma unroll
-                    for (int h = 0; h < 2; h++) {
-                        const float4 angle = angles[r][k][h];
-                        uint32_t &first = q[k][r + 2 * h], &second = q[k + 2][r + 2 * h];
-                        float a[2], b[2];
-                        unpack(a, first);
-                        unpack(b, second);
-                        first = pack2<T>(fmaf(a[0], angle.x, -(b[0] * angle.y)),
-                                         fmaf(a[1], angle.z, -(b[1] * angle.w)));
-                        second = pack2<T>(fmaf(b[0], angle.x, a[0] * angle.y), fmaf(b[1], angle.z, a[1] * angle.w));
-                    }
-        }
+                for (int h = 0; h < 2; h++) {
+                    const float4 angle = angles[r][k][h];
+                    uint32_t &first = q[k][r + 2 * h], &second = q[k + 2][r + 2 * h];
+                    float a[2], b[2];
+                    unpack(a, first);
+                    unpack(b, second);
+                    first = pack2<T>(fmaf(a[0], angle.x, -(b[0] * angle.y)), fmaf(a[1], angle.z, -(b[1] * angle.w)));
+                    second = pack2<T>(fmaf(b[0], angle.x, a[0] * angle.y), fmaf(b[1], angle.z, a[1] * angle.w));
+                }
 #pragma unroll
         for (int i = 0; i < 32; i++) o[i] = 0;
         row_max[0] = row_max[1] = -INFINITY;
@@ -102,13 +99,7 @@ template <typename T> struct Rows64 {
 
     // Scores become weights, and what is summed so far is rescaled.
     template <bool CUT, int KEYS>
-    __device__ __forceinline__ void softmax(float (&s)[KEYS / 2], int valid, float distance, float slope,
-                                            float scale2, int t) {
-        if (slope != 0) {
-#pragma unroll
-            for (int i = 0; i < KEYS / 2; i++)
-                s[i] = fmaf(-slope, fabsf(distance + float(fragment_row(i) - fragment_column(i))), s[i]);
-        }
+    __device__ __forceinline__ void softmax(float (&s)[KEYS / 2], int valid, float scale2, int t) {
         if constexpr (CUT) {
 #pragma unroll
             for (int i = 0; i < KEYS / 2; i++)
@@ -144,18 +135,16 @@ template <typename T> struct Rows64 {
     }
 
     // A tile of KEYS keys and their values, given as descriptors: s = q k^T, softmax, o += p v. Of the keys `valid` are
-    // the sequence's: with CUT those may be fewer than KEYS. `distance` is that of the thread's first row from the
-    // thread's first key; `slope` ALiBi's over `scale`, or 0; `scale2` the scores' scale times log2 e.
+    // the sequence's: with CUT those may be fewer than KEYS. `scale2` is the scores' scale times log2 e.
     template <bool CUT, int KEYS>
-    __device__ __forceinline__ void mma(uint64_t keys, uint64_t values, int valid, float distance, float slope,
-                                        float scale2, int t) {
+    __device__ __forceinline__ void mma(uint64_t keys, uint64_t values, int valid, float scale2, int t) {
         float s[KEYS / 2];
         wg_fence();
 #pragma unroll
         for (int k = 0; k < 4; k++) wgmma_rs<T, KEYS, 0>(s, q[k], keys + 2 * k, k > 0);
         wg_commit();
         wg_wait<0>();
-        softmax<CUT, KEYS>(s, valid, distance, slope, scale2, t);
+        softmax<CUT, KEYS>(s, valid, scale2, t);
         uint32_t p[KEYS / 16][4];
 #pragma unroll
         for (int i = 0; i < KEYS / 4; i++) p[i / 4][i % 4] = pack2<T>(s[2 * i], s[2 * i + 1]);
@@ -265,11 +254,9 @@ __device__ __forceinline__ void produce(const AttentionParams &p, const Shared90
     int under_way = 0;       // tiles that are fetched and not yet handed on
     int ready = -AHEAD;      // the stage to hand on, once AHEAD tiles are under way
     int part = 0;            // of `angles`, for the tile that is fetched; the oldest is the next
-    uint32_t to_rotate = 0;  // bit i: the keys fetched i tiles ago are to be rotated
 #pragma unroll 1
     while (!work.ended() || under_way > 0) {
         const int oldest = part < AHEAD ? part + 1 : 0;
-        to_rotate <<= 1;
         if (!work.ended()) {
             mbar_wait(&empty[free.stage], free.phase ^ 1);
             const int length = int(work.item.length);
@@ -288,14 +275,11 @@ __device__ __forceinline__ void produce(const AttentionParams &p, const Shared90
                 // The queries of these rows are needed soon, too.
                 if (chunk == 0) prefetch_l2(from - row_stride);
             }
-            if (rotary && length <= HOPPER_ROTATES) {
-                to_rotate |= 1;
 #pragma unroll
-                for (int i = 0; i < 8; i++) { // rows past the end are zeros, whatever the angle
-                    const int position = min(key + rotated_row + (i / 4) * HALF + i % 4, length - 1);
-                    const float2 *from = rotary + uint32_t(position) * (D / 2) + pair;
-                    cp_async16_l1(&angles[((part * 8 + i) * 128 + thread) * 2], from);
-                }
+            for (int i = 0; i < 8; i++) { // rows past the end are zeros, whatever the angle
+                const int position = min(key + rotated_row + (i / 4) * HALF + i % 4, length - 1);
+                const float2 *from = rotary + uint32_t(position) * (D / 2) + pair;
+                cp_async16_l1(&angles[((part * 8 + i) * 128 + thread) * 2], from);
             }
             under_way++;
             free.next();
@@ -312,16 +296,14 @@ __device__ __forceinline__ void produce(const AttentionParams &p, const Shared90
             continue;
         }
         cp_async_wait<AHEAD>();
-        if ((to_rotate >> AHEAD) & 1) {
-            __syncwarp(); // what the other lanes fetched is there, too
-            const uint32_t tile = ready * (2 * TILE) + rotated_row * D + (pair ^ (8 * (rotated_row % 8)));
+        __syncwarp(); // what the other lanes fetched is there, too
+        const uint32_t tile = ready * (2 * TILE) + rotated_row * D + (pair ^ (8 * (rotated_row % 8)));
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                T *const rows = ring + ((i / 4) * HALF + i % 4) * D;
-                const uint32_t at = tile ^ (8 * (i % 4)); // the swizzle of the row
-                const float2 *const row_angles = &angles[((oldest * 8 + i) * 128 + thread) * 2];
-                rotate_pairs<2>(rows + at, rows + (at ^ OTHER), row_angles);
-            }
+        for (int i = 0; i < 8; i++) {
+            T *const rows = ring + ((i / 4) * HALF + i % 4) * D;
+            const uint32_t at = tile ^ (8 * (i % 4)); // the swizzle of the row
+            const float2 *const row_angles = &angles[((oldest * 8 + i) * 128 + thread) * 2];
+            rotate_pairs<2>(rows + at, rows + (at ^ OTHER), row_angles);
         }
         fence_proxy_async();
         __syncwarp();
@@ -349,7 +331,6 @@ __device__ __forceinline__ void consume(const AttentionParams &p, const Shared90
     for (; !work.ended(); work.next(p)) {
         const int length = int(work.item.length), rows = int(work.item.rows), item_row = int(work.item.row);
         const uint64_t first = work.item.first + work.item.row;
-        const float slope = p.slopes ? at<const float>(p.slopes)[work.head()] / p.scale : 0.0f;
         int begin = turn * 64;
         turn = (turn + (CONSUMERS << 16) - (rows + 63) / 64) % CONSUMERS;
         RingCursor<STAGES> cursor;
@@ -372,23 +353,22 @@ __device__ __forceinline__ void consume(const AttentionParams &p, const Shared90
             }
             const int row = begin + (threadIdx.x % 128) / 32 * 16 + lane / 4;
             queries.load_q(at<const T>(p.qkv) + first * stride + work.head() * D, stride,
-                           rotary ? rotary + uint64_t(item_row) * (D / 2) : nullptr, row, rows, t);
+                           rotary + uint64_t(item_row) * (D / 2), row, rows, t);
             const auto keys = [&] { return first_keys + cursor.stage * (2 * TILE_STEP); };
             int remaining = length; // keys of the sequence
-            const auto distance = [&] { return float(item_row + row - 2 * t - (length - remaining)); };
 #pragma unroll 1
             for (; remaining >= KEYS; remaining -= KEYS) {
                 wait();
-                queries.template mma<false, KEYS>(keys(), keys() + TILE_STEP, KEYS, distance(), slope, scale2, t);
+                queries.template mma<false, KEYS>(keys(), keys() + TILE_STEP, KEYS, scale2, t);
                 release();
             }
             if (remaining > 0) {
                 wait();
                 const uint64_t values = keys() + TILE_STEP;
                 if (remaining > KEYS / 2)
-                    queries.template mma<true, KEYS>(keys(), values, remaining, distance(), slope, scale2, t);
+                    queries.template mma<true, KEYS>(keys(), values, remaining, scale2, t);
                 else
-                    queries.template mma<true, KEYS / 2>(keys(), values, remaining, distance(), slope, scale2, t);
+                    queries.template mma<true, KEYS / 2>(keys(), values, remaining, scale2, t);
                 release();
             }
             queries.store_o(at<T>(p.out) + first * row_stride + work.head() * D, row_stride, row, rows, t);

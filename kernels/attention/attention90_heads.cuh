@@ -1,8 +1,9 @@
-// Attention for Hopper (sm_90a) with heads of 16, 24, 32 and 128 columns, f16 and bf16: the kernels attention90_T_D.
-// (Heads of 64 columns have attention90.cuh, which is made in the same way and came first.)
+// Attention for Hopper (sm_90a) with heads of 16, 24, 32 and 128 columns that are to be rotated, f16 and bf16: the kernels
+// attention90_T_D. (Heads of 64 columns have attention90.cuh, which is made in the same way and came first. Heads that
+// are not to be rotated, and sequences of more than 384 tokens with heads of 128, have attention90_tensor.cuh.)
 //
-// Computes: what attention_long.cuh computes, softmax(q k^T * scale + position) v within each sequence, by
-// FlashAttention's online softmax. Products are wgmma with f32 sums; weights are rounded to T.
+// Computes: what attention_long.cuh computes, softmax(q k^T * scale) v within each sequence, by FlashAttention's online
+// softmax, with q and k rotated. Products are wgmma with f32 sums; weights are rounded to T.
 //
 // Shapes: params.h, AttentionParams. HOPPER_TILES in launch.h has, for each width, the numbers of warpgroups, keys and
 // stages. Heads of 24 columns lie in rows of 32 in shared memory: the last 8 columns are zeros.
@@ -11,13 +12,12 @@
 // A persistent block takes one head of an item after the other, heads fastest. Its last warpgroup is the producer:
 // cp.async brings tiles of keys and values into a ring of stages, and the keys are rotated there. The other warpgroups
 // are consumers: they take turns at 64 queries, and go through all tiles of keys. A sequence that fits into the ring is
-// one item, and its keys stay for all its queries. For heads of 128 columns, keys of sequences that do not fit have been
-// rotated by rotate_keys.cu.
+// one item, and its keys stay for all its queries.
 //
 // Bound and measured: benches/results/2026-11-29-attention-h200.md has the figures, and what was tried. Exponentials
 // bound heads of up to 32 columns (248, 371 and 495 TFLOP/s with 16, 24 and 32), the tensor cores heads of 128. On an H200,
-// f16, rotated, at lengths 350, 1022 and 4096, in TFLOP/s: 114, 136 and 159 with 20 heads of 16; 150, 185 and 211 with 20
-// of 24; 198, 243 and 280 with 20 of 32; 292, 364 and 447 with 40 of 128. (mma.sync at 350: 76, 75, 95 and 129.)
+// f16, at lengths 350, 1022 and 4096, in TFLOP/s: 114, 136 and 159 with 20 heads of 16; 150, 185 and 211 with 20 of 24;
+// 198, 243 and 280 with 20 of 32; at 350 292 with 40 of 128. (mma.sync at 350: 76, 75, 95 and 129.)
 //
 // - A producing warp asks whether a stage is free, and hands on a tile that has arrived rather than wait for it. So a
 //   sequence may fill the whole ring.
@@ -83,16 +83,25 @@ template <typename T, class S> struct Rows90 {
             for (int b = 0; b < 2 * S::DEPTH; b++) // blocks of 8 columns
                 q[b / 2][r + 2 * (b % 2)] =
                     8 * b < D ? *reinterpret_cast<const uint32_t *>(q0 + at_row[r] * stride + 2 * t + 8 * b) : 0;
-        if (rotary) {
-            if constexpr (D % 16 == 0)
-                rotate(rotary, at_row, t);
-            else
-                rotate_24(rotary, at_row, t);
-        }
+        rotate_q(rotary, row, rows, t);
+        clear();
+    }
+
+    // Before the first tile of keys.
+    __device__ __forceinline__ void clear() {
 #pragma unroll
         for (int i = 0; i < D / 2; i++) o[i] = 0;
         row_max[0] = row_max[1] = -INFINITY;
         row_sum[0] = row_sum[1] = 0;
+    }
+
+    // Rotates the queries by the angles of `rotary`, which begin with those of the item's first row.
+    __device__ __forceinline__ void rotate_q(const float2 *rotary, int row, int rows, int t) {
+        const int at_row[2] = {row < rows ? row : 0, row + 8 < rows ? row + 8 : 0};
+        if constexpr (D % 16 == 0)
+            rotate(rotary, at_row, t);
+        else
+            rotate_24(rotary, at_row, t);
     }
 
     // Both columns of a pair are the same thread's.
@@ -150,7 +159,8 @@ template <typename T, class S> struct Rows90 {
     }
 
     // Scores become weights, and what is summed so far is rescaled. Of the keys `valid` are the sequence's: at least
-    // KEYS - CUT + 1.
+    // KEYS - CUT + 1. `distance` is that of the thread's first row from the thread's first key; `slope` is ALiBi's over
+    // `scale`, or 0.
     template <int KEYS>
     __device__ __forceinline__ void softmax(float (&s)[KEYS / 2], int valid, float distance, float slope, float scale2,
                                             int t) {
@@ -193,21 +203,29 @@ template <typename T, class S> struct Rows90 {
         }
     }
 
-    // A tile of KEYS keys and their values, given as descriptors: s = q k^T, softmax, o += p v. `distance` is that of the
-    // thread's first row from the thread's first key; `slope` ALiBi's over `scale`, or 0; `scale2` the scores' scale
-    // times log2 e.
+    // A tile of KEYS keys and their values, given as descriptors: s = q k^T, softmax, o += p v. `scale2` is the scores'
+    // scale times log2 e.
     template <int KEYS>
-    __device__ __forceinline__ void mma(uint64_t keys, uint64_t values, int valid, float distance, float slope,
-                                        float scale2, int t) {
-        constexpr int SPAN_DEPTH = S::SPAN / 32; // products of 16 columns, a span
+    __device__ __forceinline__ void mma(uint64_t keys, uint64_t values, int valid, float scale2, int t) {
         float s[KEYS / 2];
+        mma_qk<KEYS>(s, keys);
+        softmax<KEYS>(s, valid, 0, 0, scale2, t);
+        mma_pv<KEYS>(s, values);
+    }
+
+    // s = q k^T for a tile of keys.
+    template <int KEYS> __device__ __forceinline__ void mma_qk(float (&s)[KEYS / 2], uint64_t keys) {
+        constexpr int SPAN_DEPTH = S::SPAN / 32; // products of 16 columns, a span
         wg_fence();
 #pragma unroll
         for (int k = 0; k < S::DEPTH; k++)
             wgmma_rs<T, KEYS, 0>(s, q[k], keys + (k / SPAN_DEPTH) * (S::KEYS * S::SPAN / 16) + 2 * (k % SPAN_DEPTH), k > 0);
         wg_commit();
         wg_wait<0>();
-        softmax<KEYS>(s, valid, distance, slope, scale2, t);
+    }
+
+    // o += p v for a tile of values; `s` has the weights p in f32.
+    template <int KEYS> __device__ __forceinline__ void mma_pv(const float (&s)[KEYS / 2], uint64_t values) {
         uint32_t p[KEYS / 16][4];
 #pragma unroll
         for (int i = 0; i < KEYS / 4; i++) p[i / 4][i % 4] = pack2<T>(s[2 * i], s[2 * i + 1]);
@@ -390,7 +408,6 @@ template <typename T, class S> struct Producer90 {
         int ready = 0;           // the stage to hand on
         int under_way = 0;       // stages that are fetched and not handed on
         int part = 0, ready_part = 0;
-        uint32_t to_rotate = 0; // bit i: the keys fetched i tiles ago are to be rotated
 #pragma unroll 1
         while (remaining > 0 || under_way > 0) {
             bool fetching = false;
@@ -406,11 +423,7 @@ template <typename T, class S> struct Producer90 {
             if (fetching) {
                 fetch(ring + free.stage * (2 * S::ELEMENTS), from, start, row_stride, remaining);
                 const int length = int(work.item.length);
-                to_rotate <<= 1;
-                if (p.rotary && (S::TILE.rotates == 0 || length <= int(S::TILE.rotates))) {
-                    to_rotate |= 1;
-                    fetch_angles(part, length - remaining, length);
-                }
+                fetch_angles(part, length - remaining, length);
                 cp_async_commit();
                 part = part < AHEAD ? part + 1 : 0;
                 under_way++;
@@ -431,10 +444,8 @@ template <typename T, class S> struct Producer90 {
             } else {
                 cp_async_wait<2>();
             }
-            if ((to_rotate >> (under_way - 1)) & 1) {
-                __syncwarp(); // what the other lanes fetched is there, too
-                rotate(ring + ready * (2 * S::ELEMENTS), ready_part);
-            }
+            __syncwarp(); // what the other lanes fetched is there, too
+            rotate(ring + ready * (2 * S::ELEMENTS), ready_part);
             fence_proxy_async();
             __syncwarp();
             if (lane == 0) mbar_arrive(&full[ready]);
@@ -463,8 +474,7 @@ __device__ __forceinline__ void consume90(const AttentionParams &p, const Shared
     for (; !work.ended(); work.next(p)) {
         const int length = int(work.item.length), rows = int(work.item.rows), item_row = int(work.item.row);
         const uint64_t first = work.item.first + work.item.row;
-        const float slope = p.slopes ? at<const float>(p.slopes)[work.head()] / p.scale : 0.0f;
-        const float2 *rotary = p.rotary ? at<const float2>(p.rotary) + uint64_t(item_row) * (D / 2) : nullptr;
+        const float2 *rotary = at<const float2>(p.rotary) + uint64_t(item_row) * (D / 2);
         int begin = turn * 64;
         turn = (turn + (CONSUMERS << 16) - (rows + 63) / 64) % CONSUMERS;
         RingCursor<STAGES> cursor;
@@ -490,9 +500,8 @@ __device__ __forceinline__ void consume90(const AttentionParams &p, const Shared
             int remaining = length; // keys of the sequence
             const auto mma = [&](auto keys) {
                 const uint64_t at = first_keys + cursor.stage * (2 * TILE_STEP);
-                const float distance = float(item_row + row - 2 * t - (length - remaining));
                 wait();
-                queries.template mma<decltype(keys)::value>(at, at + TILE_STEP, remaining, distance, slope, scale2, t);
+                queries.template mma<decltype(keys)::value>(at, at + TILE_STEP, remaining, scale2, t);
                 release();
             };
 #pragma unroll 1

@@ -92,6 +92,14 @@ __device__ __forceinline__ void tma_load_3d(void *to, const void *map, int c0, i
                  : "memory");
 }
 
+__device__ __forceinline__ void tma_load_4d(void *to, const void *map, int c0, int c1, int c2, int c3,
+                                            uint64_t *barrier) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
+                 "[%1, {%2, %3, %4, %5}], [%6];" ::"r"(shared_address(to)),
+                 "l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(shared_address(barrier))
+                 : "memory");
+}
+
 // ---- Tensor copies from shared memory. The thread that begins them also closes the group and waits for it; what it
 // copies, other threads have written before `fence_proxy_async` and a barrier.
 

@@ -416,29 +416,32 @@ impl Case for Attention {
         }
         let kernels = self.choice(machine)?;
         let work = kernels.work(&self.starts());
-        let rotate = kernels.rotate.as_ref().filter(|_| work.rotated);
-        let launches = [
-            (rotate, work.items.len(), at[ITEMS]),
-            (Some(&kernels.long), work.items.len(), at[ITEMS]),
-            (kernels.short.as_ref(), work.short_items(), at[SLOTS]),
-        ];
-        let launch = |(kernel, count, items): (Option<&AttentionKernel>, usize, u64)| {
+        let lists = work.counts().lists(at[ITEMS], at[SLOTS]);
+        let launch = |(kernel, (items, count)): (Option<&AttentionKernel>, (u64, u32))| {
             let kernel = kernel.filter(|_| count > 0)?;
-            let count = count as u32;
-            let blocks = kernel.blocks(params.heads, count, machine.multiprocessors);
+            let blocks = kernel.blocks(params.heads, count, machine.multiprocessors) as usize;
             let params = AttentionParams {
                 items,
                 count,
                 ..params
             };
-            let (name, blocks) = (kernel.name.clone(), blocks as usize);
-            let launch = Launch::new(&kernel.source, name, blocks, kernel.threads, params);
+            let (source, name, threads) = (&kernel.source, kernel.name.clone(), kernel.threads);
+            let launch = match &kernel.tensor {
+                Some(tile) => {
+                    let params =
+                        AttentionKernel::tensor_params(tile, params, self.tokens(), self.dtype)
+                            .unwrap();
+                    Launch::new(source, name, blocks, threads, params)
+                }
+                None => Launch::new(source, name, blocks, threads, params),
+            };
             Some(Launch {
                 shared: kernel.shared,
                 ..launch
             })
         };
-        Some(launches.into_iter().filter_map(launch).collect())
+        let launches = kernels.launches().into_iter().zip(lists);
+        Some(launches.filter_map(launch).collect())
     }
 
     fn on_cpu(&self) -> Option<Box<dyn OnCpu>> {

@@ -7,7 +7,7 @@ use crate::support::cuda::gpu::{Gpu, gpu, seeds};
 use crate::support::cuda::numbers::{
     DTYPES, Random, bytes, epsilon, error, rounded, same_on_the_whole, values,
 };
-use seqstream::backend::cuda::attention::{AttentionKernels, WorkList};
+use seqstream::backend::cuda::attention::{AttentionKernel, AttentionKernels, WorkList};
 use seqstream::backend::cuda::params::{AttentionItem, AttentionParams, RotaryTableParams};
 use seqstream::dtype::DType;
 use std::ops::Range;
@@ -142,22 +142,24 @@ impl Case {
             gpu.upload(&work.item_bytes()),
             gpu.upload(&work.slot_bytes()),
         );
-        let rotate = kernels.rotate.as_ref().filter(|_| work.rotated);
-        let lists = [
-            (rotate, work.items.len(), items.address()),
-            (Some(&kernels.long), work.items.len(), items.address()),
-            (kernels.short.as_ref(), work.short_items(), slots.address()),
-        ];
-        for (kernel, count, address) in lists {
+        let lists = work.counts().lists(items.address(), slots.address());
+        for (kernel, (address, count)) in kernels.launches().into_iter().zip(lists) {
             let Some(kernel) = kernel.filter(|_| count > 0) else {
                 continue;
             };
             params.items = address;
-            params.count = count as u32;
+            params.count = count;
             let function = gpu.function(&kernel.source, &kernel.name, kernel.shared);
             // The grid is for three multiprocessors, so that persistent blocks take several items.
             let blocks = kernel.blocks(params.heads, params.count, 3) as usize;
-            gpu.launch(&function, blocks, kernel.threads, kernel.shared, &params);
+            let (threads, shared) = (kernel.threads, kernel.shared);
+            if let Some(tile) = &kernel.tensor {
+                let params =
+                    AttentionKernel::tensor_params(tile, params, tokens, self.dtype).unwrap();
+                gpu.launch(&function, blocks, threads, shared, &params);
+            } else {
+                gpu.launch(&function, blocks, threads, shared, &params);
+            }
         }
         gpu.stream.synchronize().unwrap();
         self.sequences(&gpu.download(&out))
@@ -353,7 +355,10 @@ fn a_sequence_of_35000_tokens() {
                         row: row.start as u32,
                         rows: END as u32,
                     };
+                    // All items are of one sequence, and so for the same kernel.
+                    let far = work.far > 0;
                     work.items = ends.iter().map(item).collect();
+                    work.far = if far { work.items.len() } else { 0 };
                 }
             });
             assert_eq!(gpu.findings(), "", "{head_dim} {dtype:?}");

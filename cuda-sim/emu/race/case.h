@@ -38,6 +38,10 @@ struct Memory {
 // The map that the simulated driver would write, of a dense matrix of 16-bit elements.
 void encode(void *map, uint64_t matrix, uint32_t columns, uint32_t rows, uint32_t box_columns, uint32_t box_rows,
             uint32_t swizzle);
+// Writes the map of a matrix of 16-bit elements whose rows are those of sequences: `TensorMap::packed` in
+// src/gpu/driver/tensor_map.rs.
+void encode_packed(void *map, uint64_t matrix, uint32_t columns, uint32_t rows, uint32_t blocks, uint32_t box_columns,
+                   uint32_t box_rows, uint32_t box_blocks);
 
 struct Shape {
     uint32_t grid[3], block[3], shared;

@@ -101,6 +101,7 @@ struct Attention {
     uint32_t head_dim, threads, shared;
     bool f32;
     uint32_t rows = 256;
+    uint32_t columns = 0; // of the kernels by tensor copies: TensorTile
 };
 static bool attention(Memory &memory, const Attention &of, const std::vector<uint32_t> &lengths, uint32_t grid,
                       bool slots = false) {
@@ -125,7 +126,14 @@ static bool attention(Memory &memory, const Attention &of, const std::vector<uin
     p.head_dim = of.head_dim;
     p.scale = 0.125f;
     p.count = uint32_t(items.size() / (slots ? 8 : 4));
-    return launch(memory, of.kernel, {{grid, 1, 1}, {of.threads, 1, 1}, of.shared}, &p);
+    const Shape shape = {{grid, 1, 1}, {of.threads, 1, 1}, of.shared};
+    if (of.columns == 0) return launch(memory, of.kernel, shape, &p);
+    AttentionTensorParams tensor = {};
+    const uint32_t columns = of.head_dim < 64 ? of.head_dim : 64, box_columns = of.columns < 64 ? of.columns : 64;
+    encode_packed(tensor.qkv.opaque, p.qkv, columns, first, 3 * of.head_dim / columns, box_columns, TENSOR_ROWS,
+                  of.columns / box_columns);
+    tensor.attention = p;
+    return launch(memory, of.kernel, shape, &tensor);
 }
 // Tiles that stay, and tiles that go round the ring for each of two passes.
 static bool attention_stays(Memory &memory) {
@@ -175,6 +183,16 @@ static bool attention_hopper_long(Memory &memory) {
 static bool attention_hopper_narrow(Memory &memory) {
     constexpr HopperTile TILE = hopper_tile(24);
     return attention(memory, hopper("attention90_f16_24", TILE, 1024), {680, 650}, 1);
+}
+// Items of more tiles than the ring has stages, and of fewer queries than there are consumers; queries that are rotated.
+static Attention by_tensor_copies(const char *kernel, const TensorTile &tile) {
+    return {kernel, tile.head_dim, 128 * (1 + tile.consumers), tile.shared_bytes, false, 64 * tile.consumers, tile.columns};
+}
+static bool attention_tensor(Memory &memory) {
+    return attention(memory, by_tensor_copies("attention90_f16_128_tensor", tensor_tile(128)), {70, 20, 1000}, 1);
+}
+static bool attention_tensor_narrow(Memory &memory) {
+    return attention(memory, by_tensor_copies("attention90_f16_24_tensor", tensor_tile(24)), {1290, 65}, 1);
 }
 // Where the keys lie: every schedule turns them further.
 static bool rotate_keys(Memory &memory) {
@@ -232,6 +250,8 @@ const Case CASES[] = {
     {"attention_hopper_whole", attention_hopper_whole},
     {"attention_hopper_long", attention_hopper_long},
     {"attention_hopper_narrow", attention_hopper_narrow},
+    {"attention_tensor", attention_tensor},
+    {"attention_tensor_narrow", attention_tensor_narrow},
     {"rotate_keys", rotate_keys},
     {"gemm_gelu", gemm_gelu},
     {"gemm_gelu_gated", gemm_gelu_gated},

@@ -97,6 +97,25 @@ void encode(void *map, uint64_t matrix, uint32_t columns, uint32_t rows, uint32_
     memcpy(map, &encoded, sizeof encoded);
 }
 
+void encode_packed(void *map, uint64_t matrix, uint32_t columns, uint32_t rows, uint32_t blocks, uint32_t box_columns,
+                   uint32_t box_rows, uint32_t box_blocks) {
+    const uint32_t row_bytes = columns * blocks * 2;
+    emu::TensorMap encoded = {};
+    encoded.magic = emu::TensorMap::MAGIC;
+    encoded.rank = 4;
+    encoded.element_bytes = 2;
+    encoded.swizzle = uint8_t(box_columns * 2);
+    encoded.address = matrix - uint64_t(box_rows) * row_bytes;
+    const uint32_t dims[] = {columns, box_rows, rows + 1, blocks}, strides[] = {2, row_bytes, row_bytes, columns * 2};
+    const uint32_t box[] = {box_columns, box_rows, 1, box_blocks};
+    for (int d = 0; d < 4; d++) {
+        encoded.dims[d] = dims[d];
+        encoded.strides[d] = strides[d];
+        encoded.box[d] = uint16_t(box[d]);
+    }
+    memcpy(map, &encoded, sizeof encoded);
+}
+
 bool launch(Memory &memory, const char *name, const Shape &shape, const void *params) {
     const EmuKernel *kernel = emu_find_kernel(name);
     if (!kernel) {

@@ -11,9 +11,11 @@ use super::launch::{
     ATTENTION_F32_WIDTHS, ATTENTION_SHORT_SLOTS, ATTENTION_SHORT_THREADS, ATTENTION_SHORT_TOKENS,
     ATTENTION_TILES, HOPPER_CONSUMERS, HOPPER_HEAD_DIM, HOPPER_ROTATES, HOPPER_SHARED_BYTES,
     HOPPER_SHORT_TOKENS, HOPPER_THREADS, HOPPER_TILES, HOPPER_WHOLE, LOOP_THREADS, ROTATE_BLOCKS,
+    TENSOR_ROWS, TENSOR_TILES, TensorTile,
 };
-use super::params::{AttentionItem, AttentionSlot};
+use super::params::{AttentionItem, AttentionParams, AttentionSlot, AttentionTensorParams};
 use crate::dtype::DType;
+use crate::gpu::driver::{DriverError, Element, PackedRows, Swizzle, TensorMap};
 
 const SHORT_SLOTS: usize = ATTENTION_SHORT_SLOTS as usize;
 
@@ -30,6 +32,10 @@ pub struct AttentionKernel {
     pub shared: u32,
     /// How many blocks a launch has.
     pub grid: Grid,
+    /// For a kernel that uses tensor copies, its tile. Its parameters are
+    /// [`AttentionTensorParams`], which [`AttentionKernel::tensor_params`] makes, and not
+    /// [`AttentionParams`].
+    pub tensor: Option<TensorTile>,
 }
 
 /// The blocks of a launch.
@@ -52,6 +58,57 @@ impl AttentionKernel {
             Grid::Items(blocks) => blocks * count,
         }
     }
+
+    /// Makes the parameters of a kernel that uses tensor copies, for a pass of this many tokens in
+    /// f16 or bf16.
+    ///
+    /// # Errors
+    /// Returns [`DriverError`] if the driver refuses a map of such a matrix.
+    pub fn tensor_params(
+        tile: &TensorTile,
+        attention: AttentionParams,
+        tokens: usize,
+        dtype: DType,
+    ) -> Result<AttentionTensorParams, DriverError> {
+        // A row in shared memory has one or more spans of at most 64 columns, or 128 bytes.
+        let span = tile.columns.min(64);
+        let blocks = tile.columns / span; // per head
+        let qkv = TensorMap::packed(&PackedRows {
+            element: match dtype {
+                DType::F16 => Element::F16,
+                DType::Bf16 => Element::Bf16,
+                DType::F32 => Element::F32,
+            },
+            address: attention.qkv,
+            rows: tokens as u64,
+            blocks: 3 * u64::from(attention.heads) * u64::from(blocks),
+            columns: u64::from(tile.head_dim.min(span)),
+            box_rows: TENSOR_ROWS,
+            box_columns: span,
+            box_blocks: blocks,
+            swizzle: match span {
+                16 => Swizzle::Bytes32,
+                32 => Swizzle::Bytes64,
+                _ => Swizzle::Bytes128,
+            },
+        })?;
+        Ok(AttentionTensorParams {
+            qkv,
+            attention,
+            ..AttentionTensorParams::default()
+        })
+    }
+}
+
+/// The kernels for sequences that are too long for [`AttentionKernels::long`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FarKernels {
+    /// Rotates the keys of these sequences in place, before `attention` runs.
+    pub rotate: AttentionKernel,
+    /// Takes the first items of [`WorkList::items`].
+    pub attention: AttentionKernel,
+    /// Queries of an item, at most.
+    rows: usize,
 }
 
 /// The kernels for heads of one width and dtype.
@@ -63,10 +120,9 @@ pub struct AttentionKernels {
     pub short: Option<AttentionKernel>,
     /// The longest sequence that has slots, of at most 64; 0 where there is no short kernel.
     pub short_tokens: usize,
-    /// Rotates the keys of long sequences before the long kernel runs, and takes its items: where
-    /// [`WorkList::rotated`] says so.
-    pub rotate: Option<AttentionKernel>,
-    /// The longest sequence whose keys the long kernel rotates itself; used with `rotate` alone.
+    /// What sequences of more than `rotates` tokens have instead of the long kernel.
+    pub far: Option<FarKernels>,
+    /// The longest sequence of the long kernel; used with `far` alone.
     rotates: usize,
     /// Queries of an item, at most.
     rows: usize,
@@ -101,10 +157,11 @@ impl AttentionKernels {
                     threads: ATTENTION_F32_THREADS,
                     shared: 4 * floats,
                     grid: Grid::Heads,
+                    tensor: None,
                 },
                 short: None,
                 short_tokens: 0,
-                rotate: None,
+                far: None,
                 rotates: 0,
                 rows: ATTENTION_F32_ROWS as usize,
                 whole: 0,
@@ -124,6 +181,7 @@ impl AttentionKernels {
             threads,
             shared,
             grid: Grid::Heads,
+            tensor: None,
         };
         let short = exact.map(|_| {
             // Queries, keys and values.
@@ -136,20 +194,34 @@ impl AttentionKernels {
             threads,
             shared,
             grid: Grid::Persistent,
+            tensor: None,
         };
         // sm_90a's code runs on 9.0 and nowhere else.
         let is_hopper = capability == (9, 0);
+        let tensor = TENSOR_TILES.iter().find(|tile| tile.head_dim == width);
+        let tensor = tensor.filter(|_| is_hopper);
+        if let Some(tile) = tensor.filter(|_| !rotary) {
+            return Some(Self {
+                long: Self::tensor_kernel(tile, dtype),
+                short,
+                short_tokens: ATTENTION_SHORT_TOKENS as usize,
+                far: None,
+                rotates: 0,
+                rows: 64 * tile.consumers as usize,
+                whole: 0,
+            });
+        }
+        let far = tensor.map(|tile| FarKernels {
+            rotate: Self::rotate_kernel(head_dim, dtype),
+            attention: Self::tensor_kernel(tile, dtype),
+            rows: 64 * tile.consumers as usize,
+        });
         if is_hopper && width == HOPPER_HEAD_DIM {
-            let short_tokens = if rotary {
-                HOPPER_SHORT_TOKENS
-            } else {
-                ATTENTION_SHORT_TOKENS
-            };
             return Some(Self {
                 long: hopper(HOPPER_THREADS, HOPPER_SHARED_BYTES),
                 short,
-                short_tokens: short_tokens as usize,
-                rotate: rotary.then(|| Self::rotate_kernel(head_dim, dtype)),
+                short_tokens: HOPPER_SHORT_TOKENS as usize,
+                far,
                 rotates: HOPPER_ROTATES as usize,
                 rows: 64 * HOPPER_CONSUMERS as usize,
                 whole: HOPPER_WHOLE as usize,
@@ -157,12 +229,11 @@ impl AttentionKernels {
         }
         let own = HOPPER_TILES.iter().find(|tile| tile.head_dim == width);
         if let Some(tile) = own.filter(|_| is_hopper) {
-            let ahead = rotary && tile.rotates > 0;
             return Some(Self {
                 long: hopper(128 * (1 + tile.consumers), tile.shared_bytes),
                 short,
                 short_tokens: ATTENTION_SHORT_TOKENS as usize,
-                rotate: ahead.then(|| Self::rotate_kernel(head_dim, dtype)),
+                far: far.filter(|_| tile.rotates > 0),
                 rotates: tile.rotates as usize,
                 rows: 64 * tile.consumers as usize,
                 whole: (tile.stages * tile.keys) as usize,
@@ -174,7 +245,7 @@ impl AttentionKernels {
                 .as_ref()
                 .map_or(0, |_| ATTENTION_SHORT_TOKENS as usize),
             short,
-            rotate: None,
+            far: None,
             rotates: 0,
             rows: (16 * tile.row_tiles * tile.warps) as usize,
             whole: (tile.stages * tile.keys) as usize,
@@ -188,8 +259,27 @@ impl AttentionKernels {
         changed.contains(&self.long.source).then_some("attention90")
     }
 
+    /// The kernels in the order of their launches, as [`WorkCounts::lists`] has their work.
+    pub fn launches(&self) -> [Option<&AttentionKernel>; 4] {
+        let far = self.far.as_ref();
+        [
+            far.map(|far| &far.rotate),
+            far.map(|far| &far.attention),
+            Some(&self.long),
+            self.short.as_ref(),
+        ]
+    }
+
+    /// The kernels of a sequence of this length, if these are not the usual ones.
+    fn far(&self, length: usize) -> Option<&FarKernels> {
+        self.far.as_ref().filter(|_| length > self.rotates)
+    }
+
     /// The queries of each item of a sequence.
     fn pieces(&self, length: usize) -> Vec<Range<usize>> {
+        if let Some(far) = self.far(length) {
+            return Self::even_pieces(length, far.rows);
+        }
         if length <= self.whole {
             // One item, or none.
             return std::iter::once(0..length)
@@ -197,15 +287,31 @@ impl AttentionKernels {
                 .collect();
         }
         if self.long.grid == Grid::Persistent {
-            // Its warpgroups take 64 queries each: no item has fewer turns than it must.
-            let turns = length.div_ceil(64);
-            let items = (64 * turns).div_ceil(self.rows.max(64));
-            let start = |item: usize| (64 * (item * turns / items)).min(length);
-            return (0..items).map(|i| start(i)..start(i + 1)).collect();
+            return Self::even_pieces(length, self.rows);
         }
         let rows = self.rows.max(1);
         let starts = (0..length).step_by(rows);
         starts.map(|row| row..(row + rows).min(length)).collect()
+    }
+
+    /// Warpgroups take 64 queries each: no item has fewer turns than it must.
+    fn even_pieces(length: usize, rows: usize) -> Vec<Range<usize>> {
+        let turns = length.div_ceil(64);
+        let items = (64 * turns).div_ceil(rows.max(64)).max(1);
+        let start = |item: usize| (64 * (item * turns / items)).min(length);
+        (0..items).map(|i| start(i)..start(i + 1)).collect()
+    }
+
+    fn tensor_kernel(tile: &TensorTile, dtype: DType) -> AttentionKernel {
+        let width = tile.head_dim;
+        AttentionKernel {
+            source: format!("attention90_{width}"),
+            name: format!("attention90_{}_{width}_tensor", dtype.name()),
+            threads: 128 * (1 + tile.consumers),
+            shared: tile.shared_bytes,
+            grid: Grid::Persistent,
+            tensor: Some(*tile),
+        }
     }
 
     fn rotate_kernel(head_dim: usize, dtype: DType) -> AttentionKernel {
@@ -215,6 +321,7 @@ impl AttentionKernels {
             threads: LOOP_THREADS,
             shared: 0,
             grid: Grid::Items(ROTATE_BLOCKS),
+            tensor: None,
         }
     }
 
@@ -230,7 +337,6 @@ impl AttentionKernels {
                 short[length.div_ceil(16)].push((first as u32, length as u16));
                 continue;
             }
-            work.rotated |= self.rotate.is_some() && length > self.rotates;
             for rows in self.pieces(length) {
                 work.items.push(AttentionItem {
                     first: first as u32,
@@ -242,7 +348,10 @@ impl AttentionKernels {
         }
         // Longest first: the short ones fill the gaps at the end.
         let cost = |item: &AttentionItem| u64::from(item.rows) * u64::from(item.length);
-        work.items.sort_by_key(|item| std::cmp::Reverse(cost(item)));
+        let far = |item: &AttentionItem| self.far(item.length as usize).is_some();
+        work.items
+            .sort_by_key(|item| std::cmp::Reverse((far(item), cost(item))));
+        work.far = work.items.partition_point(far);
         work.fill_slots(short);
         work
     }
@@ -251,23 +360,39 @@ impl AttentionKernels {
 /// The work of one batch, for every head alike.
 #[derive(Debug, Clone, Default)]
 pub struct WorkList {
-    /// For the long kernel, the most work first.
+    /// For the far kernels, the most work first; after these for the long kernel, in this order,
+    /// too.
     pub items: Vec<AttentionItem>,
+    /// How many items are for the far kernels.
+    pub far: usize,
     /// For the short kernel, [`WorkList::SLOTS`] of them an item.
     pub slots: Vec<AttentionSlot>,
-    /// Whether keys are to be rotated before: [`AttentionKernels::rotate`].
-    pub rotated: bool,
 }
 
 /// How much work there is, for a launch.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct WorkCounts {
+    /// Items of the far kernels.
+    pub far: usize,
     /// Items of the long kernel.
-    pub items: usize,
+    pub long: usize,
     /// Items of the short kernel.
-    pub short_items: usize,
-    /// [`WorkList::rotated`]
-    pub rotated: bool,
+    pub short: usize,
+}
+
+impl WorkCounts {
+    /// Where the items of each launch begin, and how many there are. `items` and `slots` are the
+    /// addresses of the two lists of a [`WorkList`].
+    pub fn lists(&self, items: u64, slots: u64) -> [(u64, u32); 4] {
+        let long = items + (self.far * size_of::<AttentionItem>()) as u64;
+        let (far, long_count) = (self.far as u32, self.long as u32);
+        [
+            (items, far),
+            (items, far),
+            (long, long_count),
+            (slots, self.short as u32),
+        ]
+    }
 }
 
 impl WorkList {
@@ -277,9 +402,9 @@ impl WorkList {
     /// The lengths of the lists, for launching.
     pub fn counts(&self) -> WorkCounts {
         WorkCounts {
-            items: self.items.len(),
-            short_items: self.short_items(),
-            rotated: self.rotated,
+            far: self.far,
+            long: self.items.len() - self.far,
+            short: self.short_items(),
         }
     }
 
@@ -380,15 +505,18 @@ mod tests {
             for (rotary, dtype) in [(true, DType::F16), (false, DType::Bf16)] {
                 let hopper = AttentionKernels::new(head_dim, dtype, rotary, (9, 0)).unwrap();
                 let name = format!("attention90_{}_{head_dim}", dtype.name());
-                assert_eq!(hopper.long.name, name);
+                let tensor = format!("{name}_tensor");
+                assert_eq!(hopper.long.name, if rotary { &name } else { &tensor }[..]);
+                assert_eq!(hopper.long.tensor.is_some(), !rotary);
                 assert!(hopper.long.grid == Grid::Persistent && hopper.long.shared <= 227 * 1024);
                 assert_eq!(hopper.bits(), Some("attention90"));
                 let rotate = format!("rotate_keys_{}_{head_dim}", dtype.name());
                 let rotate = (rotary && head_dim == 128).then_some(rotate);
-                assert_eq!(hopper.rotate.map(|kernel| kernel.name), rotate);
+                let names = hopper.far.map(|far| (far.rotate.name, far.attention.name));
+                assert_eq!(names, rotate.map(|rotate| (rotate, tensor)));
                 for capability in [(8, 0), (10, 0)] {
                     let other = AttentionKernels::new(head_dim, dtype, rotary, capability).unwrap();
-                    assert_eq!((other.bits(), other.rotate), (None, None));
+                    assert_eq!((other.bits(), other.far), (None, None));
                 }
             }
         }
@@ -437,7 +565,10 @@ mod tests {
                 assert!(work.short_items() <= capacity.items());
                 let mut times = vec![0; tokens];
                 let mut cost = u64::MAX;
-                for item in &work.items {
+                for (i, item) in work.items.iter().enumerate() {
+                    if i == work.far {
+                        cost = u64::MAX;
+                    }
                     let next = u64::from(item.rows) * u64::from(item.length);
                     assert!(next <= cost && next > 0);
                     cost = next;
@@ -470,29 +601,42 @@ mod tests {
         }
     }
 
-    /// Items of long sequences have as many queries as their block's warpgroups take at once, or 64 fewer; and keys are
-    /// rotated before only where a sequence is too long.
+    /// Items of long sequences have as many queries as their block's warpgroups take at once, or 64
+    /// fewer. The far kernels take sequences whose keys are too many to be rotated again and again.
     #[test]
     fn long_sequences_are_cut_evenly_and_rotated_before() {
         let kernels = AttentionKernels::new(128, DType::F16, true, (9, 0)).unwrap();
-        let rows = |length: usize| -> Vec<u32> {
+        let rows = |kernels: &AttentionKernels, length: usize| -> Vec<u32> {
             let work = kernels.work(&[0, length]);
             let mut items = work.items;
             items.sort_by_key(|item| item.row);
             items.iter().map(|item| item.rows).collect()
         };
-        assert_eq!(rows(384), [384]);
-        assert_eq!(rows(385), [128, 128, 129]);
-        assert_eq!(rows(1022), [128, 192, 192, 128, 192, 190]);
-        assert!(!kernels.work(&[0, 384, 700]).rotated);
-        assert!(kernels.work(&[0, 300, 685]).rotated);
-        assert_eq!(kernels.rotate.as_ref().unwrap().blocks(40, 3, 132), 96);
+        assert_eq!(rows(&kernels, 384), [384]);
+        assert_eq!(rows(&kernels, 385), [128, 128, 129]);
+        assert_eq!(rows(&kernels, 1022), [128, 192, 192, 128, 192, 190]);
+        let far = |kernels: &AttentionKernels, starts: &[usize]| kernels.work(starts).far;
+        assert_eq!(far(&kernels, &[0, 384, 700]), 0);
+        // The items of the second sequence come first, although each has less work.
+        let work = kernels.work(&[0, 384, 769]);
+        assert_eq!((work.far, work.items.len()), (3, 4));
+        assert!(work.items[..3].iter().all(|item| item.first == 384));
+        let counts = work.counts();
+        assert_eq!((counts.far, counts.long, counts.short), (3, 1, 0));
+        assert_eq!(
+            counts.lists(4096, 8192),
+            [(4096, 3), (4096, 3), (4096 + 48, 1), (8192, 0)]
+        );
+        let rotate = &kernels.far.as_ref().unwrap().rotate;
+        assert_eq!(rotate.blocks(40, 3, 132), 96);
         let kernels = AttentionKernels::new(128, DType::F16, false, (9, 0)).unwrap();
-        assert!(!kernels.work(&[0, 4000]).rotated);
+        assert_eq!(far(&kernels, &[0, 4000]), 0);
+        // Nothing stays in shared memory for another pass.
+        assert_eq!(rows(&kernels, 384), [192, 192]);
         let kernels = AttentionKernels::new(64, DType::F16, true, (9, 0)).unwrap();
         let longest = HOPPER_ROTATES as usize;
-        assert!(!kernels.work(&[0, longest]).rotated);
-        assert!(kernels.work(&[0, longest + 1]).rotated);
+        assert_eq!(far(&kernels, &[0, longest]), 0);
+        assert_eq!(far(&kernels, &[0, longest + 1]), 4);
     }
 
     #[test]

@@ -252,9 +252,9 @@ impl Casts {
 /// The attention kernels for the heads of a model.
 pub(super) struct AttentionFunctions {
     kernels: AttentionKernels,
-    long: (Function, AttentionKernel),
-    short: Option<(Function, AttentionKernel)>,
-    rotate: Option<(Function, AttentionKernel)>,
+    /// In the order of [`AttentionKernels::launches`].
+    functions: [Option<Function>; 4],
+    dtype: DType,
     multiprocessors: u32,
 }
 
@@ -270,14 +270,12 @@ impl AttentionFunctions {
         let rotary = matches!(spec.position, Position::Rotary(_));
         let kernels = AttentionKernels::new(head_dim, dtype, rotary, device.capability)
             .ok_or(CudaError::HeadDim { head_dim })?;
-        let load = |k: &AttentionKernel| -> Result<_, CudaError> {
-            Ok((function(context, &k.source, &k.name, k.shared)?, k.clone()))
-        };
+        let load = |k: &AttentionKernel| function(context, &k.source, &k.name, k.shared);
+        let [rotate, far, long, short] = kernels.launches().map(|k| k.map(load).transpose());
         Ok(Self {
-            long: load(&kernels.long)?,
-            short: kernels.short.as_ref().map(load).transpose()?,
-            rotate: kernels.rotate.as_ref().map(load).transpose()?,
+            functions: [rotate?, far?, long?, short?],
             kernels,
+            dtype,
             multiprocessors: device.multiprocessors,
         })
     }
@@ -292,9 +290,9 @@ impl AttentionFunctions {
         self.kernels.work(starts)
     }
 
-    /// Launches the attention kernels for long and for short sequences. `lists` holds the addresses
-    /// of the items and of the slots of the work list. Keys of long sequences may be rotated in
-    /// place before.
+    /// Launches the attention kernels for long and for short sequences of a pass of this many
+    /// tokens. `lists` holds the addresses of the items and of the slots of the work list. Keys of
+    /// long sequences may be rotated in place before.
     ///
     /// # Safety
     /// As for [`Functions::embed`].
@@ -302,20 +300,16 @@ impl AttentionFunctions {
         &self,
         stream: &Stream,
         params: &AttentionParams,
+        tokens: usize,
         lists: (u64, u64),
         counts: WorkCounts,
     ) -> Result<(), CudaError> {
-        let rotate = self.rotate.as_ref().filter(|_| counts.rotated);
-        let launches = [
-            (rotate, lists.0, counts.items),
-            (Some(&self.long), lists.0, counts.items),
-            (self.short.as_ref(), lists.1, counts.short_items),
-        ];
-        for (kernel, items, count) in launches {
-            let Some((function, kernel)) = kernel.filter(|_| count > 0) else {
+        let launches = self.functions.iter().zip(self.kernels.launches());
+        let lists = counts.lists(lists.0, lists.1);
+        for ((function, kernel), (items, count)) in launches.zip(lists) {
+            let (Some(function), Some(kernel), true) = (function, kernel, count > 0) else {
                 continue;
             };
-            let count = count as u32;
             let params = AttentionParams {
                 items,
                 count,
@@ -326,15 +320,14 @@ impl AttentionFunctions {
                 1,
                 1,
             ];
-            // SAFETY: the caller keeps the contract in this function's `# Safety` section.
-            unsafe {
-                stream.launch(
-                    function,
-                    grid,
-                    [kernel.threads, 1, 1],
-                    kernel.shared,
-                    &params,
-                )?;
+            let block = [kernel.threads, 1, 1];
+            if let Some(tile) = &kernel.tensor {
+                let params = AttentionKernel::tensor_params(tile, params, tokens, self.dtype)?;
+                // SAFETY: as below. The map ends with the last token.
+                unsafe { stream.launch(function, grid, block, kernel.shared, &params)? };
+            } else {
+                // SAFETY: the caller keeps the contract in this function's `# Safety` section.
+                unsafe { stream.launch(function, grid, block, kernel.shared, &params)? };
             }
         }
         Ok(())

@@ -34,7 +34,8 @@ pub const HOPPER_STAGES: u32 = 11;
 pub const HOPPER_AHEAD: u32 = 2;
 pub const HOPPER_WHOLE: u32 = 576;
 pub const HOPPER_SHARED_BYTES: u32 = 229552;
-pub const HOPPER_ROTATES: u32 = 1152;
+pub const HOPPER_ROTATES: u32 = 896;
+pub const TENSOR_ROWS: u32 = 64;
 pub const ROTATE_BLOCKS: u32 = 32;
 pub const ATTENTION_F32_ROWS: u32 = 64;
 pub const ATTENTION_F32_KEYS: u32 = 64;
@@ -71,9 +72,27 @@ pub struct HopperTile {
     pub stages: u32,
     pub consumer_registers: u32,
     pub producer_registers: u32,
-    #[doc = " keys of longer sequences are rotated before, by rotate_keys.cu; 0: of none"]
+    #[doc = " longer sequences have rotate_keys.cu and attention90_tensor.cuh; 0: none has"]
     pub rotates: u32,
     #[doc = " dynamic shared memory, of which the angles take 18 KiB; at most 227 KiB"]
+    pub shared_bytes: u32,
+}
+#[doc = " Attention by tensor copies (attention90_tensor.cuh): where keys are not to be rotated, or have\n been."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub struct TensorTile {
+    pub head_dim: u32,
+    #[doc = " of a row in shared memory: what wgmma reads has rows of 32, 64 or 128 bytes"]
+    pub columns: u32,
+    #[doc = " warpgroups of 64 queries; one more produces"]
+    pub consumers: u32,
+    #[doc = " tiles of TENSOR_ROWS keys, and of values"]
+    pub stages: u32,
+    #[doc = " 1: keys and values have barriers of their own"]
+    pub split: u32,
+    pub consumer_registers: u32,
+    pub producer_registers: u32,
+    #[doc = " dynamic shared memory: the stages, a tile of queries per consumer, the barriers"]
     pub shared_bytes: u32,
 }
 pub const ATTENTION_TILES: [AttentionTile; 6] = [
@@ -172,6 +191,58 @@ pub const HOPPER_TILES: [HopperTile; 4] = [
         producer_registers: 32,
         rotates: 384,
         shared_bytes: 215136,
+    },
+];
+pub const TENSOR_TILES: [TensorTile; 5] = [
+    TensorTile {
+        head_dim: 16,
+        columns: 16,
+        consumers: 6,
+        stages: 24,
+        split: 0,
+        consumer_registers: 80,
+        producer_registers: 24,
+        shared_bytes: 111088,
+    },
+    TensorTile {
+        head_dim: 24,
+        columns: 32,
+        consumers: 6,
+        stages: 20,
+        split: 0,
+        consumer_registers: 80,
+        producer_registers: 24,
+        shared_bytes: 188848,
+    },
+    TensorTile {
+        head_dim: 32,
+        columns: 32,
+        consumers: 5,
+        stages: 20,
+        split: 0,
+        consumer_registers: 88,
+        producer_registers: 40,
+        shared_bytes: 184736,
+    },
+    TensorTile {
+        head_dim: 64,
+        columns: 64,
+        consumers: 4,
+        stages: 10,
+        split: 1,
+        consumer_registers: 112,
+        producer_registers: 32,
+        shared_bytes: 196992,
+    },
+    TensorTile {
+        head_dim: 128,
+        columns: 128,
+        consumers: 3,
+        stages: 5,
+        split: 1,
+        consumer_registers: 160,
+        producer_registers: 32,
+        shared_bytes: 213200,
     },
 ];
 pub const ATTENTION_F32_WIDTHS: [u32; 5] = [16, 32, 64, 96, 128];

@@ -271,6 +271,37 @@ const _: () = {
     ["Offset of field: AttentionParams::count"]
         [::std::mem::offset_of!(AttentionParams, count) - 52usize];
 };
+#[doc = " Kernels `attention90_T_D_tensor`: the same by tensor copies. Keys are not rotated; queries are, if `rotary` says so."]
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone)]
+pub struct AttentionTensorParams {
+    #[doc = " of `attention.qkv`: attention90_tensor.cuh"]
+    pub qkv: TensorMap,
+    pub attention: AttentionParams,
+    pub padding: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionTensorParams"][::std::mem::size_of::<AttentionTensorParams>() - 192usize];
+    ["Alignment of AttentionTensorParams"]
+        [::std::mem::align_of::<AttentionTensorParams>() - 64usize];
+    ["Offset of field: AttentionTensorParams::qkv"]
+        [::std::mem::offset_of!(AttentionTensorParams, qkv) - 0usize];
+    ["Offset of field: AttentionTensorParams::attention"]
+        [::std::mem::offset_of!(AttentionTensorParams, attention) - 128usize];
+    ["Offset of field: AttentionTensorParams::padding"]
+        [::std::mem::offset_of!(AttentionTensorParams, padding) - 184usize];
+};
+impl Default for AttentionTensorParams {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 #[doc = " Kernels `represent` or `represent_f32` and, after it, `represent_means`: the stream through the final LayerNorm, and\n the mean over a range of rows of each sequence."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]

@@ -328,7 +328,7 @@ impl Pass<Cuda> for CudaPass<'_> {
         a: &Attention,
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
-        let (cuda, items) = (&*self.cuda, self.items);
+        let (cuda, tokens, items) = (&*self.cuda, self.rows, self.items);
         let lists = (
             self.address(&self.input.items)?,
             self.address(&self.input.slots)?,
@@ -348,7 +348,7 @@ impl Pass<Cuda> for CudaPass<'_> {
         // SAFETY: as in `embed`. The work lists are those of this pass, whose sequences are no
         // longer than the table of rotations.
         Ok(self.operation("attention", |cuda| unsafe {
-            cuda.attention[a.kernels].run(cuda.compute(), &params, lists, items)
+            cuda.attention[a.kernels].run(cuda.compute(), &params, tokens, lists, items)
         })?)
     }
 

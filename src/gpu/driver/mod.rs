@@ -27,4 +27,4 @@ pub use library::{Library, library};
 pub use memory::{Arena, PinnedBuffer, Region};
 pub use module::{Function, Module};
 pub use stream::{Busy, Observe, Operation, Stream};
-pub use tensor_map::{Element, Swizzle, Tensor, TensorMap};
+pub use tensor_map::{Element, PackedRows, Swizzle, Tensor, TensorMap};

@@ -78,7 +78,68 @@ pub struct Tensor<'a> {
     pub swizzle: Swizzle,
 }
 
+/// A matrix whose rows are those of sequences, one sequence after the other, and whose columns are
+/// blocks of equal width. One copy transfers rows of one sequence.
+#[derive(Debug, Clone, Copy)]
+pub struct PackedRows {
+    /// The number format of the elements.
+    pub element: Element,
+    /// The address of the matrix in device memory. The driver only notes it.
+    pub address: u64,
+    /// The number of rows of all sequences together.
+    pub rows: u64,
+    /// The number of blocks in a row.
+    pub blocks: u64,
+    /// The number of columns of a block.
+    pub columns: u64,
+    /// The number of rows that one copy transfers, at most 256. The copy fills the rows after the
+    /// end of the sequence with zeros.
+    pub box_rows: u32,
+    /// The number of columns that one copy transfers, at least `columns`. The copy fills the
+    /// columns after the end of the block with zeros.
+    pub box_columns: u32,
+    /// The number of blocks that one copy transfers.
+    pub box_blocks: u32,
+    /// The permutation of the box's rows, as in [`Tensor`].
+    pub swizzle: Swizzle,
+}
+
 impl TensorMap {
+    /// Encodes a map with four dimensions: columns of a block, rows of a box, rows of the matrix,
+    /// and blocks. A copy from the coordinates `(0, box_rows - n, row + n, block)` transfers the
+    /// `n` rows from `row` on, for `n` of at least 1 and at most `box_rows`: the second and the
+    /// third dimension have the same stride, the map begins `box_rows` rows before the matrix, and
+    /// the second dimension ends after `n` rows. So a copy never reads the rows of the next
+    /// sequence, although the hardware only knows the limits of dimensions.
+    ///
+    /// # Errors
+    /// [`DriverError`], with code 1 if the driver refuses such a tensor, or if the numbers
+    /// overflow.
+    pub fn packed(rows: &PackedRows) -> Result<Self, DriverError> {
+        let block_bytes = rows.columns.checked_mul(rows.element.bytes());
+        let row_bytes = block_bytes.and_then(|bytes| bytes.checked_mul(rows.blocks));
+        let before = row_bytes.and_then(|bytes| bytes.checked_mul(u64::from(rows.box_rows)));
+        let start = before.and_then(|bytes| rows.address.checked_sub(bytes));
+        let (Some(block_bytes), Some(row_bytes), Some(start)) = (block_bytes, row_bytes, start)
+        else {
+            return Self::encode(None, 0, L2_PROMOTION_256);
+        };
+        let dims = [
+            rows.columns,
+            u64::from(rows.box_rows),
+            rows.rows.saturating_add(1),
+            rows.blocks,
+        ];
+        let tensor = Tensor {
+            element: rows.element,
+            dims: &dims,
+            strides: &[row_bytes, row_bytes, block_bytes],
+            boxes: &[rows.box_columns, rows.box_rows, 1, rows.box_blocks],
+            swizzle: rows.swizzle,
+        };
+        Self::encode(Some(&tensor), start, L2_PROMOTION_256)
+    }
+
     /// Encodes a map of the tensor that begins `offset` bytes after the start of a region.
     ///
     /// # Errors
@@ -94,8 +155,26 @@ impl TensorMap {
                     .checked_add(bytes)
                     .is_some_and(|end| end <= region.bytes() as u64)
             });
+        Self::encode(
+            fits.then_some(tensor),
+            region.address().wrapping_add(offset),
+            L2_PROMOTION_128,
+        )
+    }
+
+    /// Encodes a map of a tensor whose arrays have as many elements as it has dimensions. `None`
+    /// stands for a tensor that does not fit.
+    fn encode(tensor: Option<&Tensor>, address: u64, promotion: i32) -> Result<Self, DriverError> {
         // A tensor that does not fit gets the rank 0, so that the driver refuses it.
-        let rank = if fits { rank as u32 } else { 0 };
+        let rank = tensor.map_or(0, |tensor| tensor.dims.len() as u32);
+        let none = Tensor {
+            element: Element::F16,
+            dims: &[],
+            strides: &[],
+            boxes: &[],
+            swizzle: Swizzle::None,
+        };
+        let tensor = tensor.unwrap_or(&none);
         let mut map = Self([0; 16]);
         let ones = [1u32; 5];
         // SAFETY: the map is writable and aligned. The arrays have `rank` elements each, and the
@@ -105,14 +184,14 @@ impl TensorMap {
                 &mut map,
                 tensor.element.code(),
                 rank,
-                (region.address() + offset) as *mut c_void,
+                address as *mut c_void,
                 tensor.dims.as_ptr(),
                 tensor.strides.as_ptr(),
                 tensor.boxes.as_ptr(),
                 ones.as_ptr(),
                 0,
                 tensor.swizzle as i32,
-                L2_PROMOTION_128,
+                promotion,
                 0,
             ))
         }?;
@@ -122,6 +201,8 @@ impl TensorMap {
 
 /// `CU_TENSOR_MAP_L2_PROMOTION_L2_128B`: a miss in L2 loads a whole line of 128 bytes.
 const L2_PROMOTION_128: i32 = 2;
+/// `CU_TENSOR_MAP_L2_PROMOTION_L2_256B`: a miss in L2 loads two lines.
+const L2_PROMOTION_256: i32 = 3;
 
 /// Returns the bytes from the start of the tensor's first element to the end of its last element.
 /// The result is `None` if the number overflows, there is no dimension, or an outer dimension is 0.

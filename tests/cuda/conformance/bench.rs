@@ -1,7 +1,8 @@
 //! Launches one conformance kernel: copies the inputs, poisons the output, and reads the output.
 
 use seqstream::gpu::driver::{
-    Arena, DriverError, Element, Fence, PinnedBuffer, Region, Swizzle, Tensor, TensorMap, devices,
+    Arena, DriverError, Element, Fence, PackedRows, PinnedBuffer, Region, Swizzle, Tensor,
+    TensorMap, devices,
 };
 
 use crate::support::cuda::gpu::{Gpu, gpu};
@@ -30,6 +31,8 @@ pub struct Launch<'a> {
     pub inputs: [&'a [u8]; 3],
     /// The tensors of the first and second input.
     pub tensors: [Option<Tensor<'a>>; 2],
+    /// The packed rows of the first input, without their address.
+    pub packed: Option<PackedRows>,
     pub n: [u32; 8],
     /// The initial bytes of the output.
     pub output: Vec<u8>,
@@ -75,6 +78,12 @@ impl Bench {
             if let Some(Some(tensor)) = launch.tensors.get(i) {
                 let map = TensorMap::new(&region, 0, tensor)?;
                 // SAFETY: both types are 128 bytes without a meaning of their own.
+                params.maps[i] = unsafe { std::mem::transmute::<TensorMap, [u64; 16]>(map) };
+            }
+            if let Some(rows) = launch.packed.filter(|_| i == 0) {
+                let address = region.address();
+                let map = TensorMap::packed(&PackedRows { address, ..rows })?;
+                // SAFETY: as above.
                 params.maps[i] = unsafe { std::mem::transmute::<TensorMap, [u64; 16]>(map) };
             }
             regions.push(region);

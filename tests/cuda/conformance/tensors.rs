@@ -1,7 +1,7 @@
 //! Tensor copies: boxes, swizzles, and parts outside of the tensor.
 
 use super::bench::{Bench, Launch, bytes16, halves, poison, tensor};
-use seqstream::gpu::driver::{DriverError, Element, Swizzle, Tensor};
+use seqstream::gpu::driver::{DriverError, Element, PackedRows, Swizzle, Tensor};
 
 /// Returns where a swizzle puts the byte at `offset` of a box: CUDA's documentation draws it as the
 /// number of the 16-byte unit XOR the number of the 128-byte line.
@@ -53,6 +53,7 @@ fn copy_box(
             )),
             None,
         ],
+        packed: None,
         n: [2, bytes as u32, c0 as u32, c1 as u32, 0, 0, 0, 0],
         output: poison(bytes),
     });
@@ -172,6 +173,7 @@ fn boxes_of_three_dimensions() {
                     }),
                     None,
                 ],
+                packed: None,
                 n: [3, bytes as u32, c0 as u32, c1 as u32, c2 as u32, 0, 0, 0],
                 output: poison(bytes),
             }));
@@ -188,6 +190,74 @@ fn boxes_of_three_dimensions() {
                     output[place], expected,
                     "{element:?} at ({c0}, {c1}, {c2}): {at}"
                 );
+            }
+        }
+    }
+}
+
+/// Tests boxes of 24 rows of which only some are the sequence's: the others are zeros, although
+/// the next sequence's rows lie there.
+#[test]
+fn boxes_of_packed_rows_end_with_the_sequence() {
+    let Some(bench) = Bench::hopper(10) else {
+        return;
+    };
+    const BOX_ROWS: usize = 24;
+    for (columns, width, box_blocks, swizzle) in [
+        (16, 16, 1, Swizzle::Bytes32),
+        (24, 32, 1, Swizzle::Bytes64),
+        (64, 64, 1, Swizzle::Bytes128),
+        (64, 64, 2, Swizzle::Bytes128),
+    ] {
+        const BLOCKS: usize = 4;
+        let values: Vec<u16> = (0..ROWS * BLOCKS * columns).map(|i| i as u16 + 1).collect();
+        let input = bytes16(&values);
+        for (row, valid) in [(0, 24), (0, 1), (5, 7), (16, 24), (39, 1), (21, 19)] {
+            for block in [0, 1, BLOCKS - box_blocks] {
+                let bytes = BOX_ROWS * width * box_blocks * 2;
+                let output = halves(&bench.run(Launch {
+                    name: "conformance_tma",
+                    threads: 128,
+                    shared: bytes as u32 + 1024,
+                    inputs: [&input, &[], &[]],
+                    packed: Some(PackedRows {
+                        element: Element::F16,
+                        address: 0,
+                        rows: ROWS as u64,
+                        blocks: BLOCKS as u64,
+                        columns: columns as u64,
+                        box_rows: BOX_ROWS as u32,
+                        box_columns: width as u32,
+                        box_blocks: box_blocks as u32,
+                        swizzle,
+                    }),
+                    n: [
+                        4,
+                        bytes as u32,
+                        0,
+                        (BOX_ROWS - valid) as u32,
+                        (row + valid) as u32,
+                        block as u32,
+                        0,
+                        0,
+                    ],
+                    output: poison(bytes),
+                    ..Launch::default()
+                }));
+                for at in 0..bytes / 2 {
+                    let column = at % width;
+                    let (i, b) = (at / width % BOX_ROWS, block + at / width / BOX_ROWS);
+                    let expected = if i < valid && column < columns {
+                        values[((row + i) * BLOCKS + b) * columns + column]
+                    } else {
+                        0
+                    };
+                    let place = swizzled(at * 2, swizzle) / 2;
+                    assert_eq!(
+                        output[place], expected,
+                        "{swizzle:?}, {valid} rows from {row} on, block {b}: row {i}, {column}"
+                    );
+                }
             }
         }
     }

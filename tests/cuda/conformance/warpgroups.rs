@@ -238,6 +238,7 @@ fn a_pipeline_of_copies_and_products() {
                         Swizzle::Bytes128,
                     )),
                 ],
+                packed: None,
                 n: [k.div_ceil(64) as u32, 0, 0, 0, 0, 0, 0, 0],
                 output: poison(64 * 128 * 4),
             }));
