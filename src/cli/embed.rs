@@ -159,7 +159,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         .complete
         .then(|| options.share.records(summary.records, options.shard_size));
     let mut display = Display::new(console, share);
-    let records = SequenceReader::new(options.inputs.clone());
+    let records = SequenceReader::with_options(options.inputs.clone(), reader_options(&options));
     let report = pipeline::run(
         &job,
         &run_options,
@@ -239,7 +239,7 @@ fn check_inputs(
         alphabet: read.alphabet,
         cleaning: read.cleaning,
         strict: read.strict,
-        reader: ReaderOptions::default(),
+        reader: reader_options(options),
     };
     let fits = |record: &Record, counts: &CleanCounts| match &read.memory {
         Some(memory) => memory.check(record, counts.residues).map_err(Failure::from),
@@ -247,6 +247,11 @@ fn check_inputs(
     };
     let take = |record: &Record| shards.take(record);
     let summary = scan_each(&options.inputs, &scan_options, take, fits)?;
+    for file in &summary.without_end {
+        console.warn(&format!(
+            "{file}: the end marker of bgzip is missing; the file may be cut short"
+        ));
+    }
     if summary.complete {
         console.say(&format!(
             "input: {} sequences, {} residues, the longest {}; read in {}",
@@ -267,6 +272,13 @@ fn check_inputs(
         ));
     }
     Ok((summary, shards))
+}
+
+fn reader_options(options: &EmbedOptions) -> ReaderOptions {
+    ReaderOptions {
+        strict: options.strict,
+        ..ReaderOptions::default()
+    }
 }
 
 /// Returns an upper bound on the tokens of the longest sequence that the model will process.

@@ -112,6 +112,11 @@ pub fn clean(
     if counts.residues == 0 {
         return Err(SequenceError::EmptySequence {
             place: record.place(),
+            what: match counts {
+                CleanCounts { stops_dropped: 1.., .. } => "only a stop codon",
+                CleanCounts { whitespace: 1.., .. } => "only white space",
+                _ => "empty",
+            },
         });
     }
     Ok(counts)

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::intruder::Intruder;
+use super::source::Trailing;
 use crate::remedy::{Action, Remedy};
 use crate::system::files;
 use crate::untrusted::Shown;
@@ -121,9 +123,25 @@ pub enum SequenceError {
         looks_like: Option<&'static str>,
     },
     /// A header has no sequence after it, or nothing of the sequence remains after cleaning.
-    #[error("{place}: the sequence is empty")]
+    #[error("{place}: the sequence is {what}")]
     EmptySequence {
         /// The place of the header.
+        place: Place,
+        /// What there is: "empty", or "only" and what cleaning removes.
+        what: &'static str,
+    },
+    /// A line is not sequence, or a header is not one of FASTA.
+    #[error("{place}: {found}")]
+    NotSequence {
+        /// The place of the line.
+        place: Place,
+        /// What the line is.
+        found: Intruder,
+    },
+    /// A file of bgzip blocks does not end in the empty block, and `strict` refuses it.
+    #[error("{place}: the end marker of bgzip is missing")]
+    NoEndMarker {
+        /// The file.
         place: Place,
     },
     /// A `>` is inside a sequence line.
@@ -207,6 +225,9 @@ pub enum SequenceError {
     },
 }
 
+/// The end of the reason where FASTA records follow FASTQ ones.
+pub(super) const FASTA_FOLLOWS: &str = ": FASTA records follow FASTQ ones";
+
 fn in_brackets(compression: &Option<&'static str>) -> String {
     compression.map(|c| format!(" ({c})")).unwrap_or_default()
 }
@@ -234,7 +255,9 @@ impl SequenceError {
             Self::Read { place, .. }
             | Self::NoRecords { place }
             | Self::NoHeader { place, .. }
-            | Self::EmptySequence { place }
+            | Self::EmptySequence { place, .. }
+            | Self::NotSequence { place, .. }
+            | Self::NoEndMarker { place }
             | Self::HeaderInsideLine { place, .. }
             | Self::StrayReturn { place }
             | Self::Nul { place }
@@ -271,7 +294,17 @@ impl SequenceError {
             Self::NoHeader {
                 looks_like: Some(what),
                 ..
-            } => format!("this looks like {what}; convert it to FASTA or FASTQ first").into(),
+            } => match *what {
+                "a tar archive" => format!(
+                    "this looks like {what}; unpack it, e.g. tar xf ARCHIVE, and give the files in it"
+                )
+                .into(),
+                "a web page" => format!(
+                    "this looks like {what}, perhaps an error page in place of the file: download the file again"
+                )
+                .into(),
+                _ => format!("this looks like {what}; convert it to FASTA or FASTQ first").into(),
+            },
             other => other.advice()?.into(),
         })
     }
@@ -279,6 +312,9 @@ impl SequenceError {
     /// Returns what to do with the text or the file, where this is the remedy.
     fn advice(&self) -> Option<&'static str> {
         Some(match self {
+            Self::Read { source, .. } if Trailing::of(source) => {
+                "decompress the file, e.g. gzip -dc IN > OUT, which ignores these bytes, or fetch the file again if it should be whole"
+            }
             Self::Read {
                 compression: Some(_),
                 ..
@@ -291,6 +327,10 @@ impl SequenceError {
             }
             Self::NoHeader { .. } => "put a line with '>' and a name before the sequence",
             Self::EmptySequence { .. } => "remove the record, or restore its sequence",
+            Self::NotSequence { found, .. } => found.advice(),
+            Self::NoEndMarker { .. } => {
+                "the file may be cut short: compare its size or checksum with the source, or write it again with bgzip"
+            }
             Self::HeaderInsideLine { .. } => {
                 "two records may have been joined by a lost line end: put the header on a line of its own"
             }
@@ -306,6 +346,9 @@ impl SequenceError {
             }
             Self::IdTooLong { .. } => {
                 "the name is the header up to the first space: put a space after it"
+            }
+            Self::Fastq { reason, .. } if reason.ends_with(FASTA_FOLLOWS) => {
+                "FASTA records follow FASTQ ones: put them into a file of their own"
             }
             Self::Fastq { .. } => {
                 "a record is '@' and a name, the sequence, '+', and as many quality characters as bases; check that the file is whole"

@@ -19,6 +19,7 @@
 //! | duplicate ids | all records are kept, each with its row |
 //! | `>` inside a header | part of the header |
 //! | `>` inside a sequence line | error, unless it ends a special token of ESM-2 such as `<mask>` |
+//! | a line of other text ([`Intruder`]), such as `--` before a header or a sentence | error |
 //! | text before a header, an empty file, an empty sequence | error |
 //! | a NUL byte, UTF-16, binary data | error |
 //! | FASTQ whose sequence has several lines | accepted |
@@ -41,6 +42,8 @@
 
 mod clean;
 mod error;
+mod gzip;
+mod intruder;
 mod lines;
 mod reader;
 mod scan;
@@ -52,6 +55,7 @@ use std::sync::Arc;
 
 pub use clean::clean;
 pub use error::{Place, SequenceError, Unclean};
+pub use intruder::Intruder;
 pub use reader::{MAX_ID, ReaderOptions, SequenceReader};
 pub use scan::{InputSummary, ScanOptions, scan, scan_each};
 pub use source::{Input, InputDigest};

@@ -1,5 +1,7 @@
 //! Reads and checks the whole input before a job spends hours on it.
 
+use std::sync::Arc;
+
 use super::{
     Alphabet, CleanCounts, Cleaning, Input, InputDigest, ReaderOptions, Record, SequenceError,
     SequenceReader, clean,
@@ -31,6 +33,8 @@ pub struct InputSummary {
     pub counts: CleanCounts,
     /// The digests of the inputs that were read, in order.
     pub inputs: Vec<InputDigest>,
+    /// The names of the inputs that lack the end marker of bgzip.
+    pub without_end: Vec<Arc<str>>,
     /// False if an input was left out because it cannot be read twice (standard input, a pipe).
     pub complete: bool,
 }
@@ -63,6 +67,7 @@ pub fn scan_each<E: From<SequenceError>>(
         longest: 0,
         counts: CleanCounts::default(),
         inputs: Vec::new(),
+        without_end: Vec::new(),
         complete: readable.len() == inputs.len(),
     };
     let mut reader = SequenceReader::with_options(readable, options.reader.clone());
@@ -82,6 +87,7 @@ pub fn scan_each<E: From<SequenceError>>(
     summary.records = reader.records();
     summary.residues = summary.counts.residues;
     summary.inputs = reader.digests().to_vec();
+    summary.without_end = reader.without_end().to_vec();
     Ok(summary)
 }
 

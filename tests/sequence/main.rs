@@ -4,6 +4,8 @@
 
 mod cleaning;
 mod dirty;
+mod dirty_foreign;
+mod endings;
 mod inputs;
 mod properties;
 mod tokens;
