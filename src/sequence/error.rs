@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::Alphabet;
 use super::intruder::Intruder;
 use super::source::Trailing;
 use crate::remedy::{Action, Remedy};
@@ -63,6 +64,16 @@ pub enum Unclean {
     NotUtf8(u8),
     /// A header without a name.
     Unnamed,
+    /// A name that an earlier record has, too; the number of that record over the job, from 1.
+    SharedName(u64),
+    /// A gap character.
+    Gap(char),
+    /// The letter U in DNA.
+    Uracil,
+    /// A colon between two chains.
+    ChainBreak,
+    /// A sequence that looks like the other kind; the kind that the model reads.
+    OtherAlphabet(Alphabet),
 }
 
 impl fmt::Display for Unclean {
@@ -78,6 +89,18 @@ impl fmt::Display for Unclean {
             ),
             Self::NotUtf8(b) => write!(f, "the byte 0x{b:02x}, which is not text"),
             Self::Unnamed => write!(f, "a header without a name"),
+            Self::SharedName(record) => {
+                write!(f, "a name that record {record} of the job has, too")
+            }
+            Self::Gap(c) => write!(f, "the gap character '{c}'"),
+            Self::Uracil => write!(f, "the letter 'U' in DNA"),
+            Self::ChainBreak => write!(f, "a ':' between two chains"),
+            Self::OtherAlphabet(Alphabet::Protein) => {
+                write!(f, "this looks like DNA, and the model reads proteins")
+            }
+            Self::OtherAlphabet(Alphabet::Dna) => {
+                write!(f, "this looks like a protein, and the model reads DNA")
+            }
         }
     }
 }
@@ -211,14 +234,15 @@ pub enum SequenceError {
         reason: String,
     },
     /// A record is not clean, and `--strict` refuses it.
-    #[error("{place}{}: {found} (residue {position})", in_column(*.column))]
+    #[error("{place}{}: {found}{}", in_column(*.column), at_residue(*.position))]
     Strict {
         /// The record and the line. The line is 0 far into a record whose lines have many different
         /// lengths.
         place: Place,
         /// The byte column within the line, from 1; 0 if the line is not known.
         column: u64,
-        /// The byte position within the joined lines of the sequence, from 1.
+        /// The byte position within the joined lines of the sequence, from 1; 0 if the whole record
+        /// is refused.
         position: u64,
         /// The reason to refuse the record.
         found: Unclean,
@@ -230,6 +254,13 @@ pub(super) const FASTA_FOLLOWS: &str = ": FASTA records follow FASTQ ones";
 
 fn in_brackets(compression: &Option<&'static str>) -> String {
     compression.map(|c| format!(" ({c})")).unwrap_or_default()
+}
+
+fn at_residue(position: u64) -> String {
+    match position {
+        0 => String::new(),
+        n => format!(" (residue {n})"),
+    }
 }
 
 fn in_column(column: u64) -> String {
@@ -287,6 +318,8 @@ impl SequenceError {
             Self::Strict { found, .. } => Remedy::any_of([
                 match found {
                     Unclean::Unnamed => "name the record".into(),
+                    Unclean::SharedName(_) => "give each record a name of its own".into(),
+                    Unclean::OtherAlphabet(_) => "give the kind of sequence that the model reads".into(),
                     _ => "mend the sequence".into(),
                 },
                 Action::CleanText.into(),
@@ -345,7 +378,7 @@ impl SequenceError {
                 "rename the record, or convert the file: iconv -f LATIN1 -t UTF-8 IN > OUT"
             }
             Self::IdTooLong { .. } => {
-                "the name is the header up to the first space: put a space after it"
+                "shorten the name; by default it is the header up to the first space"
             }
             Self::Fastq { reason, .. } if reason.ends_with(FASTA_FOLLOWS) => {
                 "FASTA records follow FASTQ ones: put them into a file of their own"

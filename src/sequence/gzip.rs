@@ -29,7 +29,10 @@ impl fmt::Display for Trailing {
                 f,
                 "more than {COUNTED} bytes follow the end of the gzip data, which are no gzip"
             ),
-            n => write!(f, "{n} bytes follow the end of the gzip data, which are no gzip"),
+            n => write!(
+                f,
+                "{n} bytes follow the end of the gzip data, which are no gzip"
+            ),
         }
     }
 }

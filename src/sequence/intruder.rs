@@ -27,7 +27,10 @@ impl fmt::Display for Intruder {
                 write!(f, "the line begins with '{start}', so it is not sequence")
             }
             Self::Inside(c) => {
-                write!(f, "the line holds the character '{c}', so it is not sequence")
+                write!(
+                    f,
+                    "the line holds the character '{c}', so it is not sequence"
+                )
             }
             Self::Sentence => f.write_str("the line is a sentence, not sequence"),
         }

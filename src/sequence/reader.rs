@@ -17,11 +17,23 @@ pub const MAX_ID: usize = 1 << 20;
 /// How many bytes a message shows of a line that should be a header.
 const SHOWN: usize = 20;
 
+/// What the name of a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Names {
+    /// The first word of the header.
+    #[default]
+    First,
+    /// The whole header, without blanks at its ends.
+    Header,
+}
+
 /// The limits of the reader.
 #[derive(Debug, Clone)]
 pub struct ReaderOptions {
     /// The most bytes of a sequence as written. The reader holds one record at a time in memory.
     pub max_sequence: usize,
+    /// What the name of a record is.
+    pub names: Names,
     /// Whether a file of bgzip blocks without its end marker is an error.
     pub strict: bool,
     /// The most bytes of a piece of a line. Tests set this to move the boundaries between the
@@ -34,6 +46,7 @@ impl Default for ReaderOptions {
     fn default() -> Self {
         Self {
             max_sequence: 2 << 30,
+            names: Names::First,
             strict: false,
             longest_piece: usize::MAX,
         }
@@ -353,8 +366,8 @@ impl OpenInput {
         record.number = self.records;
         record.source = self.lines.source().name.clone();
         record.line = self.lines.line();
-        self.header(record)?;
-        if !self.fastq && Intruder::is_pir(&record.id) {
+        self.header(record, options.names)?;
+        if !self.fastq && Intruder::is_pir(first_word(&record.id)) {
             return Err(SequenceError::NotSequence {
                 place: record.place(),
                 found: Intruder::Pir,
@@ -426,8 +439,8 @@ impl OpenInput {
         Ok(true)
     }
 
-    /// Reads a header line and keeps its first word as the id.
-    fn header(&mut self, record: &mut Record) -> Result<(), SequenceError> {
+    /// Reads a header line and keeps its first word, or the whole header, as the id.
+    fn header(&mut self, record: &mut Record, names: Names) -> Result<(), SequenceError> {
         let mut id = std::mem::take(&mut record.id).into_bytes();
         id.clear();
         let mut marker = true;
@@ -457,7 +470,11 @@ impl OpenInput {
                     let skipped = text.iter().take_while(|b| is_space(**b)).count();
                     text = text.get(skipped..).unwrap_or_default();
                 }
-                let word = text.iter().position(|b| is_space(*b)).unwrap_or(text.len());
+                let space = match names {
+                    Names::First => text.iter().position(|b| is_space(*b)),
+                    Names::Header => None,
+                };
+                let word = space.unwrap_or(text.len());
                 done = word < text.len();
                 id.extend_from_slice(text.get(..word).unwrap_or_default());
             }
@@ -475,6 +492,9 @@ impl OpenInput {
             if last {
                 break;
             }
+        }
+        while id.last().is_some_and(|b| is_space(*b)) {
+            id.pop();
         }
         record.id = String::from_utf8(id).map_err(|_| SequenceError::IdNotUtf8 {
             place: Place {
@@ -585,6 +605,10 @@ impl OpenInput {
         }
         Ok(())
     }
+}
+
+fn first_word(name: &str) -> &str {
+    name.split_ascii_whitespace().next().unwrap_or_default()
 }
 
 fn is_space(b: u8) -> bool {

@@ -222,7 +222,10 @@ pub(super) fn what_else(head: &[u8]) -> Option<&'static str> {
     ];
     /// Where a tar archive has its magic number.
     const TAR: usize = 257;
-    if head.get(TAR..).is_some_and(|rest| rest.starts_with(b"ustar")) {
+    if head
+        .get(TAR..)
+        .is_some_and(|rest| rest.starts_with(b"ustar"))
+    {
         return Some("a tar archive");
     }
     if let page @ Some(_) = web_page(head) {

@@ -134,7 +134,10 @@ fn files_of_other_kinds_are_named() {
         (b"id,sequence\na,MK\n", "a CSV table"),
         (b"id\tsequence\na\tMK\n", "a TSV table"),
         (b"\n\nid;sequence\na;MK\n", "a CSV table"),
-        (b"##gff-version 3\nchr1\t.\tgene\t1\t9\t.\t+\t.\tID=1\n", "a GFF file"),
+        (
+            b"##gff-version 3\nchr1\t.\tgene\t1\t9\t.\t+\t.\tID=1\n",
+            "a GFF file",
+        ),
         (b"chr1\tx\tgene\t1\t9\t.\t+\t.\tID=1\n", "a GFF or GTF file"),
         (b"##fileformat=VCFv4.2\n", "a VCF file"),
         (b"HEADER    OXYGEN TRANSPORT", "a PDB file"),
@@ -142,11 +145,21 @@ fn files_of_other_kinds_are_named() {
     ] {
         let e = read(text).expect_err(kind);
         let advice = e.remedy().unwrap().to_string();
-        assert!(advice.contains(&format!("looks like {kind}")), "{e}: {advice}");
+        assert!(
+            advice.contains(&format!("looks like {kind}")),
+            "{e}: {advice}"
+        );
         assert_eq!(advice.contains("tar xf"), kind.contains("tar"), "{advice}");
     }
     // Text of no known kind still has the old remedy.
-    assert!(read(b"MKTLL\n").unwrap_err().remedy().unwrap().to_string().contains("'>'"));
+    assert!(
+        read(b"MKTLL\n")
+            .unwrap_err()
+            .remedy()
+            .unwrap()
+            .to_string()
+            .contains("'>'")
+    );
 }
 
 #[test]
@@ -161,5 +174,9 @@ fn what_left_nothing_is_named() {
         let e = clean(Alphabet::Protein, cleaning, false, &mut record).unwrap_err();
         assert!(e.to_string().ends_with(words), "{e}");
     }
-    assert!(error(b">a\n>b\nM\n").to_string().ends_with("the sequence is empty"));
+    assert!(
+        error(b">a\n>b\nM\n")
+            .to_string()
+            .ends_with("the sequence is empty")
+    );
 }

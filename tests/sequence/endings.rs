@@ -35,8 +35,14 @@ fn zero_bytes_may_follow_gzip_data() {
 #[test]
 fn other_bytes_after_gzip_data_are_called_so() {
     for (trailing, words) in [
-        (b"trailing".to_vec(), "8 bytes follow the end of the gzip data, which are no gzip"),
-        (b"\x1f".to_vec(), "1 byte follows the end of the gzip data, which is no gzip"),
+        (
+            b"trailing".to_vec(),
+            "8 bytes follow the end of the gzip data, which are no gzip",
+        ),
+        (
+            b"\x1f".to_vec(),
+            "1 byte follows the end of the gzip data, which is no gzip",
+        ),
         (b"\x1fx".to_vec(), "2 bytes follow"),
         (b"\0\0\0x".to_vec(), "4 bytes follow"),
         (vec![7; 200_000], "more than 65536 bytes follow"),
@@ -74,6 +80,7 @@ fn options(strict: bool) -> ScanOptions {
         alphabet: Alphabet::Protein,
         cleaning: Cleaning::On,
         strict,
+        shard_size: 2048,
         reader: ReaderOptions {
             strict,
             ..ReaderOptions::default()
@@ -100,7 +107,10 @@ fn bgzip_without_its_end_marker_is_noticed() {
             Ok(_) => assert!(!missing),
             Err(e) => {
                 assert!(missing, "{e}");
-                assert!(e.to_string().contains("the end marker of bgzip is missing"), "{e}");
+                assert!(
+                    e.to_string().contains("the end marker of bgzip is missing"),
+                    "{e}"
+                );
                 assert!(e.remedy().unwrap().to_string().contains("cut short"));
             }
         }

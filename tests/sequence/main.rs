@@ -7,6 +7,7 @@ mod dirty;
 mod dirty_foreign;
 mod endings;
 mod inputs;
+mod kinds;
 mod properties;
 mod tokens;
 
