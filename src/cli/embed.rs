@@ -309,13 +309,13 @@ fn warn_of(summary: &InputSummary, options: &EmbedOptions, alphabet: Alphabet, c
             Alphabet::Dna => "they become unknown tokens",
         };
         console.warn(&format!(
-            "{} gap characters are kept: {tokens}; --gaps drop removes them",
+            "gap characters are kept ({}): {tokens}; --gaps drop removes them",
             count(counts.gaps)
         ));
     }
     if counts.chain_breaks > 0 {
         console.warn(&format!(
-            "{} colons between chains become unknown tokens; a chain is embedded by itself if it is a record",
+            "colons between chains become unknown tokens ({}): to embed each chain by itself, give each a record of its own",
             count(counts.chain_breaks)
         ));
     }
