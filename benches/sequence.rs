@@ -221,6 +221,9 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
         output_dtype: OutputDtype::F32,
         shard_size: u64::MAX,
         share: "1/1".into(),
+        names: "first".into(),
+        gaps: "keep".into(),
+        uracil: None,
         inputs: vec![InputSpec {
             name: "bench".into(),
             blake3: None,

@@ -169,7 +169,25 @@ pub struct EmbedArgs {
         help_heading = "Sequences"
     )]
     pub clean: CleanArg,
-    /// Fail on any character that would be cleaned or counted as unknown
+    /// Gap characters `-` and `.`: keep their tokens or drop them; the models were not trained on
+    /// alignments. The lower-case insertions of A3M are always kept as residues
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "keep",
+        help_heading = "Sequences"
+    )]
+    pub gaps: GapsArg,
+    /// Names in ids.txt: the `first` word of the header or the whole `header`
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "first",
+        help_heading = "Sequences"
+    )]
+    pub names: NamesArg,
+    /// Fail on any character that would be cleaned or counted as unknown, on gaps, on names that
+    /// several records share, and on sequences of the other kind (DNA or proteins)
     #[arg(long, help_heading = "Sequences")]
     pub strict: bool,
 
@@ -372,6 +390,22 @@ pub enum CleanArg {
     On,
     #[value(alias = "keep")]
     Off,
+}
+
+/// The values of `--gaps`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum GapsArg {
+    Keep,
+    Drop,
+}
+
+/// The values of `--names`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum NamesArg {
+    First,
+    Header,
 }
 
 /// The values of `--streams`.

@@ -16,10 +16,10 @@ use seqstream::pipeline::{
     RunOptions, StandingShards, Stop,
 };
 use seqstream::sequence::{
-    CleanCounts, Cleaning, Input, InputSummary, ReaderOptions, Record, ScanOptions, SequenceReader,
-    scan_each,
+    Alphabet, CleanCounts, Cleaning, Input, InputSummary, Names, ReaderOptions, Record,
+    ScanOptions, SequenceReader, SharedName, scan_each,
 };
-use seqstream::untrusted::file;
+use seqstream::untrusted::{Shown, file};
 use seqstream::weights::Checkpoint;
 use seqstream::{engine, pipeline};
 use std::ffi::OsString;
@@ -159,7 +159,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         .complete
         .then(|| options.share.records(summary.records, options.shard_size));
     let mut display = Display::new(console, share);
-    let records = SequenceReader::new(options.inputs.clone());
+    let records = SequenceReader::with_options(options.inputs.clone(), reader_options(&options));
     let report = pipeline::run(
         &job,
         &run_options,
@@ -239,7 +239,8 @@ fn check_inputs(
         alphabet: read.alphabet,
         cleaning: read.cleaning,
         strict: read.strict,
-        reader: ReaderOptions::default(),
+        shard_size: options.shard_size,
+        reader: reader_options(options),
     };
     let fits = |record: &Record, counts: &CleanCounts| match &read.memory {
         Some(memory) => memory.check(record, counts.residues).map_err(Failure::from),
@@ -247,6 +248,12 @@ fn check_inputs(
     };
     let take = |record: &Record| shards.take(record);
     let summary = scan_each(&options.inputs, &scan_options, take, fits)?;
+    warn_of(&summary, options, read.alphabet, console);
+    for file in &summary.without_end {
+        console.warn(&format!(
+            "{file}: the end marker of bgzip is missing; the file may be cut short"
+        ));
+    }
     if summary.complete {
         console.say(&format!(
             "input: {} sequences, {} residues, the longest {}; read in {}",
@@ -267,6 +274,59 @@ fn check_inputs(
         ));
     }
     Ok((summary, shards))
+}
+
+/// Warns of input that is computed as it is, but is probably not what the user wants.
+fn warn_of(summary: &InputSummary, options: &EmbedOptions, alphabet: Alphabet, console: &Console) {
+    let counts = &summary.counts;
+    if counts.other_alphabet > 0 {
+        let (found, reads) = match alphabet {
+            Alphabet::Protein => ("DNA", "proteins"),
+            Alphabet::Dna => ("proteins", "DNA"),
+        };
+        console.warn(&format!(
+            "this looks like {found}, and the model reads {reads} ({} of {} sequences)",
+            count(counts.other_alphabet),
+            count(summary.records)
+        ));
+    }
+    if let Some(SharedName { name, records }) = &summary.shared_name {
+        let keep = match options.names {
+            Names::First => "; --names header keeps the whole header",
+            Names::Header => "",
+        };
+        console.warn(&format!(
+            "{} records share a name (first: {}, records {} and {}); rows go by position{keep}",
+            count(counts.shared_names),
+            Shown(name),
+            count(records[0]),
+            count(records[1])
+        ));
+    }
+    if counts.gaps > 0 && options.cleaning != Cleaning::Ungapped {
+        let tokens = match alphabet {
+            Alphabet::Protein => "ESM-2 has tokens for gaps but was not trained on alignments",
+            Alphabet::Dna => "they become unknown tokens",
+        };
+        console.warn(&format!(
+            "gap characters are kept ({}): {tokens}; --gaps drop removes them",
+            count(counts.gaps)
+        ));
+    }
+    if counts.chain_breaks > 0 {
+        console.warn(&format!(
+            "colons between chains become unknown tokens ({}): to embed each chain by itself, give each a record of its own",
+            count(counts.chain_breaks)
+        ));
+    }
+}
+
+fn reader_options(options: &EmbedOptions) -> ReaderOptions {
+    ReaderOptions {
+        names: options.names,
+        strict: options.strict,
+        ..ReaderOptions::default()
+    }
 }
 
 /// Returns an upper bound on the tokens of the longest sequence that the model will process.
@@ -326,11 +386,22 @@ fn spec(
         max_length: options.limit.map(|LengthLimit { max, .. }| max),
         long: long.map(Into::into),
         stride,
-        clean: options.cleaning == Cleaning::On,
+        clean: options.cleaning != Cleaning::Off,
         strict: options.strict,
         output_dtype: options.output_dtype,
         shard_size: options.shard_size,
         share: options.share.to_string(),
+        names: match options.names {
+            Names::First => "first",
+            Names::Header => "header",
+        }
+        .into(),
+        gaps: match options.cleaning {
+            Cleaning::Ungapped => "drop",
+            Cleaning::On | Cleaning::Off => "keep",
+        }
+        .into(),
+        uracil: (summary.counts.uracil > 0).then(|| "T".into()),
         inputs,
     }
 }

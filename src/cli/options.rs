@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use super::Failure;
 use super::args::{
-    CleanArg, DtypeArg, EmbedArgs, LayerArg, LongArg, OutputDtypeArg, PoolArg, SwitchArg,
+    CleanArg, DtypeArg, EmbedArgs, GapsArg, LayerArg, LongArg, NamesArg, OutputDtypeArg, PoolArg,
+    SwitchArg,
 };
 use super::remedy::words;
 use seqstream::architecture::ModelConfig;
@@ -14,7 +15,7 @@ use seqstream::engine::Device;
 use seqstream::model::{Pool, Request};
 use seqstream::output::OutputDtype;
 use seqstream::pipeline::{LengthLimit, Long, Share};
-use seqstream::sequence::{Cleaning, Input};
+use seqstream::sequence::{Cleaning, Input, Names};
 
 /// The checked options of `embed`.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub struct EmbedOptions {
     pub limit: Option<LengthLimit>,
     /// Whether to clean the text of a sequence.
     pub cleaning: Cleaning,
+    /// What the name of a record is.
+    pub names: Names,
     /// Whether a character that would be cleaned or counted as unknown is an error.
     pub strict: bool,
     /// Where to compute.
@@ -185,7 +188,20 @@ impl TryFrom<EmbedArgs> for EmbedOptions {
                 OutputDtypeArg::F16 => OutputDtype::F16,
             },
             limit,
-            cleaning: cleaning(args.clean),
+            cleaning: match (cleaning(args.clean), args.gaps) {
+                (Cleaning::Off, GapsArg::Drop) => {
+                    return Err(usage(
+                        "--gaps drop cannot go with --clean off, which leaves the text as it is",
+                        "leave one of them out",
+                    ));
+                }
+                (_, GapsArg::Drop) => Cleaning::Ungapped,
+                (cleaning, GapsArg::Keep) => cleaning,
+            },
+            names: match args.names {
+                NamesArg::First => Names::First,
+                NamesArg::Header => Names::Header,
+            },
             strict: args.strict,
             device,
             threads,
@@ -358,6 +374,7 @@ mod tests {
             "--max-length 9 --long window --stride 10",
             "--max-length 9 --long window --per-token",
             "--dtype bf16",
+            "--clean off --gaps drop",
             "--gemm-algorithms other",
             "--share 0/2",
             "--share 3/2",

@@ -43,13 +43,21 @@ pub struct Summary {
 }
 
 /// The names of the cleaning counts, and their texts in the summary.
-const COUNTED: [(&str, &str); 9] = [
+const COUNTED: [(&str, &str); 14] = [
     ("lowercase", "lower-case letters upper-cased"),
     ("stops_dropped", "stops dropped from the ends"),
     ("unknown", "characters outside the alphabet"),
     ("whitespace", "blanks inside sequences"),
     ("special_tokens", "special tokens written out"),
     ("unnamed", "records without a name"),
+    ("gaps", "gap characters"),
+    ("uracil", "letters U read as T"),
+    ("chain_breaks", "colons between chains"),
+    ("shared_names", "records that share a name"),
+    (
+        "other_alphabet",
+        "sequences that look like the other kind (DNA or proteins) than the model reads",
+    ),
     ("truncated", "sequences truncated"),
     ("windowed", "sequences embedded in windows"),
     ("non_ascii", "characters that are not ASCII"),
@@ -76,7 +84,7 @@ impl Summary {
             counts: manifest.map(|m| m.counts.clone()),
             all_sequences: manifest.map_or(0, |m| m.records),
             share: options.share,
-            cleaned: options.cleaning == Cleaning::On,
+            cleaned: options.cleaning != Cleaning::Off,
         }
     }
 

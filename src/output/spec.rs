@@ -58,8 +58,35 @@ pub struct JobSpec {
     /// The share of the shards that this job computes: "i/n", from "1/n" to "n/n".
     #[serde(alias = "shard")]
     pub share: String,
+    /// What the name of a record is: "first" (the first word of the header) or "header". Absent
+    /// means "first", as in jobs of earlier versions.
+    #[serde(default = "first", skip_serializing_if = "is_first")]
+    pub names: String,
+    /// Whether gap characters are kept: "keep" or "drop". Absent means "keep".
+    #[serde(default = "keep", skip_serializing_if = "is_keep")]
+    pub gaps: String,
+    /// "T" if the input is known to hold a U that is read as T. Earlier versions made U an unknown
+    /// token, and a job must not mix the two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uracil: Option<String>,
     /// The inputs, in order.
     pub inputs: Vec<InputSpec>,
+}
+
+fn first() -> String {
+    "first".into()
+}
+
+fn is_first(names: &String) -> bool {
+    names == "first"
+}
+
+fn keep() -> String {
+    "keep".into()
+}
+
+fn is_keep(gaps: &String) -> bool {
+    gaps == "keep"
 }
 
 /// Reads `clean`, or the field `case` that format 1 has in its place.
@@ -225,6 +252,9 @@ pub(crate) mod tests {
             output_dtype: OutputDtype::F32,
             shard_size: 4,
             share: "1/1".into(),
+            names: "first".into(),
+            gaps: "keep".into(),
+            uracil: None,
             inputs: vec![InputSpec { name: "a.fa".into(), blake3: Some("11".into()) }],
         }
     }

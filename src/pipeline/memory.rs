@@ -53,7 +53,7 @@ impl MemoryCheck {
         if fits(needed) {
             return Ok(());
         }
-        let letter_by_letter = self.alphabet == Alphabet::Protein && self.cleaning == Cleaning::On;
+        let letter_by_letter = self.alphabet == Alphabet::Protein && self.cleaning != Cleaning::Off;
         if !letter_by_letter && fits(read) {
             let mut tokens = Vec::new();
             self.tokenizer.encode(&record.sequence, &mut tokens);

@@ -144,6 +144,7 @@ impl Packer {
         if content.is_empty() {
             return Err(SequenceError::EmptySequence {
                 place: record.place(),
+                what: "empty",
             }
             .into());
         }

@@ -12,7 +12,8 @@ use super::tokenize::TokenizeStage;
 use super::{JobError, MemoryCheck, Share, Stop};
 use crate::output::{BlockFacts, ShardRecord, read_record, revoke_manifest, shard_name};
 use crate::sequence::{
-    Alphabet, CleanCounts, Cleaning, InputDigest, Record, SequenceError, SequenceReader, clean,
+    Alphabet, CleanCounts, Cleaning, InputDigest, Record, SeenNames, SequenceError, SequenceReader,
+    clean,
 };
 use crate::system::pause::OnPause;
 
@@ -116,6 +117,7 @@ struct Shard {
     rows: u64,
     digest: RecordsDigest,
     clean: CleanCounts,
+    names: SeenNames,
 }
 
 impl<R: Records> Reader<R> {
@@ -221,6 +223,7 @@ impl<R: Records> Reader<R> {
             rows: 0,
             digest: RecordsDigest::default(),
             clean: CleanCounts::default(),
+            names: SeenNames::default(),
         })
     }
 
@@ -231,12 +234,14 @@ impl<R: Records> Reader<R> {
         group: &mut Group,
     ) -> Result<(), StopReason> {
         let options = &self.options;
-        let counts = clean(
+        let (shared, _) = shard.names.take(&record, options.strict)?;
+        let mut counts = clean(
             options.alphabet,
             options.cleaning,
             options.strict,
             &mut record,
         )?;
+        counts.shared_names = shared;
         if let Some(memory) = &options.memory {
             memory.check(&record, counts.residues)?;
         }

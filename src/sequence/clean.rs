@@ -16,14 +16,20 @@ enum Class {
     Space,
     /// A `<`, which may begin a special token.
     Bracket,
+    /// A gap character.
+    Gap,
+    /// `U` or `u` in DNA.
+    Uracil,
+    /// A `:`, with which some programs join chains.
+    Colon,
     Unknown,
     NonAscii,
 }
 
-static PROTEIN: [Class; 256] = classes(b"LAGVSERTIDPKQNFYMHWCXBUZO.-", true);
+static PROTEIN: [Class; 256] = classes(b"LAGVSERTIDPKQNFYMHWCXBUZO", true);
 static DNA: [Class; 256] = classes(b"ACGT", false);
 
-const fn classes(alphabet: &[u8], special: bool) -> [Class; 256] {
+const fn classes(alphabet: &[u8], protein: bool) -> [Class; 256] {
     let mut table = [Class::Unknown; 256];
     let mut b = 0;
     while b < 256 {
@@ -49,8 +55,14 @@ const fn classes(alphabet: &[u8], special: bool) -> [Class; 256] {
     table[b'\n' as usize] = Class::Space;
     table[0x0b] = Class::Space;
     table[0x0c] = Class::Space;
-    if special {
+    table[b'-' as usize] = Class::Gap;
+    table[b'.' as usize] = Class::Gap;
+    table[b':' as usize] = Class::Colon;
+    if protein {
         table[b'<' as usize] = Class::Bracket;
+    } else {
+        table[b'U' as usize] = Class::Uracil;
+        table[b'u' as usize] = Class::Uracil;
     }
     table
 }
@@ -82,6 +94,17 @@ pub fn clean(
             found: Unclean::Unnamed,
         });
     }
+    if is_other_alphabet(alphabet, &record.sequence) {
+        if strict {
+            return Err(SequenceError::Strict {
+                place: record.place(),
+                column: 0,
+                position: 0,
+                found: Unclean::OtherAlphabet(alphabet),
+            });
+        }
+        counts.other_alphabet = 1;
+    }
     let table = match alphabet {
         Alphabet::Protein => &PROTEIN,
         Alphabet::Dna => &DNA,
@@ -99,12 +122,12 @@ pub fn clean(
         }
         counts.residues = first as u64;
         match cleaning {
-            Cleaning::On => {
+            Cleaning::On | Cleaning::Ungapped => {
                 let mut text = std::mem::take(&mut record.sequence);
-                upper(table, alphabet, first, &mut text, &mut counts);
+                upper(table, alphabet, cleaning, first, &mut text, &mut counts);
                 record.sequence = text;
             }
-            Cleaning::Off => count(table, first, &record.sequence, &mut counts),
+            Cleaning::Off => count(table, alphabet, first, &record.sequence, &mut counts),
         }
     } else {
         counts.residues = record.sequence.len() as u64;
@@ -112,6 +135,16 @@ pub fn clean(
     if counts.residues == 0 {
         return Err(SequenceError::EmptySequence {
             place: record.place(),
+            what: match counts {
+                CleanCounts {
+                    stops_dropped: 1.., ..
+                } => "only a stop codon",
+                CleanCounts { gaps: 1.., .. } => "only gaps",
+                CleanCounts {
+                    whitespace: 1.., ..
+                } => "only white space",
+                _ => "empty",
+            },
         });
     }
     Ok(counts)
@@ -121,15 +154,21 @@ pub fn clean(
 fn upper(
     table: &[Class; 256],
     alphabet: Alphabet,
+    cleaning: Cleaning,
     first: usize,
     text: &mut Vec<u8>,
     counts: &mut CleanCounts,
 ) {
     if alphabet == Alphabet::Protein
-        && let Some(stop) = trailing_stop(table, text)
+        && let Some(stop) = trailing_stop(table, cleaning, text)
     {
         counts.stops_dropped = 1;
-        counts.whitespace += (text.len() - stop - 1) as u64;
+        for b in text.get(stop + 1..).unwrap_or_default() {
+            match table[usize::from(*b)] {
+                Class::Gap => counts.gaps += 1,
+                _ => counts.whitespace += 1,
+            }
+        }
         text.truncate(stop);
     }
     let mut read = first;
@@ -164,6 +203,25 @@ fn upper(
                 counts.unknown += 1;
                 put = Some(UNKNOWN);
             }
+            Class::Gap => {
+                counts.gaps += 1;
+                if cleaning == Cleaning::Ungapped {
+                    put = None;
+                } else if alphabet == Alphabet::Dna {
+                    counts.unknown += 1;
+                    put = Some(UNKNOWN);
+                }
+            }
+            Class::Uracil => {
+                counts.lowercase += u64::from(b == b'u');
+                counts.uracil += 1;
+                put = Some(b'T');
+            }
+            Class::Colon => {
+                counts.unknown += 1;
+                counts.chain_breaks += 1;
+                put = Some(UNKNOWN);
+            }
             Class::Unknown => {
                 counts.unknown += 1;
                 put = Some(UNKNOWN);
@@ -189,7 +247,13 @@ fn upper(
 
 /// Counts like `upper`, for text that is kept. Nothing is upper-cased, so a lower-case letter
 /// counts as unknown.
-fn count(table: &[Class; 256], first: usize, text: &[u8], counts: &mut CleanCounts) {
+fn count(
+    table: &[Class; 256],
+    alphabet: Alphabet,
+    first: usize,
+    text: &[u8],
+    counts: &mut CleanCounts,
+) {
     let mut at = first;
     while let Some(&b) = text.get(at) {
         let rest = text.get(at..).unwrap_or_default();
@@ -209,6 +273,16 @@ fn count(table: &[Class; 256], first: usize, text: &[u8], counts: &mut CleanCoun
         }
         at += match class {
             Class::Letter => 1,
+            Class::Gap => {
+                counts.gaps += 1;
+                counts.unknown += u64::from(alphabet == Alphabet::Dna);
+                1
+            }
+            Class::Colon => {
+                counts.unknown += 1;
+                counts.chain_breaks += 1;
+                1
+            }
             Class::NonAscii => {
                 counts.unknown += 1;
                 counts.non_ascii += 1;
@@ -222,11 +296,43 @@ fn count(table: &[Class; 256], first: usize, text: &[u8], counts: &mut CleanCoun
     }
 }
 
-/// Returns the position of the stop `*` that ends the text, ignoring white space after it.
-fn trailing_stop(table: &[Class; 256], text: &[u8]) -> Option<usize> {
-    let last = text
-        .iter()
-        .rposition(|&b| table[usize::from(b)] != Class::Space)?;
+/// Whether a sequence looks like DNA where the model reads proteins, or like a protein where it
+/// reads DNA. Only the beginning of the sequence is looked at.
+fn is_other_alphabet(alphabet: Alphabet, text: &[u8]) -> bool {
+    /// The bytes that are looked at.
+    const BEGINNING: usize = 4096;
+    /// The fewest letters that can be told: a short peptide may consist of A, C, G and T.
+    const FEWEST: usize = 20;
+    let text = text.get(..BEGINNING).unwrap_or(text);
+    let mut letters = [0usize; 26];
+    for b in text {
+        let letter = b.to_ascii_lowercase().wrapping_sub(b'a');
+        if let Some(count) = letters.get_mut(usize::from(letter)) {
+            *count += 1;
+        }
+    }
+    let of = |letter: u8| letters[usize::from(letter - b'a')];
+    let all: usize = letters.iter().sum();
+    let [a, c, g, t] = [of(b'a'), of(b'c'), of(b'g'), of(b't') + of(b'u')];
+    let nucleotides = a + c + g + t + of(b'n');
+    all >= FEWEST
+        && match alphabet {
+            // All four bases, so that a protein of few kinds of residues is not taken for DNA.
+            Alphabet::Protein => {
+                nucleotides * 20 >= all * 19 && [a, c, g, t].iter().all(|n| *n > 0)
+            }
+            Alphabet::Dna => (all - nucleotides) * 3 >= all,
+        }
+}
+
+/// Returns the position of the stop `*` that ends the text, ignoring white space after it, and also
+/// gaps if these are removed.
+fn trailing_stop(table: &[Class; 256], cleaning: Cleaning, text: &[u8]) -> Option<usize> {
+    let last = text.iter().rposition(|&b| match table[usize::from(b)] {
+        Class::Space => false,
+        Class::Gap => cleaning != Cleaning::Ungapped,
+        _ => true,
+    })?;
     (text.get(last) == Some(&b'*')).then_some(last)
 }
 
@@ -258,12 +364,16 @@ fn first_unclean(
             Class::NonAscii => decode(rest).0.map_or(Unclean::NotUtf8(b), Unclean::Unknown),
             Class::Unknown
                 if alphabet == Alphabet::Protein
-                    && cleaning == Cleaning::On
-                    && trailing_stop(table, text) == Some(at) =>
+                    && cleaning != Cleaning::Off
+                    && trailing_stop(table, cleaning, text) == Some(at) =>
             {
                 Unclean::TrailingStop
             }
-            Class::Unknown | Class::Bracket => Unclean::Unknown(char::from(b)),
+            Class::Gap => Unclean::Gap(char::from(b)),
+            Class::Uracil if b == b'u' => Unclean::Lowercase('u'),
+            Class::Uracil if cleaning != Cleaning::Off => Unclean::Uracil,
+            Class::Colon => Unclean::ChainBreak,
+            Class::Unknown | Class::Bracket | Class::Uracil => Unclean::Unknown(char::from(b)),
         };
         return Some((at, found));
     }

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::Alphabet;
+use super::intruder::Intruder;
+use super::source::Trailing;
 use crate::remedy::{Action, Remedy};
 use crate::system::files;
 use crate::untrusted::Shown;
@@ -61,6 +64,16 @@ pub enum Unclean {
     NotUtf8(u8),
     /// A header without a name.
     Unnamed,
+    /// A name that an earlier record has, too; the number of that record over the job, from 1.
+    SharedName(u64),
+    /// A gap character.
+    Gap(char),
+    /// The letter U in DNA.
+    Uracil,
+    /// A colon between two chains.
+    ChainBreak,
+    /// A sequence that looks like the other kind; the kind that the model reads.
+    OtherAlphabet(Alphabet),
 }
 
 impl fmt::Display for Unclean {
@@ -76,6 +89,18 @@ impl fmt::Display for Unclean {
             ),
             Self::NotUtf8(b) => write!(f, "the byte 0x{b:02x}, which is not text"),
             Self::Unnamed => write!(f, "a header without a name"),
+            Self::SharedName(record) => {
+                write!(f, "a name that record {record} of the job has, too")
+            }
+            Self::Gap(c) => write!(f, "the gap character '{c}'"),
+            Self::Uracil => write!(f, "the letter 'U' in DNA"),
+            Self::ChainBreak => write!(f, "a ':' between two chains"),
+            Self::OtherAlphabet(Alphabet::Protein) => {
+                write!(f, "this looks like DNA, and the model reads proteins")
+            }
+            Self::OtherAlphabet(Alphabet::Dna) => {
+                write!(f, "this looks like a protein, and the model reads DNA")
+            }
         }
     }
 }
@@ -121,9 +146,25 @@ pub enum SequenceError {
         looks_like: Option<&'static str>,
     },
     /// A header has no sequence after it, or nothing of the sequence remains after cleaning.
-    #[error("{place}: the sequence is empty")]
+    #[error("{place}: the sequence is {what}")]
     EmptySequence {
         /// The place of the header.
+        place: Place,
+        /// What there is: "empty", or "only" and what cleaning removes.
+        what: &'static str,
+    },
+    /// A line is not sequence, or a header is not one of FASTA.
+    #[error("{place}: {found}")]
+    NotSequence {
+        /// The place of the line.
+        place: Place,
+        /// What the line is.
+        found: Intruder,
+    },
+    /// A file of bgzip blocks does not end in the empty block, and `strict` refuses it.
+    #[error("{place}: the end marker of bgzip is missing")]
+    NoEndMarker {
+        /// The file.
         place: Place,
     },
     /// A `>` is inside a sequence line.
@@ -193,22 +234,33 @@ pub enum SequenceError {
         reason: String,
     },
     /// A record is not clean, and `--strict` refuses it.
-    #[error("{place}{}: {found} (residue {position})", in_column(*.column))]
+    #[error("{place}{}: {found}{}", in_column(*.column), at_residue(*.position))]
     Strict {
         /// The record and the line. The line is 0 far into a record whose lines have many different
         /// lengths.
         place: Place,
         /// The byte column within the line, from 1; 0 if the line is not known.
         column: u64,
-        /// The byte position within the joined lines of the sequence, from 1.
+        /// The byte position within the joined lines of the sequence, from 1; 0 if the whole record
+        /// is refused.
         position: u64,
         /// The reason to refuse the record.
         found: Unclean,
     },
 }
 
+/// The end of the reason where FASTA records follow FASTQ ones.
+pub(super) const FASTA_FOLLOWS: &str = ": FASTA records follow FASTQ ones";
+
 fn in_brackets(compression: &Option<&'static str>) -> String {
     compression.map(|c| format!(" ({c})")).unwrap_or_default()
+}
+
+fn at_residue(position: u64) -> String {
+    match position {
+        0 => String::new(),
+        n => format!(" (residue {n})"),
+    }
 }
 
 fn in_column(column: u64) -> String {
@@ -234,7 +286,9 @@ impl SequenceError {
             Self::Read { place, .. }
             | Self::NoRecords { place }
             | Self::NoHeader { place, .. }
-            | Self::EmptySequence { place }
+            | Self::EmptySequence { place, .. }
+            | Self::NotSequence { place, .. }
+            | Self::NoEndMarker { place }
             | Self::HeaderInsideLine { place, .. }
             | Self::StrayReturn { place }
             | Self::Nul { place }
@@ -264,6 +318,8 @@ impl SequenceError {
             Self::Strict { found, .. } => Remedy::any_of([
                 match found {
                     Unclean::Unnamed => "name the record".into(),
+                    Unclean::SharedName(_) => "give each record a name of its own".into(),
+                    Unclean::OtherAlphabet(_) => "give the kind of sequence that the model reads".into(),
                     _ => "mend the sequence".into(),
                 },
                 Action::CleanText.into(),
@@ -271,7 +327,17 @@ impl SequenceError {
             Self::NoHeader {
                 looks_like: Some(what),
                 ..
-            } => format!("this looks like {what}; convert it to FASTA or FASTQ first").into(),
+            } => match *what {
+                "a tar archive" => format!(
+                    "this looks like {what}; unpack it, e.g. tar xf ARCHIVE, and give the files in it"
+                )
+                .into(),
+                "a web page" => format!(
+                    "this looks like {what}, perhaps an error page in place of the file: download the file again"
+                )
+                .into(),
+                _ => format!("this looks like {what}; convert it to FASTA or FASTQ first").into(),
+            },
             other => other.advice()?.into(),
         })
     }
@@ -279,6 +345,9 @@ impl SequenceError {
     /// Returns what to do with the text or the file, where this is the remedy.
     fn advice(&self) -> Option<&'static str> {
         Some(match self {
+            Self::Read { source, .. } if Trailing::of(source) => {
+                "decompress the file, e.g. gzip -dc IN > OUT, which ignores these bytes, or fetch the file again if it should be whole"
+            }
             Self::Read {
                 compression: Some(_),
                 ..
@@ -291,6 +360,10 @@ impl SequenceError {
             }
             Self::NoHeader { .. } => "put a line with '>' and a name before the sequence",
             Self::EmptySequence { .. } => "remove the record, or restore its sequence",
+            Self::NotSequence { found, .. } => found.advice(),
+            Self::NoEndMarker { .. } => {
+                "the file may be cut short: compare its size or checksum with the source, or write it again with bgzip"
+            }
             Self::HeaderInsideLine { .. } => {
                 "two records may have been joined by a lost line end: put the header on a line of its own"
             }
@@ -305,7 +378,10 @@ impl SequenceError {
                 "rename the record, or convert the file: iconv -f LATIN1 -t UTF-8 IN > OUT"
             }
             Self::IdTooLong { .. } => {
-                "the name is the header up to the first space: put a space after it"
+                "shorten the name; by default it is the header up to the first space"
+            }
+            Self::Fastq { reason, .. } if reason.ends_with(FASTA_FOLLOWS) => {
+                "FASTA records follow FASTQ ones: put them into a file of their own"
             }
             Self::Fastq { .. } => {
                 "a record is '@' and a name, the sequence, '+', and as many quality characters as bases; check that the file is whole"

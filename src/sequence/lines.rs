@@ -78,7 +78,9 @@ impl Lines {
                     lines.end += n;
                     lines.eof = n == 0;
                     let read = lines.block.get(before..lines.end).unwrap_or_default();
-                    decided = memchr::memchr(b'\n', read).is_some();
+                    // What follows blank lines is needed to tell the kind of the file.
+                    decided = memchr::memchr(b'\n', read).is_some()
+                        && memchr::memchr(b'\n', lines.held().trim_ascii_start()).is_some();
                 }
                 Err(e) => lines.error = Some(e),
             }

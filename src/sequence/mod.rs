@@ -16,9 +16,10 @@
 //! | `;` at the start of a line (FASTA) | the line is a comment and is skipped |
 //! | id | the first word of the header; error if it is not UTF-8 or is longer than 1 MiB |
 //! | `>` alone | the id is `record_<n>`, with n from 1 over the job; counted |
-//! | duplicate ids | all records are kept, each with its row |
+//! | duplicate ids | all records are kept, each with its row; counted within a shard |
 //! | `>` inside a header | part of the header |
 //! | `>` inside a sequence line | error, unless it ends a special token of ESM-2 such as `<mask>` |
+//! | a line of other text ([`Intruder`]), such as `--` before a header or a sentence | error |
 //! | text before a header, an empty file, an empty sequence | error |
 //! | a NUL byte, UTF-16, binary data | error |
 //! | FASTQ whose sequence has several lines | accepted |
@@ -27,11 +28,15 @@
 //! | spaces, tabs and CRs inside a sequence | removed, counted |
 //! | lower case | upper-cased, counted |
 //! | one `*` at the end of a protein | dropped, counted |
+//! | gap characters `-` and `.` | kept (unknown in DNA) or removed ([`Cleaning::Ungapped`]), counted |
+//! | `U` in DNA | read as `T`, counted |
+//! | `:` between chains | one unknown token, counted |
+//! | DNA for a protein model, a protein for a DNA model | computed, counted |
 //! | any other character outside the alphabet | one unknown token per character, counted |
 //! | a byte that is not UTF-8 | one unknown token, counted |
 //! | a sequence of which nothing remains after these rules | error |
 //!
-//! The last six rules are the rules of [`clean`] in [`Cleaning::On`]. [`Cleaning::Off`] only counts
+//! The last rules, from white space on, are the rules of [`clean`] in [`Cleaning::On`]. [`Cleaning::Off`] only counts
 //! and changes nothing, so the token ids are the ids that Hugging Face gives for the same text.
 //! The option `strict` makes each of these cases an error, and a record without a name too.
 //!
@@ -41,7 +46,10 @@
 
 mod clean;
 mod error;
+mod gzip;
+mod intruder;
 mod lines;
+mod names;
 mod reader;
 mod scan;
 mod source;
@@ -52,7 +60,9 @@ use std::sync::Arc;
 
 pub use clean::clean;
 pub use error::{Place, SequenceError, Unclean};
-pub use reader::{MAX_ID, ReaderOptions, SequenceReader};
+pub use intruder::Intruder;
+pub use names::{SeenNames, SharedName};
+pub use reader::{MAX_ID, Names, ReaderOptions, SequenceReader};
 pub use scan::{InputSummary, ScanOptions, scan, scan_each};
 pub use source::{Input, InputDigest};
 pub use tokenizer::{Tokenizer, TokenizerError};
@@ -218,6 +228,8 @@ pub enum Cleaning {
     /// Text is upper-cased and cleaned.
     #[default]
     On,
+    /// Like `On`, and gap characters are removed.
+    Ungapped,
     /// Text passes through unchanged.
     Off,
 }
@@ -243,6 +255,17 @@ pub struct CleanCounts {
     pub special_tokens: u64,
     /// Records whose header has no name.
     pub unnamed: u64,
+    /// Gap characters, `-` and `.`, whether they are kept or removed.
+    pub gaps: u64,
+    /// The letters U of DNA that were read as T.
+    pub uracil: u64,
+    /// The colons counted in `unknown`, with which some programs join chains.
+    pub chain_breaks: u64,
+    /// Records that look like DNA where a protein should be, and the reverse.
+    pub other_alphabet: u64,
+    /// Records that share their name with another record of the same shard. [`clean`] sees only one
+    /// record and leaves this count at 0.
+    pub shared_names: u64,
 }
 
 impl AddAssign for CleanCounts {
@@ -255,6 +278,11 @@ impl AddAssign for CleanCounts {
         self.whitespace += other.whitespace;
         self.special_tokens += other.special_tokens;
         self.unnamed += other.unnamed;
+        self.gaps += other.gaps;
+        self.uracil += other.uracil;
+        self.chain_breaks += other.chain_breaks;
+        self.other_alphabet += other.other_alphabet;
+        self.shared_names += other.shared_names;
     }
 }
 

@@ -3,8 +3,10 @@
 use std::io::Read;
 use std::sync::Arc;
 
+use super::error::FASTA_FOLLOWS;
+use super::intruder::{Intruder, is_separator};
 use super::lines::{LineError, Lines};
-use super::source::{Input, InputDigest, Source, what_else};
+use super::source::{Input, InputDigest, Source, what_else, what_table};
 use super::tokenizer::esm;
 use super::{Place, Record, SequenceError};
 use crate::system::pause::OnPause;
@@ -15,11 +17,25 @@ pub const MAX_ID: usize = 1 << 20;
 /// How many bytes a message shows of a line that should be a header.
 const SHOWN: usize = 20;
 
+/// What the name of a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Names {
+    /// The first word of the header.
+    #[default]
+    First,
+    /// The whole header, without blanks at its ends.
+    Header,
+}
+
 /// The limits of the reader.
 #[derive(Debug, Clone)]
 pub struct ReaderOptions {
     /// The most bytes of a sequence as written. The reader holds one record at a time in memory.
     pub max_sequence: usize,
+    /// What the name of a record is.
+    pub names: Names,
+    /// Whether a file of bgzip blocks without its end marker is an error.
+    pub strict: bool,
     /// The most bytes of a piece of a line. Tests set this to move the boundaries between the
     /// pieces; it changes no result.
     #[doc(hidden)]
@@ -30,6 +46,8 @@ impl Default for ReaderOptions {
     fn default() -> Self {
         Self {
             max_sequence: 2 << 30,
+            names: Names::First,
+            strict: false,
             longest_piece: usize::MAX,
         }
     }
@@ -47,6 +65,7 @@ pub struct SequenceReader {
     opened: usize,
     index: u64,
     digests: Vec<InputDigest>,
+    without_end: Vec<Arc<str>>,
     failed: bool,
     on_pause: Option<OnPause>,
 }
@@ -73,6 +92,7 @@ impl SequenceReader {
             opened: 0,
             index: 0,
             digests: Vec::new(),
+            without_end: Vec::new(),
             failed: false,
             on_pause: None,
         }
@@ -105,6 +125,12 @@ impl SequenceReader {
     /// has ended, these are all inputs.
     pub fn digests(&self) -> &[InputDigest] {
         &self.digests
+    }
+
+    /// Returns the names of the inputs that were read to their ends, consist of bgzip blocks, and
+    /// lack the end marker of bgzip. Such a file may have been cut between two blocks.
+    pub fn without_end(&self) -> &[Arc<str>] {
+        &self.without_end
     }
 
     /// Returns the number of records read so far.
@@ -142,7 +168,19 @@ impl SequenceReader {
                         },
                     });
                 }
-                self.digests.push(open.lines.source().digest());
+                let source = open.lines.source();
+                if source.lacks_end() {
+                    if self.options.strict {
+                        let place = Place {
+                            record: 0,
+                            line: 0,
+                            ..open.place("")
+                        };
+                        return Err(SequenceError::NoEndMarker { place });
+                    }
+                    self.without_end.push(source.name.clone());
+                }
+                self.digests.push(source.digest());
                 self.current = None;
             }
             let Some(input) = self.inputs.next() else {
@@ -242,10 +280,14 @@ impl OpenInput {
                 Some(b';') => self.skip_line("")?,
                 Some(_) => {
                     let place = self.place("");
+                    let table = what_table(self.lines.held());
                     let Some(start) = self.skip_blank()? else {
                         continue;
                     };
-                    let looks_like = start.contains("\\x").then_some("binary data");
+                    let looks_like = match start.contains("\\x") {
+                        true => Some("binary data"),
+                        false => table,
+                    };
                     return Err(SequenceError::NoHeader {
                         place,
                         start,
@@ -308,7 +350,12 @@ impl OpenInput {
                 Some(_) => {
                     let place = self.place("");
                     if let Some(start) = self.skip_blank()? {
-                        let reason = format!("a header with '@' should stand here, not '{start}'");
+                        let follows = match start.starts_with('>') {
+                            true => FASTA_FOLLOWS,
+                            false => "",
+                        };
+                        let reason =
+                            format!("a header with '@' should stand here, not '{start}'{follows}");
                         return Err(SequenceError::Fastq { place, reason });
                     }
                 }
@@ -319,13 +366,21 @@ impl OpenInput {
         record.number = self.records;
         record.source = self.lines.source().name.clone();
         record.line = self.lines.line();
-        self.header(record)?;
+        self.header(record, options.names)?;
+        if !self.fastq && Intruder::is_pir(first_word(&record.id)) {
+            return Err(SequenceError::NotSequence {
+                place: record.place(),
+                found: Intruder::Pir,
+            });
+        }
         record.unnamed = record.id.is_empty();
         if record.unnamed {
             record.id = format!("record_{}", index + 1);
         }
         record.sequence.clear();
         record.layout.clear();
+        // The line of a `--` after which only blank lines and comments have come.
+        let mut separator = None;
         loop {
             match self.peek(&record.id)? {
                 None => break,
@@ -337,14 +392,45 @@ impl OpenInput {
                     });
                 }
                 Some(b'+') if self.fastq => break,
-                Some(b'>') if !self.fastq => break,
+                Some(b'>') if !self.fastq => match separator {
+                    None => break,
+                    Some(line) => {
+                        return Err(SequenceError::NotSequence {
+                            place: Place {
+                                line,
+                                ..record.place()
+                            },
+                            found: Intruder::Separator,
+                        });
+                    }
+                },
                 Some(b';') if !self.fastq => self.skip_line(&record.id)?,
-                Some(_) => self.sequence_line(record, options)?,
+                Some(_) => {
+                    let line = self.lines.line();
+                    let begin = record.sequence.len();
+                    self.sequence_line(record, options)?;
+                    let text = record.sequence.get(begin..).unwrap_or_default();
+                    if let Some(found) = Intruder::of_line(text) {
+                        return Err(SequenceError::NotSequence {
+                            place: Place {
+                                line,
+                                ..record.place()
+                            },
+                            found,
+                        });
+                    }
+                    if is_separator(text) {
+                        separator = Some(line);
+                    } else if !text.trim_ascii().is_empty() {
+                        separator = None;
+                    }
+                }
             }
         }
         if record.sequence.is_empty() {
             return Err(SequenceError::EmptySequence {
                 place: record.place(),
+                what: "empty",
             });
         }
         if self.fastq {
@@ -353,8 +439,8 @@ impl OpenInput {
         Ok(true)
     }
 
-    /// Reads a header line and keeps its first word as the id.
-    fn header(&mut self, record: &mut Record) -> Result<(), SequenceError> {
+    /// Reads a header line and keeps its first word, or the whole header, as the id.
+    fn header(&mut self, record: &mut Record, names: Names) -> Result<(), SequenceError> {
         let mut id = std::mem::take(&mut record.id).into_bytes();
         id.clear();
         let mut marker = true;
@@ -384,7 +470,11 @@ impl OpenInput {
                     let skipped = text.iter().take_while(|b| is_space(**b)).count();
                     text = text.get(skipped..).unwrap_or_default();
                 }
-                let word = text.iter().position(|b| is_space(*b)).unwrap_or(text.len());
+                let space = match names {
+                    Names::First => text.iter().position(|b| is_space(*b)),
+                    Names::Header => None,
+                };
+                let word = space.unwrap_or(text.len());
                 done = word < text.len();
                 id.extend_from_slice(text.get(..word).unwrap_or_default());
             }
@@ -402,6 +492,9 @@ impl OpenInput {
             if last {
                 break;
             }
+        }
+        while id.last().is_some_and(|b| is_space(*b)) {
+            id.pop();
         }
         record.id = String::from_utf8(id).map_err(|_| SequenceError::IdNotUtf8 {
             place: Place {
@@ -512,6 +605,10 @@ impl OpenInput {
         }
         Ok(())
     }
+}
+
+fn first_word(name: &str) -> &str {
+    name.split_ascii_whitespace().next().unwrap_or_default()
 }
 
 fn is_space(b: u8) -> bool {

@@ -1,8 +1,10 @@
 //! Reads and checks the whole input before a job spends hours on it.
 
+use std::sync::Arc;
+
 use super::{
-    Alphabet, CleanCounts, Cleaning, Input, InputDigest, ReaderOptions, Record, SequenceError,
-    SequenceReader, clean,
+    Alphabet, CleanCounts, Cleaning, Input, InputDigest, ReaderOptions, Record, SeenNames,
+    SequenceError, SequenceReader, SharedName, clean,
 };
 
 /// The options that the job will read its records with.
@@ -14,6 +16,8 @@ pub struct ScanOptions {
     pub cleaning: Cleaning,
     /// Whether unclean text is an error.
     pub strict: bool,
+    /// The number of records per shard: names are compared within a shard.
+    pub shard_size: u64,
     /// The limits of the reader.
     pub reader: ReaderOptions,
 }
@@ -29,8 +33,12 @@ pub struct InputSummary {
     pub longest: u64,
     /// The counts of the changes that cleaning makes.
     pub counts: CleanCounts,
+    /// The first name that two records of one shard share.
+    pub shared_name: Option<SharedName>,
     /// The digests of the inputs that were read, in order.
     pub inputs: Vec<InputDigest>,
+    /// The names of the inputs that lack the end marker of bgzip.
+    pub without_end: Vec<Arc<str>>,
     /// False if an input was left out because it cannot be read twice (standard input, a pipe).
     pub complete: bool,
 }
@@ -62,19 +70,28 @@ pub fn scan_each<E: From<SequenceError>>(
         residues: 0,
         longest: 0,
         counts: CleanCounts::default(),
+        shared_name: None,
         inputs: Vec::new(),
+        without_end: Vec::new(),
         complete: readable.len() == inputs.len(),
     };
     let mut reader = SequenceReader::with_options(readable, options.reader.clone());
     let mut record = Record::default();
+    let mut names = SeenNames::default();
     while reader.next_into(&mut record)? {
         read(&record);
-        let counts = clean(
+        if record.index.is_multiple_of(options.shard_size) {
+            names.clear();
+        }
+        let (shared, first) = names.take(&record, options.strict)?;
+        summary.shared_name = summary.shared_name.or(first);
+        let mut counts = clean(
             options.alphabet,
             options.cleaning,
             options.strict,
             &mut record,
         )?;
+        counts.shared_names = shared;
         cleaned(&record, &counts)?;
         summary.longest = summary.longest.max(counts.residues);
         summary.counts += counts;
@@ -82,6 +99,7 @@ pub fn scan_each<E: From<SequenceError>>(
     summary.records = reader.records();
     summary.residues = summary.counts.residues;
     summary.inputs = reader.digests().to_vec();
+    summary.without_end = reader.without_end().to_vec();
     Ok(summary)
 }
 

@@ -6,7 +6,10 @@ use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub(super) use super::gzip::Trailing;
+
 use super::SequenceError;
+use super::gzip::Members;
 use crate::system::pause::{OnPause, Pausing};
 
 /// The most bytes of one raw read: enough that hashing takes far longer than the system call.
@@ -67,6 +70,8 @@ pub(super) struct Source {
 struct Raw {
     hasher: blake3::Hasher,
     bytes: u64,
+    /// Whether the input has ended, consists of bgzip blocks, and lacks the last, empty block.
+    lacks_end: bool,
 }
 
 /// A reader that hashes the bytes that pass through it. The decoder owns the reader, so the state
@@ -132,7 +137,7 @@ impl Source {
         reader.by_ref().take(6).read_to_end(&mut magic)?;
         let compression = compression_of(&magic);
         let all = Cursor::new(magic).chain(reader);
-        let reader = decoder(compression, all)?;
+        let reader = decoder(compression, all, &raw)?;
         Ok(Self {
             name,
             compression,
@@ -149,6 +154,13 @@ impl Source {
                 other => return other,
             }
         }
+    }
+
+    /// Returns whether the end marker of bgzip is missing. Once `read` has returned 0, this holds
+    /// for the whole input.
+    pub fn lacks_end(&self) -> bool {
+        let raw = self.raw.lock().unwrap_or_else(PoisonError::into_inner);
+        raw.lacks_end
     }
 
     /// Returns the digest of the bytes read so far. Once `read` has returned 0, this is the digest
@@ -180,7 +192,7 @@ fn compression_of(magic: &[u8]) -> Option<&'static str> {
 /// Returns the kind of a file that this program does not read, if the first bytes of the file tell
 /// it.
 pub(super) fn what_else(head: &[u8]) -> Option<&'static str> {
-    const KNOWN: [(&[u8], &str); 12] = [
+    const KNOWN: [(&[u8], &str); 26] = [
         (b"PK\x03\x04", "a zip archive"),
         (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
         (b"\x1f\x9d", "a file packed with compress (.Z)"),
@@ -193,12 +205,63 @@ pub(super) fn what_else(head: &[u8]) -> Option<&'static str> {
         (b"ID   ", "an EMBL or UniProt flat file"),
         (b"# STOCKHOLM", "a Stockholm alignment"),
         (b"CLUSTAL", "a Clustal alignment"),
+        (b"<?xml", "an XML file"),
+        (b"##gff-version", "a GFF file"),
+        (b"##fileformat=VCF", "a VCF file"),
+        (b"HEADER    ", "a PDB file"),
+        (b"ATOM  ", "a PDB file"),
+        (b"data_", "an mmCIF file"),
+        (b"{\\rtf", "an RTF document"),
+        (b"%PDF", "a PDF document"),
+        (b"\x89HDF", "an HDF5 file"),
+        (b"PAR1", "a Parquet file"),
+        (b"SQLite format 3", "an SQLite database"),
+        (b"\x93NUMPY", "a NumPy array"),
+        (b"{", "a JSON file"),
+        (b"[", "a JSON file"),
     ];
+    /// Where a tar archive has its magic number.
+    const TAR: usize = 257;
+    if head
+        .get(TAR..)
+        .is_some_and(|rest| rest.starts_with(b"ustar"))
+    {
+        return Some("a tar archive");
+    }
+    if let page @ Some(_) = web_page(head) {
+        return page;
+    }
+    let text = head.trim_ascii_start();
     let known = KNOWN
         .iter()
-        .find(|(magic, _)| head.starts_with(magic))
+        .find(|(magic, _)| head.starts_with(magic) || text.starts_with(magic))
         .map(|(_, what)| *what);
     known.or_else(|| compression_of(head).map(|_| "a file compressed twice"))
+}
+
+fn web_page(head: &[u8]) -> Option<&'static str> {
+    let text = head.trim_ascii_start();
+    let page = ["<!doctype html", "<html", "<head", "<body"]
+        .iter()
+        .any(|tag| {
+            text.get(..tag.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(tag.as_bytes()))
+        });
+    page.then_some("a web page")
+}
+
+/// Returns the kind of a table, if the first line of `text` is that of a table. It must not be a
+/// header of a record.
+pub(super) fn what_table(text: &[u8]) -> Option<&'static str> {
+    let end = memchr::memchr2(b'\n', b'\r', text).unwrap_or(text.len());
+    let line = text.get(..end)?;
+    let count = |separator| memchr::memchr_iter(separator, line).count();
+    match (count(b'\t'), count(b',') + count(b';')) {
+        (8, _) => Some("a GFF or GTF file"),
+        (1.., _) => Some("a TSV table"),
+        (0, 1..) => Some("a CSV table"),
+        (0, 0) => None,
+    }
 }
 
 /// Puts the decoder for `compression` on top of `raw`. Every decoder continues past the first
@@ -206,9 +269,17 @@ pub(super) fn what_else(head: &[u8]) -> Option<&'static str> {
 fn decoder(
     compression: Option<&'static str>,
     raw: impl BufRead + Send + 'static,
+    state: &Arc<Mutex<Raw>>,
 ) -> io::Result<Box<dyn Read + Send>> {
     Ok(match compression {
-        Some("gzip") => Box::new(flate2::bufread::MultiGzDecoder::new(raw)),
+        Some("gzip") => {
+            let state = Arc::clone(state);
+            let at_end = move |lacks_end| {
+                let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+                state.lacks_end = lacks_end;
+            };
+            Box::new(Members::new(raw, at_end))
+        }
         Some("bzip2") => Box::new(bzip2::bufread::MultiBzDecoder::new(raw)),
         Some("xz") => {
             let stream = liblzma::stream::Stream::new_stream_decoder(
@@ -217,7 +288,13 @@ fn decoder(
             )?;
             Box::new(liblzma::bufread::XzDecoder::new_stream(raw, stream))
         }
-        Some(_) => Box::new(zstd::stream::read::Decoder::with_buffer(raw)?),
+        Some(_) => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(raw)?;
+            // `zstd --long=31` makes the largest windows. Only a file with such a window takes the
+            // memory for it.
+            decoder.window_log_max(if usize::BITS == 64 { 31 } else { 30 })?;
+            Box::new(decoder)
+        }
         None => Box::new(raw),
     })
 }

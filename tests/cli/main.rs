@@ -6,6 +6,7 @@ mod cuda_algorithms;
 mod cuda_embed;
 mod cuda_program;
 mod embed;
+mod foreign;
 mod kill;
 mod output;
 mod process;

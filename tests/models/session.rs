@@ -99,6 +99,9 @@ fn requests_and_sequences_that_cannot_be_served_are_refused() {
     assert!(matches!(missing, Err(EngineError::Weights(_))));
     let mut session = session(request(&[4], false)).unwrap();
     let error = session.embed(["MKT", "*"]).unwrap_err();
-    assert_eq!(error.to_string(), "sequence 2: the sequence is empty");
+    assert_eq!(
+        error.to_string(),
+        "sequence 2: the sequence is only a stop codon"
+    );
     assert_eq!(session.embed(["MKT"]).unwrap().len(), 1, "it goes on");
 }

@@ -75,6 +75,7 @@ fn however_many_tokenize_the_output_is_the_same() {
     job.read.shard_size = 700;
     let mut failing = job.clone();
     failing.read.strict = true;
+    failing.give_each_its_name();
     failing.records[1500].sequence[0] = b'!';
     let (mut outputs, mut errors) = (Vec::new(), Vec::new());
     for threads in [1, 2, 5] {

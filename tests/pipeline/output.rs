@@ -67,7 +67,10 @@ fn tampered() -> Vec<(&'static str, Box<dyn Fn(&Path)>)> {
         ),
         (
             "made by another job",
-            Box::new(from(other(|j| j.read.strict = true))),
+            Box::new(from(other(|j| {
+                j.read.strict = true;
+                j.give_each_its_name();
+            }))),
         ),
         (
             "made by another job",

@@ -15,6 +15,7 @@ fn proteins_are_cleaned_and_counted() {
             b"LAGVSERTIDPKQNFYMHWCXBUZO.-",
             CleanCounts {
                 residues: 27,
+                gaps: 2,
                 ..none
             },
         ),
@@ -135,11 +136,12 @@ fn dna_is_cleaned_and_counted() {
         ),
         (
             b"ANNnU",
-            &[b'A', u, u, u, u],
+            &[b'A', u, u, u, b'T'],
             CleanCounts {
                 residues: 5,
                 lowercase: 1,
-                unknown: 4,
+                unknown: 3,
+                uracil: 1,
                 ..none
             },
         ),
@@ -149,6 +151,7 @@ fn dna_is_cleaned_and_counted() {
             CleanCounts {
                 residues: 4,
                 unknown: 2,
+                gaps: 1,
                 ..none
             },
         ),

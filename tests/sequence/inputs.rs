@@ -181,6 +181,7 @@ fn a_scan_counts_and_checks_without_keeping() {
         alphabet: Alphabet::Protein,
         cleaning: Cleaning::On,
         strict: false,
+        shard_size: 2,
         reader: ReaderOptions::default(),
     };
     let summary = scan(&[Input::from(&first), Input::from(&second)], &options).unwrap();

@@ -4,7 +4,10 @@
 
 mod cleaning;
 mod dirty;
+mod dirty_foreign;
+mod endings;
 mod inputs;
+mod kinds;
 mod properties;
 mod tokens;
 

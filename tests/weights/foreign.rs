@@ -147,7 +147,7 @@ fn write_safetensors(path: &Path, tensors: &[T]) {
 #[track_caller]
 fn refused(path: &Path) -> (String, String) {
     let error = Checkpoint::open(path).unwrap_err();
-    let (what, hint) = (error.to_string(), error.remedy().unwrap().to_string());
+    let (what, hint) = (error.to_string(), error.remedy().unwrap());
     println!("{what}\n    hint: {hint}");
     assert!(
         what.starts_with(path.to_str().unwrap()),
@@ -835,7 +835,7 @@ fn the_dict_of_tensors_is_found_by_its_key() {
 
     let refused = |value: P, parts: &[&str]| {
         let error = open(&value).unwrap_err();
-        println!("{error}\n    hint: {}", error.remedy().unwrap().to_string());
+        println!("{error}\n    hint: {}", error.remedy().unwrap());
         has(
             &error.to_string(),
             &[&["pytorch_model.bin: "], parts].concat(),
