@@ -147,7 +147,8 @@ fn write_safetensors(path: &Path, tensors: &[T]) {
 #[track_caller]
 fn refused(path: &Path) -> (String, String) {
     let error = Checkpoint::open(path).unwrap_err();
-    let (what, hint) = (error.to_string(), error.remedy().unwrap());
+    let what = error.to_string();
+    let hint = error.remedy().unwrap().to_string();
     println!("{what}\n    hint: {hint}");
     assert!(
         what.starts_with(path.to_str().unwrap()),
