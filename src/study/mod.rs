@@ -4,7 +4,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `workload` | [`Workload`]: random sequences, or those of a file, cut into batches |
-//! | `bench` | [`bench`]: measures workloads, and returns a [`BenchReport`] |
+//! | `bench` | [`bench()`]: measures workloads, and returns a [`BenchReport`] |
 //! | `cold` | measures cold starts: [`ColdStart`] |
 //!
 //! Nothing here prints. A report is data: it is displayed as a table, and can be serialised.
