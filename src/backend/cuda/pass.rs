@@ -11,7 +11,6 @@ use super::params::{
     AddParams, AttentionParams, EmbedParams, GatedGeluParams, GeluParams, GemmShortParams,
     LayerNormParams, RepresentParams, RotaryTableParams,
 };
-
 use super::slot::InputLayout;
 use super::weights::ParameterId;
 use crate::backend::{Activation, BackendError, Norm, OutputKinds, Pass};
