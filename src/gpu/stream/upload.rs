@@ -229,6 +229,16 @@ impl Uploader {
         layers.record(&self.stream)
     }
 
+    /// Makes all later copies wait for a fence: those of a loader that writes a buffer again wait
+    /// for the fence after the last use of the buffer. The host only waits until the fence has been
+    /// recorded.
+    ///
+    /// # Errors
+    /// As for [`LayerFences::wait`], or [`StreamError::Stopped`].
+    pub fn wait_for(&mut self, fences: &LayerFences, layer: u64) -> Result<(), StreamError> {
+        fences.wait_unless(layer, &self.stream, Some(&self.stop))
+    }
+
     /// Fills slots with chunks of `source`, several at once, and copies each converted chunk, in
     /// order, to `target(start, end)`, where `start` and `end` are offsets in the converted source.
     /// Then it calls `sent` with the chunk.

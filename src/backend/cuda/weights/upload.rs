@@ -1,31 +1,64 @@
 //! Uploads parameters from the model's files to their places on the device, layer by layer.
 
-use super::{NamedWeights, Parameter, Piece};
+use super::{NamedWeights, Parameter, Piece, Residency};
 use crate::backend::cuda::functions::Casts;
 use crate::backend::cuda::params::CastParams;
 use crate::dtype::DType;
 use crate::gpu::driver::{DriverError, Region};
 use crate::gpu::stream::{Conversion, LayerFences, StreamError, Uploader};
 use crate::weights::Weight;
+use std::sync::Arc;
 
-/// Uploads all parameters in the order of their layers, and marks each layer's fence when the layer
-/// is queued. The loader's thread runs this.
-pub(super) fn all(
-    named: &NamedWeights,
-    regions: &[Region],
-    casts: &Casts,
-    uploader: &mut Uploader,
-    fences: &LayerFences,
-) -> Result<(), StreamError> {
-    for layer in 0..=named.layer {
-        for (parameter, region) in named.parameters.iter().zip(regions) {
+/// What the loader's thread works on.
+pub(super) struct Work {
+    pub named: NamedWeights,
+    pub residency: Residency,
+    /// The places of each parameter, as in [`PlacedWeights`](super::PlacedWeights).
+    pub places: Vec<Vec<Region>>,
+    pub casts: Arc<Casts>,
+    /// The fences after the last use of each load of the ring.
+    pub used: Arc<LayerFences>,
+}
+
+impl Work {
+    /// Uploads the layers that stay, and then the streamed layers again and again, until the loader
+    /// is dropped or the job fails. Each layer's fence is marked when the layer is queued.
+    pub fn all(&self, uploader: &mut Uploader, loaded: &LayerFences) -> Result<(), StreamError> {
+        let Residency {
+            kept,
+            streamed,
+            slots,
+            ..
+        } = &self.residency;
+        for layer in kept {
+            self.layer(*layer, 0, uploader)?;
+            uploader.mark(loaded)?;
+        }
+        for (load, layer) in (0..).zip(streamed.iter().cycle()) {
+            let slot = load % *slots as u64;
+            if let Some(before) = load.checked_sub(*slots as u64) {
+                uploader.wait_for(&self.used, before)?;
+            }
+            self.layer(*layer, slot as usize, uploader)?;
+            uploader.mark(loaded)?;
+        }
+        Ok(())
+    }
+
+    /// Uploads the parameters of a layer, each to its place with this number.
+    fn layer(
+        &self,
+        layer: usize,
+        place: usize,
+        uploader: &mut Uploader,
+    ) -> Result<(), StreamError> {
+        for (parameter, places) in self.named.parameters.iter().zip(&self.places) {
             if parameter.layer == layer {
-                one(parameter, region, casts, uploader)?;
+                one(parameter, &places[place], &self.casts, uploader)?;
             }
         }
-        uploader.mark(fences)?;
+        Ok(())
     }
-    Ok(())
 }
 
 fn one(
