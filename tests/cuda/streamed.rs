@@ -9,11 +9,11 @@ use crate::support::cuda::products::counter;
 use crate::support::cuda::real::{not_run, wants_real};
 use crate::support::stream::watchdog;
 use seqstream::architecture::ModelConfig;
-use seqstream::backend::cuda::{CudaOptions, DevicePlan, WeightMode};
+use seqstream::backend::cuda::{CudaError, CudaOptions, DevicePlan, WeightMode};
 use seqstream::backend::{Backend, Pass};
 use seqstream::batch::PackedBatch;
 use seqstream::dtype::DType;
-use seqstream::gpu::driver::StreamName;
+use seqstream::gpu::driver::{Context, StreamName};
 use seqstream::model::{Embedder, LayerOutput, Pool, Request, name_parts};
 use seqstream::weights::Checkpoint;
 
@@ -309,7 +309,7 @@ fn a_job_that_ends_anywhere_ends_its_loader() {
     let checkpoint = cuda::model::random_of(ModelConfig::esm2(5, 32, 2));
     let work = work(5);
     for at in ["the start", "the middle", "in flight", "idle", "failed"] {
-        for seed in 0..4 {
+        for seed in 0..2 {
             watchdog.alive();
             let Some(devices) = Devices::take(1, seed) else {
                 return;
@@ -379,7 +379,7 @@ fn a_fault_while_layers_are_streamed_is_one_clean_error() {
         "cuEventSynchronize",
         "cuLaunchKernel",
     ] {
-        for (i, n) in (1..).step_by(5).enumerate() {
+        for (i, n) in (1..).step_by(9).enumerate() {
             watchdog.alive();
             let Some(devices) = Devices::take(1, n % 5) else {
                 return;
@@ -420,7 +420,25 @@ fn a_fault_while_layers_are_streamed_is_one_clean_error() {
             }
         }
     }
-    assert!(errors > 30 && of_loads > 5, "{errors}, {of_loads} of loads");
+    assert!(errors > 15 && of_loads > 2, "{errors}, {of_loads} of loads");
+}
+
+/// Plans passes of 256 tokens on a simulated device of so many bytes; `None` if there is no such
+/// device.
+fn small_plan(
+    checkpoint: &Checkpoint,
+    memory: usize,
+    weights: WeightMode,
+) -> Option<Result<DevicePlan, CudaError>> {
+    let mut devices = Devices::take(1, 0)?;
+    let simulator = devices.simulator.as_ref()?;
+    devices.contexts.clear();
+    simulator.call::<extern "C" fn(usize)>("seqstream_sim_set_memory")(memory);
+    simulator.call::<extern "C" fn(u32, u64) -> i32>("seqstream_sim_reset")(1, 0);
+    devices.contexts.push(Context::new(0).unwrap());
+    let mut builder = builder(&devices, wide(DType::F16, weights));
+    name_parts(&mut builder, checkpoint.config(), checkpoint).unwrap();
+    Some(builder.plan())
 }
 
 /// Where the model does not fit beside a useful pass, layers are streamed unless all are to stay;
@@ -429,57 +447,48 @@ fn a_fault_while_layers_are_streamed_is_one_clean_error() {
 fn a_card_that_is_too_small_for_all_layers_streams_them() {
     let config = ModelConfig::esm2(LAYERS, 64, 2);
     let checkpoint = cuda::model::random_of(config);
-    let Some(devices) = Devices::take(1, 0) else {
+    if wants_real() {
+        return not_run("this test sets the memory of the simulated device");
+    }
+    let Some(found) = small_plan(&checkpoint, 4 << 30, WeightMode::Auto) else {
         return;
     };
-    let Some(simulator) = &devices.simulator else {
-        return not_run("this test sets the memory of the simulated device");
-    };
-    let options = |weights, tokens| CudaOptions {
-        weights,
-        ..CudaOptions {
-            tokens,
-            ..wide(DType::F16, weights)
-        }
-    };
-    let plan = |weights, tokens| {
-        let mut builder = builder(&devices, options(weights, tokens));
-        name_parts(&mut builder, checkpoint.config(), &checkpoint).unwrap();
-        builder.plan()
-    };
-    let resident = plan(WeightMode::Auto, Some(256)).unwrap();
+    let plan = |memory, weights| small_plan(&checkpoint, memory, weights).unwrap();
+    let resident = found.unwrap();
     assert!(!resident.streamed && resident.automatic, "{resident}");
     let used = resident.weight_bytes + resident.pass_bytes + resident.reserved_bytes;
-    let set = simulator.call::<extern "C" fn(usize)>("seqstream_sim_set_memory");
 
-    // All but a byte: fewer tokens would fit, but a whole pass fits beside three slots.
-    set(used - 1);
-    let small = plan(WeightMode::Auto, Some(256)).unwrap();
+    // A smaller pass beside all layers is estimated to be faster than streaming with few tokens.
+    let smaller = plan(used - 1, WeightMode::Auto).unwrap();
     assert!(
-        small.streamed && small.automatic && small.slots == 3,
-        "{small}"
+        !smaller.streamed && smaller.tokens_per_pass == 128,
+        "{smaller}"
     );
-    assert_eq!(small.tokens_per_pass, 256);
+
+    // Not even the smallest pass fits beside all layers, but a whole pass beside three slots.
+    let little = used - 20 * resident.layer_bytes;
+    let small = plan(little, WeightMode::Auto).unwrap();
+    assert!(small.streamed && small.automatic, "{small}");
+    assert_eq!((small.slots, small.tokens_per_pass), (3, 256), "{small}");
     assert!(small.notice().unwrap().contains("streamed through 3 slots"));
     let more = small.one_more_slot.unwrap();
     assert_eq!((more.bytes, more.tokens_per_pass), (small.layer_bytes, 256));
-    assert!(!plan(WeightMode::Resident, Some(256)).unwrap().streamed);
-    assert_eq!(plan(streamed(4), Some(256)).unwrap().slots, 4);
+    assert_eq!(plan(little, streamed(4)).unwrap().slots, 4);
 
     // Two layers, and no third.
-    let two = plan(streamed(2), Some(256)).unwrap();
-    set(two.weight_bytes + two.pass_bytes + two.reserved_bytes);
-    let chosen = plan(WeightMode::Auto, Some(256)).unwrap();
+    let two = plan(used, streamed(2)).unwrap();
+    let least = two.weight_bytes + two.pass_bytes + two.reserved_bytes;
+    let chosen = plan(least, WeightMode::Auto).unwrap();
     assert_eq!((chosen.slots, chosen.tokens_per_pass), (2, 256), "{chosen}");
     assert_eq!(chosen.one_more_slot.unwrap().tokens_per_pass, 128);
-    let error = plan(WeightMode::Resident, Some(256)).unwrap_err();
+    let error = plan(least, WeightMode::Resident).unwrap_err();
     assert!(error.to_string().contains("and the model needs"), "{error}");
     let remedy = error.remedy().unwrap().to_string();
     assert!(
         remedy.starts_with("stream the weights to the device"),
         "{remedy}"
     );
-    let error = plan(streamed(40), Some(256)).unwrap_err();
+    let error = plan(least, streamed(40)).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("40 slots for layers of "), "{text}");
     let remedy = error.remedy().unwrap().to_string();
@@ -489,9 +498,9 @@ fn a_card_that_is_too_small_for_all_layers_streams_them() {
     );
 
     // Not even two layers.
-    set(two.reserved_bytes + two.layer_bytes);
+    let none = two.reserved_bytes + two.layer_bytes;
     for weights in [WeightMode::Auto, streamed(2)] {
-        let error = plan(weights, Some(256)).unwrap_err();
+        let error = plan(none, weights).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("even if its layers are streamed"), "{text}");
         assert!(text.contains("2 slots for layers of "), "{text}");
@@ -499,7 +508,7 @@ fn a_card_that_is_too_small_for_all_layers_streams_them() {
         assert!(remedy.starts_with("use a device with "), "{remedy}");
     }
     for slots in [0, 1, 5000] {
-        let error = plan(streamed(slots), None).unwrap_err().to_string();
+        let error = plan(used, streamed(slots)).unwrap_err().to_string();
         assert!(error.contains("is not among 2 to 1024"), "{error}");
     }
 }

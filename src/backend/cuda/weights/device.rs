@@ -37,6 +37,8 @@ pub(in crate::backend::cuda) struct PlacedWeights {
     /// The places of each parameter: one, or one per slot if its layer is streamed, or none if no
     /// pass reaches its layer.
     places: Vec<Vec<Region>>,
+    /// The slots of the ring.
+    slots: Vec<Region>,
 }
 
 impl PlacedWeights {
@@ -52,8 +54,10 @@ impl PlacedWeights {
                 places.push(arena.take("parameters", parameter.bytes())?);
             }
         }
-        for _ in 0..residency.slots {
-            let slot = arena.take("slots of layers", residency.slot_bytes)?;
+        let slots = (0..residency.slots)
+            .map(|_| arena.take("slots of layers", residency.slot_bytes))
+            .collect::<Result<Vec<_>, _>>()?;
+        for slot in &slots {
             // Each layer fills the slot from its start, in the order of its parameters.
             let mut filled = vec![0; named.layer + 1];
             for (parameter, places) in named.parameters.iter().zip(&mut places) {
@@ -68,6 +72,7 @@ impl PlacedWeights {
             named,
             residency,
             places,
+            slots,
         })
     }
 
@@ -82,6 +87,7 @@ impl PlacedWeights {
             named,
             residency,
             places,
+            slots,
         } = self;
         let layer_bytes = named.layer_bytes();
         let place = |(p, regions): (&super::Parameter, &Vec<Region>)| Place {
@@ -97,6 +103,7 @@ impl PlacedWeights {
             named,
             residency: residency.clone(),
             places,
+            slots,
             casts,
             used: Arc::clone(&used),
         };
