@@ -17,7 +17,7 @@ use seqstream::pipeline::{
     Checks, PackOptions, ReadOptions, RunOptions, Share, Silent, Stop, open_job, run,
 };
 use seqstream::sequence::{
-    Alphabet, Cleaning, ReaderOptions, Record, SequenceReader, Tokenizer, clean,
+    Alphabet, Cleaning, Fragmenter, ReaderOptions, Record, SequenceReader, Tokenizer, clean,
 };
 
 const PROTEIN: &[u8] = b"LAGVSERTIDPKQNFYMHWC";
@@ -148,7 +148,6 @@ fn tokenizing(c: &mut Criterion) {
     group.finish();
 }
 
-/// A model that gives every sequence a single zero.
 /// The budget of one H100.
 const BUDGET: Budget = Budget {
     first_batches: 1,
@@ -156,6 +155,7 @@ const BUDGET: Budget = Budget {
     tokens: 33_792,
 };
 
+/// A model that gives every sequence a single zero.
 struct Nothing {
     config: ModelConfig,
     batches: VecDeque<usize>,
@@ -284,5 +284,25 @@ fn feeding(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, reading, tokenizing, feeding);
+fn fragmenting(c: &mut Criterion) {
+    let mut group = c.benchmark_group("fragments");
+    for (name, alphabet) in [
+        ("random letters, few frames open", &b"ACGT"[..]),
+        ("no stops, all frames open", b"CG"),
+    ] {
+        let contig = letters(alphabet, 10_000_000);
+        group.throughput(Throughput::Bytes(contig.len() as u64));
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                Fragmenter::new(500).fragments::<()>(black_box(&contig), |fragment| {
+                    black_box(fragment);
+                    Ok(())
+                })
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, reading, tokenizing, feeding, fragmenting);
 criterion_main!(benches);

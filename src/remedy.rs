@@ -90,6 +90,11 @@ pub enum Action {
     AvoidF16,
     /// Compute in another number format.
     OtherDType,
+    /// Stream the layers of the model to the device during each pass.
+    StreamWeights {
+        /// The number of slots on the device; `None` for the usual number.
+        slots: Option<usize>,
+    },
     /// Set the tokens per batch to this number.
     TokenBudget {
         /// The number of tokens.
@@ -278,6 +283,10 @@ impl fmt::Display for Action {
                 "values have probably overflowed in f16: compute in bf16 or f32"
             }
             Self::OtherDType => "compute in another number format",
+            Self::StreamWeights { slots: None } => "stream the weights to the device",
+            Self::StreamWeights { slots: Some(slots) } => {
+                return write!(f, "stream the weights through {slots} slots");
+            }
             Self::TokenBudget { tokens } => return write!(f, "use {tokens} tokens per batch"),
             Self::LowerTokenBudget => "lower the number of tokens per batch",
             Self::FewerThreads => "use fewer threads",

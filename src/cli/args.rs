@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::TypedValueParser;
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use seqstream::backend::cuda::{LEAST_SLOTS, MOST_SLOTS, WeightMode};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -212,6 +213,21 @@ pub struct EmbedArgs {
         help_heading = "Running"
     )]
     pub streams: SwitchArg,
+    /// Where the weights stand on a CUDA device: `resident` keeps all layers there, `streamed` brings
+    /// them from the files through SLOTS slots of one layer each during every pass (at least 2), and
+    /// `auto` streams where the model does not fit beside a useful pass. The results have the same
+    /// bits
+    #[arg(
+        long,
+        value_name = "auto|resident|streamed[:SLOTS]",
+        default_value = "auto",
+        help_heading = "Running"
+    )]
+    pub weights: WeightsArg,
+    /// Print how the memory of the CUDA devices would be divided and what would bound the job, and
+    /// stop; nothing is computed or written
+    #[arg(long, help_heading = "Running")]
+    pub plan: bool,
     /// Number of CPU threads, at most 1024; with CUDA a quarter of them, at most 8, tokenize
     /// [default: all cores]
     #[arg(long, value_name = "N", value_parser = threads(), help_heading = "Running")]
@@ -295,6 +311,20 @@ pub struct BenchArgs {
     /// Whether loading, computing and storing overlap on a CUDA device
     #[arg(long, value_name = "ON|OFF", default_value = "on")]
     pub streams: SwitchArg,
+    /// Where the weights stand on a CUDA device: `resident` keeps all layers there, `streamed` brings
+    /// them from the files through SLOTS slots of one layer each during every pass (at least 2), and
+    /// `auto` streams where the model does not fit beside a useful pass. The results have the same
+    /// bits
+    #[arg(
+        long,
+        value_name = "auto|resident|streamed[:SLOTS]",
+        default_value = "auto"
+    )]
+    pub weights: WeightsArg,
+    /// Print how the memory of the CUDA devices would be divided and what would bound the job, and
+    /// stop; nothing is computed or written
+    #[arg(long)]
+    pub plan: bool,
     /// Measure random sequences of these lengths, in tokens
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = bench_length())]
     pub lengths: Vec<usize>,
@@ -361,6 +391,40 @@ impl std::str::FromStr for LayerArg {
         }
         let number = text.parse().map(Self::Number);
         number.map_err(|_| "write numbers such as 0,3,-1 (-1 is the last layer), or all".into())
+    }
+}
+
+/// Where the weights stand, as it was typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WeightsArg(pub WeightMode);
+
+impl std::str::FromStr for WeightsArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mode = match text.split_once(':') {
+            None if text == "auto" => WeightMode::Auto,
+            None if text == "resident" => WeightMode::Resident,
+            None if text == "streamed" => WeightMode::Streamed { slots: None },
+            Some(("streamed", slots)) => {
+                let slots = slots.parse().map_err(|_| {
+                    format!(
+                        "write a number of slots after streamed:, such as streamed:{LEAST_SLOTS}"
+                    )
+                })?;
+                if slots < LEAST_SLOTS {
+                    return Err(format!(
+                        "streaming needs at least {LEAST_SLOTS} slots: one layer is loaded while another is computed"
+                    ));
+                }
+                if slots > MOST_SLOTS {
+                    return Err(format!("give at most {MOST_SLOTS} slots"));
+                }
+                WeightMode::Streamed { slots: Some(slots) }
+            }
+            _ => return Err("write auto, resident, streamed, or streamed:3 for 3 slots".into()),
+        };
+        Ok(Self(mode))
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::args::BenchArgs;
 use super::{Console, Failure, algorithms, model, options};
+use seqstream::backend::cuda::WeightMode;
 use seqstream::engine;
 use seqstream::engine::{Device, Job};
 use seqstream::gpu::cublaslt::Algorithms;
@@ -20,6 +21,17 @@ const TOKENS: usize = 12 * 33_792;
 /// Runs `seqstream bench`.
 pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
     let device = options::device(&args.device, args.dtype, args.streams)?;
+    let weights = options::weights(args.weights, args.plan, &device)?;
+    let weights = match (weights, args.cold) {
+        (WeightMode::Streamed { .. }, true) => {
+            return Err(Failure::Usage {
+                message: "--cold measures the loading of weights that stay on the device".into(),
+                hint: Some("leave out --cold, or use --weights resident".into()),
+            });
+        }
+        (WeightMode::Auto, true) => WeightMode::Resident,
+        (weights, _) => weights,
+    };
     let checkpoint = model::open(&args.model, console)?;
     let config = checkpoint.config();
     let workloads = workloads(args, &checkpoint, console)?;
@@ -44,7 +56,11 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
             Device::Cpu => Arc::new(Algorithms::new(None)),
             Device::Cuda { .. } => algorithms::from_cache(console),
         },
+        weights,
     };
+    if args.plan {
+        return console.report(&engine::plan(&device, &checkpoint, &job)?, args.json);
+    }
     let options = BenchOptions {
         rounds: args.rounds,
         breakdown: args.breakdown,
@@ -52,6 +68,7 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
     };
     let mut note = |note: Note<'_>| match note {
         Note::Loaded(engine) => model::describe(engine, &checkpoint, console),
+        Note::Planned(plan) => model::plan(plan, console),
         Note::Measuring {
             workload,
             batches,

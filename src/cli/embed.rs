@@ -31,7 +31,7 @@ use std::time::Instant;
 pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     let options = EmbedOptions::try_from(args)?;
     // Cheap checks come first, because hashing the model and reading the inputs may take minutes.
-    if !options.resume && holds_a_job(&options.out)? {
+    if !options.resume && !options.plan && holds_a_job(&options.out)? {
         return Err(JobError::Exists {
             path: options.out.clone(),
         }
@@ -73,7 +73,12 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         longest: longest(&options, &summary),
         memory,
         algorithms: Arc::clone(&algorithms),
+        weights: options.weights,
     };
+    if options.plan {
+        let plan = engine::plan(&options.device, &checkpoint, &job)?;
+        return console.report(&plan, options.json);
+    }
     let checkpoint = Arc::new(checkpoint);
     let start = Instant::now();
     let (hash, engine) = std::thread::scope(|scope| {

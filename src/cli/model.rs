@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Console, Failure};
-use seqstream::engine::Engine;
+use seqstream::engine::{Engine, Plan};
 use seqstream::weights::Checkpoint;
 
 /// Opens the weights and prints their warnings.
@@ -28,4 +28,16 @@ pub fn describe(engine: &Engine, checkpoint: &Checkpoint, console: &Console) {
         engine.identity.dtype,
         engine.embedder.budget().tokens,
     ));
+    plan(&engine.plan, console);
+}
+
+/// Says which devices stream layers because the model would not fit, and with `--verbose` how the
+/// memory of all devices is divided.
+pub fn plan(plan: &Plan, console: &Console) {
+    for device in &plan.devices {
+        if let Some(notice) = device.notice() {
+            console.say(&notice);
+        }
+        console.detail(device.to_string().trim_end());
+    }
 }

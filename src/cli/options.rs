@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use super::Failure;
 use super::args::{
     CleanArg, DtypeArg, EmbedArgs, GapsArg, LayerArg, LongArg, NamesArg, OutputDtypeArg, PoolArg,
-    SwitchArg,
+    SwitchArg, WeightsArg,
 };
 use super::remedy::words;
 use seqstream::architecture::ModelConfig;
-use seqstream::backend::cuda;
+use seqstream::backend::cuda::{self, WeightMode};
 use seqstream::dtype::DType;
 use seqstream::engine::Device;
 use seqstream::model::{Pool, Request};
@@ -46,6 +46,10 @@ pub struct EmbedOptions {
     pub strict: bool,
     /// Where to compute.
     pub device: Device,
+    /// Where the weights stand on CUDA devices.
+    pub weights: WeightMode,
+    /// Whether to print the plan and stop.
+    pub plan: bool,
     /// The number of CPU threads.
     pub threads: usize,
     /// The token budget, if the user gave one; the default depends on the device.
@@ -130,6 +134,25 @@ fn no_device(name: &str) -> Failure {
     )
 }
 
+/// Checks `--weights` and `--plan`, which are for CUDA devices.
+pub fn weights(arg: WeightsArg, plan: bool, device: &Device) -> Result<WeightMode, Failure> {
+    let WeightsArg(mode) = arg;
+    if *device == Device::Cpu {
+        let given = match (mode, plan) {
+            (WeightMode::Auto, false) => return Ok(mode),
+            (WeightMode::Auto, true) => "--plan",
+            _ => "--weights",
+        };
+        return Err(usage(
+            format!(
+                "{given} is for CUDA devices: on the CPU weights are used where the files are mapped"
+            ),
+            "leave it out, or add --device cuda",
+        ));
+    }
+    Ok(mode)
+}
+
 impl TryFrom<EmbedArgs> for EmbedOptions {
     type Error = Failure;
 
@@ -141,6 +164,7 @@ impl TryFrom<EmbedArgs> for EmbedOptions {
                 "leave it out, or add --device cuda",
             ));
         }
+        let weights = weights(args.weights, args.plan, &device)?;
         let pool = match args.pool {
             PoolArg::Mean => Some(Pool::Mean),
             PoolArg::Cls => Some(Pool::Cls),
@@ -204,6 +228,8 @@ impl TryFrom<EmbedArgs> for EmbedOptions {
             },
             strict: args.strict,
             device,
+            weights,
+            plan: args.plan,
             threads,
             token_budget: args.token_budget,
             share: share(&args.share)?,
@@ -376,6 +402,10 @@ mod tests {
             "--dtype bf16",
             "--clean off --gaps drop",
             "--gemm-algorithms other",
+            "--weights resident",
+            "--weights streamed",
+            "--weights streamed:3",
+            "--plan",
             "--share 0/2",
             "--share 3/2",
             "--share 1",
@@ -393,12 +423,44 @@ mod tests {
     }
 
     #[test]
+    fn weights_are_kept_or_streamed_through_two_slots_or_more() {
+        let mode = |text: &str| text.parse::<WeightsArg>().map(|arg| arg.0);
+        assert_eq!(mode("auto"), Ok(WeightMode::Auto));
+        assert_eq!(mode("resident"), Ok(WeightMode::Resident));
+        let streamed = |slots| Ok(WeightMode::Streamed { slots });
+        assert_eq!(mode("streamed"), streamed(None));
+        assert_eq!(mode("streamed:2"), streamed(Some(2)));
+        assert_eq!(mode("streamed:48"), streamed(Some(48)));
+        for (wrong, says) in [
+            ("streamed:0", "at least 2 slots"),
+            ("streamed:1", "at least 2 slots"),
+            ("streamed:1025", "at most 1024"),
+            ("streamed:", "a number of slots after streamed:"),
+            ("streamed:-2", "a number of slots after streamed:"),
+            ("streamed:2.5", "a number of slots after streamed:"),
+            (
+                "streamed:99999999999999999999",
+                "a number of slots after streamed:",
+            ),
+            ("stream", "write auto, resident, streamed"),
+            ("Auto", "write auto, resident, streamed"),
+            ("resident:2", "write auto, resident, streamed"),
+            ("", "write auto, resident, streamed"),
+        ] {
+            let said = mode(wrong).unwrap_err();
+            assert!(said.contains(says), "{wrong}: {said}");
+        }
+    }
+
+    #[test]
     fn what_clap_itself_refuses() {
         for wrong in [
             "--long window",
             "--stride 2",
             "--max-length 0",
             "--threads 0",
+            "--weights streamed:1",
+            "--weights much",
             "--shard-size 0",
             "-q -v",
         ] {

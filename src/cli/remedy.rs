@@ -30,6 +30,10 @@ fn action(action: &Action) -> String {
         Action::HalfPrecision => "use --dtype f16 or bf16",
         Action::AvoidF16 => "values have probably overflowed in f16: use --dtype bf16 or f32",
         Action::OtherDType => "use another --dtype",
+        Action::StreamWeights { slots: None } => "use --weights streamed",
+        Action::StreamWeights { slots: Some(slots) } => {
+            return format!("use --weights streamed:{slots}");
+        }
         Action::TokenBudget { tokens } => return format!("use --token-budget {tokens}"),
         Action::LowerTokenBudget => "lower --token-budget",
         Action::FewerThreads => "give fewer --threads",
@@ -103,6 +107,8 @@ mod tests {
             Action::HalfPrecision,
             Action::AvoidF16,
             Action::OtherDType,
+            Action::StreamWeights { slots: None },
+            Action::StreamWeights { slots: Some(2) },
             Action::TokenBudget { tokens: 7 },
             Action::LowerTokenBudget,
             Action::FewerThreads,

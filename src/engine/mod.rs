@@ -4,8 +4,9 @@
 //! |---|---|
 //! | `session` | [`Session`]: a model with its tokenizer, ready for text |
 //! | `open` | tells which alphabet and tokenizer a model needs |
-//! | this file | puts a model on its devices: [`load`], [`on_cuda`] |
+//! | this file | puts a model on its devices: [`load`], [`on_cuda`]; [`plan`] only says how |
 //! | `fleet` | presents several devices as one [`Embedder`] |
+//! | `worker` | runs the embedder of a device on a thread of its own |
 //! | `memory` | computes how much of the host's memory sequences may use |
 //! | `error` | [`EngineError`] |
 
@@ -14,6 +15,7 @@ mod fleet;
 mod memory;
 mod open;
 mod session;
+mod worker;
 
 pub use error::EngineError;
 pub use fleet::Fleet;
@@ -24,15 +26,18 @@ pub use session::{Embedding, Session};
 use crate::backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda;
-use crate::backend::cuda::{Cuda, CudaBuilder, CudaError, CudaOptions};
+use crate::backend::cuda::{Cuda, CudaBuilder, CudaError, CudaOptions, DevicePlan, WeightMode};
 use crate::dtype::DType;
 use crate::gpu::cublaslt::Algorithms;
 use crate::gpu::driver::{Context, DriverError};
 use crate::gpu::stream::{StreamManager, StreamOptions};
-use crate::model::{Embedder, Model, Request};
+use crate::model::{Embedder, Model, Request, name_parts};
 use crate::output::JobSpec;
 use crate::weights::Checkpoint;
+use serde::Serialize;
+use std::fmt;
 use std::sync::Arc;
+use worker::Worker;
 
 /// Where a model is computed, and in which dtype.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +70,21 @@ pub struct Job {
     pub memory: Option<HostMemory>,
     /// The algorithms of the GEMMs on CUDA, for all devices.
     pub algorithms: Arc<Algorithms>,
+    /// Where the weights stand on CUDA: on the device, or streamed to it.
+    pub weights: WeightMode,
+}
+
+/// What a job plans to do on its CUDA devices. On the CPU there is nothing to plan.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Plan {
+    /// The plan of each device.
+    pub devices: Vec<DevicePlan>,
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.devices.iter().try_for_each(|device| device.fmt(f))
+    }
 }
 
 /// The facts that, besides the model, decide the bits of a result.
@@ -110,6 +130,8 @@ pub struct Engine {
     pub tokenizing: usize,
     /// Where the model runs, in words for the log: the threads or the devices.
     pub place: String,
+    /// How the memory of the CUDA devices is divided.
+    pub plan: Plan,
 }
 
 /// Puts the model on its devices. On CUDA, its weights may still be on their way when this returns.
@@ -148,7 +170,29 @@ fn on_cpu(checkpoint: &Checkpoint, job: &Job) -> Result<Engine, EngineError> {
         capacity: usize::MAX,
         tokenizing: 1,
         place: format!("{} threads, SIMD {}", job.threads, backend::simd_name()),
+        plan: Plan::default(),
     })
+}
+
+/// Says how a job would divide the memory of its CUDA devices, without taking any of it.
+///
+/// # Errors
+/// [`EngineError`] if a device cannot be used, or the model does not fit.
+pub fn plan(device: &Device, checkpoint: &Checkpoint, job: &Job) -> Result<Plan, EngineError> {
+    let Device::Cuda {
+        devices,
+        dtype,
+        overlap,
+    } = device
+    else {
+        return Ok(Plan::default());
+    };
+    let on = (devices.as_slice(), *dtype, *overlap);
+    let devices = each_builder(on, job, |mut builder| {
+        name_parts(&mut builder, checkpoint.config(), checkpoint)?;
+        builder.plan().map_err(failed)
+    });
+    Ok(Plan { devices: devices? })
 }
 
 /// Puts the model on each of these CUDA devices, which share a stream manager and the GEMM
@@ -157,23 +201,37 @@ fn on_cpu(checkpoint: &Checkpoint, job: &Job) -> Result<Engine, EngineError> {
 /// # Errors
 /// [`EngineError`] if a device cannot be used, or the model cannot be loaded.
 pub fn on_cuda(
-    (devices, dtype, overlap): (&[u32], DType, bool),
+    on: (&[u32], DType, bool),
     checkpoint: &Checkpoint,
     job: &Job,
 ) -> Result<Vec<Model<Cuda>>, EngineError> {
-    let cuda = |e: CudaError| EngineError::from(backend::BackendError::from(e));
+    each_builder(on, job, |builder| {
+        Ok(Model::load(builder, checkpoint.config(), checkpoint)?)
+    })
+}
+
+fn failed(error: CudaError) -> EngineError {
+    backend::BackendError::from(error).into()
+}
+
+/// Makes the builder of each device, one after the other, and calls `with` with it.
+fn each_builder<T>(
+    (devices, dtype, overlap): (&[u32], DType, bool),
+    job: &Job,
+    with: impl Fn(CudaBuilder) -> Result<T, EngineError>,
+) -> Result<Vec<T>, EngineError> {
     let contexts: Result<Vec<_>, DriverError> = devices.iter().map(|d| Context::new(*d)).collect();
-    let contexts = contexts.map_err(|e| cuda(e.into()))?;
+    let contexts = contexts.map_err(|e| failed(e.into()))?;
     let streams = StreamOptions {
         load: cuda::LOAD_STREAMS,
         overlap,
         ..StreamOptions::default()
     };
     let manager = StreamManager::new(streams.from_environment());
-    let mut manager = manager.map_err(|e| cuda(e.into()))?;
+    let mut manager = manager.map_err(|e| failed(e.into()))?;
     manager
         .create_streams(&contexts)
-        .map_err(|e| cuda(e.into()))?;
+        .map_err(|e| failed(e.into()))?;
     let manager = Arc::new(manager);
     let options = CudaOptions {
         dtype,
@@ -183,18 +241,19 @@ pub fn on_cuda(
         pooled: job.request.pool.is_some(),
         states: job.request.per_token,
         upload_slot: None,
+        weights: job.weights,
+        deepest: job.request.layers.iter().copied().max(),
     };
-    let load = |context: &Context| {
+    let one = |context: &Context| {
         let builder = CudaBuilder::new(
             Arc::clone(&manager),
             context,
             Arc::clone(&job.algorithms),
             options,
         );
-        let builder = builder.map_err(cuda)?;
-        Ok(Model::load(builder, checkpoint.config(), checkpoint)?)
+        with(builder.map_err(failed)?)
     };
-    contexts.iter().map(load).collect()
+    contexts.iter().map(one).collect()
 }
 
 fn fleet(models: Vec<Model<Cuda>>, dtype: DType, job: &Job) -> Result<Engine, EngineError> {
@@ -223,15 +282,27 @@ fn fleet(models: Vec<Model<Cuda>>, dtype: DType, job: &Job) -> Result<Engine, En
         ordinals.join(", "),
         first.backend().library()
     );
-    let fleet = Fleet::new(models).ok_or(EngineError::NoDevice)?;
-    let tokens = fleet.members().map(|m| m.limits().tokens);
+    let plans = models.iter().map(|m| m.backend().plan().clone());
+    let plan = Plan {
+        devices: plans.collect(),
+    };
+    let tokens = models.iter().map(|m| m.limits().tokens);
     let capacity = tokens.min().unwrap_or(0);
+    let streamed = plan.devices.iter().any(|device| device.streamed);
+    let embedder: Box<dyn Embedder> = if streamed && models.len() > 1 {
+        let workers = models.into_iter().map(Worker::start);
+        let fleet = Fleet::new(workers.collect::<Result<_, _>>()?);
+        Box::new(fleet.ok_or(EngineError::NoDevice)?)
+    } else {
+        Box::new(Fleet::new(models).ok_or(EngineError::NoDevice)?)
+    };
     Ok(Engine {
-        embedder: Box::new(fleet),
+        embedder,
         identity,
         capacity,
         tokenizing: tokenizing(job.threads),
         place,
+        plan,
     })
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{
     Device, Engine, EngineError, HostMemory, Job, alphabet, fits, host_memory, load, tokenizer,
 };
+use crate::backend::cuda::WeightMode;
 use crate::batch::PackedBatch;
 use crate::gpu::cublaslt::Algorithms;
 use crate::model::{LayerOutput, Request};
@@ -64,6 +65,7 @@ impl Session {
             token_budget: None,
             threads,
             longest: None,
+            weights: WeightMode::Auto,
         };
         Ok(Self {
             tokenizer: tokenizer(path, &checkpoint)?,

@@ -7,7 +7,7 @@ mod memory;
 mod passes;
 
 pub use memory::host_bytes;
-pub use passes::Model;
+pub use passes::{Model, name_parts};
 
 use crate::architecture::{ModelConfig, ModelKind};
 use crate::backend::{Backend, BackendError, Builder, Norm, OutputKinds, Pass};

@@ -47,6 +47,35 @@ struct BegunPass<B: Backend> {
     taken: Vec<(usize, B::Pending)>,
 }
 
+/// Names the matrices and parameters of a model to a builder, for a plan: no backend is built.
+///
+/// # Errors
+/// [`ModelError`] if parameters are missing, or if the device fails.
+pub fn name_parts<B: Backend>(
+    builder: &mut impl Builder<Backend = B>,
+    config: &ModelConfig,
+    parameters: &impl Parameters,
+) -> Result<(), ModelError> {
+    parts(builder, config, parameters).map(|_| ())
+}
+
+fn parts<B: Backend>(
+    b: &mut impl Builder<Backend = B>,
+    config: &ModelConfig,
+    parameters: &impl Parameters,
+) -> Result<(Workspace<B>, Net<B>), ModelError> {
+    Ok(match config.kind {
+        ModelKind::Esm2 => (
+            esm2::Esm2::workspace(b, config)?,
+            Net::Esm2(esm2::Esm2::load(b, config, parameters)?),
+        ),
+        ModelKind::Dnabert => (
+            dnabert::Dnabert::workspace(b, config)?,
+            Net::Dnabert(dnabert::Dnabert::load(b, config, parameters)?),
+        ),
+    })
+}
+
 impl<B: Backend> Model<B> {
     /// Loads a model: names its parameters to the builder, and builds the backend.
     ///
@@ -57,17 +86,7 @@ impl<B: Backend> Model<B> {
         config: &ModelConfig,
         parameters: &impl Parameters,
     ) -> Result<Self, ModelError> {
-        let b = &mut builder;
-        let (workspace, net) = match config.kind {
-            ModelKind::Esm2 => (
-                esm2::Esm2::workspace(b, config)?,
-                Net::Esm2(esm2::Esm2::load(b, config, parameters)?),
-            ),
-            ModelKind::Dnabert => (
-                dnabert::Dnabert::workspace(b, config)?,
-                Net::Dnabert(dnabert::Dnabert::load(b, config, parameters)?),
-            ),
-        };
+        let (workspace, net) = parts(&mut builder, config, parameters)?;
         Ok(Self {
             config: config.clone(),
             backend: builder.build()?,

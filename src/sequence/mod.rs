@@ -46,6 +46,7 @@
 
 mod clean;
 mod error;
+mod fragments;
 mod gzip;
 mod intruder;
 mod lines;
@@ -60,6 +61,7 @@ use std::sync::Arc;
 
 pub use clean::clean;
 pub use error::{Place, SequenceError, Unclean};
+pub use fragments::{Fragment, Fragmenter, Frame, chunk_ranges};
 pub use intruder::Intruder;
 pub use names::{SeenNames, SharedName};
 pub use reader::{MAX_ID, Names, ReaderOptions, SequenceReader};

@@ -8,11 +8,11 @@ use serde::Serialize;
 
 use super::cold::{ColdStart, cold};
 use super::{Workload, median};
-use crate::backend::cuda::{Cuda, CudaError};
+use crate::backend::cuda::{Cuda, CudaError, DevicePlan};
 use crate::backend::{self, BackendError};
 use crate::batch::PackedBatch;
 use crate::dtype::DType;
-use crate::engine::{self, Device, Engine, EngineError, Job};
+use crate::engine::{self, Device, Engine, EngineError, Job, Plan};
 use crate::model::{Embedder, Model, Request};
 use crate::weights::Checkpoint;
 
@@ -42,6 +42,8 @@ impl Default for BenchOptions {
 pub enum Note<'a> {
     /// The model stands on its devices.
     Loaded(&'a Engine),
+    /// The memory of the single CUDA device is divided in this way.
+    Planned(&'a Plan),
     /// A workload is measured now.
     Measuring {
         /// The name of the workload.
@@ -66,6 +68,9 @@ pub struct BenchReport {
     pub token_budget: usize,
     /// The workloads, in the order in which they were given.
     pub workloads: Vec<WorkloadReport>,
+    /// How the memory of the CUDA devices was divided.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub plan: Vec<DevicePlan>,
     /// The cold starts, if they were measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cold_start: Option<ColdStart>,
@@ -116,7 +121,11 @@ pub struct OperationReport {
 
 impl fmt::Display for BenchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}, {}", self.model, self.place)?;
+        write!(f, "{}, {}", self.model, self.place)?;
+        match self.plan.iter().find(|device| device.streamed) {
+            Some(device) => writeln!(f, ", layers streamed through {} slots", device.slots)?,
+            None => writeln!(f)?,
+        }
         for workload in &self.workloads {
             write!(f, "{workload}")?;
         }
@@ -179,6 +188,7 @@ pub fn bench(
         simd: backend::simd_name().into(),
         token_budget: 0,
         workloads: Vec::new(),
+        plan: Vec::new(),
         cold_start: None,
     };
     match device {
@@ -195,6 +205,11 @@ pub fn bench(
             let info = model.backend().device();
             report.place = format!("{} {}", info.name, dtype.name());
             report.token_budget = model.budget().tokens;
+            let plan = Plan {
+                devices: vec![model.backend().plan().clone()],
+            };
+            note(Note::Planned(&plan));
+            report.plan = plan.devices;
             for workload in workloads {
                 let batches = workload.pack(report.token_budget);
                 note(Note::Measuring {
@@ -211,6 +226,7 @@ pub fn bench(
         _ => {
             let mut engine = engine::load(device, checkpoint, job)?;
             note(Note::Loaded(&engine));
+            report.plan = engine.plan.devices.clone();
             report.place = format!("{} {}", engine.place, engine.identity.dtype);
             report.token_budget = engine.embedder.budget().tokens;
             for workload in workloads {
@@ -350,6 +366,7 @@ mod tests {
                     share: 0.25,
                 }],
             }],
+            plan: Vec::new(),
             cold_start: None,
         }
     }

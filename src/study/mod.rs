@@ -10,6 +10,7 @@
 //! Nothing here prints. A report is data: it is displayed as a table, and can be serialised.
 //!
 //! ```
+//! use seqstream::backend::cuda::WeightMode;
 //! use seqstream::engine::{Device, Job};
 //! use seqstream::gpu::cublaslt::Algorithms;
 //! use seqstream::study::{BenchOptions, Workload, bench};
@@ -25,6 +26,7 @@
 //!     longest: workload.longest(),
 //!     memory: None,
 //!     algorithms: Algorithms::new(None).into(),
+//!     weights: WeightMode::Auto,
 //! };
 //! let options = BenchOptions { rounds: 3, ..BenchOptions::default() };
 //! let report = bench(&Device::Cpu, &checkpoint, &job, &[workload], options, &mut |_| ())?;

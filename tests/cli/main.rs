@@ -5,6 +5,7 @@
 mod cuda_algorithms;
 mod cuda_embed;
 mod cuda_program;
+mod cuda_streamed;
 mod embed;
 mod foreign;
 mod kill;

@@ -21,6 +21,7 @@ mod kernels;
 mod model_faults;
 mod models;
 mod represent;
+mod streamed;
 mod streams;
 
 #[path = "../support"]

@@ -6,7 +6,7 @@ use crate::support::cuda;
 use crate::support::cuda::real::{not_run, wants_real};
 use crate::support::cuda::{Simulator, library, simulator};
 use crate::support::stream::{Reports, Watchdog, watchdog};
-use seqstream::backend::cuda::{Cuda, CudaBuilder, CudaOptions, LOAD_STREAMS, kernels};
+use seqstream::backend::cuda::{Cuda, CudaBuilder, CudaOptions, LOAD_STREAMS, WeightMode, kernels};
 use seqstream::batch::PackedBatch;
 use seqstream::dtype::DType;
 use seqstream::gpu::cublaslt::{Algorithms, Gemm, Kind, ProductSpec, Tuning, WHOLE};
@@ -107,6 +107,8 @@ fn job(
         pooled: true,
         states: false,
         upload_slot: None,
+        weights: WeightMode::Resident,
+        deepest: None,
     };
     let streams = Arc::clone(&manager);
     let builder = CudaBuilder::new(streams, &context, Arc::clone(algorithms), options)?;

@@ -6,6 +6,7 @@ mod cleaning;
 mod dirty;
 mod dirty_foreign;
 mod endings;
+mod fragments;
 mod inputs;
 mod kinds;
 mod properties;

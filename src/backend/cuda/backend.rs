@@ -13,9 +13,10 @@ use super::functions::{AttentionFunctions, Casts, Functions};
 use super::fused::Fused;
 use super::memory::Capacity;
 use super::pass::CudaPass;
+use super::plan::DevicePlan;
 use super::profile::Profile;
 use super::slot::{InputLayout, floats};
-use super::weights::{ParameterId, ResidentWeights};
+use super::weights::{DeviceWeights, ParameterId};
 use crate::backend::{Backend, BackendError, Limits, Output};
 use crate::batch::{Budget, PackedBatch};
 use crate::dtype::DType;
@@ -52,6 +53,8 @@ pub struct Cuda {
     pub(super) capacity: Capacity,
     /// How many tokens batches should have.
     pub(super) budget: Budget,
+    /// How the memory was divided, and what is estimated.
+    pub(super) plan: DevicePlan,
     /// The kernels that run between the GEMMs.
     pub(super) functions: Functions,
     /// The GEMMs with GELU in their epilogue, if the device has them.
@@ -78,7 +81,7 @@ pub struct Cuda {
     /// The timed operations, while timing is switched on.
     pub(super) profile: Option<Profile>,
     /// The weights, with the thread that loads them.
-    pub(super) weights: ResidentWeights,
+    pub(super) weights: DeviceWeights,
     /// The loader's kernels, which are kept until the end because unloading a module waits for the
     /// whole device.
     pub(super) _casts: Arc<Casts>,
@@ -113,12 +116,19 @@ impl Cuda {
         self.weights.layer_bytes()
     }
 
-    /// Waits until all weights have arrived and all queued work is done. This is for measuring.
+    /// Returns how the memory was divided, and which layers are streamed.
+    pub fn plan(&self) -> &DevicePlan {
+        &self.plan
+    }
+
+    /// Waits until all weights have arrived (of streamed layers, as many as there are slots) and all
+    /// queued work is done. This is for measuring.
     ///
     /// # Errors
     /// Returns [`CudaError`] if work on the device fails.
     pub fn settle(&mut self) -> Result<(), CudaError> {
-        self.wait_for_weights(self.layer_bytes().len() - 1)?;
+        self.wait_for_weights(0)?;
+        self.weights.settle(self.processor.compute())?;
         self.compute().synchronize()?;
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! Names the weights and matrices of a model on one CUDA device, and builds the backend from them.
 //!
 //! Nothing is allocated while weights and matrices are named. [`Builder::build`] then chooses the
-//! algorithms of the GEMMs, measures the free memory, takes the device's memory once, divides it,
-//! and starts the thread that uploads the weights.
+//! algorithms of the GEMMs, measures the free memory, decides which layers stay on the device and
+//! which are streamed, takes the device's memory once, divides it, and starts the thread that
+//! uploads the weights. [`CudaBuilder::plan`] only says what `build` would decide.
 
 use super::activations::Activations;
 use super::backend::Cuda;
@@ -11,11 +12,13 @@ use super::error::{CudaError, Shortage};
 use super::functions::{AttentionFunctions, Casts, Functions};
 use super::fused::Fused;
 use super::memory::{self, Capacity, Needs};
-use super::weights::{NamedWeights, ParameterId, Piece, PlacedWeights};
+use super::placement::{LEAST_SLOTS, Placement, WeightMode};
+use super::plan::{DevicePlan, Estimates, OneMoreSlot};
+use super::rates::Rates;
+use super::weights::{NamedWeights, Parameter, ParameterId, Piece, PlacedWeights, Residency};
 use crate::backend::{
     AttentionSpec, BackendError, Builder, LinearKind, LinearPart, Position, Role,
 };
-use crate::batch::Budget;
 use crate::dtype::DType;
 use crate::gpu::cublaslt::{Algorithms, Gemm, Kind, Product, ProductSpec, Tuning, WORKSPACE};
 use crate::gpu::driver::{Arena, Context, DeviceInfo, devices};
@@ -58,6 +61,11 @@ pub struct CudaOptions {
     /// memory if weights are converted there, but every chunk costs a copy of its own. The bits are
     /// the same.
     pub upload_slot: Option<usize>,
+    /// Where the weights stand: on the device, or in the mapped files, from which they are streamed.
+    pub weights: WeightMode,
+    /// The deepest layer that passes reach, if it is known: 0 is the embedding. Weights of deeper
+    /// layers are not loaded.
+    pub deepest: Option<usize>,
 }
 
 /// A matrix, by its number.
@@ -142,9 +150,18 @@ impl CudaBuilder {
         })
     }
 
-    fn needs(&self, upload: &UploadOptions) -> Needs {
+    fn upload_options(&self) -> UploadOptions {
+        UploadOptions {
+            slot_bytes: self.options.upload_slot.unwrap_or(UPLOAD_SLOT),
+            through: self.weights.any_cast(),
+            threads: upload_threads(),
+            ..UploadOptions::default()
+        }
+    }
+
+    fn needs(&self, residency: &Residency, upload: &UploadOptions) -> Needs {
         Needs {
-            fixed: self.weights.footprint()
+            fixed: residency.footprint()
                 + Arena::footprint(WORKSPACE)
                 + Arena::footprint(upload.device_bytes())
                 + self.activations.alignment_bytes(),
@@ -157,40 +174,175 @@ impl CudaBuilder {
         }
     }
 
-    fn capacity(&self, needs: &Needs, budget: &Budget) -> Result<Capacity, CudaError> {
-        let wanted = memory::wanted_tokens(budget, &self.options);
+    /// Returns the largest layer that passes go through.
+    fn largest_layer(&self) -> LayerSize {
+        let resident = Residency::new(&self.weights, self.options.deepest, None);
+        let size = |layer: usize| LayerSize {
+            bytes: Residency::bytes_of(&self.weights, layer),
+            stored: self.weights.stored_bytes(layer),
+            values: self
+                .linears
+                .iter()
+                .map(|linear| self.weights.get(linear.weight))
+                .filter(|weight| weight.layer == layer)
+                .map(Parameter::len)
+                .sum(),
+        };
+        let with_matrices = resident.kept.iter().map(|layer| size(*layer));
+        let largest = with_matrices.filter(|size| size.values > 0);
+        largest.max_by_key(|size| size.bytes).unwrap_or_default()
+    }
+
+    /// Decides which layers stay, and how the device's memory is divided.
+    ///
+    /// # Errors
+    /// Returns [`CudaError::Memory`] if not even the smallest pass fits, and [`CudaError::Stream`]
+    /// for a number of slots that is out of range.
+    fn arrange(&self, upload: &UploadOptions) -> Result<Arrangement, CudaError> {
         let (free, total) = self.context.memory()?;
         let usable = (free as usize).saturating_sub(memory::RESERVE);
-        let wave = memory::wave(self.info.multiprocessors as usize);
-        memory::capacity(needs, wanted, wave, usable).ok_or_else(|| {
-            let tokens = memory::smallest(wanted);
-            let longest = self.options.longest.unwrap_or(1);
-            CudaError::Memory(Box::new(Shortage {
-                device: self.context.ordinal(),
-                free,
-                total,
-                needed: (Capacity::of_tokens(tokens).bytes(needs) + memory::RESERVE) as u64,
-                tokens,
-                fits_in_16_bits: self
-                    .in_16_bits(needs)
-                    .is_some_and(|needs| Capacity::of_tokens(tokens).bytes(&needs) <= usable),
-                fewer_tokens: memory::most_below(needs, tokens, usable).filter(|n| *n >= longest),
-            }))
+        let processors = self.info.multiprocessors as usize;
+        let wave = memory::wave(processors);
+        let rates = Rates::assumed(&self.info, self.options.dtype, upload.threads);
+        let layer = self.largest_layer();
+        let load = rates.load_seconds(layer.stored, layer.bytes);
+        let to_hide = rates.tokens_for(layer.values, load);
+        let place = |slots: Option<usize>| {
+            let residency = Residency::new(&self.weights, self.options.deepest, slots);
+            let needs = self.needs(&residency, upload);
+            Placement::new(residency, needs, &self.options, processors, to_hide)
+        };
+        let fit = |p: &Placement| memory::capacity(&p.needs, p.wanted, wave, usable);
+
+        let candidates = self.options.weights.candidates()?;
+        let mut best: Option<(f64, Placement, Capacity)> = None;
+        for slots in &candidates {
+            let placement = place(*slots);
+            let Some(capacity) = fit(&placement) else {
+                continue;
+            };
+            let speed = placement.speed(capacity, self.options.longest, wave, to_hide);
+            if best.as_ref().is_none_or(|(most, ..)| speed > *most) {
+                best = Some((speed, placement, capacity));
+            }
+        }
+        let Some((_, placement, capacity)) = best else {
+            // The last candidate needs the least memory.
+            let least = place(candidates.last().copied().flatten());
+            let slots = place(Some(LEAST_SLOTS));
+            let streams = fit(&slots).is_some() && !slots.residency.streamed.is_empty();
+            return Err(self.shortage(&least, (free, total), streams));
+        };
+
+        let compute = rates.compute_seconds(layer.values, placement.tokens(capacity));
+        let streamed = !placement.residency.streamed.is_empty();
+        let used = capacity.bytes(&placement.needs);
+        let layers = placement.residency.layers_with_matrices(&self.weights);
+        let one_more_slot = streamed.then(|| {
+            let more = place(Some(placement.residency.slots + 1));
+            OneMoreSlot {
+                bytes: placement.residency.slot_bytes,
+                tokens_per_pass: fit(&more).map_or(0, |capacity| more.tokens(capacity)),
+                all_stay: more.residency.streamed.is_empty(),
+            }
+        });
+        let plan = DevicePlan {
+            device: self.info.ordinal,
+            name: self.info.name.clone(),
+            streamed,
+            automatic: self.options.weights == WeightMode::Auto,
+            layers,
+            slots: if streamed {
+                placement.residency.slots
+            } else {
+                layers
+            },
+            layer_bytes: layer.bytes,
+            layer_stored_bytes: layer.stored,
+            weight_bytes: placement.residency.footprint(),
+            resident_bytes: place(None).residency.footprint(),
+            pass_bytes: used - placement.residency.footprint(),
+            reserved_bytes: memory::RESERVE,
+            free_bytes: free,
+            unused_bytes: (usable - used) as u64,
+            pass_capacity: capacity.tokens,
+            tokens_per_pass: placement.tokens(capacity),
+            estimates: Estimates {
+                load_milliseconds_per_layer: 1e3 * load,
+                compute_milliseconds_per_layer: 1e3 * compute,
+                hidden_fraction: if load > compute { compute / load } else { 1.0 },
+                tokens_to_hide: to_hide,
+                bound: match streamed && load > compute {
+                    true => "loading",
+                    false => "computing",
+                },
+                products_flops_per_second: rates.products,
+                bus_bytes_per_second: rates.bus,
+                copying_bytes_per_second: rates.copying,
+                basis: rates.basis,
+            },
+            one_more_slot,
+        };
+        Ok(Arrangement {
+            placement,
+            capacity,
+            plan,
         })
+    }
+
+    /// Says what [`Builder::build`] would decide now, without taking any memory.
+    ///
+    /// # Errors
+    /// Returns [`CudaError::Memory`] if not even the smallest pass fits.
+    pub fn plan(&self) -> Result<DevicePlan, CudaError> {
+        Ok(self.arrange(&self.upload_options())?.plan)
+    }
+
+    /// Returns the error that not even the smallest pass fits. `streams` says whether it would fit
+    /// if layers were streamed through the fewest slots.
+    fn shortage(&self, least: &Placement, (free, total): (u64, u64), streams: bool) -> CudaError {
+        let Placement {
+            residency,
+            needs,
+            wanted,
+            ..
+        } = least;
+        let usable = (free as usize).saturating_sub(memory::RESERVE);
+        let tokens = memory::smallest(*wanted);
+        let longest = self.options.longest.unwrap_or(1);
+        let bytes = |needs: &Needs| Capacity::of_tokens(tokens).bytes(needs);
+        CudaError::Memory(Box::new(Shortage {
+            device: self.context.ordinal(),
+            free,
+            total,
+            needed: (bytes(needs) + memory::RESERVE) as u64,
+            tokens,
+            slots: residency.slots,
+            layer_bytes: residency.slot_bytes as u64,
+            fits_in_16_bits: self
+                .in_16_bits(needs, residency)
+                .is_some_and(|needs| bytes(&needs) <= usable),
+            fits_streamed: streams,
+            fewer_tokens: memory::most_below(needs, tokens, usable).filter(|n| *n >= longest),
+        }))
     }
 
     /// Returns about what the job would need at most in a dtype of 16 bits; `None` if it has such a
     /// dtype already.
-    fn in_16_bits(&self, needs: &Needs) -> Option<Needs> {
+    fn in_16_bits(&self, needs: &Needs, residency: &Residency) -> Option<Needs> {
         if self.options.dtype != DType::F32 {
             return None;
         }
         // Only the weights of linear layers and the matrices are counted in 16 bits. Gains and the
         // embedding table are f32 in any dtype; the biases of linear layers and scratch memory
         // count as f32, which makes this an upper bound.
-        let half = |linear: &Linear| self.weights.bytes(linear.weight) / 2;
+        let half = |linear: &Linear| {
+            let weight = self.weights.get(linear.weight);
+            residency.copies(weight.layer) * weight.bytes() as f64 / 2.0
+        };
+        let saved = self.linears.iter().map(half).sum::<f64>() as usize;
         Some(Needs {
-            fixed: needs.fixed - self.linears.iter().map(half).sum::<usize>(),
+            fixed: needs.fixed.saturating_sub(saved),
             bytes_per_token: self.activations.bytes_per_token(DType::F16),
             ..*needs
         })
@@ -206,17 +358,20 @@ impl CudaBuilder {
             Functions::load(&self.context, self.options.dtype, self.info.multiprocessors)?;
         let casts = Arc::new(Casts::load(&self.context)?);
         let fused = Fused::load(&self.context, &self.info, self.options.dtype)?;
-        let upload = UploadOptions {
-            slot_bytes: self.options.upload_slot.unwrap_or(UPLOAD_SLOT),
-            through: self.weights.any_cast(),
-            threads: upload_threads(),
-            ..UploadOptions::default()
-        };
-        let needs = self.needs(&upload);
-        let budget = memory::budget(self.info.multiprocessors as usize, self.options.tokens);
-        let capacity = self.capacity(&needs, &budget)?;
+        let upload = self.upload_options();
+        let Arrangement {
+            placement,
+            capacity,
+            plan,
+        } = self.arrange(&upload)?;
+        let Placement {
+            residency,
+            needs,
+            budget,
+            ..
+        } = placement;
         let mut arena = Arena::new(&self.context, capacity.bytes(&needs))?;
-        let placed = PlacedWeights::new(self.weights, &mut arena)?;
+        let placed = PlacedWeights::new(self.weights, residency, &mut arena)?;
         let workspace = arena.take("the products' workspace", WORKSPACE)?;
         let activations = self
             .activations
@@ -239,6 +394,7 @@ impl CudaBuilder {
             gemm: self.gemm,
             capacity,
             budget: budget.within(capacity.tokens),
+            plan,
             functions,
             fused,
             attention: self.attention,
@@ -320,7 +476,7 @@ impl Builder for CudaBuilder {
             weights.push(Piece::Weight(part.weight));
             biases.push(part.bias.map_or(Piece::Zeros(outputs), Piece::Weight));
         }
-        let weight = self.weights.name(weights, spec.dtype);
+        let weight = self.weights.name_matrix(weights, spec.dtype);
         let bias = spec
             .bias
             .then(|| self.weights.name(biases, spec.bias_dtype()));
@@ -358,6 +514,24 @@ impl Builder for CudaBuilder {
     fn build(self) -> Result<Cuda, BackendError> {
         Ok(self.start()?)
     }
+}
+
+/// The size of a layer.
+#[derive(Debug, Clone, Copy, Default)]
+struct LayerSize {
+    /// The bytes of the device's memory that it occupies.
+    bytes: usize,
+    /// Its bytes in the model's files.
+    stored: usize,
+    /// The number of values of its matrices.
+    values: usize,
+}
+
+/// How a device's memory is divided.
+struct Arrangement {
+    placement: Placement,
+    capacity: Capacity,
+    plan: DevicePlan,
 }
 
 /// Returns the number of threads that copy weights out of the mapped file. One thread copies about

@@ -1,5 +1,6 @@
 //! The errors of the CUDA backend.
 
+use super::placement::LEAST_SLOTS;
 use crate::bytes::{Bytes, rounded_up};
 use crate::gpu::cublaslt::GemmError;
 use crate::gpu::driver::DriverError;
@@ -33,6 +34,13 @@ pub enum CudaError {
     HeadDim {
         /// The number of columns of a head.
         head_dim: usize,
+    },
+    /// A pass needs the weights of a layer that is deeper than the deepest layer that was announced
+    /// ([`CudaOptions::deepest`](super::CudaOptions::deepest)).
+    #[error("a pass needs the weights of layer {layer}, which are not loaded for this job")]
+    Unreached {
+        /// The layer.
+        layer: usize,
     },
     /// A device is in use, but the driver does not list it.
     #[error("device {device} is in use, but the driver does not list it")]
@@ -78,6 +86,13 @@ pub struct Shortage {
     pub needed: u64,
     /// The number of tokens of that pass.
     pub tokens: usize,
+    /// The number of slots that layers would be streamed through; 0 if all layers were to stay.
+    pub slots: usize,
+    /// The bytes of a slot.
+    pub layer_bytes: u64,
+    /// Whether a pass of these tokens would fit beside the fewest slots that layers can be streamed
+    /// through.
+    pub fits_streamed: bool,
     /// Whether the model would fit in a dtype of 16 bits, if the job's dtype has 32.
     pub fits_in_16_bits: bool,
     /// The number of tokens of a smaller pass that would fit; `None` if there is none that holds
@@ -87,15 +102,26 @@ pub struct Shortage {
 
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "device {} has {} free, and the model needs {} for a pass of {} token{}",
-            self.device,
-            Bytes(self.free),
-            rounded_up(self.needed),
-            self.tokens,
-            if self.tokens == 1 { "" } else { "s" },
-        )
+        let Self {
+            device,
+            tokens,
+            slots,
+            ..
+        } = self;
+        let (free, needed) = (Bytes(self.free), rounded_up(self.needed));
+        let plural = if *tokens == 1 { "" } else { "s" };
+        match slots {
+            0 => write!(
+                f,
+                "device {device} has {free} free, and the model needs {needed} for a pass of {tokens} token{plural}"
+            ),
+            slots => write!(
+                f,
+                "device {device} has {free} free, and even if its layers are streamed the model needs {needed}: {slots} \
+                 slots for layers of {}, and memory for a pass of {tokens} token{plural}",
+                rounded_up(self.layer_bytes)
+            ),
+        }
     }
 }
 
@@ -105,6 +131,10 @@ impl Shortage {
         let mut ways = Vec::new();
         if self.fits_in_16_bits {
             ways.push(Action::HalfPrecision);
+        }
+        if self.fits_streamed {
+            let slots = (self.slots > 0).then_some(LEAST_SLOTS);
+            ways.push(Action::StreamWeights { slots });
         }
         if let Some(tokens) = self.fewer_tokens {
             ways.push(Action::TokenBudget { tokens });
@@ -148,7 +178,8 @@ impl CudaError {
             ])),
             Self::Memory(shortage) => Some(shortage.remedy()),
             Self::HeadDim { .. } => Some(Action::UseCpu.into()),
-            Self::NotListed { .. }
+            Self::Unreached { .. }
+            | Self::NotListed { .. }
             | Self::WrongRole
             | Self::Results { .. }
             | Self::FetchOrder { .. } => None,
@@ -166,6 +197,9 @@ mod tests {
         total: 25_000_000_000,
         needed: 30_813_577_728,
         tokens: 128,
+        slots: 0,
+        layer_bytes: 0,
+        fits_streamed: false,
         fits_in_16_bits: false,
         fewer_tokens: None,
     };
@@ -196,6 +230,44 @@ mod tests {
             remedy,
             "compute in f16 or bf16, or use 7 tokens per batch, or end what takes the rest of the device's 80.0 GiB \
              (nvidia-smi shows it), or use a device with 28.7 GiB free, or compute on the CPU"
+        );
+    }
+
+    #[test]
+    fn layers_that_do_not_fit_even_if_streamed_are_told_with_their_size() {
+        let streamed = Shortage {
+            slots: 2,
+            layer_bytes: 629_145_600,
+            fewer_tokens: Some(16),
+            ..SHORTAGE
+        };
+        let (text, remedy) = said(streamed);
+        assert_eq!(
+            text,
+            "device 0 has 19.5 GiB free, and even if its layers are streamed the model needs 28.7 GiB: 2 slots for \
+             layers of 600.0 MiB, and memory for a pass of 128 tokens"
+        );
+        assert!(
+            remedy.starts_with("use 16 tokens per batch, or "),
+            "{remedy}"
+        );
+        // Where fewer slots, or slots at all, would help, the remedy comes first.
+        let (_, remedy) = said(Shortage {
+            slots: 4,
+            fits_streamed: true,
+            ..streamed
+        });
+        assert!(
+            remedy.starts_with("stream the weights through 2 slots, or "),
+            "{remedy}"
+        );
+        let (_, remedy) = said(Shortage {
+            fits_streamed: true,
+            ..SHORTAGE
+        });
+        assert!(
+            remedy.starts_with("stream the weights to the device, or "),
+            "{remedy}"
         );
     }
 }

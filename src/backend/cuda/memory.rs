@@ -265,6 +265,8 @@ mod tests {
             pooled: true,
             states,
             upload_slot: None,
+            weights: Default::default(),
+            deepest: None,
         };
         let wanted = |options: CudaOptions| wanted_tokens(&budget(132, options.tokens), &options);
         assert_eq!(wanted(options(None, None, false)), 67_584);

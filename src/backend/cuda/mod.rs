@@ -6,6 +6,7 @@
 //! | `functions`, `fused`, [`attention`] | how each kernel is launched |
 //! | `builder` | [`CudaBuilder`]: weights and matrices are named, and the backend is built |
 //! | `weights` | the weights: their names, their way to the device, where they lie |
+//! | `placement`, `plan`, `rates` | which layers stay on the device and which are streamed; the plan that is printed, with its assumed rates |
 //! | `memory`, `activations` | how much a pass may hold; the matrices that passes work on |
 //! | `backend`, `pass`, `slot` | [`Cuda`] begins passes; their operations; the layout of input and output |
 //! | `chains` | the lengths of the chains of sums, and the class of short sequences |
@@ -25,13 +26,18 @@ pub mod kernels;
 pub mod launch;
 mod memory;
 mod pass;
+mod placement;
+mod plan;
 mod profile;
+mod rates;
 mod slot;
 mod weights;
 
 pub use backend::Cuda;
 pub use builder::{CudaBuilder, CudaOptions, LOAD_STREAMS};
 pub use error::{CudaError, Shortage};
+pub use placement::{LEAST_SLOTS, MOST_SLOTS, WeightMode};
+pub use plan::{DevicePlan, Estimates, OneMoreSlot};
 pub mod params;
 
 use crate::gpu::cublaslt::{self, GemmError};

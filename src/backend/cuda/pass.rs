@@ -413,6 +413,8 @@ impl Pass<Cuda> for CudaPass<'_> {
     }
 
     fn end(self) -> Result<(), BackendError> {
+        let compute = self.cuda.processor.compute();
+        self.cuda.weights.release(compute)?;
         let processor = &mut self.cuda.processor;
         processor.finish(self.output)?;
         if self.taken == 0 {

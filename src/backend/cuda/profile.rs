@@ -3,6 +3,7 @@
 
 use super::activations::DeviceMatrix;
 use super::backend::Cuda;
+use super::builder::Linear;
 use super::error::CudaError;
 use crate::gpu::driver::{Fence, Stream};
 
@@ -50,16 +51,20 @@ impl Profile {
 impl Cuda {
     /// Returns the milliseconds that only the GEMMs of the linear layers take for this many rows
     /// (at most the capacity), in the order of a pass, on whatever values the last pass left in the
-    /// matrices. This is for measuring.
+    /// matrices. Where layers are streamed, the GEMMs read the layers that are in the slots. This is
+    /// for measuring.
     ///
     /// # Errors
     /// Returns [`CudaError`] if work on the device fails.
     pub fn gemms_alone(&mut self, rows: usize) -> Result<f32, CudaError> {
         let rows = rows.min(self.capacity.tokens);
+        // No load is under way meanwhile.
+        self.weights.settle(self.processor.compute())?;
         let context = self.compute().context();
         let (start, end) = (Fence::timed(context)?, Fence::timed(context)?);
         self.compute().record(&start)?;
-        for linear in &self.linears {
+        let placed = |linear: &&Linear| self.weights.is_placed(linear.weight);
+        for linear in self.linears.iter().filter(placed) {
             let spec = *self.gemms[linear.gemm].spec();
             let activation = |width: usize, not: u64| {
                 let fits = |p: &&DeviceMatrix| p.width >= width && p.activation() != not;

@@ -86,6 +86,16 @@ impl LayerFences {
     /// The job's failure, as soon as there is one; [`StreamError::NotLoaded`] if the layer's fence
     /// will never be recorded.
     pub fn wait_enqueued(&self, layer: u64) -> Result<(), StreamError> {
+        self.wait_enqueued_unless(layer, None)
+    }
+
+    /// Waits as [`wait_enqueued`](Self::wait_enqueued) does, until `stop` is set by
+    /// [`stop`](Self::stop).
+    fn wait_enqueued_unless(
+        &self,
+        layer: u64,
+        stop: Option<&AtomicBool>,
+    ) -> Result<(), StreamError> {
         let mut held: JobGuard<'_> = self.job.lock();
         loop {
             if let Some(error) = &*held {
@@ -94,6 +104,9 @@ impl LayerFences {
             let recorded = self.recorded();
             if layer < recorded {
                 return Ok(());
+            }
+            if stop.is_some_and(|stop| stop.load(Ordering::Acquire)) {
+                return Err(StreamError::Stopped);
             }
             if self.ended.load(Ordering::Acquire) {
                 let loaded = recorded;
@@ -109,9 +122,28 @@ impl LayerFences {
     /// # Errors
     /// As for [`wait_enqueued`](Self::wait_enqueued), or an error of the driver.
     pub fn wait(&self, layer: u64, stream: &Stream) -> Result<(), StreamError> {
-        self.wait_enqueued(layer)?;
+        self.wait_unless(layer, stream, None)
+    }
+
+    /// Does the same as [`wait`](Self::wait), but the host's wait ends with
+    /// [`StreamError::Stopped`] when `stop` is set.
+    pub(super) fn wait_unless(
+        &self,
+        layer: u64,
+        stream: &Stream,
+        stop: Option<&AtomicBool>,
+    ) -> Result<(), StreamError> {
+        self.wait_enqueued_unless(layer, stop)?;
         let enqueued = stream.wait(self.fence(layer));
         enqueued.map_err(|e| self.job.fail(e.into()))
+    }
+
+    /// Sets the flag, and wakes the thread that waits unless it is set, on any fences of the job.
+    pub(super) fn stop(&self, stop: &AtomicBool) {
+        let held = self.job.lock();
+        stop.store(true, Ordering::Release);
+        drop(held);
+        self.job.wake();
     }
 
     /// Says that no more layers will be recorded, and wakes the threads that wait for one.

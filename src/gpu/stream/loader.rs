@@ -6,11 +6,11 @@ use super::upload::Uploader;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
 
 /// A thread that owns an [`Uploader`]. When the loader is dropped, the thread stops at the next
-/// chunk and is waited for.
+/// chunk, or in [`Uploader::wait_for`], and is waited for.
 #[derive(Debug)]
 pub struct Loader {
     thread: Option<JoinHandle<(Uploader, Result<(), StreamError>)>>,
@@ -88,7 +88,8 @@ fn words(panic: &(dyn Any + Send)) -> String {
 
 impl Drop for Loader {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
+        // The thread may be waiting for a slot that no pass will release any more.
+        self.loaded.stop(&self.stop);
         // The result was reported when it ended the job.
         let _ = self.join();
     }

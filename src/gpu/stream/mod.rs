@@ -36,4 +36,4 @@ pub use manager::{
 };
 pub use overlap::Launch;
 pub use processor::{Collected, ProcessorOptions, StreamProcessor, Ticket};
-pub use upload::{Chunk, UploadOptions, Uploader};
+pub use upload::{Chunk, Source, UploadOptions, Uploader};

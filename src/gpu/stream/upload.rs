@@ -7,6 +7,7 @@ use super::layers::LayerFences;
 use super::manager::StreamSet;
 use crate::gpu::driver::{Arena, At, DriverError, Fence, PinnedBuffer, Region, Stream};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -184,17 +185,34 @@ impl Uploader {
         to: &Region,
         offset: usize,
     ) -> Result<(), StreamError> {
-        let bytes = conversion.converted(source.len());
-        let capacity = to.bytes().saturating_sub(offset);
-        if bytes > capacity || offset > to.bytes() {
-            return Err(StreamError::TooLarge {
-                what: "a region of weights",
-                bytes,
-                capacity,
-            });
+        let source = Source {
+            bytes: source,
+            conversion,
+            offset,
+        };
+        self.upload_all(&[source], to)
+    }
+
+    /// Copies as [`upload_as`](Self::upload_as) does, one source after the other. Sources whose
+    /// values lie close together in `to` share chunks, with the few bytes between them, and the
+    /// threads go on to the next source while the last one is still being copied. So a layer of many
+    /// small and large tensors takes hardly longer than one tensor of its size.
+    ///
+    /// # Errors
+    /// As for [`upload`](Self::upload).
+    pub fn upload_all(&mut self, sources: &[Source<'_>], to: &Region) -> Result<(), StreamError> {
+        for source in sources {
+            let bytes = source.conversion.converted(source.bytes.len());
+            let capacity = to.bytes().saturating_sub(source.offset);
+            if bytes > capacity || source.offset > to.bytes() {
+                return Err(StreamError::TooLarge {
+                    what: "a region of weights",
+                    bytes,
+                    capacity,
+                });
+            }
         }
-        let target = |start: usize, end| to.slice(offset + start..offset + end);
-        self.chunks(source, conversion, target, |_| Ok(()))
+        self.chunks(sources, |range| to.slice(range), |_| Ok(()))
     }
 
     /// Copies `source` to the bounce buffer on the device, chunk by chunk. `bring` is called for
@@ -216,8 +234,13 @@ impl Uploader {
         };
         // There is only one bounce buffer. The stream's order ensures that the kernel has read a
         // chunk before the next chunk arrives.
-        let target = |start, end| area.slice(0..end - start);
-        self.chunks(source, Conversion::NONE, target, |chunk| bring(&chunk))
+        let target = |range: Range<usize>| area.slice(0..range.len());
+        let source = Source {
+            bytes: source,
+            conversion: Conversion::NONE,
+            offset: 0,
+        };
+        self.chunks(&[source], target, |chunk| bring(&chunk))
     }
 
     /// Records the next layer's fence after all uploads made so far. Returns the layer's number.
@@ -229,14 +252,23 @@ impl Uploader {
         layers.record(&self.stream)
     }
 
-    /// Fills slots with chunks of `source`, several at once, and copies each converted chunk, in
-    /// order, to `target(start, end)`, where `start` and `end` are offsets in the converted source.
-    /// Then it calls `sent` with the chunk.
+    /// Makes all later copies wait for a fence: those of a loader that writes a buffer again wait
+    /// for the fence after the last use of the buffer. The host only waits until the fence has been
+    /// recorded.
+    ///
+    /// # Errors
+    /// As for [`LayerFences::wait`], or [`StreamError::Stopped`].
+    pub fn wait_for(&mut self, fences: &LayerFences, layer: u64) -> Result<(), StreamError> {
+        fences.wait_unless(layer, &self.stream, Some(&self.stop))
+    }
+
+    /// Fills slots with chunks of the sources, several at once, and copies each chunk, in order, to
+    /// `target`, which is asked for the chunk's range of bytes, as the offsets of the sources count
+    /// them. Then it calls `sent` with the chunk.
     fn chunks(
         &mut self,
-        source: &[u8],
-        conversion: Conversion,
-        target: impl Fn(usize, usize) -> Region,
+        sources: &[Source<'_>],
+        target: impl Fn(Range<usize>) -> Region,
         mut sent: impl FnMut(Chunk<'_>) -> Result<(), DriverError>,
     ) -> Result<(), StreamError> {
         let Self {
@@ -249,10 +281,7 @@ impl Uploader {
             ..
         } = self;
         let count = slots.len();
-        // `chunk` counts bytes of the source, `size` counts bytes of a slot.
-        let chunk = conversion.filling(slots[0].pinned.len());
-        let size = conversion.converted(chunk);
-        let (whole, _) = source.split_at(source.len() / conversion.from * conversion.from);
+        let slot_bytes = slots[0].pinned.len();
         let fail = |error: DriverError| {
             let at = At {
                 device: Some(stream.context().ordinal()),
@@ -261,44 +290,62 @@ impl Uploader {
             };
             job.fail(error.at(&at).into())
         };
-        let mut send = |slots: &mut [UploadSlot],
-                        Filling {
-                            slot,
-                            start,
-                            copying,
-                        }: Filling| {
-            let bytes = copying.wait();
-            let staged = target(start, start + bytes);
-            slots[slot].send(bytes, staged.clone(), stream)?;
+        let mut send = |slots: &mut [UploadSlot], filled: Filling| {
+            filled.copying.into_iter().for_each(Copying::wait);
+            let staged = target(filled.range.clone());
+            slots[filled.slot].send(filled.range.len(), staged.clone(), stream)?;
             sent(Chunk {
                 staged,
-                start,
+                start: filled.range.start,
                 stream,
             })
         };
         copiers.scope(|copiers| {
-            // The chunks that are being filled, in order: the first was begun first.
-            let mut filling = VecDeque::new();
-            for (i, chunk) in whole.chunks(chunk).enumerate() {
-                check(job, stop)?;
-                if filling.len() == count
-                    && let Some(oldest) = filling.pop_front()
-                {
-                    send(slots, oldest).map_err(fail)?;
+            // The chunks that are being filled, in order: the first was begun first, and the last
+            // may take more.
+            let mut filling: VecDeque<Filling> = VecDeque::new();
+            for source in sources {
+                let (conversion, mut at) = (source.conversion, source.offset);
+                let whole = source.bytes.len() / conversion.from * conversion.from;
+                let mut rest = &source.bytes[..whole];
+                while !rest.is_empty() {
+                    let open = filling.back().and_then(|last| last.place(at));
+                    let free = slot_bytes.saturating_sub(open.unwrap_or(0));
+                    let mut part = conversion.filling(free).min(rest.len());
+                    if open.is_none() || part == 0 {
+                        check(job, stop)?;
+                        while filling.len() == count
+                            || filling.front().is_some_and(Filling::is_filled)
+                        {
+                            let Some(oldest) = filling.pop_front() else {
+                                break;
+                            };
+                            send(slots, oldest).map_err(fail)?;
+                        }
+                        // For a slot that was never used this returns at once.
+                        slots[*next].left.wait().map_err(fail)?;
+                        part = conversion.filling(slot_bytes).min(rest.len());
+                        filling.push_back(Filling::new(*next, at));
+                        *next = (*next + 1) % count;
+                    }
+                    let Some(chunk) = filling.back_mut() else {
+                        break; // not reached: a chunk was just begun, or is open
+                    };
+                    let (now, later) = rest.split_at(part);
+                    let place = at - chunk.range.start;
+                    // SAFETY: the converted part fits behind the place, and no other part of the
+                    // chunk goes there.
+                    let to = unsafe { slots[chunk.slot].pinned.as_ptr().add(place) };
+                    // SAFETY: the fence after the last copy out of the slot has been passed. The
+                    // slot's bytes are touched again only after `send` has waited for the copiers
+                    // or, after an error, when the scope has waited.
+                    chunk
+                        .copying
+                        .push(unsafe { copiers.copy(now, conversion, to) });
+                    at += conversion.converted(part);
+                    chunk.range.end = at;
+                    rest = later;
                 }
-                let slot = &slots[*next];
-                // For a slot that was never used this returns at once.
-                slot.left.wait().map_err(fail)?;
-                // SAFETY: the fence after the last copy out of the slot has been passed. The slot's
-                // bytes are touched again only after `send` has waited for the copiers or, after an
-                // error, when the scope has waited.
-                let copying = unsafe { copiers.copy(chunk, conversion, slot.pinned.as_ptr()) };
-                filling.push_back(Filling {
-                    slot: *next,
-                    start: i * size,
-                    copying,
-                });
-                *next = (*next + 1) % count;
             }
             for oldest in filling {
                 send(slots, oldest).map_err(fail)?;
@@ -308,11 +355,46 @@ impl Uploader {
     }
 }
 
-/// A chunk that threads are copying into a slot, and its offset in the converted source.
+/// Bytes that are uploaded to a place in a region.
+#[derive(Debug, Clone, Copy)]
+pub struct Source<'a> {
+    /// The bytes, as they are stored. An incomplete last element is dropped.
+    pub bytes: &'a [u8],
+    /// How the elements are converted.
+    pub conversion: Conversion,
+    /// The offset in the region at which the converted elements begin.
+    pub offset: usize,
+}
+
+/// A chunk that threads are copying into a slot.
 struct Filling {
     slot: usize,
-    start: usize,
-    copying: Copying,
+    /// The range of the target's bytes that the chunk holds.
+    range: Range<usize>,
+    copying: Vec<Copying>,
+}
+
+impl Filling {
+    /// Begins a chunk at an offset in the target.
+    fn new(slot: usize, start: usize) -> Self {
+        Self {
+            slot,
+            range: start..start,
+            copying: Vec::new(),
+        }
+    }
+
+    /// Returns the place in the slot of the target's byte `at`, if it follows the bytes that the
+    /// chunk holds, after a gap that is smaller than the alignment of parameters.
+    fn place(&self, at: usize) -> Option<usize> {
+        let follows = self.range.end..self.range.end + ALIGN;
+        follows.contains(&at).then(|| at - self.range.start)
+    }
+
+    /// Returns whether all that was begun has been copied into the slot.
+    fn is_filled(&self) -> bool {
+        self.copying.iter().all(Copying::is_done)
+    }
 }
 
 fn check(job: &Job, stop: &AtomicBool) -> Result<(), StreamError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::real::{absent, wants_real};
 use super::{Simulator, simulator};
 use seqstream::architecture::{ModelConfig, ModelKind};
-use seqstream::backend::cuda::{Cuda, CudaBuilder, CudaOptions, LOAD_STREAMS, kernels};
+use seqstream::backend::cuda::{Cuda, CudaBuilder, CudaOptions, LOAD_STREAMS, WeightMode, kernels};
 use seqstream::dtype::DType;
 use seqstream::engine::Fleet;
 use seqstream::gpu::cublaslt::Algorithms;
@@ -81,6 +81,8 @@ pub fn options(dtype: DType) -> CudaOptions {
         pooled: true,
         states: false,
         upload_slot: None,
+        weights: WeightMode::Resident,
+        deepest: None,
     }
 }
 

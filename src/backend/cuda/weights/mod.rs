@@ -2,21 +2,23 @@
 //!
 //! A builder names them ([`NamedWeights`]) before any memory is taken. When all sizes are known,
 //! each of them gets its place ([`PlacedWeights`]), and a thread starts to upload them. A pass then
-//! asks [`ResidentWeights`] for them. Each parameter belongs to a layer, whose parameters load
+//! asks [`DeviceWeights`] for them. Each parameter belongs to a layer, whose parameters load
 //! together: layer 0 is the embedding.
 //!
 //! A pass waits for a layer before it asks for an address in that layer, and is done with a layer
-//! when it waits for the next layer or ends. So a variant that streams layers through fewer places
-//! than there are layers can have the same `wait`, `address` and `region`.
+//! when it waits for the next layer or ends. So the layers may all have places of their own, or take
+//! turns in a ring of slots ([`Residency`]); the pass cannot tell.
 
-mod resident;
+mod device;
+mod residency;
 mod upload;
 
-pub(super) use resident::{PlacedWeights, ResidentWeights};
+pub(super) use device::{DeviceWeights, PlacedWeights};
+pub(super) use residency::Residency;
 
 use crate::dtype::DType;
-use crate::gpu::driver::Arena;
 use crate::weights::{F32Data, Weight};
+use std::collections::BTreeSet;
 use upload::cast_on_device;
 
 /// A parameter, by its number.
@@ -69,6 +71,8 @@ pub(super) struct NamedWeights {
     parameters: Vec<Parameter>,
     /// The layer that is named now.
     layer: usize,
+    /// The layers that have a matrix.
+    matrices: BTreeSet<usize>,
 }
 
 impl NamedWeights {
@@ -96,21 +100,38 @@ impl NamedWeights {
         ParameterId(self.parameters.len() - 1)
     }
 
+    /// Names a parameter that is the matrix of a linear layer.
+    pub fn name_matrix(&mut self, pieces: Vec<Piece>, dtype: DType) -> ParameterId {
+        self.matrices.insert(self.layer);
+        self.name(pieces, dtype)
+    }
+
     /// Names a parameter whose values were computed here, in f32.
     pub fn name_values(&mut self, values: Vec<f32>) -> ParameterId {
         let piece = Piece::Weight(Weight::F32(F32Data::Owned(values)));
         self.name(vec![piece], DType::F32)
     }
 
-    /// Returns the bytes of an arena that all parameters occupy together.
-    pub fn footprint(&self) -> usize {
-        let one = |p: &Parameter| Arena::footprint(p.bytes());
-        self.parameters.iter().map(one).sum()
+    /// Returns the parameters of a layer.
+    fn of_layer(&self, layer: usize) -> impl Iterator<Item = &Parameter> {
+        self.parameters.iter().filter(move |p| p.layer == layer)
     }
 
-    /// Returns the bytes of one parameter on the device.
-    pub fn bytes(&self, parameter: ParameterId) -> usize {
-        self.parameters[parameter.0].bytes()
+    /// Returns a parameter.
+    pub fn get(&self, parameter: ParameterId) -> &Parameter {
+        &self.parameters[parameter.0]
+    }
+
+    /// Returns the bytes of a layer as they are stored in the model's files.
+    pub fn stored_bytes(&self, layer: usize) -> usize {
+        let stored = |piece: &Piece| match piece {
+            Piece::Weight(Weight::Stored(tensor)) => tensor.bytes().len(),
+            Piece::Weight(Weight::F32(_)) | Piece::Zeros(_) => 0,
+        };
+        self.of_layer(layer)
+            .flat_map(|p| &p.pieces)
+            .map(stored)
+            .sum()
     }
 
     /// Returns whether any parameter is converted on the device, which takes a staging area there.

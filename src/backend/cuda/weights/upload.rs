@@ -1,64 +1,135 @@
 //! Uploads parameters from the model's files to their places on the device, layer by layer.
 
-use super::{NamedWeights, Parameter, Piece};
+use super::{NamedWeights, Parameter, Piece, Residency};
 use crate::backend::cuda::functions::Casts;
 use crate::backend::cuda::params::CastParams;
 use crate::dtype::DType;
 use crate::gpu::driver::{DriverError, Region};
-use crate::gpu::stream::{Conversion, LayerFences, StreamError, Uploader};
+use crate::gpu::stream::{Conversion, LayerFences, Source, StreamError, Uploader};
 use crate::weights::Weight;
+use std::sync::Arc;
 
-/// Uploads all parameters in the order of their layers, and marks each layer's fence when the layer
-/// is queued. The loader's thread runs this.
-pub(super) fn all(
-    named: &NamedWeights,
-    regions: &[Region],
-    casts: &Casts,
-    uploader: &mut Uploader,
-    fences: &LayerFences,
-) -> Result<(), StreamError> {
-    for layer in 0..=named.layer {
-        for (parameter, region) in named.parameters.iter().zip(regions) {
-            if parameter.layer == layer {
-                one(parameter, region, casts, uploader)?;
-            }
-        }
-        uploader.mark(fences)?;
-    }
-    Ok(())
+/// What the loader's thread works on.
+pub(super) struct Work {
+    pub named: NamedWeights,
+    pub residency: Residency,
+    /// The places of each parameter, as in [`PlacedWeights`](super::PlacedWeights).
+    pub places: Vec<Vec<Region>>,
+    /// The slots of the ring.
+    pub slots: Vec<Region>,
+    pub casts: Arc<Casts>,
+    /// The fences after the last use of each load of the ring.
+    pub used: Arc<LayerFences>,
 }
 
+impl Work {
+    /// Uploads the layers that stay, and then the streamed layers again and again, until the loader
+    /// is dropped or the job fails. Each layer's fence is marked when the layer is queued.
+    pub fn all(&self, uploader: &mut Uploader, loaded: &LayerFences) -> Result<(), StreamError> {
+        let Residency {
+            kept,
+            streamed,
+            slots,
+            ..
+        } = &self.residency;
+        for layer in kept {
+            self.kept(*layer, uploader)?;
+            uploader.mark(loaded)?;
+        }
+        for (load, layer) in (0..).zip(streamed.iter().cycle()) {
+            let slot = load % *slots as u64;
+            if let Some(before) = load.checked_sub(*slots as u64) {
+                uploader.wait_for(&self.used, before)?;
+            }
+            self.streamed(*layer, slot as usize, uploader)?;
+            uploader.mark(loaded)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the parameters of a layer with their places.
+    fn of_layer(&self, layer: usize) -> impl Iterator<Item = (&Parameter, &Vec<Region>)> {
+        let all = self.named.parameters.iter().zip(&self.places);
+        all.filter(move |(parameter, _)| parameter.layer == layer)
+    }
+
+    /// Uploads a layer that stays, each parameter to the place of its own.
+    fn kept(&self, layer: usize, uploader: &mut Uploader) -> Result<(), StreamError> {
+        for (parameter, places) in self.of_layer(layer) {
+            let mut at = 0;
+            for piece in &parameter.pieces {
+                one(
+                    piece,
+                    (parameter.dtype, &places[0], at),
+                    &self.casts,
+                    uploader,
+                )?;
+                at += piece.len() * parameter.dtype.size();
+            }
+        }
+        Ok(())
+    }
+
+    /// Uploads a layer to a slot. What needs no conversion on the device goes there together.
+    fn streamed(
+        &self,
+        layer: usize,
+        number: usize,
+        uploader: &mut Uploader,
+    ) -> Result<(), StreamError> {
+        let slot = &self.slots[number];
+        let mut together: Vec<Source<'_>> = Vec::new();
+        for (parameter, places) in self.of_layer(layer) {
+            let (to, place) = (parameter.dtype, &places[number]);
+            let start = (place.address() - slot.address()) as usize;
+            let mut at = 0;
+            for piece in &parameter.pieces {
+                match piece {
+                    Piece::Weight(Weight::Stored(tensor))
+                        if !cast_on_device(tensor.dtype(), to) =>
+                    {
+                        together.push(Source {
+                            bytes: tensor.bytes(),
+                            conversion: on_host(tensor.dtype(), to),
+                            offset: start + at,
+                        });
+                    }
+                    other => {
+                        uploader.upload_all(&together, slot)?;
+                        together.clear();
+                        one(other, (to, place, at), &self.casts, uploader)?;
+                    }
+                }
+                at += piece.len() * to.size();
+            }
+        }
+        uploader.upload_all(&together, slot)
+    }
+}
+
+/// Uploads a piece of a parameter in the format `to`, to byte `at` of the parameter's place.
 fn one(
-    parameter: &Parameter,
-    region: &Region,
+    piece: &Piece,
+    (to, region, at): (DType, &Region, usize),
     casts: &Casts,
     uploader: &mut Uploader,
 ) -> Result<(), StreamError> {
-    let to = parameter.dtype;
-    let mut at = 0;
-    for piece in &parameter.pieces {
-        match piece {
-            Piece::Weight(Weight::Stored(tensor)) => {
-                let (bytes, from) = (tensor.bytes(), tensor.dtype());
-                if cast_on_device(from, to) {
-                    let target = region.slice(at..at + piece.len() * to.size());
-                    cast(bytes, (from, to), &target, casts, uploader)?;
-                } else {
-                    uploader.upload_as(bytes, on_host(from, to), region, at)?;
-                }
+    match piece {
+        Piece::Weight(Weight::Stored(tensor)) => {
+            let (bytes, from) = (tensor.bytes(), tensor.dtype());
+            if cast_on_device(from, to) {
+                let target = region.slice(at..at + piece.len() * to.size());
+                return cast(bytes, (from, to), &target, casts, uploader);
             }
-            Piece::Weight(Weight::F32(values)) => {
-                let mut bytes = Vec::new();
-                to.encode(values, &mut bytes);
-                uploader.upload(&bytes, region, at)?;
-            }
-            Piece::Zeros(count) => {
-                uploader.upload(&vec![0; count * to.size()], region, at)?;
-            }
+            uploader.upload_as(bytes, on_host(from, to), region, at)
         }
-        at += piece.len() * to.size();
+        Piece::Weight(Weight::F32(values)) => {
+            let mut bytes = Vec::new();
+            to.encode(values, &mut bytes);
+            uploader.upload(&bytes, region, at)
+        }
+        Piece::Zeros(count) => uploader.upload(&vec![0; count * to.size()], region, at),
     }
-    Ok(())
 }
 
 /// Returns whether values are uploaded as they are stored and converted on the device. f32 values
