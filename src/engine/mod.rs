@@ -31,6 +31,7 @@ use crate::gpu::driver::{Context, DriverError};
 use crate::gpu::stream::{StreamManager, StreamOptions};
 use crate::model::{Embedder, Model, Request};
 use crate::output::JobSpec;
+use crate::trace::Trace;
 use crate::weights::Checkpoint;
 use std::sync::Arc;
 
@@ -65,6 +66,8 @@ pub struct Job {
     pub memory: Option<HostMemory>,
     /// The algorithms of the GEMMs on CUDA, for all devices.
     pub algorithms: Arc<Algorithms>,
+    /// The trace of the job, if there is one.
+    pub trace: Trace,
 }
 
 /// The facts that, besides the model, decide the bits of a result.
@@ -136,6 +139,7 @@ fn on_cpu(checkpoint: &Checkpoint, job: &Job) -> Result<Engine, EngineError> {
     let capacity = job.memory.map_or(u64::MAX, |m| m.tokens());
     let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
     let cpu = Cpu::new(job.threads)?.with_budget(job.token_budget, capacity);
+    let cpu = cpu.traced(job.trace.clone());
     let model = Model::load(cpu, checkpoint.config(), checkpoint)?;
     Ok(Engine {
         embedder: Box::new(model),
@@ -167,6 +171,7 @@ pub fn on_cuda(
     let streams = StreamOptions {
         load: cuda::LOAD_STREAMS,
         overlap,
+        trace: job.trace.clone(),
         ..StreamOptions::default()
     };
     let manager = StreamManager::new(streams.from_environment());

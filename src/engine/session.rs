@@ -10,6 +10,7 @@ use crate::batch::PackedBatch;
 use crate::gpu::cublaslt::Algorithms;
 use crate::model::{LayerOutput, Request};
 use crate::sequence::{Alphabet, CleanCounts, Cleaning, Record, Tokenizer, clean};
+use crate::trace::Trace;
 use crate::weights::Checkpoint;
 
 /// A model on its devices, with its alphabet and tokenizer.
@@ -64,6 +65,7 @@ impl Session {
             token_budget: None,
             threads,
             longest: None,
+            trace: Trace::off(),
         };
         Ok(Self {
             tokenizer: tokenizer(path, &checkpoint)?,

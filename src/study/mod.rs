@@ -13,6 +13,7 @@
 //! use seqstream::engine::{Device, Job};
 //! use seqstream::gpu::cublaslt::Algorithms;
 //! use seqstream::study::{BenchOptions, Workload, bench};
+//! use seqstream::trace::Trace;
 //! use seqstream::weights::Checkpoint;
 //! use seqstream::{Pool, Request};
 //!
@@ -25,6 +26,7 @@
 //!     longest: workload.longest(),
 //!     memory: None,
 //!     algorithms: Algorithms::new(None).into(),
+//!     trace: Trace::off(),
 //! };
 //! let options = BenchOptions { rounds: 3, ..BenchOptions::default() };
 //! let report = bench(&Device::Cpu, &checkpoint, &job, &[workload], options, &mut |_| ())?;

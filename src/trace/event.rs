@@ -21,6 +21,11 @@ pub mod host {
     pub const FINISHER: &str = "finisher";
     /// Loads the weights: the track has the number of the device.
     pub const WEIGHTS: &str = "weights";
+    /// A pinned slot that weights are copied to: the track has the number of the slot, plus
+    /// [`UPLOAD_SLOTS`] for each device before.
+    pub const UPLOAD: &str = "upload slot";
+    /// The most pinned slots of a device.
+    pub const UPLOAD_SLOTS: usize = 16;
 }
 
 /// What a stream is used for.

@@ -4,7 +4,9 @@
 use super::error::StreamError;
 use super::job::{Job, JobGuard};
 use super::manager::StreamSet;
+use super::timeline::{Timeline, Work, timed};
 use crate::gpu::driver::{Context, DriverError, Fence, Stream};
+use crate::trace::{Args, Category, host};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -29,6 +31,7 @@ pub struct LayerFences {
     /// Whether no more fences will be recorded. It is written under the job's lock.
     ended: AtomicBool,
     job: Arc<Job>,
+    timeline: Option<Arc<Timeline>>,
 }
 
 impl LayerFences {
@@ -49,6 +52,7 @@ impl LayerFences {
             recorded: AtomicU64::new(0),
             ended: AtomicBool::new(false),
             job,
+            timeline: streams.timeline.clone(),
         })
     }
 
@@ -109,8 +113,25 @@ impl LayerFences {
     /// # Errors
     /// As for [`wait_enqueued`](Self::wait_enqueued), or an error of the driver.
     pub fn wait(&self, layer: u64, stream: &Stream) -> Result<(), StreamError> {
-        self.wait_enqueued(layer)?;
-        let enqueued = stream.wait(self.fence(layer));
+        if layer >= self.recorded() {
+            let trace = self.timeline.as_ref().map(|t| t.trace().clone());
+            let name = "wait until the weights are queued";
+            let thread = (host::COMPUTING, 0);
+            let mut span = trace
+                .unwrap_or_default()
+                .span(thread, name, Category::HostWait);
+            span.note(|args| args.layer = Some(layer));
+            self.wait_enqueued(layer)?;
+        } else {
+            self.wait_enqueued(layer)?;
+        }
+        let args = Args {
+            layer: Some(layer),
+            ..Args::default()
+        };
+        let work = || Work::wait("wait for weights", args);
+        let wait = || stream.wait(self.fence(layer));
+        let enqueued = timed(self.timeline.as_ref(), stream, work, wait);
         enqueued.map_err(|e| self.job.fail(e.into()))
     }
 

@@ -5,7 +5,9 @@ use super::error::StreamError;
 use super::job::Job;
 use super::layers::LayerFences;
 use super::manager::StreamSet;
+use super::timeline::{Timeline, Work, timed};
 use crate::gpu::driver::{Arena, At, DriverError, Fence, PinnedBuffer, Region, Stream};
+use crate::trace::Args;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -84,6 +86,7 @@ pub struct Uploader {
     stream: Arc<Stream>,
     job: Arc<Job>,
     stop: Arc<AtomicBool>,
+    timeline: Option<Arc<Timeline>>,
 }
 
 impl Uploader {
@@ -134,7 +137,10 @@ impl Uploader {
             .then(|| arena.take("weights to be converted", bytes))
             .transpose()
             .map_err(|e| job.fail(e.into()))?;
+        let timeline = streams.timeline.clone();
+        let trace = timeline.as_ref().map(|t| t.trace().clone());
         let copiers = Copiers::new(options.threads).map_err(|e| job.fail(e))?;
+        let copiers = copiers.traced(trace.unwrap_or_default(), stream.context().ordinal());
         Ok(Self {
             slots,
             next: 0,
@@ -143,6 +149,7 @@ impl Uploader {
             stream,
             job,
             stop: Arc::default(),
+            timeline,
         })
     }
 
@@ -217,7 +224,16 @@ impl Uploader {
         // There is only one bounce buffer. The stream's order ensures that the kernel has read a
         // chunk before the next chunk arrives.
         let target = |start, end| area.slice(0..end - start);
-        self.chunks(source, Conversion::NONE, target, |chunk| bring(&chunk))
+        let timeline = self.timeline.clone();
+        self.chunks(source, Conversion::NONE, target, |chunk| {
+            let bytes = Some(chunk.staged.bytes() as u64);
+            let args = Args {
+                bytes,
+                ..Args::default()
+            };
+            let work = || Work::kernel("convert weights", args);
+            timed(timeline.as_ref(), chunk.stream, work, || bring(&chunk))
+        })
     }
 
     /// Records the next layer's fence after all uploads made so far. Returns the layer's number.
@@ -246,6 +262,7 @@ impl Uploader {
             stream,
             job,
             stop,
+            timeline,
             ..
         } = self;
         let count = slots.len();
@@ -269,7 +286,11 @@ impl Uploader {
                         }: Filling| {
             let bytes = copying.wait();
             let staged = target(start, start + bytes);
-            slots[slot].send(bytes, staged.clone(), stream)?;
+            let work = || Work::load(bytes, None);
+            let target = staged.clone();
+            let enqueue = || slots[slot].send(bytes, target, stream);
+            timed(timeline.as_ref(), stream, work, enqueue)?;
+            stream.record(&slots[slot].left)?;
             sent(Chunk {
                 staged,
                 start,
@@ -288,11 +309,20 @@ impl Uploader {
                 }
                 let slot = &slots[*next];
                 // For a slot that was never used this returns at once.
-                slot.left.wait().map_err(fail)?;
+                match &*timeline {
+                    None => slot.left.wait().map_err(fail)?,
+                    Some(timeline) => {
+                        timeline
+                            .host_wait(&slot.left, Args::default())
+                            .map_err(fail)?;
+                        timeline.read();
+                    }
+                }
                 // SAFETY: the fence after the last copy out of the slot has been passed. The slot's
                 // bytes are touched again only after `send` has waited for the copiers or, after an
                 // error, when the scope has waited.
-                let copying = unsafe { copiers.copy(chunk, conversion, slot.pinned.as_ptr()) };
+                let copying =
+                    unsafe { copiers.copy(chunk, conversion, slot.pinned.as_ptr(), *next) };
                 filling.push_back(Filling {
                     slot: *next,
                     start: i * size,
@@ -324,14 +354,14 @@ fn check(job: &Job, stop: &AtomicBool) -> Result<(), StreamError> {
 }
 
 impl UploadSlot {
-    /// Enqueues the copy of the slot's first `bytes` bytes to `target`.
+    /// Enqueues the copy of the slot's first `bytes` bytes to `target`. The caller records the fence
+    /// `left` after it.
     fn send(&mut self, bytes: usize, target: Region, stream: &Stream) -> Result<(), DriverError> {
         let target = self.target.insert(target);
         // SAFETY: the slot is written again, and the target released, only after the fence `left`.
         // Nobody else uses the target until a fence of the stream says that the chunk has arrived,
         // since launches of kernels promise that.
-        unsafe { stream.load(&self.pinned, 0..bytes, target)? };
-        stream.record(&self.left)
+        unsafe { stream.load(&self.pinned, 0..bytes, target) }
     }
 }
 
