@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::args::BenchArgs;
-use super::{Console, Failure, algorithms, model, options};
+use super::{Console, Failure, algorithms, model, options, trace};
 use seqstream::engine;
 use seqstream::engine::{Device, Job};
 use seqstream::gpu::cublaslt::Algorithms;
 use seqstream::model::{Pool, Request};
 use seqstream::study::{self, BenchOptions, Note, Workload};
+use seqstream::trace::Trace;
 use seqstream::weights::Checkpoint;
 
 /// Number of tokens per round, by default: 12 batches. That is enough for filling and emptying the
@@ -19,6 +20,11 @@ const TOKENS: usize = 12 * 33_792;
 
 /// Runs `seqstream bench`.
 pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
+    let path = args.trace.as_deref();
+    trace::with(path, console, |trace| measure(args, trace, console))
+}
+
+fn measure(args: &BenchArgs, trace: &Trace, console: &Console) -> Result<(), Failure> {
     let device = options::device(&args.device, args.dtype, args.streams)?;
     let checkpoint = model::open(&args.model, console)?;
     let config = checkpoint.config();
@@ -44,6 +50,7 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
             Device::Cpu => Arc::new(Algorithms::new(None)),
             Device::Cuda { .. } => algorithms::from_cache(console),
         },
+        trace: trace.clone(),
     };
     let options = BenchOptions {
         rounds: args.rounds,

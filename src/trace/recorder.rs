@@ -67,6 +67,8 @@ struct State {
     clocks: Vec<ClockReport>,
     /// Whether no more events are taken.
     ended: bool,
+    /// Whether the run came to its end.
+    whole: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -248,7 +250,7 @@ impl Trace {
             seqstream: env!("CARGO_PKG_VERSION").into(),
             opened_unix_ns: recorder.shared.opened_unix_ns,
             events: state.events.clone(),
-            whole: true,
+            whole: state.whole,
             dropped: state.counts.dropped,
             clocks: state.clocks.clone(),
         })
@@ -263,6 +265,7 @@ impl Trace {
         let Some(recorder) = &self.0 else {
             return Ok(Counts::default());
         };
+        lock(&recorder.shared.state).whole = true;
         recorder.end()?;
         Ok(self.counts())
     }
@@ -333,9 +336,10 @@ impl Files {
     fn finish(self, shared: &Shared) -> Result<(), TraceError> {
         let state = lock(&shared.state);
         let (dropped, clocks) = (state.counts.dropped + self.too_long, state.clocks.clone());
+        let whole = state.whole;
         drop(state);
-        self.chrome.finish(&chrome::tail(true, dropped, &clocks))?;
-        self.own.finish(&document::tail(true, dropped, &clocks))
+        self.chrome.finish(&chrome::tail(whole, dropped, &clocks))?;
+        self.own.finish(&document::tail(whole, dropped, &clocks))
     }
 }
 
