@@ -284,25 +284,27 @@ impl Timeline {
         }
     }
 
-    /// Waits for a fence on the host, and records the wait.
-    ///
-    /// # Errors
-    /// The error of the driver.
-    pub fn host_wait(&self, fence: &Fence, args: Args) -> Result<(), DriverError> {
-        let start_ns = self.trace.now();
-        fence.wait()?;
-        self.trace.add(Event {
-            track: self.thread(),
+    /// Returns the time, for [`Timeline::waited`]; 0 without a timeline.
+    pub fn now(timeline: Option<&Arc<Self>>) -> u64 {
+        timeline.map_or(0, |t| t.trace.now())
+    }
+
+    /// Records that the host has waited for the device since `began`, and reads the intervals that
+    /// have ended.
+    pub fn waited(timeline: Option<&Arc<Self>>, began: u64, args: Args) {
+        let Some(timeline) = timeline else { return };
+        timeline.read();
+        timeline.trace.add(Event {
+            track: timeline.thread(),
             name: "cudaEventSynchronize".into(),
             category: Category::Runtime,
-            start_ns,
-            end_ns: self.trace.now(),
+            start_ns: began,
+            end_ns: timeline.trace.now(),
             args: Args {
-                device: Some(self.stream.context().ordinal()),
+                device: Some(timeline.stream.context().ordinal()),
                 ..args
             },
         });
-        Ok(())
     }
 
     /// Reads the intervals that have ended, without waiting for any. This is called when the host
