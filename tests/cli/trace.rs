@@ -237,6 +237,9 @@ mod cuda {
     use crate::support::cuda::real::{absent, not_run, wants_real};
     use seqstream::backend::cuda::kernels;
 
+    /// Times of different streams are rounded apart from each other, in nanoseconds.
+    const ROUNDING: u64 = 100;
+
     /// Returns a place whose jobs compute on simulated devices.
     fn simulated(sequences: usize, devices: u32) -> Option<Place> {
         if kernels::FATBINS.is_empty() {
@@ -285,14 +288,20 @@ mod cuda {
             let kernels: Vec<_> = of(StreamKind::Compute, Category::Kernel, pass).collect();
             assert!(kernels.len() >= 2 + 2 * 7, "{}", kernels.len());
             for kernel in kernels {
-                assert!(load.end_ns <= kernel.start_ns, "{load:?} and {kernel:?}");
-                assert!(kernel.end_ns <= store.start_ns, "{kernel:?} and {store:?}");
+                assert!(
+                    load.end_ns <= kernel.start_ns + ROUNDING,
+                    "{load:?} and {kernel:?}"
+                );
+                assert!(
+                    kernel.end_ns <= store.start_ns + ROUNDING,
+                    "{kernel:?} and {store:?}"
+                );
             }
         }
     }
 
     fn whole_job(devices: u32, options: &str, overlap: bool) {
-        let Some(place) = simulated(150, devices) else {
+        let Some(place) = simulated(60, devices) else {
             return;
         };
         place.embed_ok("plain", options);
