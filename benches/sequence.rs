@@ -248,6 +248,7 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
         input_records: None,
         piped: false,
         weights: None,
+        trace: seqstream::trace::Trace::off(),
     };
     let job = open_job(dir.path(), spec, false, &Checks::default(), None)
         .unwrap_or_else(|e| panic!("{e}"));

@@ -24,6 +24,7 @@
 //! |---|---|
 //! | [`remedy`], [`bytes`] | say what would help against an error; write sizes for people |
 //! | [`system`] | asks the operating system about memory, open files, signals and pipes |
+//! | [`trace`] | records what a job does as intervals, and writes them as timelines |
 //! | [`untrusted`] | opens and bounds files that others wrote, escapes their text for messages |
 //! | [`dtype`], [`batch`] | define the number formats and the packed batches without padding |
 //! | [`sequence`] | reads FASTA and FASTQ, cleans and tokenizes |
@@ -74,6 +75,7 @@ pub mod remedy;
 pub mod sequence;
 pub mod study;
 pub mod system;
+pub mod trace;
 pub mod untrusted;
 pub mod weights;
 

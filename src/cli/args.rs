@@ -253,6 +253,10 @@ pub struct EmbedArgs {
     /// Sequences per shard of the output
     #[arg(long, value_name = "N", default_value = "2048", value_parser = positive(), help_heading = "Running")]
     pub shard_size: usize,
+    /// Write a timeline of the run to FILE, for Perfetto and HolisticTraceAnalysis, and beside it
+    /// FILE with the ending .seqstream.json, in the format of docs/overlap.md
+    #[arg(long, value_name = "FILE", help_heading = "Running")]
+    pub trace: Option<PathBuf>,
     /// Print the summary as one JSON object on standard output
     #[arg(long, help_heading = "Running")]
     pub json: bool,
@@ -353,6 +357,10 @@ pub struct BenchArgs {
     /// Number of CPU threads, at most 1024 [default: all cores]
     #[arg(long, value_name = "N", value_parser = threads())]
     pub threads: Option<usize>,
+    /// Write a timeline of the run to FILE, for Perfetto and HolisticTraceAnalysis, and beside it
+    /// FILE with the ending .seqstream.json, in the format of docs/overlap.md
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

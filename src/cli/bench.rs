@@ -5,13 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::args::BenchArgs;
-use super::{Console, Failure, algorithms, model, options};
+use super::{Console, Failure, algorithms, model, options, trace};
 use seqstream::backend::cuda::WeightMode;
 use seqstream::engine;
 use seqstream::engine::{Device, Job};
 use seqstream::gpu::cublaslt::Algorithms;
 use seqstream::model::{Pool, Request};
 use seqstream::study::{self, BenchOptions, Note, Workload};
+use seqstream::trace::Trace;
 use seqstream::weights::Checkpoint;
 
 /// Number of tokens per round, by default: 12 batches. That is enough for filling and emptying the
@@ -20,6 +21,11 @@ const TOKENS: usize = 12 * 33_792;
 
 /// Runs `seqstream bench`.
 pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
+    let path = args.trace.as_deref();
+    trace::with(path, console, |trace| measure(args, trace, console))
+}
+
+fn measure(args: &BenchArgs, trace: &Trace, console: &Console) -> Result<(), Failure> {
     let device = options::device(&args.device, args.dtype, args.streams)?;
     let weights = options::weights(args.weights, args.plan, &device)?;
     let weights = match (weights, args.cold) {
@@ -57,6 +63,7 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
             Device::Cuda { .. } => algorithms::from_cache(console),
         },
         weights,
+        trace: trace.clone(),
     };
     if args.plan {
         return console.report(&engine::plan(&device, &checkpoint, &job)?, args.json);

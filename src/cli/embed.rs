@@ -4,7 +4,7 @@ use super::args::EmbedArgs;
 use super::options::EmbedOptions;
 use super::progress::{Display, count, duration, signal_name};
 use super::summary::Summary;
-use super::{Console, Failure, algorithms, model, options};
+use super::{Console, Failure, algorithms, model, options, trace};
 use seqstream::architecture::ModelConfig;
 use seqstream::engine::Identity;
 use seqstream::model::{Pool, Request};
@@ -19,6 +19,7 @@ use seqstream::sequence::{
     Alphabet, CleanCounts, Cleaning, Input, InputSummary, Names, ReaderOptions, Record,
     ScanOptions, SequenceReader, SharedName, scan_each,
 };
+use seqstream::trace::Trace;
 use seqstream::untrusted::{Shown, file};
 use seqstream::weights::Checkpoint;
 use seqstream::{engine, pipeline};
@@ -37,6 +38,14 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         }
         .into());
     }
+    let path = options.trace.clone();
+    trace::with(path.as_deref(), console, |trace| {
+        job(options, trace, console)
+    })
+}
+
+/// Runs the job. When this returns, nothing adds times of a device to the trace any more.
+fn job(options: EmbedOptions, trace: &Trace, console: &Console) -> Result<(), Failure> {
     let checkpoint = model::open(&options.model, console)?;
     let config = checkpoint.config().clone();
     let request = options::request(&options, &config)?;
@@ -74,6 +83,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         memory,
         algorithms: Arc::clone(&algorithms),
         weights: options.weights,
+        trace: trace.clone(),
     };
     if options.plan {
         let plan = engine::plan(&options.device, &checkpoint, &job)?;
@@ -157,6 +167,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         weights: Some(Arc::clone(&checkpoint)),
         input_records: summary.complete.then_some(summary.records),
         piped: !summary.complete,
+        trace: trace.clone(),
     };
     let stop =
         Stop::on_signals().map_err(|e| Failure::Other(format!("cannot watch for signals: {e}")))?;

@@ -11,6 +11,7 @@ use seqstream::output::OutputError;
 use seqstream::pipeline::JobError;
 use seqstream::remedy::Remedy;
 use seqstream::sequence::{SequenceError, TokenizerError};
+use seqstream::trace::TraceError;
 use seqstream::weights::WeightsError;
 
 /// The reason why the program ends without having done what was asked.
@@ -73,6 +74,9 @@ pub enum Failure {
         /// The number of rows of the embedding table.
         model: usize,
     },
+    /// A trace that cannot be written.
+    #[error("--trace: {0}")]
+    Trace(#[from] TraceError),
     /// Standard output is closed or cannot be written.
     #[error("cannot write to standard output: {0}")]
     Stdout(io::Error),
@@ -131,7 +135,7 @@ impl Failure {
         match self {
             // The reader of the output has closed it, which is not a failure.
             Self::Stdout(e) if e.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::Stdout(_) => 5,
+            Self::Stdout(_) | Self::Trace(_) => 5,
             Self::Other(_) => 1,
             Self::Usage { .. } => 2,
             Self::Weights(_)
@@ -203,6 +207,7 @@ impl Failure {
             Self::Job(e) => e.remedy().as_ref().map(words),
             Self::Weights(e) => e.remedy().as_ref().map(words),
             Self::Tokenizer(e) => e.remedy().as_ref().map(words),
+            Self::Trace(e) => e.remedy().as_ref().map(words),
             Self::NoTokenizer { model } => {
                 let model = model.clone();
                 let error = EngineError::NoTokenizer { model };

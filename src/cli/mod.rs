@@ -17,6 +17,7 @@ mod progress;
 mod remedy;
 mod summary;
 mod tokenize;
+mod trace;
 
 pub use args::{Cli, Command};
 pub use console::{Console, Verbosity};

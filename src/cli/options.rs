@@ -61,6 +61,8 @@ pub struct EmbedOptions {
     /// The job whose GEMM algorithms to use, if the user gave one: its output directory or its
     /// algorithms.json.
     pub gemm_algorithms: Option<PathBuf>,
+    /// The file for the trace, if the user gave one.
+    pub trace: Option<PathBuf>,
     /// Whether to print the summary as JSON.
     pub json: bool,
 }
@@ -235,6 +237,7 @@ impl TryFrom<EmbedArgs> for EmbedOptions {
             share: share(&args.share)?,
             shard_size: args.shard_size as u64,
             gemm_algorithms: args.gemm_algorithms,
+            trace: args.trace,
             json: args.json,
         })
     }

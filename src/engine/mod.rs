@@ -33,6 +33,7 @@ use crate::gpu::driver::{Context, DriverError};
 use crate::gpu::stream::{StreamManager, StreamOptions};
 use crate::model::{Embedder, Model, Request, name_parts};
 use crate::output::JobSpec;
+use crate::trace::Trace;
 use crate::weights::Checkpoint;
 use serde::Serialize;
 use std::fmt;
@@ -72,6 +73,8 @@ pub struct Job {
     pub algorithms: Arc<Algorithms>,
     /// Where the weights stand on CUDA: on the device, or streamed to it.
     pub weights: WeightMode,
+    /// The trace of the job, if there is one.
+    pub trace: Trace,
 }
 
 /// What a job plans to do on its CUDA devices. On the CPU there is nothing to plan.
@@ -158,6 +161,7 @@ fn on_cpu(checkpoint: &Checkpoint, job: &Job) -> Result<Engine, EngineError> {
     let capacity = job.memory.map_or(u64::MAX, |m| m.tokens());
     let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
     let cpu = Cpu::new(job.threads)?.with_budget(job.token_budget, capacity);
+    let cpu = cpu.traced(job.trace.clone());
     let model = Model::load(cpu, checkpoint.config(), checkpoint)?;
     Ok(Engine {
         embedder: Box::new(model),
@@ -225,6 +229,7 @@ fn each_builder<T>(
     let streams = StreamOptions {
         load: cuda::LOAD_STREAMS,
         overlap,
+        trace: job.trace.clone(),
         ..StreamOptions::default()
     };
     let manager = StreamManager::new(streams.from_environment());

@@ -11,6 +11,7 @@ use crate::batch::PackedBatch;
 use crate::gpu::cublaslt::Algorithms;
 use crate::model::{LayerOutput, Request};
 use crate::sequence::{Alphabet, CleanCounts, Cleaning, Record, Tokenizer, clean};
+use crate::trace::Trace;
 use crate::weights::Checkpoint;
 
 /// A model on its devices, with its alphabet and tokenizer.
@@ -66,6 +67,7 @@ impl Session {
             threads,
             longest: None,
             weights: WeightMode::Auto,
+            trace: Trace::off(),
         };
         Ok(Self {
             tokenizer: tokenizer(path, &checkpoint)?,

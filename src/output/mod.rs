@@ -58,6 +58,9 @@ pub use manifest::{
 };
 pub use npy::NpyWriter;
 pub(crate) use shard::SHARD_FILE;
-pub use shard::{BlockFacts, ShardLayout, ShardRecord, ShardWriter, WrittenShard, name_shards};
+pub use shard::{
+    BlockFacts, ShardLayout, ShardRecord, ShardWriter, WrittenShard, name_shards,
+    name_shards_traced,
+};
 pub use spec::{Difference, FORMAT, InputSpec, JobSpec, ModelSpec};
 pub use states::StatesWriter;

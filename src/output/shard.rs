@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::file::{ShardFile, WrittenFile};
 use super::jobdir::{JobDir, shard_number};
 use super::{FileEntry, NpyWriter, OutputDtype, OutputError, StatesWriter};
+use crate::trace::{Trace, host};
 
 /// The contents that every shard of a job has.
 #[derive(Debug, Clone)]
@@ -246,7 +247,22 @@ impl WrittenShard<'_> {
 /// All files are synced in parallel, and a single sync covers all renames. For a disk and the
 /// journal of a file system, many syncs take hardly longer than one, and a single sync takes 50 ms
 /// on some systems.
-pub fn name_shards(mut shards: Vec<WrittenShard<'_>>) -> (usize, Result<(), OutputError>) {
+pub fn name_shards(shards: Vec<WrittenShard<'_>>) -> (usize, Result<(), OutputError>) {
+    name_shards_traced(shards, &Trace::off())
+}
+
+/// Names shards as [`name_shards`] does, and records the hashing and the syncing in a trace.
+pub fn name_shards_traced(
+    mut shards: Vec<WrittenShard<'_>>,
+    trace: &Trace,
+) -> (usize, Result<(), OutputError>) {
+    let rows: u64 = shards.iter().map(|s| s.facts.rows).sum();
+    let stage = |name| {
+        let mut span = trace.stage(host::FINISHER, 0, name);
+        span.note(|args| args.sequences = Some(rows));
+        span
+    };
+    let hashing = stage("hash");
     let mut result = Ok(());
     let mut keep = |shards: &mut Vec<WrittenShard<'_>>, whole: usize, error: OutputError| {
         result = Err(shards[whole].dir.explain(shards[whole].block, error));
@@ -256,6 +272,8 @@ pub fn name_shards(mut shards: Vec<WrittenShard<'_>>) -> (usize, Result<(), Outp
     if let Some((i, error)) = shards.iter_mut().enumerate().find_map(describe) {
         keep(&mut shards, i, error);
     }
+    drop(hashing);
+    let _syncing = stage("sync");
     if let Some((i, error)) = sync_at_once(&shards) {
         keep(&mut shards, i, error);
     }

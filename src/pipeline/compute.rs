@@ -3,12 +3,13 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::messages::{Batch, Computed, InputEnd, ShardEnd, StopReason, Work};
 use super::progress::Monitor;
 use super::{JobError, Stop};
 use crate::model::{Embedder, Request};
+use crate::trace::{Args, Category, Measured, Trace, host};
 
 /// How often a waiting job looks at the clock and checks for signals.
 const TICK: Duration = Duration::from_millis(100);
@@ -44,6 +45,7 @@ pub(crate) struct Compute<'a, 'o, E> {
     /// Whether the last shard that was read is not full, so that only the end of the input can
     /// follow.
     at_end: bool,
+    trace: Trace,
 }
 
 impl<'a, 'o, E: Embedder> Compute<'a, 'o, E> {
@@ -67,7 +69,19 @@ impl<'a, 'o, E: Embedder> Compute<'a, 'o, E> {
             submitted: VecDeque::new(),
             in_shard: false,
             at_end: false,
+            trace: Trace::off(),
         }
+    }
+
+    /// Records what this thread does in a trace. The shares of the summary are the lengths of the
+    /// same intervals.
+    pub(crate) fn traced(mut self, trace: Trace) -> Self {
+        self.trace = trace;
+        self
+    }
+
+    fn measure(&self, name: &'static str, category: Category) -> Measured {
+        self.trace.measure(host::COMPUTING, name, category)
     }
 
     /// Computes until the input ends, or until a signal stops the job. At the end both channels are
@@ -125,12 +139,12 @@ impl<'a, 'o, E: Embedder> Compute<'a, 'o, E> {
         if !self.submitted.is_empty() {
             return self.work.recv_timeout(Duration::ZERO);
         }
-        let start = Instant::now();
+        let waiting = self.measure("wait for the reader", Category::HostWait);
         self.monitor.set_idle(true);
         let next = self.work.recv_timeout(TICK);
         self.monitor
             .set_idle(matches!(next, Err(RecvTimeoutError::Timeout)));
-        self.monitor.progress.starved += start.elapsed();
+        self.monitor.progress.starved += waiting.end();
         next
     }
 
@@ -140,22 +154,24 @@ impl<'a, 'o, E: Embedder> Compute<'a, 'o, E> {
         while self.embedder.free_slots() == 0 && !self.submitted.is_empty() {
             self.forward()?;
         }
-        let start = Instant::now();
+        let mut launching = self.measure("launch", Category::Stage);
+        launching.note(|args| note(&batch, args));
         self.embedder.submit(&batch.packed, self.request)?;
-        self.monitor.progress.compute += start.elapsed();
+        self.monitor.progress.compute += launching.end();
         self.submitted.push_back(Submitted::Batch(batch));
         Ok(())
     }
 
     /// Waits for the oldest submitted work, if there is any, and sends it to the writer.
     fn forward(&mut self) -> Result<(), StopReason> {
-        let progress = &mut self.monitor.progress;
         let computed = match self.submitted.pop_front() {
             None => return Ok(()),
             Some(Submitted::Batch(batch)) => {
-                let start = Instant::now();
+                let mut collecting = self.measure("collect", Category::Stage);
+                collecting.note(|args| note(&batch, args));
                 let outputs = self.embedder.collect()?;
-                progress.compute += start.elapsed();
+                let progress = &mut self.monitor.progress;
+                progress.compute += collecting.end();
                 progress.records += batch.ids.len() as u64;
                 progress.tokens += batch.packed.total() as u64;
                 let lost = || internal("the model has lost a batch");
@@ -163,9 +179,9 @@ impl<'a, 'o, E: Embedder> Compute<'a, 'o, E> {
             }
             Some(Submitted::ShardEnd(end)) => Computed::ShardEnd(end),
         };
-        let start = Instant::now();
+        let waiting = self.measure("wait for the writer", Category::HostWait);
         let sent = self.to_writer.send(computed);
-        progress.held_up += start.elapsed();
+        self.monitor.progress.held_up += waiting.end();
         Ok(sent?)
     }
 
@@ -183,6 +199,12 @@ impl<'a, 'o, E: Embedder> Compute<'a, 'o, E> {
         self.drain()?;
         Ok(RunEnd::Stopped(signal))
     }
+}
+
+/// Notes what a batch holds.
+fn note(batch: &Batch, args: &mut Args) {
+    args.sequences = Some(batch.packed.len() as u64);
+    args.tokens = Some(batch.packed.total() as u64);
 }
 
 fn internal(what: &str) -> StopReason {

@@ -7,7 +7,8 @@ use std::sync::mpsc::{Receiver, Sender};
 use super::messages::{ShardSlot, StopReason};
 use super::progress::Counters;
 use crate::model::ModelError;
-use crate::output::{ShardLayout, WrittenShard, name_shards};
+use crate::output::{ShardLayout, WrittenShard, name_shards_traced};
+use crate::trace::Trace;
 use crate::weights::Checkpoint;
 
 /// The most files of all shards that wait for their names, all of which are open. One shard may
@@ -39,6 +40,7 @@ pub(crate) struct Finisher<'a> {
     /// The weights files of the model, which must not have changed when a shard gets its name.
     pub weights: Option<&'a Checkpoint>,
     pub counters: &'a Counters,
+    pub trace: &'a Trace,
 }
 
 impl Finisher<'_> {
@@ -57,7 +59,7 @@ impl Finisher<'_> {
                 weights.unchanged().map_err(ModelError::from)?;
             }
             let closed = shards.len();
-            let (named, result) = name_shards(shards);
+            let (named, result) = name_shards_traced(shards, self.trace);
             self.counters
                 .shards
                 .fetch_add(named as u64, Ordering::Relaxed);

@@ -9,6 +9,7 @@ use super::messages::{
 use super::{JobError, LengthLimit, Long};
 use crate::batch::Budget;
 use crate::sequence::{Record, SequenceError};
+use crate::trace::{Category, Span, Trace, host};
 
 /// The options that decide how tokenized records become batches.
 #[derive(Debug, Clone)]
@@ -37,6 +38,9 @@ pub(crate) struct Packer {
     /// The number of batches sent on.
     sent: usize,
     counts: Counts,
+    trace: Trace,
+    /// The name of the track of the thread that packs.
+    thread: &'static str,
 }
 
 /// The counts of the shard that is being packed.
@@ -56,13 +60,24 @@ impl Packer {
             id_bytes: 0,
             sent: 0,
             counts: Counts::default(),
+            trace: Trace::off(),
+            thread: host::PACKER,
         }
+    }
+
+    /// Records the packing of each group, and the waits of the packer, in a trace.
+    pub(crate) fn traced(mut self, trace: Trace, thread: &'static str) -> Self {
+        (self.trace, self.thread) = (trace, thread);
+        self
     }
 
     /// Packs groups until no more come. This is the packing thread, where a pool tokenizes.
     pub(crate) fn run(mut self, groups: Receiver<PendingGroup>) {
         for pending in groups {
-            let taken = match pending.recv() {
+            let wait = self.wait("wait for tokens");
+            let received = pending.recv();
+            drop(wait);
+            let taken = match received {
                 Ok(group) => self.take(group),
                 Err(_) => {
                     let error = "a thread that tokenizes panicked".into();
@@ -75,6 +90,12 @@ impl Packer {
         }
     }
 
+    /// Opens the interval of a wait in the trace.
+    fn wait(&self, name: &'static str) -> Span {
+        let thread = (self.thread, 0);
+        self.trace.span(thread, name, Category::HostWait)
+    }
+
     /// Packs a group that has been tokenized. A batch is sent on when it is full, and when the
     /// group ends the shard or pauses.
     ///
@@ -82,6 +103,11 @@ impl Packer {
     /// [`StopReason::Disconnected`] if no more groups are needed. An error in the group, or from
     /// packing it, is sent to the computing thread as the last message.
     pub(crate) fn take(&mut self, group: Group) -> Result<(), StopReason> {
+        let mut span = self.trace.stage(self.thread, 0, "pack");
+        span.note(|args| {
+            args.sequences = Some(group.records.len() as u64);
+            args.tokens = Some(group.tokens.len() as u64);
+        });
         self.pack(group).map_err(|reason| self.report(reason))
     }
 
@@ -107,6 +133,7 @@ impl Packer {
     }
 
     fn send(&self, work: Work) -> Result<(), StopReason> {
+        let _wait = self.wait("wait for the computing thread");
         Ok(self.to_compute.send(Ok(work))?)
     }
 

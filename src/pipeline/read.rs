@@ -16,6 +16,7 @@ use crate::sequence::{
     clean,
 };
 use crate::system::pause::OnPause;
+use crate::trace::{Args, Category, Event, Trace, Track, host};
 
 /// A source of records: a `SequenceReader`, or a list in a test.
 pub trait Records: Send + 'static {
@@ -68,6 +69,7 @@ pub(crate) struct Reader<R> {
     pub finished: Vec<u64>,
     pub counters: Arc<Counters>,
     pub stop: Stop,
+    pub trace: Trace,
 }
 
 /// A group is sent on once its records have this many bytes. Tokenizing so many bytes takes some
@@ -81,11 +83,15 @@ struct Outgoing {
     stage: TokenizeStage,
     /// Whether records were read that may not have been sent to the computing thread yet.
     held: bool,
+    times: ReadTimes,
 }
 
 impl Outgoing {
     fn send(&mut self) -> Result<(), StopReason> {
-        self.stage.send(std::mem::take(&mut self.group))
+        self.times.end(&self.group);
+        let sent = self.stage.send(std::mem::take(&mut self.group));
+        self.times.begin();
+        sent
     }
 
     /// Handles a pause of the input. If the computing thread is idle, all records that were read
@@ -101,6 +107,59 @@ impl Outgoing {
             let _ = self.send();
         }
         idle
+    }
+}
+
+/// The times of reading and cleaning a group, for a trace. Records are read and cleaned one by one,
+/// so the cleaning of a whole group is shown as one interval, at the end of the group's reading.
+struct ReadTimes {
+    trace: Trace,
+    start_ns: u64,
+    cleaning_ns: u64,
+}
+
+impl ReadTimes {
+    fn new(trace: Trace) -> Self {
+        let start_ns = trace.now();
+        Self {
+            trace,
+            start_ns,
+            cleaning_ns: 0,
+        }
+    }
+
+    fn begin(&mut self) {
+        (self.start_ns, self.cleaning_ns) = (self.trace.now(), 0);
+    }
+
+    fn cleaned(&mut self, began: u64) {
+        self.cleaning_ns += self.trace.now() - began;
+    }
+
+    /// Ends the reading of a group.
+    fn end(&self, group: &Group) {
+        if !self.trace.is_on() || group.records.is_empty() {
+            return;
+        }
+        let end_ns = self.trace.now();
+        let cleaning = end_ns.saturating_sub(self.cleaning_ns).max(self.start_ns);
+        for (name, start_ns, end_ns) in [
+            ("read", self.start_ns, cleaning),
+            ("clean", cleaning, end_ns),
+        ] {
+            self.trace.add(Event {
+                track: Track::host(host::READER, 0),
+                name: name.into(),
+                category: Category::Stage,
+                start_ns,
+                end_ns,
+                args: Args {
+                    sequences: Some(group.records.len() as u64),
+                    bytes: Some(group.bytes as u64),
+                    ..Args::default()
+                },
+            });
+        }
     }
 }
 
@@ -127,6 +186,7 @@ impl<R: Records> Reader<R> {
             group: Group::default(),
             stage,
             held: false,
+            times: ReadTimes::new(self.trace.clone()),
         }));
         let (at_pause, counters) = (Arc::clone(&outgoing), Arc::clone(&self.counters));
         self.records.on_pause(Arc::new(Mutex::new(move || {
@@ -163,7 +223,9 @@ impl<R: Records> Reader<R> {
                     }
                     None => {
                         let mut outgoing = lock(outgoing);
+                        let began = self.trace.now();
                         self.clean(record, current, &mut outgoing.group)?;
+                        outgoing.times.cleaned(began);
                         outgoing.held = true;
                         if outgoing.group.bytes >= GROUP {
                             outgoing.send()?;

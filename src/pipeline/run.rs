@@ -18,6 +18,7 @@ use crate::model::{Embedder, Request};
 use crate::output::{ManifestHead, ShardLayout};
 use crate::sequence::Tokenizer;
 use crate::system::files;
+use crate::trace::{Trace, host};
 use crate::weights::Checkpoint;
 
 /// How many batches are read ahead of the batch that is computed.
@@ -50,6 +51,8 @@ pub struct RunOptions {
     /// The weights files of the model. They must not change before the computed shards have their
     /// names.
     pub weights: Option<Arc<Checkpoint>>,
+    /// The trace of the job, if there is one.
+    pub trace: Trace,
 }
 
 /// The result of a run.
@@ -87,6 +90,7 @@ pub fn run<E: Embedder, R: Records>(
         finished: job.finished.clone(),
         counters: Arc::clone(&counters),
         stop: stop.clone(),
+        trace: options.trace.clone(),
     };
     start_reading(reader, tokenizer, options, to_compute)?;
     let writer = Writer {
@@ -95,10 +99,12 @@ pub fn run<E: Embedder, R: Records>(
         kind: embedder.config().kind,
         shard_size: options.read.shard_size,
         f16: job.spec.dtype == "f16",
+        trace: &options.trace,
     };
     let finisher = Finisher {
         weights: options.weights.as_deref(),
         counters: &counters,
+        trace: &options.trace,
     };
     let total = options
         .input_records
@@ -119,7 +125,8 @@ pub fn run<E: Embedder, R: Records>(
         &mut monitor,
         work,
         to_writer,
-    );
+    )
+    .traced(options.trace.clone());
     let end = thread::scope(|scope| {
         let finishing = Builder::new()
             .name("finisher".into())
@@ -161,7 +168,15 @@ fn start_reading<R: Records>(
     to_compute: WorkSender,
 ) -> Result<(), JobError> {
     let tokenizer = GroupTokenizer::new(tokenizer, options.pack.limit);
+    // With one thread, the reader itself tokenizes and packs.
+    let pooled = options.tokenize_threads > 1;
+    let (tokens, packs) = match pooled {
+        true => (host::TOKENS, host::PACKER),
+        false => (host::READER, host::READER),
+    };
+    let tokenizer = tokenizer.traced(options.trace.clone(), tokens);
     let packer = Packer::new(options.pack.clone(), to_compute);
+    let packer = packer.traced(options.trace.clone(), packs);
     let stage = match options.tokenize_threads {
         0 | 1 => TokenizeStage::inline(tokenizer, packer),
         threads => {

@@ -9,6 +9,7 @@ use super::messages::{Group, PendingGroup, StopReason};
 use super::pack::Packer;
 use super::{JobError, LengthLimit, Long};
 use crate::sequence::Tokenizer;
+use crate::trace::{Trace, host};
 
 /// How many groups may be under way per thread: one that is tokenized, and one that waits.
 pub(crate) const GROUPS_PER_THREAD: usize = 2;
@@ -19,6 +20,9 @@ pub(crate) struct GroupTokenizer {
     tokenizer: Arc<Tokenizer>,
     /// How many content tokens of each record are needed.
     most: usize,
+    trace: Trace,
+    /// The name of the track of the thread that tokenizes.
+    thread: &'static str,
 }
 
 impl GroupTokenizer {
@@ -32,10 +36,23 @@ impl GroupTokenizer {
             }) => max.saturating_add(1),
             _ => usize::MAX,
         };
-        Self { tokenizer, most }
+        Self {
+            tokenizer,
+            most,
+            trace: Trace::off(),
+            thread: host::READER,
+        }
+    }
+
+    /// Records the tokenizing of each group in a trace.
+    pub(crate) fn traced(mut self, trace: Trace, thread: &'static str) -> Self {
+        (self.trace, self.thread) = (trace, thread);
+        self
     }
 
     fn tokenize(&self, group: &mut Group) {
+        let number = rayon::current_thread_index().unwrap_or(0);
+        let mut span = self.trace.stage(self.thread, number, "tokenize");
         for record in &mut group.records {
             // The text is not needed again, and a long text takes much memory.
             let text = std::mem::take(&mut record.sequence);
@@ -43,6 +60,11 @@ impl GroupTokenizer {
                 .encode_first(&text, self.most, &mut group.tokens);
             group.ends.push(group.tokens.len());
         }
+        span.note(|args| {
+            args.sequences = Some(group.records.len() as u64);
+            args.tokens = Some(group.tokens.len() as u64);
+            args.bytes = Some(group.bytes as u64);
+        });
     }
 }
 

@@ -7,6 +7,7 @@ use super::messages::{Batch, Computed, ShardSlot, StopReason};
 use crate::architecture::ModelKind;
 use crate::model::LayerOutput;
 use crate::output::{JobDir, ShardLayout, ShardWriter, WrittenShard};
+use crate::trace::{Category, Span, Trace, host};
 
 /// The writer thread's data.
 pub(crate) struct Writer<'a> {
@@ -16,6 +17,7 @@ pub(crate) struct Writer<'a> {
     pub shard_size: u64,
     /// Whether the model computes in f16.
     pub f16: bool,
+    pub trace: &'a Trace,
 }
 
 impl<'a> Writer<'a> {
@@ -31,14 +33,29 @@ impl<'a> Writer<'a> {
         let mut current: Option<ShardWriter<'_>> = None;
         let mut windows = Windows::new(self.layout);
         let mut row = 0;
-        for computed in from_compute {
+        loop {
+            let waiting = self.wait("wait for results");
+            let Ok(computed) = from_compute.recv() else {
+                waiting.cancel();
+                return Ok(());
+            };
+            drop(waiting);
             match computed {
                 Computed::Batch(batch, outputs) => {
+                    let mut span = self.trace.stage(host::WRITER, 0, "write");
+                    span.note(|args| {
+                        args.sequences = Some(batch.packed.len() as u64);
+                        args.tokens = Some(batch.packed.total() as u64);
+                        let values = |o: &LayerOutput| o.pooled.len() + o.states.len();
+                        args.bytes = Some(4 * outputs.iter().map(values).sum::<usize>() as u64);
+                    });
                     check_shapes(&batch, &outputs, self.layout)?;
                     let shard = match &mut current {
                         Some(shard) => shard,
                         None => {
+                            let waiting = self.wait("wait for the finisher");
                             slots.recv()?;
+                            drop(waiting);
                             row = batch.shard * self.shard_size;
                             current.insert(ShardWriter::create(self.dir, batch.shard, self.layout)?)
                         }
@@ -48,11 +65,19 @@ impl<'a> Writer<'a> {
                 Computed::ShardEnd(end) => {
                     let no_rows = || internal(format!("shard {} has no rows", end.shard));
                     let shard = current.take().ok_or_else(no_rows)?;
-                    to_finisher.send(shard.complete(end.facts)?)?;
+                    let span = self.trace.stage(host::WRITER, 0, "complete");
+                    let written = shard.complete(end.facts)?;
+                    drop(span);
+                    let _waiting = self.wait("wait for the finisher");
+                    to_finisher.send(written)?;
                 }
             }
         }
-        Ok(())
+    }
+
+    /// Opens the interval of a wait in the trace.
+    fn wait(&self, name: &'static str) -> Span {
+        self.trace.span((host::WRITER, 0), name, Category::HostWait)
     }
 
     fn push(

@@ -14,6 +14,7 @@ use crate::batch::PackedBatch;
 use crate::dtype::DType;
 use crate::engine::{self, Device, Engine, EngineError, Job, Plan};
 use crate::model::{Embedder, Model, Request};
+use crate::trace::host;
 use crate::weights::Checkpoint;
 
 /// What to measure, besides the workloads.
@@ -217,9 +218,8 @@ pub fn bench(
                     batches: batches.len(),
                     budget: report.token_budget,
                 });
-                let mut measured =
-                    rounds(&mut model, &workload.name, &batches, &job.request, options)?;
-                alone(&mut model, &batches, &job.request, options, &mut measured)?;
+                let mut measured = rounds(&mut model, &workload.name, &batches, job, options)?;
+                alone(&mut model, &batches, job, options, &mut measured)?;
                 report.workloads.push(measured);
             }
         }
@@ -232,7 +232,7 @@ pub fn bench(
             for workload in workloads {
                 let batches = workload.pack(report.token_budget);
                 let embedder = &mut *engine.embedder;
-                let measured = rounds(embedder, &workload.name, &batches, &job.request, options)?;
+                let measured = rounds(embedder, &workload.name, &batches, job, options)?;
                 report.workloads.push(measured);
             }
         }
@@ -259,18 +259,31 @@ pub(super) fn failed(error: CudaError) -> EngineError {
 pub(super) fn round(
     model: &mut dyn Embedder,
     batches: &[PackedBatch],
-    request: &Request,
+    job: &Job,
 ) -> Result<f64, EngineError> {
+    let stage = |name| job.trace.stage(host::COMPUTING, 0, name);
     let start = Instant::now();
     let mut remaining = batches.len();
     for batch in batches {
         while model.free_slots() == 0 && remaining > 0 {
+            let _span = stage("collect");
             model.collect()?;
             remaining -= 1;
         }
-        model.submit(batch, request)?;
+        let mut span = stage("launch");
+        span.note(|args| {
+            args.sequences = Some(batch.len() as u64);
+            args.tokens = Some(batch.total() as u64);
+        });
+        model.submit(batch, &job.request)?;
     }
-    while model.collect()?.is_some() {}
+    loop {
+        let span = stage("collect");
+        if model.collect()?.is_none() {
+            span.cancel();
+            break;
+        }
+    }
     Ok(start.elapsed().as_secs_f64())
 }
 
@@ -278,14 +291,14 @@ fn rounds(
     model: &mut dyn Embedder,
     workload: &str,
     batches: &[PackedBatch],
-    request: &Request,
+    job: &Job,
     options: BenchOptions,
 ) -> Result<WorkloadReport, EngineError> {
     // The first round warms up memory, caches and clocks.
-    round(model, batches, request)?;
+    round(model, batches, job)?;
     let tokens: usize = batches.iter().map(PackedBatch::total).sum();
     let rounds: Result<Vec<f64>, EngineError> = (0..options.rounds)
-        .map(|_| Ok(tokens as f64 / round(model, batches, request)?))
+        .map(|_| Ok(tokens as f64 / round(model, batches, job)?))
         .collect();
     let rounds = rounds?;
     Ok(WorkloadReport {
@@ -303,7 +316,7 @@ fn rounds(
 fn alone(
     model: &mut Model<Cuda>,
     batches: &[PackedBatch],
-    request: &Request,
+    job: &Job,
     options: BenchOptions,
     report: &mut WorkloadReport,
 ) -> Result<(), EngineError> {
@@ -325,7 +338,7 @@ fn alone(
     }
     if options.breakdown {
         model.backend_mut().profile(true).map_err(failed)?;
-        round(model, batches, request)?;
+        round(model, batches, job)?;
         let operations = model.backend_mut().profile(false).map_err(failed)?;
         let total: f64 = operations.iter().map(|(_, ms, _)| ms).sum();
         let each = |(operation, milliseconds, calls)| OperationReport {

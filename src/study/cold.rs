@@ -88,12 +88,12 @@ pub(super) fn cold(
         layer_bytes = model.backend().layer_bytes().to_vec();
         let mut batches = workload.pack(model.budget().first_tokens);
         batches.truncate(1);
-        let computing = round(&mut model, &batches, &job.request)?;
+        let computing = round(&mut model, &batches, job)?;
         drop(model);
         // Loading and computing at the same time: from the start of the transfer of the weights to
         // the last result.
         let mut model = one(on, checkpoint, job)?;
-        let together = round(&mut model, &batches, &job.request)?;
+        let together = round(&mut model, &batches, job)?;
         if number > 0 {
             rounds.push(ColdRound::new(
                 loading,

@@ -14,6 +14,7 @@
 //! use seqstream::engine::{Device, Job};
 //! use seqstream::gpu::cublaslt::Algorithms;
 //! use seqstream::study::{BenchOptions, Workload, bench};
+//! use seqstream::trace::Trace;
 //! use seqstream::weights::Checkpoint;
 //! use seqstream::{Pool, Request};
 //!
@@ -27,6 +28,7 @@
 //!     memory: None,
 //!     algorithms: Algorithms::new(None).into(),
 //!     weights: WeightMode::Auto,
+//!     trace: Trace::off(),
 //! };
 //! let options = BenchOptions { rounds: 3, ..BenchOptions::default() };
 //! let report = bench(&Device::Cpu, &checkpoint, &job, &[workload], options, &mut |_| ())?;

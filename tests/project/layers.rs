@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const LEVELS: [&[&str]; 12] = [
     &["bytes"],
     &["remedy"],
-    &["dtype", "batch", "system", "untrusted"],
+    &["dtype", "batch", "system", "trace", "untrusted"],
     &["sequence", "architecture"],
     &["weights", "output"],
     &["gpu"],

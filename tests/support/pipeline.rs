@@ -312,6 +312,7 @@ impl Job {
             input_records: Some(self.records.len() as u64),
             piped: self.piped,
             weights: None,
+            trace: seqstream::trace::Trace::off(),
         };
         let list = List {
             records: self.records.clone().into_iter(),

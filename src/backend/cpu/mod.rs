@@ -15,6 +15,7 @@ use super::{
     Norm, Output, OutputKinds, Pass, Role,
 };
 use crate::batch::{Budget, PackedBatch};
+use crate::trace::{Category, Span, Trace, host};
 use crate::weights::{F32Data, Weight};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -27,6 +28,7 @@ pub struct Cpu {
     budget: Budget,
     /// The output of a representation's own LayerNorm.
     normed: Matrix,
+    trace: Trace,
 }
 
 impl Cpu {
@@ -55,6 +57,7 @@ impl Cpu {
             rotary: Default::default(),
             budget: Budget::even(default_tokens(threads)),
             normed: Matrix::default(),
+            trace: Trace::off(),
         })
     }
 
@@ -62,6 +65,12 @@ impl Cpu {
     pub fn with_budget(mut self, wanted: Option<usize>, capacity: usize) -> Self {
         let wanted = wanted.map_or(self.budget, Budget::even);
         self.budget = wanted.within(capacity.max(1));
+        self
+    }
+
+    /// Records every operation in a trace.
+    pub fn traced(mut self, trace: Trace) -> Self {
+        self.trace = trace;
         self
     }
 
@@ -146,6 +155,7 @@ impl Backend for Cpu {
             cpu: self,
             batch,
             pooled,
+            layer: 0,
         })
     }
 
@@ -162,9 +172,30 @@ pub struct CpuPass<'a> {
     batch: &'a PackedBatch,
     /// The pooled rows of each sequence.
     pooled: &'a [Range<usize>],
+    /// The layer that is computed, for a trace.
+    layer: usize,
+}
+
+impl CpuPass<'_> {
+    /// Opens the interval of an operation in the trace.
+    fn operation(&self, name: &'static str) -> Span {
+        let thread = (host::COMPUTING, 0);
+        let mut span = self.cpu.trace.span(thread, name, Category::Operation);
+        span.note(|args| {
+            args.layer = Some(self.layer as u64);
+            args.sequences = Some(self.batch.len() as u64);
+            args.tokens = Some(self.batch.total() as u64);
+        });
+        span
+    }
 }
 
 impl Pass<Cpu> for CpuPass<'_> {
+    fn wait_for_weights(&mut self, layer: usize) -> Result<(), BackendError> {
+        self.layer = layer;
+        Ok(())
+    }
+
     fn embed(
         &mut self,
         scale: &[f64],
@@ -172,6 +203,7 @@ impl Pass<Cpu> for CpuPass<'_> {
         shift: Option<&F32Data>,
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
+        let _span = self.operation("embed");
         let width = out.cols();
         out.resize(self.batch.total(), width);
         for ((to, token), scale) in out
@@ -203,6 +235,7 @@ impl Pass<Cpu> for CpuPass<'_> {
         norm: &Norm<F32Data>,
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
+        let _span = self.operation("layer_norm");
         out.resize(x.rows(), x.cols());
         let norm = norm::RowNorm::from(norm);
         norm::layer_norm(self.cpu, x.values(), norm, out.values_mut());
@@ -216,6 +249,10 @@ impl Pass<Cpu> for CpuPass<'_> {
         act: Activation,
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
+        let _span = self.operation(match act {
+            Activation::None => "product",
+            Activation::Gelu => "product_gelu",
+        });
         out.resize(x.rows(), w.outputs());
         gemm::linear(self.cpu, self.sums, x, w, gemm::Mode::Store(act), out);
         Ok(())
@@ -227,6 +264,7 @@ impl Pass<Cpu> for CpuPass<'_> {
         w: &Linear,
         onto: &mut Matrix,
     ) -> Result<(), BackendError> {
+        let _span = self.operation("product");
         gemm::linear(self.cpu, self.sums, x, w, gemm::Mode::Add, onto);
         Ok(())
     }
@@ -237,6 +275,7 @@ impl Pass<Cpu> for CpuPass<'_> {
         w: &Linear,
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
+        let _span = self.operation("product_gated_gelu");
         out.resize(x.rows(), w.outputs() / 2);
         gemm::gated(self.cpu, self.sums, x, w, out);
         Ok(())
@@ -248,6 +287,7 @@ impl Pass<Cpu> for CpuPass<'_> {
         spec: &AttentionSpec,
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
+        let _span = self.operation("attention");
         out.resize(qkv.rows(), spec.heads * spec.head_dim);
         // The table is moved out for the call, so that the pool can be borrowed beside it.
         let mut rotary = std::mem::take(&mut self.cpu.rotary);
@@ -262,6 +302,7 @@ impl Pass<Cpu> for CpuPass<'_> {
         norm: Option<&Norm<F32Data>>,
         wanted: OutputKinds,
     ) -> Result<Output, BackendError> {
+        let _span = self.operation("represent");
         let mut normed = std::mem::take(&mut self.cpu.normed);
         let x = match norm {
             Some(norm) => {

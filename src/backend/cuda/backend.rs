@@ -14,7 +14,6 @@ use super::fused::Fused;
 use super::memory::Capacity;
 use super::pass::CudaPass;
 use super::plan::DevicePlan;
-use super::profile::Profile;
 use super::slot::{InputLayout, floats};
 use super::weights::{DeviceWeights, ParameterId};
 use crate::backend::{Backend, BackendError, Limits, Output};
@@ -22,7 +21,8 @@ use crate::batch::{Budget, PackedBatch};
 use crate::dtype::DType;
 use crate::gpu::cublaslt::{Gemm, GemmError, Product};
 use crate::gpu::driver::{DeviceInfo, Region, Stream};
-use crate::gpu::stream::{StreamError, StreamManager, StreamProcessor};
+use crate::gpu::stream::{StreamError, StreamManager, StreamProcessor, Timeline};
+use crate::trace::{Category, Trace, host};
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -78,8 +78,8 @@ pub struct Cuda {
     /// The numbers of the ended passes, oldest first, each with the number of its representations
     /// that are still to be fetched.
     pub(super) ended: VecDeque<(u64, usize)>,
-    /// The timed operations, while timing is switched on.
-    pub(super) profile: Option<Profile>,
+    /// Times the operations, if there is a trace or a breakdown.
+    pub(super) timeline: Option<Arc<Timeline>>,
     /// The weights, with the thread that loads them.
     pub(super) weights: DeviceWeights,
     /// The loader's kernels, which are kept until the end because unloading a module waits for the
@@ -145,6 +145,12 @@ impl Cuda {
         })
     }
 
+    /// Returns the trace of the job, which is off if there is none.
+    fn trace(&self) -> Trace {
+        let timeline = self.processor.timeline();
+        timeline.map_or(Trace::off(), |t| t.trace().clone())
+    }
+
     /// Returns the stream that all kernels of a pass run on.
     pub(super) fn compute(&self) -> &Stream {
         self.processor.compute()
@@ -190,7 +196,17 @@ impl Backend for Cuda {
         let work = heads.map_or_else(WorkList::default, |heads| heads.work(batch.starts()));
         let input = InputLayout::new(batch, &work);
         let number = self.passes;
+        let trace = self.trace();
+        let mut span = trace.span((host::COMPUTING, 0), "stage", Category::Stage);
+        span.note(|args| {
+            args.pass = Some(number);
+            args.device = Some(self.info.ordinal);
+            args.sequences = Some(batch.len() as u64);
+            args.tokens = Some(batch.total() as u64);
+            args.bytes = Some(input.bytes as u64);
+        });
         input.write(self.processor.stage(number)?, batch, pooled, &work);
+        drop(span);
         self.passes += 1;
         Ok(CudaPass {
             cuda: self,
@@ -202,11 +218,15 @@ impl Backend for Cuda {
             items: work.counts(),
             output: 0,
             taken: 0,
+            layer: 0,
         })
     }
 
     fn fetch(&mut self, pending: Pending) -> Result<Output, BackendError> {
         let ticket = self.processor.wait()?;
+        if let Some(timeline) = &self.timeline {
+            timeline.read();
+        }
         let of_oldest = |(pass, _): &&mut (u64, usize)| *pass == pending.pass;
         let oldest = self.ended.front_mut().filter(of_oldest);
         let Some((_, left)) = oldest.filter(|_| ticket.batch == pending.pass) else {

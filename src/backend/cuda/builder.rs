@@ -387,6 +387,7 @@ impl CudaBuilder {
         let loading = self.manager.streams(ordinal, LOAD_STREAMS - 1)?;
         let uploader = Uploader::new(&loading, &mut arena, upload)?;
         let weights = placed.load(&loading, uploader, Arc::clone(&casts))?;
+        let timeline = processor.timeline().cloned();
         Ok(Cuda {
             _manager: self.manager,
             info: self.info,
@@ -406,7 +407,7 @@ impl CudaBuilder {
             processor,
             passes: 0,
             ended: Default::default(),
-            profile: None,
+            timeline,
             weights,
             _casts: casts,
         })

@@ -16,6 +16,8 @@ use super::weights::ParameterId;
 use crate::backend::{Activation, BackendError, Norm, OutputKinds, Pass};
 use crate::dtype::DType;
 use crate::gpu::cublaslt::{Kind, Operands};
+use crate::gpu::stream::Work;
+use crate::trace::Args;
 use std::ops::Range;
 
 /// A pass that is being queued.
@@ -40,21 +42,29 @@ pub struct CudaPass<'a> {
     pub(super) output: usize,
     /// The number of representations taken so far.
     pub(super) taken: usize,
+    /// The layer whose weights the operations use, for a trace.
+    pub(super) layer: usize,
 }
 
 impl CudaPass<'_> {
-    /// Runs one operation, and times it if timing is switched on. A failure ends the job.
+    /// Runs one operation, and times it if there is a trace or a breakdown. A failure ends the job.
     fn operation(
         &mut self,
         name: &'static str,
         run: impl FnOnce(&Cuda) -> Result<(), CudaError>,
     ) -> Result<(), CudaError> {
-        let timed = match self.cuda.profile.take() {
-            None => run(self.cuda),
-            Some(mut profile) => {
-                let timed = profile.around(name, self.cuda.compute(), || run(self.cuda));
-                self.cuda.profile = Some(profile);
-                timed
+        let cuda = &*self.cuda;
+        let timed = match &cuda.timeline {
+            None => run(cuda),
+            Some(timeline) => {
+                let args = Args {
+                    pass: Some(self.number),
+                    layer: Some(self.layer as u64),
+                    sequences: Some(self.sequences as u64),
+                    tokens: Some(self.rows as u64),
+                    ..Args::default()
+                };
+                timeline.around(cuda.compute(), Work::kernel(name, args), || run(cuda))
             }
         };
         timed.map_err(|error| self.cuda.fail(error))
@@ -176,7 +186,14 @@ impl Cuda {
         if std::mem::replace(&mut self.tables_filled, true) {
             return Ok(());
         }
-        self.fill_tables().map_err(|error| self.fail(error))
+        let filled = match &self.timeline {
+            None => self.fill_tables(),
+            Some(timeline) => {
+                let work = Work::kernel("rotary_table", Args::default());
+                timeline.around(self.compute(), work, || self.fill_tables())
+            }
+        };
+        filled.map_err(|error| self.fail(error))
     }
 
     fn fill_tables(&self) -> Result<(), CudaError> {
@@ -197,6 +214,7 @@ impl Cuda {
 
 impl Pass<Cuda> for CudaPass<'_> {
     fn wait_for_weights(&mut self, layer: usize) -> Result<(), BackendError> {
+        self.layer = layer;
         Ok(self.cuda.wait_for_weights(layer)?)
     }
 

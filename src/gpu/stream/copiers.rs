@@ -1,6 +1,7 @@
 //! Threads that copy or convert bytes into pinned memory, several chunks at once.
 
 use super::error::StreamError;
+use crate::trace::{Args, Category, Event, Trace, Track, host};
 use rayon::{ScopeFifo, ThreadPool, ThreadPoolBuilder};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -43,33 +44,73 @@ impl Conversion {
 /// A pool of threads that copy. The threads are kept, since to start them for each chunk would take
 /// as long as the chunk.
 #[derive(Debug)]
-pub(super) struct Copiers(Option<ThreadPool>);
+pub(super) struct Copiers {
+    pool: Option<ThreadPool>,
+    trace: Trace,
+    /// The device that the bytes are for.
+    device: usize,
+}
 
 impl Copiers {
     /// Creates a pool. With fewer than two threads the caller's own thread copies.
     pub fn new(threads: usize) -> Result<Self, StreamError> {
         if threads < 2 {
-            return Ok(Self(None));
+            return Ok(Self::of(None));
         }
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("weights {i}"))
             .build();
         let pool = pool.map_err(|e| StreamError::Thread(e.to_string()))?;
-        Ok(Self(Some(pool)))
+        Ok(Self::of(Some(pool)))
+    }
+
+    fn of(pool: Option<ThreadPool>) -> Self {
+        Self {
+            pool,
+            trace: Trace::off(),
+            device: 0,
+        }
+    }
+
+    /// Records each copy in a trace.
+    pub fn traced(mut self, trace: Trace, device: u32) -> Self {
+        (self.trace, self.device) = (trace, device as usize);
+        self
+    }
+
+    /// Returns the interval of a copy that begins now, if there is a trace.
+    fn event(&self, bytes: usize, slot: usize) -> Option<(Trace, Event)> {
+        if !self.trace.is_on() {
+            return None;
+        }
+        let now = self.trace.now();
+        let event = Event {
+            track: Track::host(host::UPLOAD, host::UPLOAD_SLOTS * self.device + slot),
+            name: "file to pinned".into(),
+            category: Category::Stage,
+            start_ns: now,
+            end_ns: now,
+            args: Args {
+                bytes: Some(bytes as u64),
+                device: Some(self.device as u32),
+                ..Args::default()
+            },
+        };
+        Some((self.trace.clone(), event))
     }
 
     /// Runs `work` on the calling thread. All copies that `work` began are done when this returns.
     pub fn scope<'a, R>(&'a self, work: impl FnOnce(&Scope<'_, 'a>) -> R) -> R {
-        match &self.0 {
-            Some(pool) => pool.in_place_scope_fifo(|scope| work(&Scope(Some(scope)))),
-            None => work(&Scope(None)),
+        match &self.pool {
+            Some(pool) => pool.in_place_scope_fifo(|scope| work(&Scope(Some(scope), self))),
+            None => work(&Scope(None, self)),
         }
     }
 }
 
 /// The scope in which copies are begun.
-pub(super) struct Scope<'s, 'a>(Option<&'s ScopeFifo<'a>>);
+pub(super) struct Scope<'s, 'a>(Option<&'s ScopeFifo<'a>>, &'s Copiers);
 
 /// A copy in progress.
 #[derive(Debug)]
@@ -81,6 +122,8 @@ pub(super) struct Copying {
 struct Left {
     parts: AtomicUsize,
     waits: Thread,
+    /// What the last part adds to the trace.
+    traced: Option<(Trace, Event)>,
 }
 
 /// The address to which one part of a copy goes.
@@ -90,17 +133,25 @@ unsafe impl Send for Destination {}
 
 impl<'a> Scope<'_, 'a> {
     /// Begins to copy `from`, which holds whole elements of `conversion`, to `to`. Parts are copied
-    /// in the order of the calls. Only the calling thread may wait for the copy.
+    /// in the order of the calls. Only the calling thread may wait for the copy. `slot` is the number
+    /// of the slot that `to` belongs to, for a trace.
     ///
     /// # Safety
     /// `to` must be valid for the converted bytes of `from`, and initialised. Nobody else may touch
     /// those bytes until [`Copying::wait`] or [`Copiers::scope`] has returned.
-    pub unsafe fn copy(&self, from: &'a [u8], conversion: Conversion, to: *mut u8) -> Copying {
+    pub unsafe fn copy(
+        &self,
+        from: &'a [u8],
+        conversion: Conversion,
+        to: *mut u8,
+        slot: usize,
+    ) -> Copying {
         let part_bytes = PART / conversion.from * conversion.from;
         let parts = from.chunks(part_bytes).enumerate();
         let left = Arc::new(Left {
             parts: AtomicUsize::new(parts.len()),
             waits: thread::current(),
+            traced: self.1.event(conversion.converted(from.len()), slot),
         });
         for (i, part) in parts {
             // SAFETY: the address is inside the caller's memory, and belongs to no other part.
@@ -113,7 +164,15 @@ impl<'a> Scope<'_, 'a> {
                 // overlap.
                 let place = unsafe { std::slice::from_raw_parts_mut(place.0, bytes) };
                 (conversion.convert)(part, place);
+                let ended_ns = left.traced.as_ref().map_or(0, |(trace, _)| trace.now());
                 if left.parts.fetch_sub(1, Ordering::Release) == 1 {
+                    if let Some((trace, event)) = &left.traced {
+                        let event = event.clone();
+                        trace.add(Event {
+                            end_ns: ended_ns,
+                            ..event
+                        });
+                    }
                     left.waits.unpark();
                 }
             };
@@ -159,7 +218,7 @@ mod tests {
                 for (from, to) in all.iter().zip(&mut to) {
                     // SAFETY: `to` is long enough, and nothing else touches it before the scope
                     // ends.
-                    begun.push(unsafe { scope.copy(from, Conversion::NONE, to.as_mut_ptr()) });
+                    begun.push(unsafe { scope.copy(from, Conversion::NONE, to.as_mut_ptr(), 0) });
                 }
                 begun.into_iter().for_each(Copying::wait);
             });
@@ -191,7 +250,7 @@ mod tests {
             let mut to = vec![0xee; expected.len()];
             Copiers::new(threads).unwrap().scope(|scope| {
                 // SAFETY: `to` is long enough, and nothing else touches it before the scope ends.
-                let begun = unsafe { scope.copy(&from, sums, to.as_mut_ptr()) };
+                let begun = unsafe { scope.copy(&from, sums, to.as_mut_ptr(), 0) };
                 begun.wait();
             });
             assert!(to == expected, "{threads} threads");

@@ -4,7 +4,9 @@
 use super::error::StreamError;
 use super::job::{Job, JobGuard};
 use super::manager::StreamSet;
+use super::timeline::{Timeline, Work, timed};
 use crate::gpu::driver::{Context, DriverError, Fence, Stream};
+use crate::trace::{Args, Category, Span, host};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -29,6 +31,7 @@ pub struct LayerFences {
     /// Whether no more fences will be recorded. It is written under the job's lock.
     ended: AtomicBool,
     job: Arc<Job>,
+    timeline: Option<Arc<Timeline>>,
 }
 
 impl LayerFences {
@@ -49,6 +52,7 @@ impl LayerFences {
             recorded: AtomicU64::new(0),
             ended: AtomicBool::new(false),
             job,
+            timeline: streams.timeline.clone(),
         })
     }
 
@@ -133,8 +137,21 @@ impl LayerFences {
         stream: &Stream,
         stop: Option<&AtomicBool>,
     ) -> Result<(), StreamError> {
+        // Only a loader can be stopped.
+        let (thread, name, fence) = match stop {
+            None => (host::COMPUTING, "wait for the loader", "wait for weights"),
+            Some(_) => (host::WEIGHTS, "wait for a pass", "wait for the last use"),
+        };
+        let waiting = (layer >= self.recorded()).then(|| self.waiting(thread, name, layer));
         self.wait_enqueued_unless(layer, stop)?;
-        let enqueued = stream.wait(self.fence(layer));
+        drop(waiting);
+        let args = Args {
+            layer: Some(layer),
+            ..Args::default()
+        };
+        let work = || Work::wait(fence, args);
+        let wait = || stream.wait(self.fence(layer));
+        let enqueued = timed(self.timeline.as_ref(), stream, work, wait);
         enqueued.map_err(|e| self.job.fail(e.into()))
     }
 
@@ -144,6 +161,15 @@ impl LayerFences {
         stop.store(true, Ordering::Release);
         drop(held);
         self.job.wake();
+    }
+
+    /// Opens the interval in which a host thread waits until a layer's fence is recorded, in the
+    /// trace.
+    fn waiting(&self, thread: &'static str, name: &'static str, layer: u64) -> Option<Span> {
+        let trace = self.timeline.as_ref()?.trace();
+        let mut span = trace.span((thread, 0), name, Category::HostWait);
+        span.note(|args| args.layer = Some(layer));
+        Some(span)
     }
 
     /// Says that no more layers will be recorded, and wakes the threads that wait for one.

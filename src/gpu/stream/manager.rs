@@ -3,7 +3,9 @@
 use super::error::StreamError;
 use super::job::{Job, ReportFn};
 use super::log::OperationLog;
+use super::timeline::Timeline;
 use crate::gpu::driver::{Busy, Context, DriverError, Stream, StreamName};
+use crate::trace::Trace;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,6 +36,8 @@ pub struct StreamOptions {
     pub log_file: Option<PathBuf>,
     /// Receives diagnoses, which go to standard error by default.
     pub report: ReportFn,
+    /// The trace that gets the times of all work on the streams; off by default.
+    pub trace: Trace,
 }
 
 impl Default for StreamOptions {
@@ -47,6 +51,7 @@ impl Default for StreamOptions {
             log: None,
             log_file: None,
             report: Arc::new(|text| eprintln!("seqstream: {text}")),
+            trace: Trace::off(),
         }
     }
 }
@@ -72,6 +77,7 @@ impl fmt::Debug for StreamOptions {
             .field("overlap", &self.overlap)
             .field("log", &self.log)
             .field("log_file", &self.log_file)
+            .field("trace", &self.trace)
             .finish_non_exhaustive()
     }
 }
@@ -100,6 +106,8 @@ pub struct StreamSet {
     /// Copies from the device to the host.
     pub store: Arc<Stream>,
     pub(super) job: Arc<Job>,
+    /// Times the device's work, if there is a trace.
+    pub(super) timeline: Option<Arc<Timeline>>,
 }
 
 #[derive(Debug)]
@@ -108,6 +116,7 @@ struct Device {
     load: Vec<Arc<Stream>>,
     compute: Vec<Arc<Stream>>,
     store: Vec<Arc<Stream>>,
+    timeline: Option<Arc<Timeline>>,
 }
 
 impl Device {
@@ -205,10 +214,17 @@ impl StreamManager {
             ..
         } = self.options;
         let context = context.clone();
+        let timeline = |compute: &[Arc<Stream>]| match (self.options.trace.is_on(), compute.first())
+        {
+            (true, Some(stream)) => Ok(Some(Arc::new(Timeline::new(&self.options.trace, stream)?))),
+            _ => Ok::<_, DriverError>(None),
+        };
         if overlap {
+            let compute = streams(StreamName::Compute, compute)?;
             return Ok(Device {
                 load: streams(StreamName::Load, load)?,
-                compute: streams(StreamName::Compute, compute)?,
+                timeline: timeline(&compute)?,
+                compute,
                 store: streams(StreamName::Store, store)?,
                 context,
             });
@@ -218,6 +234,7 @@ impl StreamManager {
         Ok(Device {
             load: serves(load),
             store: serves(store),
+            timeline: timeline(&one)?,
             // The list holds the one stream once, since `Device::streams` goes through it.
             compute: one,
             context,
@@ -273,6 +290,7 @@ impl StreamManager {
             compute: of(StreamName::Compute)?,
             store: of(StreamName::Store)?,
             job: Arc::clone(&self.job),
+            timeline: self.device(device).and_then(|d| d.timeline.clone()),
         })
     }
 

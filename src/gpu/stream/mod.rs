@@ -5,6 +5,7 @@
 //! | [`StreamManager`] | the streams of a job's devices, their state, and the log of operations |
 //! | [`StreamProcessor`] | a device's ring of slots, through which batches pass |
 //! | [`Uploader`], [`Loader`] | copies weights to the device, on a thread of its own |
+//! | [`Timeline`] | times what the streams of a device do, for a trace |
 //! | [`LayerFences`] | tells the compute thread when a layer's weights are on the device |
 //!
 //! In a running job the host waits only for a finished batch, or for a pinned slot that it is about
@@ -23,6 +24,7 @@ mod log;
 mod manager;
 mod overlap;
 mod processor;
+mod timeline;
 mod upload;
 
 pub use copiers::Conversion;
@@ -36,4 +38,5 @@ pub use manager::{
 };
 pub use overlap::Launch;
 pub use processor::{Collected, ProcessorOptions, StreamProcessor, Ticket};
+pub use timeline::{Timeline, Work};
 pub use upload::{Chunk, Source, UploadOptions, Uploader};

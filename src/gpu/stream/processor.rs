@@ -23,7 +23,9 @@
 use super::error::StreamError;
 use super::job::Job;
 use super::manager::StreamSet;
+use super::timeline::{Timeline, Work, timed};
 use crate::gpu::driver::{Arena, At, DriverError, Fence, PinnedBuffer, Region, Stream, StreamName};
+use crate::trace::Args;
 use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -106,6 +108,7 @@ pub struct StreamProcessor {
     compute: Arc<Stream>,
     store: Arc<Stream>,
     job: Arc<Job>,
+    timeline: Option<Arc<Timeline>>,
 }
 
 impl StreamProcessor {
@@ -144,6 +147,7 @@ impl StreamProcessor {
             store: Arc::clone(&streams.store),
             compute,
             job,
+            timeline: streams.timeline.clone(),
         })
     }
 
@@ -222,14 +226,23 @@ impl StreamProcessor {
         self.load.set_batch(Some(open.batch));
         self.compute.set_batch(Some(open.batch));
         let to = slot.input.slice(range.clone());
-        let enqueue = || {
+        let args = of_pass(open.batch);
+        let timeline = self.timeline.as_ref();
+        let load = || {
             // SAFETY: until the batch is collected, after `stored`, `staging` hands out only the
             // bytes that follow this range. On the device the range is touched by this copy, and
             // then by kernels behind `loaded`, whose launches promise that. Both memories live
             // until the streams are drained.
-            unsafe { self.load.load(&slot.staging, range, &to)? };
+            unsafe { self.load.load(&slot.staging, range, &to) }
+        };
+        let enqueue = || {
+            let work = || Work::load(bytes, args.pass);
+            timed(timeline, &self.load, work, load)?;
             self.load.record(&slot.loaded)?;
-            self.compute.wait(&slot.loaded)
+            let work = || Work::wait("wait for the input", args);
+            timed(timeline, &self.compute, work, || {
+                self.compute.wait(&slot.loaded)
+            })
         };
         enqueue().map_err(|e| self.fail(e))
     }
@@ -262,6 +275,16 @@ impl StreamProcessor {
         &self.compute
     }
 
+    /// Returns what times the device's work, if there is a trace.
+    pub fn timeline(&self) -> Option<&Arc<Timeline>> {
+        self.timeline.as_ref()
+    }
+
+    /// Returns the compute stream, to keep.
+    pub fn compute_stream(&self) -> &Arc<Stream> {
+        &self.compute
+    }
+
     /// Ends the open batch, and enqueues the copy of its results to the host. The results are the
     /// first `bytes` bytes of [`output`](Self::output).
     ///
@@ -282,13 +305,22 @@ impl StreamProcessor {
             });
         }
         self.store.set_batch(Some(open.batch));
-        let enqueue = || {
-            self.compute.record(&slot.computed)?;
-            self.store.wait(&slot.computed)?;
+        let args = of_pass(open.batch);
+        let timeline = self.timeline.as_ref();
+        let store = || {
             // SAFETY: nothing reads the results or writes the output until `stored` is passed: the
             // host waits for it in `collect`, and the slot is not staged before that. Both memories
             // live until the streams are drained.
-            unsafe { self.store.store(&slot.output, &slot.results, 0..bytes)? };
+            unsafe { self.store.store(&slot.output, &slot.results, 0..bytes) }
+        };
+        let enqueue = || {
+            self.compute.record(&slot.computed)?;
+            let work = || Work::wait("wait for the results", args);
+            timed(timeline, &self.store, work, || {
+                self.store.wait(&slot.computed)
+            })?;
+            let work = || Work::store(bytes, args.pass);
+            timed(timeline, &self.store, work, store)?;
             self.store.record(&slot.stored)
         };
         enqueue().map_err(|e| self.fail(e))?;
@@ -322,6 +354,7 @@ impl StreamProcessor {
         if !oldest.stored {
             let fence = &self.slots[oldest.slot].stored;
             self.note(batch, || format!("wait for {fence}"));
+            let began = Timeline::now(self.timeline.as_ref());
             fence.wait().map_err(|e| {
                 let at = At {
                     stream: Some((StreamName::Store, self.store.number())),
@@ -330,6 +363,7 @@ impl StreamProcessor {
                 };
                 self.fail(e.at(&at))
             })?;
+            Timeline::waited(self.timeline.as_ref(), began, of_pass(batch));
         }
         if let Some(oldest) = self.in_flight.front_mut() {
             oldest.stored = true;
@@ -455,6 +489,14 @@ impl Slot {
             computed: Fence::new(context)?.called("computed", number),
             stored: Fence::for_host(context)?.called("stored", number),
         })
+    }
+}
+
+/// Returns the arguments of an interval that belongs to a batch.
+fn of_pass(batch: u64) -> Args {
+    Args {
+        pass: Some(batch),
+        ..Args::default()
     }
 }
 

@@ -5,7 +5,9 @@ use super::error::StreamError;
 use super::job::Job;
 use super::layers::LayerFences;
 use super::manager::StreamSet;
+use super::timeline::{Timeline, Work, timed};
 use crate::gpu::driver::{Arena, At, DriverError, Fence, PinnedBuffer, Region, Stream};
+use crate::trace::Args;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -85,6 +87,7 @@ pub struct Uploader {
     stream: Arc<Stream>,
     job: Arc<Job>,
     stop: Arc<AtomicBool>,
+    timeline: Option<Arc<Timeline>>,
 }
 
 impl Uploader {
@@ -135,7 +138,10 @@ impl Uploader {
             .then(|| arena.take("weights to be converted", bytes))
             .transpose()
             .map_err(|e| job.fail(e.into()))?;
+        let timeline = streams.timeline.clone();
+        let trace = timeline.as_ref().map(|t| t.trace().clone());
         let copiers = Copiers::new(options.threads).map_err(|e| job.fail(e))?;
+        let copiers = copiers.traced(trace.unwrap_or_default(), stream.context().ordinal());
         Ok(Self {
             slots,
             next: 0,
@@ -144,6 +150,7 @@ impl Uploader {
             stream,
             job,
             stop: Arc::default(),
+            timeline,
         })
     }
 
@@ -240,7 +247,16 @@ impl Uploader {
             conversion: Conversion::NONE,
             offset: 0,
         };
-        self.chunks(&[source], target, |chunk| bring(&chunk))
+        let timeline = self.timeline.clone();
+        self.chunks(&[source], target, |chunk| {
+            let bytes = Some(chunk.staged.bytes() as u64);
+            let args = Args {
+                bytes,
+                ..Args::default()
+            };
+            let work = || Work::kernel("convert weights", args);
+            timed(timeline.as_ref(), chunk.stream, work, || bring(&chunk))
+        })
     }
 
     /// Records the next layer's fence after all uploads made so far. Returns the layer's number.
@@ -278,6 +294,7 @@ impl Uploader {
             stream,
             job,
             stop,
+            timeline,
             ..
         } = self;
         let count = slots.len();
@@ -292,8 +309,13 @@ impl Uploader {
         };
         let mut send = |slots: &mut [UploadSlot], filled: Filling| {
             filled.copying.into_iter().for_each(Copying::wait);
+            let (slot, bytes) = (filled.slot, filled.range.len());
             let staged = target(filled.range.clone());
-            slots[filled.slot].send(filled.range.len(), staged.clone(), stream)?;
+            let work = || Work::load(bytes, None);
+            let target = staged.clone();
+            let enqueue = || slots[slot].send(bytes, target, stream);
+            timed(timeline.as_ref(), stream, work, enqueue)?;
+            stream.record(&slots[slot].left)?;
             sent(Chunk {
                 staged,
                 start: filled.range.start,
@@ -323,7 +345,9 @@ impl Uploader {
                             send(slots, oldest).map_err(fail)?;
                         }
                         // For a slot that was never used this returns at once.
+                        let began = Timeline::now(timeline.as_ref());
                         slots[*next].left.wait().map_err(fail)?;
+                        Timeline::waited(timeline.as_ref(), began, Args::default());
                         part = conversion.filling(slot_bytes).min(rest.len());
                         filling.push_back(Filling::new(*next, at));
                         *next = (*next + 1) % count;
@@ -341,7 +365,7 @@ impl Uploader {
                     // or, after an error, when the scope has waited.
                     chunk
                         .copying
-                        .push(unsafe { copiers.copy(now, conversion, to) });
+                        .push(unsafe { copiers.copy(now, conversion, to, chunk.slot) });
                     at += conversion.converted(part);
                     chunk.range.end = at;
                     rest = later;
@@ -406,14 +430,14 @@ fn check(job: &Job, stop: &AtomicBool) -> Result<(), StreamError> {
 }
 
 impl UploadSlot {
-    /// Enqueues the copy of the slot's first `bytes` bytes to `target`.
+    /// Enqueues the copy of the slot's first `bytes` bytes to `target`. The caller records the fence
+    /// `left` after it.
     fn send(&mut self, bytes: usize, target: Region, stream: &Stream) -> Result<(), DriverError> {
         let target = self.target.insert(target);
         // SAFETY: the slot is written again, and the target released, only after the fence `left`.
         // Nobody else uses the target until a fence of the stream says that the chunk has arrived,
         // since launches of kernels promise that.
-        unsafe { stream.load(&self.pinned, 0..bytes, target)? };
-        stream.record(&self.left)
+        unsafe { stream.load(&self.pinned, 0..bytes, target) }
     }
 }
 
