@@ -59,7 +59,7 @@ pub type CostFunction = extern "C" fn(launch: *const CostedLaunch, cost: *mut Co
 
 /// Copies to a device of at most this many bytes are made even where values are off: they may hold
 /// a list of work, which the cost function reads.
-const SMALL_COPY: usize = 8 << 20;
+const SMALL_COPY: usize = 4 << 20;
 
 /// The times at which an engine is busy, sorted; neighbours that touch are one.
 #[derive(Default)]

@@ -207,17 +207,18 @@ impl Sim {
     /// Makes the host wait for these operations. The caller must check whether a context was lost
     /// meanwhile.
     pub fn wait(&mut self, targets: impl IntoIterator<Item = OpId>) {
-        let needed = self.queue.needed(targets);
-        if needed.is_empty() {
-            return;
-        }
         if self.clock.is_some() {
             // In virtual time operations run in the order of their starts, whoever waits.
-            while needed.iter().any(|id| self.queue.is_pending(*id))
+            let targets: Vec<OpId> = targets.into_iter().collect();
+            while targets.iter().any(|id| self.queue.is_pending(*id))
                 && let Some(id) = self.queue.earliest()
             {
                 self.run(id);
             }
+            return;
+        }
+        let needed = self.queue.needed(targets);
+        if needed.is_empty() {
             return;
         }
         self.scheduler.begin_wait(&self.queue);

@@ -283,7 +283,8 @@ pub struct TokenizeArgs {
 /// The arguments of `seqstream bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Model folder or file; the speed does not depend on the values of the weights
+    /// Model folder or file; the speed does not depend on the values of the weights. With
+    /// --simulate also one of 8M, 35M, 150M, 650M, 3B, 15B and dnabert-s
     #[arg(long, short, value_name = "MODEL")]
     pub model: PathBuf,
     /// Device that computes: cpu, cuda (every CUDA device), or some CUDA devices, such as cuda:0,2
@@ -295,6 +296,10 @@ pub struct BenchArgs {
     /// Whether loading, computing and storing overlap on a CUDA device
     #[arg(long, value_name = "ON|OFF", default_value = "on")]
     pub streams: SwitchArg,
+    /// Predict the speed on the devices of this machine file instead, without computing anything:
+    /// machines/ in the source has some
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["device", "breakdown", "cold", "fasta"])]
+    pub simulate: Option<PathBuf>,
     /// Measure random sequences of these lengths, in tokens
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = bench_length())]
     pub lengths: Vec<usize>,

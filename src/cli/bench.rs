@@ -4,12 +4,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::args::BenchArgs;
+use super::args::{BenchArgs, SwitchArg};
 use super::{Console, Failure, algorithms, model, options};
+use seqstream::architecture::ModelConfig;
 use seqstream::engine;
 use seqstream::engine::{Device, Job};
 use seqstream::gpu::cublaslt::Algorithms;
 use seqstream::model::{Pool, Request};
+use seqstream::study::simulate::{self, SimulateOptions};
 use seqstream::study::{self, BenchOptions, Note, Workload};
 use seqstream::weights::Checkpoint;
 
@@ -19,6 +21,9 @@ const TOKENS: usize = 12 * 33_792;
 
 /// Runs `seqstream bench`.
 pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
+    if let Some(machine) = &args.simulate {
+        return predict(machine, args, console);
+    }
     let device = options::device(&args.device, args.dtype, args.streams)?;
     let checkpoint = model::open(&args.model, console)?;
     let config = checkpoint.config();
@@ -64,6 +69,37 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
     // Warnings come before a failure, because a warning may explain the failure.
     algorithms::warn(&job.algorithms, console);
     console.report(&report?, args.json)
+}
+
+/// Predicts the speed on a machine of which there is only a description.
+fn predict(machine: &Path, args: &BenchArgs, console: &Console) -> Result<(), Failure> {
+    let preset = args.model.to_str().and_then(ModelConfig::preset);
+    let config = match preset {
+        Some(config) => config,
+        None => model::open(&args.model, console)?.config().clone(),
+    };
+    let simulated = SimulateOptions {
+        dtype: options::on_cuda(args.dtype),
+        overlap: args.streams == SwitchArg::On,
+        ..SimulateOptions::default()
+    };
+    let simulation = simulate::open(machine, &config, &simulated)?;
+    let workloads = workloads(args, &simulation.checkpoint, console)?;
+    let job = Job {
+        memory: None,
+        request: Request {
+            layers: vec![config.layers],
+            pool: Some(Pool::Mean),
+            per_token: args.per_token,
+        },
+        token_budget: args.token_budget,
+        threads: args.threads.unwrap_or_else(options::cores),
+        longest: workloads.iter().filter_map(Workload::longest).max(),
+        // A choice of the simulated library is of no use to a later job.
+        algorithms: Arc::new(Algorithms::new(None)),
+    };
+    let report = simulate::predict(&simulation, &job, &workloads, args.rounds)?;
+    console.report(&report, args.json)
 }
 
 fn workloads(

@@ -245,7 +245,18 @@ pub(super) fn round(
     batches: &[PackedBatch],
     request: &Request,
 ) -> Result<f64, EngineError> {
-    let start = Instant::now();
+    let begin = Instant::now();
+    round_by(model, batches, request, &|| begin.elapsed().as_secs_f64())
+}
+
+/// Runs one round, like [`round`], and measures it by a clock that tells seconds.
+pub(super) fn round_by(
+    model: &mut dyn Embedder,
+    batches: &[PackedBatch],
+    request: &Request,
+    clock: &dyn Fn() -> f64,
+) -> Result<f64, EngineError> {
+    let start = clock();
     let mut remaining = batches.len();
     for batch in batches {
         while model.free_slots() == 0 && remaining > 0 {
@@ -255,7 +266,7 @@ pub(super) fn round(
         model.submit(batch, request)?;
     }
     while model.collect()?.is_some() {}
-    Ok(start.elapsed().as_secs_f64())
+    Ok(clock() - start)
 }
 
 fn rounds(

@@ -56,8 +56,8 @@ api! {
 
     fn cuStreamQuery(stream: u64) |sim| {
         let id = sim.stream_of(stream)?;
-        let over = sim.stream_over(id);
-        let idle = sim.query(&sim.tails(id)) && sim.is_past(over);
+        let idle = sim.query(&sim.tails(id));
+        let idle = idle && sim.is_past(sim.stream_over(id));
         sim.stream_of(stream)?;
         if idle { Ok(()) } else { Err(Code::NOT_READY) }
     }

@@ -8,6 +8,7 @@
 //! | `weights` | the weights: their names, their way to the device, where they lie |
 //! | `memory`, `activations` | how much a pass may hold; the matrices that passes work on |
 //! | `backend`, `pass`, `slot` | [`Cuda`] begins passes; their operations; the layout of input and output |
+//! | [`costs`] | what each launch costs, for studies on the simulated driver |
 //! | `chains` | the lengths of the chains of sums, and the class of short sequences |
 //! | `profile` | how long operations take |
 //!
@@ -18,6 +19,7 @@ pub mod attention;
 mod backend;
 mod builder;
 mod chains;
+pub mod costs;
 mod error;
 mod functions;
 mod fused;

@@ -44,7 +44,12 @@ fn one(
                     let target = region.slice(at..at + piece.len() * to.size());
                     cast(bytes, (from, to), &target, casts, uploader)?;
                 } else {
-                    uploader.upload_as(bytes, on_host(from, to), region, at)?;
+                    let mut conversion = on_host(from, to);
+                    if tensor.is_hollow() {
+                        // There is nothing to read, and reading would take memory.
+                        conversion.convert = |_, _| ();
+                    }
+                    uploader.upload_as(bytes, conversion, region, at)?;
                 }
             }
             Piece::Weight(Weight::F32(values)) => {
