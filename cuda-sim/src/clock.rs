@@ -35,12 +35,8 @@ pub struct CostedLaunch {
     pub memory: *const c_void,
     /// Copies bytes of device memory to `out`. Returns 0, or 1 if they are not known: outside of
     /// an allocation, or left out because values are off.
-    pub read: extern "C" fn(
-        memory: *const c_void,
-        address: u64,
-        out: *mut c_void,
-        bytes: usize,
-    ) -> c_int,
+    pub read:
+        extern "C" fn(memory: *const c_void, address: u64, out: *mut c_void, bytes: usize) -> c_int,
 }
 
 /// The work of a launch, in the units of one of the machine's rates.
@@ -61,6 +57,9 @@ pub type CostFunction = extern "C" fn(launch: *const CostedLaunch, cost: *mut Co
 /// a list of work, which the cost function reads.
 const SMALL_COPY: usize = 4 << 20;
 
+/// The load of work that only moves bytes.
+const MOVING: f64 = 0.3;
+
 /// The times at which an engine is busy, sorted; neighbours that touch are one.
 #[derive(Default)]
 struct Engine {
@@ -75,7 +74,9 @@ impl Engine {
     /// The first time from `ready` on at which the engine is free for `duration`.
     fn free_at(&self, ready: f64, duration: f64) -> f64 {
         let mut start = ready;
-        let first = self.busy.partition_point(|(_, end)| *end <= ready + EPSILON);
+        let first = self
+            .busy
+            .partition_point(|(_, end)| *end <= ready + EPSILON);
         for (from, end) in &self.busy[first..] {
             if start + duration <= from + EPSILON {
                 break;
@@ -111,15 +112,15 @@ enum Kind {
     Compute = 2,
 }
 
-/// A device's engines, and how warm it is.
+/// A device's engines, and its load.
 #[derive(Default)]
 struct Device {
     /// By `Kind`.
     engines: [Engine; 3],
-    /// How far the rates are on their way from burst (0) to sustained (1).
-    heat: f64,
+    /// The average load.
+    load: f64,
     /// The time of that.
-    heat_at: f64,
+    load_at: f64,
 }
 
 /// Virtual time.
@@ -183,8 +184,7 @@ impl Clock {
     /// Makes the calling thread at least as late as `time`.
     pub fn reach(&mut self, time: f64) {
         let now = self.now();
-        self.host
-            .insert(std::thread::current().id(), now.max(time));
+        self.host.insert(std::thread::current().id(), now.max(time));
     }
 
     /// Lets the calling thread work for some microseconds.
@@ -249,11 +249,11 @@ impl Clock {
                 // Every byte is read and written.
                 let bytes = 2.0 * *bytes as f64;
                 let duration = bytes / (machine.device.memory_gb_per_s.0 * 1e3);
-                Ok(self.compute(device, ready, duration))
+                Ok(self.compute(device, ready, duration, MOVING))
             }
             Work::Fill { bytes, .. } => {
                 let duration = *bytes as f64 / (machine.device.memory_gb_per_s.0 * 1e3);
-                Ok(self.compute(device, ready, duration))
+                Ok(self.compute(device, ready, duration, MOVING))
             }
             Work::Copy {
                 direction,
@@ -278,20 +278,28 @@ impl Clock {
             }
             Work::Kernel(launch) => {
                 let heat = self.heat(device, ready);
-                let duration = self.kernel(launch, heat, space)?;
-                Ok(self.compute(device, ready, duration))
+                let (duration, load) = self.kernel(launch, heat, space)?;
+                Ok(self.compute(device, ready, duration, load))
             }
             Work::Matmul(product) => {
                 let heat = self.heat(device, ready);
                 // The algorithms of the simulated library that are quicker than a plain one have
                 // no counterpart on the machine.
-                let duration = self.product(product, heat) * product.slowness.max(1.0);
-                Ok(self.compute(device, ready, duration))
+                let (duration, load) = self.product(product, heat);
+                let duration = duration * product.slowness.max(1.0);
+                Ok(self.compute(device, ready, duration, load))
             }
         }
     }
 
-    fn copy(&mut self, device: usize, ready: f64, bytes: f64, rate: f64, to_device: bool) -> (f64, f64) {
+    fn copy(
+        &mut self,
+        device: usize,
+        ready: f64,
+        bytes: f64,
+        rate: f64,
+        to_device: bool,
+    ) -> (f64, f64) {
         let machine = &self.machine;
         let own = match (machine.copy.engines.0, to_device) {
             (2, false) => Kind::ToHost,
@@ -327,7 +335,7 @@ impl Clock {
     }
 
     /// Occupies the multiprocessors of a device.
-    fn compute(&mut self, device: usize, ready: f64, duration: f64) -> (f64, f64) {
+    fn compute(&mut self, device: usize, ready: f64, duration: f64, load: f64) -> (f64, f64) {
         let duration = duration + self.machine.launch.gap_us.0;
         let constant = self.machine.power.time_constant_ms.0 * 1e3;
         let device = &mut self.devices[device];
@@ -335,20 +343,24 @@ impl Clock {
         let start = engine.free_at(ready, duration);
         engine.take(start, duration);
         let end = start + duration;
-        let idle = (start - device.heat_at).max(0.0);
-        device.heat *= (-idle / constant).exp();
-        device.heat = 1.0 - (1.0 - device.heat) * (-duration / constant).exp();
-        device.heat_at = device.heat_at.max(end);
+        let idle = (start - device.load_at).max(0.0);
+        device.load *= (-idle / constant).exp();
+        device.load = load + (device.load - load) * (-duration / constant).exp();
+        device.load_at = device.load_at.max(end);
         (start, end)
     }
 
+    /// How far the rates of a device are on their way from burst (0) to sustained (1).
     fn heat(&self, device: usize, ready: f64) -> f64 {
-        let constant = self.machine.power.time_constant_ms.0 * 1e3;
+        let power = &self.machine.power;
+        let constant = power.time_constant_ms.0 * 1e3;
         let device = &self.devices[device];
-        device.heat * (-(ready - device.heat_at).max(0.0) / constant).exp()
+        let idle = (ready - device.load_at).max(0.0);
+        power.heat(device.load * (-idle / constant).exp())
     }
 
-    fn product(&self, product: &Product, heat: f64) -> f64 {
+    /// The microseconds of a product, and its load: the part of the time that computing takes.
+    fn product(&self, product: &Product, heat: f64) -> (f64, f64) {
         let figures = &self.machine.products;
         let (m, n, k) = product.shape();
         let (rows, columns) = (n as f64, m as f64);
@@ -363,18 +375,24 @@ impl Clock {
                 burst + (sustained - burst) * heat
             }
         };
-        let computing =
-            2.0 * rows * columns * k as f64 / (tflops * 1e6) * (waves.ceil() / waves);
+        let computing = 2.0 * rows * columns * k as f64 / (tflops * 1e6) * (waves.ceil() / waves);
         let bytes = product.bytes_moved() as f64;
         let moving = bytes / (figures.gb_per_s.0 * 1e3);
         let p = figures.norm.0;
-        (computing.powf(p) + moving.powf(p)).powf(1.0 / p) + figures.fixed_us.0
+        let both = (computing.powf(p) + moving.powf(p)).powf(1.0 / p) + figures.fixed_us.0;
+        (both, computing / both)
     }
 
-    fn kernel(&self, launch: &Launch, heat: f64, space: &Space) -> Result<f64, (Code, String)> {
+    /// The microseconds of a kernel, and its load.
+    fn kernel(
+        &self,
+        launch: &Launch,
+        heat: f64,
+        space: &Space,
+    ) -> Result<(f64, f64), (Code, String)> {
         let Some(costs) = self.costs else {
             // Without a cost function nothing is known of a kernel but its size.
-            return Ok(Work::guess(launch));
+            return Ok((Work::guess(launch), MOVING));
         };
         let name = launch.kernel.name();
         let unknown = |what: String| {
@@ -410,8 +428,8 @@ impl Clock {
         let Some(found) = self.machine.rates.get(rate.as_ref()) else {
             return Err(unknown(format!("the machine has no rate {rate}")));
         };
-        let per_microsecond = found.at(cost.size, heat);
-        Ok((cost.amount / per_microsecond).max(0.0))
+        let (per_microsecond, load) = found.at(cost.size, heat);
+        Ok(((cost.amount / per_microsecond).max(0.0), load))
     }
 
     // ---- memory without values
@@ -474,7 +492,10 @@ extern "C" fn read(memory: *const c_void, address: u64, out: *mut c_void, bytes:
     // SAFETY: the pointer is that of `kernel`, which waits for the cost function to return.
     let memory = unsafe { &*memory.cast::<Memory>() };
     let start = address as usize;
-    let below = memory.unknown.range(..start.saturating_add(bytes)).next_back();
+    let below = memory
+        .unknown
+        .range(..start.saturating_add(bytes))
+        .next_back();
     let left_out = below.is_some_and(|(from, length)| from + length > start);
     if left_out || out.is_null() || memory.space.place(start, bytes) != Place::Inside {
         return 1;

@@ -274,7 +274,11 @@ pub unsafe extern "C" fn seqstream_sim_has_rate(name: *const c_char) -> c_int {
     // SAFETY: the caller guarantees it.
     let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
     let sim = lock();
-    c_int::from(sim.clock.as_ref().is_some_and(|clock| clock.has_rate(&name)))
+    c_int::from(
+        sim.clock
+            .as_ref()
+            .is_some_and(|clock| clock.has_rate(&name)),
+    )
 }
 
 /// Copies the name of the machine. It works like `seqstream_sim_log`.
@@ -283,7 +287,11 @@ pub unsafe extern "C" fn seqstream_sim_has_rate(name: *const c_char) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn seqstream_sim_machine_name(buffer: *mut c_char, size: usize) -> usize {
     let sim = lock();
-    let name = sim.config.machine.as_ref().map_or("", |machine| &machine.name);
+    let name = sim
+        .config
+        .machine
+        .as_ref()
+        .map_or("", |machine| &machine.name);
     put(name, buffer, size)
 }
 

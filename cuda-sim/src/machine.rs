@@ -99,13 +99,31 @@ pub struct LaunchFigures {
     pub wake_us: Positive,
 }
 
-/// The clock under load: rates go from `burst` to `sustained` while a device computes, and back
-/// while it does not.
+/// The clock under load. What a kernel draws at the full clock is its load, as a fraction of what a
+/// large product draws. Up to an average load the device stays at its full clock; above, the clock
+/// falls with a power of the average. At an average of 1 rates are `sustained`, and at the full
+/// clock they are `burst`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PowerFigures {
-    /// The time constant of both ways.
+    /// The time constant of the average.
     pub time_constant_ms: Positive,
+    /// The average load up to which the clock stays full.
+    pub free_load: Share,
+    /// The power: clock = (free_load / average) ^ exponent.
+    pub exponent: Positive,
+}
+
+impl PowerFigures {
+    /// How far the rates are on their way from burst (0) to sustained (1) at this average load.
+    pub fn heat(&self, average: f64) -> f64 {
+        let free = self.free_load.0;
+        if average <= free || free >= 1.0 {
+            return 0.0;
+        }
+        let fall = |average: f64| 1.0 - (free / average).powf(self.exponent.0);
+        fall(average) / fall(1.0)
+    }
 }
 
 /// The products of cuBLASLt. The time of a product is the p-norm of two times, that of its
@@ -165,6 +183,7 @@ struct Points {
     size: Vec<Positive>,
     burst: Vec<Positive>,
     sustained: Vec<Positive>,
+    load: Vec<Share>,
 }
 
 impl TryFrom<Points> for Rate {
@@ -172,12 +191,16 @@ impl TryFrom<Points> for Rate {
 
     fn try_from(points: Points) -> Result<Self, String> {
         let count = points.size.len();
-        if count == 0 || points.burst.len() != count || points.sustained.len() != count {
+        let others = [
+            points.burst.len(),
+            points.sustained.len(),
+            points.load.len(),
+        ];
+        if count == 0 || others.iter().any(|other| *other != count) {
+            let [burst, sustained, load] = others;
             return Err(format!(
-                "`size`, `burst` and `sustained` have {count}, {} and {} numbers: give all three \
-                 the same number, at least one",
-                points.burst.len(),
-                points.sustained.len()
+                "`size`, `burst`, `sustained` and `load` have {count}, {burst}, {sustained} and \
+                 {load} numbers: give all of them the same number, at least one"
             ));
         }
         if points.size.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
@@ -188,12 +211,14 @@ impl TryFrom<Points> for Rate {
 }
 
 impl Rate {
-    /// Units per microsecond for work of this size, `heat` of the way from burst to sustained.
-    pub fn at(&self, size: f64, heat: f64) -> f64 {
+    /// Units per microsecond for work of this size, `heat` of the way from burst to sustained, and
+    /// the load.
+    pub fn at(&self, size: f64, heat: f64) -> (f64, f64) {
         let Points {
             size: sizes,
             burst,
             sustained,
+            load,
         } = &self.0;
         let above = sizes.partition_point(|known| known.0 < size);
         let (from, to) = (above.saturating_sub(1), above.min(sizes.len() - 1));
@@ -204,7 +229,11 @@ impl Rate {
             0.0
         };
         let between = |values: &[Positive]| values[from].0 + (values[to].0 - values[from].0) * part;
-        (between(burst) + (between(sustained) - between(burst)) * heat) * 1e6
+        let rate = between(burst) + (between(sustained) - between(burst)) * heat;
+        (
+            rate * 1e6,
+            load[from].0 + (load[to].0 - load[from].0) * part,
+        )
     }
 }
 
@@ -225,6 +254,25 @@ impl TryFrom<f64> for Positive {
     }
 }
 
+/// A number above zero and at most 1.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "f64")]
+pub struct Share(pub f64);
+
+impl TryFrom<f64> for Share {
+    type Error = String;
+
+    fn try_from(value: f64) -> Result<Self, String> {
+        if value > 0.0 && value <= 1.0 {
+            Ok(Self(value))
+        } else {
+            Err(format!(
+                "{value} is not a number above 0 and at most 1: give one"
+            ))
+        }
+    }
+}
+
 /// A whole number above zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "i64")]
@@ -236,7 +284,9 @@ impl TryFrom<i64> for Count {
     fn try_from(value: i64) -> Result<Self, String> {
         match u32::try_from(value) {
             Ok(count) if count > 0 => Ok(Self(count)),
-            _ => Err(format!("{value} is not a whole number above zero: give one")),
+            _ => Err(format!(
+                "{value} is not a whole number above zero: give one"
+            )),
         }
     }
 }

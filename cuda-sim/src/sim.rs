@@ -237,8 +237,7 @@ impl Sim {
             device.space.set_hollow(config.is_hollow());
         }
         while self.devices.len() < config.devices {
-            self.devices
-                .push(Self::device(self.devices.len(), &config));
+            self.devices.push(Self::device(self.devices.len(), &config));
         }
         self.counters = Counters::default();
         self.log = Log::new(config.log.as_deref());

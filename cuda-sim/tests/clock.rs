@@ -15,17 +15,25 @@ const MEGABYTE: usize = 1 << 20;
 /// What all the small overheads of a handful of operations come to, in microseconds.
 const OVERHEADS: f64 = 20.0;
 
+/// What a kernel adds whose load is low.
+const COOL: f32 = 1.0;
+
 /// A kernel takes as many microseconds as its parameter `count` says.
 extern "C" fn costs(launch: *const CostedLaunch, cost: *mut Cost) -> c_int {
     // SAFETY: the simulator passes a launch of `add`, the only kernel that these tests launch.
     let params = unsafe { *(*launch).params.cast::<AddParams>() };
-    let cost_of = |size| Cost {
-        rate: c"units".as_ptr(),
+    let rate = if params.add == COOL {
+        c"cool"
+    } else {
+        c"units"
+    };
+    let found = Cost {
+        rate: rate.as_ptr(),
         amount: f64::from(params.count),
-        size,
+        size: 1.0,
     };
     // SAFETY: as declared.
-    unsafe { *cost = cost_of(1.0) };
+    unsafe { *cost = found };
     0
 }
 
@@ -92,7 +100,7 @@ fn with(key: &str, value: &str) -> String {
 /// A simulator on the machine, on which all contexts stand.
 fn on(text: &str, values: bool) -> Sim {
     let mut sim = Sim::bare(1, 0);
-    set(text, "units", costs, values).unwrap();
+    set(text, "units cool", costs, values).unwrap();
     // SAFETY: as declared.
     unsafe {
         ok(cuInit(0));
@@ -173,7 +181,14 @@ impl Place {
     fn compute(&self, sim: &Sim, stream: usize, microseconds: u32) {
         let function = sim.function("add");
         // No element is touched: `count` is only a time here, and values are off or few.
-        let code = launch_add(function, self.streams[stream], self.at, self.at, microseconds, 0.0);
+        let code = launch_add(
+            function,
+            self.streams[stream],
+            self.at,
+            self.at,
+            microseconds,
+            0.0,
+        );
         ok(code);
     }
 
@@ -333,7 +348,10 @@ fn devices_behind_a_switch_share_its_bandwidth() {
     let behind = format!("{MACHINE}{switch}");
     // With overheads of twenty copies.
     let near = |found: f64, expected: f64| {
-        assert!((expected..expected + 100.0).contains(&found), "{found} {expected}");
+        assert!(
+            (expected..expected + 100.0).contains(&found),
+            "{found} {expected}"
+        );
     };
     near(load(MACHINE, 4), own);
     near(load(&behind, 1), own);
@@ -355,6 +373,18 @@ fn a_device_that_computes_slows_down_and_recovers() {
     // SAFETY: as declared.
     unsafe { seqstream_sim_host_work(20_000.0) };
     close(kernel(), 100.0);
+    // A load that the device can bear for ever.
+    let cool = || {
+        span(|| {
+            let function = sim.function("add");
+            ok(launch_add(function, p.streams[0], p.at, p.at, 100, COOL));
+        })
+    };
+    // SAFETY: as declared.
+    unsafe { seqstream_sim_host_work(20_000.0) };
+    for _ in 0..200 {
+        close(cool(), 100.0);
+    }
 }
 
 #[test]
@@ -420,7 +450,7 @@ fn a_slot_is_filled_before_it_is_copied() {
 #[test]
 fn without_values_only_short_lists_are_copied_and_nothing_is_backed() {
     let mut sim = Sim::bare(1, 0);
-    set(MACHINE, "units", costs_in_memory, false).unwrap();
+    set(MACHINE, "units cool", costs_in_memory, false).unwrap();
     // SAFETY: as declared.
     unsafe {
         ok(cuInit(0));
@@ -460,7 +490,11 @@ fn without_values_only_short_lists_are_copied_and_nothing_is_backed() {
     ok(launch_add(function, stream, large, large, 64, 1.0));
     // SAFETY: as declared.
     assert_eq!(unsafe { cuCtxSynchronize() }, 801);
-    assert!(findings().contains("kernel add has no cost"), "{}", findings());
+    assert!(
+        findings().contains("kernel add has no cost"),
+        "{}",
+        findings()
+    );
 }
 
 #[test]
@@ -494,33 +528,76 @@ fn a_bad_machine_file_is_refused_with_line_and_key() {
     let _sim = Sim::bare(1, 0);
     let cut = |line: &str| MACHINE.replace(line, "");
     let cases = [
-        (with("latency_us", "0"), "line 18: copy.latency_us: 0 is not a number above zero"),
-        (with("count", "-2"), "line 6: device.count: -2 is not a whole number above zero"),
-        (with("count", "17"), "line 6: device.count: at most 16 devices"),
+        (
+            with("latency_us", "0"),
+            "line 18: copy.latency_us: 0 is not a number above zero",
+        ),
+        (
+            with("count", "-2"),
+            "line 6: device.count: -2 is not a whole number above zero",
+        ),
+        (
+            with("count", "17"),
+            "line 6: device.count: at most 16 devices",
+        ),
         (with("count", "\"two\""), "line 6: device.count: "),
         (with("memory_gib", "nan"), "line 9: device.memory_gib: "),
-        (with("memory_gib", "1e9"), "line 9: device.memory_gib: at most 1024"),
-        (with("engines", "3"), "line 13: copy.engines: at most 2"),
-        (with("norm", "0.5"), "line 35: products.norm: "),
-        (with("compute_capability", "\"7.5\""), "line 7: device.compute_capability: "),
-        (with("size", "[3, 1]"), "rates.units: the numbers of `size` do not grow: sort them"),
-        (with("size", "[1]"), "rates.units: `size`, `burst` and `sustained` have 1, 2 and 2"),
-        (cut("wake_us = 1\n"), "line 20: launch: missing field `wake_us`: add the key"),
-        (cut("name = \"a test machine\""), "missing field `name`: add the key"),
-        (MACHINE.replace("gap_us", "gap"), "line 24: launch.gap: unknown field `gap`"),
-        (format!("{MACHINE}[fan]\n"), "line 50: fan: unknown field `fan`"),
-        (format!("{MACHINE}burst = [1]\n"), "line 50: rates.units.burst: duplicate key"),
         (
-            format!("{MACHINE}[rates.unit]\nsize = [1]\nburst = [1]\nsustained = [1]\n"),
-            "line 50: rates.unit: no kernel has a rate of this name",
+            with("memory_gib", "1e9"),
+            "line 9: device.memory_gib: at most 1024",
         ),
-        (MACHINE.replace("[host]", "[host"), "line 40: "),
+        (with("engines", "3"), "line 13: copy.engines: at most 2"),
+        (
+            with("free_load", "1.5"),
+            "line 29: power.free_load: 1.5 is not a number above 0 and at most 1",
+        ),
+        (with("load", "[0]"), "rates."),
+        (with("norm", "0.5"), "line 37: products.norm: "),
+        (
+            with("compute_capability", "\"7.5\""),
+            "line 7: device.compute_capability: ",
+        ),
+        (
+            MACHINE.replace("size = [1, 3]", "size = [3, 1]"),
+            "rates.units: the numbers of `size` do not grow: sort them",
+        ),
+        (
+            MACHINE.replace("size = [1, 3]", "size = [1]"),
+            "rates.units: `size`, `burst`, `sustained` and `load` have 1, 2, 2 and 2",
+        ),
+        (
+            cut("wake_us = 1\n"),
+            "line 20: launch: missing field `wake_us`: add the key",
+        ),
+        (
+            cut("name = \"a test machine\""),
+            "missing field `name`: add the key",
+        ),
+        (
+            MACHINE.replace("gap_us", "gap"),
+            "line 24: launch.gap: unknown field `gap`",
+        ),
+        (
+            format!("{MACHINE}[fan]\n"),
+            "line 59: fan: unknown field `fan`",
+        ),
+        (
+            format!("{MACHINE}burst = [1]\n"),
+            "line 59: rates.cool.burst: duplicate key",
+        ),
+        (
+            format!(
+                "{MACHINE}[rates.unit]\nsize = [1]\nburst = [1]\nsustained = [1]\nload = [1]\n"
+            ),
+            "line 59: rates.unit: no kernel has a rate of this name",
+        ),
+        (MACHINE.replace("[host]", "[host"), "line 42: "),
     ];
     for (text, expected) in cases {
-        let error = set(&text, "units", costs, true).unwrap_err();
+        let error = set(&text, "units cool", costs, true).unwrap_err();
         assert!(error.contains(expected), "{error}\n  not\n{expected}");
     }
-    set(MACHINE, "units", costs, true).unwrap();
+    set(MACHINE, "units cool", costs, true).unwrap();
 }
 
 // ---- properties
@@ -530,7 +607,10 @@ struct Numbers(u64);
 
 impl Numbers {
     fn below(&mut self, most: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         (self.0 >> 33) % most
     }
 }
@@ -557,7 +637,9 @@ fn ring(machine: &str, passes: &[Pass], slots: usize, fences: Fences) -> (f64, f
     let hosts: Vec<[Pinned; 2]> = (0..slots)
         .map(|_| [Pinned::new(MEGABYTE / 4), Pinned::new(MEGABYTE / 4)])
         .collect();
-    let events: Vec<[u64; 3]> = (0..slots).map(|_| [0; 3].map(|_| timeless_event())).collect();
+    let events: Vec<[u64; 3]> = (0..slots)
+        .map(|_| [0; 3].map(|_| timeless_event()))
+        .collect();
     let [load, compute, store] = p.streams;
     let before = now();
     for (i, (up, microseconds, down)) in passes.iter().enumerate() {
@@ -571,7 +653,14 @@ fn ring(machine: &str, passes: &[Pass], slots: usize, fences: Fences) -> (f64, f
             if fences != Fences::NotAfterLoad {
                 ok(cuStreamWaitEvent(compute, loaded, 0));
             }
-            ok(launch_add(function, compute, p.at, p.at, *microseconds, 0.0));
+            ok(launch_add(
+                function,
+                compute,
+                p.at,
+                p.at,
+                *microseconds,
+                0.0,
+            ));
             ok(cuEventRecord(computed, compute));
             if fences != Fences::NotBeforeStore {
                 ok(cuStreamWaitEvent(store, computed, 0));
@@ -598,7 +687,9 @@ fn random_pass(numbers: &mut Numbers) -> Pass {
 fn a_makespan_is_never_below_the_bound_and_near_it_with_enough_slots() {
     let mut numbers = Numbers(17);
     for _ in 0..40 {
-        let passes: Vec<Pass> = (0..1 + numbers.below(20)).map(|_| random_pass(&mut numbers)).collect();
+        let passes: Vec<Pass> = (0..1 + numbers.below(20))
+            .map(|_| random_pass(&mut numbers))
+            .collect();
         for slots in [1, 2, 3] {
             let (took, bound) = ring(MACHINE, &passes, slots, Fences::All);
             assert!(took >= bound, "{took} {bound} {slots} {passes:?}");
@@ -609,7 +700,11 @@ fn a_makespan_is_never_below_the_bound_and_near_it_with_enough_slots() {
         let (up, microseconds, down) = random_pass(&mut numbers);
         let passes = vec![(up, microseconds + 100, down); 200];
         let (took, bound) = ring(MACHINE, &passes, 4, Fences::All);
-        assert!(took >= bound && took <= 1.05 * bound, "{took} {bound} {:?}", passes[0]);
+        assert!(
+            took >= bound && took <= 1.05 * bound,
+            "{took} {bound} {:?}",
+            passes[0]
+        );
         let (one, _) = ring(MACHINE, &passes, 1, Fences::All);
         assert!(one > took, "{one} {took}");
     }
@@ -625,7 +720,10 @@ fn more_bandwidth_never_takes_longer() {
                 let machine = with(key, rate);
                 ring(&machine, &passes, 3, Fences::All).0
             });
-            assert!(took.windows(2).all(|pair| pair[1] <= pair[0]), "{key} {took:?}");
+            assert!(
+                took.windows(2).all(|pair| pair[1] <= pair[0]),
+                "{key} {took:?}"
+            );
             assert!(took[3] < took[0], "{key} {took:?}");
         }
     }

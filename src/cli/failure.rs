@@ -10,8 +10,8 @@ use seqstream::model::ModelError;
 use seqstream::output::OutputError;
 use seqstream::pipeline::JobError;
 use seqstream::remedy::Remedy;
-use seqstream::study::simulate::SimulateError;
 use seqstream::sequence::{SequenceError, TokenizerError};
+use seqstream::study::simulate::SimulateError;
 use seqstream::weights::WeightsError;
 
 /// The reason why the program ends without having done what was asked.

@@ -17,7 +17,10 @@ pub const LIBRARY: &str = "libseqstream_cuda_sim.so";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SimulatorError {
     /// The library is in none of the places.
-    #[error("the library of the simulated driver, {LIBRARY}, is not at {}", list(tried))]
+    #[error(
+        "the library of the simulated driver, {LIBRARY}, is not at {}",
+        list(tried)
+    )]
     Missing {
         /// The places.
         tried: Vec<PathBuf>,
@@ -33,7 +36,10 @@ pub enum SimulatorError {
 }
 
 fn list(tried: &[PathBuf]) -> String {
-    let places: Vec<String> = tried.iter().map(|path| path.display().to_string()).collect();
+    let places: Vec<String> = tried
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
     places.join(" or ")
 }
 

@@ -15,7 +15,9 @@ fn has_kernels() -> bool {
 }
 
 fn machine(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("machines").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("machines")
+        .join(name)
 }
 
 fn bench(file: &Path, arguments: &[&str]) -> Output {
@@ -73,8 +75,13 @@ fn an_h200_is_predicted_within_a_tenth_of_what_was_measured() {
         let predicted = rates("h200.toml", &arguments);
         for (predicted, measured) in predicted.iter().zip(measured) {
             let ratio = predicted / measured;
-            cuda::aloud(&format!("{model}: {predicted:.0} predicted, {measured} measured, {ratio:.3}"));
-            assert!((0.9..1.1).contains(&ratio), "{model}: {predicted} {measured}");
+            cuda::aloud(&format!(
+                "{model}: {predicted:.0} predicted, {measured} measured, {ratio:.3}"
+            ));
+            assert!(
+                (0.9..1.1).contains(&ratio),
+                "{model}: {predicted} {measured}"
+            );
         }
     }
 }
@@ -119,7 +126,10 @@ fn a_model_that_does_not_fit_is_the_error_of_the_engine() {
     let output = bench(&machine("rtx4090.toml"), &arguments);
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(8), "{message}");
-    assert!(message.contains("GiB") || message.contains("GB"), "{message}");
+    assert!(
+        message.contains("GiB") || message.contains("GB"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -131,13 +141,22 @@ fn a_wrong_machine_file_is_refused_before_anything_runs() {
             good.replace("engines = 2", "engines = 0"),
             "copy.engines: 0 is not a whole number above zero: give one",
         ),
-        (good.replace("wake_us", "wake"), "launch.wake: unknown field `wake`"),
-        (good.replace("[rates.rows]", "[rates.row]"), "rates.row: no kernel has a rate of this name"),
+        (
+            good.replace("wake_us", "wake"),
+            "launch.wake: unknown field `wake`",
+        ),
+        (
+            good.replace("[rates.rows]", "[rates.row]"),
+            "rates.row: no kernel has a rate of this name",
+        ),
         ("hello".to_owned(), "line 1: "),
     ] {
         let (code, message) = refused(&text, &arguments);
         assert_eq!(code, 2, "{message}");
-        assert!(message.contains(expected) && message.contains("hint: "), "{message}");
+        assert!(
+            message.contains(expected) && message.contains("hint: "),
+            "{message}"
+        );
         assert!(message.contains("machine.toml: line "), "{message}");
     }
     // A rate that only some models need.
@@ -152,10 +171,16 @@ fn a_wrong_machine_file_is_refused_before_anything_runs() {
 
 #[test]
 fn what_is_not_there_is_named() {
-    let output = bench(Path::new("/nowhere/x.toml"), &["--model", "8M", "--lengths", "9"]);
+    let output = bench(
+        Path::new("/nowhere/x.toml"),
+        &["--model", "8M", "--lengths", "9"],
+    );
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{message}");
-    assert!(message.contains("cannot read the machine file /nowhere/x.toml"), "{message}");
+    assert!(
+        message.contains("cannot read the machine file /nowhere/x.toml"),
+        "{message}"
+    );
     let output = seqstream()
         .args(["bench", "--model", "8M", "--lengths", "9", "--simulate"])
         .arg(machine("h200.toml"))
@@ -164,5 +189,8 @@ fn what_is_not_there_is_named() {
         .unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(7), "{message}");
-    assert!(message.contains("/nowhere/libsim.so") && message.contains("hint: "), "{message}");
+    assert!(
+        message.contains("/nowhere/libsim.so") && message.contains("hint: "),
+        "{message}"
+    );
 }

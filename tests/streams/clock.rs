@@ -10,7 +10,6 @@ use seqstream::model::{Pool, Request};
 use seqstream::study::Workload;
 use seqstream::study::simulate::{self, SimulateOptions};
 
-
 const H200: &str = include_str!("../../machines/h200.toml");
 
 /// A job of some batches in virtual time.
@@ -58,7 +57,10 @@ fn run(text: &str, config: &ModelConfig, overlap: bool, states: bool, batches: u
     };
     let mut engine = engine::load(&simulation.device, &simulation.checkpoint, &job).unwrap();
     let mut batch = seqstream::batch::PackedBatch::new();
-    workload.sequences.iter().for_each(|sequence| batch.push(sequence));
+    workload
+        .sequences
+        .iter()
+        .for_each(|sequence| batch.push(sequence));
     // The first batch waits for the weights.
     engine.embedder.embed(&batch, &job.request).unwrap();
     let simulator = simulation.simulator;
@@ -76,7 +78,9 @@ fn run(text: &str, config: &ModelConfig, overlap: bool, states: bool, batches: u
         engine.embedder.collect().unwrap();
     }
     let mut busy = engines.map(|kind| simulator.busy(0, kind));
-    busy.iter_mut().zip(before.1).for_each(|(busy, before)| *busy -= before);
+    busy.iter_mut()
+        .zip(before.1)
+        .for_each(|(busy, before)| *busy -= before);
     assert_eq!(simulator.findings(), "");
     Run {
         seconds: simulator.now() - before.0,
@@ -106,8 +110,14 @@ fn jobs_are_never_faster_than_the_bound_and_streams_bring_them_near_it() {
         let machine = with("to_host_gb_per_s", bus);
         let on = run(&machine, &small, true, states, 40);
         let off = run(&machine, &small, false, states, 40);
-        let figures = format!("{bus} {states} {} {} {:?}", on.seconds, off.seconds, on.busy);
-        assert!(on.seconds >= on.bound() && off.seconds >= off.bound(), "{figures}");
+        let figures = format!(
+            "{bus} {states} {} {} {:?}",
+            on.seconds, off.seconds, on.busy
+        );
+        assert!(
+            on.seconds >= on.bound() && off.seconds >= off.bound(),
+            "{figures}"
+        );
         assert!(on.seconds <= 1.05 * on.bound(), "{figures}");
         assert!(on.seconds < off.seconds, "{figures}");
         // Without streams everything is in sequence.

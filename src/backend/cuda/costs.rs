@@ -294,10 +294,18 @@ mod tests {
 
     #[test]
     fn every_attention_kernel_of_the_published_models_has_a_rate() {
-        for (head_dim, rotary) in [(16, true), (24, true), (32, true), (64, true), (128, true), (64, false)] {
+        for (head_dim, rotary) in [
+            (16, true),
+            (24, true),
+            (32, true),
+            (64, true),
+            (128, true),
+            (64, false),
+        ] {
             for capability in [(8, 0), (8, 9), (9, 0)] {
                 for dtype in [DType::F16, DType::Bf16, DType::F32] {
-                    let kernels = AttentionKernels::new(head_dim, dtype, rotary, capability).unwrap();
+                    let kernels =
+                        AttentionKernels::new(head_dim, dtype, rotary, capability).unwrap();
                     for kernel in kernels.launches().into_iter().flatten() {
                         let rate = attention_rate(&kernel.name, rotary);
                         let rotates = kernel.name.starts_with("rotate_keys");
@@ -310,10 +318,19 @@ mod tests {
         }
         let rate = |name, rotated| attention_rate(name, rotated).map(|rate| rate.to_str().unwrap());
         assert_eq!(rate("attention90_f16_64", true), Some("attention90_64"));
-        assert_eq!(rate("attention90_bf16_128_tensor", true), Some("attention90_128_tensor_queries"));
-        assert_eq!(rate("attention90_f16_64_tensor", false), Some("attention90_64_tensor"));
+        assert_eq!(
+            rate("attention90_bf16_128_tensor", true),
+            Some("attention90_128_tensor_queries")
+        );
+        assert_eq!(
+            rate("attention90_f16_64_tensor", false),
+            Some("attention90_64_tensor")
+        );
         assert_eq!(rate("attention_f16_any", true), Some("attention_any"));
-        assert_eq!(rate("attention_f16_64_short", true), Some("attention_short"));
+        assert_eq!(
+            rate("attention_f16_64_short", true),
+            Some("attention_short")
+        );
         assert_eq!(rate("attention_f16_40", true), None);
     }
 }
