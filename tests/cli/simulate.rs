@@ -94,7 +94,10 @@ fn every_machine_file_predicts_and_is_ordered_as_one_expects() {
     let mut found = std::fs::read_dir(machine("")).unwrap().count();
     let mut rate = |file: &str| {
         found -= 1;
-        let arguments = ["--model", "650M", "--lengths", "350", "--rounds", "1"];
+        // Three batches for each of eight devices.
+        let tokens = (24 * 33_792).to_string();
+        let mut arguments = vec!["--model", "650M", "--lengths", "350", "--rounds", "1"];
+        arguments.extend(["--tokens", &tokens]);
         rates(file, &arguments)[0]
     };
     let [one, eight] = ["h200.toml", "h200-x8.toml"].map(&mut rate);
