@@ -267,7 +267,17 @@ fn streams_without_fences_overlap_and_with_fences_they_do_not() {
         p.compute(&sim, 1, 100);
     });
     close(fenced, load + 100.0);
-    // An event that has been reached long ago, seen from the host's time.
+    // What is still under way in its stream, though the simulator has run it already because the
+    // host waited for another stream.
+    let in_order = span(|| {
+        p.compute(&sim, 0, 1000);
+        p.load(p.at, 1, 16);
+        // SAFETY: as declared.
+        ok(unsafe { cuStreamSynchronize(p.streams[1]) });
+        p.load(p.at, 0, MEGABYTE);
+    });
+    close(in_order, 1000.0 + load);
+    // An event that the simulator has reached already.
     let event = timeless_event();
     // SAFETY: as declared.
     let late = span(|| unsafe {

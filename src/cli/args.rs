@@ -10,7 +10,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  any other failure
-  2  wrong usage
+  2  wrong usage, or a machine file that cannot be used
   3  bad input data
   4  bad model or weights
   5  the output could not be written, or a file of it not read
@@ -298,7 +298,7 @@ pub struct BenchArgs {
     pub streams: SwitchArg,
     /// Predict the speed on the devices of this machine file instead, without computing anything:
     /// machines/ in the source has some
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["device", "breakdown", "cold", "fasta"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["device", "breakdown", "fasta"])]
     pub simulate: Option<PathBuf>,
     /// Measure random sequences of these lengths, in tokens
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = bench_length())]

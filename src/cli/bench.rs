@@ -12,7 +12,7 @@ use seqstream::engine::{Device, Job};
 use seqstream::gpu::cublaslt::Algorithms;
 use seqstream::model::{Pool, Request};
 use seqstream::study::simulate::{self, SimulateOptions};
-use seqstream::study::{self, BenchOptions, Note, Workload};
+use seqstream::study::{self, BenchOptions, BenchReport, Note, Workload};
 use seqstream::weights::Checkpoint;
 
 /// Number of tokens per round, by default: 12 batches. That is enough for filling and emptying the
@@ -98,7 +98,14 @@ fn predict(machine: &Path, args: &BenchArgs, console: &Console) -> Result<(), Fa
         // A choice of the simulated library is of no use to a later job.
         algorithms: Arc::new(Algorithms::new(None)),
     };
+    let first = workloads.first().filter(|_| args.cold);
+    let cold = first.map(|first| simulate::cold(&simulation, &job, first));
+    let cold_start = cold.transpose()?;
     let report = simulate::predict(&simulation, &job, &workloads, args.rounds)?;
+    let report = BenchReport {
+        cold_start,
+        ..report
+    };
     console.report(&report, args.json)
 }
 

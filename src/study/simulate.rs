@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::bench::{BenchReport, WorkloadReport};
+use super::bench::{BenchReport, WorkloadReport, failed, one, round_by};
+use super::cold::{ColdRound, ColdStart};
 use super::{Workload, median};
 use crate::architecture::{ModelConfig, ModelKind};
 use crate::backend::cuda::costs;
@@ -11,6 +12,7 @@ use crate::dtype::DType;
 use crate::engine::{self, Device, EngineError, Job};
 use crate::gpu::driver::{self, DriverError};
 use crate::gpu::simulator::{Simulator, SimulatorError};
+use crate::model::Embedder;
 use crate::remedy::{Action, Remedy};
 use crate::untrusted::file;
 use crate::weights::{Checkpoint, WeightsError};
@@ -205,7 +207,7 @@ pub fn predict(
         let tokens: usize = workload.sequences.iter().map(Vec::len).sum();
         let mut round = || {
             let clock = || simulation.simulator.now();
-            super::bench::round_by(&mut *engine.embedder, &batches, &job.request, &clock)
+            round_by(&mut *engine.embedder, &batches, &job.request, &clock)
         };
         round()?;
         let rates: Result<Vec<f64>, EngineError> =
@@ -222,4 +224,50 @@ pub fn predict(
         });
     }
     Ok(report)
+}
+
+/// Predicts a cold start on one device: how much of the loading of the weights is hidden behind the
+/// first batch, as `bench --cold` measures it.
+///
+/// # Errors
+/// As for [`predict`].
+pub fn cold(
+    simulation: &Simulation,
+    job: &Job,
+    workload: &Workload,
+) -> Result<ColdStart, SimulateError> {
+    let Device::Cuda {
+        devices,
+        dtype,
+        overlap,
+    } = &simulation.device
+    else {
+        return Err(EngineError::NoDevice.into());
+    };
+    let first = devices.get(..1).ok_or(EngineError::NoDevice)?;
+    let on = (first, *dtype, *overlap);
+    let checkpoint = &simulation.checkpoint;
+    let clock = || simulation.simulator.now();
+    // The first model chooses the algorithms.
+    drop(one(on, checkpoint, job)?);
+    let mut model = one(on, checkpoint, job)?;
+    let start = clock();
+    model.backend_mut().settle().map_err(failed)?;
+    let loading = clock() - start;
+    let layer_bytes = model.backend().layer_bytes().to_vec();
+    let mut batches = workload.pack(model.budget().first_tokens);
+    batches.truncate(1);
+    let computing = round_by(&mut model, &batches, &job.request, &clock)?;
+    drop(model);
+    let mut model = one(on, checkpoint, job)?;
+    let together = round_by(&mut model, &batches, &job.request, &clock)?;
+    let layers = checkpoint.config().layers;
+    let round = ColdRound::new(loading, computing, together, &layer_bytes, layers);
+    Ok(ColdStart {
+        medians: round,
+        workload: format!("{}, one batch", workload.name),
+        layer_bytes,
+        // Virtual time has no noise.
+        rounds: vec![round],
+    })
 }
