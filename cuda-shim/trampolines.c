@@ -4,7 +4,7 @@
 // which saves the argument registers, opens the library, looks the symbol up, fills the slot and
 // jumps. Arguments on the stack and the return value are never touched, so any signature will do.
 //
-// The library is $SEQSTREAM_LIBCUDA if that is set, else libcuda.so.1. Without one every call
+// The library is the one that cuda_trampoline_choose names, or $SEQSTREAM_LIBCUDA if that is set, else libcuda.so.1. Without one every call
 // returns CUDA_ERROR_NO_DEVICE; a call that the driver lacks returns CUDA_ERROR_NOT_SUPPORTED.
 
 #define _GNU_SOURCE
@@ -107,12 +107,26 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static void *library;
 static char report[1024];
 
+static pthread_mutex_t choosing = PTHREAD_MUTEX_INITIALIZER;
+static char *choice;
+
 static void open_library(void) {
-    const char *chosen = getenv("SEQSTREAM_LIBCUDA");
+    pthread_mutex_lock(&choosing);
+    const char *chosen = choice ? choice : getenv("SEQSTREAM_LIBCUDA");
+    pthread_mutex_unlock(&choosing);
     const char *name = chosen && *chosen ? chosen : "libcuda.so.1";
     library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
     const char *reason = library ? "" : dlerror();
     snprintf(report, sizeof report, "%s", library ? name : (reason ? reason : name));
+}
+
+// Makes a file the library, if none has been opened yet, and opens it.
+__attribute__((visibility("hidden"))) void cuda_trampoline_choose(const char *path) {
+    pthread_mutex_lock(&choosing);
+    free(choice);
+    choice = strdup(path);
+    pthread_mutex_unlock(&choosing);
+    pthread_once(&once, open_library);
 }
 
 // The library that calls go to, with 1, or with 0 why there is none. Opens it if no call has yet.

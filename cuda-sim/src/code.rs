@@ -31,6 +31,8 @@ impl Code {
     pub const NOT_FOUND: Self = Self(500);
     /// The work that a query asks about has not finished.
     pub const NOT_READY: Self = Self(600);
+    /// The call, or the work, is not supported.
+    pub const NOT_SUPPORTED: Self = Self(801);
     /// A kernel or a copy accessed memory that is not allocated.
     pub const ILLEGAL_ADDRESS: Self = Self(700);
 

@@ -1,8 +1,11 @@
 //! The simulator's settings, read from the environment.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use crate::clock::CostFunction;
 use crate::fault::Fault;
+use crate::machine::Machine;
 
 /// The default memory per device. Fresh pages cost nothing until they are written, so the simulator
 /// can offer much memory.
@@ -25,6 +28,12 @@ pub struct Config {
     pub fault: Option<Fault>,
     /// The file to which the log is appended, if any.
     pub log: Option<PathBuf>,
+    /// The machine whose time passes; none means no virtual time.
+    pub machine: Option<Arc<Machine>>,
+    /// What a launch costs on that machine.
+    pub costs: Option<CostFunction>,
+    /// Whether operations are computed. Without a machine they always are.
+    pub values: bool,
 }
 
 impl Config {
@@ -42,6 +51,19 @@ impl Config {
         if devices > MAX_DEVICES {
             refuse("SEQSTREAM_SIM_DEVICES", &devices.to_string(), "at most 16");
         }
+        let machine = text("SEQSTREAM_SIM_MACHINE").map(|path| {
+            let read = std::fs::read_to_string(&path).map_err(|error| error.to_string());
+            let parse = |text: String| Machine::parse(&text, &[]).map_err(|e| e.to_string());
+            match read.and_then(parse) {
+                Ok(machine) => machine,
+                Err(what) => refuse("SEQSTREAM_SIM_MACHINE", &path, &what),
+            }
+        });
+        let values = match text("SEQSTREAM_SIM_VALUES").as_deref() {
+            None | Some("on") => true,
+            Some("off") => false,
+            Some(other) => refuse("SEQSTREAM_SIM_VALUES", other, "on or off"),
+        };
         let architecture = number("SEQSTREAM_SIM_ARCH", 90) as u32;
         if ![80, 89, 90].contains(&architecture) {
             refuse(
@@ -54,14 +76,39 @@ impl Config {
             Fault::parse(&value)
                 .unwrap_or_else(|error| refuse("SEQSTREAM_SIM_FAULT", &value, &error.to_string()))
         });
-        Self {
+        let config = Self {
             devices,
             seed: number("SEQSTREAM_SIM_SEED", 0),
             memory: number("SEQSTREAM_SIM_MEMORY", DEFAULT_MEMORY as u64) as usize,
             architecture,
             fault,
             log: text("SEQSTREAM_SIM_LOG").map(PathBuf::from),
+            machine: None,
+            costs: None,
+            values: true,
+        };
+        match machine {
+            Some(machine) => config.on_machine(machine, None, values),
+            None => config,
         }
+    }
+
+    /// The same settings on a machine, which decides devices, memory and architecture.
+    pub fn on_machine(self, machine: Machine, costs: Option<CostFunction>, values: bool) -> Self {
+        Self {
+            devices: machine.device.count.0 as usize,
+            memory: machine.memory(),
+            architecture: machine.device.compute_capability.0,
+            machine: Some(Arc::new(machine)),
+            costs,
+            values,
+            ..self
+        }
+    }
+
+    /// Whether memory is only reserved, because nothing is computed.
+    pub fn is_hollow(&self) -> bool {
+        self.machine.is_some() && !self.values
     }
 }
 

@@ -1,15 +1,17 @@
 //! `seqstream_sim_*`: functions by which tests control and query the simulator. None of them counts
 //! as a call.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int, c_uint};
 
 use crate::call::lock;
+use crate::clock::CostFunction;
 use crate::code::Code;
 use crate::config::{Config, MAX_DEVICES};
 use crate::counters::Counters;
 use crate::fault::Fault;
 use crate::kernel::{EmuKernel, Kernel};
 use crate::log::Log;
+use crate::machine::Machine;
 
 /// Starts over like a new process, with this many devices (0: as many as before) and this seed:
 /// contexts, memory, counters, log, findings and faults are gone. Host threads keep their stack of
@@ -212,4 +214,109 @@ pub unsafe extern "C" fn seqstream_sim_register_kernel(kernel: *const EmuKernel)
     if let Some(entry) = entry {
         lock().extra_kernels.push(Kernel::new(entry));
     }
+}
+
+/// Starts over on the machine of a machine file, in virtual time. `machine` is the text of the
+/// file, or null for no machine. `costs` says what kernels cost; without it only their number of
+/// blocks counts. `rates` is null, or the names of all rates that `costs` may ask for, separated by
+/// spaces: others are then an error. Unless `values` is 1, nothing is computed, and memory is only
+/// reserved. Returns 0, or 1 with a message in `buffer`, which has `size` bytes; nothing has
+/// changed then.
+///
+/// # Safety `machine` and `rates` are null or C strings; `buffer` is null or has `size` bytes; `costs`
+/// keeps the contract of its type.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn seqstream_sim_set_machine(
+    machine: *const c_char,
+    rates: *const c_char,
+    costs: Option<CostFunction>,
+    values: c_int,
+    buffer: *mut c_char,
+    size: usize,
+) -> c_int {
+    let text = |text: *const c_char| {
+        (!text.is_null()).then(|| {
+            // SAFETY: the caller guarantees it.
+            unsafe { CStr::from_ptr(text) }
+                .to_string_lossy()
+                .into_owned()
+        })
+    };
+    let rates = text(rates).unwrap_or_default();
+    let rates: Vec<&str> = rates.split_whitespace().collect();
+    let machine = match text(machine).map(|text| Machine::parse(&text, &rates)) {
+        Some(Ok(machine)) => Some(machine),
+        Some(Err(error)) => {
+            put(&error.to_string(), buffer, size);
+            return 1;
+        }
+        None => None,
+    };
+    let mut sim = lock();
+    let config = Config {
+        fault: None,
+        machine: None,
+        ..sim.config.clone()
+    };
+    let config = match machine {
+        Some(machine) => config.on_machine(machine, costs, values == 1),
+        None => config,
+    };
+    sim.reset(config);
+    0
+}
+
+/// Returns 1 if the machine has a rate of this name, and else 0.
+///
+/// # Safety `name` is a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn seqstream_sim_has_rate(name: *const c_char) -> c_int {
+    // SAFETY: the caller guarantees it.
+    let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+    let sim = lock();
+    c_int::from(
+        sim.clock
+            .as_ref()
+            .is_some_and(|clock| clock.has_rate(&name)),
+    )
+}
+
+/// Copies the name of the machine. It works like `seqstream_sim_log`.
+///
+/// # Safety `buffer` is null or has `size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn seqstream_sim_machine_name(buffer: *mut c_char, size: usize) -> usize {
+    let sim = lock();
+    let name = sim
+        .config
+        .machine
+        .as_ref()
+        .map_or("", |machine| &machine.name);
+    put(name, buffer, size)
+}
+
+/// Returns the calling thread's virtual time in microseconds; 0 without a machine.
+#[unsafe(no_mangle)]
+pub extern "C" fn seqstream_sim_now() -> f64 {
+    lock().clock.as_mut().map_or(0.0, |clock| clock.now())
+}
+
+/// Lets the calling thread work for some microseconds of virtual time, which the simulator cannot
+/// see by itself: reading, tokenizing, writing. Negative times and NaN are none.
+#[unsafe(no_mangle)]
+pub extern "C" fn seqstream_sim_host_work(microseconds: f64) {
+    if let Some(clock) = &mut lock().clock {
+        clock.work(microseconds.max(0.0));
+    }
+}
+
+/// Returns the microseconds of virtual time for which an engine of a device has been busy: 0 for
+/// copies to the device, 1 for copies to the host, 2 for computing. Returns -1 if there is none.
+#[unsafe(no_mangle)]
+pub extern "C" fn seqstream_sim_busy(device: c_uint, engine: c_uint) -> f64 {
+    let sim = lock();
+    let clock = sim.clock.as_ref();
+    clock
+        .and_then(|clock| clock.busy(device as usize, engine as usize))
+        .unwrap_or(-1.0)
 }

@@ -123,6 +123,11 @@ impl Params {
         };
         Self(lines)
     }
+
+    /// Returns the address of the parameters, and of their `bytes` as many as there are.
+    pub fn raw(&self, bytes: usize) -> (*const c_void, usize) {
+        (self.0.as_ptr().cast(), bytes.min(size_of_val(&self.0[..])))
+    }
 }
 
 /// One launch of a kernel.

@@ -14,12 +14,14 @@
 //! run           what an operation does when it runs
 //! memory/       device and pinned memory on guarded pages; the handler of page faults
 //! kernel        emulated kernels: the registry, and a launch block by block
+//! clock         virtual time, where a machine file is set; machine: the figures of such a file
 //! matmul        cuBLASLt's product, in f32; cublaslt_algorithms: what it offers to compute it
 //! ```
 #![cfg(target_os = "linux")]
 
 mod abi;
 mod call;
+mod clock;
 mod code;
 mod config;
 pub mod control;
@@ -30,6 +32,7 @@ pub mod driver_api;
 mod fault;
 mod kernel;
 mod log;
+mod machine;
 mod matmul;
 mod memory;
 mod operations;
@@ -39,5 +42,6 @@ mod run;
 mod schedule;
 mod sim;
 
+pub use clock::{Cost, CostFunction, CostedLaunch};
 pub use counters::Counters;
 pub use kernel::EmuKernel;

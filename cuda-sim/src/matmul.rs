@@ -236,6 +236,18 @@ impl Product {
         }
     }
 
+    /// Returns m, n and k.
+    pub fn shape(&self) -> (usize, usize, usize) {
+        (self.d.rows, self.d.columns, self.depth())
+    }
+
+    /// Returns the bytes that are read and written if every operand is read once.
+    pub fn bytes_moved(&self) -> usize {
+        let ranges = self.ranges();
+        let matrices = ranges.iter().filter(|(what, ..)| *what != "workspace");
+        matrices.map(|(.., bytes)| bytes).sum()
+    }
+
     /// Returns the number of multiplications.
     pub fn multiplications(&self) -> u64 {
         (self.d.rows * self.d.columns * self.depth()) as u64

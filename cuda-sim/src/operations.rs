@@ -12,6 +12,17 @@ impl Sim {
     /// Submits work to a stream; `also` is an operation for which it waits besides the stream's own
     /// order.
     pub fn submit(&mut self, stream: u64, also: Option<OpId>, work: Work) -> Result<OpId, Code> {
+        self.submit_after(stream, also, 0.0, work)
+    }
+
+    /// Like `submit`, for work that in virtual time starts no earlier than `not_before`.
+    pub fn submit_after(
+        &mut self,
+        stream: u64,
+        also: Option<OpId>,
+        not_before: f64,
+        work: Work,
+    ) -> Result<OpId, Code> {
         let Stream {
             context,
             kind,
@@ -27,13 +38,14 @@ impl Sim {
                 after.extend(self.blocking_tails(context));
             }
         }
+        let now = self.submission(stream, &work).max(not_before);
         let task = Task {
             work,
             function: self.function,
             call: self.counters.calls,
             planned: self.planned.take(),
         };
-        let id = self.queue.submit(context, stream, after, self.clock, task);
+        let id = self.queue.submit(context, stream, after, now, task);
         if let Some(stream) = self.streams.get_mut(&stream) {
             stream.tail = Some(id);
         }
@@ -41,9 +53,89 @@ impl Sim {
         if self.queue.len() > MAX_PENDING
             && let Some(oldest) = self.queue.oldest()
         {
-            self.run(oldest);
+            let next = self.clock.as_ref().and_then(|_| self.queue.earliest());
+            self.run(next.unwrap_or(oldest));
         }
         Ok(id)
+    }
+
+    // ---- virtual time; all of this does nothing where no machine is set
+
+    /// Lets the calling thread submit, and returns the time from which on the work may run.
+    fn submission(&mut self, stream: u64, work: &Work) -> f64 {
+        let over = self.stream_over(stream);
+        let (Some(clock), Some(stream)) = (&mut self.clock, self.streams.get_mut(&stream)) else {
+            return self.waited;
+        };
+        clock.reach(stream.touched);
+        let ready = clock.submit(work);
+        stream.touched = clock.now();
+        ready.max(over)
+    }
+
+    /// Returns when everything is over that has run on a stream, and on those that fence it.
+    pub fn stream_over(&self, stream: u64) -> f64 {
+        let Some(own) = self.streams.get(&stream) else {
+            return 0.0;
+        };
+        let fences = |other: &&Stream| {
+            other.context == own.context
+                && match own.kind {
+                    StreamKind::NonBlocking => false,
+                    StreamKind::Blocking => other.kind == StreamKind::Null,
+                    StreamKind::Null => other.kind == StreamKind::Blocking,
+                }
+        };
+        let others = self.streams.values().filter(fences);
+        others.map(|other| other.over).fold(own.over, f64::max)
+    }
+
+    /// Makes the calling thread wait until `over`.
+    pub fn wait_until(&mut self, over: f64) {
+        if let Some(clock) = &mut self.clock {
+            clock.wait_until(over);
+        }
+    }
+
+    /// Makes the calling thread wait for all that has run on a stream.
+    pub fn wait_for_stream(&mut self, stream: u64) {
+        self.wait_until(self.stream_over(stream));
+    }
+
+    /// Makes the calling thread wait for all that has run in a context.
+    pub fn wait_for_context(&mut self, context: u64) {
+        let streams = self.streams.values().filter(|s| s.context == context);
+        let over = streams.map(|stream| stream.over).fold(0.0, f64::max);
+        self.wait_until(over);
+    }
+
+    /// Returns whether the calling thread's time has reached `over`. A thread that asks again and
+    /// again gets there.
+    pub fn is_past(&mut self, over: f64) -> bool {
+        let Some(clock) = &mut self.clock else {
+            return true;
+        };
+        if over <= clock.now() {
+            return true;
+        }
+        // The thread does something else until it asks again.
+        let between = (over - clock.now()) / 2.0;
+        clock.work(between.max(1.0));
+        false
+    }
+
+    /// Makes the calling thread at least as late as the threads that recorded the event.
+    pub fn see_event(&mut self, event: u64) {
+        if let (Some(clock), Some(event)) = (&mut self.clock, self.events.get(&event)) {
+            clock.reach(event.touched);
+        }
+    }
+
+    /// Notes that the calling thread recorded the event.
+    pub fn touch_event(&mut self, event: u64) {
+        if let (Some(clock), Some(event)) = (&mut self.clock, self.events.get_mut(&event)) {
+            event.touched = event.touched.max(clock.now());
+        }
     }
 
     fn null_tail(&self, context: u64) -> Option<OpId> {
@@ -115,6 +207,16 @@ impl Sim {
     /// Makes the host wait for these operations. The caller must check whether a context was lost
     /// meanwhile.
     pub fn wait(&mut self, targets: impl IntoIterator<Item = OpId>) {
+        if self.clock.is_some() {
+            // In virtual time operations run in the order of their starts, whoever waits.
+            let targets: Vec<OpId> = targets.into_iter().collect();
+            while targets.iter().any(|id| self.queue.is_pending(*id))
+                && let Some(id) = self.queue.earliest()
+            {
+                self.run(id);
+            }
+            return;
+        }
         let needed = self.queue.needed(targets);
         if needed.is_empty() {
             return;
@@ -123,7 +225,7 @@ impl Sim {
         while let Some(id) = self.scheduler.next_needed(&self.queue, &needed) {
             let over = self.run(id);
             if needed.contains(&id) {
-                self.clock = self.clock.max(over);
+                self.waited = self.waited.max(over);
             }
         }
     }
@@ -132,6 +234,9 @@ impl Sim {
     /// pending.
     pub fn query(&mut self, targets: &[OpId]) -> bool {
         self.counters.queries += 1;
+        if self.clock.is_some() {
+            self.wait(targets.iter().copied());
+        }
         for _ in 0..self.scheduler.progress() {
             let needed = self.queue.needed(targets.iter().copied());
             match self.scheduler.next_needed(&self.queue, &needed) {
@@ -145,9 +250,9 @@ impl Sim {
     /// Runs one ready operation; returns when it finished, in simulated microseconds.
     pub fn run(&mut self, id: OpId) -> f64 {
         let Some(op) = self.queue.take(id) else {
-            return self.clock;
+            return self.waited;
         };
-        let stream = number(op.stream);
+        let (handle, stream) = (op.stream, number(op.stream));
         let device = self.device_of(op.context).unwrap_or(0);
         let Task {
             function,
@@ -155,15 +260,30 @@ impl Sim {
             planned,
             ..
         } = op.work;
-        self.log.line(format!(
+        let placed = match &mut self.clock {
+            None => Ok((op.start, op.start + op.work.work.microseconds())),
+            Some(clock) => {
+                let space = &self.devices[device].space;
+                clock.place(&op.work.work, device, op.start, space)
+            }
+        };
+        let mut line = format!(
             "run op={id} device={device} stream={stream} {}",
             op.work.work
-        ));
-        let outcome = match planned {
-            Some(code) => Err((code, "fault ordered for this operation".to_owned())),
-            None => self.perform(&op.work.work, id, device),
+        );
+        if let (Some(_), Ok((start, over))) = (&self.clock, &placed) {
+            line += &format!(" from={start:.3} to={over:.3}");
+        }
+        self.log.line(line);
+        let outcome = match (planned, &placed) {
+            (Some(code), _) => Err((code, "fault ordered for this operation".to_owned())),
+            (None, Err(no_time)) => Err(no_time.clone()),
+            (None, Ok(_)) => self.perform(&op.work.work, id, device),
         };
-        let over = op.start + op.work.work.microseconds();
+        let over = placed.map_or(op.start, |(_, over)| over);
+        if let Some(stream) = self.streams.get_mut(&handle) {
+            stream.over = stream.over.max(over);
+        }
         self.queue.finish(&op, over);
         if let Work::Record { event } = op.work.work
             && let Some(event) = self.events.get_mut(&event)

@@ -104,6 +104,12 @@ impl<W> Queue<W> {
         self.pending.keys().next().copied()
     }
 
+    /// Returns the ready operation with the earliest start; of several the one submitted first.
+    pub fn earliest(&self) -> Option<OpId> {
+        let ready = self.ready().min_by(|a, b| a.start.total_cmp(&b.start));
+        ready.map(|op| op.id)
+    }
+
     /// Removes a ready operation to run it; its dependents wait until `finish`.
     pub fn take(&mut self, id: OpId) -> Option<Op<W>> {
         if !self.ready.remove(&id) {

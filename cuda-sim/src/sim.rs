@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::call::with_contexts;
+use crate::clock::Clock;
 use crate::code::Code;
 use crate::config::Config;
 use crate::counters::Counters;
@@ -63,6 +64,10 @@ pub struct Stream {
     pub priority: i32,
     /// The last operation submitted; it may have run.
     pub tail: Option<OpId>,
+    /// When the last operation that has run was over, in virtual time.
+    pub over: f64,
+    /// The latest time of a host thread that used it, in virtual time.
+    pub touched: f64,
 }
 
 /// An event.
@@ -75,6 +80,8 @@ pub struct Event {
     pub record: Option<OpId>,
     /// When that record was reached, in simulated microseconds.
     pub reached: Option<f64>,
+    /// The latest time of a host thread that recorded it, in virtual time.
+    pub touched: f64,
 }
 
 /// A kernel function of a module.
@@ -148,17 +155,21 @@ pub struct Sim {
     /// The call that is running.
     pub function: &'static str,
     note: String,
-    /// The time up to which the host has waited, in simulated microseconds.
-    pub clock: f64,
+    /// The time up to which the host has waited, in simulated microseconds. It only serves event
+    /// times where no machine is set.
+    pub waited: f64,
+    /// Virtual time, where a machine is set.
+    pub clock: Option<Clock>,
 }
 
 impl Sim {
     /// Creates the simulator's state.
     pub fn new(config: Config) -> Self {
         let devices = (0..config.devices)
-            .map(|device| Self::device(device, config.memory))
+            .map(|device| Self::device(device, &config))
             .collect();
-        let host = Self::space("pinned host memory", HOST_CAPACITY);
+        let mut host = Self::space("pinned host memory", HOST_CAPACITY);
+        host.set_hollow(config.is_hollow());
         Self {
             counters: Counters::default(),
             log: Log::new(config.log.as_deref()),
@@ -182,7 +193,8 @@ impl Sim {
             planned: None,
             function: "",
             note: String::new(),
-            clock: 0.0,
+            waited: 0.0,
+            clock: Self::clock(&config),
             config,
         }
     }
@@ -192,9 +204,21 @@ impl Sim {
             .unwrap_or_else(|error| panic!("cuda-sim: no addresses for {name}: {error}"))
     }
 
-    fn device(index: usize, memory: usize) -> Device {
+    fn clock(config: &Config) -> Option<Clock> {
+        let machine = config.machine.clone()?;
+        Some(Clock::new(
+            machine,
+            config.costs,
+            config.values,
+            config.devices,
+        ))
+    }
+
+    fn device(index: usize, config: &Config) -> Device {
+        let mut space = Self::space(&format!("device {index}"), config.memory);
+        space.set_hollow(config.is_hollow());
         Device {
-            space: Self::space(&format!("device {index}"), memory),
+            space,
             primary: None,
             retained: 0,
         }
@@ -204,15 +228,16 @@ impl Sim {
     /// continue, so that old addresses and handles stay invalid.
     pub fn reset(&mut self, config: Config) {
         self.host.reset(HOST_CAPACITY);
+        self.host.set_hollow(config.is_hollow());
         for (index, device) in self.devices.iter_mut().enumerate() {
             (device.primary, device.retained) = (None, 0);
             if !device.space.reset(config.memory) {
-                *device = Self::device(index, config.memory);
+                *device = Self::device(index, &config);
             }
+            device.space.set_hollow(config.is_hollow());
         }
         while self.devices.len() < config.devices {
-            self.devices
-                .push(Self::device(self.devices.len(), config.memory));
+            self.devices.push(Self::device(self.devices.len(), &config));
         }
         self.counters = Counters::default();
         self.log = Log::new(config.log.as_deref());
@@ -228,7 +253,8 @@ impl Sim {
         self.registered.clear();
         self.findings.clear();
         self.set_fault(config.fault.clone());
-        self.clock = 0.0;
+        self.waited = 0.0;
+        self.clock = Self::clock(&config);
         self.config = config;
     }
 
@@ -255,7 +281,9 @@ impl Sim {
                 "the fault ordered for {function} found no operation to fail"
             ));
         }
-        while let Some(id) = self.scheduler.next_unasked(&self.queue) {
+        while self.clock.is_none()
+            && let Some(id) = self.scheduler.next_unasked(&self.queue)
+        {
             self.run(id);
         }
         if code != Code::SUCCESS && code != Code::NOT_READY {
@@ -398,6 +426,8 @@ impl Sim {
                 kind,
                 priority,
                 tail: None,
+                over: 0.0,
+                touched: 0.0,
             },
         );
         handle

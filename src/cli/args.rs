@@ -11,7 +11,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  any other failure
-  2  wrong usage
+  2  wrong usage, or a machine file that cannot be used
   3  bad input data
   4  bad model or weights
   5  the output could not be written, or a file of it not read
@@ -303,7 +303,8 @@ pub struct TokenizeArgs {
 /// The arguments of `seqstream bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Model folder or file; the speed does not depend on the values of the weights
+    /// Model folder or file; the speed does not depend on the values of the weights. With
+    /// --simulate also one of 8M, 35M, 150M, 650M, 3B, 15B and dnabert-s
     #[arg(long, short, value_name = "MODEL")]
     pub model: PathBuf,
     /// Device that computes: cpu, cuda (every CUDA device), or some CUDA devices, such as cuda:0,2
@@ -329,6 +330,10 @@ pub struct BenchArgs {
     /// stop; nothing is computed or written
     #[arg(long)]
     pub plan: bool,
+    /// Predict the speed on the devices of this machine file instead, without computing anything:
+    /// machines/ in the source has some
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["device", "breakdown", "fasta"])]
+    pub simulate: Option<PathBuf>,
     /// Measure random sequences of these lengths, in tokens
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = bench_length())]
     pub lengths: Vec<usize>,

@@ -4,14 +4,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::args::BenchArgs;
+use super::args::{BenchArgs, SwitchArg};
 use super::{Console, Failure, algorithms, model, options, trace};
+use seqstream::architecture::ModelConfig;
 use seqstream::backend::cuda::WeightMode;
 use seqstream::engine;
 use seqstream::engine::{Device, Job};
 use seqstream::gpu::cublaslt::Algorithms;
 use seqstream::model::{Pool, Request};
-use seqstream::study::{self, BenchOptions, Note, Workload};
+use seqstream::study::simulate::{self, SimulateOptions};
+use seqstream::study::{self, BenchOptions, BenchReport, Note, Workload};
 use seqstream::trace::Trace;
 use seqstream::weights::Checkpoint;
 
@@ -22,7 +24,10 @@ const TOKENS: usize = 12 * 33_792;
 /// Runs `seqstream bench`.
 pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
     let path = args.trace.as_deref();
-    trace::with(path, console, |trace| measure(args, trace, console))
+    trace::with(path, console, |trace| match &args.simulate {
+        Some(machine) => predict(machine, args, trace, console),
+        None => measure(args, trace, console),
+    })
 }
 
 fn measure(args: &BenchArgs, trace: &Trace, console: &Console) -> Result<(), Failure> {
@@ -88,6 +93,55 @@ fn measure(args: &BenchArgs, trace: &Trace, console: &Console) -> Result<(), Fai
     // Warnings come before a failure, because a warning may explain the failure.
     algorithms::warn(&job.algorithms, console);
     console.report(&report?, args.json)
+}
+
+/// Predicts the speed on a machine of which there is only a description.
+fn predict(
+    machine: &Path,
+    args: &BenchArgs,
+    trace: &Trace,
+    console: &Console,
+) -> Result<(), Failure> {
+    let preset = args.model.to_str().and_then(ModelConfig::preset);
+    let config = match preset {
+        Some(config) => config,
+        None => model::open(&args.model, console)?.config().clone(),
+    };
+    let simulated = SimulateOptions {
+        dtype: options::on_cuda(args.dtype),
+        overlap: args.streams == SwitchArg::On,
+        ..SimulateOptions::default()
+    };
+    let simulation = simulate::open(machine, &config, &simulated)?;
+    let workloads = workloads(args, &simulation.checkpoint, console)?;
+    let job = Job {
+        memory: None,
+        request: Request {
+            layers: vec![config.layers],
+            pool: Some(Pool::Mean),
+            per_token: args.per_token,
+        },
+        token_budget: args.token_budget,
+        threads: args.threads.unwrap_or_else(options::cores),
+        longest: workloads.iter().filter_map(Workload::longest).max(),
+        // A choice of the simulated library is of no use to a later job.
+        algorithms: Arc::new(Algorithms::new(None)),
+        weights: options::weights(args.weights, args.plan, &simulation.device)?,
+        trace: trace.clone(),
+    };
+    if args.plan {
+        let plan = engine::plan(&simulation.device, &simulation.checkpoint, &job)?;
+        return console.report(&plan, args.json);
+    }
+    let first = workloads.first().filter(|_| args.cold);
+    let cold = first.map(|first| simulate::cold(&simulation, &job, first));
+    let cold_start = cold.transpose()?;
+    let report = simulate::predict(&simulation, &job, &workloads, args.rounds)?;
+    let report = BenchReport {
+        cold_start,
+        ..report
+    };
+    console.report(&report, args.json)
 }
 
 fn workloads(

@@ -11,6 +11,7 @@ use seqstream::output::OutputError;
 use seqstream::pipeline::JobError;
 use seqstream::remedy::Remedy;
 use seqstream::sequence::{SequenceError, TokenizerError};
+use seqstream::study::simulate::SimulateError;
 use seqstream::trace::TraceError;
 use seqstream::weights::WeightsError;
 
@@ -125,6 +126,27 @@ impl From<EngineError> for Failure {
                 hint: error.remedy().as_ref().map(words),
             },
             EngineError::NonFinite { .. } | EngineError::NoDevice => Self::Other(error.to_string()),
+        }
+    }
+}
+
+impl From<SimulateError> for Failure {
+    fn from(error: SimulateError) -> Self {
+        let hint = error.remedy().as_ref().map(words);
+        match error {
+            SimulateError::Engine(e) => e.into(),
+            SimulateError::Weights(e) => e.into(),
+            SimulateError::Driver(e) => Self::Other(e.to_string()),
+            SimulateError::Simulator(e) => Self::Device {
+                message: format!("--simulate: {e}"),
+                hint: hint.unwrap_or_default(),
+            },
+            SimulateError::Read { .. }
+            | SimulateError::Machine { .. }
+            | SimulateError::Rates { .. } => Self::Usage {
+                message: format!("--simulate: {error}"),
+                hint,
+            },
         }
     }
 }

@@ -74,6 +74,15 @@ fn usage(message: impl Into<String>, hint: impl Into<String>) -> Failure {
     }
 }
 
+/// Returns the data type of a computation on CUDA.
+pub fn on_cuda(dtype: Option<DtypeArg>) -> DType {
+    match dtype {
+        None | Some(DtypeArg::F16) => DType::F16,
+        Some(DtypeArg::Bf16) => DType::Bf16,
+        Some(DtypeArg::F32) => DType::F32,
+    }
+}
+
 /// Resolves `--device` against the CUDA devices of this machine. A missing device is an error that
 /// names the remedy.
 pub fn device(name: &str, dtype: Option<DtypeArg>, streams: SwitchArg) -> Result<Device, Failure> {
@@ -120,11 +129,7 @@ pub fn device(name: &str, dtype: Option<DtypeArg>, streams: SwitchArg) -> Result
     }
     Ok(Device::Cuda {
         devices,
-        dtype: match dtype {
-            None | Some(DtypeArg::F16) => DType::F16,
-            Some(DtypeArg::Bf16) => DType::Bf16,
-            Some(DtypeArg::F32) => DType::F32,
-        },
+        dtype: on_cuda(dtype),
         overlap: streams == SwitchArg::On,
     })
 }

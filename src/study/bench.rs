@@ -261,8 +261,19 @@ pub(super) fn round(
     batches: &[PackedBatch],
     job: &Job,
 ) -> Result<f64, EngineError> {
+    let begin = Instant::now();
+    round_by(model, batches, job, &|| begin.elapsed().as_secs_f64())
+}
+
+/// Runs one round, like [`round`], and measures it by a clock that tells seconds.
+pub(super) fn round_by(
+    model: &mut dyn Embedder,
+    batches: &[PackedBatch],
+    job: &Job,
+    clock: &dyn Fn() -> f64,
+) -> Result<f64, EngineError> {
     let stage = |name| job.trace.stage(host::COMPUTING, 0, name);
-    let start = Instant::now();
+    let start = clock();
     let mut remaining = batches.len();
     for batch in batches {
         while model.free_slots() == 0 && remaining > 0 {
@@ -284,7 +295,7 @@ pub(super) fn round(
             break;
         }
     }
-    Ok(start.elapsed().as_secs_f64())
+    Ok(clock() - start)
 }
 
 fn rounds(

@@ -128,7 +128,13 @@ fn medians(rounds: &[ColdRound]) -> ColdRound {
 impl ColdRound {
     /// Works out how much was hidden, from the seconds of loading, of computing, and of both
     /// together.
-    fn new(load: f64, compute: f64, both: f64, layer_bytes: &[usize], layers: usize) -> Self {
+    pub(super) fn new(
+        load: f64,
+        compute: f64,
+        both: f64,
+        layer_bytes: &[usize],
+        layers: usize,
+    ) -> Self {
         let least = least(load, compute, layer_bytes, layers);
         // If nothing can be hidden, the hidden fraction is undefined.
         let could = load + compute - least;

@@ -6,6 +6,7 @@
 //! | `workload` | [`Workload`]: random sequences, or those of a file, cut into batches |
 //! | `bench` | [`bench()`]: measures workloads, and returns a [`BenchReport`] |
 //! | `cold` | measures cold starts: [`ColdStart`] |
+//! | [`simulate`] | predicts speed on a machine of which there is only a description |
 //!
 //! Nothing here prints. A report is data: it is displayed as a table, and can be serialised.
 //!
@@ -39,6 +40,7 @@
 
 mod bench;
 mod cold;
+pub mod simulate;
 mod workload;
 
 pub use bench::{

@@ -8,7 +8,7 @@ use super::source::{Source, read_json};
 use super::stored::{MOST_TENSORS, Malformed, StoredDType};
 use super::torch::FairEsmSettings;
 use super::vocabulary::{self, Vocabulary};
-use super::{Tensor, WeightsError, frequencies, hash, identify, torch};
+use super::{Tensor, WeightsError, frequencies, hash, identify, random, torch};
 use crate::architecture::names::Scheme;
 use crate::architecture::{ModelConfig, ModelKind, config_json, layout};
 use crate::dtype::DType;
@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::{fs, io};
 
@@ -191,6 +192,31 @@ impl Checkpoint {
             beside,
             hash: OnceLock::new(),
         })
+    }
+
+    /// Makes a model of this architecture without values, for studies in which nothing is computed.
+    /// Its tensors lie in a file that is a hole, takes no space on the disk, and has no name when
+    /// this returns.
+    ///
+    /// # Errors
+    /// [`WeightsError::Spec`] for impossible sizes, and [`WeightsError::Write`] if no file can be
+    /// made in the folder for temporary files.
+    pub fn hollow(config: &ModelConfig, dtype: DType) -> Result<Self, WeightsError> {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("seqstream-hollow-{}-{number}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        // The call fails if somebody else has made the folder, so nobody else can have put files
+        // into it.
+        fs::create_dir(&dir).map_err(WeightsError::write(&dir))?;
+        let opened = random::write_hollow(config, dtype, &dir).and_then(|()| Self::open(&dir));
+        // The mapping keeps the file. What cannot be removed is empty, and takes no space.
+        let _ = fs::remove_dir_all(&dir);
+        let mut opened = opened?;
+        for file in opened.files.iter_mut().filter_map(Arc::get_mut) {
+            file.hollow = true;
+        }
+        Ok(opened)
     }
 
     /// The architecture and sizes.

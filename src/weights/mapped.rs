@@ -27,6 +27,8 @@ pub struct Mapped {
     map: Mmap,
     /// The mapped file itself, whatever its path leads to by now.
     file: File,
+    /// Whether the file is a hole whose bytes nobody wants.
+    pub(super) hollow: bool,
     /// The state of the file when it was mapped.
     stamp: Mutex<Stamp>,
 }
@@ -106,6 +108,7 @@ impl Mapped {
             _region: MappedRegion::watch(&map, path),
             map,
             file,
+            hollow: false,
             stamp: Mutex::new(Stamp::of(&metadata)),
         })
     }

@@ -135,6 +135,25 @@ pub fn write_random(
     write_file(&dir.join(entry), &pretty(&index))
 }
 
+/// Writes a model without values: config.json, and a file of tensors that is a hole.
+pub(super) fn write_hollow(
+    config: &ModelConfig,
+    dtype: DType,
+    dir: &Path,
+) -> Result<(), WeightsError> {
+    config
+        .validate()
+        .map_err(|what| WeightsError::Spec { what })?;
+    let tensors = layout::expected(config);
+    write_file(&dir.join("config.json"), &config_json::write(config, dtype))?;
+    let planned: Vec<Planned> = shards(&tensors, "", dtype, u64::MAX)
+        .into_iter()
+        .flatten()
+        .map(|(_, planned)| planned)
+        .collect();
+    SafetensorsWriter::create(&dir.join("model.safetensors"), &planned)?.leave_hollow()
+}
+
 /// Fills `out` with the values of one tensor, starting at its value `first`. The same (seed, name,
 /// index) always gives the same value; the module's description has the algorithm.
 pub fn fill(tensor: &Expected, config: &ModelConfig, seed: u64, first: usize, out: &mut [f32]) {

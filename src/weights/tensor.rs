@@ -52,6 +52,13 @@ impl Tensor {
         self.file.path()
     }
 
+    /// Whether the tensor belongs to a model without values
+    /// ([`Checkpoint::hollow`](super::Checkpoint::hollow)). Its bytes are zeros, and need not be
+    /// read: each page that is read would take memory.
+    pub fn is_hollow(&self) -> bool {
+        self.file.hollow
+    }
+
     /// The values as they are stored: little-endian, possibly unaligned.
     pub fn bytes(&self) -> &[u8] {
         self.file

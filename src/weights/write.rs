@@ -90,6 +90,17 @@ impl SafetensorsWriter {
         self.out.write(bytes)
     }
 
+    /// Leaves the bytes that were not written as a hole of the file, which takes no space on the
+    /// disk, and gives the file its final name.
+    ///
+    /// # Errors
+    /// [`WeightsError::Write`] if the file cannot be written.
+    pub(super) fn leave_hollow(mut self) -> Result<(), WeightsError> {
+        self.out.extend(self.planned - self.written)?;
+        self.written = self.planned;
+        self.finish()
+    }
+
     /// Syncs the file and gives it its final name.
     ///
     /// # Errors
@@ -147,6 +158,18 @@ impl Replacement {
                 .map_err(WeightsError::write(&self.path)),
             None => Ok(()),
         }
+    }
+
+    /// Adds a hole of this many bytes.
+    fn extend(&mut self, bytes: u64) -> Result<(), WeightsError> {
+        let Some(buffered) = &mut self.file else {
+            return Ok(());
+        };
+        let extended = buffered.flush().and_then(|()| {
+            let file = buffered.get_ref();
+            file.set_len(file.metadata()?.len() + bytes)
+        });
+        extended.map_err(WeightsError::write(&self.path))
     }
 
     fn finish(mut self) -> Result<(), WeightsError> {

@@ -11,6 +11,7 @@ mod foreign;
 mod kill;
 mod output;
 mod process;
+mod simulate;
 mod trace;
 
 #[path = "../support"]

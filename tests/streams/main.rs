@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
+mod clock;
 mod driver;
 mod faults;
 mod loader;

@@ -94,6 +94,7 @@ api! {
         let context = sim.current()?;
         sim.counters.context_synchronizes += 1;
         sim.wait(sim.pending_of(context));
+        sim.wait_for_context(context);
         sim.usable(context)
     }
 

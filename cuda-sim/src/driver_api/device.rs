@@ -25,7 +25,10 @@ impl Sim {
         self.checked_device(device)
     }
 
-    fn device_name(&self) -> &'static str {
+    fn device_name(&self) -> &str {
+        if let Some(machine) = &self.config.machine {
+            return &machine.device.name;
+        }
         match self.config.architecture {
             80 => "Simulated A100",
             89 => "Simulated L40S",
@@ -39,7 +42,10 @@ impl Sim {
         // Shared memory per multiprocessor in KiB and L2 in MiB are as on the cards of these names.
         // There are few multiprocessors, so that kernels which fill a card with blocks, and engines
         // which fill it with work, have little to do here.
-        let processors = 4;
+        let processors = match &self.config.machine {
+            Some(machine) => c_int::try_from(machine.device.multiprocessors.0).ok()?,
+            None => 4,
+        };
         let (shared_kib, l2_mib) = match architecture {
             80 => (164, 40),
             89 => (100, 48),

@@ -33,6 +33,7 @@ fn record(sim: &mut Sim, event: u64, stream: u64) -> Result<(), Code> {
         event.record = Some(op);
         event.reached = None;
     }
+    sim.touch_event(event);
     Ok(())
 }
 
@@ -59,7 +60,7 @@ api! {
         let handle = sim.new_handle();
         event.set(handle)?;
         let timing = flags & DISABLE_TIMING == 0;
-        sim.events.insert(handle, Event { context, timing, record: None, reached: None });
+        sim.events.insert(handle, Event { context, timing, record: None, reached: None, touched: 0.0 });
         Ok(())
     }
 
@@ -74,7 +75,10 @@ api! {
 
     fn cuEventQuery(event: u64) |sim| {
         let record = sim.event_of(event)?.record;
+        sim.see_event(event);
         let done = sim.query(record.as_slice());
+        let over = sim.event_of(event)?.reached.unwrap_or(0.0);
+        let done = done && sim.is_past(over);
         sim.event_of(event)?;
         if done { Ok(()) } else { Err(Code::NOT_READY) }
     }
@@ -82,7 +86,10 @@ api! {
     fn cuEventSynchronize(event: u64) |sim| {
         let record = sim.event_of(event)?.record;
         sim.counters.event_synchronizes += 1;
+        sim.see_event(event);
         sim.wait(record);
+        let over = sim.event_of(event)?.reached;
+        sim.wait_until(over.unwrap_or(0.0));
         sim.event_of(event).map(|_| ())
     }
 

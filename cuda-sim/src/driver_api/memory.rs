@@ -17,6 +17,7 @@ const NULL_STREAM: u64 = 0;
 fn wait_inside(sim: &mut Sim, stream: u64) -> Result<(), Code> {
     sim.counters.implicit_synchronizes += 1;
     sim.wait(sim.tails(stream));
+    sim.wait_for_stream(stream);
     sim.stream_of(stream).map(|_| ())
 }
 
@@ -64,9 +65,12 @@ fn to_device(
             source,
             target,
             bytes,
+            pinned,
         },
     )?;
-    if blocks && pinned {
+    // In virtual time the copy out of the staging memory is also waited for, as it is where the
+    // memory is large.
+    if (blocks && pinned) || (!pinned && sim.clock.is_some()) {
         wait_inside(sim, stream)
     } else {
         Ok(())
@@ -112,6 +116,7 @@ fn to_host(
             source,
             target,
             bytes,
+            pinned,
         },
     )?;
     if blocks || !pinned {
@@ -148,6 +153,7 @@ fn on_device(
             source,
             target,
             bytes,
+            pinned: false,
         },
     )?;
     Ok(())
@@ -186,6 +192,9 @@ fn allocate_host(sim: &mut Sim, out: &Out<*mut c_void>, bytes: usize) -> Result<
     }
     let address = sim.host.allocate(bytes)?;
     sim.counters.host_allocations += 1;
+    if let Some(clock) = &mut sim.clock {
+        clock.host_allocated(address);
+    }
     sim.note(format_args!("bytes={bytes} at={address:#x}"));
     out.set(address as *mut c_void)
 }
@@ -205,6 +214,10 @@ fn wait_for_all(sim: &mut Sim) {
     if !pending.is_empty() {
         sim.counters.implicit_synchronizes += 1;
         sim.wait(pending);
+    }
+    let contexts: Vec<u64> = sim.contexts.keys().copied().collect();
+    for context in contexts {
+        sim.wait_for_context(context);
     }
 }
 
@@ -251,6 +264,7 @@ api! {
             sim.counters.implicit_synchronizes += 1;
             sim.wait(pending);
         }
+        sim.wait_for_context(context);
         let (bytes, damage) = sim.devices[device].space.free(address as usize)?;
         sim.counters.frees += 1;
         sim.note(format_args!("device={device} bytes={bytes} at={address:#x}"));

@@ -50,12 +50,14 @@ api! {
         let id = sim.stream_of(stream)?;
         sim.counters.stream_synchronizes += 1;
         sim.wait(sim.tails(id));
+        sim.wait_for_stream(id);
         sim.stream_of(stream).map(|_| ())
     }
 
     fn cuStreamQuery(stream: u64) |sim| {
         let id = sim.stream_of(stream)?;
         let idle = sim.query(&sim.tails(id));
+        let idle = idle && sim.is_past(sim.stream_over(id));
         sim.stream_of(stream)?;
         if idle { Ok(()) } else { Err(Code::NOT_READY) }
     }
@@ -67,8 +69,10 @@ api! {
         let record = sim.event_of(event)?.record;
         sim.counters.event_waits += 1;
         sim.note(format_args!("stream={} event={}", number(id), number(event)));
+        sim.see_event(event);
         if let Some(record) = record {
-            sim.submit(id, Some(record), Work::Wait)?;
+            let reached = sim.event_of(event)?.reached.unwrap_or(0.0);
+            sim.submit_after(id, Some(record), reached, Work::Wait)?;
         }
         Ok(())
     }

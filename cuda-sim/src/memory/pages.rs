@@ -89,6 +89,26 @@ impl Region {
         Ok(())
     }
 
+    /// Makes pages readable and writable, filled with zeros.
+    pub fn open_zero(&self, start: usize, bytes: usize) -> io::Result<()> {
+        self.assert_mine(start, bytes);
+        // SAFETY: as in `open`.
+        let mapped = unsafe {
+            libc::mmap(
+                start as *mut libc::c_void,
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if mapped == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
     /// Makes pages inaccessible and releases their memory.
     pub fn close(&self, start: usize, bytes: usize) {
         self.assert_mine(start, bytes);
@@ -127,6 +147,24 @@ impl Region {
 pub unsafe fn copy(source: usize, target: usize, bytes: usize) {
     // SAFETY: the caller guarantees it.
     unsafe { ptr::copy(source as *const u8, target as *mut u8, bytes) }
+}
+
+/// Copies like `copy`, but writes only the pages that differ, so that a page of zeros that was
+/// never written stays without memory.
+///
+/// # Safety As for `copy`.
+pub unsafe fn update(source: usize, target: usize, bytes: usize) {
+    for from in (0..bytes).step_by(PAGE) {
+        let part = PAGE.min(bytes - from);
+        // SAFETY: the caller guarantees both ranges.
+        unsafe {
+            let (source, target) = (source + from, target + from);
+            let old = std::slice::from_raw_parts(target as *const u8, part);
+            if old != std::slice::from_raw_parts(source as *const u8, part) {
+                copy(source, target, part);
+            }
+        }
+    }
 }
 
 /// Reads bytes.

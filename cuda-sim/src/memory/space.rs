@@ -46,6 +46,8 @@ pub struct Space {
     count: u64,
     live: BTreeMap<usize, Allocation>,
     freed: VecDeque<(usize, Allocation)>,
+    /// Whether fresh memory is zeros instead of poison, and its margins are not watched.
+    hollow: bool,
 }
 
 impl Space {
@@ -66,7 +68,13 @@ impl Space {
             count: 0,
             live: BTreeMap::new(),
             freed: VecDeque::new(),
+            hollow: false,
         })
+    }
+
+    /// From now on fresh memory is zeros, which cost nothing, instead of poison; or poison again.
+    pub fn set_hollow(&mut self, hollow: bool) {
+        self.hollow = hollow;
     }
 
     /// Returns the capacity in bytes.
@@ -104,7 +112,11 @@ impl Space {
         }
         let length = padded.next_multiple_of(PAGE);
         let start = self.find_gap(length).ok_or(Code::OUT_OF_MEMORY)?;
-        if let Err(error) = self.region.open(start, length) {
+        let opened = match self.hollow {
+            true => self.region.open_zero(start, length),
+            false => self.region.open(start, length),
+        };
+        if let Err(error) = opened {
             eprintln!(
                 "cuda-sim: no pages for {bytes} bytes of {}: {error}",
                 self.name
@@ -255,6 +267,9 @@ impl Space {
     }
 
     fn damage_of(&self, address: usize, allocation: &Allocation) -> Option<String> {
+        if self.hollow {
+            return None;
+        }
         let end = address + allocation.bytes;
         let before = (allocation.start, address - allocation.start);
         let after = (end, allocation.start + allocation.length - end);

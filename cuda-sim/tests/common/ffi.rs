@@ -3,7 +3,7 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
-use seqstream_cuda_sim::{Counters, EmuKernel};
+use seqstream_cuda_sim::{CostFunction, Counters, EmuKernel};
 
 unsafe extern "C" {
     pub fn cuInit(flags: u32) -> c_int;
@@ -85,6 +85,19 @@ unsafe extern "C" {
     pub fn cuGetErrorName(code: c_int, name: *mut *const c_char) -> c_int;
 
     pub fn seqstream_sim_reset(devices: u32, seed: u64) -> c_int;
+    pub fn seqstream_sim_set_machine(
+        machine: *const c_char,
+        rates: *const c_char,
+        costs: Option<CostFunction>,
+        values: c_int,
+        buffer: *mut c_char,
+        size: usize,
+    ) -> c_int;
+    pub fn seqstream_sim_has_rate(name: *const c_char) -> c_int;
+    pub fn seqstream_sim_machine_name(buffer: *mut c_char, size: usize) -> usize;
+    pub fn seqstream_sim_now() -> f64;
+    pub fn seqstream_sim_host_work(microseconds: f64);
+    pub fn seqstream_sim_busy(device: u32, engine: u32) -> f64;
     pub fn seqstream_sim_set_memory(bytes: usize);
     pub fn seqstream_sim_set_fault(fault: *const c_char) -> c_int;
     pub fn seqstream_sim_lose_device(device: u32, code: c_int) -> c_int;

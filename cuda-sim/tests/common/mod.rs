@@ -43,6 +43,9 @@ impl Sim {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: as declared.
         unsafe {
+            let (none, size) = (std::ptr::null_mut(), 0);
+            let clock = seqstream_sim_set_machine(std::ptr::null(), none, None, 1, none, size);
+            assert_eq!(clock, 0);
             seqstream_sim_set_memory(64 << 20);
             assert_eq!(seqstream_sim_reset(devices, seed), 0);
         }

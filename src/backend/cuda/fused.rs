@@ -58,7 +58,7 @@ impl Fused {
             DType::Bf16 => Element::Bf16,
             DType::F32 => return Ok(None),
         };
-        if device.capability != (9, 0) {
+        if !Self::is_on(device.capability) {
             return Ok(None);
         }
         let load = |form: &str| {
@@ -71,6 +71,11 @@ impl Fused {
             plain: load("gemm_gelu")?,
             gated: load("gemm_gelu_gated")?,
         }))
+    }
+
+    /// Returns whether a device of this compute capability has the kernels.
+    pub fn is_on(capability: (u32, u32)) -> bool {
+        capability == (9, 0)
     }
 
     /// Returns whether the kernels take a layer of this shape.

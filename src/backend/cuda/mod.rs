@@ -9,6 +9,7 @@
 //! | `placement`, `plan`, `rates` | which layers stay on the device and which are streamed; the plan that is printed, with its assumed rates |
 //! | `memory`, `activations` | how much a pass may hold; the matrices that passes work on |
 //! | `backend`, `pass`, `slot` | [`Cuda`] begins passes; their operations; the layout of input and output |
+//! | [`costs`] | what each launch costs, for studies on the simulated driver |
 //! | `chains` | the lengths of the chains of sums, and the class of short sequences |
 //! | `profile` | how long operations take |
 //!
@@ -19,6 +20,7 @@ pub mod attention;
 mod backend;
 mod builder;
 mod chains;
+pub mod costs;
 mod error;
 mod functions;
 mod fused;

@@ -5,7 +5,7 @@ use super::error::GemmError;
 use std::env;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// The library's file names in the order of preference. The last name is the one that a toolkit's
 /// development files use.
@@ -34,14 +34,23 @@ pub(super) fn version_text(version: usize) -> String {
     )
 }
 
-/// Opens cuBLASLt, or returns the library that is open already. If `$SEQSTREAM_LIBCUBLASLT` is set,
-/// no other place is searched.
+static CHOSEN: OnceLock<PathBuf> = OnceLock::new();
+
+/// Makes a file the only place that is searched for cuBLASLt. A file that was chosen before stays.
+pub fn choose(path: &Path) {
+    CHOSEN.get_or_init(|| path.to_owned());
+}
+
+/// Opens cuBLASLt, or returns the library that is open already. If [`choose`] or
+/// `$SEQSTREAM_LIBCUBLASLT` names a file, no other place is searched.
 ///
 /// # Errors
 /// [`GemmError::Missing`] if there is none, and [`GemmError::Library`] if it cannot be used.
 pub(super) fn open() -> Result<&'static Library, GemmError> {
     let mut tried = Vec::new();
-    if let Some(path) = env::var_os("SEQSTREAM_LIBCUBLASLT").filter(|v| !v.is_empty()) {
+    let chosen = CHOSEN.get().map(|path| path.clone().into_os_string());
+    let named = || env::var_os("SEQSTREAM_LIBCUBLASLT").filter(|v| !v.is_empty());
+    if let Some(path) = chosen.or_else(named) {
         return match open_one(&path, &mut tried)? {
             Some(library) => Ok(library),
             None => {

@@ -48,6 +48,7 @@ mod workbench;
 pub use algorithm::{Algorithm, Algorithms, Machine};
 pub use choose::Tuning;
 pub use error::{CallError, GemmError, Refusal};
+pub use library::choose;
 pub use product::{ALIGNMENT, CHAIN_STEP, Kind, Operands, Product, ProductSpec, WHOLE, WORKSPACE};
 pub use table::AlgorithmTable;
 pub use workbench::{Workbench, randomise};

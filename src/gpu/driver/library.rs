@@ -13,6 +13,14 @@ pub enum Library {
     Missing(String),
 }
 
+/// Makes a file the driver's library, unless a library is open already, and says which library it
+/// is.
+pub fn choose(path: &CStr) -> Library {
+    // SAFETY: the function copies the string.
+    unsafe { ffi::cuda_trampoline_choose(path.as_ptr()) };
+    library()
+}
+
 /// Opens the driver's library unless that has happened already, and says which library it is.
 pub fn library() -> Library {
     let mut text: *const c_char = std::ptr::null();

@@ -23,7 +23,7 @@ mod tensor_map;
 pub use context::{Context, DeviceInfo, devices, driver_version, init};
 pub use error::{At, DriverError, StreamName};
 pub use fence::Fence;
-pub use library::{Library, library};
+pub use library::{Library, choose, library};
 pub use memory::{Arena, PinnedBuffer, Region};
 pub use module::{Function, Module};
 pub use stream::{Busy, Observe, Operation, Stream};

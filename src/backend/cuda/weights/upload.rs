@@ -6,7 +6,7 @@ use crate::backend::cuda::params::CastParams;
 use crate::dtype::DType;
 use crate::gpu::driver::{DriverError, Region};
 use crate::gpu::stream::{Conversion, LayerFences, Source, StreamError, Uploader};
-use crate::weights::Weight;
+use crate::weights::{Tensor, Weight};
 use std::sync::Arc;
 
 /// What the loader's thread works on.
@@ -90,7 +90,7 @@ impl Work {
                     {
                         together.push(Source {
                             bytes: tensor.bytes(),
-                            conversion: on_host(tensor.dtype(), to),
+                            conversion: filling(tensor, to),
                             offset: start + at,
                         });
                     }
@@ -121,7 +121,7 @@ fn one(
                 let target = region.slice(at..at + piece.len() * to.size());
                 return cast(bytes, (from, to), &target, casts, uploader);
             }
-            uploader.upload_as(bytes, on_host(from, to), region, at)
+            uploader.upload_as(bytes, filling(tensor, to), region, at)
         }
         Piece::Weight(Weight::F32(values)) => {
             let mut bytes = Vec::new();
@@ -130,6 +130,16 @@ fn one(
         }
         Piece::Zeros(count) => uploader.upload(&vec![0; count * to.size()], region, at),
     }
+}
+
+/// Returns how a tensor's values are written to a slot.
+fn filling(tensor: &Tensor, to: DType) -> Conversion {
+    let mut conversion = on_host(tensor.dtype(), to);
+    if tensor.is_hollow() {
+        // There is nothing to read, and reading would take memory.
+        conversion.convert = |_, _| ();
+    }
+    conversion
 }
 
 /// Returns whether values are uploaded as they are stored and converted on the device. f32 values
