@@ -223,6 +223,8 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
         share: "1/1".into(),
         names: "first".into(),
         gaps: "keep".into(),
+            bad_records: "stop".into(),
+            chains: "keep".into(),
         uracil: None,
         inputs: vec![InputSpec {
             name: "bench".into(),

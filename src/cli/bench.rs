@@ -95,7 +95,8 @@ fn read(
 ) -> Result<Workload, Failure> {
     let alphabet = engine::alphabet(checkpoint.config().kind);
     let tokenizer = engine::tokenizer(&args.model, checkpoint)?;
-    let (workload, reading) = Workload::read(path, alphabet, &tokenizer, tokens)?;
+    let (workload, reading) =
+        Workload::read(path, alphabet, &tokenizer, tokens, args.bad_records.into())?;
     console.detail(&format!("{}: {reading}", path.display()));
     if workload.sequences.is_empty() {
         return Err(Failure::Usage {

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::Failure;
 use super::args::{
-    CleanArg, DtypeArg, EmbedArgs, GapsArg, LayerArg, LongArg, NamesArg, OutputDtypeArg, PoolArg,
-    SwitchArg,
+    BadRecordsArg, ChainsArg, CleanArg, DtypeArg, EmbedArgs, GapsArg, LayerArg, LongArg, NamesArg,
+    OutputDtypeArg, PoolArg, SwitchArg,
 };
 use super::remedy::words;
 use seqstream::architecture::ModelConfig;
@@ -15,7 +15,7 @@ use seqstream::engine::Device;
 use seqstream::model::{Pool, Request};
 use seqstream::output::OutputDtype;
 use seqstream::pipeline::{LengthLimit, Long, Share};
-use seqstream::sequence::{Cleaning, Input, Names};
+use seqstream::sequence::{BadRecords, Chains, Cleaning, Input, Names};
 
 /// The checked options of `embed`.
 #[derive(Debug)]
@@ -42,6 +42,10 @@ pub struct EmbedOptions {
     pub cleaning: Cleaning,
     /// What the name of a record is.
     pub names: Names,
+    /// What becomes of a record that is bad by itself.
+    pub bad_records: BadRecords,
+    /// What becomes of a record of several chains.
+    pub chains: Chains,
     /// Whether a character that would be cleaned or counted as unknown is an error.
     pub strict: bool,
     /// Where to compute.
@@ -188,20 +192,10 @@ impl TryFrom<EmbedArgs> for EmbedOptions {
                 OutputDtypeArg::F16 => OutputDtype::F16,
             },
             limit,
-            cleaning: match (cleaning(args.clean), args.gaps) {
-                (Cleaning::Off, GapsArg::Drop) => {
-                    return Err(usage(
-                        "--gaps drop cannot go with --clean off, which leaves the text as it is",
-                        "leave one of them out",
-                    ));
-                }
-                (_, GapsArg::Drop) => Cleaning::Ungapped,
-                (cleaning, GapsArg::Keep) => cleaning,
-            },
-            names: match args.names {
-                NamesArg::First => Names::First,
-                NamesArg::Header => Names::Header,
-            },
+            cleaning: cleaning(args.clean, args.gaps)?,
+            names: args.names.into(),
+            bad_records: args.bad_records.into(),
+            chains: args.chains.into(),
             strict: args.strict,
             device,
             threads,
@@ -219,11 +213,43 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
-/// Converts the value of `--clean`.
-pub fn cleaning(arg: CleanArg) -> Cleaning {
-    match arg {
-        CleanArg::On => Cleaning::On,
-        CleanArg::Off => Cleaning::Off,
+/// Converts the values of `--clean` and `--gaps`.
+pub fn cleaning(clean: CleanArg, gaps: GapsArg) -> Result<Cleaning, Failure> {
+    match (clean, gaps) {
+        (CleanArg::Off, GapsArg::Drop) => Err(usage(
+            "--gaps drop cannot go with --clean off, which leaves the text as it is",
+            "leave one of them out",
+        )),
+        (CleanArg::On, GapsArg::Drop) => Ok(Cleaning::Ungapped),
+        (CleanArg::On, GapsArg::Keep) => Ok(Cleaning::On),
+        (CleanArg::Off, GapsArg::Keep) => Ok(Cleaning::Off),
+    }
+}
+
+impl From<NamesArg> for Names {
+    fn from(arg: NamesArg) -> Self {
+        match arg {
+            NamesArg::First => Self::First,
+            NamesArg::Header => Self::Header,
+        }
+    }
+}
+
+impl From<BadRecordsArg> for BadRecords {
+    fn from(arg: BadRecordsArg) -> Self {
+        match arg {
+            BadRecordsArg::Stop => Self::Stop,
+            BadRecordsArg::Skip => Self::Skip,
+        }
+    }
+}
+
+impl From<ChainsArg> for Chains {
+    fn from(arg: ChainsArg) -> Self {
+        match arg {
+            ChainsArg::Keep => Self::Keep,
+            ChainsArg::Split => Self::Split,
+        }
     }
 }
 

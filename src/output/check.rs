@@ -9,8 +9,11 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::jobdir::shard_name;
+use super::rejected::{REJECTED_FILE, REJECTED_HEADER};
 use super::shard::{IDS_FILE, SHARD_FILE, pooled_name, states_name};
-use super::{JobSpec, OutputError, ShardLayout, ShardRecord, hash_file, npy, read_record, states};
+use super::{
+    BlockFacts, JobSpec, OutputError, ShardLayout, ShardRecord, hash_file, npy, read_record, states,
+};
 
 /// Why a shard is not accepted.
 #[derive(Debug)]
@@ -35,6 +38,7 @@ fn unsound(reason: impl Into<String>) -> Doubt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Content {
     Ids,
+    Rejected,
     Pooled,
     States,
 }
@@ -47,6 +51,7 @@ impl ShardLayout {
             width: spec.model.config.hidden,
             pooled: spec.pool != "none",
             per_token: spec.per_token,
+            rejects: spec.bad_records == "skip",
             dtype: spec.output_dtype,
             shard_size: spec.shard_size,
             job: spec.fingerprint(),
@@ -54,8 +59,11 @@ impl ShardLayout {
     }
 
     /// Returns the files of a shard, without shard.json.
-    fn contents(&self) -> Vec<(String, Content)> {
+    fn contents(&self, facts: &BlockFacts) -> Vec<(String, Content)> {
         let mut contents = vec![(IDS_FILE.to_owned(), Content::Ids)];
+        if facts.rejected() > 0 {
+            contents.push((REJECTED_FILE.to_owned(), Content::Rejected));
+        }
         for layer in &self.layers {
             if self.pooled {
                 contents.push((pooled_name(*layer), Content::Pooled));
@@ -95,6 +103,18 @@ impl ShardLayout {
                 "{IDS_FILE} has {lines} ids where {SHARD_FILE} says {rows}"
             )));
         }
+        let rejected = record.facts.rejected();
+        let lines = match rejected {
+            0 => 1,
+            _ => count_lines(&path.join(REJECTED_FILE), block)?,
+        };
+        // The first line is the header.
+        if lines - 1 != rejected {
+            return Err(unsound(format!(
+                "{REJECTED_FILE} has {} records where {SHARD_FILE} says {rejected}",
+                lines - 1
+            )));
+        }
         Ok(record)
     }
 
@@ -114,15 +134,16 @@ impl ShardLayout {
             other => other?,
         };
         self.check_record(&record, block)?;
-        for (name, content) in self.contents() {
-            if !stand.contains(&name) {
+        let contents = self.contents(&record.facts);
+        for (name, content) in &contents {
+            if !stand.contains(name) {
                 return Err(unsound(format!("it has no {name}")));
             }
-            self.check_file(path, &name, content, &record)?;
+            self.check_file(path, name, *content, &record)?;
         }
         // Any other file belongs to another layer or kind: `files_in` accepts only names that some
         // job uses.
-        let ours: BTreeSet<String> = self.contents().into_iter().map(|(name, _)| name).collect();
+        let ours: BTreeSet<String> = contents.into_iter().map(|(name, _)| name).collect();
         let surplus = |name: &&String| *name != SHARD_FILE && !ours.contains(*name);
         if let Some(name) = stand.iter().find(surplus) {
             return Err(unsound(format!(
@@ -156,8 +177,13 @@ impl ShardLayout {
         if record.name != shard_name(block) || Some(facts.first_record) != first {
             return Err(unsound("it holds the records of another shard"));
         }
-        if facts.rows == 0 || facts.rows > self.shard_size {
-            let (rows, most) = (facts.rows, self.shard_size);
+        let rejected = facts.rejected();
+        if rejected > 0 && !self.rejects {
+            return Err(unsound("it skipped records, which this job does not do"));
+        }
+        let rows = facts.rows.saturating_add(rejected);
+        if rows == 0 || rows > self.shard_size {
+            let most = self.shard_size;
             return Err(unsound(format!(
                 "its {SHARD_FILE} says {rows} records, not 1 to {most}"
             )));
@@ -206,6 +232,7 @@ impl ShardLayout {
         let row = (self.width as u64).checked_mul(self.dtype.size() as u64);
         match content {
             Content::Ids => Some(Vec::new()),
+            Content::Rejected => Some(REJECTED_HEADER.into()),
             Content::Pooled => {
                 let size = rows.checked_mul(row?)?.checked_add(npy::HEADER as u64)?;
                 let rows = usize::try_from(rows).ok()?;
@@ -258,6 +285,7 @@ fn is_ours(name: &str) -> bool {
         |end| -> Option<usize> { name.strip_prefix("layer_")?.strip_suffix(end)?.parse().ok() };
     name == SHARD_FILE
         || name == IDS_FILE
+        || name == REJECTED_FILE
         || layer(".npy").is_some_and(|n| pooled_name(n) == name)
         || layer(".safetensors").is_some_and(|n| states_name(n) == name)
 }

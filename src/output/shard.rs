@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file::{ShardFile, WrittenFile};
 use super::jobdir::{JobDir, shard_number};
+use super::rejected::{REJECTED_FILE, REJECTED_HEADER, Rejected};
 use super::{FileEntry, NpyWriter, OutputDtype, OutputError, StatesWriter};
 
 /// The contents that every shard of a job has.
@@ -21,6 +22,8 @@ pub struct ShardLayout {
     pub pooled: bool,
     /// Whether the shard has the states of every token.
     pub per_token: bool,
+    /// Whether bad records are skipped, so that a shard may have a list of them.
+    pub rejects: bool,
     /// The data type of the stored values.
     pub dtype: OutputDtype,
     /// Records per shard; the last shard of a job may have fewer.
@@ -60,6 +63,16 @@ pub struct ShardRecord {
     /// BLAKE3 hash of shard.json without this field, in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seal: Option<String>,
+}
+
+/// The name of the count of the records that were skipped.
+pub(crate) const REJECTED_COUNT: &str = "rejected";
+
+impl BlockFacts {
+    /// Returns the number of records that were skipped. They have no rows.
+    pub fn rejected(&self) -> u64 {
+        self.counts.get(REJECTED_COUNT).copied().unwrap_or(0)
+    }
 }
 
 impl ShardRecord {
@@ -102,6 +115,7 @@ pub struct ShardWriter<'a> {
     layers: Vec<usize>,
     job: Option<String>,
     ids: Option<ShardFile>,
+    rejected: Option<ShardFile>,
     pooled: Vec<NpyWriter>,
     states: Vec<StatesWriter>,
     done: bool,
@@ -126,6 +140,7 @@ impl<'a> ShardWriter<'a> {
             layers: layout.layers.clone(),
             job: layout.job.clone(),
             ids: None,
+            rejected: None,
             pooled: Vec::new(),
             states: Vec::new(),
             done: false,
@@ -172,11 +187,28 @@ impl<'a> ShardWriter<'a> {
         Ok(())
     }
 
+    /// Notes a record that was skipped.
+    pub fn reject(&mut self, rejected: &Rejected) -> Result<(), OutputError> {
+        let file = match &mut self.rejected {
+            Some(file) => file,
+            None => {
+                let path = self.path.join(REJECTED_FILE);
+                let mut file = ShardFile::create(path, self.block)?;
+                file.write(REJECTED_HEADER.as_bytes())?;
+                self.rejected.insert(file)
+            }
+        };
+        file.write(format!("{rejected}\n").as_bytes())
+    }
+
     /// Finishes writing every file, without waiting for the disk.
     pub fn complete(mut self, facts: BlockFacts) -> Result<WrittenShard<'a>, OutputError> {
         let mut files = Vec::new();
         if let Some(ids) = self.ids.take() {
             files.push((IDS_FILE.to_owned(), ids.complete(&[])?));
+        }
+        if let Some(rejected) = self.rejected.take() {
+            files.push((REJECTED_FILE.to_owned(), rejected.complete(&[])?));
         }
         let pooled = std::mem::take(&mut self.pooled);
         for (file, layer) in pooled.into_iter().zip(&self.layers) {
@@ -202,7 +234,8 @@ impl<'a> ShardWriter<'a> {
 impl ShardLayout {
     /// Returns the number of data files per shard, not counting shard.json.
     pub fn files(&self) -> usize {
-        1 + self.layers.len() * (usize::from(self.pooled) + usize::from(self.per_token))
+        let of_records = 1 + usize::from(self.rejects);
+        of_records + self.layers.len() * (usize::from(self.pooled) + usize::from(self.per_token))
     }
 }
 
@@ -351,6 +384,7 @@ mod tests {
             width: 2,
             pooled: true,
             per_token: true,
+            rejects: false,
             dtype: OutputDtype::F16,
             shard_size: 8,
             job: None,

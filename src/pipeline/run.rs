@@ -7,7 +7,7 @@ use std::thread::{self, Builder};
 use super::compute::{Compute, RunEnd};
 use super::finish::{Finisher, open_shards, waiting_shards};
 use super::job::complete;
-use super::messages::{ShardSlot, StopReason, WorkSender};
+use super::messages::{InputNotes, ShardSlot, StopReason, WorkSender};
 use super::pack::{PackOptions, Packer};
 use super::progress::{Counters, Monitor, Observer, Progress};
 use super::read::{ReadOptions, Reader, Records};
@@ -59,6 +59,8 @@ pub struct Report {
     pub progress: Progress,
     /// The manifest, if the job is complete.
     pub manifest: Option<ManifestHead>,
+    /// What the reader noticed, if the job is complete.
+    pub notes: InputNotes,
     /// The signal that stopped the run, if the job is not complete.
     pub stopped: Option<i32>,
 }
@@ -87,13 +89,13 @@ pub fn run<E: Embedder, R: Records>(
         finished: job.finished.clone(),
         counters: Arc::clone(&counters),
         stop: stop.clone(),
+        shared_name: None,
     };
     start_reading(reader, tokenizer, options, to_compute)?;
     let writer = Writer {
         dir: &job.dir,
         layout: &layout,
         kind: embedder.config().kind,
-        shard_size: options.read.shard_size,
         f16: job.spec.dtype == "f16",
     };
     let finisher = Finisher {
@@ -137,16 +139,17 @@ pub fn run<E: Embedder, R: Records>(
     })?;
     monitor.observe();
     let progress = monitor.progress;
-    let (manifest, stopped) = match end {
+    let (manifest, notes, stopped) = match end {
         RunEnd::Complete(input) => {
             let manifest = complete(job, &options.read, options.weights.as_deref(), &input)?;
-            (Some(manifest), None)
+            (Some(manifest), input.notes, None)
         }
-        RunEnd::Stopped(signal) => (None, Some(signal)),
+        RunEnd::Stopped(signal) => (None, InputNotes::default(), Some(signal)),
     };
     Ok(Report {
         progress,
         manifest,
+        notes,
         stopped,
     })
 }

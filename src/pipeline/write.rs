@@ -13,7 +13,6 @@ pub(crate) struct Writer<'a> {
     pub dir: &'a JobDir,
     pub layout: &'a ShardLayout,
     pub kind: ModelKind,
-    pub shard_size: u64,
     /// Whether the model computes in f16.
     pub f16: bool,
 }
@@ -30,7 +29,6 @@ impl<'a> Writer<'a> {
     ) -> Result<(), StopReason> {
         let mut current: Option<ShardWriter<'_>> = None;
         let mut windows = Windows::new(self.layout);
-        let mut row = 0;
         for computed in from_compute {
             match computed {
                 Computed::Batch(batch, outputs) => {
@@ -39,15 +37,26 @@ impl<'a> Writer<'a> {
                         Some(shard) => shard,
                         None => {
                             slots.recv()?;
-                            row = batch.shard * self.shard_size;
                             current.insert(ShardWriter::create(self.dir, batch.shard, self.layout)?)
                         }
                     };
-                    self.push(&batch, &outputs, shard, &mut windows, &mut row)?;
+                    self.push(&batch, &outputs, shard, &mut windows)?;
                 }
                 Computed::ShardEnd(end) => {
-                    let no_rows = || internal(format!("shard {} has no rows", end.shard));
-                    let shard = current.take().ok_or_else(no_rows)?;
+                    let mut shard = match current.take() {
+                        Some(shard) => shard,
+                        // All records of the shard were skipped.
+                        None if !end.rejected.is_empty() => {
+                            slots.recv()?;
+                            ShardWriter::create(self.dir, end.shard, self.layout)?
+                        }
+                        None => {
+                            return Err(internal(format!("shard {} has no rows", end.shard)).into());
+                        }
+                    };
+                    for rejected in end.rejected.values() {
+                        shard.reject(rejected)?;
+                    }
                     to_finisher.send(shard.complete(end.facts)?)?;
                 }
             }
@@ -61,10 +70,9 @@ impl<'a> Writer<'a> {
         outputs: &[LayerOutput],
         shard: &mut ShardWriter<'_>,
         windows: &mut Windows,
-        row: &mut u64,
     ) -> Result<(), JobError> {
         let d = self.layout.width;
-        let mut ids = batch.ids.iter();
+        let mut ids = batch.ids.iter().zip(&batch.numbers);
         for (i, piece) in batch.pieces.iter().enumerate() {
             let pooled: Vec<&[f32]> = match self.layout.pooled {
                 true => outputs
@@ -79,7 +87,7 @@ impl<'a> Writer<'a> {
             if !piece.last {
                 continue;
             }
-            let id = ids
+            let (id, number) = ids
                 .next()
                 .ok_or_else(|| internal("a record without its id".into()))?;
             let merged = windows.take();
@@ -95,10 +103,9 @@ impl<'a> Writer<'a> {
                     .collect(),
                 false => Vec::new(),
             };
-            *row += 1;
             for values in [&pooled, &states] {
                 for (values, layer) in values.iter().zip(&self.layout.layers) {
-                    check_finite(values, d, id, *row, *layer, self.f16)?;
+                    check_finite(values, d, id, *number, *layer, self.f16)?;
                 }
             }
             shard.push(id, &pooled, &states)?;

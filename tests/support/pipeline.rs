@@ -13,7 +13,7 @@ use seqstream::pipeline::{
     Checks, JobError, Observer, PackOptions, ReadOptions, Records, Report, RunOptions, Share,
     Silent, StandingShards, Stop, open_job, run,
 };
-use seqstream::sequence::{Alphabet, Cleaning, InputDigest, Record, SequenceError, Tokenizer};
+use seqstream::sequence::{Alphabet, BadRecords, Cleaning, InputDigest, Record, SequenceError, Tokenizer};
 
 pub const WIDTH: usize = 3;
 
@@ -208,6 +208,7 @@ impl Job {
                 alphabet: Alphabet::Protein,
                 cleaning: Cleaning::On,
                 strict: false,
+                bad_records: BadRecords::Stop,
                 memory: None,
                 shard_size: 8,
                 share: Share::ALL,
@@ -217,6 +218,7 @@ impl Job {
             pack: PackOptions {
                 limit: None,
                 capacity: usize::MAX,
+                bad_records: BadRecords::Stop,
                 budget: Budget {
                     first_batches: n % 4,
                     first_tokens: 170,
@@ -270,6 +272,12 @@ impl Job {
             share: self.read.share.to_string(),
             names: "first".into(),
             gaps: "keep".into(),
+            bad_records: match self.read.bad_records {
+                BadRecords::Stop => "stop",
+                BadRecords::Skip => "skip",
+            }
+            .into(),
+            chains: "keep".into(),
             uracil: None,
             inputs: vec![InputSpec {
                 name: "list.fa".into(),
