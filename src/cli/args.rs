@@ -109,15 +109,16 @@ pub struct EmbedArgs {
     #[arg(long)]
     pub resume: bool,
 
-    /// One row per sequence: `mean` over residues (ESM-2) or all tokens (DNABERT), the `cls` state,
-    /// or `none` (with --per-token)
+    /// One row per sequence: the `mean` over residues (ESM-2) or all tokens (DNABERT), their greatest
+    /// values `max`, the `cls` state, or several of them with commas; or `none` (with --per-token)
     #[arg(
         long,
-        value_name = "HOW",
+        value_name = "LIST",
         default_value = "mean",
+        value_delimiter = ',',
         help_heading = "What to compute"
     )]
-    pub pool: PoolArg,
+    pub pool: Vec<PoolArg>,
     /// Also keep the state of every token that the mean includes
     #[arg(long, help_heading = "What to compute")]
     pub per_token: bool,
@@ -405,6 +406,7 @@ impl std::str::FromStr for LayerArg {
 pub enum PoolArg {
     Mean,
     Cls,
+    Max,
     None,
 }
 

@@ -26,7 +26,7 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
     let threads = args.threads.unwrap_or_else(options::cores);
     let request = Request {
         layers: vec![config.layers],
-        pool: Some(Pool::Mean),
+        pools: vec![Pool::Mean],
         per_token: args.per_token,
     };
     let longest = workloads.iter().filter_map(Workload::longest).max();

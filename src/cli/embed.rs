@@ -273,12 +273,7 @@ fn spec(
         processor: identity.processor.clone(),
         gemm_algorithms: identity.gemm_algorithms.clone(),
         dtype: identity.dtype.into(),
-        pool: match request.pool {
-            Some(Pool::Mean) => "mean",
-            Some(Pool::Cls) => "cls",
-            None => "none",
-        }
-        .into(),
+        pool: pool_names(&request.pools),
         per_token: request.per_token,
         layers: request.layers.clone(),
         max_length: options.limit.map(|LengthLimit { max, .. }| max),
@@ -311,6 +306,20 @@ fn spec(
         .into(),
         uracil: (summary.counts.uracil > 0).then(|| "T".into()),
         inputs,
+    }
+}
+
+/// Returns the poolings as job.json names them.
+fn pool_names(pools: &[Pool]) -> String {
+    let name = |pool: &Pool| match pool {
+        Pool::Mean => "mean",
+        Pool::Cls => "cls",
+        Pool::Max => "max",
+    };
+    let names: Vec<&str> = pools.iter().map(name).collect();
+    match names.is_empty() {
+        true => "none".into(),
+        false => names.join(","),
     }
 }
 

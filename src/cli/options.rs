@@ -28,8 +28,8 @@ pub struct EmbedOptions {
     pub out: PathBuf,
     /// Whether to continue the job in the output directory.
     pub resume: bool,
-    /// How to pool the states of a sequence; `None` for no pooled rows.
-    pub pool: Option<Pool>,
+    /// How to pool the states of a sequence; empty for no pooled rows.
+    pub pools: Vec<Pool>,
     /// Whether to keep the states of every token.
     pub per_token: bool,
     /// The layers as the user gave them: negative numbers count from the end.
@@ -145,17 +145,7 @@ impl TryFrom<EmbedArgs> for EmbedOptions {
                 "leave it out, or add --device cuda",
             ));
         }
-        let pool = match args.pool {
-            PoolArg::Mean => Some(Pool::Mean),
-            PoolArg::Cls => Some(Pool::Cls),
-            PoolArg::None if args.per_token => None,
-            PoolArg::None => {
-                return Err(usage(
-                    "--pool none leaves nothing to compute",
-                    "add --per-token",
-                ));
-            }
-        };
+        let pools = pools(&args)?;
         let limit = length_limit(&args)?;
         if args.per_token
             && matches!(
@@ -184,7 +174,7 @@ impl TryFrom<EmbedArgs> for EmbedOptions {
             model: args.model,
             out: args.out,
             resume: args.resume,
-            pool,
+            pools,
             per_token: args.per_token,
             layers: args.layers,
             output_dtype: match args.output_dtype {
@@ -253,6 +243,35 @@ impl From<ChainsArg> for Chains {
     }
 }
 
+/// Returns the poolings in the order given, each once.
+fn pools(args: &EmbedArgs) -> Result<Vec<Pool>, Failure> {
+    if args.pool == [PoolArg::None] && !args.per_token {
+        return Err(usage(
+            "--pool none leaves nothing to compute",
+            "add --per-token",
+        ));
+    }
+    let mut pools = Vec::new();
+    for arg in &args.pool {
+        let pool = match arg {
+            PoolArg::Mean => Pool::Mean,
+            PoolArg::Cls => Pool::Cls,
+            PoolArg::Max => Pool::Max,
+            PoolArg::None if args.pool.len() == 1 => break,
+            PoolArg::None => {
+                return Err(usage(
+                    "--pool none cannot go with another pooling",
+                    "leave none out, or give it alone with --per-token",
+                ));
+            }
+        };
+        if !pools.contains(&pool) {
+            pools.push(pool);
+        }
+    }
+    Ok(pools)
+}
+
 fn length_limit(args: &EmbedArgs) -> Result<Option<LengthLimit>, Failure> {
     // Truncation is the default because fair-esm's extract.py truncates, and most users who give a
     // length come from there.
@@ -319,7 +338,7 @@ pub fn request(options: &EmbedOptions, config: &ModelConfig) -> Result<Request, 
     }
     Ok(Request {
         layers,
-        pool: options.pool,
+        pools: options.pools.clone(),
         per_token: options.per_token,
     })
 }
@@ -396,6 +415,8 @@ mod tests {
     fn contradictions_are_usage_errors() {
         for wrong in [
             "--pool none",
+            "--pool mean,none --per-token",
+            "--pool none,none --per-token",
             "--max-length 9 --stride 3",
             "--max-length 9 --long window --stride 10",
             "--max-length 9 --long window --per-token",

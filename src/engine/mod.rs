@@ -180,7 +180,7 @@ pub fn on_cuda(
         tokens: job.token_budget,
         longest: job.longest,
         representations: job.request.layers.len(),
-        pooled: job.request.pool.is_some(),
+        poolings: job.request.pools.len(),
         states: job.request.per_token,
         upload_slot: None,
     };

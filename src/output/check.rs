@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::jobdir::shard_name;
 use super::rejected::{REJECTED_FILE, REJECTED_HEADER};
-use super::shard::{IDS_FILE, SHARD_FILE, pooled_name, states_name};
+use super::shard::{IDS_FILE, SHARD_FILE, pool_name, pooled_name, states_name};
 use super::{
     BlockFacts, JobSpec, OutputError, ShardLayout, ShardRecord, hash_file, npy, read_record, states,
 };
@@ -49,7 +49,10 @@ impl ShardLayout {
         Self {
             layers: spec.layers.clone(),
             width: spec.model.config.hidden,
-            pooled: spec.pool != "none",
+            pools: match spec.pool.as_str() {
+                "none" => Vec::new(),
+                pools => pools.split(',').map(str::to_owned).collect(),
+            },
             per_token: spec.per_token,
             rejects: spec.bad_records == "skip",
             dtype: spec.output_dtype,
@@ -64,10 +67,9 @@ impl ShardLayout {
         if facts.rejected() > 0 {
             contents.push((REJECTED_FILE.to_owned(), Content::Rejected));
         }
+        let pooled = self.pooled_files().into_iter();
+        contents.extend(pooled.map(|(_, name)| (name, Content::Pooled)));
         for layer in &self.layers {
-            if self.pooled {
-                contents.push((pooled_name(*layer), Content::Pooled));
-            }
             if self.per_token {
                 contents.push((states_name(*layer), Content::States));
             }
@@ -279,14 +281,21 @@ fn files_in(path: &Path, block: u64) -> Result<BTreeSet<String>, Doubt> {
     }
 }
 
+/// The poolings that a job may have.
+const POOLS: [&str; 3] = ["mean", "cls", "max"];
+
 /// Returns whether some job uses this name for a file of a shard.
 fn is_ours(name: &str) -> bool {
-    let layer =
-        |end| -> Option<usize> { name.strip_prefix("layer_")?.strip_suffix(end)?.parse().ok() };
+    let layer = |end: &str| -> Option<usize> {
+        name.strip_prefix("layer_")?.strip_suffix(end)?.parse().ok()
+    };
     name == SHARD_FILE
         || name == IDS_FILE
         || name == REJECTED_FILE
         || layer(".npy").is_some_and(|n| pooled_name(n) == name)
+        || POOLS
+            .iter()
+            .any(|pool| layer(&format!("_{pool}.npy")).is_some_and(|n| pool_name(n, pool) == name))
         || layer(".safetensors").is_some_and(|n| states_name(n) == name)
 }
 
@@ -524,7 +533,9 @@ mod tests {
         };
         assert!(said(&|l| l.layers = vec![1]).contains("it has no layer_1.npy"));
         assert!(said(&|l| l.per_token = false).contains("it has a layer_2.safetensors"));
-        assert!(said(&|l| l.pooled = false).contains("it has a layer_2.npy"));
+        assert!(said(&|l| l.pools = vec![]).contains("it has a layer_2.npy"));
+        let several = |l: &mut ShardLayout| l.pools = vec!["mean".into(), "max".into()];
+        assert!(said(&several).contains("it has no layer_2_mean.npy"));
         assert!(said(&|l| l.width = 4).contains("layer_2.npy has not the size"));
         assert!(said(&|l| l.width = usize::MAX).contains("layer_2.npy has not the size"));
         assert!(said(&|l| l.shard_size = u64::MAX).contains("records of another shard"));

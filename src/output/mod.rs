@@ -6,7 +6,8 @@
 //!   algorithms.json       on CUDA: the GEMM algorithms; their digest is in job.json
 //!   shard-000000/         records 0 .. shard_size of the whole input
 //!     ids.txt             one id per line, in input order
-//!     layer_33.npy        [rows, d] pooled rows
+//!     layer_33.npy        [rows, d] pooled rows; where there are several poolings, one file each:
+//!                         layer_33_mean.npy, layer_33_cls.npy, layer_33_max.npy
 //!     layer_33.safetensors   with --per-token: `states` [tokens, d] and `offsets` [rows + 1]
 //!     rejected.tsv        the records that were skipped, if there are any
 //!     shard.json          fingerprint of the job, first record, rows, counts, digest of the

@@ -18,8 +18,8 @@ pub struct ShardLayout {
     pub layers: Vec<usize>,
     /// Values per row: the width of the model.
     pub width: usize,
-    /// Whether the shard has one pooled row per record.
-    pub pooled: bool,
+    /// The poolings: each has one row per record and layer.
+    pub pools: Vec<String>,
     /// Whether the shard has the states of every token.
     pub per_token: bool,
     /// Whether bad records are skipped, so that a shard may have a list of them.
@@ -113,6 +113,8 @@ pub struct ShardWriter<'a> {
     block: u64,
     path: PathBuf,
     layers: Vec<usize>,
+    /// The layer and the name of each file of pooled rows.
+    pooled_files: Vec<(usize, String)>,
     job: Option<String>,
     ids: Option<ShardFile>,
     rejected: Option<ShardFile>,
@@ -138,6 +140,7 @@ impl<'a> ShardWriter<'a> {
             block,
             path: path.clone(),
             layers: layout.layers.clone(),
+            pooled_files: layout.pooled_files(),
             job: layout.job.clone(),
             ids: None,
             rejected: None,
@@ -146,13 +149,13 @@ impl<'a> ShardWriter<'a> {
             done: false,
         };
         shard.ids = Some(ShardFile::create(path.join(IDS_FILE), block)?);
+        for (_, name) in &shard.pooled_files {
+            let path = path.join(name);
+            shard
+                .pooled
+                .push(NpyWriter::create(path, block, layout.dtype, layout.width)?);
+        }
         for layer in &layout.layers {
-            if layout.pooled {
-                let path = path.join(pooled_name(*layer));
-                shard
-                    .pooled
-                    .push(NpyWriter::create(path, block, layout.dtype, layout.width)?);
-            }
             if layout.per_token {
                 let path = path.join(states_name(*layer));
                 shard.states.push(StatesWriter::create(
@@ -166,8 +169,8 @@ impl<'a> ShardWriter<'a> {
         Ok(shard)
     }
 
-    /// Appends one record. `pooled` has a row of `[width]` per layer, and `states` has `[tokens,
-    /// width]` per layer; each is used only if the layout includes it.
+    /// Appends one record. `pooled` has a row of `[width]` per layer and pooling, the poolings of a
+    /// layer side by side, and `states` has `[tokens, width]` per layer; each is used only if the layout includes it.
     pub fn push(
         &mut self,
         id: &str,
@@ -178,7 +181,8 @@ impl<'a> ShardWriter<'a> {
             ids.write(id.as_bytes())?;
             ids.write(b"\n")?;
         }
-        for ((file, row), layer) in self.pooled.iter_mut().zip(pooled).zip(&self.layers) {
+        let files = self.pooled.iter_mut().zip(&self.pooled_files);
+        for ((file, (layer, _)), row) in files.zip(pooled) {
             file.push(id, *layer, row)?;
         }
         for ((file, tokens), layer) in self.states.iter_mut().zip(states).zip(&self.layers) {
@@ -211,8 +215,9 @@ impl<'a> ShardWriter<'a> {
             files.push((REJECTED_FILE.to_owned(), rejected.complete(&[])?));
         }
         let pooled = std::mem::take(&mut self.pooled);
-        for (file, layer) in pooled.into_iter().zip(&self.layers) {
-            files.push((pooled_name(*layer), file.complete()?));
+        let names = std::mem::take(&mut self.pooled_files);
+        for (file, (_, name)) in pooled.into_iter().zip(names) {
+            files.push((name, file.complete()?));
         }
         let states = std::mem::take(&mut self.states);
         for (file, layer) in states.into_iter().zip(&self.layers) {
@@ -235,7 +240,23 @@ impl ShardLayout {
     /// Returns the number of data files per shard, not counting shard.json.
     pub fn files(&self) -> usize {
         let of_records = 1 + usize::from(self.rejects);
-        of_records + self.layers.len() * (usize::from(self.pooled) + usize::from(self.per_token))
+        of_records + self.layers.len() * (self.pools.len() + usize::from(self.per_token))
+    }
+
+    /// Returns the layer and the name of each file of pooled rows, in the order of their rows.
+    pub(crate) fn pooled_files(&self) -> Vec<(usize, String)> {
+        let of_layer = |layer: &usize| {
+            let name = |pool: &String| match self.pools.len() {
+                1 => pooled_name(*layer),
+                _ => pool_name(*layer, pool),
+            };
+            let layer = *layer;
+            self.pools
+                .iter()
+                .map(move |pool| (layer, name(pool)))
+                .collect::<Vec<_>>()
+        };
+        self.layers.iter().flat_map(of_layer).collect()
     }
 }
 
@@ -369,6 +390,11 @@ pub(crate) fn pooled_name(layer: usize) -> String {
     format!("layer_{layer}.npy")
 }
 
+/// Returns the name of the file with the pooled rows of a layer, if there are several poolings.
+pub(crate) fn pool_name(layer: usize, pool: &str) -> String {
+    format!("layer_{layer}_{pool}.npy")
+}
+
 /// Returns the name of the file with the token states of a layer.
 pub(crate) fn states_name(layer: usize) -> String {
     format!("layer_{layer}.safetensors")
@@ -382,7 +408,7 @@ mod tests {
         ShardLayout {
             layers: vec![0, 2],
             width: 2,
-            pooled: true,
+            pools: vec!["mean".into()],
             per_token: true,
             rejects: false,
             dtype: OutputDtype::F16,

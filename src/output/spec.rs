@@ -33,7 +33,7 @@ pub struct JobSpec {
     pub gemm_algorithms: Option<String>,
     /// The data type of the computation: "f32", "f16" or "bf16".
     pub dtype: String,
-    /// The pooling: "mean", "cls" or "none".
+    /// The poolings: "mean", "cls", "max", several with commas, or "none".
     pub pool: String,
     /// Whether the states of every token are kept.
     pub per_token: bool,

@@ -161,6 +161,9 @@ fn list(differences: &[Difference]) -> String {
         .join("; ")
 }
 
+/// The fields of job.json that say how the input is read, and are named as their options.
+const READING: [&str; 4] = ["names", "gaps", "bad_records", "chains"];
+
 impl JobError {
     /// Returns the record that the error is about, if it is about one record alone, so that a job
     /// can go on without this record.
@@ -222,6 +225,20 @@ impl JobError {
                 Remedy::any_of([
                     format!("{ALGORITHMS_FILE}, which holds the job's GEMM algorithms, is missing there: put it back").into(),
                     Action::GiveAlgorithms.into(),
+                    Action::OtherOutput.into(),
+                ])
+            }
+            Self::Differs { differences, .. }
+                if differences.iter().all(|d| READING.contains(&d.field.as_str())) =>
+            {
+                let same = |d: &Difference| {
+                    Remedy::from(Action::SameReading {
+                        option: d.field.clone(),
+                        value: d.there.trim_matches('"').to_owned(),
+                    })
+                };
+                Remedy::any_of([
+                    Remedy::All(differences.iter().map(same).collect()),
                     Action::OtherOutput.into(),
                 ])
             }

@@ -216,7 +216,8 @@ fn write_behind(options: &RunOptions, width: usize) -> usize {
     }
     // A sequence has at least three tokens: cls, one content token, and eos.
     let rows = (options.pack.budget.tokens / 3).max(1);
-    let row = options.request.layers.len().max(1) * width.max(1) * size_of::<f32>();
+    let pools = options.request.pools.len().max(1);
+    let row = options.request.layers.len().max(1) * pools * width.max(1) * size_of::<f32>();
     let a_batch = rows.saturating_mul(row);
     (BEHIND_BYTES / a_batch).clamp(WRITE_BEHIND, MOST_BEHIND)
 }

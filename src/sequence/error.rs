@@ -365,6 +365,9 @@ impl SequenceError {
                 .into(),
                 _ => format!("this looks like {what}; convert it to FASTA or FASTQ first").into(),
             },
+            other if other.concerns_record() => {
+                Remedy::any_of([other.advice()?.into(), Action::SkipBadRecords.into()])
+            }
             other => other.advice()?.into(),
         })
     }

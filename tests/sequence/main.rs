@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // test helpers may panic, as tests may
 
+mod bad_records;
 mod cleaning;
 mod dirty;
 mod dirty_foreign;
