@@ -154,3 +154,43 @@ fn tokenize_takes_the_options_of_embed() {
     assert_eq!(run("--chains split"), (Some(0), format!("{plain}{split}")));
     assert_eq!(run("--gaps drop --clean off").0, Some(2));
 }
+
+#[test]
+fn poolings_are_a_list_with_a_file_for_each() {
+    let place = Place::new(5);
+    let output = place
+        .embed("all", "--pool max,mean,cls,max --per-token")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let shard = |out: &str, name: &str| read(place.path(out).join("shard-000000").join(name));
+    for pool in ["max", "mean", "cls"] {
+        place.embed_ok(pool, &format!("--pool {pool}"));
+        let of_many = shard("all", &format!("layer_2_{pool}.npy")).unwrap();
+        assert!(of_many == shard(pool, "layer_2.npy").unwrap(), "{pool}");
+    }
+    assert!(shard("all", "layer_2.npy").is_err() && shard("all", "layer_2.safetensors").is_ok());
+    // The greatest value of each dimension over the residues, from the states.
+    let states = states(&place.path("all"), 2);
+    let ids = read_to_string(place.path("in.fa")).unwrap();
+    let lengths: Vec<usize> = ids.lines().skip(1).step_by(2).map(str::len).collect();
+    let maxima = floats(&shard("max", "layer_2.npy").unwrap()[128..]);
+    let mut row = 0;
+    for (length, got) in lengths.into_iter().zip(maxima.chunks(32)) {
+        let rows = states[row * 32..(row + length) * 32].chunks(32);
+        let wanted = rows.fold([f32::MIN; 32], |most, row| {
+            std::array::from_fn(|d| most[d].max(row[d]))
+        });
+        assert_eq!(got, wanted);
+        row += length;
+    }
+    assert_eq!(row * 32, states.len());
+    let job = read_to_string(place.path("all/job.json")).unwrap();
+    assert!(job.contains("\"pool\": \"max,mean,cls\""), "{job}");
+    place.embed_fails(
+        "none",
+        "--pool mean,none --per-token",
+        2,
+        &["--pool none cannot go"],
+    );
+}
