@@ -235,14 +235,16 @@ fn a_resumed_job_writes_the_same_list() {
         3,
         &["only a stop codon"],
     );
+    // Where only the option differs, the hint names it.
     write(place.path("in.fa"), GOOD).unwrap();
+    done(place.embed("good", "--bad-records skip"));
     place.embed_fails(
-        "whole",
-        "--resume --shard-size 2 --max-length 9 --long error --per-token",
+        "good",
+        "--resume",
         6,
         &[
             "bad_records was \"skip\", now \"stop\"",
-            "--bad-records skip",
+            "hint: give --bad-records skip, as for that job; or give another --out",
         ],
     );
 }
@@ -261,9 +263,9 @@ fn strict_skips_what_it_would_refuse() {
     assert_eq!(
         reasons,
         [
-            "column 2 (residue 2): the lower-case letter 'k'",
+            "column 2: the lower-case letter 'k' (residue 2)",
             "a name that record 1 of the job has, too",
-            "column 3 (residue 3): the gap character '-'"
+            "column 3: the gap character '-' (residue 3)"
         ]
     );
 }
@@ -303,7 +305,7 @@ fn what_is_no_fault_of_one_record_ends_the_job() {
             .replace("MSTN", "MMM"),
     )
     .unwrap();
-    place.embed_fails("out", OPTIONS, 4, &["(record 7 of the input)"]);
+    place.embed_fails("other", OPTIONS, 4, &["(record 7 of the input)"]);
 }
 
 #[test]

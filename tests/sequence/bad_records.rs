@@ -329,7 +329,7 @@ fn a_chain_is_counted_and_refused_where_it_stands() {
     assert_eq!(counts, [1, 1]);
     let error = cleaned(records[1].clone(), true).unwrap_err().to_string();
     assert!(
-        error.contains("record 1 ('a:2'), line 3, column 2 (residue 3): the character '?'"),
+        error.contains("record 1 ('a:2'), line 3, column 2: the character '?'"),
         "{error}"
     );
     let error = cleaned(records[2].clone(), false).unwrap_err().to_string();

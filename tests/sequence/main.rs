@@ -7,6 +7,7 @@ mod cleaning;
 mod dirty;
 mod dirty_foreign;
 mod endings;
+mod fuzzed;
 mod inputs;
 mod kinds;
 mod properties;
