@@ -111,10 +111,10 @@ impl ShardLayout {
             _ => count_lines(&path.join(REJECTED_FILE), block)?,
         };
         // The first line is the header.
-        if lines - 1 != rejected {
+        let listed = lines.saturating_sub(1);
+        if listed != rejected {
             return Err(unsound(format!(
-                "{REJECTED_FILE} has {} records where {SHARD_FILE} says {rejected}",
-                lines - 1
+                "{REJECTED_FILE} has {listed} records where {SHARD_FILE} says {rejected}"
             )));
         }
         Ok(record)
@@ -317,7 +317,7 @@ fn count_lines(path: &Path, block: u64) -> Result<u64, OutputError> {
 #[cfg(test)]
 mod tests {
     use super::super::spec::tests::spec;
-    use super::super::{BlockFacts, JobDir, ShardWriter, name_shards};
+    use super::super::{BlockFacts, JobDir, Rejected, ShardWriter, name_shards};
     use super::*;
     use std::collections::BTreeMap;
     use std::path::PathBuf;
@@ -519,6 +519,56 @@ mod tests {
         fs::rename(&shard, &elsewhere).unwrap();
         std::os::unix::fs::symlink(&elsewhere, &shard).unwrap();
         assert_eq!(reason(&layout, &shard), "it is no directory");
+    }
+
+    #[test]
+    fn the_skipped_records_of_a_shard_are_those_of_its_list() {
+        let mut skips = spec();
+        skips.bad_records = "skip".into();
+        let layout = ShardLayout::of(&skips);
+        let rejected = Rejected {
+            name: "k2".into(),
+            file: "a.fa".into(),
+            record: 2,
+            line: 3,
+            reason: "the sequence is empty".into(),
+        };
+        let make = |listed: usize, said: u64, rows: u64, layout: &ShardLayout| {
+            let tmp = tempfile::tempdir().unwrap();
+            let dir = JobDir::open(tmp.path()).unwrap();
+            let mut shard = ShardWriter::create(&dir, 1, layout).unwrap();
+            (0..listed).for_each(|_| shard.reject(&rejected).unwrap());
+            (0..rows).for_each(|_| shard.push("a", &[&[0.5; 8]], &[]).unwrap());
+            let facts = BlockFacts {
+                first_record: 4,
+                rows,
+                tokens: 10,
+                digest: "d".into(),
+                counts: BTreeMap::from([("rejected".to_owned(), said)]),
+            };
+            name_shards(vec![shard.complete(facts).unwrap()]).1.unwrap();
+            reason(layout, &dir.shard(1))
+        };
+        assert_eq!(make(0, 0, 2, &layout), "sound");
+        assert_eq!(make(1, 1, 2, &layout), "sound");
+        assert_eq!(make(4, 4, 0, &layout), "sound");
+        assert_eq!(
+            make(2, 0, 2, &layout),
+            "it has a rejected.tsv, which this job does not make"
+        );
+        assert_eq!(make(0, 1, 2, &layout), "it has no rejected.tsv");
+        let more = make(1, 2, 2, &layout);
+        assert_eq!(more, "rejected.tsv has 1 records where shard.json says 2");
+        assert_eq!(
+            make(3, 3, 2, &layout),
+            "its shard.json says 5 records, not 1 to 4"
+        );
+        assert_eq!(
+            make(0, 0, 0, &layout),
+            "its shard.json says 0 records, not 1 to 4"
+        );
+        let stops = make(1, 1, 2, &ShardLayout::of(&spec()));
+        assert_eq!(stops, "it skipped records, which this job does not do");
     }
 
     #[test]

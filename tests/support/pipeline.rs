@@ -97,7 +97,9 @@ impl Embedder for Hashing {
                             Pool::Cls => 0..1,
                             Pool::Mean | Pool::Max => 1..states.len() - 1,
                         };
-                        let nan = self.nan_at == Some(first + i as u64);
+                        // One of several poolings alone is not a number.
+                        let nan = self.nan_at == Some(first + i as u64)
+                            && request.pools.last() == Some(pool);
                         for d in 0..WIDTH {
                             let values = states[pooled.clone()].iter().map(|s| f64::from(s[d]));
                             let value = match pool {
