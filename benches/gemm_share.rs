@@ -92,7 +92,7 @@ fn main() {
     }
     let request = Request {
         layers: vec![LAYERS],
-        pool: Some(Pool::Mean),
+        pools: vec![Pool::Mean],
         per_token: false,
     };
 

@@ -196,7 +196,7 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
     };
     let request = Request {
         layers: vec![1],
-        pool: Some(Pool::Mean),
+        pools: vec![Pool::Mean],
         per_token: false,
     };
     let spec = JobSpec {
@@ -223,6 +223,8 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
         share: "1/1".into(),
         names: "first".into(),
         gaps: "keep".into(),
+        bad_records: "stop".into(),
+        chains: "keep".into(),
         uracil: None,
         inputs: vec![InputSpec {
             name: "bench".into(),

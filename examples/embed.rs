@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let request = Request {
         layers: vec![0, 4],
-        pool: Some(Pool::Mean),
+        pools: vec![Pool::Mean],
         per_token: false,
     };
     let mut session = Session::open(&model, &Device::Cpu, request)?;

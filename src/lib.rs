@@ -5,7 +5,7 @@
 //! use seqstream::{Device, Pool, Request, Session};
 //! use std::path::Path;
 //!
-//! let request = Request { layers: vec![4], pool: Some(Pool::Mean), per_token: false };
+//! let request = Request { layers: vec![4], pools: vec![Pool::Mean], per_token: false };
 //! let mut model = Session::open(Path::new("examples/tiny-esm2"), &Device::Cpu, request)?;
 //! let embeddings = model.embed(["MKTAYIAKQRQISFVKSHFSRQ", "GAVLIPFYW"])?;
 //! assert_eq!(embeddings.len(), 2);
@@ -49,7 +49,7 @@
 //! use seqstream::{Action, Device, Pool, Request, Session};
 //! use std::path::Path;
 //!
-//! let request = Request { layers: vec![9], pool: Some(Pool::Mean), per_token: false };
+//! let request = Request { layers: vec![9], pools: vec![Pool::Mean], per_token: false };
 //! let error = Session::open(Path::new("examples/tiny-esm2"), &Device::Cpu, request).err().unwrap();
 //! assert_eq!(error.to_string(), "there is no layer 9 in a model of 4 layers");
 //! let remedy = error.remedy().unwrap();

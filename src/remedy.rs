@@ -52,6 +52,15 @@ pub enum Action {
     CheckInputPath,
     /// Have the text cleaned and counted, where a job refuses text that is not clean.
     CleanText,
+    /// Give an option of reading the value that it had in an earlier job.
+    SameReading {
+        /// The option, named by the field of job.json.
+        option: String,
+        /// The value, as a word.
+        value: String,
+    },
+    /// Have bad records skipped and listed.
+    SkipBadRecords,
     /// Cut a sequence that is longer than the job's limit, or embed it in windows, or raise the
     /// limit.
     CutOrWindow,
@@ -253,6 +262,10 @@ impl fmt::Display for Action {
             Self::Advice(text) => text,
             Self::CheckInputPath => "check the path",
             Self::CleanText => "have the text cleaned and counted in place of refused",
+            Self::SameReading { option, value } => {
+                return write!(f, "set {option} to {value}, as in that job");
+            }
+            Self::SkipBadRecords => "have bad records skipped and listed",
             Self::CutOrWindow => "cut it, embed it in windows, or raise the limit",
             Self::EmbedInWindows => "embed it in windows",
             Self::LimitLength { tokens } => {

@@ -138,11 +138,23 @@ pub struct Norm<V> {
     pub eps: f32,
 }
 
+/// How the rows of a sequence become one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// The mean over the pooled range of rows.
+    Mean,
+    /// The greatest value of each column in the pooled range; NaN if a value of the range is not
+    /// finite.
+    Max,
+    /// The first row of the sequence.
+    First,
+}
+
 /// The outputs that a representation should have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutputKinds {
-    /// The mean over each pooled range of rows of the pass.
-    pub pooled: bool,
+    /// What each sequence becomes, if it becomes one row.
+    pub pooled: Option<Pooling>,
     /// Every row of the pass.
     pub states: bool,
 }
@@ -150,8 +162,8 @@ pub struct OutputKinds {
 /// A representation in host memory.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Output {
-    /// The means, `[pooled ranges, width]`; empty if they were not wanted. The mean over an empty
-    /// range is NaN.
+    /// The pooled rows, `[sequences, width]`; empty if they were not wanted. The mean and the
+    /// greatest values of an empty range are NaN.
     pub pooled: Vec<f32>,
     /// The rows, `[rows, width]`; empty if they were not wanted.
     pub states: Vec<f32>,

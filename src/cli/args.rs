@@ -110,15 +110,16 @@ pub struct EmbedArgs {
     #[arg(long)]
     pub resume: bool,
 
-    /// One row per sequence: `mean` over residues (ESM-2) or all tokens (DNABERT), the `cls` state,
-    /// or `none` (with --per-token)
+    /// One row per sequence: the `mean` over residues (ESM-2) or all tokens (DNABERT), their greatest
+    /// values `max`, the `cls` state, or several of them with commas; or `none` (with --per-token)
     #[arg(
         long,
-        value_name = "HOW",
+        value_name = "LIST",
         default_value = "mean",
+        value_delimiter = ',',
         help_heading = "What to compute"
     )]
-    pub pool: PoolArg,
+    pub pool: Vec<PoolArg>,
     /// Also keep the state of every token that the mean includes
     #[arg(long, help_heading = "What to compute")]
     pub per_token: bool,
@@ -187,6 +188,24 @@ pub struct EmbedArgs {
         help_heading = "Sequences"
     )]
     pub names: NamesArg,
+    /// A record that is bad by itself, such as one that holds only a stop codon: `stop` with an
+    /// error, or `skip` it and list it in rejected.tsv
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "stop",
+        help_heading = "Sequences"
+    )]
+    pub bad_records: BadRecordsArg,
+    /// A record whose chains are joined by `:`: `keep` it whole, or `split` it into records whose
+    /// names end in `:1`, `:2` and so on
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "keep",
+        help_heading = "Sequences"
+    )]
+    pub chains: ChainsArg,
     /// Fail on any character that would be cleaned or counted as unknown, on gaps, on names that
     /// several records share, and on sequences of the other kind (DNA or proteins)
     #[arg(long, help_heading = "Sequences")]
@@ -295,7 +314,21 @@ pub struct TokenizeArgs {
     /// `on` cleans the text, `off` leaves it as it is
     #[arg(long, alias = "case", value_name = "ON|OFF", default_value = "on")]
     pub clean: CleanArg,
-    /// Fail on any character that would be cleaned or counted as unknown
+    /// Gap characters `-` and `.`: keep their tokens or drop them
+    #[arg(long, value_name = "HOW", default_value = "keep")]
+    pub gaps: GapsArg,
+    /// Names: the `first` word of the header or the whole `header`
+    #[arg(long, value_name = "HOW", default_value = "first")]
+    pub names: NamesArg,
+    /// A record that is bad by itself: `stop` with an error, or `skip` it with a warning
+    #[arg(long, value_name = "HOW", default_value = "stop")]
+    pub bad_records: BadRecordsArg,
+    /// A record whose chains are joined by `:`: `keep` it whole, or `split` it into records whose
+    /// names end in `:1`, `:2` and so on
+    #[arg(long, value_name = "HOW", default_value = "keep")]
+    pub chains: ChainsArg,
+    /// Fail on any character that would be cleaned or counted as unknown, on gaps, and on sequences
+    /// of the other kind (DNA or proteins)
     #[arg(long)]
     pub strict: bool,
 }
@@ -340,6 +373,9 @@ pub struct BenchArgs {
     /// Measure the sequences of these files, which are tokenized before the timing starts
     #[arg(long, value_name = "FILE")]
     pub fasta: Vec<PathBuf>,
+    /// A record of these files that is bad by itself: `stop` with an error, or `skip` it
+    #[arg(long, value_name = "HOW", default_value = "stop")]
+    pub bad_records: BadRecordsArg,
     /// Minimum number of tokens per round [default: 405504]
     #[arg(long, value_name = "N", value_parser = up_to(1 << 28))]
     pub tokens: Option<usize>,
@@ -447,6 +483,7 @@ impl std::str::FromStr for WeightsArg {
 pub enum PoolArg {
     Mean,
     Cls,
+    Max,
     None,
 }
 
@@ -483,6 +520,22 @@ pub enum GapsArg {
 pub enum NamesArg {
     First,
     Header,
+}
+
+/// The values of `--bad-records`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum BadRecordsArg {
+    Stop,
+    Skip,
+}
+
+/// The values of `--chains`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum ChainsArg {
+    Keep,
+    Split,
 }
 
 /// The values of `--streams`.

@@ -49,7 +49,7 @@ fn measure(args: &BenchArgs, trace: &Trace, console: &Console) -> Result<(), Fai
     let threads = args.threads.unwrap_or_else(options::cores);
     let request = Request {
         layers: vec![config.layers],
-        pool: Some(Pool::Mean),
+        pools: vec![Pool::Mean],
         per_token: args.per_token,
     };
     let longest = workloads.iter().filter_map(Workload::longest).max();
@@ -173,7 +173,8 @@ fn read(
 ) -> Result<Workload, Failure> {
     let alphabet = engine::alphabet(checkpoint.config().kind);
     let tokenizer = engine::tokenizer(&args.model, checkpoint)?;
-    let (workload, reading) = Workload::read(path, alphabet, &tokenizer, tokens)?;
+    let (workload, reading) =
+        Workload::read(path, alphabet, &tokenizer, tokens, args.bad_records.into())?;
     console.detail(&format!("{}: {reading}", path.display()));
     if workload.sequences.is_empty() {
         return Err(Failure::Usage {

@@ -1,6 +1,7 @@
 //! `seqstream embed`: computes the embeddings of sequences.
 
 use super::args::EmbedArgs;
+use super::input::{Noticed, check_inputs, reader_options};
 use super::options::EmbedOptions;
 use super::progress::{Display, count, duration, signal_name};
 use super::summary::Summary;
@@ -8,19 +9,16 @@ use super::{Console, Failure, algorithms, model, options, trace};
 use seqstream::architecture::ModelConfig;
 use seqstream::engine::Identity;
 use seqstream::model::{Pool, Request};
-use seqstream::output::{
-    FORMAT, InputSpec, JOB_FILE, JobSpec, ModelSpec, OutputError, list_shards,
-};
+use seqstream::output::{FORMAT, InputSpec, JOB_FILE, JobSpec, ModelSpec, OutputError};
 use seqstream::pipeline::{
     Checks, JobError, LengthLimit, Long, MemoryCheck, PackOptions, ReadOptions, Removed,
-    RunOptions, StandingShards, Stop,
+    RunOptions, Stop,
 };
 use seqstream::sequence::{
-    Alphabet, CleanCounts, Cleaning, Input, InputSummary, Names, ReaderOptions, Record,
-    ScanOptions, SequenceReader, SharedName, scan_each,
+    BadRecords, Chains, Cleaning, Input, InputSummary, Names, SequenceReader,
 };
 use seqstream::trace::Trace;
-use seqstream::untrusted::{Shown, file};
+use seqstream::untrusted::file;
 use seqstream::weights::Checkpoint;
 use seqstream::{engine, pipeline};
 use std::ffi::OsString;
@@ -69,6 +67,7 @@ fn job(options: EmbedOptions, trace: &Trace, console: &Console) -> Result<(), Fa
         alphabet,
         cleaning: options.cleaning,
         strict: options.strict,
+        bad_records: options.bad_records,
         memory: memory.map(check),
         shard_size: options.shard_size,
         share: options.share,
@@ -162,6 +161,7 @@ fn job(options: EmbedOptions, trace: &Trace, console: &Console) -> Result<(), Fa
             limit: options.limit,
             capacity: engine.capacity,
             budget: engine.embedder.budget(),
+            bad_records: options.bad_records,
         },
         request,
         weights: Some(Arc::clone(&checkpoint)),
@@ -187,6 +187,11 @@ fn job(options: EmbedOptions, trace: &Trace, console: &Console) -> Result<(), Fa
     );
     display.finish();
     let report = report?;
+    if !summary.complete
+        && let Some(manifest) = &report.manifest
+    {
+        Noticed::of_job(manifest, &report.notes).warn(&options, alphabet, console);
+    }
     let summary = Summary::new(&report, &options);
     console.say(&match console.is_verbose() {
         true => format!("{summary:#}"),
@@ -238,113 +243,6 @@ fn no_thread(error: impl std::fmt::Display) -> Failure {
     JobError::NoThread(error.to_string()).into()
 }
 
-/// Reads every input that can be read twice to its end, so that a bad record fails the job now and
-/// not an hour later.
-fn check_inputs(
-    options: &EmbedOptions,
-    read: &ReadOptions,
-    console: &Console,
-) -> Result<(InputSummary, Option<StandingShards>), Failure> {
-    let start = Instant::now();
-    let standing = match options.resume && options.out.exists() {
-        true => list_shards(&options.out).map_err(JobError::from)?,
-        false => Vec::new(),
-    };
-    let mut shards = StandingShards::new(options.shard_size, options.share, &standing);
-    let scan_options = ScanOptions {
-        alphabet: read.alphabet,
-        cleaning: read.cleaning,
-        strict: read.strict,
-        shard_size: options.shard_size,
-        reader: reader_options(options),
-    };
-    let fits = |record: &Record, counts: &CleanCounts| match &read.memory {
-        Some(memory) => memory.check(record, counts.residues).map_err(Failure::from),
-        None => Ok(()),
-    };
-    let take = |record: &Record| shards.take(record);
-    let summary = scan_each(&options.inputs, &scan_options, take, fits)?;
-    warn_of(&summary, options, read.alphabet, console);
-    for file in &summary.without_end {
-        console.warn(&format!(
-            "{file}: the end marker of bgzip is missing; the file may be cut short"
-        ));
-    }
-    if summary.complete {
-        console.say(&format!(
-            "input: {} sequences, {} residues, the longest {}; read in {}",
-            count(summary.records),
-            count(summary.residues),
-            count(summary.longest),
-            duration(start.elapsed())
-        ));
-    } else {
-        console.say("input: a pipe, which cannot be checked beforehand");
-    }
-    // If only a part of the input was read, the indices of the records are unknown.
-    let shards = (options.resume && summary.complete).then(|| shards.finish());
-    if !standing.is_empty() {
-        console.say(&format!(
-            "checking the shards that stand: {}",
-            count(standing.len() as u64)
-        ));
-    }
-    Ok((summary, shards))
-}
-
-/// Warns of input that is computed as it is, but is probably not what the user wants.
-fn warn_of(summary: &InputSummary, options: &EmbedOptions, alphabet: Alphabet, console: &Console) {
-    let counts = &summary.counts;
-    if counts.other_alphabet > 0 {
-        let (found, reads) = match alphabet {
-            Alphabet::Protein => ("DNA", "proteins"),
-            Alphabet::Dna => ("proteins", "DNA"),
-        };
-        console.warn(&format!(
-            "this looks like {found}, and the model reads {reads} ({} of {} sequences)",
-            count(counts.other_alphabet),
-            count(summary.records)
-        ));
-    }
-    if let Some(SharedName { name, records }) = &summary.shared_name {
-        let keep = match options.names {
-            Names::First => "; --names header keeps the whole header",
-            Names::Header => "",
-        };
-        console.warn(&format!(
-            "{} records share a name (first: {}, records {} and {}); rows go by position{keep}",
-            count(counts.shared_names),
-            Shown(name),
-            count(records[0]),
-            count(records[1])
-        ));
-    }
-    if counts.gaps > 0 && options.cleaning != Cleaning::Ungapped {
-        let tokens = match alphabet {
-            Alphabet::Protein => "ESM-2 has tokens for gaps but was not trained on alignments",
-            Alphabet::Dna => "they become unknown tokens",
-        };
-        console.warn(&format!(
-            "gap characters are kept ({}): {tokens}; --gaps drop removes them",
-            count(counts.gaps)
-        ));
-    }
-    if counts.chain_breaks > 0 {
-        console.warn(&format!(
-            "colons between chains become unknown tokens ({}): to embed each chain by itself, give each a record of its own",
-            count(counts.chain_breaks)
-        ));
-    }
-}
-
-fn reader_options(options: &EmbedOptions) -> ReaderOptions {
-    ReaderOptions {
-        names: options.names,
-        strict: options.strict,
-        ..ReaderOptions::default()
-    }
-}
-
 /// Returns an upper bound on the tokens of the longest sequence that the model will process.
 /// Returns `None` if the input was not read in advance.
 fn longest(options: &EmbedOptions, summary: &InputSummary) -> Option<usize> {
@@ -391,12 +289,7 @@ fn spec(
         processor: identity.processor.clone(),
         gemm_algorithms: identity.gemm_algorithms.clone(),
         dtype: identity.dtype.into(),
-        pool: match request.pool {
-            Some(Pool::Mean) => "mean",
-            Some(Pool::Cls) => "cls",
-            None => "none",
-        }
-        .into(),
+        pool: pool_names(&request.pools),
         per_token: request.per_token,
         layers: request.layers.clone(),
         max_length: options.limit.map(|LengthLimit { max, .. }| max),
@@ -417,8 +310,32 @@ fn spec(
             Cleaning::On | Cleaning::Off => "keep",
         }
         .into(),
+        bad_records: match options.bad_records {
+            BadRecords::Stop => "stop",
+            BadRecords::Skip => "skip",
+        }
+        .into(),
+        chains: match options.chains {
+            Chains::Keep => "keep",
+            Chains::Split => "split",
+        }
+        .into(),
         uracil: (summary.counts.uracil > 0).then(|| "T".into()),
         inputs,
+    }
+}
+
+/// Returns the poolings as job.json names them.
+fn pool_names(pools: &[Pool]) -> String {
+    let name = |pool: &Pool| match pool {
+        Pool::Mean => "mean",
+        Pool::Cls => "cls",
+        Pool::Max => "max",
+    };
+    let names: Vec<&str> = pools.iter().map(name).collect();
+    match names.is_empty() {
+        true => "none".into(),
+        false => names.join(","),
     }
 }
 

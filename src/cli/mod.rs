@@ -8,6 +8,7 @@ mod console;
 mod doctor;
 mod embed;
 mod failure;
+mod input;
 mod inspect;
 mod machine;
 mod merge;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::Failure;
 use super::args::{
-    CleanArg, DtypeArg, EmbedArgs, GapsArg, LayerArg, LongArg, NamesArg, OutputDtypeArg, PoolArg,
-    SwitchArg, WeightsArg,
+    BadRecordsArg, ChainsArg, CleanArg, DtypeArg, EmbedArgs, GapsArg, LayerArg, LongArg, NamesArg,
+    OutputDtypeArg, PoolArg, SwitchArg, WeightsArg,
 };
 use super::remedy::words;
 use seqstream::architecture::ModelConfig;
@@ -15,7 +15,7 @@ use seqstream::engine::Device;
 use seqstream::model::{Pool, Request};
 use seqstream::output::OutputDtype;
 use seqstream::pipeline::{LengthLimit, Long, Share};
-use seqstream::sequence::{Cleaning, Input, Names};
+use seqstream::sequence::{BadRecords, Chains, Cleaning, Input, Names};
 
 /// The checked options of `embed`.
 #[derive(Debug)]
@@ -28,8 +28,8 @@ pub struct EmbedOptions {
     pub out: PathBuf,
     /// Whether to continue the job in the output directory.
     pub resume: bool,
-    /// How to pool the states of a sequence; `None` for no pooled rows.
-    pub pool: Option<Pool>,
+    /// How to pool the states of a sequence; empty for no pooled rows.
+    pub pools: Vec<Pool>,
     /// Whether to keep the states of every token.
     pub per_token: bool,
     /// The layers as the user gave them: negative numbers count from the end.
@@ -42,6 +42,10 @@ pub struct EmbedOptions {
     pub cleaning: Cleaning,
     /// What the name of a record is.
     pub names: Names,
+    /// What becomes of a record that is bad by itself.
+    pub bad_records: BadRecords,
+    /// What becomes of a record of several chains.
+    pub chains: Chains,
     /// Whether a character that would be cleaned or counted as unknown is an error.
     pub strict: bool,
     /// Where to compute.
@@ -172,17 +176,7 @@ impl TryFrom<EmbedArgs> for EmbedOptions {
             ));
         }
         let weights = weights(args.weights, args.plan, &device)?;
-        let pool = match args.pool {
-            PoolArg::Mean => Some(Pool::Mean),
-            PoolArg::Cls => Some(Pool::Cls),
-            PoolArg::None if args.per_token => None,
-            PoolArg::None => {
-                return Err(usage(
-                    "--pool none leaves nothing to compute",
-                    "add --per-token",
-                ));
-            }
-        };
+        let pools = pools(&args)?;
         let limit = length_limit(&args)?;
         if args.per_token
             && matches!(
@@ -211,7 +205,7 @@ impl TryFrom<EmbedArgs> for EmbedOptions {
             model: args.model,
             out: args.out,
             resume: args.resume,
-            pool,
+            pools,
             per_token: args.per_token,
             layers: args.layers,
             output_dtype: match args.output_dtype {
@@ -219,20 +213,10 @@ impl TryFrom<EmbedArgs> for EmbedOptions {
                 OutputDtypeArg::F16 => OutputDtype::F16,
             },
             limit,
-            cleaning: match (cleaning(args.clean), args.gaps) {
-                (Cleaning::Off, GapsArg::Drop) => {
-                    return Err(usage(
-                        "--gaps drop cannot go with --clean off, which leaves the text as it is",
-                        "leave one of them out",
-                    ));
-                }
-                (_, GapsArg::Drop) => Cleaning::Ungapped,
-                (cleaning, GapsArg::Keep) => cleaning,
-            },
-            names: match args.names {
-                NamesArg::First => Names::First,
-                NamesArg::Header => Names::Header,
-            },
+            cleaning: cleaning(args.clean, args.gaps)?,
+            names: args.names.into(),
+            bad_records: args.bad_records.into(),
+            chains: args.chains.into(),
             strict: args.strict,
             device,
             weights,
@@ -253,12 +237,73 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
-/// Converts the value of `--clean`.
-pub fn cleaning(arg: CleanArg) -> Cleaning {
-    match arg {
-        CleanArg::On => Cleaning::On,
-        CleanArg::Off => Cleaning::Off,
+/// Converts the values of `--clean` and `--gaps`.
+pub fn cleaning(clean: CleanArg, gaps: GapsArg) -> Result<Cleaning, Failure> {
+    match (clean, gaps) {
+        (CleanArg::Off, GapsArg::Drop) => Err(usage(
+            "--gaps drop cannot go with --clean off, which leaves the text as it is",
+            "leave one of them out",
+        )),
+        (CleanArg::On, GapsArg::Drop) => Ok(Cleaning::Ungapped),
+        (CleanArg::On, GapsArg::Keep) => Ok(Cleaning::On),
+        (CleanArg::Off, GapsArg::Keep) => Ok(Cleaning::Off),
     }
+}
+
+impl From<NamesArg> for Names {
+    fn from(arg: NamesArg) -> Self {
+        match arg {
+            NamesArg::First => Self::First,
+            NamesArg::Header => Self::Header,
+        }
+    }
+}
+
+impl From<BadRecordsArg> for BadRecords {
+    fn from(arg: BadRecordsArg) -> Self {
+        match arg {
+            BadRecordsArg::Stop => Self::Stop,
+            BadRecordsArg::Skip => Self::Skip,
+        }
+    }
+}
+
+impl From<ChainsArg> for Chains {
+    fn from(arg: ChainsArg) -> Self {
+        match arg {
+            ChainsArg::Keep => Self::Keep,
+            ChainsArg::Split => Self::Split,
+        }
+    }
+}
+
+/// Returns the poolings in the order given, each once.
+fn pools(args: &EmbedArgs) -> Result<Vec<Pool>, Failure> {
+    if args.pool == [PoolArg::None] && !args.per_token {
+        return Err(usage(
+            "--pool none leaves nothing to compute",
+            "add --per-token",
+        ));
+    }
+    let mut pools = Vec::new();
+    for arg in &args.pool {
+        let pool = match arg {
+            PoolArg::Mean => Pool::Mean,
+            PoolArg::Cls => Pool::Cls,
+            PoolArg::Max => Pool::Max,
+            PoolArg::None if args.pool.len() == 1 => break,
+            PoolArg::None => {
+                return Err(usage(
+                    "--pool none cannot go with another pooling",
+                    "leave none out, or give it alone with --per-token",
+                ));
+            }
+        };
+        if !pools.contains(&pool) {
+            pools.push(pool);
+        }
+    }
+    Ok(pools)
 }
 
 fn length_limit(args: &EmbedArgs) -> Result<Option<LengthLimit>, Failure> {
@@ -327,7 +372,7 @@ pub fn request(options: &EmbedOptions, config: &ModelConfig) -> Result<Request, 
     }
     Ok(Request {
         layers,
-        pool: options.pool,
+        pools: options.pools.clone(),
         per_token: options.per_token,
     })
 }
@@ -404,6 +449,8 @@ mod tests {
     fn contradictions_are_usage_errors() {
         for wrong in [
             "--pool none",
+            "--pool mean,none --per-token",
+            "--pool none,none --per-token",
             "--max-length 9 --stride 3",
             "--max-length 9 --long window --stride 10",
             "--max-length 9 --long window --per-token",

@@ -15,6 +15,13 @@ fn action(action: &Action) -> String {
     let text = match action {
         Action::CheckInputPath => "check the path; `-` reads standard input",
         Action::CleanText => "run without --strict to have it cleaned and counted",
+        Action::SameReading { option, value } => {
+            return format!(
+                "give --{} {value}, as for that job",
+                option.replace('_', "-")
+            );
+        }
+        Action::SkipBadRecords => "--bad-records skip leaves such records out and lists them",
         Action::CutOrWindow => {
             "--long truncate keeps the first tokens, --long window averages over windows, and a higher --max-length lets it pass"
         }
@@ -98,6 +105,11 @@ mod tests {
         vec![
             Action::CheckInputPath,
             Action::CleanText,
+            Action::SameReading {
+                option: "bad_records".into(),
+                value: "stop".into(),
+            },
+            Action::SkipBadRecords,
             Action::CutOrWindow,
             Action::EmbedInWindows,
             Action::LimitLength { tokens: 7 },

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::input::{counted, example};
 use super::machine;
 use super::options::EmbedOptions;
 use super::progress::{count, duration};
 use seqstream::bytes::Bytes;
+use seqstream::output::{REJECTED_FILE, Rejected};
 use seqstream::pipeline::{Report, Share};
 use seqstream::sequence::Cleaning;
 
@@ -33,6 +35,9 @@ pub struct Summary {
     peak_memory_bytes: Option<u64>,
     /// What cleaning met in the input of the whole job, if the job is complete.
     counts: Option<BTreeMap<String, u64>>,
+    /// The first of the bad records that were skipped.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rejected: Vec<Rejected>,
     /// The sequences of the whole job, if it is complete.
     #[serde(skip)]
     all_sequences: u64,
@@ -43,7 +48,7 @@ pub struct Summary {
 }
 
 /// The names of the cleaning counts, and their texts in the summary.
-const COUNTED: [(&str, &str); 14] = [
+const COUNTED: [(&str, &str); 15] = [
     ("lowercase", "lower-case letters upper-cased"),
     ("stops_dropped", "stops dropped from the ends"),
     ("unknown", "characters outside the alphabet"),
@@ -53,6 +58,7 @@ const COUNTED: [(&str, &str); 14] = [
     ("gaps", "gap characters"),
     ("uracil", "letters U read as T"),
     ("chain_breaks", "colons between chains"),
+    ("chains", "chains that became records of their own"),
     ("shared_names", "records that share a name"),
     (
         "other_alphabet",
@@ -82,6 +88,7 @@ impl Summary {
             waiting_for_output_share: p.share(p.held_up),
             peak_memory_bytes: machine::peak_memory(),
             counts: manifest.map(|m| m.counts.clone()),
+            rejected: manifest.map(|m| m.rejected.clone()).unwrap_or_default(),
             all_sequences: manifest.map_or(0, |m| m.records),
             share: options.share,
             cleaned: options.cleaning != Cleaning::Off,
@@ -103,6 +110,27 @@ impl Summary {
             false => "met, and left as they are",
         };
         (!met.is_empty()).then(|| format!("{how}: {}", met.join(", ")))
+    }
+}
+
+impl Summary {
+    /// Returns which bad records were skipped, in words; `None` if there were none.
+    fn skipped(&self) -> Option<String> {
+        let n = *self.counts.as_ref()?.get("rejected")?;
+        let examples: Vec<String> = self.rejected.iter().take(3).map(example).collect();
+        let more = if n > examples.len() as u64 {
+            "; ..."
+        } else {
+            ""
+        };
+        (n > 0).then(|| {
+            format!(
+                "{}, listed in {}/{REJECTED_FILE}: {}{more}",
+                counted(n, "bad record skipped", "bad records skipped"),
+                self.out,
+                examples.join("; ")
+            )
+        })
     }
 }
 
@@ -133,6 +161,9 @@ impl fmt::Display for Summary {
         }
         if let Some(met) = self.met() {
             write!(f, "\n{met}")?;
+        }
+        if let Some(skipped) = self.skipped() {
+            write!(f, "\n{skipped}")?;
         }
         write!(f, "\ncomplete: {} sequences", count(self.all_sequences))?;
         if self.share.of != 1 {
@@ -175,6 +206,7 @@ mod tests {
             waiting_for_input_share: 0.5,
             waiting_for_output_share: 0.125,
             peak_memory_bytes: Some(3 << 19),
+            rejected: vec![],
             counts: Some([("unknown".to_owned(), 3), ("unnamed".to_owned(), 0)].into()),
             all_sequences: 2000,
             share: Share { index: 1, of: 2 },

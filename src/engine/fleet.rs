@@ -142,7 +142,7 @@ mod tests {
         let mut fleet = Fleet::new(vec![echo(), echo(), echo()]).unwrap();
         let request = Request {
             layers: vec![0],
-            pool: None,
+            pools: vec![],
             per_token: false,
         };
         assert_eq!(fleet.free_slots(), 5);

@@ -243,7 +243,7 @@ fn each_builder<T>(
         tokens: job.token_budget,
         longest: job.longest,
         representations: job.request.layers.len(),
-        pooled: job.request.pool.is_some(),
+        poolings: job.request.pools.len(),
         states: job.request.per_token,
         upload_slot: None,
         weights: job.weights,

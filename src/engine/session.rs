@@ -28,7 +28,7 @@ pub struct Session {
 /// The representations of one sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embedding {
-    /// One entry per requested layer, in the order of the request. `pooled` is `[width]` and
+    /// One entry per requested layer, in the order of the request. `pooled` is `[pools, width]` and
     /// `states` is `[tokens, width]`, special tokens included; each is empty unless the request
     /// asks for it.
     pub layers: Vec<LayerOutput>,
@@ -143,11 +143,12 @@ impl Session {
             true => Vec::new(),
             false => values[from * width..to * width].to_vec(),
         };
+        let pools = self.request.pools.len();
         for (i, embedding) in embeddings[first..].iter_mut().enumerate() {
             let tokens = batch.range(i);
             let layers = outputs.iter().map(|output| LayerOutput {
                 layer: output.layer,
-                pooled: part(&output.pooled, i, i + 1),
+                pooled: part(&output.pooled, i * pools, (i + 1) * pools),
                 states: part(&output.states, tokens.start, tokens.end),
             });
             embedding.layers = layers.collect();

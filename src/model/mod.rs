@@ -10,7 +10,7 @@ pub use memory::host_bytes;
 pub use passes::{Model, name_parts};
 
 use crate::architecture::{ModelConfig, ModelKind};
-use crate::backend::{Backend, BackendError, Builder, Norm, OutputKinds, Pass};
+use crate::backend::{Backend, BackendError, Builder, Norm, OutputKinds, Pass, Pooling};
 use crate::batch::{Budget, PackedBatch};
 use crate::remedy::Remedy;
 use crate::weights::{Checkpoint, Weight, WeightsError};
@@ -64,6 +64,8 @@ pub enum Pool {
     Mean,
     /// The state of the first token.
     Cls,
+    /// The greatest value of each dimension, over the same tokens as the mean.
+    Max,
 }
 
 /// The representations to compute for every sequence of a batch.
@@ -71,8 +73,8 @@ pub enum Pool {
 pub struct Request {
     /// The wanted layers: 0 is the embedding, and the model's number of layers is the final output.
     pub layers: Vec<usize>,
-    /// How each sequence becomes one vector; `None` if no vectors are wanted.
-    pub pool: Option<Pool>,
+    /// How each sequence becomes one vector, or several; empty if no vectors are wanted.
+    pub pools: Vec<Pool>,
     /// Whether the states of the single tokens are wanted too.
     pub per_token: bool,
 }
@@ -82,7 +84,7 @@ pub struct Request {
 pub struct LayerOutput {
     /// The layer, as in [`Request::layers`].
     pub layer: usize,
-    /// One vector per sequence, `[sequences, hidden]`; empty without a pool.
+    /// One vector per sequence and pool, `[sequences, pools, hidden]`; empty without a pool.
     pub pooled: Vec<f32>,
     /// The token states, `[total tokens, hidden]`, special tokens included; empty unless requested.
     pub states: Vec<f32>,
@@ -206,7 +208,8 @@ fn norm<B: Backend>(
 /// Collects the requested representations as a forward pass reaches them.
 struct Collector<'a, B: Backend> {
     request: &'a Request,
-    taken: Vec<(usize, B::Pending)>,
+    /// The layer and the position among the pools of each representation that was taken.
+    taken: Vec<(usize, usize, B::Pending)>,
 }
 
 impl<'a, B: Backend> Collector<'a, B> {
@@ -231,11 +234,20 @@ impl<'a, B: Backend> Collector<'a, B> {
         norm: Option<&Norm<B::Vector>>,
     ) -> Result<(), BackendError> {
         if self.request.layers.contains(&layer) {
-            let wanted = OutputKinds {
-                pooled: self.request.pool.is_some(),
-                states: self.request.per_token,
-            };
-            self.taken.push((layer, pass.represent(x, norm, wanted)?));
+            // Where the pools are several, each is a representation of its own.
+            for at in 0..self.request.pools.len().max(1) {
+                let pooled = self.request.pools.get(at).map(|pool| match pool {
+                    Pool::Mean => Pooling::Mean,
+                    Pool::Cls => Pooling::First,
+                    Pool::Max => Pooling::Max,
+                });
+                let wanted = OutputKinds {
+                    pooled,
+                    states: self.request.per_token && at == 0,
+                };
+                self.taken
+                    .push((layer, at, pass.represent(x, norm, wanted)?));
+            }
         }
         Ok(())
     }

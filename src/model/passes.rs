@@ -5,7 +5,7 @@
 //! submitted, and are fetched when batches are collected, so that several passes can be in
 //! progress.
 
-use super::{Collector, Embedder, LayerOutput, ModelError, Parameters, Pool, Request, Workspace};
+use super::{Collector, Embedder, LayerOutput, ModelError, Parameters, Request, Workspace};
 use super::{dnabert, esm2};
 use crate::architecture::{ModelConfig, ModelKind};
 use crate::backend::{Backend, Builder, Limits, Pass};
@@ -35,6 +35,8 @@ struct SubmittedBatch {
     /// One output per requested layer, in the order of the request; filled in as passes are
     /// fetched.
     outputs: Vec<LayerOutput>,
+    /// The number of representations per layer.
+    pools: usize,
     /// The number of passes that are not yet fetched.
     remaining: usize,
 }
@@ -44,7 +46,8 @@ struct SubmittedBatch {
 struct BegunPass<B: Backend> {
     /// The numbers of these sequences in the batch, ascending.
     members: Vec<usize>,
-    taken: Vec<(usize, B::Pending)>,
+    /// The layer, the position among the pools, and the representation.
+    taken: Vec<(usize, usize, B::Pending)>,
 }
 
 /// Names the matrices and parameters of a model to a builder, for a plan: no backend is built.
@@ -163,10 +166,7 @@ impl<B: Backend> Model<B> {
         }
         let kind = self.config.kind;
         let pooled: Vec<_> = (0..batch.len())
-            .map(|i| match request.pool {
-                Some(Pool::Cls) => batch.range(i).start..batch.range(i).start + 1,
-                _ => kind.pooled_tokens(batch.range(i)),
-            })
+            .map(|i| kind.pooled_tokens(batch.range(i)))
             .collect();
         let mut collector = Collector::new(request);
         let mut pass = self.backend.begin(class, batch, &pooled)?;
@@ -192,18 +192,19 @@ impl<B: Backend> Model<B> {
         batch.remaining -= 1;
         let d = self.config.hidden;
         let whole = members.len() + 1 == batch.starts.len();
-        for (layer, pending) in taken {
+        for (layer, at, pending) in taken {
             let made = self.backend.fetch(pending)?;
             let Some(to) = batch.outputs.iter_mut().find(|o| o.layer == layer) else {
                 continue;
             };
-            if whole {
+            let pools = batch.pools;
+            if whole && pools == 1 {
                 (to.pooled, to.states) = (made.pooled, made.states);
                 continue;
             }
             let sequences = batch.starts.len() - 1;
             if !made.pooled.is_empty() {
-                to.pooled.resize(sequences * d, 0.0);
+                to.pooled.resize(sequences * pools * d, 0.0);
             }
             if !made.states.is_empty() {
                 to.states.resize(batch.starts[sequences] * d, 0.0);
@@ -211,7 +212,8 @@ impl<B: Backend> Model<B> {
             let mut row = 0;
             for (from, &i) in members.iter().enumerate() {
                 if !made.pooled.is_empty() {
-                    to.pooled[i * d..(i + 1) * d]
+                    let row = i * pools + at;
+                    to.pooled[row * d..(row + 1) * d]
                         .copy_from_slice(&made.pooled[from * d..(from + 1) * d]);
                 }
                 let range = batch.starts[i]..batch.starts[i + 1];
@@ -241,6 +243,7 @@ impl<B: Backend> Embedder for Model<B> {
         self.batches.push_back(SubmittedBatch {
             starts: batch.starts().to_vec(),
             outputs: outputs.collect(),
+            pools: request.pools.len().max(1),
             remaining: passes.len(),
         });
         if let [(class, members)] = &passes[..] {

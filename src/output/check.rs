@@ -9,8 +9,11 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::jobdir::shard_name;
-use super::shard::{IDS_FILE, SHARD_FILE, pooled_name, states_name};
-use super::{JobSpec, OutputError, ShardLayout, ShardRecord, hash_file, npy, read_record, states};
+use super::rejected::{REJECTED_FILE, REJECTED_HEADER};
+use super::shard::{IDS_FILE, SHARD_FILE, pool_name, pooled_name, states_name};
+use super::{
+    BlockFacts, JobSpec, OutputError, ShardLayout, ShardRecord, hash_file, npy, read_record, states,
+};
 
 /// Why a shard is not accepted.
 #[derive(Debug)]
@@ -35,6 +38,7 @@ fn unsound(reason: impl Into<String>) -> Doubt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Content {
     Ids,
+    Rejected,
     Pooled,
     States,
 }
@@ -45,8 +49,12 @@ impl ShardLayout {
         Self {
             layers: spec.layers.clone(),
             width: spec.model.config.hidden,
-            pooled: spec.pool != "none",
+            pools: match spec.pool.as_str() {
+                "none" => Vec::new(),
+                pools => pools.split(',').map(str::to_owned).collect(),
+            },
             per_token: spec.per_token,
+            rejects: spec.bad_records == "skip",
             dtype: spec.output_dtype,
             shard_size: spec.shard_size,
             job: spec.fingerprint(),
@@ -54,12 +62,14 @@ impl ShardLayout {
     }
 
     /// Returns the files of a shard, without shard.json.
-    fn contents(&self) -> Vec<(String, Content)> {
+    fn contents(&self, facts: &BlockFacts) -> Vec<(String, Content)> {
         let mut contents = vec![(IDS_FILE.to_owned(), Content::Ids)];
+        if facts.rejected() > 0 {
+            contents.push((REJECTED_FILE.to_owned(), Content::Rejected));
+        }
+        let pooled = self.pooled_files().into_iter();
+        contents.extend(pooled.map(|(_, name)| (name, Content::Pooled)));
         for layer in &self.layers {
-            if self.pooled {
-                contents.push((pooled_name(*layer), Content::Pooled));
-            }
             if self.per_token {
                 contents.push((states_name(*layer), Content::States));
             }
@@ -95,6 +105,18 @@ impl ShardLayout {
                 "{IDS_FILE} has {lines} ids where {SHARD_FILE} says {rows}"
             )));
         }
+        let rejected = record.facts.rejected();
+        let lines = match rejected {
+            0 => 1,
+            _ => count_lines(&path.join(REJECTED_FILE), block)?,
+        };
+        // The first line is the header.
+        let listed = lines.saturating_sub(1);
+        if listed != rejected {
+            return Err(unsound(format!(
+                "{REJECTED_FILE} has {listed} records where {SHARD_FILE} says {rejected}"
+            )));
+        }
         Ok(record)
     }
 
@@ -114,15 +136,16 @@ impl ShardLayout {
             other => other?,
         };
         self.check_record(&record, block)?;
-        for (name, content) in self.contents() {
-            if !stand.contains(&name) {
+        let contents = self.contents(&record.facts);
+        for (name, content) in &contents {
+            if !stand.contains(name) {
                 return Err(unsound(format!("it has no {name}")));
             }
-            self.check_file(path, &name, content, &record)?;
+            self.check_file(path, name, *content, &record)?;
         }
         // Any other file belongs to another layer or kind: `files_in` accepts only names that some
         // job uses.
-        let ours: BTreeSet<String> = self.contents().into_iter().map(|(name, _)| name).collect();
+        let ours: BTreeSet<String> = contents.into_iter().map(|(name, _)| name).collect();
         let surplus = |name: &&String| *name != SHARD_FILE && !ours.contains(*name);
         if let Some(name) = stand.iter().find(surplus) {
             return Err(unsound(format!(
@@ -156,8 +179,13 @@ impl ShardLayout {
         if record.name != shard_name(block) || Some(facts.first_record) != first {
             return Err(unsound("it holds the records of another shard"));
         }
-        if facts.rows == 0 || facts.rows > self.shard_size {
-            let (rows, most) = (facts.rows, self.shard_size);
+        let rejected = facts.rejected();
+        if rejected > 0 && !self.rejects {
+            return Err(unsound("it skipped records, which this job does not do"));
+        }
+        let rows = facts.rows.saturating_add(rejected);
+        if rows == 0 || rows > self.shard_size {
+            let most = self.shard_size;
             return Err(unsound(format!(
                 "its {SHARD_FILE} says {rows} records, not 1 to {most}"
             )));
@@ -206,6 +234,7 @@ impl ShardLayout {
         let row = (self.width as u64).checked_mul(self.dtype.size() as u64);
         match content {
             Content::Ids => Some(Vec::new()),
+            Content::Rejected => Some(REJECTED_HEADER.into()),
             Content::Pooled => {
                 let size = rows.checked_mul(row?)?.checked_add(npy::HEADER as u64)?;
                 let rows = usize::try_from(rows).ok()?;
@@ -252,13 +281,21 @@ fn files_in(path: &Path, block: u64) -> Result<BTreeSet<String>, Doubt> {
     }
 }
 
+/// The poolings that a job may have.
+const POOLS: [&str; 3] = ["mean", "cls", "max"];
+
 /// Returns whether some job uses this name for a file of a shard.
 fn is_ours(name: &str) -> bool {
-    let layer =
-        |end| -> Option<usize> { name.strip_prefix("layer_")?.strip_suffix(end)?.parse().ok() };
+    let layer = |end: &str| -> Option<usize> {
+        name.strip_prefix("layer_")?.strip_suffix(end)?.parse().ok()
+    };
     name == SHARD_FILE
         || name == IDS_FILE
+        || name == REJECTED_FILE
         || layer(".npy").is_some_and(|n| pooled_name(n) == name)
+        || POOLS
+            .iter()
+            .any(|pool| layer(&format!("_{pool}.npy")).is_some_and(|n| pool_name(n, pool) == name))
         || layer(".safetensors").is_some_and(|n| states_name(n) == name)
 }
 
@@ -280,7 +317,7 @@ fn count_lines(path: &Path, block: u64) -> Result<u64, OutputError> {
 #[cfg(test)]
 mod tests {
     use super::super::spec::tests::spec;
-    use super::super::{BlockFacts, JobDir, ShardWriter, name_shards};
+    use super::super::{BlockFacts, JobDir, Rejected, ShardWriter, name_shards};
     use super::*;
     use std::collections::BTreeMap;
     use std::path::PathBuf;
@@ -485,6 +522,56 @@ mod tests {
     }
 
     #[test]
+    fn the_skipped_records_of_a_shard_are_those_of_its_list() {
+        let mut skips = spec();
+        skips.bad_records = "skip".into();
+        let layout = ShardLayout::of(&skips);
+        let rejected = Rejected {
+            name: "k2".into(),
+            file: "a.fa".into(),
+            record: 2,
+            line: 3,
+            reason: "the sequence is empty".into(),
+        };
+        let make = |listed: usize, said: u64, rows: u64, layout: &ShardLayout| {
+            let tmp = tempfile::tempdir().unwrap();
+            let dir = JobDir::open(tmp.path()).unwrap();
+            let mut shard = ShardWriter::create(&dir, 1, layout).unwrap();
+            (0..listed).for_each(|_| shard.reject(&rejected).unwrap());
+            (0..rows).for_each(|_| shard.push("a", &[&[0.5; 8]], &[]).unwrap());
+            let facts = BlockFacts {
+                first_record: 4,
+                rows,
+                tokens: 10,
+                digest: "d".into(),
+                counts: BTreeMap::from([("rejected".to_owned(), said)]),
+            };
+            name_shards(vec![shard.complete(facts).unwrap()]).1.unwrap();
+            reason(layout, &dir.shard(1))
+        };
+        assert_eq!(make(0, 0, 2, &layout), "sound");
+        assert_eq!(make(1, 1, 2, &layout), "sound");
+        assert_eq!(make(4, 4, 0, &layout), "sound");
+        assert_eq!(
+            make(2, 0, 2, &layout),
+            "it has a rejected.tsv, which this job does not make"
+        );
+        assert_eq!(make(0, 1, 2, &layout), "it has no rejected.tsv");
+        let more = make(1, 2, 2, &layout);
+        assert_eq!(more, "rejected.tsv has 1 records where shard.json says 2");
+        assert_eq!(
+            make(3, 3, 2, &layout),
+            "its shard.json says 5 records, not 1 to 4"
+        );
+        assert_eq!(
+            make(0, 0, 0, &layout),
+            "its shard.json says 0 records, not 1 to 4"
+        );
+        let stops = make(1, 1, 2, &ShardLayout::of(&spec()));
+        assert_eq!(stops, "it skipped records, which this job does not do");
+    }
+
+    #[test]
     fn a_shard_of_another_layout_is_not_this_jobs() {
         let tmp = tempfile::tempdir().unwrap();
         let made = ShardLayout::of(&states_spec());
@@ -496,7 +583,9 @@ mod tests {
         };
         assert!(said(&|l| l.layers = vec![1]).contains("it has no layer_1.npy"));
         assert!(said(&|l| l.per_token = false).contains("it has a layer_2.safetensors"));
-        assert!(said(&|l| l.pooled = false).contains("it has a layer_2.npy"));
+        assert!(said(&|l| l.pools = vec![]).contains("it has a layer_2.npy"));
+        let several = |l: &mut ShardLayout| l.pools = vec!["mean".into(), "max".into()];
+        assert!(said(&several).contains("it has no layer_2_mean.npy"));
         assert!(said(&|l| l.width = 4).contains("layer_2.npy has not the size"));
         assert!(said(&|l| l.width = usize::MAX).contains("layer_2.npy has not the size"));
         assert!(said(&|l| l.shard_size = u64::MAX).contains("records of another shard"));

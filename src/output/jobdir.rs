@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::OutputError;
 use super::lock::{Guard, LOCK_FILE, RUNNING_FILE, locked};
 use super::owner::{Owner, State};
+use super::rejected::REJECTED_FILE;
 use crate::untrusted::file;
 
 /// The file that says what was asked; it is written first.
@@ -376,7 +377,14 @@ fn names(path: &Path) -> Result<Vec<String>, OutputError> {
 
 fn refuse_foreign(path: &Path) -> Result<(), OutputError> {
     let whole = |name: &str| {
-        [JOB_FILE, ALGORITHMS_FILE, MANIFEST_FILE, RUNNING_FILE].contains(&name)
+        [
+            JOB_FILE,
+            ALGORITHMS_FILE,
+            REJECTED_FILE,
+            MANIFEST_FILE,
+            RUNNING_FILE,
+        ]
+        .contains(&name)
             || shard_number(name).is_some()
     };
     let ours = |name: &str| {

@@ -10,6 +10,7 @@ use serde::de::{DeserializeOwned, DeserializeSeed, Error, MapAccess, SeqAccess, 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::jobdir::{JOB_FILE, JobDir, MANIFEST_FILE};
+use super::rejected::{Rejected, write_rejected};
 use super::shard::SHARD_FILE;
 use super::{BlockFacts, Doubt, JobSpec, OutputError, ShardLayout, ShardRecord};
 
@@ -28,6 +29,9 @@ pub struct ManifestHead {
     pub tokens: u64,
     /// What cleaning and length limits did to these records: a count per name.
     pub counts: BTreeMap<String, u64>,
+    /// The first of the records that were skipped, as rejected.tsv lists them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejected: Vec<Rejected>,
 }
 
 /// The sums of the counts of several shards.
@@ -240,6 +244,10 @@ pub fn write_manifest(
                 reason: "its counts add up to more than any input holds".into(),
             })?;
     }
+    let rejected = match layout.rejects {
+        true => write_rejected(dir, blocks)?,
+        false => Vec::new(),
+    };
     let head = ManifestHead {
         complete: true,
         job: job.clone(),
@@ -247,6 +255,7 @@ pub fn write_manifest(
         records: totals.records,
         tokens: totals.tokens,
         counts: totals.counts,
+        rejected,
     };
     let path = dir.path().join(MANIFEST_FILE);
     dir.write_atomic(MANIFEST_FILE, |out| {

@@ -6,11 +6,14 @@
 //!   algorithms.json       on CUDA: the GEMM algorithms; their digest is in job.json
 //!   shard-000000/         records 0 .. shard_size of the whole input
 //!     ids.txt             one id per line, in input order
-//!     layer_33.npy        [rows, d] pooled rows
+//!     layer_33.npy        [rows, d] pooled rows; where there are several poolings, one file each:
+//!                         layer_33_mean.npy, layer_33_cls.npy, layer_33_max.npy
 //!     layer_33.safetensors   with --per-token: `states` [tokens, d] and `offsets` [rows + 1]
+//!     rejected.tsv        the records that were skipped, if there are any
 //!     shard.json          fingerprint of the job, first record, rows, counts, digest of the
 //!                         records, size and hash of each file, and a hash of shard.json itself
 //!   shard-000001/ ...
+//!   rejected.tsv          if bad records are skipped: those of all shards
 //!   manifest.json         written last: what was done, with the hash of every file
 //!   .lock                 empty; held by the job that is running here
 //!   .running              only where the file system has no locks: names the running job
@@ -35,6 +38,7 @@ mod lock;
 mod manifest;
 mod npy;
 mod owner;
+mod rejected;
 mod shard;
 mod spec;
 mod states;
@@ -57,10 +61,11 @@ pub use manifest::{
     ManifestHead, Totals, read_job, read_manifest, read_record, write_job, write_manifest,
 };
 pub use npy::NpyWriter;
-pub(crate) use shard::SHARD_FILE;
+pub use rejected::{REJECTED_FILE, Rejected};
 pub use shard::{
     BlockFacts, ShardLayout, ShardRecord, ShardWriter, WrittenShard, name_shards,
     name_shards_traced,
 };
+pub(crate) use shard::{REJECTED_COUNT, SHARD_FILE};
 pub use spec::{Difference, FORMAT, InputSpec, JobSpec, ModelSpec};
 pub use states::StatesWriter;

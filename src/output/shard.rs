@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file::{ShardFile, WrittenFile};
 use super::jobdir::{JobDir, shard_number};
+use super::rejected::{REJECTED_FILE, REJECTED_HEADER, Rejected};
 use super::{FileEntry, NpyWriter, OutputDtype, OutputError, StatesWriter};
 use crate::trace::{Trace, host};
 
@@ -18,10 +19,12 @@ pub struct ShardLayout {
     pub layers: Vec<usize>,
     /// Values per row: the width of the model.
     pub width: usize,
-    /// Whether the shard has one pooled row per record.
-    pub pooled: bool,
+    /// The poolings: each has one row per record and layer.
+    pub pools: Vec<String>,
     /// Whether the shard has the states of every token.
     pub per_token: bool,
+    /// Whether bad records are skipped, so that a shard may have a list of them.
+    pub rejects: bool,
     /// The data type of the stored values.
     pub dtype: OutputDtype,
     /// Records per shard; the last shard of a job may have fewer.
@@ -63,6 +66,16 @@ pub struct ShardRecord {
     pub seal: Option<String>,
 }
 
+/// The name of the count of the records that were skipped.
+pub(crate) const REJECTED_COUNT: &str = "rejected";
+
+impl BlockFacts {
+    /// Returns the number of records that were skipped. They have no rows.
+    pub fn rejected(&self) -> u64 {
+        self.counts.get(REJECTED_COUNT).copied().unwrap_or(0)
+    }
+}
+
 impl ShardRecord {
     /// Returns the number of the shard, if the record has the name of a shard.
     pub fn block(&self) -> Option<u64> {
@@ -101,8 +114,11 @@ pub struct ShardWriter<'a> {
     block: u64,
     path: PathBuf,
     layers: Vec<usize>,
+    /// The layer and the name of each file of pooled rows.
+    pooled_files: Vec<(usize, String)>,
     job: Option<String>,
     ids: Option<ShardFile>,
+    rejected: Option<ShardFile>,
     pooled: Vec<NpyWriter>,
     states: Vec<StatesWriter>,
     done: bool,
@@ -125,20 +141,22 @@ impl<'a> ShardWriter<'a> {
             block,
             path: path.clone(),
             layers: layout.layers.clone(),
+            pooled_files: layout.pooled_files(),
             job: layout.job.clone(),
             ids: None,
+            rejected: None,
             pooled: Vec::new(),
             states: Vec::new(),
             done: false,
         };
         shard.ids = Some(ShardFile::create(path.join(IDS_FILE), block)?);
+        for (_, name) in &shard.pooled_files {
+            let path = path.join(name);
+            shard
+                .pooled
+                .push(NpyWriter::create(path, block, layout.dtype, layout.width)?);
+        }
         for layer in &layout.layers {
-            if layout.pooled {
-                let path = path.join(pooled_name(*layer));
-                shard
-                    .pooled
-                    .push(NpyWriter::create(path, block, layout.dtype, layout.width)?);
-            }
             if layout.per_token {
                 let path = path.join(states_name(*layer));
                 shard.states.push(StatesWriter::create(
@@ -152,8 +170,8 @@ impl<'a> ShardWriter<'a> {
         Ok(shard)
     }
 
-    /// Appends one record. `pooled` has a row of `[width]` per layer, and `states` has `[tokens,
-    /// width]` per layer; each is used only if the layout includes it.
+    /// Appends one record. `pooled` has a row of `[width]` per layer and pooling, the poolings of a
+    /// layer side by side, and `states` has `[tokens, width]` per layer; each is used only if the layout includes it.
     pub fn push(
         &mut self,
         id: &str,
@@ -164,7 +182,8 @@ impl<'a> ShardWriter<'a> {
             ids.write(id.as_bytes())?;
             ids.write(b"\n")?;
         }
-        for ((file, row), layer) in self.pooled.iter_mut().zip(pooled).zip(&self.layers) {
+        let files = self.pooled.iter_mut().zip(&self.pooled_files);
+        for ((file, (layer, _)), row) in files.zip(pooled) {
             file.push(id, *layer, row)?;
         }
         for ((file, tokens), layer) in self.states.iter_mut().zip(states).zip(&self.layers) {
@@ -173,15 +192,33 @@ impl<'a> ShardWriter<'a> {
         Ok(())
     }
 
+    /// Notes a record that was skipped.
+    pub fn reject(&mut self, rejected: &Rejected) -> Result<(), OutputError> {
+        let file = match &mut self.rejected {
+            Some(file) => file,
+            None => {
+                let path = self.path.join(REJECTED_FILE);
+                let mut file = ShardFile::create(path, self.block)?;
+                file.write(REJECTED_HEADER.as_bytes())?;
+                self.rejected.insert(file)
+            }
+        };
+        file.write(format!("{rejected}\n").as_bytes())
+    }
+
     /// Finishes writing every file, without waiting for the disk.
     pub fn complete(mut self, facts: BlockFacts) -> Result<WrittenShard<'a>, OutputError> {
         let mut files = Vec::new();
         if let Some(ids) = self.ids.take() {
             files.push((IDS_FILE.to_owned(), ids.complete(&[])?));
         }
+        if let Some(rejected) = self.rejected.take() {
+            files.push((REJECTED_FILE.to_owned(), rejected.complete(&[])?));
+        }
         let pooled = std::mem::take(&mut self.pooled);
-        for (file, layer) in pooled.into_iter().zip(&self.layers) {
-            files.push((pooled_name(*layer), file.complete()?));
+        let names = std::mem::take(&mut self.pooled_files);
+        for (file, (_, name)) in pooled.into_iter().zip(names) {
+            files.push((name, file.complete()?));
         }
         let states = std::mem::take(&mut self.states);
         for (file, layer) in states.into_iter().zip(&self.layers) {
@@ -203,7 +240,24 @@ impl<'a> ShardWriter<'a> {
 impl ShardLayout {
     /// Returns the number of data files per shard, not counting shard.json.
     pub fn files(&self) -> usize {
-        1 + self.layers.len() * (usize::from(self.pooled) + usize::from(self.per_token))
+        let of_records = 1 + usize::from(self.rejects);
+        of_records + self.layers.len() * (self.pools.len() + usize::from(self.per_token))
+    }
+
+    /// Returns the layer and the name of each file of pooled rows, in the order of their rows.
+    pub(crate) fn pooled_files(&self) -> Vec<(usize, String)> {
+        let of_layer = |layer: &usize| {
+            let name = |pool: &String| match self.pools.len() {
+                1 => pooled_name(*layer),
+                _ => pool_name(*layer, pool),
+            };
+            let layer = *layer;
+            self.pools
+                .iter()
+                .map(move |pool| (layer, name(pool)))
+                .collect::<Vec<_>>()
+        };
+        self.layers.iter().flat_map(of_layer).collect()
     }
 }
 
@@ -354,6 +408,11 @@ pub(crate) fn pooled_name(layer: usize) -> String {
     format!("layer_{layer}.npy")
 }
 
+/// Returns the name of the file with the pooled rows of a layer, if there are several poolings.
+pub(crate) fn pool_name(layer: usize, pool: &str) -> String {
+    format!("layer_{layer}_{pool}.npy")
+}
+
 /// Returns the name of the file with the token states of a layer.
 pub(crate) fn states_name(layer: usize) -> String {
     format!("layer_{layer}.safetensors")
@@ -367,8 +426,9 @@ mod tests {
         ShardLayout {
             layers: vec![0, 2],
             width: 2,
-            pooled: true,
+            pools: vec!["mean".into()],
             per_token: true,
+            rejects: false,
             dtype: OutputDtype::F16,
             shard_size: 8,
             job: None,

@@ -33,7 +33,7 @@ pub struct JobSpec {
     pub gemm_algorithms: Option<String>,
     /// The data type of the computation: "f32", "f16" or "bf16".
     pub dtype: String,
-    /// The pooling: "mean", "cls" or "none".
+    /// The poolings: "mean", "cls", "max", several with commas, or "none".
     pub pool: String,
     /// Whether the states of every token are kept.
     pub per_token: bool,
@@ -65,6 +65,12 @@ pub struct JobSpec {
     /// Whether gap characters are kept: "keep" or "drop". Absent means "keep".
     #[serde(default = "keep", skip_serializing_if = "is_keep")]
     pub gaps: String,
+    /// What becomes of a record that is bad by itself: "stop" or "skip". Absent means "stop".
+    #[serde(default = "stop", skip_serializing_if = "is_stop")]
+    pub bad_records: String,
+    /// What becomes of a record of several chains: "keep" or "split". Absent means "keep".
+    #[serde(default = "keep", skip_serializing_if = "is_keep")]
+    pub chains: String,
     /// "T" if the input is known to hold a U that is read as T. Earlier versions made U an unknown
     /// token, and a job must not mix the two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -85,8 +91,16 @@ fn keep() -> String {
     "keep".into()
 }
 
-fn is_keep(gaps: &String) -> bool {
-    gaps == "keep"
+fn is_keep(value: &String) -> bool {
+    value == "keep"
+}
+
+fn stop() -> String {
+    "stop".into()
+}
+
+fn is_stop(bad_records: &String) -> bool {
+    bad_records == "stop"
 }
 
 /// Reads `clean`, or the field `case` that format 1 has in its place.
@@ -170,6 +184,17 @@ impl JobSpec {
                 &serde_json::from_str(&text).unwrap_or_default(),
                 &mut fields,
             );
+            // job.json leaves these out where they have the values of earlier versions.
+            for (name, value) in [
+                ("names", &spec.names),
+                ("gaps", &spec.gaps),
+                ("bad_records", &spec.bad_records),
+                ("chains", &spec.chains),
+            ] {
+                if !fields.iter().any(|(n, _)| n == name) {
+                    fields.push((name.into(), format!("{value:?}")));
+                }
+            }
             fields
         };
         let (there, asked) = (flat(self), flat(asked));
@@ -254,6 +279,8 @@ pub(crate) mod tests {
             share: "1/1".into(),
             names: "first".into(),
             gaps: "keep".into(),
+            bad_records: "stop".into(),
+            chains: "keep".into(),
             uracil: None,
             inputs: vec![InputSpec { name: "a.fa".into(), blake3: Some("11".into()) }],
         }

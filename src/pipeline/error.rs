@@ -2,12 +2,12 @@
 
 use crate::bytes::{Bytes, rounded_up};
 use crate::model::ModelError;
-use crate::output::{ALGORITHMS_FILE, Difference, OutputError};
+use crate::output::{ALGORITHMS_FILE, Difference, OutputError, Rejected};
 use crate::remedy::{Action, Remedy};
 use crate::sequence::{Place, SequenceError};
 use crate::system::memory::Available;
 use crate::untrusted::Shown;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The reason why a job did not begin or did not finish.
 #[derive(Debug, thiserror::Error)]
@@ -161,7 +161,32 @@ fn list(differences: &[Difference]) -> String {
         .join("; ")
 }
 
+/// The fields of job.json that say how the input is read, and are named as their options.
+const READING: [&str; 4] = ["names", "gaps", "bad_records", "chains"];
+
 impl JobError {
+    /// Returns the record that the error is about, if it is about one record alone, so that a job
+    /// can go on without this record.
+    pub fn rejected(&self) -> Option<Rejected> {
+        let place = match self {
+            Self::Sequence(e) if e.concerns_record() => e.place()?,
+            Self::TooLong { place, .. }
+            | Self::OverCapacity { place, .. }
+            | Self::NoMemory { place, .. } => place,
+            _ => return None,
+        };
+        let said = self.to_string();
+        let reason = said.strip_prefix(&place.to_string()).unwrap_or(&said);
+        let file = Path::new(&*place.file).file_name().unwrap_or_default();
+        Some(Rejected {
+            name: place.id.clone(),
+            file: file.to_string_lossy().into_owned(),
+            record: place.record,
+            line: place.line,
+            reason: reason.trim_start_matches([':', ',', ' ']).to_owned(),
+        })
+    }
+
     /// Returns what the user can do about the error, if a remedy is known.
     pub fn remedy(&self) -> Option<Remedy> {
         Some(match self {
@@ -200,6 +225,20 @@ impl JobError {
                 Remedy::any_of([
                     format!("{ALGORITHMS_FILE}, which holds the job's GEMM algorithms, is missing there: put it back").into(),
                     Action::GiveAlgorithms.into(),
+                    Action::OtherOutput.into(),
+                ])
+            }
+            Self::Differs { differences, .. }
+                if differences.iter().all(|d| READING.contains(&d.field.as_str())) =>
+            {
+                let same = |d: &Difference| {
+                    Remedy::from(Action::SameReading {
+                        option: d.field.clone(),
+                        value: d.there.trim_matches('"').to_owned(),
+                    })
+                };
+                Remedy::any_of([
+                    Remedy::All(differences.iter().map(same).collect()),
                     Action::OtherOutput.into(),
                 ])
             }

@@ -134,7 +134,9 @@ pub(crate) fn complete(
     job: &OpenJob,
     options: &ReadOptions,
     weights: Option<&Checkpoint>,
-    InputEnd { records, digests }: &InputEnd,
+    InputEnd {
+        records, digests, ..
+    }: &InputEnd,
 ) -> Result<ManifestHead, JobError> {
     let mut spec = job.spec.clone();
     if digests.len() != spec.inputs.len() {

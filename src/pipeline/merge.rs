@@ -291,8 +291,9 @@ fn collect(
         let record = verified(&layout, &path, block, source.listed.get(&block))?;
         let (first, last) = numbers(block);
         // Both numbers count from 1, and the last record is part of the shard.
-        if record.facts.rows != last - first + 1 {
-            let (rows, right) = (record.facts.rows, last - first + 1);
+        let rows = record.facts.rows.saturating_add(record.facts.rejected());
+        let right = last - first + 1;
+        if rows != right {
             let reason = format!(
                 "{} holds {rows} records, where {right} belong",
                 path.display()

@@ -13,13 +13,15 @@
 //! input. With one tokenizing thread, the reader thread also tokenizes and packs, and the first two
 //! channels do not exist.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvError, SendError, SyncSender};
 
 use super::JobError;
 use crate::batch::PackedBatch;
 use crate::model::LayerOutput;
-use crate::output::BlockFacts;
-use crate::sequence::{InputDigest, Record};
+use crate::output::{BlockFacts, Rejected};
+use crate::sequence::{InputDigest, Record, SharedName};
 
 /// The reason why a thread ends before the input does.
 #[derive(Debug)]
@@ -93,6 +95,8 @@ pub(crate) struct ShardEnd {
     pub shard: u64,
     /// The facts for its shard.json. The packing thread adds its counts to those of the reader.
     pub facts: BlockFacts,
+    /// The records that were skipped, by their numbers over the job.
+    pub rejected: BTreeMap<u64, Rejected>,
     /// Whether the input ended before the shard was full.
     pub short: bool,
 }
@@ -103,6 +107,17 @@ pub(crate) struct InputEnd {
     pub records: u64,
     /// The digests of all inputs, in order.
     pub digests: Vec<InputDigest>,
+    /// What to warn of.
+    pub notes: InputNotes,
+}
+
+/// What the reader noticed in the input, besides the counts of the shards.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct InputNotes {
+    /// The first name that two records of one shard share, among the records that were computed.
+    pub shared_name: Option<SharedName>,
+    /// The names of the inputs that lack the end marker of bgzip.
+    pub without_end: Vec<Arc<str>>,
 }
 
 /// A group that is being tokenized. The packing thread waits for the groups in the order in which
@@ -130,6 +145,8 @@ pub(crate) struct Batch {
     pub pieces: Vec<Piece>,
     /// One id per piece that is the last piece of its record.
     pub ids: Vec<String>,
+    /// The numbers of these records over the job, from 1.
+    pub numbers: Vec<u64>,
 }
 
 /// A message to the computing thread.

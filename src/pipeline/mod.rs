@@ -51,6 +51,7 @@ pub use job::{OpenJob, compare_job, open_job};
 pub use length::{LengthLimit, Long};
 pub use memory::MemoryCheck;
 pub use merge::{MergeReport, merge};
+pub use messages::InputNotes;
 pub use pack::PackOptions;
 pub use progress::{Observer, Progress, Silent};
 pub use read::{ReadOptions, Records};

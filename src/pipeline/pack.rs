@@ -1,14 +1,16 @@
 //! Packs tokenized records into batches, in order and within a token budget.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
 
-use super::length::pieces;
+use super::length::{Pieces, pieces};
 use super::messages::{
     Batch, Group, GroupEnd, PendingGroup, Piece, ShardEnd, StopReason, Work, WorkSender,
 };
 use super::{JobError, LengthLimit, Long};
 use crate::batch::Budget;
-use crate::sequence::{Record, SequenceError};
+use crate::output::{REJECTED_COUNT, Rejected};
+use crate::sequence::{BadRecords, Record, SequenceError};
 use crate::trace::{Category, Span, Trace, host};
 
 /// The options that decide how tokenized records become batches.
@@ -22,6 +24,8 @@ pub struct PackOptions {
     /// The most tokens of each batch, special tokens included. A longer sequence is a batch of its
     /// own.
     pub budget: Budget,
+    /// What becomes of a record that is too long, or gives no tokens.
+    pub bad_records: BadRecords,
 }
 
 /// The most bytes of ids in a batch, unless a single id has more. The ids of as many short
@@ -41,6 +45,8 @@ pub(crate) struct Packer {
     trace: Trace,
     /// The name of the track of the thread that packs.
     thread: &'static str,
+    /// The records of the shard that were skipped here, by their numbers over the job.
+    rejected: BTreeMap<u64, Rejected>,
 }
 
 /// The counts of the shard that is being packed.
@@ -62,6 +68,7 @@ impl Packer {
             counts: Counts::default(),
             trace: Trace::off(),
             thread: host::PACKER,
+            rejected: BTreeMap::new(),
         }
     }
 
@@ -152,19 +159,31 @@ impl Packer {
         let mut start = 0;
         for (record, end) in group.records.into_iter().zip(group.ends) {
             let tokens = group.tokens.get(start..end).unwrap_or_default();
-            self.record(group.shard, record, tokens)?;
+            match self.judge(&record, tokens) {
+                Ok(parts) => self.record(group.shard, record, tokens, parts)?,
+                Err(error) => {
+                    let skipped = error.rejected().filter(|_| self.skips());
+                    let rejected = skipped.ok_or(StopReason::Failed(error))?;
+                    self.rejected.insert(record.index, rejected);
+                }
+            }
             start = end;
         }
         Ok(())
     }
 
-    /// Appends one record, and sends the batch on whenever it is full.
-    fn record(&mut self, shard: u64, record: Record, tokens: &[u32]) -> Result<(), StopReason> {
+    fn skips(&self) -> bool {
+        self.options.bad_records == BadRecords::Skip
+    }
+
+    /// Returns the parts of a record that are embedded.
+    ///
+    /// # Errors
+    /// The record cannot be embedded.
+    fn judge(&self, record: &Record, tokens: &[u32]) -> Result<Pieces, JobError> {
         let options = &self.options;
-        let [cls, content @ .., eos] = tokens else {
-            return Err(
-                JobError::Internal(format!("record \"{}\" has no tokens", record.id)).into(),
-            );
+        let [_, content @ .., _] = tokens else {
+            return Err(no_tokens(record));
         };
         // Cleaning refuses an empty sequence, but text that is not cleaned may still give no
         // tokens.
@@ -175,13 +194,39 @@ impl Packer {
             }
             .into());
         }
-        let Some(mut parts) = pieces(content.len(), options.limit) else {
+        let Some(parts) = pieces(content.len(), options.limit) else {
             return Err(JobError::TooLong {
                 place: record.place(),
                 tokens: content.len(),
                 max: options.limit.map_or(0, |l| l.max),
-            }
-            .into());
+            });
+        };
+        // No part is longer than the first, which has as many tokens as the limit allows.
+        let longest = options
+            .limit
+            .map_or(content.len(), |l| content.len().min(l.max))
+            + 2;
+        if longest > options.capacity {
+            return Err(JobError::OverCapacity {
+                place: record.place(),
+                tokens: longest,
+                most: options.capacity,
+            });
+        }
+        Ok(parts)
+    }
+
+    /// Appends one record, and sends the batch on whenever it is full.
+    fn record(
+        &mut self,
+        shard: u64,
+        record: Record,
+        tokens: &[u32],
+        mut parts: Pieces,
+    ) -> Result<(), StopReason> {
+        let options = &self.options;
+        let [cls, content @ .., eos] = tokens else {
+            return Err(no_tokens(&record).into());
         };
         match options.limit.filter(|l| content.len() > l.max) {
             None => {}
@@ -194,14 +239,6 @@ impl Packer {
         let mut sequence = Vec::new();
         while let Some(part) = parts.next() {
             let length = part.len() + 2;
-            if length > self.options.capacity {
-                return Err(JobError::OverCapacity {
-                    place: record.place(),
-                    tokens: length,
-                    most: self.options.capacity,
-                }
-                .into());
-            }
             let packed = &self.batch.packed;
             let more_ids = self.id_bytes + record.id.len() > BATCH_IDS;
             if packed.total() + length > self.options.budget.of_batch(self.sent) || more_ids {
@@ -225,6 +262,7 @@ impl Packer {
         }
         self.id_bytes += record.id.len();
         self.batch.ids.push(record.id);
+        self.batch.numbers.push(record.index + 1);
         Ok(())
     }
 
@@ -232,11 +270,20 @@ impl Packer {
         self.send_batch()?;
         let counts = std::mem::take(&mut self.counts);
         end.facts.tokens = counts.tokens;
+        end.facts.rows -= self.rejected.len() as u64;
+        end.rejected.append(&mut self.rejected);
         let named = &mut end.facts.counts;
         named.insert("truncated".into(), counts.truncated);
         named.insert("windowed".into(), counts.windowed);
+        if self.options.bad_records == BadRecords::Skip {
+            named.insert(REJECTED_COUNT.into(), end.rejected.len() as u64);
+        }
         self.send(Work::ShardEnd(end))
     }
+}
+
+fn no_tokens(record: &Record) -> JobError {
+    JobError::Internal(format!("record \"{}\" has no tokens", record.id))
 }
 
 #[cfg(test)]
@@ -250,6 +297,7 @@ mod tests {
             limit: None,
             capacity: 10,
             budget: Budget::even(10),
+            bad_records: BadRecords::Stop,
         };
         Packer::new(options, to_compute)
     }

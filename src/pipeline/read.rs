@@ -5,25 +5,31 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::messages::{Group, GroupEnd, InputEnd, ShardEnd, StopReason};
+use super::messages::{Group, GroupEnd, InputEnd, InputNotes, ShardEnd, StopReason};
 use super::progress::Counters;
 use super::resume::RecordsDigest;
 use super::tokenize::TokenizeStage;
 use super::{JobError, MemoryCheck, Share, Stop};
-use crate::output::{BlockFacts, ShardRecord, read_record, revoke_manifest, shard_name};
+use crate::output::{BlockFacts, Rejected, ShardRecord, read_record, revoke_manifest, shard_name};
 use crate::sequence::{
-    Alphabet, CleanCounts, Cleaning, InputDigest, Record, SeenNames, SequenceError, SequenceReader,
-    clean,
+    Alphabet, BadRecords, CleanCounts, Cleaning, InputDigest, Record, SeenNames, SequenceError,
+    SequenceReader, SharedName, clean,
 };
 use crate::system::pause::OnPause;
 use crate::trace::{Args, Category, Event, Trace, Track, host};
 
 /// A source of records: a `SequenceReader`, or a list in a test.
 pub trait Records: Send + 'static {
-    /// Returns the next record in input order. After an error it is not called again.
+    /// Returns the next record in input order. After an error it is called again only if bad records
+    /// are skipped and the error concerns one record.
     fn next_record(&mut self) -> Option<Result<Record, SequenceError>>;
     /// Returns the digests of all inputs, in order. It is called after the last record.
     fn digests(&self) -> Vec<InputDigest>;
+    /// Returns the names of the inputs that lack the end marker of bgzip. It is called after the
+    /// last record.
+    fn without_end(&self) -> Vec<Arc<str>> {
+        Vec::new()
+    }
     /// Sets the function to call when [`next_record`](Self::next_record) would wait for a pipe.
     fn on_pause(&mut self, _: OnPause) {}
 }
@@ -35,6 +41,10 @@ impl Records for SequenceReader {
 
     fn digests(&self) -> Vec<InputDigest> {
         SequenceReader::digests(self).to_vec()
+    }
+
+    fn without_end(&self) -> Vec<Arc<str>> {
+        SequenceReader::without_end(self).to_vec()
     }
 
     fn on_pause(&mut self, act: OnPause) {
@@ -51,6 +61,8 @@ pub struct ReadOptions {
     pub cleaning: Cleaning,
     /// Whether unclean text is an error.
     pub strict: bool,
+    /// What becomes of a record that is bad by itself.
+    pub bad_records: BadRecords,
     /// The check of each record's need of memory, if memory bounds the length of a sequence.
     pub memory: Option<MemoryCheck>,
     /// The number of records per shard.
@@ -70,6 +82,8 @@ pub(crate) struct Reader<R> {
     pub counters: Arc<Counters>,
     pub stop: Stop,
     pub trace: Trace,
+    /// The first name that two records of one shard share.
+    pub shared_name: Option<SharedName>,
 }
 
 /// A group is sent on once its records have this many bytes. Tokenizing so many bytes takes some
@@ -173,7 +187,9 @@ struct Shard {
     /// The record of the finished shard, if the shard exists already.
     finished: Option<ShardRecord>,
     first_record: u64,
-    rows: u64,
+    /// The records that were read, with those that were skipped.
+    records: u64,
+    rejected: BTreeMap<u64, Rejected>,
     digest: RecordsDigest,
     clean: CleanCounts,
     names: SeenNames,
@@ -207,8 +223,11 @@ impl<R: Records> Reader<R> {
         let mut shard: Option<Shard> = None;
         // Whether it is certain that the output directory holds no manifest.json.
         let mut revoked = false;
-        while let Some(record) = self.records.next_record() {
-            let record = record?;
+        while let Some(read) = self.records.next_record() {
+            let read = match read {
+                Ok(record) => Ok(record),
+                Err(error) => Err(self.skip(error.into())?),
+            };
             let number = index / self.options.shard_size;
             index += 1;
             if self.options.share.holds(number) {
@@ -216,15 +235,21 @@ impl<R: Records> Reader<R> {
                     Some(current) => current,
                     None => shard.insert(self.begin(number, index - 1, &mut revoked)?),
                 };
-                current.take(&record);
-                match current.finished {
-                    Some(_) => {
+                current.take(&read);
+                match (&current.finished, read) {
+                    (Some(_), _) => {
                         self.counters.reused.fetch_add(1, Ordering::Relaxed);
                     }
-                    None => {
+                    (None, Err(rejected)) => {
+                        current.rejected.insert(index - 1, rejected);
+                    }
+                    (None, Ok(mut record)) => {
+                        record.index = index - 1;
                         let mut outgoing = lock(outgoing);
                         let began = self.trace.now();
-                        self.clean(record, current, &mut outgoing.group)?;
+                        if let Err(error) = self.clean(record, current, &mut outgoing.group) {
+                            current.rejected.insert(index - 1, self.skip(error)?);
+                        }
                         outgoing.times.cleaned(began);
                         outgoing.held = true;
                         if outgoing.group.bytes >= GROUP {
@@ -262,6 +287,10 @@ impl<R: Records> Reader<R> {
         outgoing.group.end = Some(GroupEnd::Input(InputEnd {
             records: index,
             digests: self.records.digests(),
+            notes: InputNotes {
+                shared_name: self.shared_name.take(),
+                without_end: self.records.without_end(),
+            },
         }));
         outgoing.send()
     }
@@ -282,31 +311,43 @@ impl<R: Records> Reader<R> {
             number,
             finished,
             first_record,
-            rows: 0,
+            records: 0,
+            rejected: BTreeMap::new(),
             digest: RecordsDigest::default(),
             clean: CleanCounts::default(),
             names: SeenNames::default(),
         })
     }
 
+    /// Returns what rejected.tsv says of a record that is skipped for this error.
+    ///
+    /// # Errors
+    /// The error, if it ends the job.
+    fn skip(&self, error: JobError) -> Result<Rejected, JobError> {
+        let skips = self.options.bad_records == BadRecords::Skip;
+        error.rejected().filter(|_| skips).ok_or(error)
+    }
+
     fn clean(
-        &self,
+        &mut self,
         mut record: Record,
         shard: &mut Shard,
         group: &mut Group,
-    ) -> Result<(), StopReason> {
+    ) -> Result<(), JobError> {
         let options = &self.options;
-        let (shared, _) = shard.names.take(&record, options.strict)?;
         let mut counts = clean(
             options.alphabet,
             options.cleaning,
             options.strict,
             &mut record,
         )?;
-        counts.shared_names = shared;
         if let Some(memory) = &options.memory {
             memory.check(&record, counts.residues)?;
         }
+        // A record that is skipped shares its name with nobody.
+        let (shared, first) = shard.names.take(&record, options.strict)?;
+        self.shared_name = self.shared_name.take().or(first);
+        counts.shared_names = shared;
         shard.clean += counts;
         group.push(shard.number, record);
         Ok(())
@@ -316,24 +357,30 @@ impl<R: Records> Reader<R> {
     /// nothing more for a long time. A finished shard is compared with the records of the input.
     fn end(&self, shard: Shard, short: bool, outgoing: &mut Outgoing) -> Result<(), StopReason> {
         let number = shard.number;
-        let (facts, finished) = shard.facts();
+        let (facts, rejected, finished) = shard.facts();
         let Some(finished) = finished else {
             outgoing.group.end = Some(GroupEnd::Shard(ShardEnd {
                 shard: number,
                 facts,
+                rejected,
                 short,
             }));
             outgoing.held = false;
             return outgoing.send();
         };
         let there = &finished.facts;
-        if (there.first_record, there.rows, &there.digest)
-            != (facts.first_record, facts.rows, &facts.digest)
+        let records = facts.rows + rejected.len() as u64;
+        // Only records with rows count as reused.
+        let skipped = there.rejected().min(records);
+        self.counters.reused.fetch_sub(skipped, Ordering::Relaxed);
+        let taken = there.rows.saturating_add(there.rejected());
+        if (there.first_record, taken, &there.digest)
+            != (facts.first_record, records, &facts.digest)
         {
             return Err(JobError::RecordsDiffer {
                 shard: self.out.join(shard_name(number)),
                 first: facts.first_record + 1,
-                last: facts.first_record + facts.rows,
+                last: facts.first_record + records,
             }
             .into());
         }
@@ -342,23 +389,26 @@ impl<R: Records> Reader<R> {
 }
 
 impl Shard {
-    /// Counts a record as it was read, before cleaning.
-    fn take(&mut self, record: &Record) {
-        self.rows += 1;
-        self.digest.take(record);
+    /// Counts a record as it was read, before cleaning, or as the reader skipped it.
+    fn take(&mut self, read: &Result<Record, Rejected>) {
+        self.records += 1;
+        match read {
+            Ok(record) => self.digest.take(record),
+            Err(rejected) => self.digest.skip(&rejected.name),
+        }
     }
 
-    /// Returns all facts of the shard except the counts that packing adds, and the record of the
-    /// finished shard.
-    fn facts(self) -> (BlockFacts, Option<ShardRecord>) {
+    /// Returns all facts of the shard except the counts that packing adds, the skipped records, and
+    /// the record of the finished shard.
+    fn facts(self) -> (BlockFacts, BTreeMap<u64, Rejected>, Option<ShardRecord>) {
         let facts = BlockFacts {
             first_record: self.first_record,
-            rows: self.rows,
+            rows: self.records - self.rejected.len() as u64,
             tokens: 0,
             digest: self.digest.finish(),
             counts: named(&self.clean),
         };
-        (facts, self.finished)
+        (facts, self.rejected, self.finished)
     }
 }
 

@@ -84,7 +84,8 @@ pub(crate) fn keep_sound(
 /// Returns why a shard was not made from the records of the input; `None` if it was.
 fn other_records(record: &ShardRecord, block: u64, checks: &Checks) -> Option<String> {
     let (rows, digest) = checks.input.as_ref()?.get(block)?;
-    let same = (record.facts.rows, record.facts.digest.as_str()) == (rows, digest);
+    let taken = record.facts.rows.saturating_add(record.facts.rejected());
+    let same = (taken, record.facts.digest.as_str()) == (rows, digest);
     (!same).then(|| "it was made from other records than those of the input".into())
 }
 
@@ -131,6 +132,13 @@ impl RecordsDigest {
         }
     }
 
+    /// Adds a record that the reader skipped, of which only the name is known.
+    pub(crate) fn skip(&mut self, name: &str) {
+        self.0.update(&u64::MAX.to_le_bytes());
+        self.0.update(&(name.len() as u64).to_le_bytes());
+        self.0.update(name.as_bytes());
+    }
+
     /// Returns the digest in hex.
     pub(crate) fn finish(&self) -> String {
         self.0.finalize().to_hex().to_string()
@@ -163,6 +171,15 @@ impl StandingShards {
 
     /// Takes the next record of the input as it was read.
     pub fn take(&mut self, record: &Record) {
+        self.next(|digest| digest.take(record));
+    }
+
+    /// Takes the next record of the input, which the reader skipped.
+    pub fn skip(&mut self, name: &str) {
+        self.next(|digest| digest.skip(name));
+    }
+
+    fn next(&mut self, add: impl FnOnce(&mut RecordsDigest)) {
         let shard = self.records / self.shard_size;
         self.records += 1;
         if self
@@ -177,7 +194,7 @@ impl StandingShards {
                 .current
                 .get_or_insert_with(|| (shard, 0, RecordsDigest::default()));
             current.1 += 1;
-            current.2.take(record);
+            add(&mut current.2);
         }
     }
 
@@ -203,7 +220,7 @@ impl StandingShards {
         self.share.holds(shard) && shard < self.records.div_ceil(self.shard_size)
     }
 
-    /// Returns the number of rows and the digest of a shard, if the shard existed when the input
+    /// Returns the number of records and the digest of a shard, if the shard existed when the input
     /// was read.
     pub(crate) fn get(&self, shard: u64) -> Option<(u64, &str)> {
         let (rows, digest) = self.digests.get(&shard)?;

@@ -7,7 +7,7 @@ use std::thread::{self, Builder};
 use super::compute::{Compute, RunEnd};
 use super::finish::{Finisher, open_shards, waiting_shards};
 use super::job::complete;
-use super::messages::{ShardSlot, StopReason, WorkSender};
+use super::messages::{InputNotes, ShardSlot, StopReason, WorkSender};
 use super::pack::{PackOptions, Packer};
 use super::progress::{Counters, Monitor, Observer, Progress};
 use super::read::{ReadOptions, Reader, Records};
@@ -62,6 +62,8 @@ pub struct Report {
     pub progress: Progress,
     /// The manifest, if the job is complete.
     pub manifest: Option<ManifestHead>,
+    /// What the reader noticed, if the job is complete.
+    pub notes: InputNotes,
     /// The signal that stopped the run, if the job is not complete.
     pub stopped: Option<i32>,
 }
@@ -91,13 +93,13 @@ pub fn run<E: Embedder, R: Records>(
         counters: Arc::clone(&counters),
         stop: stop.clone(),
         trace: options.trace.clone(),
+        shared_name: None,
     };
     start_reading(reader, tokenizer, options, to_compute)?;
     let writer = Writer {
         dir: &job.dir,
         layout: &layout,
         kind: embedder.config().kind,
-        shard_size: options.read.shard_size,
         f16: job.spec.dtype == "f16",
         trace: &options.trace,
     };
@@ -144,16 +146,17 @@ pub fn run<E: Embedder, R: Records>(
     })?;
     monitor.observe();
     let progress = monitor.progress;
-    let (manifest, stopped) = match end {
+    let (manifest, notes, stopped) = match end {
         RunEnd::Complete(input) => {
             let manifest = complete(job, &options.read, options.weights.as_deref(), &input)?;
-            (Some(manifest), None)
+            (Some(manifest), input.notes, None)
         }
-        RunEnd::Stopped(signal) => (None, Some(signal)),
+        RunEnd::Stopped(signal) => (None, InputNotes::default(), Some(signal)),
     };
     Ok(Report {
         progress,
         manifest,
+        notes,
         stopped,
     })
 }
@@ -228,7 +231,8 @@ fn write_behind(options: &RunOptions, width: usize) -> usize {
     }
     // A sequence has at least three tokens: cls, one content token, and eos.
     let rows = (options.pack.budget.tokens / 3).max(1);
-    let row = options.request.layers.len().max(1) * width.max(1) * size_of::<f32>();
+    let pools = options.request.pools.len().max(1);
+    let row = options.request.layers.len().max(1) * pools * width.max(1) * size_of::<f32>();
     let a_batch = rows.saturating_mul(row);
     (BEHIND_BYTES / a_batch).clamp(WRITE_BEHIND, MOST_BEHIND)
 }

@@ -14,7 +14,6 @@ pub(crate) struct Writer<'a> {
     pub dir: &'a JobDir,
     pub layout: &'a ShardLayout,
     pub kind: ModelKind,
-    pub shard_size: u64,
     /// Whether the model computes in f16.
     pub f16: bool,
     pub trace: &'a Trace,
@@ -32,7 +31,6 @@ impl<'a> Writer<'a> {
     ) -> Result<(), StopReason> {
         let mut current: Option<ShardWriter<'_>> = None;
         let mut windows = Windows::new(self.layout);
-        let mut row = 0;
         loop {
             let waiting = self.wait("wait for results");
             let Ok(computed) = from_compute.recv() else {
@@ -56,16 +54,29 @@ impl<'a> Writer<'a> {
                             let waiting = self.wait("wait for the finisher");
                             slots.recv()?;
                             drop(waiting);
-                            row = batch.shard * self.shard_size;
                             current.insert(ShardWriter::create(self.dir, batch.shard, self.layout)?)
                         }
                     };
-                    self.push(&batch, &outputs, shard, &mut windows, &mut row)?;
+                    self.push(&batch, &outputs, shard, &mut windows)?;
                 }
                 Computed::ShardEnd(end) => {
-                    let no_rows = || internal(format!("shard {} has no rows", end.shard));
-                    let shard = current.take().ok_or_else(no_rows)?;
+                    let mut shard = match current.take() {
+                        Some(shard) => shard,
+                        // All records of the shard were skipped.
+                        None if !end.rejected.is_empty() => {
+                            let waiting = self.wait("wait for the finisher");
+                            slots.recv()?;
+                            drop(waiting);
+                            ShardWriter::create(self.dir, end.shard, self.layout)?
+                        }
+                        None => {
+                            return Err(internal(format!("shard {} has no rows", end.shard)).into());
+                        }
+                    };
                     let span = self.trace.stage(host::WRITER, 0, "complete");
+                    for rejected in end.rejected.values() {
+                        shard.reject(rejected)?;
+                    }
                     let written = shard.complete(end.facts)?;
                     drop(span);
                     let _waiting = self.wait("wait for the finisher");
@@ -86,25 +97,22 @@ impl<'a> Writer<'a> {
         outputs: &[LayerOutput],
         shard: &mut ShardWriter<'_>,
         windows: &mut Windows,
-        row: &mut u64,
     ) -> Result<(), JobError> {
         let d = self.layout.width;
-        let mut ids = batch.ids.iter();
+        let mut ids = batch.ids.iter().zip(&batch.numbers);
         for (i, piece) in batch.pieces.iter().enumerate() {
-            let pooled: Vec<&[f32]> = match self.layout.pooled {
-                true => outputs
-                    .iter()
-                    .map(|o| &o.pooled[i * d..(i + 1) * d])
-                    .collect(),
-                false => Vec::new(),
-            };
+            let all = self.layout.pools.len() * d;
+            let pooled: Vec<&[f32]> = outputs
+                .iter()
+                .flat_map(|o| o.pooled[i * all..(i + 1) * all].chunks_exact(d.max(1)))
+                .collect();
             if !piece.last || windows.open() {
                 windows.add(&pooled, piece.content);
             }
             if !piece.last {
                 continue;
             }
-            let id = ids
+            let (id, number) = ids
                 .next()
                 .ok_or_else(|| internal("a record without its id".into()))?;
             let merged = windows.take();
@@ -120,10 +128,12 @@ impl<'a> Writer<'a> {
                     .collect(),
                 false => Vec::new(),
             };
-            *row += 1;
-            for values in [&pooled, &states] {
-                for (values, layer) in values.iter().zip(&self.layout.layers) {
-                    check_finite(values, d, id, *row, *layer, self.f16)?;
+            let per_layer = self.layout.pools.len().max(1);
+            for (values, rows) in [(&pooled, per_layer), (&states, 1)] {
+                for (values, layer) in values.chunks(rows).zip(&self.layout.layers) {
+                    for values in values {
+                        check_finite(values, d, id, *number, *layer, self.f16)?;
+                    }
                 }
             }
             shard.push(id, &pooled, &states)?;
@@ -142,7 +152,7 @@ fn check_shapes(
     outputs: &[LayerOutput],
     layout: &ShardLayout,
 ) -> Result<(), JobError> {
-    let sequences = if layout.pooled { batch.packed.len() } else { 0 };
+    let sequences = batch.packed.len() * layout.pools.len();
     let tokens = if layout.per_token {
         batch.packed.total()
     } else {
@@ -154,7 +164,7 @@ fn check_shapes(
         .eq(layout.layers.iter().copied())
         && outputs
             .iter()
-            .all(|o| !layout.pooled || o.pooled.len() == sequences * layout.width)
+            .all(|o| layout.pools.is_empty() || o.pooled.len() == sequences * layout.width)
         && outputs
             .iter()
             .all(|o| !layout.per_token || o.states.len() == tokens * layout.width)
@@ -187,23 +197,27 @@ fn check_finite(
     }
 }
 
-/// The mean over the windows of one record, weighted by their content tokens, in f64. The windows
+/// The mean over the windows of one record (for `max`, the greatest values), weighted by their content tokens, in f64. The windows
 /// of a record may be in several batches.
 struct Windows {
-    /// The weighted sum so far, per layer.
+    /// What the windows make so far, per layer and pooling: the weighted sum, or the greatest
+    /// values.
     sums: Vec<Vec<f64>>,
+    /// Whether the greatest values are kept, per layer and pooling.
+    maxima: Vec<bool>,
     weight: f64,
 }
 
 impl Windows {
     fn new(layout: &ShardLayout) -> Self {
-        let layers = if layout.pooled {
-            layout.layers.len()
-        } else {
-            0
-        };
+        let pools = layout.pools.iter().map(|pool| pool == "max");
+        let maxima: Vec<bool> = pools
+            .cycle()
+            .take(layout.layers.len() * layout.pools.len())
+            .collect();
         Self {
-            sums: vec![vec![0.0; layout.width]; layers],
+            sums: vec![vec![0.0; layout.width]; maxima.len()],
+            maxima,
             weight: 0.0,
         }
     }
@@ -214,7 +228,15 @@ impl Windows {
 
     fn add(&mut self, pooled: &[&[f32]], content: usize) {
         let weight = content as f64;
-        for (sum, row) in self.sums.iter_mut().zip(pooled) {
+        for ((sum, row), max) in self.sums.iter_mut().zip(pooled).zip(&self.maxima) {
+            if *max {
+                for (s, v) in sum.iter_mut().zip(*row) {
+                    // A value that is not a number stays.
+                    let keeps = self.weight > 0.0 && (s.is_nan() || f64::from(*v) <= *s);
+                    *s = if keeps { *s } else { f64::from(*v) };
+                }
+                continue;
+            }
             sum.iter_mut()
                 .zip(*row)
                 .for_each(|(s, v)| *s += weight * f64::from(*v));
@@ -222,17 +244,18 @@ impl Windows {
         self.weight += weight;
     }
 
-    /// Returns the mean and resets the sums; `None` if no window was added.
+    /// Returns the means and the greatest values, and resets the sums; `None` if no window was added.
     fn take(&mut self) -> Option<Vec<Vec<f32>>> {
         if !self.open() {
             return None;
         }
         let weight = std::mem::take(&mut self.weight);
-        let mean = |sum: &mut Vec<f64>| {
+        let take = |(sum, max): (&mut Vec<f64>, &bool)| {
+            let weight = if *max { 1.0 } else { weight };
             sum.iter_mut()
                 .map(|s| (std::mem::take(s) / weight) as f32)
                 .collect()
         };
-        Some(self.sums.iter_mut().map(mean).collect())
+        Some(self.sums.iter_mut().zip(&self.maxima).map(take).collect())
     }
 }

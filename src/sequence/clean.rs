@@ -84,6 +84,7 @@ pub fn clean(
 ) -> Result<CleanCounts, SequenceError> {
     let mut counts = CleanCounts {
         unnamed: record.unnamed.into(),
+        chains: (record.chain > 0).into(),
         ..CleanCounts::default()
     };
     if strict && record.unnamed {

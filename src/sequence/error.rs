@@ -302,6 +302,33 @@ impl SequenceError {
         }
     }
 
+    /// Whether the error is about one record alone, so that the records around it can be used. It
+    /// is not where the file is damaged, cannot be read, or has another format, because then other
+    /// records may be lost as well. FASTQ that is malformed does not show where a record ends.
+    pub fn concerns_record(&self) -> bool {
+        match self {
+            Self::EmptySequence { .. }
+            | Self::HeaderInsideLine { .. }
+            | Self::IdNotUtf8 { .. }
+            | Self::IdTooLong { .. }
+            | Self::SequenceTooLong { .. }
+            | Self::NoMemory { .. }
+            | Self::Strict { .. } => true,
+            Self::NotSequence { found, .. } => {
+                !matches!(found, Intruder::Pir | Intruder::Start("@" | "+"))
+            }
+            Self::Open { .. }
+            | Self::Read { .. }
+            | Self::NoRecords { .. }
+            | Self::NoHeader { .. }
+            | Self::NoEndMarker { .. }
+            | Self::StrayReturn { .. }
+            | Self::Nul { .. }
+            | Self::Utf16 { .. }
+            | Self::Fastq { .. } => false,
+        }
+    }
+
     /// Returns what the user can do about the error, if a remedy is known.
     pub fn remedy(&self) -> Option<Remedy> {
         Some(match self {
@@ -338,6 +365,9 @@ impl SequenceError {
                 .into(),
                 _ => format!("this looks like {what}; convert it to FASTA or FASTQ first").into(),
             },
+            other if other.concerns_record() => {
+                Remedy::any_of([other.advice()?.into(), Action::SkipBadRecords.into()])
+            }
             other => other.advice()?.into(),
         })
     }

@@ -43,6 +43,8 @@ pub(super) struct Lines {
     mac: bool,
     after_cr: bool,
     held_returns: usize,
+    /// Whether the last piece did not end its line.
+    inside: bool,
     line: u64,
     offset: u64,
     /// The most bytes of a piece; tests set it to move the boundaries.
@@ -63,6 +65,7 @@ impl Lines {
             mac: false,
             after_cr: false,
             held_returns: 0,
+            inside: false,
             line: 1,
             offset: 0,
             longest_piece: longest_piece.max(1),
@@ -101,6 +104,11 @@ impl Lines {
     /// Returns the number of the current line, from 1.
     pub fn line(&self) -> u64 {
         self.line
+    }
+
+    /// Whether the current position is inside a line, of which a part has been returned.
+    pub fn inside_line(&self) -> bool {
+        self.inside
     }
 
     /// Returns the number of decompressed bytes before the current position.
@@ -156,6 +164,7 @@ impl Lines {
                 // The last line has no LF. The carriage returns that were held back count as its
                 // line end.
                 self.held_returns = 0;
+                self.inside = false;
                 return Ok(Piece {
                     bytes: &[],
                     returns: 0,
@@ -177,6 +186,7 @@ impl Lines {
                 return Err(LineError::Nul);
             }
             self.advance(len + usize::from(last));
+            self.inside = !last;
             if last {
                 self.line += 1;
                 self.after_cr = stop == Some(b'\r');

@@ -30,7 +30,7 @@
 //! | one `*` at the end of a protein | dropped, counted |
 //! | gap characters `-` and `.` | kept (unknown in DNA) or removed ([`Cleaning::Ungapped`]), counted |
 //! | `U` in DNA | read as `T`, counted |
-//! | `:` between chains | one unknown token, counted |
+//! | `:` between chains | one unknown token, counted; or the record is split ([`Chains::Split`]) |
 //! | DNA for a protein model, a protein for a DNA model | computed, counted |
 //! | any other character outside the alphabet | one unknown token per character, counted |
 //! | a byte that is not UTF-8 | one unknown token, counted |
@@ -51,6 +51,7 @@ mod gzip;
 mod intruder;
 mod lines;
 mod names;
+mod parse;
 mod reader;
 mod scan;
 mod source;
@@ -64,7 +65,7 @@ pub use error::{Place, SequenceError, Unclean};
 pub use fragments::{Fragment, Fragmenter, Frame, chunk_ranges};
 pub use intruder::Intruder;
 pub use names::{SeenNames, SharedName};
-pub use reader::{MAX_ID, Names, ReaderOptions, SequenceReader};
+pub use reader::{BadRecords, Chains, MAX_ID, Names, ReaderOptions, SequenceReader};
 pub use scan::{InputSummary, ScanOptions, scan, scan_each};
 pub use source::{Input, InputDigest};
 pub use tokenizer::{Tokenizer, TokenizerError};
@@ -85,6 +86,8 @@ pub struct Record {
     pub line: u64,
     /// The number of the record over the whole job, from 0.
     pub index: u64,
+    /// The number of the chain within its record, from 1; 0 if the record was not split.
+    pub chain: u64,
     /// Whether the header had no name.
     pub unnamed: bool,
     /// The name of the input.
@@ -110,6 +113,7 @@ impl Record {
             file: 0,
             line: 0,
             index: 0,
+            chain: 0,
             unnamed: false,
             source: "".into(),
             number: 0,
@@ -145,6 +149,8 @@ impl Record {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Layout {
     runs: Vec<Run>,
+    /// The bytes of the record before the sequence, if the record was split.
+    before: u64,
     /// Whether the lines after the last run were left out.
     cut: bool,
 }
@@ -164,6 +170,7 @@ struct Run {
 impl Layout {
     fn clear(&mut self) {
         self.runs.clear();
+        self.before = 0;
         self.cut = false;
     }
 
@@ -193,8 +200,17 @@ impl Layout {
         });
     }
 
+    /// Returns the layout of the part of the sequence that begins after `before` bytes.
+    fn after(&self, before: u64) -> Self {
+        Self {
+            before,
+            ..self.clone()
+        }
+    }
+
     /// Whether `position` is on a line that was left out.
     fn ends_before(&self, position: u64) -> bool {
+        let position = self.before + position;
         self.cut && self.runs.last().is_none_or(|r| r.end <= position)
     }
 
@@ -204,6 +220,7 @@ impl Layout {
         if self.ends_before(position) {
             return None;
         }
+        let position = self.before + position;
         let after = self.runs.partition_point(|r| r.start <= position);
         let run = self.runs.get(after.checked_sub(1)?)?;
         let within = position - run.start;
@@ -268,6 +285,14 @@ pub struct CleanCounts {
     /// Records that share their name with another record of the same shard. [`clean`] sees only one
     /// record and leaves this count at 0.
     pub shared_names: u64,
+    /// Chains that were records of their own because their record was split
+    /// ([`Chains::Split`]).
+    #[serde(skip_serializing_if = "is_zero")]
+    pub chains: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl AddAssign for CleanCounts {
@@ -285,6 +310,7 @@ impl AddAssign for CleanCounts {
         self.chain_breaks += other.chain_breaks;
         self.other_alphabet += other.other_alphabet;
         self.shared_names += other.shared_names;
+        self.chains += other.chains;
     }
 }
 

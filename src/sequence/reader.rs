@@ -1,21 +1,16 @@
-//! The state machine that reads FASTA and FASTQ from several inputs in order.
+//! Reads the records of several inputs in order; [`super::parse`] reads each of them.
 
 use std::io::Read;
 use std::sync::Arc;
 
-use super::error::FASTA_FOLLOWS;
-use super::intruder::{Intruder, is_separator};
-use super::lines::{LineError, Lines};
-use super::source::{Input, InputDigest, Source, what_else, what_table};
-use super::tokenizer::esm;
+use super::lines::Lines;
+use super::parse::OpenInput;
+use super::source::{Input, InputDigest, Source};
 use super::{Place, Record, SequenceError};
 use crate::system::pause::OnPause;
 
 /// The most bytes of an id. A header may have any length, because only its first word is kept.
 pub const MAX_ID: usize = 1 << 20;
-
-/// How many bytes a message shows of a line that should be a header.
-const SHOWN: usize = 20;
 
 /// What the name of a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,6 +22,27 @@ pub enum Names {
     Header,
 }
 
+/// What becomes of a record that is bad by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BadRecords {
+    /// It ends the reading.
+    #[default]
+    Stop,
+    /// It is left out, and the reading goes on with the next record.
+    Skip,
+}
+
+/// What becomes of a record whose sequence holds a `:`, with which some programs join chains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Chains {
+    /// It stays one record.
+    #[default]
+    Keep,
+    /// Each chain is a record of its own, and its name is that of the record with `:1`, `:2` and so
+    /// on after it.
+    Split,
+}
+
 /// The limits of the reader.
 #[derive(Debug, Clone)]
 pub struct ReaderOptions {
@@ -34,6 +50,11 @@ pub struct ReaderOptions {
     pub max_sequence: usize,
     /// What the name of a record is.
     pub names: Names,
+    /// Whether reading goes on after a record that is bad by itself
+    /// ([`SequenceError::concerns_record`]).
+    pub bad_records: BadRecords,
+    /// What becomes of a record of several chains.
+    pub chains: Chains,
     /// Whether a file of bgzip blocks without its end marker is an error.
     pub strict: bool,
     /// The most bytes of a piece of a line. Tests set this to move the boundaries between the
@@ -47,6 +68,8 @@ impl Default for ReaderOptions {
         Self {
             max_sequence: 2 << 30,
             names: Names::First,
+            bad_records: BadRecords::Stop,
+            chains: Chains::Keep,
             strict: false,
             longest_piece: usize::MAX,
         }
@@ -56,7 +79,9 @@ impl Default for ReaderOptions {
 /// Reads the records of several inputs in order, as a stream. It holds two blocks of bytes and one
 /// record in memory.
 ///
-/// The iterator ends after an error.
+/// The iterator ends after an error, unless [`ReaderOptions::bad_records`] says that it goes on and
+/// the error concerns one record. Such a record has a number, so that the numbers of the others are
+/// those of the file.
 pub struct SequenceReader {
     inputs: std::vec::IntoIter<Input>,
     options: ReaderOptions,
@@ -64,17 +89,14 @@ pub struct SequenceReader {
     /// The number of inputs opened so far.
     opened: usize,
     index: u64,
+    /// The number of records read so far, where a record of several chains counts once.
+    read: u64,
+    /// A record of which some chains have not been returned yet.
+    chains: Option<SplitRecord>,
     digests: Vec<InputDigest>,
     without_end: Vec<Arc<str>>,
     failed: bool,
     on_pause: Option<OnPause>,
-}
-
-struct OpenInput {
-    lines: Lines,
-    fastq: bool,
-    /// The number of records read from this input.
-    records: u64,
 }
 
 impl SequenceReader {
@@ -91,6 +113,8 @@ impl SequenceReader {
             current: None,
             opened: 0,
             index: 0,
+            read: 0,
+            chains: None,
             digests: Vec::new(),
             without_end: Vec::new(),
             failed: false,
@@ -133,7 +157,7 @@ impl SequenceReader {
         &self.without_end
     }
 
-    /// Returns the number of records read so far.
+    /// Returns the number of records read so far. Chains that are records of their own count each.
     pub fn records(&self) -> u64 {
         self.index
     }
@@ -142,21 +166,42 @@ impl SequenceReader {
     /// last input.
     ///
     /// # Errors
-    /// The input is bad. The reader has ended after such an error.
+    /// The input is bad. The reader has ended after such an error, unless it skips bad records and
+    /// the error concerns only one.
     pub fn next_into(&mut self, record: &mut Record) -> Result<bool, SequenceError> {
         if self.failed {
             return Ok(false);
         }
         let result = self.advance(record);
-        self.failed = result.is_err();
+        self.failed = result.as_ref().is_err_and(|error| !self.skips(error));
         result
     }
 
+    fn skips(&self, error: &SequenceError) -> bool {
+        self.options.bad_records == BadRecords::Skip && error.concerns_record()
+    }
+
     fn advance(&mut self, record: &mut Record) -> Result<bool, SequenceError> {
+        if self.next_chain(record) {
+            return Ok(true);
+        }
         loop {
             if let Some(open) = &mut self.current {
-                if open.read(record, &self.options, self.index)? {
+                record.chain = 0;
+                let read = open.read(record, &self.options, self.read);
+                if let Err(error) = &read
+                    && self.options.bad_records == BadRecords::Skip
+                    && error.concerns_record()
+                {
+                    open.skip_rest(&record.id)?;
+                    self.index += 1;
+                    self.read += 1;
+                }
+                if read? {
                     record.file = self.opened - 1;
+                    record.index = self.index;
+                    self.read += 1;
+                    self.split(record);
                     self.index += 1;
                     return Ok(true);
                 }
@@ -191,18 +236,63 @@ impl SequenceReader {
         }
     }
 
+    /// If the record is to be split, keeps it and puts its first chain in its place.
+    fn split(&mut self, record: &mut Record) {
+        if self.options.chains == Chains::Split && memchr::memchr(b':', &record.sequence).is_some()
+        {
+            let whole = std::mem::take(record);
+            self.chains = Some(SplitRecord { whole, next: 0 });
+            self.take_chain(record);
+        }
+    }
+
+    /// Puts the next chain of a record that was split into `record`. Returns false if there is
+    /// none.
+    fn next_chain(&mut self, record: &mut Record) -> bool {
+        let there = self.take_chain(record);
+        self.index += u64::from(there);
+        there
+    }
+
+    fn take_chain(&mut self, record: &mut Record) -> bool {
+        let Some(split) = &mut self.chains else {
+            return false;
+        };
+        let whole = &mut split.whole;
+        let rest = whole.sequence.get(split.next..).unwrap_or_default();
+        let end = memchr::memchr(b':', rest);
+        let chain = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
+        let number = whole.chain + 1;
+        *record = Record {
+            id: format!("{}:{number}", whole.id),
+            sequence: chain.to_vec(),
+            layout: whole.layout.after(split.next as u64),
+            source: whole.source.clone(),
+            chain: number,
+            index: self.index,
+            ..*whole
+        };
+        whole.chain = number;
+        match end {
+            Some(end) => split.next += end + 1,
+            None => self.chains = None,
+        }
+        true
+    }
+
     fn begin(&mut self, source: Source) -> Result<(), SequenceError> {
         self.opened += 1;
         let lines = Lines::new(source, self.options.longest_piece);
-        let mut open = OpenInput {
-            lines,
-            fastq: false,
-            records: 0,
-        };
-        open.detect()?;
-        self.current = Some(open);
+        self.current = Some(OpenInput::new(lines)?);
         Ok(())
     }
+}
+
+/// A record of several chains.
+struct SplitRecord {
+    whole: Record,
+    /// Where the next chain begins.
+    next: usize,
 }
 
 impl Iterator for SequenceReader {
@@ -216,409 +306,4 @@ impl Iterator for SequenceReader {
             Err(e) => Some(Err(e)),
         }
     }
-}
-
-impl OpenInput {
-    /// Returns the current position, in the record that is being read.
-    fn place(&self, id: &str) -> Place {
-        Place {
-            file: self.lines.source().name.clone(),
-            record: self.records,
-            id: id.to_owned(),
-            line: self.lines.line(),
-            byte: None,
-        }
-    }
-
-    fn failed(&self, id: &str, error: LineError) -> SequenceError {
-        let place = Place {
-            byte: Some(self.lines.offset()),
-            ..self.place(id)
-        };
-        match error {
-            LineError::Io(source) => SequenceError::Read {
-                place,
-                compression: self.lines.source().compression,
-                source,
-            },
-            LineError::Nul => SequenceError::Nul { place },
-        }
-    }
-
-    fn peek(&mut self, id: &str) -> Result<Option<u8>, SequenceError> {
-        self.lines.peek().map_err(|e| self.failed(id, e))
-    }
-
-    /// Tells FASTA from FASTQ by the first line that is neither blank nor a comment.
-    fn detect(&mut self) -> Result<(), SequenceError> {
-        let head = self.lines.held();
-        if head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") {
-            return Err(SequenceError::Utf16 {
-                place: self.place(""),
-            });
-        }
-        let looks_like = what_else(head);
-        let start = head
-            .get(..head.len().min(SHOWN))
-            .unwrap_or_default()
-            .escape_ascii()
-            .to_string();
-        if looks_like.is_some() {
-            return Err(SequenceError::NoHeader {
-                place: self.place(""),
-                start,
-                looks_like,
-            });
-        }
-        loop {
-            match self.peek("")? {
-                None | Some(b'>') => return Ok(()),
-                Some(b'@') => {
-                    self.fastq = true;
-                    return Ok(());
-                }
-                Some(b';') => self.skip_line("")?,
-                Some(_) => {
-                    let place = self.place("");
-                    let table = what_table(self.lines.held());
-                    let Some(start) = self.skip_blank()? else {
-                        continue;
-                    };
-                    let looks_like = match start.contains("\\x") {
-                        true => Some("binary data"),
-                        false => table,
-                    };
-                    return Err(SequenceError::NoHeader {
-                        place,
-                        start,
-                        looks_like,
-                    });
-                }
-            }
-        }
-    }
-
-    fn skip_line(&mut self, id: &str) -> Result<(), SequenceError> {
-        loop {
-            match self.lines.piece() {
-                Ok(piece) if piece.last => return Ok(()),
-                Ok(_) => {}
-                Err(e) => return Err(self.failed(id, e)),
-            }
-        }
-    }
-
-    /// Skips one line if it is blank. Otherwise returns the beginning of its text, escaped.
-    fn skip_blank(&mut self) -> Result<Option<String>, SequenceError> {
-        let mut start = Vec::new();
-        loop {
-            match self.lines.piece() {
-                Ok(piece) => {
-                    let mut text = piece.bytes;
-                    if start.is_empty() {
-                        text = text.trim_ascii_start();
-                    } else {
-                        start.extend(std::iter::repeat_n(b'\r', piece.returns));
-                    }
-                    start.extend_from_slice(text.get(..SHOWN).unwrap_or(text));
-                    start.truncate(SHOWN);
-                    if start.len() == SHOWN || (piece.last && !start.is_empty()) {
-                        return Ok(Some(start.escape_ascii().to_string()));
-                    }
-                    if piece.last {
-                        return Ok(None);
-                    }
-                }
-                Err(e) => return Err(self.failed("", e)),
-            }
-        }
-    }
-
-    /// Reads the next record. Returns false at the end of this input.
-    fn read(
-        &mut self,
-        record: &mut Record,
-        options: &ReaderOptions,
-        index: u64,
-    ) -> Result<bool, SequenceError> {
-        let marker = if self.fastq { b'@' } else { b'>' };
-        loop {
-            match self.peek("")? {
-                None => return Ok(false),
-                Some(b) if b == marker => break,
-                Some(b';') if !self.fastq => self.skip_line("")?,
-                Some(_) => {
-                    let place = self.place("");
-                    if let Some(start) = self.skip_blank()? {
-                        let follows = match start.starts_with('>') {
-                            true => FASTA_FOLLOWS,
-                            false => "",
-                        };
-                        let reason =
-                            format!("a header with '@' should stand here, not '{start}'{follows}");
-                        return Err(SequenceError::Fastq { place, reason });
-                    }
-                }
-            }
-        }
-        self.records += 1;
-        record.index = index;
-        record.number = self.records;
-        record.source = self.lines.source().name.clone();
-        record.line = self.lines.line();
-        self.header(record, options.names)?;
-        if !self.fastq && Intruder::is_pir(first_word(&record.id)) {
-            return Err(SequenceError::NotSequence {
-                place: record.place(),
-                found: Intruder::Pir,
-            });
-        }
-        record.unnamed = record.id.is_empty();
-        if record.unnamed {
-            record.id = format!("record_{}", index + 1);
-        }
-        record.sequence.clear();
-        record.layout.clear();
-        // The line of a `--` after which only blank lines and comments have come.
-        let mut separator = None;
-        loop {
-            match self.peek(&record.id)? {
-                None => break,
-                Some(b'@') if self.fastq => {
-                    let reason = "the line with '+' is missing".to_owned();
-                    return Err(SequenceError::Fastq {
-                        place: self.place(&record.id),
-                        reason,
-                    });
-                }
-                Some(b'+') if self.fastq => break,
-                Some(b'>') if !self.fastq => match separator {
-                    None => break,
-                    Some(line) => {
-                        return Err(SequenceError::NotSequence {
-                            place: Place {
-                                line,
-                                ..record.place()
-                            },
-                            found: Intruder::Separator,
-                        });
-                    }
-                },
-                Some(b';') if !self.fastq => self.skip_line(&record.id)?,
-                Some(_) => {
-                    let line = self.lines.line();
-                    let begin = record.sequence.len();
-                    self.sequence_line(record, options)?;
-                    let text = record.sequence.get(begin..).unwrap_or_default();
-                    if let Some(found) = Intruder::of_line(text) {
-                        return Err(SequenceError::NotSequence {
-                            place: Place {
-                                line,
-                                ..record.place()
-                            },
-                            found,
-                        });
-                    }
-                    if is_separator(text) {
-                        separator = Some(line);
-                    } else if !text.trim_ascii().is_empty() {
-                        separator = None;
-                    }
-                }
-            }
-        }
-        if record.sequence.is_empty() {
-            return Err(SequenceError::EmptySequence {
-                place: record.place(),
-                what: "empty",
-            });
-        }
-        if self.fastq {
-            self.quality(record)?;
-        }
-        Ok(true)
-    }
-
-    /// Reads a header line and keeps its first word, or the whole header, as the id.
-    fn header(&mut self, record: &mut Record, names: Names) -> Result<(), SequenceError> {
-        let mut id = std::mem::take(&mut record.id).into_bytes();
-        id.clear();
-        let mut marker = true;
-        let mut done = false;
-        loop {
-            let piece = match self.lines.piece() {
-                Ok(piece) => piece,
-                Err(e) => return Err(self.failed("", e)),
-            };
-            let mut text = piece.bytes;
-            if marker {
-                text = text.get(1..).unwrap_or_default();
-                marker = false;
-            }
-            // There is old Mac text before or after other text. If it were taken as part of the
-            // header, its records would vanish.
-            if piece.returns > 0 || memchr::memchr(b'\r', text).is_some() {
-                return Err(SequenceError::StrayReturn {
-                    place: Place {
-                        line: record.line,
-                        ..self.place("")
-                    },
-                });
-            }
-            if !done {
-                if id.is_empty() {
-                    let skipped = text.iter().take_while(|b| is_space(**b)).count();
-                    text = text.get(skipped..).unwrap_or_default();
-                }
-                let space = match names {
-                    Names::First => text.iter().position(|b| is_space(*b)),
-                    Names::Header => None,
-                };
-                let word = space.unwrap_or(text.len());
-                done = word < text.len();
-                id.extend_from_slice(text.get(..word).unwrap_or_default());
-            }
-            let last = piece.last;
-            if id.len() > MAX_ID {
-                let place = Place {
-                    line: record.line,
-                    ..self.place("")
-                };
-                return Err(SequenceError::IdTooLong {
-                    place,
-                    limit: MAX_ID,
-                });
-            }
-            if last {
-                break;
-            }
-        }
-        while id.last().is_some_and(|b| is_space(*b)) {
-            id.pop();
-        }
-        record.id = String::from_utf8(id).map_err(|_| SequenceError::IdNotUtf8 {
-            place: Place {
-                line: record.line,
-                ..self.place("")
-            },
-        })?;
-        Ok(())
-    }
-
-    fn sequence_line(
-        &mut self,
-        record: &mut Record,
-        options: &ReaderOptions,
-    ) -> Result<(), SequenceError> {
-        let line = self.lines.line();
-        let begin = record.sequence.len();
-        loop {
-            let piece = match self.lines.piece() {
-                Ok(piece) => piece,
-                Err(e) => return Err(self.failed(&record.id, e)),
-            };
-            let (returns, length, last) = (piece.returns, piece.bytes.len(), piece.last);
-            if record.sequence.len().saturating_add(returns + length) > options.max_sequence {
-                return Err(SequenceError::SequenceTooLong {
-                    place: record.place(),
-                    limit: options.max_sequence,
-                });
-            }
-            if record.sequence.try_reserve(returns + length).is_err() {
-                return Err(SequenceError::NoMemory {
-                    place: record.place(),
-                    read: record.sequence.len(),
-                });
-            }
-            record.sequence.extend(std::iter::repeat_n(b'\r', returns));
-            let joined = record.sequence.len();
-            record.sequence.extend_from_slice(piece.bytes);
-            if let Some(first) = memchr::memchr(b'>', piece.bytes) {
-                // A protein may hold `<mask>`; any other '>' is a header that lost its line end.
-                let sequence = record.sequence.get(joined + first..).unwrap_or_default();
-                let stray = memchr::memchr_iter(b'>', sequence)
-                    .map(|i| joined + first + i)
-                    .find(|&i| {
-                        !esm::ends_in_special(record.sequence.get(..=i).unwrap_or_default())
-                    });
-                if let Some(at) = stray {
-                    return Err(SequenceError::HeaderInsideLine {
-                        place: Place {
-                            line,
-                            ..self.place(&record.id)
-                        },
-                        column: (at - begin) as u64 + 1,
-                    });
-                }
-            }
-            if last {
-                break;
-            }
-        }
-        if record.sequence.len() > begin {
-            record
-                .layout
-                .push(line, begin as u64, record.sequence.len() as u64);
-        }
-        Ok(())
-    }
-
-    /// Skips the `+` line and as many quality characters as the sequence has bases.
-    fn quality(&mut self, record: &Record) -> Result<(), SequenceError> {
-        let fastq = |open: &Self, reason: String| SequenceError::Fastq {
-            place: open.place(&record.id),
-            reason,
-        };
-        if self.peek(&record.id)?.is_none() {
-            return Err(fastq(
-                self,
-                "the file ends before the line with '+'".to_owned(),
-            ));
-        }
-        self.skip_line(&record.id)?;
-        let bases = visible(&record.sequence);
-        let mut qualities = 0;
-        while qualities < bases {
-            if self.peek(&record.id)?.is_none() {
-                return Err(fastq(
-                    self,
-                    format!("the file ends after {qualities} quality characters for {bases} bases"),
-                ));
-            }
-            loop {
-                match self.lines.piece() {
-                    Ok(piece) => {
-                        qualities += visible(piece.bytes);
-                        if piece.last {
-                            break;
-                        }
-                    }
-                    Err(e) => return Err(self.failed(&record.id, e)),
-                }
-            }
-        }
-        if qualities > bases {
-            return Err(fastq(
-                self,
-                format!("{qualities} quality characters for {bases} bases"),
-            ));
-        }
-        Ok(())
-    }
-}
-
-fn first_word(name: &str) -> &str {
-    name.split_ascii_whitespace().next().unwrap_or_default()
-}
-
-fn is_space(b: u8) -> bool {
-    matches!(b, b' ' | b'\t' | b'\r' | 0x0b | 0x0c)
-}
-
-fn visible(text: &[u8]) -> u64 {
-    text.len() as u64
-        - text
-            .iter()
-            .filter(|&&b| b == b' ' || b == b'\t' || b == b'\r')
-            .count() as u64
 }

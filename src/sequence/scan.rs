@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Alphabet, CleanCounts, Cleaning, Input, InputDigest, ReaderOptions, Record, SeenNames,
-    SequenceError, SequenceReader, SharedName, clean,
+    Alphabet, BadRecords, CleanCounts, Cleaning, Input, InputDigest, ReaderOptions, Record,
+    SeenNames, SequenceError, SequenceReader, SharedName, clean,
 };
 
 /// The options that the job will read its records with.
@@ -25,8 +25,10 @@ pub struct ScanOptions {
 /// A summary of the inputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InputSummary {
-    /// The number of records.
+    /// The number of records, including those that are skipped.
     pub records: u64,
+    /// The number of records that are skipped.
+    pub rejected: u64,
     /// The number of residues or bases after cleaning.
     pub residues: u64,
     /// The most residues in one record.
@@ -49,24 +51,32 @@ pub struct InputSummary {
 /// # Errors
 /// The first error that the job itself would report, and a regular file that cannot be opened.
 pub fn scan(inputs: &[Input], options: &ScanOptions) -> Result<InputSummary, SequenceError> {
-    scan_each(inputs, options, |_| {}, |_, _| Ok(()))
+    let skip = |error: SequenceError| {
+        let skips = options.reader.bad_records == BadRecords::Skip && error.concerns_record();
+        if skips { Ok(()) } else { Err(error) }
+    };
+    scan_each(inputs, options, |_| {}, |_, _| Ok(()), skip)
 }
 
-/// Scans like [`scan`] and shows each record to two callbacks: to `read` as it was read, and to
-/// `cleaned` after cleaning, with the counts of the cleaning.
+/// Scans like [`scan`] and shows each record to two callbacks: to `read` as it was read (or the
+/// error for which the reader skipped it), and to `cleaned` after cleaning, with the counts of the
+/// cleaning. A third callback decides whether a record is skipped for an error, or gives the error
+/// back.
 ///
 /// # Errors
-/// The errors of [`scan`], and the first error of `cleaned`.
+/// The errors of [`scan`], and the first error of `cleaned`, unless `skip` takes them.
 pub fn scan_each<E: From<SequenceError>>(
     inputs: &[Input],
     options: &ScanOptions,
-    mut read: impl FnMut(&Record),
+    mut read: impl FnMut(Result<&Record, &SequenceError>),
     mut cleaned: impl FnMut(&Record, &CleanCounts) -> Result<(), E>,
+    mut skip: impl FnMut(E) -> Result<(), E>,
 ) -> Result<InputSummary, E> {
     // A path that does not exist is kept, so that opening it gives the error.
     let readable: Vec<Input> = inputs.iter().filter(|i| !only_once(i)).cloned().collect();
     let mut summary = InputSummary {
         records: 0,
+        rejected: 0,
         residues: 0,
         longest: 0,
         counts: CleanCounts::default(),
@@ -78,29 +88,54 @@ pub fn scan_each<E: From<SequenceError>>(
     let mut reader = SequenceReader::with_options(readable, options.reader.clone());
     let mut record = Record::default();
     let mut names = SeenNames::default();
-    while reader.next_into(&mut record)? {
-        read(&record);
-        if record.index.is_multiple_of(options.shard_size) {
+    loop {
+        let before = reader.records();
+        let there = reader.next_into(&mut record);
+        if reader.records() > before && before.is_multiple_of(options.shard_size) {
             names.clear();
         }
-        let (shared, first) = names.take(&record, options.strict)?;
-        summary.shared_name = summary.shared_name.or(first);
-        let mut counts = clean(
-            options.alphabet,
-            options.cleaning,
-            options.strict,
-            &mut record,
-        )?;
-        counts.shared_names = shared;
-        cleaned(&record, &counts)?;
-        summary.longest = summary.longest.max(counts.residues);
-        summary.counts += counts;
+        let taken = match there {
+            Ok(false) => break,
+            Ok(true) => {
+                read(Ok(&record));
+                take(&mut record, options, &mut names, &mut summary, &mut cleaned)
+            }
+            Err(error) => {
+                if reader.records() > before {
+                    read(Err(&error));
+                }
+                Err(error.into())
+            }
+        };
+        if let Err(error) = taken {
+            skip(error)?;
+            summary.rejected += 1;
+        }
     }
     summary.records = reader.records();
     summary.residues = summary.counts.residues;
     summary.inputs = reader.digests().to_vec();
     summary.without_end = reader.without_end().to_vec();
     Ok(summary)
+}
+
+/// Cleans one record and adds it to the summary.
+fn take<E: From<SequenceError>>(
+    record: &mut Record,
+    options: &ScanOptions,
+    names: &mut SeenNames,
+    summary: &mut InputSummary,
+    cleaned: &mut impl FnMut(&Record, &CleanCounts) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut counts = clean(options.alphabet, options.cleaning, options.strict, record)?;
+    cleaned(record, &counts)?;
+    // A record that is skipped shares its name with nobody.
+    let (shared, first) = names.take(record, options.strict)?;
+    counts.shared_names = shared;
+    summary.shared_name = summary.shared_name.take().or(first);
+    summary.longest = summary.longest.max(counts.residues);
+    summary.counts += counts;
+    Ok(())
 }
 
 fn only_once(input: &Input) -> bool {

@@ -22,7 +22,7 @@
 //! let checkpoint = Checkpoint::open("examples/tiny-esm2".as_ref())?;
 //! let workload = Workload::random(checkpoint.config(), 20, 100);
 //! let job = Job {
-//!     request: Request { layers: vec![4], pool: Some(Pool::Mean), per_token: false },
+//!     request: Request { layers: vec![4], pools: vec![Pool::Mean], per_token: false },
 //!     token_budget: None,
 //!     threads: 1,
 //!     longest: workload.longest(),

@@ -9,7 +9,9 @@ use indicatif::HumanCount;
 use crate::architecture::{ModelConfig, ModelKind};
 use crate::batch::PackedBatch;
 use crate::engine::EngineError;
-use crate::sequence::{Alphabet, Cleaning, Input, SequenceReader, Tokenizer, clean};
+use crate::sequence::{
+    Alphabet, BadRecords, Cleaning, Input, ReaderOptions, SequenceReader, Tokenizer, clean,
+};
 
 /// The sequences of a measurement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub struct Reading {
     pub letters: usize,
     /// The time that one thread took to tokenize them.
     pub tokenizing: Duration,
+    /// The number of bad records that were skipped.
+    pub skipped: usize,
 }
 
 impl Workload {
@@ -53,12 +57,27 @@ impl Workload {
         alphabet: Alphabet,
         tokenizer: &Tokenizer,
         tokens: usize,
+        bad_records: BadRecords,
     ) -> Result<(Self, Reading), EngineError> {
         let mut once = Vec::new();
         let (mut letters, mut tokenizing) = (0, Duration::ZERO);
-        for record in SequenceReader::new(vec![Input::from(path)]) {
-            let mut record = record?;
-            clean(alphabet, Cleaning::On, false, &mut record)?;
+        let options = ReaderOptions {
+            bad_records,
+            ..ReaderOptions::default()
+        };
+        let mut skipped = 0;
+        for read in SequenceReader::with_options(vec![Input::from(path)], options) {
+            let cleaned = read.and_then(|mut record| {
+                clean(alphabet, Cleaning::On, false, &mut record)?;
+                Ok(record)
+            });
+            let record = match cleaned {
+                Err(error) if bad_records == BadRecords::Skip && error.concerns_record() => {
+                    skipped += 1;
+                    continue;
+                }
+                cleaned => cleaned?,
+            };
             let mut ids = Vec::new();
             let start = Instant::now();
             tokenizer.encode(&record.sequence, &mut ids);
@@ -70,6 +89,7 @@ impl Workload {
             sequences: once.len(),
             letters,
             tokenizing,
+            skipped,
         };
         let times = match once.iter().map(Vec::len).sum() {
             0 => 0,
@@ -109,7 +129,11 @@ impl fmt::Display for Reading {
             "{} sequences, tokenized at {:.1} MB/s by one thread",
             HumanCount(self.sequences as u64),
             self.letters as f64 / 1e6 / self.tokenizing.as_secs_f64().max(1e-9),
-        )
+        )?;
+        match self.skipped {
+            0 => Ok(()),
+            n => write!(f, "; {} bad records skipped", HumanCount(n as u64)),
+        }
     }
 }
 
@@ -168,8 +192,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("two.fa");
         std::fs::write(&path, ">a\nMKTAY\n>b\nMKT\n").unwrap();
-        let read =
-            |tokens| Workload::read(&path, Alphabet::Protein, &Tokenizer::esm2(), tokens).unwrap();
+        let read = |tokens| {
+            let stop = BadRecords::Stop;
+            Workload::read(&path, Alphabet::Protein, &Tokenizer::esm2(), tokens, stop).unwrap()
+        };
         let (workload, reading) = read(25);
         // Each reading of the file has 5 + 3 residues and 4 special tokens.
         assert_eq!(workload.name, "two.fa");

@@ -33,12 +33,13 @@ pub fn cases(extent: Extent) -> Vec<Box<dyn Case>> {
                 }
             }
             for width in [4, 33, 320, 1280] {
-                for states in [false, true] {
+                for (states, max) in [(false, false), (true, false), (false, true)] {
                     let lengths = vec![1, 2, 63, 64, 65, 129, 3];
                     cases.push(Box::new(Represent {
                         lengths,
                         width,
                         states,
+                        max,
                     }));
                 }
             }
@@ -58,12 +59,14 @@ pub fn cases(extent: Extent) -> Vec<Box<dyn Case>> {
                         stream,
                     }));
                 }
-                for (length, width, states) in [
-                    (352, 768, false),
-                    (352, 1280, false),
-                    (352, 2560, false),
-                    (352, 1280, true),
-                    (rows, 1280, false),
+                for (length, width, states, max) in [
+                    (352, 768, false, false),
+                    (352, 1280, false, false),
+                    (352, 2560, false, false),
+                    (352, 1280, true, false),
+                    (rows, 1280, false, false),
+                    (352, 1280, false, true),
+                    (rows, 1280, false, true),
                 ] {
                     let lengths = (0..rows).step_by(length).map(|at| length.min(rows - at));
                     let lengths = lengths.collect();
@@ -71,6 +74,7 @@ pub fn cases(extent: Extent) -> Vec<Box<dyn Case>> {
                         lengths,
                         width,
                         states,
+                        max,
                     }));
                 }
             }
@@ -298,12 +302,14 @@ impl OnCpu for LayerNormOnCpu {
     }
 }
 
-/// The final LayerNorm and the mean over the inner rows of each sequence; every row, too, with
-/// `states`.
+/// The final LayerNorm and the mean, or the greatest values, over the inner rows of each sequence;
+/// every row, too, with `states`.
 pub struct Represent {
     pub lengths: Vec<usize>,
     pub width: usize,
     pub states: bool,
+    /// Whether the greatest values are wanted in place of the means.
+    pub max: bool,
 }
 
 const STARTS: usize = 3;
@@ -341,7 +347,11 @@ impl Case for Represent {
     fn name(&self) -> String {
         let states = if self.states { " with states" } else { "" };
         let (rows, length) = (self.rows(), self.lengths.first().copied().unwrap_or(0));
-        format!("represent {rows}x{} length {length}{states}", self.width)
+        let max = if self.max { " max" } else { "" };
+        format!(
+            "represent {rows}x{} length {length}{states}{max}",
+            self.width
+        )
     }
 
     fn operands(&self, _: &Machine, _: By) -> Vec<Operand> {
@@ -412,9 +422,13 @@ impl Case for Represent {
         let launch = |kernel: &str, blocks, threads| {
             Launch::new("represent", kernel.into(), blocks, threads, params)
         };
+        let (of_chunks, of_columns) = match self.max {
+            true => ("represent_max", "represent_maxima"),
+            false => ("represent", "represent_means"),
+        };
         Some(vec![
-            launch("represent", chunks, LOOP_THREADS),
-            launch("represent_means", columns, REPRESENT_MEAN_COLUMNS),
+            launch(of_chunks, chunks, LOOP_THREADS),
+            launch(of_columns, columns, REPRESENT_MEAN_COLUMNS),
         ])
     }
 
@@ -424,7 +438,10 @@ impl Case for Represent {
         for [first, end] in self.ranges() {
             for column in 0..self.width {
                 let each = (first..end).map(|row| rows[row as usize * self.width + column]);
-                means.push(each.sum::<f64>() / f64::from(end - first));
+                means.push(match self.max {
+                    true => each.fold(f64::NEG_INFINITY, f64::max),
+                    false => each.sum::<f64>() / f64::from(end - first),
+                });
             }
         }
         // Subtracting the mean removes part of the rounding errors of the states, and also what they

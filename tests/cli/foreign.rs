@@ -53,7 +53,12 @@ fn names_that_records_share_are_said_and_kept_whole_on_demand() {
     };
     // A regular file on standard input counts as a pipe, too.
     fails(piped(), 3, &["a name that record 1 of the job has, too"]);
-    place.embed_fails("first", "--resume --names header", 6, &["names was absent"]);
+    place.embed_fails(
+        "first",
+        "--resume --names header",
+        6,
+        &["names was \"first\", now \"header\"", "--names first"],
+    );
 }
 
 #[test]
@@ -77,7 +82,12 @@ fn gaps_are_said_and_dropped_on_demand() {
         3,
         &["record 2 ('h'), line 4, column 1: the gap"],
     );
-    place.embed_fails("keep", "--resume --gaps drop", 6, &["gaps was absent"]);
+    place.embed_fails(
+        "keep",
+        "--resume --gaps drop",
+        6,
+        &["gaps was \"keep\", now \"drop\"", "--gaps keep"],
+    );
 }
 
 #[test]

@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
+mod bad_records;
 mod cuda_algorithms;
 mod cuda_embed;
 mod cuda_program;
 mod cuda_streamed;
 mod embed;
 mod foreign;
+mod inputs;
 mod kill;
 mod output;
 mod process;

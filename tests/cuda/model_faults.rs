@@ -104,7 +104,7 @@ fn job(
         tokens: Some(128),
         longest: None,
         representations: 2,
-        pooled: true,
+        poolings: 1,
         states: false,
         upload_slot: None,
         weights: WeightMode::Resident,
@@ -115,7 +115,7 @@ fn job(
     let mut model = Model::load(builder, checkpoint.config(), checkpoint)?;
     let request = Request {
         layers: vec![0, 1],
-        pool: Some(Pool::Mean),
+        pools: vec![Pool::Mean],
         per_token: false,
     };
     let mut work = |model: &mut Model<Cuda>| -> Result<(), Box<dyn Error>> {

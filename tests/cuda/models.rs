@@ -11,7 +11,7 @@ use crate::support::cuda::real::{not_run, wants_real};
 use crate::support::golden::{checkpoint, golden_files, read};
 use seqstream::architecture::{ModelConfig, ModelKind};
 use seqstream::backend::cuda::{Cuda, CudaOptions};
-use seqstream::backend::{Backend, Builder, OutputKinds, Pass, Role};
+use seqstream::backend::{Backend, Builder, OutputKinds, Pass, Pooling, Role};
 use seqstream::batch::PackedBatch;
 use seqstream::dtype::DType;
 use seqstream::engine::Fleet;
@@ -93,6 +93,7 @@ fn wide(dtype: DType) -> CudaOptions {
     CudaOptions {
         tokens: Some(8192),
         representations: 2,
+        poolings: 3,
         states: true,
         ..options(dtype)
     }
@@ -139,6 +140,7 @@ fn bits_depend_on_the_sequence_alone(config: ModelConfig, dtypes: &[DType], thor
             let alone = bodies::alone(model, &sequences);
             bodies::same_among_others(dtype.name(), model, (&sequences, &alone), 6, 4);
             bodies::same_whatever_is_asked_for(dtype.name(), model, &sequences[..6]);
+            bodies::poolings_are_those_of_the_states(dtype.name(), model, &sequences);
             alone
         });
         let Some(alone) = alone else { return };
@@ -237,7 +239,7 @@ fn the_host_waits_for_a_batch_once_and_only_where_it_collects() {
         let mut model = build(&devices, &checkpoint, options).model;
         let request = Request {
             layers: vec![2],
-            pool: Some(Pool::Mean),
+            pools: vec![Pool::Mean],
             per_token: false,
         };
         let mut batch = PackedBatch::new();
@@ -300,7 +302,7 @@ fn a_sequence_that_fits_nowhere_is_an_error_that_says_what_helps() {
     batch.push(&[5; 129]);
     let request = Request {
         layers: vec![1],
-        pool: Some(Pool::Mean),
+        pools: vec![Pool::Mean],
         per_token: true,
     };
     let error = built.model.submit(&batch, &request).unwrap_err();
@@ -321,7 +323,7 @@ fn an_overflow_never_leaves_in_silence() {
     let checkpoint = cuda::model::overflowing();
     let request = Request {
         layers: vec![2],
-        pool: Some(Pool::Mean),
+        pools: vec![Pool::Mean],
         per_token: false,
     };
     let mut batch = PackedBatch::new();
@@ -405,7 +407,7 @@ fn a_pass_waits_for_the_weights_of_each_layer_before_it_reads_them() {
         let mut built = build(&devices, &checkpoint, options(DType::F16));
         let request = Request {
             layers: vec![LAYERS],
-            pool: Some(Pool::Mean),
+            pools: vec![Pool::Mean],
             per_token: false,
         };
         let mut batch = PackedBatch::new();
@@ -459,7 +461,7 @@ fn results_out_of_order_and_too_many_of_them_are_errors() {
     batch.push(&[0, 5, 2]);
     let pooled = std::slice::from_ref(&(1..2));
     let wanted = OutputKinds {
-        pooled: true,
+        pooled: Some(Pooling::Mean),
         states: false,
     };
     let mut taken = Vec::new();

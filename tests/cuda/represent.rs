@@ -68,7 +68,11 @@ fn represent(
         epsilon: 1e-5,
         padding: 0,
     };
-    if asked.kernel == REFERENCE {
+    if asked.kernel.contains("max") {
+        let (chunks, columns) = (rows / 64 + sequences, sequences * width.div_ceil(128));
+        launch(gpu, "represent", asked.kernel, chunks, 256, &params);
+        launch(gpu, "represent", "represent_maxima", columns, 128, &params);
+    } else if asked.kernel == REFERENCE {
         launch(gpu, "represent", REFERENCE, sequences, 1, &params);
     } else {
         let (chunks, columns) = (rows / 64 + sequences, sequences * width.div_ceil(128));
@@ -211,6 +215,126 @@ fn represent_of_a_sequence_is_its_own() {
                 assert!(got.pooled[..width].iter().all(|x| x.is_finite()));
             }
             x[at] = before;
+        }
+    }
+}
+
+const MAX_KERNELS: [&str; 2] = ["represent_max", "represent_max_f32"];
+
+#[test]
+fn represent_greatest_values() {
+    for seed in seeds() {
+        let Some(gpu) = gpu(seed) else { return };
+        for (width, lengths) in [
+            (4, vec![3, 200, 3, 65]),
+            (320, vec![64, 65, 1, 129, 2, 63, 3]),
+            (33, vec![70, 3]),
+            (12, vec![3000, 3]),
+        ] {
+            if seed > 0 && (width > 100 || lengths[0] > 1000) {
+                continue;
+            }
+            let mut starts = vec![0u32];
+            for length in &lengths {
+                starts.push(starts[starts.len() - 1] + length);
+            }
+            // The range of a short sequence is empty.
+            let ranges: Vec<u32> = starts
+                .windows(2)
+                .flat_map(|w| [w[0] + 1, (w[1] - 1).max(w[0] + 1)])
+                .collect();
+            let rows = starts[lengths.len()] as usize;
+            // All values of the first column are negative: zero must not be among them.
+            let mut x = stream(rows, width, 4);
+            x.iter_mut()
+                .step_by(width)
+                .for_each(|x| *x = -1.0 - x.abs());
+            let (gain, bias) = (Random(2).normal(width, 1.0), Random(3).normal(width, 0.5));
+            for norm in [true, false] {
+                let state = |row: &[f32]| match norm {
+                    true => layer_normed(row, &gain, &bias, f64::from(1e-5f32)),
+                    false => row.iter().map(|x| f64::from(*x)).collect(),
+                };
+                let states: Vec<f64> = x.chunks(width).flat_map(state).collect();
+                for kernel in MAX_KERNELS {
+                    let asked = Asked {
+                        norm,
+                        states: false,
+                        kernel,
+                    };
+                    let got = represent(&gpu, &x, width, &starts, &ranges, asked);
+                    assert_eq!(got.bad, words(&vec![0; lengths.len()]));
+                    assert!(got.states.iter().all(|x| x.is_nan()), "no states");
+                    for (s, range) in ranges.chunks(2).enumerate() {
+                        let pooled = &got.pooled[s * width..][..width];
+                        if range[0] == range[1] {
+                            assert!(pooled.iter().all(|x| x.is_nan()));
+                            continue;
+                        }
+                        let most = |i: usize| {
+                            let column = (range[0]..range[1]).map(|r| r as usize * width + i);
+                            column
+                                .map(|at| states[at])
+                                .fold(f64::NEG_INFINITY, f64::max)
+                        };
+                        let wanted: Vec<f64> = (0..width).map(most).collect();
+                        let slack = if kernel == "represent_max" { 8.0 } else { 1.0 };
+                        let what = format!("{kernel} {rows}x{width} {norm} max {s}");
+                        agree(&what, pooled, &wanted, slack * epsilon(DType::F32));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A value that is not finite in the range is reported and makes the result NaN, wherever it is; the
+/// other sequences and columns keep their bits.
+#[test]
+fn a_greatest_value_hides_nothing_that_is_not_finite() {
+    let Some(gpu) = gpu(2) else { return };
+    let width = 20;
+    let mut x = stream(260, width, 9);
+    let starts = [0, 7, 240, 260];
+    let ranges: Vec<u32> = starts
+        .windows(2)
+        .flat_map(|w| [w[0] + 1, w[1] - 1])
+        .collect();
+    for kernel in MAX_KERNELS {
+        let asked = Asked {
+            norm: false,
+            states: false,
+            kernel,
+        };
+        let whole = represent(&gpu, &x, width, &starts, &ranges, asked);
+        for (s, w) in starts.windows(2).enumerate() {
+            let rows = &x[w[0] as usize * width..w[1] as usize * width];
+            let ranges = [1, w[1] - w[0] - 1];
+            let alone = represent(&gpu, rows, width, &[0, w[1] - w[0]], &ranges, asked);
+            assert_eq!(alone.pooled, whole.pooled[s * width..][..width]);
+        }
+        for (row, bad) in [
+            (7, 0),
+            (8, 1),
+            (70, 1),
+            (71, 1),
+            (150, 1),
+            (238, 1),
+            (239, 0),
+        ] {
+            for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let before = std::mem::replace(&mut x[row * width + 3], value);
+                let got = represent(&gpu, &x, width, &starts, &ranges, asked);
+                assert_eq!(got.bad, words(&[0, bad, 0]), "row {row} {value}");
+                for (i, (got, whole)) in got.pooled.iter().zip(&whole.pooled).enumerate() {
+                    let changed = bad == 1 && i == width + 3;
+                    assert!(
+                        if changed { got.is_nan() } else { got == whole },
+                        "row {row}, {i}"
+                    );
+                }
+                x[row * width + 3] = before;
+            }
         }
     }
 }

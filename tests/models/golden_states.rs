@@ -36,6 +36,7 @@ fn check(path: &Path) {
         let short = references.iter().filter(|r| r.ids.len() <= 70);
         let short: Vec<_> = short.map(|r| r.ids.clone()).collect();
         bodies::same_whatever_is_asked_for(level, &mut model, &short);
+        bodies::poolings_are_those_of_the_states(level, &mut model, &short);
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

@@ -65,6 +65,9 @@ fn a_representation_is_the_same_whatever_is_asked_for_beside_it() {
         for (i, model) in models.0.iter_mut().enumerate() {
             let on = format!("{kind:?}, model {i}");
             bodies::same_whatever_is_asked_for(&on, model, &sequences);
+            let lengths = [3, 4, 15, 16, 63, 64, 65, 129, 5];
+            let ragged = lengths.map(|n| (0..n).map(|i| 4 + (i * 11 + n) % 20).collect());
+            bodies::poolings_are_those_of_the_states(&on, model, &ragged);
         }
     }
 }

@@ -37,7 +37,7 @@ fn growth(dtype: DType) -> (u64, u64) {
     batch.push(&[0, 5, 6, 7, 8, 9, 2]);
     let request = Request {
         layers: vec![4],
-        pool: Some(Pool::Mean),
+        pools: vec![Pool::Mean],
         per_token: false,
     };
     let outputs = model.embed(&batch, &request).unwrap();

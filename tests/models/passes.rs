@@ -5,7 +5,7 @@
 use seqstream::architecture::{ModelConfig, ModelKind};
 use seqstream::backend::{
     Activation, AttentionSpec, Backend, BackendError, Builder, Limits, LinearKind, LinearPart,
-    Norm, Output, OutputKinds, Pass, Role,
+    Norm, Output, OutputKinds, Pass, Pooling, Role,
 };
 use seqstream::batch::PackedBatch;
 use seqstream::model::{Embedder, Model, Parameters, Pool, Request};
@@ -213,9 +213,9 @@ impl Pass<Looking> for LookingPass<'_> {
         }
         let taken = (self.seen.layers, norm.is_some(), wanted);
         self.seen.taken.push(taken);
-        let values = |wanted, rows: usize| vec![0.5; if wanted { rows * WIDTH } else { 0 }];
+        let values = |wanted: bool, rows: usize| vec![0.5; if wanted { rows * WIDTH } else { 0 }];
         Ok(Output {
-            pooled: values(wanted.pooled, self.seen.lengths.len()),
+            pooled: values(wanted.pooled.is_some(), self.seen.lengths.len()),
             states: values(wanted.states, self.seen.lengths.iter().sum()),
         })
     }
@@ -254,7 +254,7 @@ fn passes(kind: ModelKind, lengths: &[usize], request: &Request) -> Vec<Seen> {
     assert!(layers.eq(request.layers.iter().copied()));
     // Some pass wrote each value: no value is left as it was before.
     for output in &outputs {
-        let pooled = lengths.len() * usize::from(request.pool.is_some());
+        let pooled = lengths.len() * request.pools.len();
         let states = batch.total() * usize::from(request.per_token);
         assert_eq!(output.pooled, vec![0.5; pooled * WIDTH]);
         assert_eq!(output.states, vec![0.5; states * WIDTH]);
@@ -264,10 +264,10 @@ fn passes(kind: ModelKind, lengths: &[usize], request: &Request) -> Vec<Seen> {
 
 const KINDS: [ModelKind; 2] = [ModelKind::Esm2, ModelKind::Dnabert];
 
-fn request(layers: &[usize], pool: Option<Pool>, per_token: bool) -> Request {
+fn request(layers: &[usize], pools: &[Pool], per_token: bool) -> Request {
     Request {
         layers: layers.to_vec(),
-        pool,
+        pools: pools.to_vec(),
         per_token,
     }
 }
@@ -282,12 +282,12 @@ fn parameters_are_waited_for_before_their_use_and_the_last_norm_is_the_last_laye
             let wanted = (0..=LAYERS).filter(|layer| some >> layer & 1 == 1);
             wanted.collect::<Vec<_>>()
         }) {
-            let passes = passes(kind, &[20, 30], &request(&layers, Some(Pool::Mean), true));
+            let passes = passes(kind, &[20, 30], &request(&layers, &[Pool::Mean], true));
             let [pass] = &passes[..] else {
                 panic!("{} passes", passes.len())
             };
             let wanted = OutputKinds {
-                pooled: true,
+                pooled: Some(Pooling::Mean),
                 states: true,
             };
             let normed = |layer: usize| kind == ModelKind::Esm2 && layer == LAYERS;
@@ -302,30 +302,38 @@ fn parameters_are_waited_for_before_their_use_and_the_last_norm_is_the_last_laye
     }
 }
 
+/// Each pooling of a layer is taken by itself, and the states are taken once.
 #[test]
 fn what_is_pooled_is_the_first_token_or_the_tokens_of_the_mean() {
+    let all = [Pool::Max, Pool::Mean, Pool::Cls];
     for kind in KINDS {
-        for (pool, per_token) in [
-            (Some(Pool::Cls), true),
-            (Some(Pool::Cls), false),
-            (Some(Pool::Mean), false),
-            (None, true),
+        for (pools, per_token) in [
+            (&[Pool::Cls][..], true),
+            (&[Pool::Cls], false),
+            (&[Pool::Mean], false),
+            (&[], true),
+            (&all, true),
+            (&all[..2], false),
         ] {
-            let passes = passes(kind, &[20, 3, 70], &request(&[LAYERS], pool, per_token));
+            let passes = passes(kind, &[20, 3, 70], &request(&[LAYERS], pools, per_token));
             for pass in &passes {
                 for (pooled, length) in pass.pooled.iter().zip(&pass.lengths) {
-                    let expected = match (pool, kind) {
-                        (Some(Pool::Cls), _) => 0..1,
-                        (_, ModelKind::Esm2) => 1..length - 1,
-                        (_, ModelKind::Dnabert) => 0..*length,
+                    let expected = match kind {
+                        ModelKind::Esm2 => 1..length - 1,
+                        ModelKind::Dnabert => 0..*length,
                     };
-                    assert_eq!(*pooled, expected, "{kind:?} {pool:?}");
+                    assert_eq!(*pooled, expected, "{kind:?} {pools:?}");
                 }
-                let wanted = OutputKinds {
-                    pooled: pool.is_some(),
-                    states: per_token,
+                let kinds = |at: usize| OutputKinds {
+                    pooled: pools.get(at).map(|pool| match pool {
+                        Pool::Mean => Pooling::Mean,
+                        Pool::Cls => Pooling::First,
+                        Pool::Max => Pooling::Max,
+                    }),
+                    states: per_token && at == 0,
                 };
-                assert!(pass.taken.iter().all(|(_, _, w)| *w == wanted));
+                let wanted = (0..pools.len().max(1)).map(kinds);
+                assert!(pass.taken.iter().map(|(_, _, w)| *w).eq(wanted));
             }
         }
     }
@@ -340,7 +348,7 @@ fn passes_are_as_full_as_the_limits_allow() {
         passes.iter().map(one).collect()
     };
     for kind in KINDS {
-        let request = request(&[1, LAYERS], Some(Pool::Mean), true);
+        let request = request(&[1, LAYERS], &[Pool::Mean], true);
         let of = |lengths: &[usize]| passes(kind, lengths, &request);
         assert_eq!(full(&of(&[5; 100])), [(64, 320), (36, 180)]);
         assert_eq!(full(&of(&[5; 128])), [(64, 320), (64, 320)]);

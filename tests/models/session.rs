@@ -12,7 +12,7 @@ const PROTEINS: &str = "examples/proteins.fasta";
 fn request(layers: &[usize], per_token: bool) -> Request {
     Request {
         layers: layers.to_vec(),
-        pool: Some(Pool::Mean),
+        pools: vec![Pool::Mean],
         per_token,
     }
 }

@@ -163,7 +163,7 @@ fn states_are_those_of_the_residues() {
             assert_eq!(states[from..to], expected);
         }
     }
-    job.request.pool = None;
+    job.request.pools = vec![];
     let without = tempfile::tempdir().unwrap();
     job.run(without.path()).unwrap();
     assert!(!without.path().join("shard-000000/layer_2.npy").exists());
@@ -285,8 +285,8 @@ fn a_state_that_is_not_finite_does_not_leave_in_silence() {
     job.request.layers = vec![0, 2];
     let length = tokens(&job.records[13]).len();
     assert!(length > 4);
-    for pool in [Some(Pool::Mean), Some(Pool::Cls), None] {
-        job.request.pool = pool;
+    for pools in [vec![Pool::Mean], vec![Pool::Cls], vec![]] {
+        job.request.pools = pools.clone();
         for (token, of, value) in [
             (1, 0, f32::NAN),
             (length - 2, 0, f32::INFINITY),
@@ -307,7 +307,7 @@ fn a_state_that_is_not_finite_does_not_leave_in_silence() {
                 ..
             } = &error
             else {
-                panic!("{pool:?}, token {token}: {error}");
+                panic!("{pools:?}, token {token}: {error}");
             };
             assert_eq!((*record, *layer, *dimension), (14, of, 1), "{error}");
             assert_eq!(found.to_bits(), value.to_bits());
@@ -413,7 +413,7 @@ proptest! {
     #[test]
     fn the_bytes_do_not_depend_on_the_budget(n in 1usize..40, budget in 1usize..400) {
         let mut job = Job::new(n);
-        job.request.pool = Some(Pool::Cls);
+        job.request.pools = vec![Pool::Cls];
         job.request.per_token = true;
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         job.run(one.path()).unwrap();

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
+mod bad_records;
 mod job;
 mod output;
+mod poolings;
 mod resume;
 
 #[path = "../support"]

@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // test helpers may panic, as tests may
 
+mod bad_records;
 mod cleaning;
 mod dirty;
 mod dirty_foreign;
 mod endings;
 mod fragments;
+mod fuzzed;
 mod inputs;
 mod kinds;
 mod properties;

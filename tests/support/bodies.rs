@@ -66,7 +66,7 @@ const fn config(kind: ModelKind, hidden: usize, heads: usize, intermediate: usiz
 pub fn request(model: &dyn Embedder) -> Request {
     Request {
         layers: vec![1, model.config().layers],
-        pool: Some(Pool::Mean),
+        pools: vec![Pool::Mean],
         per_token: true,
     }
 }
@@ -134,10 +134,10 @@ pub fn same_whatever_is_asked_for(on: &str, model: &mut dyn Embedder, sequences:
     // The first layer differs from the last one, whose LayerNorm only some models have.
     let layers = [1, model.config().layers];
     assert!(layers[0] < layers[1]);
-    let mut embed = |layers: &[usize], pool, per_token| {
+    let mut embed = |layers: &[usize], pools: &[Pool], per_token| {
         let request = Request {
             layers: layers.to_vec(),
-            pool,
+            pools: pools.to_vec(),
             per_token,
         };
         let outputs = model.embed(&batch, &request).unwrap();
@@ -145,7 +145,7 @@ pub fn same_whatever_is_asked_for(on: &str, model: &mut dyn Embedder, sequences:
         let of = outputs.iter().map(|o| (bits(&o.pooled), bits(&o.states)));
         of.collect::<Vec<_>>()
     };
-    let together = embed(&layers, Some(Pool::Mean), true);
+    let together = embed(&layers, &[Pool::Mean], true);
     let first_rows = |states: &[u32]| -> Vec<u32> {
         let rows = (0..batch.len()).map(|i| batch.range(i).start * d);
         rows.flat_map(|at| &states[at..at + d]).copied().collect()
@@ -156,25 +156,103 @@ pub fn same_whatever_is_asked_for(on: &str, model: &mut dyn Embedder, sequences:
         let cls = first_rows(states);
         assert!(cls != *means);
         let (none, means, cls) = (vec![], means.clone(), cls);
-        for (pool, per_token, pooled) in [
-            (Some(Pool::Mean), false, &means),
-            (Some(Pool::Mean), true, &means),
-            (Some(Pool::Cls), false, &cls),
-            (Some(Pool::Cls), true, &cls),
-            (None, true, &none),
+        for (pools, per_token, pooled) in [
+            (&[Pool::Mean][..], false, &means),
+            (&[Pool::Mean], true, &means),
+            (&[Pool::Cls], false, &cls),
+            (&[Pool::Cls], true, &cls),
+            (&[], true, &none),
         ] {
-            let alone = embed(&[*layer], pool, per_token);
-            let what = format!("{on}: layer {layer} alone, {pool:?}, states {per_token}");
+            let alone = embed(&[*layer], pools, per_token);
+            let what = format!("{on}: layer {layer} alone, {pools:?}, states {per_token}");
             assert!(alone[0].0 == *pooled, "{what}: other vectors");
             let wanted = if per_token { states } else { &none };
             assert!(alone[0].1 == *wanted, "{what}: other states");
         }
     }
-    let cls = embed(&layers, Some(Pool::Cls), true);
+    let cls = embed(&layers, &[Pool::Cls], true);
     for (n, (_, states)) in together.iter().enumerate() {
         assert!(
             cls[n].0 == first_rows(states) && cls[n].1 == *states,
             "{on}: cls of both"
         );
+    }
+}
+
+/// Checks several poolings in one pass against the states: the mean in f64, the greatest values, and
+/// the first row, in any order; and that each has the bits that it has by itself, whether or not
+/// states are wanted. `sequences` are one batch.
+pub fn poolings_are_those_of_the_states(
+    on: &str,
+    model: &mut dyn Embedder,
+    sequences: &[Vec<u32>],
+) {
+    let mut batch = PackedBatch::new();
+    sequences.iter().for_each(|s| batch.push(s));
+    let (d, kind) = (model.config().hidden, model.config().kind);
+    let layers = vec![0, model.config().layers];
+    let mut embed = |pools: &[Pool], per_token| {
+        let request = Request {
+            layers: layers.clone(),
+            pools: pools.to_vec(),
+            per_token,
+        };
+        model.embed(&batch, &request).unwrap()
+    };
+    let pools = [Pool::Max, Pool::Cls, Pool::Mean];
+    let together = embed(&pools, true);
+    let without_states = embed(&pools, false);
+    for (output, bare) in together.iter().zip(&without_states) {
+        assert_eq!(output.pooled.len(), batch.len() * pools.len() * d);
+        assert_eq!(bare.states.len(), 0);
+        let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert!(
+            bits(&output.pooled) == bits(&bare.pooled),
+            "{on}: other vectors"
+        );
+        for i in 0..batch.len() {
+            let rows = |tokens: std::ops::Range<usize>| {
+                output.states[tokens.start * d..tokens.end * d].chunks(d)
+            };
+            let pooled = kind.pooled_tokens(batch.range(i));
+            let count = pooled.len() as f64;
+            let at = |pool: usize| &output.pooled[(i * pools.len() + pool) * d..][..d];
+            let first = rows(batch.range(i)).next().unwrap();
+            assert!(
+                bits(at(1)) == bits(first),
+                "{on}: sequence {i}: not the first row"
+            );
+            for column in 0..d {
+                let values = || rows(pooled.clone()).map(|row| f64::from(row[column]));
+                let (max, mean) = (
+                    values().fold(f64::MIN, f64::max),
+                    values().sum::<f64>() / count,
+                );
+                let size = values().fold(0.0, |size: f64, v| size.max(v.abs()));
+                for (pool, wanted) in [(0, max), (2, mean)] {
+                    let got = f64::from(at(pool)[column]);
+                    // The states are f32, and the values differ by their rounding alone.
+                    assert!(
+                        (got - wanted).abs() <= 8.0 * f64::from(f32::EPSILON) * size.max(1.0),
+                        "{on}: sequence {i}, column {column}, {:?}: {got}, not {wanted}",
+                        pools[pool]
+                    );
+                }
+            }
+        }
+    }
+    for (at, pool) in pools.iter().enumerate() {
+        for (all, alone) in together.iter().zip(embed(&[*pool], true)) {
+            let of_all = all.pooled.chunks(d).skip(at).step_by(pools.len());
+            let same = of_all
+                .flatten()
+                .map(|x| x.to_bits())
+                .eq(alone.pooled.iter().map(|x| x.to_bits()));
+            assert!(same, "{on}: {pool:?} alone has other bits");
+            assert!(
+                all.states == alone.states,
+                "{on}: {pool:?} alone has other states"
+            );
+        }
     }
 }

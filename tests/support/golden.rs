@@ -153,7 +153,7 @@ pub fn errors(
     let batch = batch(references);
     let request = Request {
         layers: golden.layers.clone(),
-        pool: Some(Pool::Mean),
+        pools: vec![Pool::Mean],
         per_token: true,
     };
     let outputs = model.embed(&batch, &request).expect("embeddings");

@@ -13,7 +13,9 @@ use seqstream::pipeline::{
     Checks, JobError, Observer, PackOptions, ReadOptions, Records, Report, RunOptions, Share,
     Silent, StandingShards, Stop, open_job, run,
 };
-use seqstream::sequence::{Alphabet, Cleaning, InputDigest, Record, SequenceError, Tokenizer};
+use seqstream::sequence::{
+    Alphabet, BadRecords, Cleaning, InputDigest, Record, SequenceError, Tokenizer,
+};
 
 pub const WIDTH: usize = 3;
 
@@ -90,20 +92,23 @@ impl Embedder for Hashing {
                         .enumerate()
                         .map(|(at, t)| std::array::from_fn(|d| state(layer, *t, at, d)))
                         .collect();
-                    let pooled = match request.pool {
-                        Some(Pool::Mean) => 1..states.len() - 1,
-                        _ => 0..1,
-                    };
-                    for d in 0..WIDTH {
-                        let sum: f64 = states[pooled.clone()].iter().map(|s| f64::from(s[d])).sum();
-                        let nan = self.nan_at == Some(first + i as u64);
-                        let mean = if nan {
-                            f32::NAN
-                        } else {
-                            (sum / pooled.len() as f64) as f32
+                    for pool in &request.pools {
+                        let pooled = match pool {
+                            Pool::Cls => 0..1,
+                            Pool::Mean | Pool::Max => 1..states.len() - 1,
                         };
-                        if request.pool.is_some() {
-                            output.pooled.push(mean);
+                        // One of several poolings alone is not a number.
+                        let nan = self.nan_at == Some(first + i as u64)
+                            && request.pools.last() == Some(pool);
+                        for d in 0..WIDTH {
+                            let values = states[pooled.clone()].iter().map(|s| f64::from(s[d]));
+                            let value = match pool {
+                                Pool::Max => values.fold(f64::NEG_INFINITY, f64::max),
+                                _ => values.sum::<f64>() / pooled.len() as f64,
+                            };
+                            output
+                                .pooled
+                                .push(if nan { f32::NAN } else { value as f32 });
                         }
                     }
                     if request.per_token {
@@ -201,13 +206,14 @@ impl Job {
             records: records(n),
             request: Request {
                 layers: vec![2],
-                pool: Some(Pool::Mean),
+                pools: vec![Pool::Mean],
                 per_token: false,
             },
             read: ReadOptions {
                 alphabet: Alphabet::Protein,
                 cleaning: Cleaning::On,
                 strict: false,
+                bad_records: BadRecords::Stop,
                 memory: None,
                 shard_size: 8,
                 share: Share::ALL,
@@ -217,6 +223,7 @@ impl Job {
             pack: PackOptions {
                 limit: None,
                 capacity: usize::MAX,
+                bad_records: BadRecords::Stop,
                 budget: Budget {
                     first_batches: n % 4,
                     first_tokens: 170,
@@ -252,12 +259,12 @@ impl Job {
             processor: "none".into(),
             gemm_algorithms: None,
             dtype: "f32".into(),
-            pool: match self.request.pool {
-                Some(Pool::Mean) => "mean",
-                Some(Pool::Cls) => "cls",
-                None => "none",
-            }
-            .into(),
+            pool: match &self.request.pools[..] {
+                [] => "none".into(),
+                pools => format!("{pools:?}")
+                    .to_lowercase()
+                    .replace(['[', ']', ' '], ""),
+            },
             per_token: self.request.per_token,
             layers: self.request.layers.clone(),
             max_length: self.pack.limit.map(|l| l.max),
@@ -270,6 +277,12 @@ impl Job {
             share: self.read.share.to_string(),
             names: "first".into(),
             gaps: "keep".into(),
+            bad_records: match self.read.bad_records {
+                BadRecords::Stop => "stop",
+                BadRecords::Skip => "skip",
+            }
+            .into(),
+            chains: "keep".into(),
             uracil: None,
             inputs: vec![InputSpec {
                 name: "list.fa".into(),

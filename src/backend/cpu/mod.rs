@@ -12,7 +12,7 @@ pub use matrix::Matrix;
 
 use super::{
     Activation, AttentionSpec, Backend, BackendError, Builder, Limits, LinearKind, LinearPart,
-    Norm, Output, OutputKinds, Pass, Role,
+    Norm, Output, OutputKinds, Pass, Pooling, Role,
 };
 use crate::batch::{Budget, PackedBatch};
 use crate::trace::{Category, Span, Trace, host};
@@ -313,8 +313,14 @@ impl Pass<Cpu> for CpuPass<'_> {
         };
         let made = Output {
             pooled: match wanted.pooled {
-                true => self.cpu.mean(x, self.pooled),
-                false => Vec::new(),
+                Some(Pooling::Mean) => self.cpu.pool(x, self.pooled, mean),
+                Some(Pooling::Max) => self.cpu.pool(x, self.pooled, greatest),
+                Some(Pooling::First) => {
+                    let first = |i| self.batch.range(i).start..self.batch.range(i).start + 1;
+                    let first: Vec<_> = (0..self.batch.len()).map(first).collect();
+                    self.cpu.pool(x, &first, mean)
+                }
+                None => Vec::new(),
             },
             states: match wanted.states {
                 true => x.values().to_vec(),
@@ -337,27 +343,57 @@ fn default_tokens(threads: usize) -> usize {
 }
 
 impl Cpu {
-    /// Returns the mean over each range of rows, `[ranges, cols]`.
-    fn mean(&self, x: &Matrix, ranges: &[Range<usize>]) -> Vec<f32> {
+    /// Returns the row that `reduce` makes of each range of rows, `[ranges, cols]`.
+    fn pool(
+        &self,
+        x: &Matrix,
+        ranges: &[Range<usize>],
+        reduce: fn(&[f32], &mut [f32]),
+    ) -> Vec<f32> {
         let cols = x.cols();
         let mut out = vec![0f32; ranges.len() * cols];
         self.install(|| {
             out.par_chunks_mut(cols.max(1))
                 .zip(ranges)
                 .for_each(|(out, range)| {
-                    // The sum is f64, so that 35 000 rows add no error of their own.
-                    let mut sum = vec![0f64; cols];
-                    for row in x.values()[range.start * cols..range.end * cols].chunks_exact(cols) {
-                        for (sum, x) in sum.iter_mut().zip(row) {
-                            *sum += *x as f64;
-                        }
-                    }
-                    for (out, sum) in out.iter_mut().zip(sum) {
-                        *out = (sum / range.len() as f64) as f32;
-                    }
+                    reduce(&x.values()[range.start * cols..range.end * cols], out);
                 })
         });
         out
+    }
+}
+
+/// Writes the mean of the rows to `out`, which is as wide as a row.
+fn mean(rows: &[f32], out: &mut [f32]) {
+    // The sum is f64, so that 35 000 rows add no error of their own.
+    let mut sum = vec![0f64; out.len()];
+    for row in rows.chunks_exact(out.len()) {
+        for (sum, x) in sum.iter_mut().zip(row) {
+            *sum += *x as f64;
+        }
+    }
+    let count = (rows.len() / out.len()) as f64;
+    for (out, sum) in out.iter_mut().zip(sum) {
+        *out = (sum / count) as f32;
+    }
+}
+
+/// Writes the greatest value of each column to `out`, which is as wide as a row. A column with a
+/// value that is not finite gives NaN, and so does a column without values.
+fn greatest(rows: &[f32], out: &mut [f32]) {
+    out.fill(match rows.is_empty() {
+        true => f32::NAN,
+        false => f32::NEG_INFINITY,
+    });
+    for row in rows.chunks_exact(out.len()) {
+        for (most, x) in out.iter_mut().zip(row) {
+            // A comparison with NaN is false, so NaN stays.
+            *most = match x.is_finite() {
+                true if *x > *most => *x,
+                true => *most,
+                false => f32::NAN,
+            };
+        }
     }
 }
 

@@ -447,7 +447,7 @@ fn means() {
     for (rows, cols) in [(1, 16), (13, 24), (513, 320), (2100, 48)] {
         let x = r.matrix(rows, cols, 10.0);
         let ranges = [0..rows, rows / 2..rows, 0..1, rows / 3..rows / 3];
-        let got = cpu.mean(&x, &ranges);
+        let got = cpu.pool(&x, &ranges, super::mean);
         for (range, got) in ranges.iter().zip(got.chunks_exact(cols)) {
             if range.is_empty() {
                 assert!(got.iter().all(|x| x.is_nan()));
@@ -465,6 +465,23 @@ fn means() {
             close(&format!("SEED={}", r.seed), got, &want);
         }
     }
+}
+
+#[test]
+fn greatest_values_hide_nothing_that_is_not_finite() {
+    let of = |rows: &[f32]| {
+        let mut out = [7.0f32; 2];
+        super::greatest(rows, &mut out);
+        out
+    };
+    assert_eq!(of(&[1.0, -5.0, 3.0, -2.0, -2.0, -7.0]), [3.0, -2.0]);
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for rows in [[bad, 1.0, 2.0, 5.0], [2.0, 1.0, bad, 5.0]] {
+            let out = of(&rows);
+            assert!(out[0].is_nan() && out[1] == 5.0, "{rows:?}: {out:?}");
+        }
+    }
+    assert!(of(&[]).iter().all(|x| x.is_nan()));
 }
 
 #[test]

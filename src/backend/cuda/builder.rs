@@ -49,10 +49,11 @@ pub struct CudaOptions {
     /// The tokens of the longest sequence to come, if they are known. A pass has capacity for that
     /// sequence if the device has enough memory.
     pub longest: Option<usize>,
-    /// The most representations that a pass produces.
+    /// The most matrices of which a pass produces representations. Each pooling of a matrix is a
+    /// representation of its own, and the first of them has the states.
     pub representations: usize,
-    /// Whether the representations have a mean for each sequence.
-    pub pooled: bool,
+    /// How many poolings each of these matrices has.
+    pub poolings: usize,
     /// Whether the representations have the states of all tokens.
     pub states: bool,
     /// Bytes of each of the pinned slots through which the weights are uploaded (`slot_bytes` of
@@ -169,7 +170,7 @@ impl CudaBuilder {
             slots: SLOTS,
             width: self.activations.width(),
             representations: self.options.representations,
-            pooled: self.options.pooled,
+            poolings: self.options.poolings,
             states: self.options.states,
         }
     }

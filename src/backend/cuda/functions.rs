@@ -43,6 +43,8 @@ pub(super) struct Functions {
     gated_gelu: Function,
     represent: Function,
     represent_means: Function,
+    represent_max: Function,
+    represent_maxima: Function,
     rotary_table: Function,
 }
 
@@ -73,6 +75,11 @@ impl Functions {
                 DType::F16 | DType::Bf16 => load("represent", "represent".into())?,
             },
             represent_means: load("represent", "represent_means".into())?,
+            represent_max: match dtype {
+                DType::F32 => load("represent", "represent_max_f32".into())?,
+                DType::F16 | DType::Bf16 => load("represent", "represent_max".into())?,
+            },
+            represent_maxima: load("represent", "represent_maxima".into())?,
             rotary_table: load("rotary_table", "rotary_table".into())?,
         })
     }
@@ -190,6 +197,40 @@ impl Functions {
                 0,
                 p,
             )?;
+        }
+        Ok(())
+    }
+
+    /// Launches the kernel `represent_max` (`represent_max_f32` in f32) for a pass of `rows` rows,
+    /// and then `represent_maxima`. If `p` wants states, `represent` comes first.
+    ///
+    /// # Safety
+    /// As for [`Self::embed`].
+    pub unsafe fn represent_max(
+        &self,
+        stream: &Stream,
+        rows: usize,
+        p: &RepresentParams,
+    ) -> Result<(), CudaError> {
+        let chunks = [(rows / REPRESENT_ROWS as usize) as u32 + p.sequences, 1, 1];
+        let columns = [p.sequences * p.width.div_ceil(REPRESENT_MEAN_COLUMNS), 1, 1];
+        let threads = [REPRESENT_MEAN_COLUMNS, 1, 1];
+        if p.states != 0 {
+            let states = RepresentParams { pooled: 0, ..*p };
+            // SAFETY: the caller keeps the contract in this function's `# Safety` section.
+            unsafe { self.represent(stream, rows, &states)? };
+        }
+        let maxima = RepresentParams { states: 0, ..*p };
+        // SAFETY: the caller keeps the contract in this function's `# Safety` section.
+        unsafe {
+            stream.launch(
+                &self.represent_max,
+                chunks,
+                [LOOP_THREADS, 1, 1],
+                0,
+                &maxima,
+            )?;
+            stream.launch(&self.represent_maxima, columns, threads, 0, &maxima)?;
         }
         Ok(())
     }

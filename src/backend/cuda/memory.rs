@@ -39,11 +39,11 @@ pub(super) struct Needs {
     pub slots: usize,
     /// Width of a representation.
     pub width: usize,
-    /// Number of representations per pass.
+    /// Number of matrices per pass that are represented.
     pub representations: usize,
-    /// Whether each representation has a mean for every sequence.
-    pub pooled: bool,
-    /// Whether each representation has a state for every token.
+    /// Number of representations of each of these matrices that have a row for every sequence.
+    pub poolings: usize,
+    /// Whether each matrix has a representation with a state for every token.
     pub states: bool,
 }
 
@@ -79,6 +79,7 @@ impl Capacity {
             tokens * 4,
             (sequences + 1) * 4,
             sequences * 8,
+            sequences * 8,
             items * size_of::<AttentionItem>(),
             items * 4 * size_of::<AttentionSlot>(),
         ]
@@ -89,19 +90,16 @@ impl Capacity {
 
     /// Returns the bytes of the largest output of a pass.
     pub fn output(&self, needs: &Needs) -> usize {
-        let pooled = if needs.pooled {
-            self.sequences * needs.width * 4
-        } else {
-            0
-        };
+        let pooled = (self.sequences * needs.width * 4).next_multiple_of(ALIGN);
         let states = if needs.states {
             self.tokens * needs.width * 4
         } else {
             0
         };
-        let bad = self.sequences * 4;
-        let one = [pooled, states, bad].map(|part| part.next_multiple_of(ALIGN));
-        needs.representations * one.iter().sum::<usize>()
+        let states = states.next_multiple_of(ALIGN);
+        let bad = (self.sequences * 4).next_multiple_of(ALIGN);
+        let one = needs.poolings * pooled + states + needs.poolings.max(1) * bad;
+        needs.representations * one
     }
 
     /// Returns the bytes of the device's memory that everything takes together.
@@ -202,7 +200,7 @@ mod tests {
         slots: 3,
         width: 1280,
         representations: 1,
-        pooled: true,
+        poolings: 1,
         states: false,
     };
 
@@ -262,7 +260,7 @@ mod tests {
             tokens,
             longest,
             representations: 1,
-            pooled: true,
+            poolings: 1,
             states,
             upload_slot: None,
             weights: Default::default(),

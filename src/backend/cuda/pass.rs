@@ -13,7 +13,7 @@ use super::params::{
 };
 use super::slot::InputLayout;
 use super::weights::ParameterId;
-use crate::backend::{Activation, BackendError, Norm, OutputKinds, Pass};
+use crate::backend::{Activation, BackendError, Norm, OutputKinds, Pass, Pooling};
 use crate::dtype::DType;
 use crate::gpu::cublaslt::{Kind, Operands};
 use crate::gpu::stream::Work;
@@ -387,7 +387,7 @@ impl Pass<Cuda> for CudaPass<'_> {
             end = start + if wanted { bytes } else { 0 };
             start..end
         };
-        let pooled = part(wanted.pooled, sequences * from.width * 4);
+        let pooled = part(wanted.pooled.is_some(), sequences * from.width * 4);
         let states = part(wanted.states, rows * from.width * 4);
         let bad = part(true, sequences * 4);
         let output = cuda.processor.output()?;
@@ -404,7 +404,10 @@ impl Pass<Cuda> for CudaPass<'_> {
             gain: norm.map_or(0, |n| cuda.weights.address(n.gain)),
             bias: norm.map_or(0, |n| cuda.weights.address(n.bias)),
             starts: self.address(&self.input.starts)?,
-            ranges: self.address(&self.input.pooled)?,
+            ranges: self.address(match wanted.pooled {
+                Some(Pooling::First) => &self.input.firsts,
+                _ => &self.input.pooled,
+            })?,
             pooled: address(&pooled),
             states: address(&states),
             bad: address(&bad),
@@ -416,7 +419,12 @@ impl Pass<Cuda> for CudaPass<'_> {
         };
         self.output = end;
         self.taken += 1;
-        if sequences > 0 {
+        if sequences > 0 && wanted.pooled == Some(Pooling::Max) {
+            // SAFETY: as in `embed`. The output holds these parts, as was just checked.
+            self.operation("represent_max", |cuda| unsafe {
+                cuda.functions.represent_max(cuda.compute(), rows, &params)
+            })?;
+        } else if sequences > 0 {
             // SAFETY: as in `embed`. The output holds these parts, as was just checked.
             self.operation("represent", |cuda| unsafe {
                 cuda.functions.represent(cuda.compute(), rows, &params)

@@ -16,6 +16,8 @@ pub(super) struct InputLayout {
     pub starts: Range<usize>,
     /// The pooled range of each sequence, as its first row and its end: u32, `[sequences, 2]`.
     pub pooled: Range<usize>,
+    /// The first row of each sequence as a range: u32, `[sequences, 2]`.
+    pub firsts: Range<usize>,
     /// The work list of long sequences: AttentionItem, `[items]`.
     pub items: Range<usize>,
     /// The work list of short sequences: AttentionSlot, `[blocks, 4]`.
@@ -38,6 +40,7 @@ impl InputLayout {
             scale: part(batch.total() * 4),
             starts: part((batch.len() + 1) * 4),
             pooled: part(batch.len() * 8),
+            firsts: part(batch.len() * 8),
             items: part(size_of_val(&work.items[..])),
             slots: part(size_of_val(&work.slots[..])),
             bytes: 0,
@@ -59,6 +62,9 @@ impl InputLayout {
         put(&mut to[self.starts.clone()], starts);
         let ends = pooled.iter().flat_map(|r| [r.start as u32, r.end as u32]);
         put(&mut to[self.pooled.clone()], ends);
+        let firsts = batch.starts().iter().take(batch.len());
+        let firsts = firsts.flat_map(|s| [*s as u32, *s as u32 + 1]);
+        put(&mut to[self.firsts.clone()], firsts);
         to[self.items.clone()].copy_from_slice(&work.item_bytes());
         to[self.slots.clone()].copy_from_slice(&work.slot_bytes());
     }

@@ -78,7 +78,7 @@ pub fn options(dtype: DType) -> CudaOptions {
         tokens: Some(2048),
         longest: None,
         representations: 1,
-        pooled: true,
+        poolings: 1,
         states: false,
         upload_slot: None,
         weights: WeightMode::Resident,
