@@ -56,6 +56,11 @@
      GEMM90_CONSUMERS * GEMM_GELU_SLABS * GEMM_GELU_SLAB_ROWS * GEMM_GELU_SLAB_COLUMNS * 2 + \
      (2 * GEMM90_STAGES + GEMM90_CONSUMERS) * 8)
 
+// ---- gemm_qkv
+
+// Dynamic shared memory: as for gemm_gelu.
+#define GEMM_QKV_SHARED_BYTES GEMM_GELU_SHARED_BYTES
+
 // ---- Attention by mma.sync
 
 typedef struct AttentionTile {

@@ -79,16 +79,6 @@ template <int N> __device__ __forceinline__ void gelu_of_twice(float (&z)[N]) {
     for (int n = 0; n < N; n++) z[n] = fmaf(-fabsf(z[n]), exp2_approx(q[n]), z[n] + fabsf(z[n]));
 }
 
-// Returns element `i` of a pair in a register.
-template <typename T> __device__ __forceinline__ float of_pair(uint32_t pair, int i);
-template <> __device__ __forceinline__ float of_pair<__half>(uint32_t pair, int i) {
-    const uint16_t bits = uint16_t(pair >> (16 * i));
-    return __half2float(*reinterpret_cast<const __half *>(&bits));
-}
-template <> __device__ __forceinline__ float of_pair<__nv_bfloat16>(uint32_t pair, int i) {
-    return __uint_as_float(i ? pair & 0xffff0000 : pair << 16);
-}
-
 // The columns of a tile form groups of 8, as in wgmma's sums: a thread has two columns of each
 // group. The gated form has the gates in the first half of the groups, and what they multiply in
 // the second.
@@ -123,22 +113,25 @@ __device__ __forceinline__ void results(uint32_t (&words)[4], const float *sums,
     for (int i = 0; i < 4; i++) words[i] = pack2<T>(x[2 * i], x[2 * i + 1]);
 }
 
-template <typename T, bool GATED>
+template <typename T, bool GATED, bool AFRESH>
 __device__ __forceinline__ void consume(const GemmGeluParams &p, GemmGeluShared &shared, const Tiles &tiles,
-                                        uint32_t steps) {
+                                        uint32_t steps, int which) {
     typedef Slab<GATED> S;
     constexpr int OUT = GATED ? COLUMNS / 2 : COLUMNS, SLAB_GROUPS = S::COLUMNS / 8;
     // Every tile begins with the first slab.
     static_assert(OUT % S::COLUMNS == 0 && 2 * (OUT / S::COLUMNS) % S::COUNT == 0);
-    const int which = threadIdx.x / WARPGROUP - 1, thread = threadIdx.x % WARPGROUP;
+    const int thread = threadIdx.x % WARPGROUP;
     // For stmatrix: this lane's row of a slab, whether it belongs to the left or the right group,
     // and the XOR mask that swizzles its 16-byte units.
     const int slab_row = thread / 32 * 16 + thread % 16, side = thread % 32 / 16;
     const int swizzle = GATED ? slab_row / 2 % 4 : slab_row % 8;
     Consumer<T, GemmGeluShared> consumer(shared, which, steps);
-    float sums[2][COLUMNS / 2] = {};
+    float kept[2][COLUMNS / 2] = {};
     for (uint32_t tile = blockIdx.x + which * gridDim.x; tile < tiles.count; tile += CONSUMERS * gridDim.x) {
-        consumer.multiply(sums);
+        float fresh[2][COLUMNS / 2];
+        auto &sums = AFRESH ? fresh : kept;
+        if constexpr (AFRESH) consumer.multiply_afresh(sums, [] {});
+        else consumer.multiply(sums);
         uint32_t row, column;
         tiles.at(tile, row, column);
         row *= ROWS;
@@ -173,7 +166,8 @@ __device__ __forceinline__ void consume(const GemmGeluParams &p, GemmGeluShared 
 
 } // namespace gemm90
 
-template <typename T, bool GATED> __device__ __forceinline__ void gemm_gelu(const GemmGeluParams &p) {
+template <typename T, bool GATED, bool AFRESH = false>
+__device__ __forceinline__ void gemm_gelu(const GemmGeluParams &p) {
     using namespace gemm90;
     DYN_SMEM(memory);
     auto &shared = *reinterpret_cast<GemmGeluShared *>(memory);
@@ -195,7 +189,8 @@ template <typename T, bool GATED> __device__ __forceinline__ void gemm_gelu(cons
         }
     } else {
         setmaxnreg_inc<240>();
-        consume<T, GATED>(p, shared, tiles, steps);
+        const int warpgroup = AFRESH ? __shfl_sync(0xffffffffu, threadIdx.x / WARPGROUP, 0) : threadIdx.x / WARPGROUP;
+        consume<T, GATED, AFRESH>(p, shared, tiles, steps, warpgroup - 1);
     }
 }
 

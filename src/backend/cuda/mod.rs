@@ -3,7 +3,7 @@
 //! | module | contents |
 //! |---|---|
 //! | [`kernels`], `params`, `launch` | the compiled kernels of `kernels/`, their arguments, and the numbers of their launches |
-//! | `functions`, `fused`, [`attention`] | how each kernel is launched |
+//! | `functions`, `fused`, `qkv`, [`attention`] | how each kernel is launched |
 //! | `builder` | [`CudaBuilder`]: weights and matrices are named, and the backend is built |
 //! | `weights` | the weights: their names, their way to the device, where they lie |
 //! | `memory`, `activations` | how much a pass may hold; the matrices that passes work on |
@@ -26,6 +26,7 @@ pub mod launch;
 mod memory;
 mod pass;
 mod profile;
+mod qkv;
 mod slot;
 mod weights;
 

@@ -1,0 +1,34 @@
+#include "gemm_qkv.cuh"
+
+// The plain reference: one thread per output, in f64.
+template <typename T> __device__ void gemm_qkv_reference(const GemmQkvReferenceParams &p) {
+    const uint64_t here = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (here >= uint64_t(p.rows) * p.width) return;
+    const uint64_t row = here / p.width, column = here % p.width;
+    const T *from = at<const T>(p.from) + row * p.depth, *bias = at<const T>(p.bias);
+    auto product = [&](uint64_t weight_row) {
+        const T *weight = at<const T>(p.weight) + weight_row * p.depth;
+        double sum = bias ? to_f32(bias[weight_row]) : 0.0f;
+        for (uint32_t i = 0; i < p.depth; i++) sum += double(to_f32(from[i])) * double(to_f32(weight[i]));
+        return sum;
+    };
+    double x = product(column);
+    if (column < p.width / 3 * 2) {
+        const uint32_t half = p.head_dim / 2, i = column % half;
+        const bool second = column % p.head_dim >= half;
+        const float *angle = at<const float>(p.rotary) + (uint64_t(at<const uint32_t>(p.positions)[row]) * half + i) * 2;
+        const double partner = product(second ? column - half : column + half);
+        x = x * double(angle[0]) + (second ? partner : -partner) * double(angle[1]);
+    }
+    at<T>(p.to)[here] = from_f32<T>(float(x));
+}
+
+#define GEMM_QKV(type, T)                                                                                     \
+    KERNEL_RESIDENT(gemm_qkv_##type##_16, GemmQkvParams, GEMM90_THREADS, 1, gemm_qkv<T, 16>)                  \
+    KERNEL_RESIDENT(gemm_qkv_##type##_32, GemmQkvParams, GEMM90_THREADS, 1, gemm_qkv<T, 32>)                  \
+    KERNEL_RESIDENT(gemm_qkv_##type##_64, GemmQkvParams, GEMM90_THREADS, 1, gemm_qkv<T, 64>)                  \
+    KERNEL_RESIDENT(gemm_qkv_##type##_128, GemmQkvParams, GEMM90_THREADS, 1, gemm_qkv<T, 128>)                \
+    KERNEL(gemm_qkv_##type##_reference, GemmQkvReferenceParams, 256, gemm_qkv_reference<T>)
+
+GEMM_QKV(f16, __half)
+GEMM_QKV(bf16, __nv_bfloat16)
