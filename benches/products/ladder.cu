@@ -279,24 +279,29 @@ template <class V> void add(std::vector<Runner> &all, Data &data, const char *na
     all.push_back({std::string(name) + " band " + std::to_string(band), int(E), true, run});
 }
 
-void add_kernel(std::vector<Runner> &all, Data &data, int band) {
+// The band that the program takes.
+uint32_t own_band(const Shape &s) {
+    return std::max(1u, std::min(32u, uint32_t(GEMM_GELU_BAND_BYTES / (GEMM90_ROWS * s.depth * 2))));
+}
+
+template <bool GATED>
+void add_gelu(std::vector<Runner> &all, Data &data, const char *name, void (*kernel)(GemmGeluParams)) {
     const Shape &s = data.shape;
-    if (s.kind != Kind::Gelu && s.kind != Kind::Gated) return;
+    if (s.kind != (GATED ? Kind::Gated : Kind::Gelu)) return;
     std::vector<GemmGeluParams> params(SETS);
     for (int i = 0; i < SETS; i++) {
         GemmGeluParams &p = params[i];
         memset(&p, 0, sizeof p);
         p.from = map(data.from[i], s.rows, s.depth, 128, 64);
         p.weight = map(data.weight[i], s.outputs(), s.depth, 96, 64);
-        p.to = map(data.to[i], s.rows, s.width, 64, s.gated() ? 32 : 64);
+        p.to = map(data.to[i], s.rows, s.width, 64, GATED ? 32 : 64);
         p.bias = reinterpret_cast<uint64_t>(data.bias);
-        p.rows = s.rows, p.width = s.width, p.depth = s.depth, p.band = band;
+        p.rows = s.rows, p.width = s.width, p.depth = s.depth, p.band = own_band(s);
     }
-    const int bytes = 213072;
-    auto kernel = s.gated() ? gemm_gelu_gated_f16 : gemm_gelu_f16;
+    const int bytes = GEMM_GELU_SHARED_BYTES;
     CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    all.push_back({"kernel band " + std::to_string(band), int(s.gated() ? Epilogue::Gated : Epilogue::Gelu), true,
-                   [=](int set) { kernel<<<multiprocessors, 384, bytes>>>(params[set]); }});
+    all.push_back({name, int(GATED ? Epilogue::Gated : Epilogue::Gelu), true,
+                   [=](int set) { kernel<<<multiprocessors, GEMM90_THREADS, bytes>>>(params[set]); }});
 }
 
 void add_cublaslt(std::vector<Runner> &all, Data &data, int epilogue, const char *name) {
@@ -328,49 +333,30 @@ void add_cublaslt(std::vector<Runner> &all, Data &data, int epilogue, const char
                    }});
 }
 
-// The product of queries, keys and values, `rotated` or with its bias alone.
-template <int D, class U, bool AFRESH> void add_qkv(std::vector<Runner> &all, Data &data, const char *name, bool rotated) {
+// The product of queries, keys and values, rotated and with its bias alone.
+template <int D> void add_qkv(std::vector<Runner> &all, Data &data) {
     const Shape &s = data.shape;
     if (s.kind != Kind::Rotate || s.head_dim != D) return;
-    std::vector<GemmQkvParams> params(SETS);
-    const uint32_t band = std::max(1u, std::min(32u, uint32_t(GEMM_GELU_BAND_BYTES / (GEMM90_ROWS * s.depth * 2))));
-    for (int i = 0; i < SETS; i++) {
-        GemmQkvParams &p = params[i];
-        memset(&p, 0, sizeof p);
-        p.from = map(data.from[i], s.rows, s.depth, 128, 64);
-        p.weight = map(data.weight[i], s.width, s.depth, U::APART ? 32 : 96, 64);
-        p.to = map(data.to[i], s.rows, s.width, 64, U::APART ? 32 : 64);
-        p.bias = reinterpret_cast<uint64_t>(data.bias);
-        p.positions = reinterpret_cast<uint64_t>(data.positions);
-        p.rotary = rotated ? reinterpret_cast<uint64_t>(data.angles) : 0;
-        p.rows = s.rows, p.width = s.width, p.depth = s.depth, p.band = band;
-    }
+    void (*const kernel)(GemmQkvParams) =
+        D == 16 ? gemm_qkv_f16_16 : D == 32 ? gemm_qkv_f16_32 : D == 64 ? gemm_qkv_f16_64 : gemm_qkv_f16_128;
     const int bytes = GEMM_QKV_SHARED_BYTES;
-    auto kernel = qkv_product<D, U, AFRESH>;
     CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    all.push_back({name, int(rotated ? Epilogue::Rotate : Epilogue::Bias), true,
-                   [=](int set) { kernel<<<multiprocessors, GEMM90_THREADS, bytes>>>(params[set]); }});
-}
-
-// fc1 by the kernel's template whose sums' registers are free in the epilogue.
-void add_gelu_afresh(std::vector<Runner> &all, Data &data) {
-    const Shape &s = data.shape;
-    if (s.kind != Kind::Gelu) return;
-    std::vector<GemmGeluParams> params(SETS);
-    for (int i = 0; i < SETS; i++) {
-        GemmGeluParams &p = params[i];
-        memset(&p, 0, sizeof p);
-        p.from = map(data.from[i], s.rows, s.depth, 128, 64);
-        p.weight = map(data.weight[i], s.outputs(), s.depth, 96, 64);
-        p.to = map(data.to[i], s.rows, s.width, 64, 64);
-        p.bias = reinterpret_cast<uint64_t>(data.bias);
-        p.rows = s.rows, p.width = s.width, p.depth = s.depth;
-        p.band = std::max(1u, std::min(32u, uint32_t(GEMM_GELU_BAND_BYTES / (GEMM90_ROWS * s.depth * 2))));
+    for (const bool rotated : {false, true}) {
+        std::vector<GemmQkvParams> params(SETS);
+        for (int i = 0; i < SETS; i++) {
+            GemmQkvParams &p = params[i];
+            memset(&p, 0, sizeof p);
+            p.from = map(data.from[i], s.rows, s.depth, 128, 64);
+            p.weight = map(data.weight[i], s.width, s.depth, D == 128 ? 32 : 96, 64);
+            p.to = map(data.to[i], s.rows, s.width, 64, D == 128 ? 32 : 64);
+            p.bias = reinterpret_cast<uint64_t>(data.bias);
+            p.positions = reinterpret_cast<uint64_t>(data.positions);
+            p.rotary = rotated ? reinterpret_cast<uint64_t>(data.angles) : 0;
+            p.rows = s.rows, p.width = s.width, p.depth = s.depth, p.band = own_band(s);
+        }
+        all.push_back({rotated ? "qkv, rotated" : "qkv, bias", int(rotated ? Epilogue::Rotate : Epilogue::Bias), true,
+                       [=](int set) { kernel<<<multiprocessors, GEMM90_THREADS, bytes>>>(params[set]); }});
     }
-    const int bytes = GEMM_GELU_SHARED_BYTES;
-    CHECK(cudaFuncSetAttribute(gelu_afresh, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    all.push_back({"kernel, afresh", int(Epilogue::Gelu), true,
-                   [=](int set) { gelu_afresh<<<multiprocessors, GEMM90_THREADS, bytes>>>(params[set]); }});
 }
 
 #include "list.cuh"
@@ -480,7 +466,8 @@ int main(int count, char **arguments) {
         std::vector<Runner> every, all;
         add_cublaslt(every, data, 4, "cuBLASLt, bias");
         if (shape.kind == Kind::Gelu) add_cublaslt(every, data, 36, "cuBLASLt, bias, GELU by tanh");
-        for (int band : {8, 16, 32}) add_kernel(every, data, band);
+        add_gelu<false>(every, data, "kernel", gemm_gelu_f16);
+        add_gelu<true>(every, data, "kernel", gemm_gelu_gated_f16);
         add_all(every, data);
         for (Runner &r : every) {
             bool in = !only;

@@ -22,24 +22,12 @@ void add_all(std::vector<Runner> &all, Data &data) {
     KEPT(Gelu, "shared 256x128, weight x2", 8, Plan::Shared, 2, 2, 128, 4, Common::Weight, 64, 1);
     KEPT(Bias, "bias only: 128x192", 8, Plan::PingPong, 2, 2, 192, 4, Common::Nothing, 64, 3);
 #endif
-    add_qkv<16, gemm90::QkvUnits<16>, true>(all, data, "qkv, bias", false);
-    add_qkv<16, gemm90::QkvUnits<16>, true>(all, data, "qkv, rotated", true);
-    add_qkv<16, gemm90::QkvUnits<16>, false>(all, data, "qkv, rotated, registers kept", true);
-    add_qkv<32, gemm90::QkvUnits<32>, true>(all, data, "qkv, bias", false);
-    add_qkv<32, gemm90::QkvUnits<32>, true>(all, data, "qkv, rotated", true);
-    add_qkv<32, gemm90::QkvUnits<32>, false>(all, data, "qkv, rotated, registers kept", true);
-    add_qkv<64, gemm90::QkvUnits<64>, true>(all, data, "qkv, bias", false);
-    add_qkv<64, gemm90::QkvUnits<64>, true>(all, data, "qkv, rotated", true);
-    add_qkv<64, gemm90::QkvUnits<64>, false>(all, data, "qkv, rotated, registers kept", true);
-    add_qkv<64, gemm90::QkvUnits<64, false>, true>(all, data, "qkv, rotated, angles per head", true);
-    add_qkv<64, gemm90::QkvUnits<64, false>, false>(all, data, "qkv, rotated, angles per head, kept", true);
-    add_qkv<128, gemm90::QkvUnits<128>, true>(all, data, "qkv, bias", false);
-    add_qkv<128, gemm90::QkvUnits<128>, true>(all, data, "qkv, rotated", true);
-    add_qkv<128, gemm90::QkvUnits<128>, false>(all, data, "qkv, rotated, registers kept", true);
-    add_gelu_afresh(all, data);
-#ifndef LADDER_QKV
-    ADD(Residual, "added: 128x192", 8, Plan::PingPong, 2, 2, 192, 4, Common::Nothing, 32, 3);
-    ADD(Residual, "added: 128x160", 8, Plan::PingPong, 2, 2, 160, 4, Common::Nothing, 32, 5);
-    ADD(Residual, "added: shared 128x256", 8, Plan::Shared, 2, 1, 256, 4, Common::Nothing, 32, 2);
-#endif
+    add_qkv<16>(all, data);
+    add_qkv<32>(all, data);
+    add_qkv<64>(all, data);
+    add_qkv<128>(all, data);
+    ADD(Residual, "added: 128x192, 4 stages, 32x3", 8, Plan::PingPong, 2, 2, 192, 4, Common::Nothing, 32, 3);
+    ADD(Residual, "added: 128x192, 4 stages, 32x3", 16, Plan::PingPong, 2, 2, 192, 4, Common::Nothing, 32, 3);
+    ADD(Residual, "added: 128x256 shared, 32x2", 8, Plan::Shared, 2, 1, 256, 4, Common::Nothing, 32, 2);
+    ADD(Residual, "added: 128x160, 4 stages, 32x5", 8, Plan::PingPong, 2, 2, 160, 4, Common::Nothing, 32, 5);
 }

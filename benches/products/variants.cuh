@@ -2,6 +2,8 @@
 // kernel that was chosen is `kernels/gemm_gelu.cu`; this file shows what it was chosen from.
 #pragma once
 
+#include <type_traits>
+
 #include "gemm_gelu.cu"
 #include "gemm_qkv.cu"
 
@@ -164,14 +166,15 @@ __device__ __forceinline__ void consume(const Params &p, typename V::Shared &sha
     if (PING_PONG && which == 1) place.skip(steps);
     while (tile < order.count) {
         uint32_t row, column;
-        Sums fresh = {};
+        Sums fresh;
         Sums &sums = V::KEPT ? kept : fresh;
         if (PING_PONG) {
             mbar_wait(&shared.turn[which], which == 0 ? ~tiles_done & 1 : tiles_done & 1);
             tiles_done++;
         }
         uint64_t *last = nullptr;
-        for (uint32_t step = 0; step < steps; step++) {
+        // Where registers are not kept, the compiler knows that the first product replaces the sums.
+        const auto one = [&](auto first, uint32_t step) {
             mbar_wait(&shared.full[place.stage], place.phase);
             const unsigned char *at = shared.steps[place.stage];
             const uint64_t rows = wg_desc(at + (PING_PONG ? 0 : which * V::HALVES * 8192), 0, 1024);
@@ -182,7 +185,7 @@ __device__ __forceinline__ void consume(const Params &p, typename V::Shared &sha
 #pragma unroll
                 for (int half = 0; half < V::HALVES; half++)
                     wgmma_ss<T, V::COLUMNS, 0>(sums[half], rows + half * 512 + k * 2, weight + k * 2,
-                                               step > 0 || k > 0);
+                                               decltype(first)::value ? k > 0 : !V::KEPT || step > 0 || k > 0);
             wg_commit();
             if (step == 0) order.at(tile, row, column);
             wg_wait<1>();
@@ -190,7 +193,9 @@ __device__ __forceinline__ void consume(const Params &p, typename V::Shared &sha
             if (step > 0) release<V>(last);
             last = &shared.empty[place.stage];
             place.next();
-        }
+        };
+        one(std::integral_constant<int, V::KEPT ? 0 : 1>(), 0);
+        for (uint32_t step = 1; step < steps; step++) one(std::integral_constant<int, 0>(), step);
         wg_wait<0>();
         release<V>(last);
         if (PING_PONG) place.skip(steps);
@@ -301,18 +306,5 @@ template <class V> __device__ __forceinline__ void multiply(const Params &p) {
 template <class V> __global__ void __launch_bounds__(V::THREADS, 1) product(const __grid_constant__ variants::Params p) {
 #ifdef SM90A
     variants::multiply<V>(p);
-#endif
-}
-
-// The kernels' own templates, with what was not chosen.
-template <int D, class U, bool AFRESH>
-__global__ void __launch_bounds__(GEMM90_THREADS, 1) qkv_product(const __grid_constant__ GemmQkvParams p) {
-#ifdef SM90A
-    gemm_qkv<__half, D, U, AFRESH>(p);
-#endif
-}
-__global__ void __launch_bounds__(GEMM90_THREADS, 1) gelu_afresh(const __grid_constant__ GemmGeluParams p) {
-#ifdef SM90A
-    gemm_gelu<__half, false, true>(p);
 #endif
 }

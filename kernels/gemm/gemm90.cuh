@@ -119,34 +119,29 @@ template <typename T, class S> struct Consumer {
         if (threadIdx.x % 32 == 0) mbar_arrive(barrier);
     }
 
-    // Computes the sums of this consumer's next tile: rows 0 to 63, and rows 64 to 127. The first
-    // product of a tile is told at run time that it replaces the sums, so their registers stay
-    // theirs from one tile to the next, and an epilogue has some 40 others.
-    __device__ __forceinline__ void multiply(float (&sums)[2][COLUMNS / 2]) {
+    // Computes the sums of this consumer's next tile: rows 0 to 63, and rows 64 to 127. While the
+    // last products run, `meanwhile()` may prepare the epilogue.
+    //
+    // AFRESH: the compiler knows that the first product replaces the sums, so an epilogue gets the
+    // registers of those sums that it has read. Otherwise the product is told so at run time: then
+    // the registers stay those of the sums from one tile to the next, and an epilogue has some 40.
+    template <bool AFRESH, class Meanwhile>
+    __device__ __forceinline__ void multiply(float (&sums)[2][COLUMNS / 2], Meanwhile meanwhile) {
         wait_for_turn();
         uint64_t *last = nullptr;
-        for (uint32_t step = 0; step < steps; step++) {
-            begin_step(sums, [&](int k) { return step > 0 || k > 0; });
-            end_step(step, last);
+        uint32_t step = 0;
+        if constexpr (AFRESH) {
+            begin_step(sums, [](int k) { return k > 0; });
+            end_step(step++, last);
         }
-        end_tile(last);
-    }
-
-    // The same, but the compiler knows that the first product replaces the sums: an epilogue gets
-    // the registers of those sums that it has read. While the last products run, `meanwhile()` may
-    // begin the epilogue's loads.
-    template <class Meanwhile>
-    __device__ __forceinline__ void multiply_afresh(float (&sums)[2][COLUMNS / 2], Meanwhile meanwhile) {
-        wait_for_turn();
-        uint64_t *last = nullptr;
-        begin_step(sums, [](int k) { return k > 0; });
-        end_step(0, last);
-        for (uint32_t step = 1; step < steps; step++) {
-            begin_step(sums, [](int) { return true; });
+        for (; step < steps; step++) {
+            begin_step(sums, [&](int k) { return AFRESH || step > 0 || k > 0; });
             end_step(step, last);
         }
         meanwhile();
-        end_tile(last);
+        wg_wait<0>();
+        arrive(last);
+        cursor.skip(steps); // the steps of the other consumer's tile
     }
 
   private:
@@ -183,12 +178,6 @@ template <typename T, class S> struct Consumer {
         if (step > 0) arrive(last);
         last = &shared.empty[cursor.stage];
         cursor.next();
-    }
-
-    __device__ __forceinline__ void end_tile(uint64_t *last) {
-        wg_wait<0>();
-        arrive(last);
-        cursor.skip(steps); // the steps of the other consumer's tile
     }
 };
 

@@ -39,6 +39,7 @@
 #include "../common/kernel.cuh"
 #include "../common/number.cuh"
 #include "../params.h"
+#include "../common/vector.cuh"
 
 #ifdef SM90A
 
@@ -52,7 +53,11 @@ template <bool GATED> struct Slab {
     static constexpr int COUNT = GEMM_GELU_SLABS * (GATED ? 2 : 1);
     static constexpr int PITCH = COLUMNS * 2, BYTES = ROWS * PITCH;
 };
-typedef Shared<Slab<false>::COUNT * Slab<false>::BYTES> GemmGeluShared;
+struct GemmGeluShared : Shared<Slab<false>::COUNT * Slab<false>::BYTES> {
+    // Biases of a consumer's tile, two columns each. Loads from L2 that stand between two fences
+    // would make the epilogue longer by half.
+    uint32_t bias[CONSUMERS][COLUMNS / 2];
+};
 static_assert(sizeof(GemmGeluShared) == GEMM_GELU_SHARED_BYTES, "the host asks for as much");
 static_assert(Slab<true>::COUNT * Slab<true>::BYTES == sizeof(GemmGeluShared::staging[0]));
 static_assert(Slab<false>::ROWS == Step::HALF_ROWS);
@@ -84,28 +89,19 @@ template <int N> __device__ __forceinline__ void gelu_of_twice(float (&z)[N]) {
 // the second.
 constexpr int GROUPS = COLUMNS / 8;
 
-// Loads this thread's two biases for each of some groups of outputs, which begin at `column`. A
-// group of 8 columns lies in the matrix or outside of it as a whole.
-template <int N>
-__device__ __forceinline__ void load_bias(uint32_t (&bias)[N], const GemmGeluParams &p, uint64_t column,
-                                          uint64_t first) {
-    const auto *from = reinterpret_cast<const uint32_t *>(p.bias + 2 * (first + column)) + threadIdx.x % 4;
-    const int left = p.bias ? int(p.width) - int(column) : 0;
-#pragma unroll
-    for (int g = 0; g < N; g++) bias[g] = 8 * g < left ? from[4 * g] : 0;
-}
-
 // Computes the results of two groups: 16 columns of 16 rows of a warp, in the layout of stmatrix.
 // `sums` points to the sums of the first group; in the gated form those of the up-projection are
-// half of the groups further. `gate` and `up` are the biases of the two groups.
+// half of the groups further. `bias` points to this thread's biases of the first group, in shared
+// memory; those of the next are 4 words further.
 template <typename T, bool GATED>
-__device__ __forceinline__ void results(uint32_t (&words)[4], const float *sums, const uint32_t *gate,
-                                        const uint32_t *up) {
+__device__ __forceinline__ void results(uint32_t (&words)[4], const float *sums, const uint32_t *bias) {
+    const uint32_t gate[2] = {bias[0], bias[4]};
     float x[8]; // by group, row (lane / 4, and 8 further) and column
 #pragma unroll
     for (int i = 0; i < 8; i++) x[i] = fmaf(sums[i], 0.5f, 0.5f * of_pair<T>(gate[i / 4], i % 2));
     gelu_of_twice(x);
     if constexpr (GATED) {
+        const uint32_t up[2] = {bias[4 * (GROUPS / 2)], bias[4 * (GROUPS / 2) + 4]};
 #pragma unroll
         for (int i = 0; i < 8; i++) x[i] *= sums[4 * (GROUPS / 2) + i] + of_pair<T>(up[i / 4], i % 2);
     }
@@ -113,7 +109,7 @@ __device__ __forceinline__ void results(uint32_t (&words)[4], const float *sums,
     for (int i = 0; i < 4; i++) words[i] = pack2<T>(x[2 * i], x[2 * i + 1]);
 }
 
-template <typename T, bool GATED, bool AFRESH>
+template <typename T, bool GATED>
 __device__ __forceinline__ void consume(const GemmGeluParams &p, GemmGeluShared &shared, const Tiles &tiles,
                                         uint32_t steps, int which) {
     typedef Slab<GATED> S;
@@ -126,36 +122,38 @@ __device__ __forceinline__ void consume(const GemmGeluParams &p, GemmGeluShared 
     const int slab_row = thread / 32 * 16 + thread % 16, side = thread % 32 / 16;
     const int swizzle = GATED ? slab_row / 2 % 4 : slab_row % 8;
     Consumer<T, GemmGeluShared> consumer(shared, which, steps);
-    float kept[2][COLUMNS / 2] = {};
+    float sums[2][COLUMNS / 2] = {};
     for (uint32_t tile = blockIdx.x + which * gridDim.x; tile < tiles.count; tile += CONSUMERS * gridDim.x) {
-        float fresh[2][COLUMNS / 2];
-        auto &sums = AFRESH ? fresh : kept;
-        if constexpr (AFRESH) consumer.multiply_afresh(sums, [] {});
-        else consumer.multiply(sums);
         uint32_t row, column;
         tiles.at(tile, row, column);
         row *= ROWS;
         column *= OUT;
+        // The gated form's tile has columns of gates, and as many of what they multiply.
+        const uint32_t pair = thread % (OUT / 2), c = column + 2 * pair;
+        const bool has_bias = p.bias && thread < COLUMNS / 2 && c < p.width;
+        const uint32_t bias = has_bias ? at<const uint32_t>(p.bias)[(c + thread / (OUT / 2) * p.width) / 2] : 0;
+        consumer.template multiply<false>(sums, [&] {
+            // All have read the biases of the tile before: that tile's last slab has left.
+            if (thread < COLUMNS / 2) shared.bias[which][thread] = bias;
+        });
+        named_barrier_sync(1 + which, WARPGROUP); // biases
 #pragma unroll
         for (int part = 0; part < OUT / S::COLUMNS; part++) {
-            const uint32_t at = column + part * S::COLUMNS;
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                uint32_t gate[SLAB_GROUPS], up[SLAB_GROUPS] = {};
-                load_bias(gate, p, at, 0);
-                if constexpr (GATED) load_bias(up, p, at, p.width);
                 unsigned char *slab = shared.staging[which] + (2 * part + half) % S::COUNT * S::BYTES;
 #pragma unroll
                 for (int g = 0; g < SLAB_GROUPS; g += 2) {
                     uint32_t words[4];
-                    results<T, GATED>(words, &sums[half][4 * (part * SLAB_GROUPS + g)], &gate[g], &up[g]);
+                    const int group = part * SLAB_GROUPS + g;
+                    results<T, GATED>(words, &sums[half][4 * group], &shared.bias[which][4 * group + thread % 4]);
                     stmatrix_x4(words, slab + slab_row * S::PITCH + ((g + side) ^ swizzle) * 16);
                 }
                 fence_proxy_async();
                 if (thread == 0) tma_store_wait_read<S::COUNT - 2>(); // the next slab is free
                 named_barrier_sync(1 + which, WARPGROUP);
                 if (thread == 0) {
-                    tma_store_2d(&p.to, at, row + half * S::ROWS, slab);
+                    tma_store_2d(&p.to, column + part * S::COLUMNS, row + half * S::ROWS, slab);
                     tma_store_commit();
                 }
             }
@@ -166,8 +164,7 @@ __device__ __forceinline__ void consume(const GemmGeluParams &p, GemmGeluShared 
 
 } // namespace gemm90
 
-template <typename T, bool GATED, bool AFRESH = false>
-__device__ __forceinline__ void gemm_gelu(const GemmGeluParams &p) {
+template <typename T, bool GATED> __device__ __forceinline__ void gemm_gelu(const GemmGeluParams &p) {
     using namespace gemm90;
     DYN_SMEM(memory);
     auto &shared = *reinterpret_cast<GemmGeluShared *>(memory);
@@ -189,8 +186,9 @@ __device__ __forceinline__ void gemm_gelu(const GemmGeluParams &p) {
         }
     } else {
         setmaxnreg_inc<240>();
-        const int warpgroup = AFRESH ? __shfl_sync(0xffffffffu, threadIdx.x / WARPGROUP, 0) : threadIdx.x / WARPGROUP;
-        consume<T, GATED, AFRESH>(p, shared, tiles, steps, warpgroup - 1);
+        // A shuffle, so that the compiler knows it for the same in all lanes.
+        const int warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / WARPGROUP, 0);
+        consume<T, GATED>(p, shared, tiles, steps, warpgroup - 1);
     }
 }
 

@@ -1,3 +1,20 @@
+// Computes: queries, keys and values for Hopper, from * weight^T + bias, with queries and keys rotated
+// (Su et al. 2021, rotate-half): columns i and i + D / 2 of each head of D columns are turned by the
+// angle that the table has for the position of the row in its sequence. Sums are rotated in f32, and
+// rounded once. Attention then has nothing to rotate, and takes its keys by tensor copies.
+//
+// Shapes: from T [rows, depth], weight T [width, depth], to T [rows, width], where width = 3 * heads *
+// D: queries, keys and values; T is f16 or bf16, sums are f32. Any number of rows; depth is a
+// multiple of 8, heads * D one of 32. A row has the same bits in every batch and grid.
+//
+// Launch: only on compute capability 9.0 (elsewhere the kernel is empty, and writes nothing). The
+// grid has as many blocks as there are multiprocessors, or fewer; a block has 384 threads and
+// GEMM_QKV_SHARED_BYTES of dynamic shared memory. The tensor maps have two dimensions, depth or width
+// the inner one. The boxes are 64 x 128 rows for `from`, 64 x 96 for `weight` and 64 x 64 for `to`, all
+// with a swizzle of 128 bytes. With heads of 128 they are 64 x 32 for `weight`, and 32 x 64 with a swizzle of
+// 64 for `to`.
+//
+// MEASURED
 #include "gemm_qkv.cuh"
 
 // The plain reference: one thread per output, in f64.

@@ -19,37 +19,35 @@ namespace gemm90 {
 //
 // The epilogue goes through the tile in units of 32 columns and 64 rows: groups `first(0)`,
 // `first(1)`, and their partners.
-template <int D, bool SHARE_ = D == 64> struct QkvUnits {
+template <int D> struct QkvUnits {
     static_assert(D == 16 || D == 32 || D == 64 || D == 128, "pairs must be whole groups apart");
-    static constexpr bool APART = D == 128;  // the halves of a part are apart in the matrix
-    // With heads of 64, three heads in a tile have the same angles. They take turns, so that the
-    // angles are loaded once; then all parts leave at the same time.
-    static constexpr bool SHARE = SHARE_;
-    static constexpr int PARTS = GEMM90_COLUMNS / 64;     // of a tile
-    static constexpr int PARTNER = D >= 64 ? 4 : D / 16; // groups from a column to its partner
-    static constexpr int ANGLES = D == 16 ? 1 : 2;       // groups of angles of a unit
-    static constexpr int COUNT = 2 * GEMM90_COLUMNS / 32;       // units of a tile
+    static constexpr int PARTS = GEMM90_COLUMNS / 64;    // of a tile
+    static constexpr int COUNT = 2 * GEMM90_COLUMNS / 32; // units of a tile
     static constexpr int PER_HALF = COUNT / 2;
+    static constexpr int PARTNER = D >= 64 ? 4 : D / 16; // groups from a column to its partner
+    static constexpr bool APART = D == 128;              // the halves of a part are apart in the matrix
+    // With heads of 64, the heads in a tile take turns, so that their angles are loaded once: all
+    // parts leave at the same time.
+    static constexpr bool TOGETHER = D == 64;
+    static constexpr int ANGLES = D == 16 ? 1 : 2; // groups of angles of a unit
+    // Units one after the other that have the same angles.
+    static constexpr int SAME_ANGLES = D == 128 ? 1 : D == 64 ? PARTS : PER_HALF;
+
     __device__ static constexpr int half(int unit) { return unit / PER_HALF; }
     __device__ static constexpr int part(int unit) {
-        return SHARE ? unit % PER_HALF % PARTS : unit % PER_HALF / 2;
+        return TOGETHER ? unit % PER_HALF % PARTS : unit % PER_HALF / 2;
     }
-    // Which half of the part, or of the groups of each half of a head, the unit has.
+    // Which half of the part's units the unit is.
     __device__ static constexpr int side(int unit) {
-        return SHARE ? unit % PER_HALF / PARTS : unit % PER_HALF % 2;
+        return TOGETHER ? unit % PER_HALF / PARTS : unit % PER_HALF % 2;
     }
-    // The unit's first groups and their partners, counted in the part.
+    // The unit's first groups, counted in the part.
     __device__ static constexpr int first(int unit, int n) {
         return D == 16 ? 4 * side(unit) + 2 * n : D == 32 ? 4 * side(unit) + n : 2 * side(unit) + n;
     }
-    // Whether the next unit has other angles.
-    __device__ static constexpr bool turns_over(int unit) {
-        return D == 128 || (D == 64 && !SHARE) ? true : D == 64 ? unit % PARTS == PARTS - 1
-                                                                 : unit % PER_HALF == PER_HALF - 1;
-    }
     // Whether the unit is the last of what leaves together.
     __device__ static constexpr bool leaves(int unit) {
-        return SHARE ? unit % PER_HALF == PER_HALF - 1 : unit % 2 == 1;
+        return TOGETHER ? unit % PER_HALF == PER_HALF - 1 : unit % 2 == 1;
     }
 };
 
@@ -61,12 +59,13 @@ constexpr int QKV_PARTS = COLUMNS / 64, QKV_SLAB_BYTES = 64 * 64 * 2;
 typedef Shared<QKV_PARTS * QKV_SLAB_BYTES> GemmQkvShared;
 static_assert(sizeof(GemmQkvShared) == GEMM_QKV_SHARED_BYTES, "the host asks for as much");
 
-template <typename T, int D, class U = QkvUnits<D>, bool AFRESH = true> struct QkvConsumer {
+template <typename T, int D> struct QkvConsumer {
+    typedef QkvUnits<D> U;
     const GemmQkvParams &p;
     GemmQkvShared &shared;
     const int which, thread = threadIdx.x % WARPGROUP, lane = threadIdx.x % 32, t = lane % 4;
-    const uint32_t turned; // the columns before this one are those of queries and keys
-    uint32_t row, column;  // the tile's first row, and its first column or part
+    const uint32_t turned;   // the columns before this one are those of queries and keys
+    uint32_t row, column;    // the tile's first row, and its first column or part
     uint32_t angle_at[2][2]; // where the angles of this thread's rows begin, in pairs of angles
     float4 angles[U::ANGLES][2];
     uint32_t bias[2][4]; // of one unit, and of the next
@@ -189,19 +188,19 @@ template <typename T, int D, class U = QkvUnits<D>, bool AFRESH = true> struct Q
             uint32_t words[2][4];
             if (unit + 1 < U::COUNT) load_bias(unit + 1);
             results(words, sums[half], unit);
-            if (unit + 1 < U::COUNT && U::turns_over(unit)) load_angles(unit + 1);
-            if (U::SHARE && unit % U::PER_HALF == 0) {
+            if (unit + 1 < U::COUNT && (unit + 1) % U::SAME_ANGLES == 0) load_angles(unit + 1);
+            if (U::TOGETHER && unit % U::PER_HALF == 0) {
                 if (thread == 0) tma_store_wait_read<0>(); // all slabs are free
                 named_barrier_sync(1 + which, WARPGROUP);  // slabs
             }
             store(words, unit);
             if (U::leaves(unit)) {
                 fence_proxy_async();
-                if (!U::SHARE && thread == 0) tma_store_wait_read<QKV_PARTS - 2>(); // the next slab is free
+                if (!U::TOGETHER && thread == 0) tma_store_wait_read<QKV_PARTS - 2>(); // the next slab is free
                 named_barrier_sync(1 + which, WARPGROUP);
                 if (thread == 0) {
 #pragma unroll
-                    for (int n = U::SHARE ? 0 : part; n <= part; n++) leave(n, half);
+                    for (int n = U::TOGETHER ? 0 : part; n <= part; n++) leave(n, half);
                     tma_store_commit();
                 }
             }
@@ -210,25 +209,16 @@ template <typename T, int D, class U = QkvUnits<D>, bool AFRESH = true> struct Q
 
     __device__ __forceinline__ void consume(const Tiles &tiles, uint32_t steps) {
         Consumer<T, GemmQkvShared> consumer(shared, which, steps);
-        [[maybe_unused]] float kept[2][COLUMNS / 2];
-        if constexpr (!AFRESH) memset(kept, 0, sizeof kept);
         for (uint32_t tile = blockIdx.x + which * gridDim.x; tile < tiles.count; tile += CONSUMERS * gridDim.x) {
             uint32_t tile_row, tile_column;
             tiles.at(tile, tile_row, tile_column);
             begin(tile_row, tile_column);
-            if constexpr (AFRESH) {
-                float sums[2][COLUMNS / 2];
-                consumer.multiply_afresh(sums, [&] {
-                    load_angles(0);
-                    load_bias(0);
-                });
-                epilogue(sums);
-            } else {
-                consumer.multiply(kept);
+            float sums[2][COLUMNS / 2];
+            consumer.template multiply<true>(sums, [&] {
                 load_angles(0);
                 load_bias(0);
-                epilogue(kept);
-            }
+            });
+            epilogue(sums);
         }
         if (thread == 0) tma_store_wait_read<0>();
     }
@@ -240,8 +230,7 @@ template <typename T, int D, class U = QkvUnits<D>, bool AFRESH = true> struct Q
 
 #ifdef SM90A
 
-template <typename T, int D, class U = gemm90::QkvUnits<D>, bool AFRESH = true>
-__device__ __forceinline__ void gemm_qkv(const GemmQkvParams &p) {
+template <typename T, int D> __device__ __forceinline__ void gemm_qkv(const GemmQkvParams &p) {
     using namespace gemm90;
     DYN_SMEM(memory);
     auto &shared = *reinterpret_cast<GemmQkvShared *>(memory);
@@ -255,7 +244,7 @@ __device__ __forceinline__ void gemm_qkv(const GemmQkvParams &p) {
             produce(shared, tiles, steps,
                     [&](Step &to, uint32_t row, uint32_t column, int depth, uint64_t *barrier) {
                         tma_load_2d(to.rows, &p.from, depth, row * ROWS, barrier);
-                        if constexpr (U::APART) {
+                        if constexpr (QkvUnits<D>::APART) {
 #pragma unroll
                             for (int i = 0; i < 2 * QKV_PARTS; i++) {
                                 const uint32_t part = column * QKV_PARTS + i / 2;
@@ -272,7 +261,7 @@ __device__ __forceinline__ void gemm_qkv(const GemmQkvParams &p) {
         setmaxnreg_inc<240>();
         // A shuffle, so that the compiler knows it for the same in all lanes.
         const int warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / WARPGROUP, 0);
-        QkvConsumer<T, D, U, AFRESH>(p, shared, warpgroup - 1).consume(tiles, steps);
+        QkvConsumer<T, D>(p, shared, warpgroup - 1).consume(tiles, steps);
     }
 }
 

@@ -4,8 +4,8 @@
 use super::{Collector, ModelError, Parameters, Workspace, norm};
 use crate::architecture::ModelConfig;
 use crate::backend::{
-    Activation, AttentionSpec, Backend, BackendError, Builder, LinearKind, LinearPart, Norm, Pass,
-    Position, Role,
+    AttentionSpec, Backend, BackendError, Builder, LinearKind, LinearPart, Norm, Pass, Position,
+    Role,
 };
 use crate::batch::PackedBatch;
 use crate::weights::{F32Data, Weight};

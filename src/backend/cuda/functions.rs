@@ -6,11 +6,11 @@ use super::kernels;
 use super::launch::{
     GEMM_SHORT_THREADS, GEMM_SHORT_TILE, LOOP_THREADS, REPRESENT_MEAN_COLUMNS, REPRESENT_ROWS,
 };
-use super::qkv::Qkv;
 use super::params::{
     AddParams, AttentionParams, CastParams, EmbedParams, GatedGeluParams, GeluParams,
     GemmShortParams, LayerNormParams, RepresentParams, RotaryTableParams,
 };
+use super::qkv::Qkv;
 use crate::backend::{AttentionSpec, Position};
 use crate::dtype::DType;
 use crate::gpu::driver::{Context, DriverError, Function, Module, Stream};

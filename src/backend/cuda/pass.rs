@@ -7,11 +7,11 @@ use super::chains;
 use super::error::CudaError;
 use super::fused::{Fused, GemmGeluOperands};
 use super::memory::ALIGN;
-use super::qkv::QkvOperands;
 use super::params::{
     AddParams, AttentionParams, EmbedParams, GatedGeluParams, GeluParams, GemmShortParams,
     LayerNormParams, RepresentParams, RotaryTableParams,
 };
+use super::qkv::QkvOperands;
 use super::slot::InputLayout;
 use super::weights::ParameterId;
 use crate::backend::{Activation, BackendError, Norm, OutputKinds, Pass};
