@@ -1,8 +1,8 @@
-// The ladder of products with GELU on Hopper: variants of the kernel, the kernel itself, and
+// The ladder of products on Hopper (with GELU, with rotation, added to the residual): variants of the kernel, the kernel itself, and
 // cuBLASLt's best algorithm for the same product, by turns in one run, on random data, with inputs
 // that rotate beyond L2. Every variant is compared with f64 and with the kernel before it is timed.
 //
-//     nvcc -O2 -std=c++17 -I ../../kernels -gencode=arch=compute_90a,code=sm_90a ladder.cu -o ladder -ldl
+//     nvcc -O2 -std=c++17 -I ../../kernels/gemm -gencode=arch=compute_90a,code=sm_90a ladder.cu -o ladder -ldl
 //     ./ladder burst [SHAPE...]; ./ladder sustained SHAPE...
 //
 // cuBLASLt and NVML are found when it runs: names, numbers and layouts are those of cublasLt.h and

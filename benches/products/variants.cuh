@@ -1,5 +1,5 @@
 // Variants of the product with GELU for Hopper, as one template: what the ladder measures. The
-// kernel that was chosen is `kernels/gemm_gelu.cu`; this file shows what it was chosen from.
+// kernel that was chosen is `kernels/gemm/gemm_gelu.cu`; this file shows what it was chosen from.
 #pragma once
 
 #include <type_traits>

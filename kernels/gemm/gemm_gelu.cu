@@ -19,22 +19,22 @@
 // H200 (700 W) runs at up to 1.98 GHz, in a steady stream at 1.3 to 1.5 GHz, and then every
 // instruction of the epilogue costs time. Measured on an H200 with T = 33792 rows, f16, random data,
 // in TFLOP/s; "cuBLASLt" is the best of its algorithms for the same product with bias and without
-// GELU, in the same run; "before" is this kernel with tiles of 128 x 128 and six stages:
+// GELU, in the same run:
 //
-//     width x depth              burst: cuBLASLt   before   this   steady: cuBLASLt   before   this
-//      5120 x 1280                           735      634    708                617      530    589
-//     10240 x 2560                           776      672    754                632      561    626
-//     20480 x 5120                           767      676    748
-//      3072 x 768, gated                     687      643    709                573      536    593
-//      2560 x 640                            664      540    552
-//      1920 x 480                            586      465    483
-//      1280 x 320                            545      400    395
+//     width x depth              burst: cuBLASLt   this   steady: this
+//      5120 x 1280                           728    733            630
+//     10240 x 2560                           768    759            641
+//     20480 x 5120                           761    752            648
+//      3072 x 768, gated                     681    749            638
+//      2560 x 640                            629    584            492
+//      1920 x 480                            578    514
+//      1280 x 320                            538    423
 //
 // What was tried is in benches/results/2026-11-29-products-h200.md. In short: clusters of two with
 // multicast win 1 % at some shapes and lose 4 % at others; tiles of 128 x 256 that both consumers
 // share cannot hide the epilogue; a fifth stage wins less than the memory for results that it
-// takes; and sums whose registers are free during the epilogue make a faster epilogue (by 2 to 4 %
-// at depths up to 640), but it disturbs the products of the other consumer (3 % slower above).
+// takes; biases from shared memory instead of L2 win 1 to 12 %; and with those, sums whose registers
+// are free during the epilogue lose up to 2 %.
 #include "gemm90.cuh"
 #include "../common/kernel.cuh"
 #include "../common/number.cuh"

@@ -14,7 +14,18 @@
 // with a swizzle of 128 bytes. With heads of 128 they are 64 x 32 for `weight`, and 32 x 64 with a swizzle of
 // 64 for `to`.
 //
-// MEASURED
+// Bound and measured: bound by the tensor cores and the power limit of the card, and by bytes at depth
+// 320. On an H200, f16, T = 33792 rows, random data, in TFLOP/s; "cuBLASLt" is the best of its
+// algorithms for the same product with bias and without rotation, in the same run:
+//
+//     width x depth, heads of   burst: cuBLASLt   this   steady: cuBLASLt   this
+//        960 x 320, 16                      479    543                445    460
+//       1920 x 640, 32                      708    713                600    606
+//       3840 x 1280, 64                     751    776                608    645
+//       7680 x 2560, 64                     795    800                647    669
+//      15360 x 5120, 128                    791    786                667    667
+//
+// What was tried is in benches/results/2026-11-29-products-h200.md.
 #include "gemm_qkv.cuh"
 
 // The plain reference: one thread per output, in f64.
