@@ -141,12 +141,14 @@ def floor_ms(operation, among, tokens, keys, config, dtype, ceilings):
     dna, size = config["model_type"] == "bert", 4 if dtype == "f32" else 2
     # The product whose end is the activation: its outputs, and where it is an operation of its own.
     into, fused = (2 if dna else 1) * wide, {"product_gelu", "product_gated_gelu"}
+    qkv = 3 * d if "product_rotated" in among else 0  # that of queries, keys and values, where it is one of its own
     # A token: bytes, FLOPs. The weights are read once a batch, which is little against a batch's activations.
     bytes_, flops = {
         "embed": (4 * d, 0),
         # DNABERT's stands after the sum and writes both the stream and what the next product reads; in f32 those are one.
         "layer_norm": ((2 * layers + 1) * (8 if dtype == "f32" else 8 + size) * d if dna else 2 * layers * (4 + size) * d, 0),
-        "product": (0, layers * 2 * d * (4 * d + wide + (0 if fused & {*among} else into))),
+        "product": (0, layers * 2 * d * (4 * d - qkv + wide + (0 if fused & {*among} else into))),
+        "product_rotated": (0, layers * 2 * d * qkv),
         "product_gelu": (0, layers * 2 * d * into),
         "product_gated_gelu": (0, layers * 2 * d * into),
         "gelu": (layers * 2 * size * wide, 0),

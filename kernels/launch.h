@@ -50,11 +50,17 @@
 // together, so that the rows of both operands are still in L2 when they are read again.
 #define GEMM_GELU_BAND_BYTES (10 << 20)
 // Dynamic shared memory: the stages of both operands, the slabs, and the barriers: two per stage and
-// one per consumer.
-#define GEMM_GELU_SHARED_BYTES                                                  \
+// one per consumer; for gemm_gelu also the biases of a tile per consumer.
+#define GEMM90_SHARED_BYTES                                                  \
     (GEMM90_STAGES * (GEMM90_ROWS + GEMM90_COLUMNS) * GEMM90_STEP * 2 +         \
      GEMM90_CONSUMERS * GEMM_GELU_SLABS * GEMM_GELU_SLAB_ROWS * GEMM_GELU_SLAB_COLUMNS * 2 + \
      (2 * GEMM90_STAGES + GEMM90_CONSUMERS) * 8)
+#define GEMM_GELU_SHARED_BYTES (GEMM90_SHARED_BYTES + GEMM90_CONSUMERS * GEMM90_COLUMNS * 2)
+
+// ---- gemm_qkv
+
+// Dynamic shared memory: its slabs take as much as those of gemm_gelu.
+#define GEMM_QKV_SHARED_BYTES GEMM90_SHARED_BYTES
 
 // ---- Attention by mma.sync
 

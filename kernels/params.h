@@ -196,4 +196,35 @@ typedef struct GemmGeluReferenceParams {
 } GemmGeluReferenceParams;
 PARAMS_SIZE(GemmGeluReferenceParams, 48);
 
+// Kernels `gemm_qkv_T_D`. The boxes of the maps, and the launch: `gemm_qkv.cu`.
+typedef struct GemmQkvParams {
+    TensorMap from;     // T [rows, depth]
+    TensorMap weight;   // T [width, depth]: queries, keys and values, `width` / 3 rows each
+    TensorMap to;       // T [rows, width]
+    uint64_t bias;      // T, one a row of `weight`, aligned to 4; 0: none
+    uint64_t positions; // u32 [rows]: of each row in its sequence
+    uint64_t rotary;    // f32 [positions, D / 2, 2], `rotary_table`'s; 0: nothing is rotated
+    uint32_t rows;
+    uint32_t width;     // 3 * heads * D
+    uint32_t depth;     // a multiple of 8
+    uint32_t band;      // tiles one above the other that are worked on at a time, at least 1
+    uint64_t padding[3];
+} GemmQkvParams;
+PARAMS_SIZE(GemmQkvParams, 448);
+
+// Kernels `gemm_qkv_T_reference`.
+typedef struct GemmQkvReferenceParams {
+    uint64_t from;
+    uint64_t weight;
+    uint64_t bias;
+    uint64_t positions;
+    uint64_t rotary;
+    uint64_t to;
+    uint32_t rows;
+    uint32_t width;
+    uint32_t depth;
+    uint32_t head_dim;
+} GemmQkvReferenceParams;
+PARAMS_SIZE(GemmQkvReferenceParams, 64);
+
 #endif

@@ -1,8 +1,8 @@
-// The ladder of products with GELU on Hopper: variants of the kernel, the kernel itself, and
+// The ladder of products on Hopper (with GELU, with rotation, added to the residual): variants of the kernel, the kernel itself, and
 // cuBLASLt's best algorithm for the same product, by turns in one run, on random data, with inputs
 // that rotate beyond L2. Every variant is compared with f64 and with the kernel before it is timed.
 //
-//     nvcc -O2 -std=c++17 -I ../../kernels -gencode=arch=compute_90a,code=sm_90a ladder.cu -o ladder -ldl
+//     nvcc -O2 -std=c++17 -I ../../kernels/gemm -gencode=arch=compute_90a,code=sm_90a ladder.cu -o ladder -ldl
 //     ./ladder burst [SHAPE...]; ./ladder sustained SHAPE...
 //
 // cuBLASLt and NVML are found when it runs: names, numbers and layouts are those of cublasLt.h and
@@ -184,6 +184,7 @@ struct Shape {
     const char *name;
     uint32_t rows, width, depth;
     Kind kind;
+    uint32_t head_dim = 64; // of what is rotated
     bool gated() const { return kind == Kind::Gated; }
     uint32_t outputs() const { return width * (gated() ? 2 : 1); }
 };
@@ -191,8 +192,10 @@ const Shape SHAPES[] = {
     {"650M", 33792, 5120, 1280, Kind::Gelu},         {"3B", 33792, 10240, 2560, Kind::Gelu},
     {"DNABERT-S", 33792, 3072, 768, Kind::Gated},    {"15B", 33792, 20480, 5120, Kind::Gelu},
     {"150M", 33792, 2560, 640, Kind::Gelu},          {"35M", 33792, 1920, 480, Kind::Gelu},
-    {"8M", 33792, 1280, 320, Kind::Gelu},          {"650M-qkv", 33792, 3840, 1280, Kind::Rotate},
-    {"3B-qkv", 33792, 7680, 2560, Kind::Rotate},     {"650M-out", 33792, 1280, 1280, Kind::Residual},
+    {"8M", 33792, 1280, 320, Kind::Gelu},            {"8M-qkv", 33792, 960, 320, Kind::Rotate, 16},
+    {"150M-qkv", 33792, 1920, 640, Kind::Rotate, 32}, {"650M-qkv", 33792, 3840, 1280, Kind::Rotate},
+    {"3B-qkv", 33792, 7680, 2560, Kind::Rotate},     {"15B-qkv", 33792, 15360, 5120, Kind::Rotate, 128},
+    {"650M-out", 33792, 1280, 1280, Kind::Residual},
     {"650M-fc2", 33792, 1280, 5120, Kind::Residual}, {"3B-out", 33792, 2560, 2560, Kind::Residual},
     {"3B-fc2", 33792, 2560, 10240, Kind::Residual},  {"DNABERT-S-out", 33792, 768, 768, Kind::Residual},
     {"DNABERT-S-fc2", 33792, 768, 3072, Kind::Residual},
@@ -203,20 +206,21 @@ struct Data {
     Shape shape;
     T *from[SETS], *weight[SETS], *to[SETS], *bias; // `bias` is long enough to be read as f32
     uint32_t *positions;
-    float4 *angles;
+    float2 *angles;
     explicit Data(const Shape &s) : shape(s) {
         const uint64_t out = s.outputs();
         std::vector<uint32_t> at(s.rows);
-        std::vector<float4> angle(350 * 16);
+        const int half = s.head_dim / 2;
+        std::vector<float2> angle(350 * half);
         for (uint32_t i = 0; i < s.rows; i++) at[i] = i % 350;
-        for (int i = 0; i < 350 * 16; i++) {
-            const double a = i / 16 * pow(10000, -(i % 16 * 2) / 32.0), b = i / 16 * pow(10000, -(i % 16 * 2 + 1) / 32.0);
-            angle[i] = make_float4(cos(a), sin(a), cos(b), sin(b));
+        for (int i = 0; i < 350 * half; i++) {
+            const double a = i / half * pow(10000, -(i % half) / double(half));
+            angle[i] = make_float2(cos(a), sin(a));
         }
         CHECK(cudaMalloc(&positions, at.size() * 4));
-        CHECK(cudaMalloc(&angles, angle.size() * 16));
+        CHECK(cudaMalloc(&angles, angle.size() * 8));
         CHECK(cudaMemcpy(positions, at.data(), at.size() * 4, cudaMemcpyHostToDevice));
-        CHECK(cudaMemcpy(angles, angle.data(), angle.size() * 16, cudaMemcpyHostToDevice));
+        CHECK(cudaMemcpy(angles, angle.data(), angle.size() * 8, cudaMemcpyHostToDevice));
         for (int i = 0; i < SETS; i++) {
             CHECK(cudaMalloc(&from[i], uint64_t(s.rows) * s.depth * 2));
             CHECK(cudaMalloc(&weight[i], out * s.depth * 2));
@@ -251,7 +255,6 @@ template <class V> void add(std::vector<Runner> &all, Data &data, const char *na
     constexpr Epilogue E = V::EPILOGUE;
     if (s.kind == Kind::Residual ? E != Epilogue::Residual
                                  : E == Epilogue::Residual || s.gated() != (E == Epilogue::Gated) ||
-                                       (E == Epilogue::Rotate && s.kind != Kind::Rotate) ||
                                        (E == Epilogue::Gelu && s.kind != Kind::Gelu))
         return;
     CHECK(cudaFuncSetAttribute(product<V>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(typename V::Shared)));
@@ -260,7 +263,7 @@ template <class V> void add(std::vector<Runner> &all, Data &data, const char *na
         params[i] = {map(data.from[i], s.rows, s.depth, V::ROWS / 2, 64),
                      map(data.weight[i], s.outputs(), s.depth, V::COLUMNS / 2, 64),
                      map(data.to[i], s.rows, s.width, 64, V::SLAB_COLUMNS, E == Epilogue::Residual),
-                     data.bias, data.positions, data.angles, s.rows, s.width, s.depth, uint32_t(band)};
+                     data.bias, s.rows, s.width, s.depth, uint32_t(band)};
     auto run = [params](int set) {
         cudaLaunchConfig_t config = {};
         config.gridDim = dim3(multiprocessors / V::CLUSTER * V::CLUSTER);
@@ -276,24 +279,29 @@ template <class V> void add(std::vector<Runner> &all, Data &data, const char *na
     all.push_back({std::string(name) + " band " + std::to_string(band), int(E), true, run});
 }
 
-void add_kernel(std::vector<Runner> &all, Data &data, int band) {
+// The band that the program takes.
+uint32_t own_band(const Shape &s) {
+    return std::max(1u, std::min(32u, uint32_t(GEMM_GELU_BAND_BYTES / (GEMM90_ROWS * s.depth * 2))));
+}
+
+template <bool GATED>
+void add_gelu(std::vector<Runner> &all, Data &data, const char *name, void (*kernel)(GemmGeluParams)) {
     const Shape &s = data.shape;
-    if (s.kind != Kind::Gelu && s.kind != Kind::Gated) return;
+    if (s.kind != (GATED ? Kind::Gated : Kind::Gelu)) return;
     std::vector<GemmGeluParams> params(SETS);
     for (int i = 0; i < SETS; i++) {
         GemmGeluParams &p = params[i];
         memset(&p, 0, sizeof p);
         p.from = map(data.from[i], s.rows, s.depth, 128, 64);
         p.weight = map(data.weight[i], s.outputs(), s.depth, 96, 64);
-        p.to = map(data.to[i], s.rows, s.width, 64, s.gated() ? 32 : 64);
+        p.to = map(data.to[i], s.rows, s.width, 64, GATED ? 32 : 64);
         p.bias = reinterpret_cast<uint64_t>(data.bias);
-        p.rows = s.rows, p.width = s.width, p.depth = s.depth, p.band = band;
+        p.rows = s.rows, p.width = s.width, p.depth = s.depth, p.band = own_band(s);
     }
-    const int bytes = 213072;
-    auto kernel = s.gated() ? gemm_gelu_gated_f16 : gemm_gelu_f16;
+    const int bytes = GEMM_GELU_SHARED_BYTES;
     CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    all.push_back({"kernel band " + std::to_string(band), int(s.gated() ? Epilogue::Gated : Epilogue::Gelu), true,
-                   [=](int set) { kernel<<<multiprocessors, 384, bytes>>>(params[set]); }});
+    all.push_back({name, int(GATED ? Epilogue::Gated : Epilogue::Gelu), true,
+                   [=](int set) { kernel<<<multiprocessors, GEMM90_THREADS, bytes>>>(params[set]); }});
 }
 
 void add_cublaslt(std::vector<Runner> &all, Data &data, int epilogue, const char *name) {
@@ -325,6 +333,32 @@ void add_cublaslt(std::vector<Runner> &all, Data &data, int epilogue, const char
                    }});
 }
 
+// The product of queries, keys and values, rotated and with its bias alone.
+template <int D> void add_qkv(std::vector<Runner> &all, Data &data) {
+    const Shape &s = data.shape;
+    if (s.kind != Kind::Rotate || s.head_dim != D) return;
+    void (*const kernel)(GemmQkvParams) =
+        D == 16 ? gemm_qkv_f16_16 : D == 32 ? gemm_qkv_f16_32 : D == 64 ? gemm_qkv_f16_64 : gemm_qkv_f16_128;
+    const int bytes = GEMM_QKV_SHARED_BYTES;
+    CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    for (const bool rotated : {false, true}) {
+        std::vector<GemmQkvParams> params(SETS);
+        for (int i = 0; i < SETS; i++) {
+            GemmQkvParams &p = params[i];
+            memset(&p, 0, sizeof p);
+            p.from = map(data.from[i], s.rows, s.depth, 128, 64);
+            p.weight = map(data.weight[i], s.width, s.depth, D == 128 ? 32 : 96, 64);
+            p.to = map(data.to[i], s.rows, s.width, 64, D == 128 ? 32 : 64);
+            p.bias = reinterpret_cast<uint64_t>(data.bias);
+            p.positions = reinterpret_cast<uint64_t>(data.positions);
+            p.rotary = rotated ? reinterpret_cast<uint64_t>(data.angles) : 0;
+            p.rows = s.rows, p.width = s.width, p.depth = s.depth, p.band = own_band(s);
+        }
+        all.push_back({rotated ? "qkv, rotated" : "qkv, bias", int(rotated ? Epilogue::Rotate : Epilogue::Bias), true,
+                       [=](int set) { kernel<<<multiprocessors, GEMM90_THREADS, bytes>>>(params[set]); }});
+    }
+}
+
 #include "list.cuh"
 
 // The product in f64, [rows, outputs].
@@ -347,9 +381,9 @@ void finish(std::vector<double> &to, const double *x, const Shape &s, int epilog
         if (epilogue == int(Epilogue::Gelu)) v = gelu(v);
         if (epilogue == int(Epilogue::Gated)) v = gelu(v) * x[s.width + c];
         if (epilogue == int(Epilogue::Rotate) && c < s.width / 3 * 2) {
-            const uint32_t i = c % 32;
-            const double a = row % 350 * pow(10000, -double(i) / 32.0);
-            v = c % 64 < 32 ? x[c] * cos(a) - x[c + 32] * sin(a) : x[c] * cos(a) + x[c - 32] * sin(a);
+            const uint32_t half = s.head_dim / 2, i = c % half;
+            const double a = row % 350 * pow(10000, -double(i) / half);
+            v = c % s.head_dim < half ? x[c] * cos(a) - x[c + half] * sin(a) : x[c] * cos(a) + x[c - half] * sin(a);
         }
         to.push_back(v);
     }
@@ -432,7 +466,8 @@ int main(int count, char **arguments) {
         std::vector<Runner> every, all;
         add_cublaslt(every, data, 4, "cuBLASLt, bias");
         if (shape.kind == Kind::Gelu) add_cublaslt(every, data, 36, "cuBLASLt, bias, GELU by tanh");
-        for (int band : {8, 16, 32}) add_kernel(every, data, band);
+        add_gelu<false>(every, data, "kernel", gemm_gelu_f16);
+        add_gelu<true>(every, data, "kernel", gemm_gelu_gated_f16);
         add_all(every, data);
         for (Runner &r : every) {
             bool in = !only;

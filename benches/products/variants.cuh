@@ -1,8 +1,11 @@
 // Variants of the product with GELU for Hopper, as one template: what the ladder measures. The
-// kernel that was chosen is `kernels/gemm_gelu.cu`; this file shows what it was chosen from.
+// kernel that was chosen is `kernels/gemm/gemm_gelu.cu`; this file shows what it was chosen from.
 #pragma once
 
+#include <type_traits>
+
 #include "gemm_gelu.cu"
+#include "gemm_qkv.cu"
 
 namespace variants {
 
@@ -12,15 +15,12 @@ enum class Plan {
 };
 // What the two blocks of a cluster have in common, and load half each.
 enum class Common { Nothing, Weight, Rows };
-// Residual: adds to an f32 matrix, by tensor copies that add. Rotate: turns the first two thirds of
-// the columns, heads of 64, by the angles of each row's position.
+// Residual: adds to an f32 matrix, by tensor copies that add. Rotate: gemm_qkv.cuh alone.
 enum class Epilogue { Bias, Gelu, Gated, Residual, Rotate };
 
 struct Params {
     TensorMap from, weight, to;
     const void *bias;
-    const uint32_t *positions; // by row
-    const float4 *angles;      // [positions, 16]: cos, sin of columns 2 i and 2 i + 1
     uint32_t rows, width, depth, band;
 };
 
@@ -110,13 +110,13 @@ template <class V> struct Order {
 template <class V>
 __device__ __forceinline__ void produce(const Params &p, typename V::Shared &shared, const Order<V> &order,
                                         uint32_t steps) {
-    gemm90::Place<V::STAGES> place;
+    RingCursor<V::STAGES> place;
     const uint32_t second = V::EPILOGUE == Epilogue::Gated ? p.width : V::COLUMNS / 2;
     for (uint32_t tile = order.first(); tile < order.count; tile += order.stride()) {
         uint32_t row, column;
         order.at(tile, row, column);
         for (uint32_t step = 0; step < steps; step++, place.next()) {
-            mbar_wait(&shared.empty[place.stage], place.parity ^ 1);
+            mbar_wait(&shared.empty[place.stage], place.phase ^ 1);
             uint64_t *full = &shared.full[place.stage];
             mbar_expect_tx(full, V::ROW_BYTES + V::COLUMN_BYTES);
             unsigned char *rows = shared.steps[place.stage], *weight = rows + V::ROW_BYTES;
@@ -159,22 +159,23 @@ __device__ __forceinline__ void consume(const Params &p, typename V::Shared &sha
     const int which = threadIdx.x / 128 - 1, thread = threadIdx.x % 128;
     const int slab_row = thread / 32 * 16 + thread % 16, side = thread % 32 / 16;
     const int swizzle = V::SLAB_COLUMNS == 64 ? slab_row % 8 : slab_row / 2 % 4;
-    gemm90::Place<V::STAGES> place;
+    RingCursor<V::STAGES> place;
     typedef float Sums[V::HALVES][V::COLUMNS / 2];
     [[maybe_unused]] Sums kept = {};
     uint32_t tiles_done = 0, tile = order.first() + (PING_PONG ? which * order.stride() : 0);
     if (PING_PONG && which == 1) place.skip(steps);
     while (tile < order.count) {
         uint32_t row, column;
-        Sums fresh = {};
+        Sums fresh;
         Sums &sums = V::KEPT ? kept : fresh;
         if (PING_PONG) {
             mbar_wait(&shared.turn[which], which == 0 ? ~tiles_done & 1 : tiles_done & 1);
             tiles_done++;
         }
         uint64_t *last = nullptr;
-        for (uint32_t step = 0; step < steps; step++) {
-            mbar_wait(&shared.full[place.stage], place.parity);
+        // Where registers are not kept, the compiler knows that the first product replaces the sums.
+        const auto one = [&](auto first, uint32_t step) {
+            mbar_wait(&shared.full[place.stage], place.phase);
             const unsigned char *at = shared.steps[place.stage];
             const uint64_t rows = wg_desc(at + (PING_PONG ? 0 : which * V::HALVES * 8192), 0, 1024);
             const uint64_t weight = wg_desc(at + V::ROW_BYTES, 0, 1024);
@@ -184,7 +185,7 @@ __device__ __forceinline__ void consume(const Params &p, typename V::Shared &sha
 #pragma unroll
                 for (int half = 0; half < V::HALVES; half++)
                     wgmma_ss<T, V::COLUMNS, 0>(sums[half], rows + half * 512 + k * 2, weight + k * 2,
-                                               step > 0 || k > 0);
+                                               decltype(first)::value ? k > 0 : !V::KEPT || step > 0 || k > 0);
             wg_commit();
             if (step == 0) order.at(tile, row, column);
             wg_wait<1>();
@@ -192,19 +193,15 @@ __device__ __forceinline__ void consume(const Params &p, typename V::Shared &sha
             if (step > 0) release<V>(last);
             last = &shared.empty[place.stage];
             place.next();
-        }
+        };
+        one(std::integral_constant<int, V::KEPT ? 0 : 1>(), 0);
+        for (uint32_t step = 1; step < steps; step++) one(std::integral_constant<int, 0>(), step);
         wg_wait<0>();
         release<V>(last);
         if (PING_PONG) place.skip(steps);
         tile += (PING_PONG ? 2 : 1) * order.stride();
         if (!PING_PONG) row += which * 64 * V::HALVES;
         int slabs = 0;
-        [[maybe_unused]] uint32_t position[2 * V::HALVES];
-        if constexpr (V::EPILOGUE == Epilogue::Rotate) {
-#pragma unroll
-            for (int i = 0; i < 2 * V::HALVES; i++)
-                position[i] = p.positions[min(row + thread / 32 * 16 + thread % 32 / 4 + 8 * i + (i / 2) * 48, p.rows - 1)] * 16;
-        }
 #pragma unroll
         for (int part = 0; part < PARTS; part++) {
             // Loads once per part, for both halves.
@@ -235,34 +232,6 @@ __device__ __forceinline__ void consume(const Params &p, typename V::Shared &sha
                             *reinterpret_cast<float2 *>(slab + r * 128 + (unit ^ r % 8) * 16 + thread % 2 * 8) =
                                 make_float2(s[0] + gemm90::of_pair<T>(gate[g], 0), s[1] + gemm90::of_pair<T>(gate[g], 1));
                         }
-                } else if constexpr (V::EPILOGUE == Epilogue::Rotate) {
-                    const bool turn = column + part * 64 < p.width / 3 * 2;
-#pragma unroll
-                    for (int pair = 0; pair < 2; pair++) {
-                        float x[16]; // columns of the head's first half, and of its second
-                        const float *s = &sums[half][4 * (part * PART_GROUPS + 2 * pair)];
-#pragma unroll
-                        for (int i = 0; i < 16; i++)
-                            x[i] = s[i % 8 + i / 8 * 16] +
-                                   gemm90::of_pair<T>(gate[2 * pair + i / 8 * 4 + i % 8 / 4], i % 2);
-                        if (turn) {
-#pragma unroll
-                            for (int i = 0; i < 8; i += 2) { // by group, row
-                                const float4 angle = __ldg(p.angles + position[2 * half + i / 2 % 2] +
-                                                           4 * (2 * pair + i / 4) + thread % 4);
-                                const float a = x[i], b = x[i + 8], c = x[i + 1], d = x[i + 9];
-                                x[i] = a * angle.x - b * angle.y, x[i + 8] = b * angle.x + a * angle.y;
-                                x[i + 1] = c * angle.z - d * angle.w, x[i + 9] = d * angle.z + c * angle.w;
-                            }
-                        }
-#pragma unroll
-                        for (int high = 0; high < 2; high++) {
-                            uint32_t words[4];
-#pragma unroll
-                            for (int i = 0; i < 4; i++) words[i] = pack2<T>(x[8 * high + 2 * i], x[8 * high + 2 * i + 1]);
-                            stmatrix_x4(words, slab + slab_row * 128 + ((2 * pair + 4 * high + side) ^ swizzle) * 16);
-                        }
-                    }
                 } else
 #pragma unroll
                 for (int pair = 0; pair < PART_GROUPS / 2; pair++) {

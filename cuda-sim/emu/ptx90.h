@@ -46,6 +46,9 @@ static inline void mbar_wait(uint64_t *barrier, int parity) { emu::mbar_wait(bar
 static inline bool mbar_test(uint64_t *barrier, int parity) { return emu::mbar_test(barrier, parity); }
 static inline void fence_proxy_async() { emu::fence_proxy_async(); }
 
+static inline uint32_t load_now(const uint32_t *from) { return *from; }
+static inline float4 load_now(const float4 *from) { return *from; }
+
 static inline void tma_prefetch(const void *map) { emu::tma_prefetch(map); }
 static inline void tma_load_2d(void *to, const void *map, int c0, int c1, uint64_t *barrier) {
     const int coordinates[2] = {c0, c1};

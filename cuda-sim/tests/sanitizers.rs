@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The kernel files whose kernels have cases in `emu/race/cases.cpp`.
-const KERNELS: [&str; 13] = [
+const KERNELS: [&str; 14] = [
     "tests/kernels/planted.cu",
     "../kernels/conformance.cu",
     "../kernels/norm/layer_norm.cu",
@@ -20,11 +20,12 @@ const KERNELS: [&str; 13] = [
     "../kernels/attention/instances/attention90_128.cu",
     "../kernels/attention/rotate_keys.cu",
     "../kernels/gemm/gemm_gelu.cu",
+    "../kernels/gemm/gemm_qkv.cu",
     "../kernels/gemm/gemm_short.cu",
 ];
 
 /// Cases without a mistake.
-const CLEAN: [&str; 26] = [
+const CLEAN: [&str; 29] = [
     "reverse",
     "copy",
     "pipeline",
@@ -50,6 +51,9 @@ const CLEAN: [&str; 26] = [
     "rotate_keys",
     "gemm_gelu",
     "gemm_gelu_gated",
+    "gemm_qkv_16",
+    "gemm_qkv_64",
+    "gemm_qkv_128",
     "gemm_short",
 ];
 

@@ -69,6 +69,22 @@ __device__ __forceinline__ bool mbar_test(uint64_t *barrier, int parity) {
 // What this thread wrote to shared memory is seen by tensor copies and wgmma that come after it, and after a barrier.
 __device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+// ---- Loads of what no kernel of the launch writes, which begin where they stand: the compiler may move other loads to
+// where their values are used.
+
+__device__ __forceinline__ uint32_t load_now(const uint32_t *from) {
+    uint32_t to;
+    asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(to) : "l"(from));
+    return to;
+}
+__device__ __forceinline__ float4 load_now(const float4 *from) {
+    float4 to;
+    asm volatile("ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(to.x), "=f"(to.y), "=f"(to.z), "=f"(to.w)
+                 : "l"(from));
+    return to;
+}
+
 // ---- Tensor copies. `map` is a tensor map in a kernel's parameters (or in global memory), aligned to 64.
 
 __device__ __forceinline__ void tma_prefetch(const void *map) {

@@ -17,6 +17,7 @@
 // the rows beside it.
 #pragma once
 
+#include "../common/number.cuh"
 #include "../common/ptx90.cuh"
 #include "../common/ring.cuh"
 #include "../launch.h"
@@ -90,6 +91,16 @@ __device__ __forceinline__ void produce(S &shared, const Tiles &tiles, uint32_t 
     }
 }
 
+// Returns element `i` of a pair in a register.
+template <typename T> __device__ __forceinline__ float of_pair(uint32_t pair, int i);
+template <> __device__ __forceinline__ float of_pair<__half>(uint32_t pair, int i) {
+    const uint16_t bits = uint16_t(pair >> (16 * i));
+    return __half2float(*reinterpret_cast<const __half *>(&bits));
+}
+template <> __device__ __forceinline__ float of_pair<__nv_bfloat16>(uint32_t pair, int i) {
+    return __uint_as_float(i ? pair & 0xffff0000 : pair << 16);
+}
+
 // A consumer, 0 or 1.
 template <typename T, class S> struct Consumer {
     S &shared;
@@ -108,37 +119,65 @@ template <typename T, class S> struct Consumer {
         if (threadIdx.x % 32 == 0) mbar_arrive(barrier);
     }
 
-    // Computes the sums of this consumer's next tile: rows 0 to 63, and rows 64 to 127.
-    __device__ __forceinline__ void multiply(float (&sums)[2][COLUMNS / 2]) {
+    // Computes the sums of this consumer's next tile: rows 0 to 63, and rows 64 to 127. While the
+    // last products run, `meanwhile()` may prepare the epilogue.
+    //
+    // AFRESH: the compiler knows that the first product replaces the sums, so an epilogue gets the
+    // registers of those sums that it has read. Otherwise the product is told so at run time: then
+    // the registers stay those of the sums from one tile to the next, and an epilogue has some 40.
+    template <bool AFRESH, class Meanwhile>
+    __device__ __forceinline__ void multiply(float (&sums)[2][COLUMNS / 2], Meanwhile meanwhile) {
+        wait_for_turn();
+        uint64_t *last = nullptr;
+        uint32_t step = 0;
+        if constexpr (AFRESH) {
+            begin_step(sums, [](int k) { return k > 0; });
+            end_step(step++, last);
+        }
+        for (; step < steps; step++) {
+            begin_step(sums, [&](int k) { return AFRESH || step > 0 || k > 0; });
+            end_step(step, last);
+        }
+        meanwhile();
+        wg_wait<0>();
+        arrive(last);
+        cursor.skip(steps); // the steps of the other consumer's tile
+    }
+
+  private:
+    __device__ __forceinline__ void wait_for_turn() {
         // This wait is needed for correctness, too: a barrier distinguishes only two phases, and
         // before the last step of the other consumer has come, the first step of this one may be
         // further ahead.
         mbar_wait(&shared.turn[which], which == 0 ? ~tiles_done & 1 : tiles_done & 1);
         tiles_done++;
-        uint64_t *last = nullptr;
-        for (uint32_t step = 0; step < steps; step++) {
-            mbar_wait(&shared.full[cursor.stage], cursor.phase);
-            const uint64_t rows = wg_desc(shared.steps[cursor.stage].rows, 0, 1024);
-            const uint64_t weight = wg_desc(shared.steps[cursor.stage].weight, 0, 1024);
-            wg_fence();
+    }
+
+    // Begins the products of the next step. `adds(k)` says whether product k of the step adds to
+    // the sums, or replaces them.
+    template <class Adds>
+    __device__ __forceinline__ void begin_step(float (&sums)[2][COLUMNS / 2], Adds adds) {
+        mbar_wait(&shared.full[cursor.stage], cursor.phase);
+        const uint64_t rows = wg_desc(shared.steps[cursor.stage].rows, 0, 1024);
+        const uint64_t weight = wg_desc(shared.steps[cursor.stage].weight, 0, 1024);
+        wg_fence();
 #pragma unroll
-            for (int k = 0; k < STEP / 16; k++)
+        for (int k = 0; k < STEP / 16; k++)
 #pragma unroll
-                for (int half = 0; half < 2; half++) // descriptors count units of 16 bytes
-                    wgmma_ss<T, COLUMNS, 0>(sums[half], rows + half * (sizeof(Step::rows[0]) / 16) + k * 2,
-                                            weight + k * 2, step > 0 || k > 0);
-            wg_commit();
-            wg_wait<1>();
-            // The last step is still running: the other consumer's first step follows it without a
-            // gap.
-            if (step + 1 == steps) arrive(&shared.turn[which ^ 1]);
-            if (step > 0) arrive(last);
-            last = &shared.empty[cursor.stage];
-            cursor.next();
-        }
-        wg_wait<0>();
-        arrive(last);
-        cursor.skip(steps); // the steps of the other consumer's tile
+            for (int half = 0; half < 2; half++) // descriptors count units of 16 bytes
+                wgmma_ss<T, COLUMNS, 0>(sums[half], rows + half * (sizeof(Step::rows[0]) / 16) + k * 2,
+                                        weight + k * 2, adds(k));
+        wg_commit();
+    }
+
+    // Waits until the products of the step before this one are done, and releases its stage.
+    __device__ __forceinline__ void end_step(uint32_t step, uint64_t *&last) {
+        wg_wait<1>();
+        // The last step is still running: the other consumer's first step follows it without a gap.
+        if (step + 1 == steps) arrive(&shared.turn[which ^ 1]);
+        if (step > 0) arrive(last);
+        last = &shared.empty[cursor.stage];
+        cursor.next();
     }
 };
 

@@ -19,26 +19,27 @@
 // H200 (700 W) runs at up to 1.98 GHz, in a steady stream at 1.3 to 1.5 GHz, and then every
 // instruction of the epilogue costs time. Measured on an H200 with T = 33792 rows, f16, random data,
 // in TFLOP/s; "cuBLASLt" is the best of its algorithms for the same product with bias and without
-// GELU, in the same run; "before" is this kernel with tiles of 128 x 128 and six stages:
+// GELU, in the same run:
 //
-//     width x depth              burst: cuBLASLt   before   this   steady: cuBLASLt   before   this
-//      5120 x 1280                           735      634    708                617      530    589
-//     10240 x 2560                           776      672    754                632      561    626
-//     20480 x 5120                           767      676    748
-//      3072 x 768, gated                     687      643    709                573      536    593
-//      2560 x 640                            664      540    552
-//      1920 x 480                            586      465    483
-//      1280 x 320                            545      400    395
+//     width x depth              burst: cuBLASLt   this   steady: this
+//      5120 x 1280                           728    733            630
+//     10240 x 2560                           768    759            641
+//     20480 x 5120                           761    752            648
+//      3072 x 768, gated                     681    749            638
+//      2560 x 640                            629    584            492
+//      1920 x 480                            578    514
+//      1280 x 320                            538    423
 //
 // What was tried is in benches/results/2026-11-29-products-h200.md. In short: clusters of two with
 // multicast win 1 % at some shapes and lose 4 % at others; tiles of 128 x 256 that both consumers
 // share cannot hide the epilogue; a fifth stage wins less than the memory for results that it
-// takes; and sums whose registers are free during the epilogue make a faster epilogue (by 2 to 4 %
-// at depths up to 640), but it disturbs the products of the other consumer (3 % slower above).
+// takes; biases from shared memory instead of L2 win 1 to 12 %; and with those, sums whose registers
+// are free during the epilogue lose up to 2 %.
 #include "gemm90.cuh"
 #include "../common/kernel.cuh"
 #include "../common/number.cuh"
 #include "../params.h"
+#include "../common/vector.cuh"
 
 #ifdef SM90A
 
@@ -52,7 +53,11 @@ template <bool GATED> struct Slab {
     static constexpr int COUNT = GEMM_GELU_SLABS * (GATED ? 2 : 1);
     static constexpr int PITCH = COLUMNS * 2, BYTES = ROWS * PITCH;
 };
-typedef Shared<Slab<false>::COUNT * Slab<false>::BYTES> GemmGeluShared;
+struct GemmGeluShared : Shared<Slab<false>::COUNT * Slab<false>::BYTES> {
+    // Biases of a consumer's tile, two columns each. Loads from L2 that stand between two fences
+    // would make the epilogue longer by half.
+    uint32_t bias[CONSUMERS][COLUMNS / 2];
+};
 static_assert(sizeof(GemmGeluShared) == GEMM_GELU_SHARED_BYTES, "the host asks for as much");
 static_assert(Slab<true>::COUNT * Slab<true>::BYTES == sizeof(GemmGeluShared::staging[0]));
 static_assert(Slab<false>::ROWS == Step::HALF_ROWS);
@@ -79,43 +84,24 @@ template <int N> __device__ __forceinline__ void gelu_of_twice(float (&z)[N]) {
     for (int n = 0; n < N; n++) z[n] = fmaf(-fabsf(z[n]), exp2_approx(q[n]), z[n] + fabsf(z[n]));
 }
 
-// Returns element `i` of a pair in a register.
-template <typename T> __device__ __forceinline__ float of_pair(uint32_t pair, int i);
-template <> __device__ __forceinline__ float of_pair<__half>(uint32_t pair, int i) {
-    const uint16_t bits = uint16_t(pair >> (16 * i));
-    return __half2float(*reinterpret_cast<const __half *>(&bits));
-}
-template <> __device__ __forceinline__ float of_pair<__nv_bfloat16>(uint32_t pair, int i) {
-    return __uint_as_float(i ? pair & 0xffff0000 : pair << 16);
-}
-
 // The columns of a tile form groups of 8, as in wgmma's sums: a thread has two columns of each
 // group. The gated form has the gates in the first half of the groups, and what they multiply in
 // the second.
 constexpr int GROUPS = COLUMNS / 8;
 
-// Loads this thread's two biases for each of some groups of outputs, which begin at `column`. A
-// group of 8 columns lies in the matrix or outside of it as a whole.
-template <int N>
-__device__ __forceinline__ void load_bias(uint32_t (&bias)[N], const GemmGeluParams &p, uint64_t column,
-                                          uint64_t first) {
-    const auto *from = reinterpret_cast<const uint32_t *>(p.bias + 2 * (first + column)) + threadIdx.x % 4;
-    const int left = p.bias ? int(p.width) - int(column) : 0;
-#pragma unroll
-    for (int g = 0; g < N; g++) bias[g] = 8 * g < left ? from[4 * g] : 0;
-}
-
 // Computes the results of two groups: 16 columns of 16 rows of a warp, in the layout of stmatrix.
 // `sums` points to the sums of the first group; in the gated form those of the up-projection are
-// half of the groups further. `gate` and `up` are the biases of the two groups.
+// half of the groups further. `bias` points to this thread's biases of the first group, in shared
+// memory; those of the next are 4 words further.
 template <typename T, bool GATED>
-__device__ __forceinline__ void results(uint32_t (&words)[4], const float *sums, const uint32_t *gate,
-                                        const uint32_t *up) {
+__device__ __forceinline__ void results(uint32_t (&words)[4], const float *sums, const uint32_t *bias) {
+    const uint32_t gate[2] = {bias[0], bias[4]};
     float x[8]; // by group, row (lane / 4, and 8 further) and column
 #pragma unroll
     for (int i = 0; i < 8; i++) x[i] = fmaf(sums[i], 0.5f, 0.5f * of_pair<T>(gate[i / 4], i % 2));
     gelu_of_twice(x);
     if constexpr (GATED) {
+        const uint32_t up[2] = {bias[4 * (GROUPS / 2)], bias[4 * (GROUPS / 2) + 4]};
 #pragma unroll
         for (int i = 0; i < 8; i++) x[i] *= sums[4 * (GROUPS / 2) + i] + of_pair<T>(up[i / 4], i % 2);
     }
@@ -125,12 +111,12 @@ __device__ __forceinline__ void results(uint32_t (&words)[4], const float *sums,
 
 template <typename T, bool GATED>
 __device__ __forceinline__ void consume(const GemmGeluParams &p, GemmGeluShared &shared, const Tiles &tiles,
-                                        uint32_t steps) {
+                                        uint32_t steps, int which) {
     typedef Slab<GATED> S;
     constexpr int OUT = GATED ? COLUMNS / 2 : COLUMNS, SLAB_GROUPS = S::COLUMNS / 8;
     // Every tile begins with the first slab.
     static_assert(OUT % S::COLUMNS == 0 && 2 * (OUT / S::COLUMNS) % S::COUNT == 0);
-    const int which = threadIdx.x / WARPGROUP - 1, thread = threadIdx.x % WARPGROUP;
+    const int thread = threadIdx.x % WARPGROUP;
     // For stmatrix: this lane's row of a slab, whether it belongs to the left or the right group,
     // and the XOR mask that swizzles its 16-byte units.
     const int slab_row = thread / 32 * 16 + thread % 16, side = thread % 32 / 16;
@@ -138,31 +124,36 @@ __device__ __forceinline__ void consume(const GemmGeluParams &p, GemmGeluShared 
     Consumer<T, GemmGeluShared> consumer(shared, which, steps);
     float sums[2][COLUMNS / 2] = {};
     for (uint32_t tile = blockIdx.x + which * gridDim.x; tile < tiles.count; tile += CONSUMERS * gridDim.x) {
-        consumer.multiply(sums);
         uint32_t row, column;
         tiles.at(tile, row, column);
         row *= ROWS;
         column *= OUT;
+        // The gated form's tile has columns of gates, and as many of what they multiply.
+        const uint32_t pair = thread % (OUT / 2), c = column + 2 * pair;
+        const bool has_bias = p.bias && thread < COLUMNS / 2 && c < p.width;
+        const uint32_t bias = has_bias ? at<const uint32_t>(p.bias)[(c + thread / (OUT / 2) * p.width) / 2] : 0;
+        consumer.template multiply<false>(sums, [&] {
+            // All have read the biases of the tile before: that tile's last slab has left.
+            if (thread < COLUMNS / 2) shared.bias[which][thread] = bias;
+        });
+        named_barrier_sync(1 + which, WARPGROUP); // biases
 #pragma unroll
         for (int part = 0; part < OUT / S::COLUMNS; part++) {
-            const uint32_t at = column + part * S::COLUMNS;
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                uint32_t gate[SLAB_GROUPS], up[SLAB_GROUPS] = {};
-                load_bias(gate, p, at, 0);
-                if constexpr (GATED) load_bias(up, p, at, p.width);
                 unsigned char *slab = shared.staging[which] + (2 * part + half) % S::COUNT * S::BYTES;
 #pragma unroll
                 for (int g = 0; g < SLAB_GROUPS; g += 2) {
                     uint32_t words[4];
-                    results<T, GATED>(words, &sums[half][4 * (part * SLAB_GROUPS + g)], &gate[g], &up[g]);
+                    const int group = part * SLAB_GROUPS + g;
+                    results<T, GATED>(words, &sums[half][4 * group], &shared.bias[which][4 * group + thread % 4]);
                     stmatrix_x4(words, slab + slab_row * S::PITCH + ((g + side) ^ swizzle) * 16);
                 }
                 fence_proxy_async();
                 if (thread == 0) tma_store_wait_read<S::COUNT - 2>(); // the next slab is free
                 named_barrier_sync(1 + which, WARPGROUP);
                 if (thread == 0) {
-                    tma_store_2d(&p.to, at, row + half * S::ROWS, slab);
+                    tma_store_2d(&p.to, column + part * S::COLUMNS, row + half * S::ROWS, slab);
                     tma_store_commit();
                 }
             }
@@ -195,7 +186,9 @@ template <typename T, bool GATED> __device__ __forceinline__ void gemm_gelu(cons
         }
     } else {
         setmaxnreg_inc<240>();
-        consume<T, GATED>(p, shared, tiles, steps);
+        // A shuffle, so that the compiler knows it for the same in all lanes.
+        const int warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / WARPGROUP, 0);
+        consume<T, GATED>(p, shared, tiles, steps, warpgroup - 1);
     }
 }
 

@@ -105,7 +105,7 @@ pub struct LinearPart {
 /// The operation that a linear layer is used in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinearKind {
-    /// The layer is used in [`Pass::linear`].
+    /// The layer is used in [`Pass::linear`] or [`Pass::linear_qkv`].
     Store,
     /// The layer is used in [`Pass::linear_add`].
     Add,
@@ -312,6 +312,19 @@ pub trait Pass<B: Backend> {
         out: &mut B::Matrix,
     ) -> Result<(), BackendError>;
 
+    /// Computes `out = x·Wᵀ + b`, the q, k and v that [`Pass::attention`] takes next with the same
+    /// `attention`. A backend may rotate q and k here if attention then finds them rotated.
+    fn linear_qkv(
+        &mut self,
+        x: &B::Matrix,
+        w: &B::Linear,
+        attention: &B::Attention,
+        out: &mut B::Matrix,
+    ) -> Result<(), BackendError> {
+        let _ = attention;
+        self.linear(x, w, Activation::None, out)
+    }
+
     /// Computes `onto += x·Wᵀ + b`: adds the output of a linear layer to the residual stream.
     fn linear_add(
         &mut self,
@@ -329,7 +342,7 @@ pub trait Pass<B: Backend> {
     ) -> Result<(), BackendError>;
 
     /// Computes softmax attention within each sequence. `qkv` is `[rows, 3·heads·head_dim]`: q,
-    /// then k, then v.
+    /// then k, then v, as [`Pass::linear_qkv`] made them.
     fn attention(
         &mut self,
         qkv: &B::Matrix,

@@ -4,8 +4,8 @@
 use super::{Collector, ModelError, Parameters, Workspace, norm};
 use crate::architecture::ModelConfig;
 use crate::backend::{
-    Activation, AttentionSpec, Backend, BackendError, Builder, LinearKind, LinearPart, Norm, Pass,
-    Position, Role,
+    AttentionSpec, Backend, BackendError, Builder, LinearKind, LinearPart, Norm, Pass, Position,
+    Role,
 };
 use crate::batch::PackedBatch;
 use crate::weights::{F32Data, Weight};
@@ -130,7 +130,7 @@ impl<B: Backend> Dnabert<B> {
         collector.take(pass, 0, sum, None)?;
         for (i, layer) in self.layers.iter().enumerate().take(collector.last()) {
             pass.wait_for_weights(i + 1)?;
-            pass.linear(sum, &layer.qkv, Activation::None, qkv)?;
+            pass.linear_qkv(sum, &layer.qkv, &self.attention, qkv)?;
             pass.attention(qkv, &self.attention, h)?;
             pass.linear_add(h, &layer.out, sum)?;
             pass.layer_norm(sum, &layer.attention_norm, h)?;

@@ -133,7 +133,7 @@ impl<B: Backend> Esm2<B> {
         for (i, layer) in self.layers.iter().enumerate().take(collector.last()) {
             pass.wait_for_weights(i + 1)?;
             pass.layer_norm(x, &layer.attention_norm, h)?;
-            pass.linear(h, &layer.qkv, Activation::None, qkv)?;
+            pass.linear_qkv(h, &layer.qkv, &self.attention, qkv)?;
             pass.attention(qkv, &self.attention, h)?;
             pass.linear_add(h, &layer.out, x)?;
 

@@ -17,6 +17,7 @@ mod gemm;
 mod gemm_choice;
 mod gemm_faults;
 mod gemm_gelu;
+mod gemm_qkv;
 mod kernels;
 mod model_faults;
 mod models;

@@ -226,6 +226,30 @@ static bool gemm_gelu_of(Memory &memory, const char *kernel, uint32_t width, uin
 static bool gemm_gelu(Memory &memory) { return gemm_gelu_of(memory, "gemm_gelu_f16", 264, 1); }
 static bool gemm_gelu_gated(Memory &memory) { return gemm_gelu_of(memory, "gemm_gelu_gated_f16", 200, 2); }
 
+// More steps than the ring has stages, two tiles or more for each consumer, and a tile of queries,
+// keys and values.
+static bool gemm_qkv_of(Memory &memory, const char *kernel, uint32_t heads, uint32_t head_dim) {
+    constexpr uint32_t ROWS = 140, DEPTH = 328;
+    const uint32_t width = 3 * heads * head_dim, apart = head_dim == 128;
+    GemmQkvParams p = {};
+    encode(p.from.opaque, memory.f16(ROWS * DEPTH), DEPTH, ROWS, 64, 128, 128);
+    encode(p.weight.opaque, memory.f16(width * DEPTH), DEPTH, width, 64, apart ? 32 : 96, 128);
+    encode(p.to.opaque, memory.output_f16(ROWS * width), width, ROWS, apart ? 32 : 64, 64, apart ? 64 : 128);
+    std::vector<uint32_t> positions;
+    for (uint32_t i = 0; i < ROWS; i++) positions.push_back(i % 7);
+    p.bias = memory.f16(width);
+    p.positions = memory.u32(positions);
+    p.rotary = memory.f32(7 * head_dim);
+    p.rows = ROWS;
+    p.width = width;
+    p.depth = DEPTH;
+    p.band = 2;
+    return launch(memory, kernel, {{1, 1, 1}, {GEMM90_THREADS, 1, 1}, GEMM_QKV_SHARED_BYTES}, &p);
+}
+static bool gemm_qkv_16(Memory &memory) { return gemm_qkv_of(memory, "gemm_qkv_f16_16", 6, 16); }
+static bool gemm_qkv_64(Memory &memory) { return gemm_qkv_of(memory, "gemm_qkv_f16_64", 2, 64); }
+static bool gemm_qkv_128(Memory &memory) { return gemm_qkv_of(memory, "gemm_qkv_f16_128", 1, 128); }
+
 // Three steps, the last one short, and blocks at the edges.
 static bool gemm_short(Memory &memory) {
     constexpr uint32_t ROWS = 70, OUTPUTS = 67, DEPTH = 78;
@@ -255,6 +279,9 @@ const Case CASES[] = {
     {"rotate_keys", rotate_keys},
     {"gemm_gelu", gemm_gelu},
     {"gemm_gelu_gated", gemm_gelu_gated},
+    {"gemm_qkv_16", gemm_qkv_16},
+    {"gemm_qkv_64", gemm_qkv_64},
+    {"gemm_qkv_128", gemm_qkv_128},
     {"gemm_short", gemm_short},
     {"reverse", reverse},
     {"reverse_without_barrier", reverse_without_barrier},

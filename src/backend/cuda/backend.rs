@@ -194,7 +194,8 @@ impl Backend for Cuda {
     ) -> Result<CudaPass<'a>, BackendError> {
         let heads = self.attention.first();
         let work = heads.map_or_else(WorkList::default, |heads| heads.work(batch.starts()));
-        let input = InputLayout::new(batch, &work);
+        let positions = heads.is_some_and(|heads| heads.product().is_some());
+        let input = InputLayout::new(batch, &work, positions);
         let number = self.passes;
         let trace = self.trace();
         let mut span = trace.span((host::COMPUTING, 0), "stage", Category::Stage);

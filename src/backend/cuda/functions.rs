@@ -10,6 +10,7 @@ use super::params::{
     AddParams, AttentionParams, CastParams, EmbedParams, GatedGeluParams, GeluParams,
     GemmShortParams, LayerNormParams, RepresentParams, RotaryTableParams,
 };
+use super::qkv::Qkv;
 use crate::backend::{AttentionSpec, Position};
 use crate::dtype::DType;
 use crate::gpu::driver::{Context, DriverError, Function, Module, Stream};
@@ -292,6 +293,8 @@ impl Casts {
 
 /// The attention kernels for the heads of a model.
 pub(super) struct AttentionFunctions {
+    /// The GEMM that rotates queries and keys, if the attention kernels do not.
+    product: Option<Qkv>,
     kernels: AttentionKernels,
     /// In the order of [`AttentionKernels::launches`].
     functions: [Option<Function>; 4],
@@ -309,11 +312,17 @@ impl AttentionFunctions {
         let device = context.info()?;
         let head_dim = spec.head_dim;
         let rotary = matches!(spec.position, Position::Rotary(_));
+        let product = match rotary {
+            true => Qkv::load(context, &device, dtype, [spec.heads, head_dim])?,
+            false => None,
+        };
+        let rotary = rotary && product.is_none();
         let kernels = AttentionKernels::new(head_dim, dtype, rotary, device.capability)
             .ok_or(CudaError::HeadDim { head_dim })?;
         let load = |k: &AttentionKernel| function(context, &k.source, &k.name, k.shared);
         let [rotate, far, long, short] = kernels.launches().map(|k| k.map(load).transpose());
         Ok(Self {
+            product,
             functions: [rotate?, far?, long?, short?],
             kernels,
             dtype,
@@ -321,9 +330,20 @@ impl AttentionFunctions {
         })
     }
 
-    /// Returns [`AttentionKernels::bits`].
+    /// Returns the GEMM that makes queries, keys and values, if it rotates queries and keys. The
+    /// attention kernels must then get no table of rotations.
+    pub fn product(&self) -> Option<&Qkv> {
+        self.product.as_ref()
+    }
+
+    /// Returns what tells the bits of these kernels from the bits of the kernels of earlier
+    /// versions, for the identity of a job; `None` where there were no others.
     pub fn bits(&self) -> Option<&'static str> {
-        self.kernels.bits()
+        match self.product {
+            // Queries and keys are rounded once, and not before and after they are rotated.
+            Some(_) => Some("qkv90"),
+            None => self.kernels.bits(),
+        }
     }
 
     /// Builds the work list for a batch whose sequences start at `starts`.

@@ -94,14 +94,15 @@ impl Fused {
         }
         let halves = if o.gated { 2 } else { 1 };
         let (outputs, stored) = (o.width * halves, GEMM_GELU_SLAB_COLUMNS / halves as u32);
+        let map = |region, dims, boxes| matrix_map(self.element, region, dims, boxes);
         let params = GemmGeluParams {
-            from: self.map(o.from, [o.rows, o.depth], [GEMM90_ROWS, GEMM90_STEP])?,
-            weight: self.map(
+            from: map(o.from, [o.rows, o.depth], [GEMM90_ROWS, GEMM90_STEP])?,
+            weight: map(
                 o.weight,
                 [outputs, o.depth],
                 [GEMM90_COLUMNS / 2, GEMM90_STEP],
             )?,
-            to: self.map(o.to, [o.rows, o.width], [GEMM_GELU_SLAB_ROWS, stored])?,
+            to: map(o.to, [o.rows, o.width], [GEMM_GELU_SLAB_ROWS, stored])?,
             bias: o.bias,
             rows: o.rows as u32,
             width: o.width as u32,
@@ -120,28 +121,29 @@ impl Fused {
         unsafe { stream.launch(function, grid, block, GEMM_GELU_SHARED_BYTES, &params)? };
         Ok(())
     }
+}
 
-    fn map(
-        &self,
-        region: &Region,
-        [rows, columns]: [usize; 2],
-        [box_rows, box_columns]: [u32; 2],
-    ) -> Result<TensorMap, CudaError> {
-        let tensor = Tensor {
-            element: self.element,
-            dims: &[columns as u64, rows as u64],
-            strides: &[columns as u64 * 2],
-            boxes: &[box_columns, box_rows],
-            swizzle: match box_columns {
-                GEMM90_STEP => Swizzle::Bytes128,
-                _ => Swizzle::Bytes64,
-            },
-        };
-        Ok(TensorMap::new(region, 0, &tensor)?)
-    }
+/// Makes the tensor map of a matrix for the GEMMs of `gemm90.cuh`.
+pub(super) fn matrix_map(
+    element: Element,
+    region: &Region,
+    [rows, columns]: [usize; 2],
+    [box_rows, box_columns]: [u32; 2],
+) -> Result<TensorMap, CudaError> {
+    let tensor = Tensor {
+        element,
+        dims: &[columns as u64, rows as u64],
+        strides: &[columns as u64 * 2],
+        boxes: &[box_columns, box_rows],
+        swizzle: match box_columns {
+            GEMM90_STEP => Swizzle::Bytes128,
+            _ => Swizzle::Bytes64,
+        },
+    };
+    Ok(TensorMap::new(region, 0, &tensor)?)
 }
 
 /// Returns the number of tiles, one above the other, that are worked on together.
-fn band(depth: usize) -> u32 {
+pub(super) fn band(depth: usize) -> u32 {
     (GEMM_GELU_BAND_BYTES as usize / (GEMM90_ROWS as usize * depth.max(1) * 2)).clamp(1, 32) as u32
 }

@@ -77,6 +77,7 @@ impl Capacity {
         [
             tokens * 4,
             tokens * 4,
+            tokens * 4,
             (sequences + 1) * 4,
             sequences * 8,
             sequences * 8,

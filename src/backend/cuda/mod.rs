@@ -3,7 +3,7 @@
 //! | module | contents |
 //! |---|---|
 //! | [`kernels`], `params`, `launch` | the compiled kernels of `kernels/`, their arguments, and the numbers of their launches |
-//! | `functions`, `fused`, [`attention`] | how each kernel is launched |
+//! | `functions`, `fused`, `qkv`, [`attention`] | how each kernel is launched |
 //! | `builder` | [`CudaBuilder`]: weights and matrices are named, and the backend is built |
 //! | `weights` | the weights: their names, their way to the device, where they lie |
 //! | `placement`, `plan`, `rates` | which layers stay on the device and which are streamed; the plan that is printed, with its assumed rates |
@@ -31,6 +31,7 @@ mod pass;
 mod placement;
 mod plan;
 mod profile;
+mod qkv;
 mod rates;
 mod slot;
 mod weights;

@@ -487,3 +487,104 @@ const _: () = {
     ["Offset of field: GemmGeluReferenceParams::gated"]
         [::std::mem::offset_of!(GemmGeluReferenceParams, gated) - 44usize];
 };
+#[doc = " Kernels `gemm_qkv_T_D`. The boxes of the maps, and the launch: `gemm_qkv.cu`."]
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone)]
+pub struct GemmQkvParams {
+    #[doc = " T [rows, depth]"]
+    pub from: TensorMap,
+    #[doc = " T [width, depth]: queries, keys and values, `width` / 3 rows each"]
+    pub weight: TensorMap,
+    #[doc = " T [rows, width]"]
+    pub to: TensorMap,
+    #[doc = " T, one a row of `weight`, aligned to 4; 0: none"]
+    pub bias: u64,
+    #[doc = " u32 [rows]: of each row in its sequence"]
+    pub positions: u64,
+    #[doc = " f32 [positions, D / 2, 2], `rotary_table`'s; 0: nothing is rotated"]
+    pub rotary: u64,
+    pub rows: u32,
+    #[doc = " 3 * heads * D"]
+    pub width: u32,
+    #[doc = " a multiple of 8"]
+    pub depth: u32,
+    #[doc = " tiles one above the other that are worked on at a time, at least 1"]
+    pub band: u32,
+    pub padding: [u64; 3usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GemmQkvParams"][::std::mem::size_of::<GemmQkvParams>() - 448usize];
+    ["Alignment of GemmQkvParams"][::std::mem::align_of::<GemmQkvParams>() - 64usize];
+    ["Offset of field: GemmQkvParams::from"][::std::mem::offset_of!(GemmQkvParams, from) - 0usize];
+    ["Offset of field: GemmQkvParams::weight"]
+        [::std::mem::offset_of!(GemmQkvParams, weight) - 128usize];
+    ["Offset of field: GemmQkvParams::to"][::std::mem::offset_of!(GemmQkvParams, to) - 256usize];
+    ["Offset of field: GemmQkvParams::bias"]
+        [::std::mem::offset_of!(GemmQkvParams, bias) - 384usize];
+    ["Offset of field: GemmQkvParams::positions"]
+        [::std::mem::offset_of!(GemmQkvParams, positions) - 392usize];
+    ["Offset of field: GemmQkvParams::rotary"]
+        [::std::mem::offset_of!(GemmQkvParams, rotary) - 400usize];
+    ["Offset of field: GemmQkvParams::rows"]
+        [::std::mem::offset_of!(GemmQkvParams, rows) - 408usize];
+    ["Offset of field: GemmQkvParams::width"]
+        [::std::mem::offset_of!(GemmQkvParams, width) - 412usize];
+    ["Offset of field: GemmQkvParams::depth"]
+        [::std::mem::offset_of!(GemmQkvParams, depth) - 416usize];
+    ["Offset of field: GemmQkvParams::band"]
+        [::std::mem::offset_of!(GemmQkvParams, band) - 420usize];
+    ["Offset of field: GemmQkvParams::padding"]
+        [::std::mem::offset_of!(GemmQkvParams, padding) - 424usize];
+};
+impl Default for GemmQkvParams {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[doc = " Kernels `gemm_qkv_T_reference`."]
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct GemmQkvReferenceParams {
+    pub from: u64,
+    pub weight: u64,
+    pub bias: u64,
+    pub positions: u64,
+    pub rotary: u64,
+    pub to: u64,
+    pub rows: u32,
+    pub width: u32,
+    pub depth: u32,
+    pub head_dim: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GemmQkvReferenceParams"][::std::mem::size_of::<GemmQkvReferenceParams>() - 64usize];
+    ["Alignment of GemmQkvReferenceParams"]
+        [::std::mem::align_of::<GemmQkvReferenceParams>() - 8usize];
+    ["Offset of field: GemmQkvReferenceParams::from"]
+        [::std::mem::offset_of!(GemmQkvReferenceParams, from) - 0usize];
+    ["Offset of field: GemmQkvReferenceParams::weight"]
+        [::std::mem::offset_of!(GemmQkvReferenceParams, weight) - 8usize];
+    ["Offset of field: GemmQkvReferenceParams::bias"]
+        [::std::mem::offset_of!(GemmQkvReferenceParams, bias) - 16usize];
+    ["Offset of field: GemmQkvReferenceParams::positions"]
+        [::std::mem::offset_of!(GemmQkvReferenceParams, positions) - 24usize];
+    ["Offset of field: GemmQkvReferenceParams::rotary"]
+        [::std::mem::offset_of!(GemmQkvReferenceParams, rotary) - 32usize];
+    ["Offset of field: GemmQkvReferenceParams::to"]
+        [::std::mem::offset_of!(GemmQkvReferenceParams, to) - 40usize];
+    ["Offset of field: GemmQkvReferenceParams::rows"]
+        [::std::mem::offset_of!(GemmQkvReferenceParams, rows) - 48usize];
+    ["Offset of field: GemmQkvReferenceParams::width"]
+        [::std::mem::offset_of!(GemmQkvReferenceParams, width) - 52usize];
+    ["Offset of field: GemmQkvReferenceParams::depth"]
+        [::std::mem::offset_of!(GemmQkvReferenceParams, depth) - 56usize];
+    ["Offset of field: GemmQkvReferenceParams::head_dim"]
+        [::std::mem::offset_of!(GemmQkvReferenceParams, head_dim) - 60usize];
+};

@@ -11,6 +11,7 @@ use super::params::{
     AddParams, AttentionParams, EmbedParams, GatedGeluParams, GeluParams, GemmShortParams,
     LayerNormParams, RepresentParams, RotaryTableParams,
 };
+use super::qkv::QkvOperands;
 use super::slot::InputLayout;
 use super::weights::ParameterId;
 use crate::backend::{Activation, BackendError, Norm, OutputKinds, Pass, Pooling};
@@ -179,6 +180,34 @@ impl Cuda {
         unsafe { fused.run(self.compute(), &operands) }
     }
 
+    fn gemm_qkv(
+        &self,
+        (x, w, out): (&Matrix, Linear, &Matrix),
+        (kernels, table): (usize, usize),
+        rows: usize,
+        positions: u64,
+    ) -> Result<(), CudaError> {
+        let (x, out) = (self.matrix(x), self.matrix(out));
+        let product = self.attention[kernels].product();
+        let (Some(product), Some(from), Some(to)) = (product, &x.activation, &out.activation)
+        else {
+            return Err(CudaError::WrongRole);
+        };
+        let operands = QkvOperands {
+            from,
+            weight: self.weights.region(w.weight),
+            bias: w.bias.map_or(0, |bias| self.weights.address(bias)),
+            positions,
+            rotary: self.activations.tables[table].region.address(),
+            to,
+            rows,
+            width: out.width,
+            depth: self.gemms[w.gemm].spec().inputs,
+        };
+        // SAFETY: as for `gemm.run` in `gemm`. No sequence is longer than the table of rotations.
+        unsafe { product.run(self.compute(), &operands) }
+    }
+
     /// Makes the compute stream wait for the weights of all layers up to this one, and fills the
     /// tables of rotations at the first call.
     pub(super) fn wait_for_weights(&mut self, layer: usize) -> Result<(), CudaError> {
@@ -304,6 +333,25 @@ impl Pass<Cuda> for CudaPass<'_> {
         })?)
     }
 
+    /// Queues the layer that makes q, k and v, with the rotation of q and k if one kernel does both.
+    fn linear_qkv(
+        &mut self,
+        x: &Matrix,
+        w: &Linear,
+        attention: &Attention,
+        out: &mut Matrix,
+    ) -> Result<(), BackendError> {
+        let product = self.cuda.attention[attention.kernels].product();
+        let (Some(_), Some(table)) = (product, attention.rotary) else {
+            return self.linear(x, w, Activation::None, out);
+        };
+        let (rows, w, positions) = (self.rows, *w, self.address(&self.input.positions)?);
+        let kernels = attention.kernels;
+        Ok(self.operation("product_rotated", |cuda| {
+            cuda.gemm_qkv((x, w, out), (kernels, table), rows, positions)
+        })?)
+    }
+
     fn linear_add(
         &mut self,
         x: &Matrix,
@@ -355,7 +403,11 @@ impl Pass<Cuda> for CudaPass<'_> {
             qkv: cuda.matrix(qkv).activation(),
             out: cuda.matrix(out).activation(),
             items: 0,
-            rotary: a.rotary.map_or(0, table),
+            // Queries and keys may have been rotated already.
+            rotary: match cuda.attention[a.kernels].product() {
+                Some(_) => 0,
+                None => a.rotary.map_or(0, table),
+            },
             slopes: a.slopes.map_or(0, |slopes| cuda.weights.address(slopes)),
             heads: a.heads as u32,
             head_dim: a.head_dim as u32,

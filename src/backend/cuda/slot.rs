@@ -12,6 +12,8 @@ pub(super) struct InputLayout {
     pub tokens: Range<usize>,
     /// The scale of each token's embedding: f32, `[tokens]`.
     pub scale: Range<usize>,
+    /// The position of each token in its sequence: u32, `[tokens]`; empty if no kernel reads it.
+    pub positions: Range<usize>,
     /// The first row of each sequence, and the end of the last one: u32, `[sequences + 1]`.
     pub starts: Range<usize>,
     /// The pooled range of each sequence, as its first row and its end: u32, `[sequences, 2]`.
@@ -27,8 +29,9 @@ pub(super) struct InputLayout {
 }
 
 impl InputLayout {
-    /// Computes the layout for a batch and its attention work list.
-    pub fn new(batch: &PackedBatch, work: &WorkList) -> Self {
+    /// Computes the layout for a batch and its attention work list, with or without the positions of
+    /// the tokens.
+    pub fn new(batch: &PackedBatch, work: &WorkList, positions: bool) -> Self {
         let mut end = 0usize;
         let mut part = |bytes: usize| {
             let start = end.next_multiple_of(ALIGN);
@@ -38,6 +41,7 @@ impl InputLayout {
         let mut layout = Self {
             tokens: part(batch.total() * 4),
             scale: part(batch.total() * 4),
+            positions: part(if positions { batch.total() * 4 } else { 0 }),
             starts: part((batch.len() + 1) * 4),
             pooled: part(batch.len() * 8),
             firsts: part(batch.len() * 8),
@@ -58,6 +62,9 @@ impl InputLayout {
         work: &WorkList,
     ) {
         put(&mut to[self.tokens.clone()], batch.tokens().iter().copied());
+        // Does nothing if the layout has no positions.
+        let positions = (0..batch.len()).flat_map(|i| 0..batch.range(i).len() as u32);
+        put(&mut to[self.positions.clone()], positions);
         let starts = batch.starts().iter().map(|s| *s as u32);
         put(&mut to[self.starts.clone()], starts);
         let ends = pooled.iter().flat_map(|r| [r.start as u32, r.end as u32]);
