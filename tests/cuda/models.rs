@@ -261,11 +261,14 @@ fn the_host_waits_for_a_batch_once_and_only_where_it_collects() {
 /// Where newer attention kernels give other bits than those before them, a job must not be gone on with.
 #[test]
 fn newer_attention_kernels_are_named_in_the_identity() {
-    for (hidden, heads, dtype, newer) in [
-        (32, 2, DType::F16, true),   // heads of 16
-        (128, 1, DType::Bf16, true), // of 128
-        (64, 1, DType::F16, false),  // of 64
-        (32, 2, DType::F32, false),
+    let (newer, sums) = (Some("attention90"), Some("attention80 sums"));
+    // On Hopper, and elsewhere.
+    for (hidden, heads, dtype, hopper, other) in [
+        (32, 2, DType::F16, newer, sums),   // heads of 16
+        (128, 1, DType::Bf16, newer, sums), // of 128
+        (64, 1, DType::F16, None, sums),    // of 64
+        (40, 1, DType::F16, sums, sums),    // of 40
+        (32, 2, DType::F32, None, None),
     ] {
         let Some(devices) = Devices::take(1, 0) else {
             return;
@@ -274,13 +277,11 @@ fn newer_attention_kernels_are_named_in_the_identity() {
         let built = build(&devices, &checkpoint, options(dtype));
         for model in built.model.members() {
             let cuda = model.backend();
-            let newer = newer && cuda.device().capability == (9, 0);
-            let named = cuda.attention_bits();
-            assert_eq!(named == Some("attention90"), newer, "{hidden} {dtype:?}");
-            assert_eq!(
-                seqstream::engine::chip(cuda).ends_with(", attention90"),
-                newer
-            );
+            let (major, minor) = cuda.device().capability;
+            let named = if (major, minor) == (9, 0) { hopper } else { other };
+            assert_eq!(cuda.attention_bits(), named, "{hidden} {dtype:?}");
+            let end = named.map_or(format!("sm_{major}{minor}"), |name| format!(", {name}"));
+            assert!(seqstream::engine::chip(cuda).ends_with(&end), "{end}");
         }
     }
 }
