@@ -1,5 +1,5 @@
 // What the attention kernels for f16 and bf16 share: tiles in shared memory, the rotation of queries and keys,
-// and what a warp does with a tile of keys and values.
+// and the work of a warp on a tile of keys and values.
 //
 // FlashAttention's online softmax (Dao et al. 2022, 2023): scores are never in memory. A warp owns 16 or
 // 32 queries; s = q k^T and o += p v are products m16n8k16 with f32 sums; p goes from one to the other in
@@ -80,21 +80,35 @@ __device__ __forceinline__ void copy(T *tile, const T *from, uint64_t stride, in
     }
 }
 
-// Rotates N pairs of values: (a, b) by the angles of `table`.
-template <int N, typename T> __device__ __forceinline__ void rotate_pairs(T *first, T *second, const float2 *table) {
+// Loads the angles of N pairs of values from a table: (cos, sin) of two pairs each.
+template <int N> __device__ __forceinline__ void load_angles(float4 (&angles)[N / 2], const float2 *table) {
+#pragma unroll
+    for (int i = 0; i < N / 2; i++) angles[i] = reinterpret_cast<const float4 *>(table)[i];
+}
+
+// Rotates N pairs of values (a, b) by these angles.
+template <int N, typename T>
+__device__ __forceinline__ void rotate_pairs(T *first, T *second, const float4 (&angles)[N / 2]) {
     float a[N], b[N], x[N], y[N];
     load(a, first);
     load(b, second);
 #pragma unroll
     for (int i = 0; i < N; i += 2) {
-        const float4 angles = *reinterpret_cast<const float4 *>(table + i);
-        x[i] = fmaf(a[i], angles.x, -(b[i] * angles.y));
-        y[i] = fmaf(b[i], angles.x, a[i] * angles.y);
-        x[i + 1] = fmaf(a[i + 1], angles.z, -(b[i + 1] * angles.w));
-        y[i + 1] = fmaf(b[i + 1], angles.z, a[i + 1] * angles.w);
+        const float4 both = angles[i / 2];
+        x[i] = fmaf(a[i], both.x, -(b[i] * both.y));
+        y[i] = fmaf(b[i], both.x, a[i] * both.y);
+        x[i + 1] = fmaf(a[i + 1], both.z, -(b[i + 1] * both.w));
+        y[i + 1] = fmaf(b[i + 1], both.z, a[i + 1] * both.w);
     }
     store(first, x);
     store(second, y);
+}
+
+// The same by the angles of `table`.
+template <int N, typename T> __device__ __forceinline__ void rotate_pairs(T *first, T *second, const float2 *table) {
+    float4 angles[N / 2];
+    load_angles<N>(angles, table);
+    rotate_pairs<N>(first, second, angles);
 }
 
 // Rotates the first half of each row with the second, in f32, rounded once. `table` is that of row 0.
@@ -118,18 +132,107 @@ __device__ __forceinline__ void rotate(T *tile, const float2 *table, int valid, 
     }
 }
 
+// How the threads of a block copy and rotate tiles of ROWS rows, one tile after the other: as `fetch` and `rotate` do, but
+// what does not change from tile to tile is computed once, and all angles are requested before the first one is used.
+template <typename T, int D, bool EXACT, int ROWS, int THREADS> struct Copier {
+    using S = Share<D, EXACT>;
+    static constexpr bool PAIRS = S::PAIRS && THREADS % S::UNITS == 0;
+    static constexpr int STEP = PAIRS ? THREADS / S::UNITS : 1, STEPS = PAIRS ? (ROWS + STEP - 1) / STEP : 1;
+    int thread, width;
+    uint64_t stride;
+    // Of pairs: this thread's first row, its unit, and where the unit's two chunks are in a tile.
+    int row, unit, first, second;
+    struct Angles {
+        float4 of[STEPS][4];
+    };
+
+    __device__ __forceinline__ Copier(int t, int w, uint64_t s) : thread(t), width(w), stride(s) {
+        row = t / S::UNITS, unit = t % S::UNITS;
+        first = row * D + swizzled<D>(row, unit) * 8, second = row * D + swizzled<D>(row, unit + S::UNITS) * 8;
+    }
+
+    // The chunk that is `steps` steps further on than `chunk`. Chunks change places by exclusive or, alike in every
+    // eighth row.
+    static __device__ __forceinline__ T *at(T *tile, int chunk, int steps) {
+        const int there = STEP % 8 == 0 ? chunk : chunk ^ swizzled<D>(steps * STEP, 0) * 8;
+        return tile + there + steps * STEP * D;
+    }
+    // Whether the thread has a row in this step.
+    __device__ __forceinline__ bool has(int step) const { return ROWS % STEP == 0 || row + step * STEP < ROWS; }
+
+    // Begins to copy a tile. `from` is row 0 in global memory. Rows from `valid` on become 0.
+    __device__ __forceinline__ void fetch(T *tile, const T *from, int valid) const {
+        if constexpr (!PAIRS) {
+            ::fetch<D, EXACT, ROWS, THREADS>(tile, from, stride, valid, width, thread);
+        } else {
+            const T *const source = from + row * stride + unit * 8;
+            const bool whole = valid >= ROWS;
+#pragma unroll
+            for (int j = 0; j < STEPS; j++) {
+                if (!has(j)) break;
+                const T *there = source + j * STEP * stride;
+                if (whole) {
+                    cp_async16(at(tile, first, j), there, true);
+                    cp_async16(at(tile, second, j), there + D / 2, true);
+                } else {
+                    const bool inside = row + j * STEP < valid;
+                    cp_async16(at(tile, first, j), inside ? there : from, inside);
+                    cp_async16(at(tile, second, j), inside ? there + D / 2 : from, inside);
+                }
+            }
+        }
+    }
+
+    // Requests the angles of this thread's rows. `table` is that of row 0.
+    __device__ __forceinline__ void request(Angles &angles, const float2 *table, int valid) const {
+        if constexpr (PAIRS) {
+#pragma unroll
+            for (int j = 0; j < STEPS; j++)
+                if (has(j) && row + j * STEP < valid)
+                    load_angles<8>(angles.of[j], table + (row + j * STEP) * (D / 2) + unit * 8);
+        }
+    }
+    // Rotates what this thread has copied, and waited for.
+    __device__ __forceinline__ void rotate(T *tile, const Angles &angles, const float2 *table, int valid) const {
+        if constexpr (PAIRS) {
+#pragma unroll
+            for (int j = 0; j < STEPS; j++)
+                if (has(j) && row + j * STEP < valid)
+                    rotate_pairs<8>(at(tile, first, j), at(tile, second, j), angles.of[j]);
+        } else {
+            ::rotate<D, EXACT, ROWS, THREADS>(tile, table, valid, width, thread);
+        }
+    }
+};
+
+// A lane's place in a tile. The chunk that is 2 i chunks further on is at `at(tile, i)`, since chunks change places by
+// exclusive or; so it is in all rows that are a multiple of 16 further on.
+template <int D> struct Place {
+    int row, chunk; // in elements
+    __device__ __forceinline__ Place(int r, int c) : row(r * D), chunk(swizzled<D>(r, c) * 8) {}
+    template <typename T> __device__ __forceinline__ T *at(T *tile, int i) const {
+        return tile + row + (chunk ^ (i * 16));
+    }
+};
+
 // The rows of a warp: 16 * M queries of a sequence, their scores and their results. Q_IN_REGISTERS: the queries stay in
 // registers, and their tile is free. Lane 4 g + t holds rows g and g + 8 of each 16 rows, and columns 2 t and 2 t + 1
 // of each 8 columns: the layout of the sums of m16n8k16. Element i of four is in row g + 8 (i / 2), column 2 t + i % 2.
-template <typename T, int D, int M, bool Q_IN_REGISTERS> struct WarpRows {
+//
+// SUMS_BY_MMA: the tensor cores, which are idle half of the time, sum up the weights as a product with a column of ones.
+// These are the rounded weights that meet the values.
+template <typename T, int D, int M, bool Q_IN_REGISTERS, bool SUMS_BY_MMA> struct WarpRows {
     static constexpr int K_STEPS = D / 16;         // products of 16 columns
     static constexpr bool K_TAIL = D % 16 != 0;    // and one of 8
     static constexpr int O_BLOCKS = D / 8;         // blocks of 8 columns of o
+    // Rows are rescaled where the largest score grows by more than this, as a power of 2. A weight is at most 2^8, far
+    // below the largest number of f16, and exact to the same number of bits.
+    static constexpr float GROWTH = 8;
     uint32_t q[Q_IN_REGISTERS ? M : 1][Q_IN_REGISTERS ? K_STEPS : 1][4];
     uint32_t q_tail[Q_IN_REGISTERS && K_TAIL ? M : 1][2];
     float o[M][O_BLOCKS][4];
-    float row_max[M][2]; // the largest score so far
-    float row_sum[M][2]; // of this lane's columns
+    float row_max[M][2]; // the largest score so far, or a smaller one by at most GROWTH
+    float row_sum[M][SUMS_BY_MMA ? 4 : 2]; // of all columns, twice; or of this lane's columns
 
     // Begins with the queries of the warp's own tile, which are rotated there.
     __device__ __forceinline__ void load_q(T *tile, int lane) {
@@ -140,10 +243,9 @@ template <typename T, int D, int M, bool Q_IN_REGISTERS> struct WarpRows {
 #pragma unroll
                 for (int i = 0; i < 4; i++) o[m][n][i] = 0;
 #pragma unroll
-            for (int r = 0; r < 2; r++) {
-                row_max[m][r] = -INFINITY;
-                row_sum[m][r] = 0;
-            }
+            for (int r = 0; r < 2; r++) row_max[m][r] = -INFINITY;
+#pragma unroll
+            for (int i = 0; i < (SUMS_BY_MMA ? 4 : 2); i++) row_sum[m][i] = 0;
             if constexpr (Q_IN_REGISTERS) {
 #pragma unroll
                 for (int k = 0; k < K_STEPS; k++) read_q(q[m][k], tile, m, k, lane);
@@ -153,44 +255,66 @@ template <typename T, int D, int M, bool Q_IN_REGISTERS> struct WarpRows {
     }
 
     static __device__ __forceinline__ void read_q(uint32_t (&to)[4], T *tile, int m, int k, int lane) {
-        ldmatrix_x4(to, cell<D>(tile, m * 16 + lane % 16, 2 * k + lane / 16));
+        ldmatrix_x4(to, Place<D>(lane % 16, lane / 16).at(tile + m * 16 * D, k));
     }
 
-    // s = q k^T for BLOCKS blocks of 16 keys; blocks that are not `present` are left out.
-    template <int BLOCKS, class Present>
-    __device__ __forceinline__ void qk(float (&s)[M][2 * BLOCKS][4], T *tile, T *keys, Present present, int lane) {
+    // The products of 16 columns with a block of 16 keys.
+    template <int BLOCKS>
+    static __device__ __forceinline__ void qk_step(float (&s)[M][2 * BLOCKS][4], const uint32_t (&a)[M][4],
+                                                   const T *keys, int n) {
+        uint32_t b[4];
+        ldmatrix_x4(b, keys + n * 16 * D);
 #pragma unroll
-        for (int k = 0; k < K_STEPS; k++) {
-            uint32_t a[M][4];
+        for (int m = 0; m < M; m++) {
+            mma_m16n8k16<T>(s[m][2 * n], a[m], b[0], b[1]);
+            mma_m16n8k16<T>(s[m][2 * n + 1], a[m], b[2], b[3]);
+        }
+    }
+
+    __device__ __forceinline__ void queries(uint32_t (&a)[M][4], T *tile, int k, int lane) const {
 #pragma unroll
-            for (int m = 0; m < M; m++) {
-                if constexpr (Q_IN_REGISTERS) {
+        for (int m = 0; m < M; m++) {
+            if constexpr (Q_IN_REGISTERS) {
 #pragma unroll
-                    for (int i = 0; i < 4; i++) a[m][i] = q[m][k][i];
-                } else {
-                    read_q(a[m], tile, m, k, lane);
-                }
+                for (int i = 0; i < 4; i++) a[m][i] = q[m][k][i];
+            } else {
+                read_q(a[m], tile, m, k, lane);
             }
+        }
+    }
+
+    // s = q k^T for BLOCKS blocks of 16 keys; with CUT those from `valid` keys on are left out.
+    template <bool CUT, int BLOCKS>
+    __device__ __forceinline__ void qk(float (&s)[M][2 * BLOCKS][4], T *tile, T *keys, int valid, int lane) {
+        // Lanes 0 to 15 address the first eight keys, the others the next eight; every second
+        // group of eight lanes addresses the next eight columns.
+        const Place<D> place(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+        if constexpr (CUT) {
+            // Block by block, so that a block that is left out costs one branch.
 #pragma unroll
             for (int n = 0; n < BLOCKS; n++) {
-                if (!present(n)) continue;
-                // Lanes 0 to 15 address the first eight keys, the others the next eight; every second
-                // group of eight lanes addresses the next eight columns.
-                const int key = n * 16 + lane / 16 * 8 + lane % 8, chunk = 2 * k + (lane / 8) % 2;
-                uint32_t b[4];
-                ldmatrix_x4(b, cell<D>(keys, key, chunk));
+                if (n * 16 >= valid) break;
 #pragma unroll
-                for (int m = 0; m < M; m++) {
-                    mma_m16n8k16<T>(s[m][2 * n], a[m], b[0], b[1]);
-                    mma_m16n8k16<T>(s[m][2 * n + 1], a[m], b[2], b[3]);
+                for (int k = 0; k < K_STEPS; k++) {
+                    uint32_t a[M][4];
+                    queries(a, tile, k, lane);
+                    qk_step<BLOCKS>(s, a, place.at(keys, k), n);
                 }
+            }
+        } else {
+#pragma unroll
+            for (int k = 0; k < K_STEPS; k++) {
+                uint32_t a[M][4];
+                queries(a, tile, k, lane);
+#pragma unroll
+                for (int n = 0; n < BLOCKS; n++) qk_step<BLOCKS>(s, a, place.at(keys, k), n);
             }
         }
         if constexpr (K_TAIL) {
             static_assert(Q_IN_REGISTERS, "heads of an odd number of chunks are narrow enough for registers");
 #pragma unroll
             for (int n = 0; n < BLOCKS; n++) {
-                if (!present(n)) continue;
+                if (CUT && n * 16 >= valid) break;
                 uint32_t b[2];
                 ldmatrix_x2(b, cell<D>(keys, n * 16 + lane % 16, 2 * K_STEPS));
 #pragma unroll
@@ -240,6 +364,8 @@ template <typename T, int D, int M, bool Q_IN_REGISTERS> struct WarpRows {
                 new_max = fmaxf(new_max, __shfl_xor_sync(0xffffffffu, new_max, 1));
                 new_max = fmaxf(new_max, __shfl_xor_sync(0xffffffffu, new_max, 2));
                 new_max = fmaxf(new_max, row_max[m][r]);
+                if constexpr (SUMS_BY_MMA)
+                    new_max = (new_max - row_max[m][r]) * scale2 > GROWTH ? new_max : row_max[m][r];
                 rescale[r] = exp2_approx((row_max[m][r] - new_max) * scale2);
                 row_max[m][r] = new_max;
                 const float minus = -new_max * scale2;
@@ -249,27 +375,32 @@ template <typename T, int D, int M, bool Q_IN_REGISTERS> struct WarpRows {
 #pragma unroll
                     for (int i = 2 * r; i < 2 * r + 2; i++) {
                         s[m][n][i] = exp2_approx(fmaf(s[m][n][i], scale2, minus));
-                        tile_sum += s[m][n][i];
+                        if constexpr (!SUMS_BY_MMA) tile_sum += s[m][n][i];
                     }
                 }
-                row_sum[m][r] = fmaf(row_sum[m][r], rescale[r], tile_sum);
+                if constexpr (!SUMS_BY_MMA) row_sum[m][r] = fmaf(row_sum[m][r], rescale[r], tile_sum);
             }
-            // Mostly nothing is larger than what came before, and times 1 changes no bit.
+            // Mostly no row is to be rescaled, and times 1 changes no bit.
             if (__any_sync(0xffffffffu, rescale[0] != 1.0f || rescale[1] != 1.0f)) {
 #pragma unroll
                 for (int n = 0; n < O_BLOCKS; n++)
 #pragma unroll
                     for (int i = 0; i < 4; i++) o[m][n][i] *= rescale[i / 2];
+                if constexpr (SUMS_BY_MMA) {
+#pragma unroll
+                    for (int i = 0; i < 4; i++) row_sum[m][i] *= rescale[i / 2];
+                }
             }
         }
     }
 
-    // o += p v for BLOCKS blocks of 16 keys; p are the weights.
-    template <int BLOCKS, class Present>
-    __device__ __forceinline__ void pv(const float (&weights)[M][2 * BLOCKS][4], T *values, Present present, int lane) {
+    // o += p v for BLOCKS blocks of 16 keys; p are the weights. With CUT the keys from `valid` on are left out.
+    template <bool CUT, int BLOCKS>
+    __device__ __forceinline__ void pv(const float (&weights)[M][2 * BLOCKS][4], T *values, int valid, int lane) {
+        const Place<D> place(lane % 16, lane / 16);
 #pragma unroll
         for (int k = 0; k < BLOCKS; k++) {
-            if (!present(k)) continue;
+            if (CUT && k * 16 >= valid) break;
             uint32_t p[M][4];
 #pragma unroll
             for (int m = 0; m < M; m++)
@@ -281,7 +412,7 @@ template <typename T, int D, int M, bool Q_IN_REGISTERS> struct WarpRows {
 #pragma unroll
             for (int n = 0; n < O_BLOCKS / 2; n++) {
                 uint32_t b[4];
-                ldmatrix_x4_trans(b, cell<D>(values, k * 16 + lane % 16, 2 * n + lane / 16));
+                ldmatrix_x4_trans(b, place.at(values + k * 16 * D, n));
 #pragma unroll
                 for (int m = 0; m < M; m++) {
                     mma_m16n8k16<T>(o[m][2 * n], p[m], b[0], b[1]);
@@ -294,6 +425,11 @@ template <typename T, int D, int M, bool Q_IN_REGISTERS> struct WarpRows {
 #pragma unroll
                 for (int m = 0; m < M; m++) mma_m16n8k16<T>(o[m][O_BLOCKS - 1], p[m], b[0], b[1]);
             }
+            if constexpr (SUMS_BY_MMA) {
+                const uint32_t ones = pack2<T>(1.0f, 1.0f);
+#pragma unroll
+                for (int m = 0; m < M; m++) mma_m16n8k16<T>(row_sum[m], p[m], ones, ones);
+            }
         }
     }
 
@@ -304,12 +440,10 @@ template <typename T, int D, int M, bool Q_IN_REGISTERS> struct WarpRows {
     __device__ __forceinline__ void mma(T *tile, T *keys, T *values, int valid, int distance, float slope, float scale2,
                                         int lane) {
         constexpr int BLOCKS = KEYS / 16;
-        // Blocks of keys that are all past the end are left out.
-        const auto present = [&](int block) { return !CUT || block * 16 < valid; };
         float s[M][2 * BLOCKS][4] = {};
-        qk<BLOCKS>(s, tile, keys, present, lane);
+        qk<CUT, BLOCKS>(s, tile, keys, valid, lane);
         softmax<CUT, BLOCKS>(s, valid, distance, slope, scale2, lane);
-        pv<BLOCKS>(s, values, present, lane);
+        pv<CUT, BLOCKS>(s, values, valid, lane);
     }
 
     // Divides by row_sum and writes `valid` rows of `width` columns, by way of the warp's tile, in 16 bytes. The next
@@ -322,9 +456,11 @@ template <typename T, int D, int M, bool Q_IN_REGISTERS> struct WarpRows {
             float inverse[2];
 #pragma unroll
             for (int r = 0; r < 2; r++) {
-                float sum = row_sum[m][r];
-                sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-                sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+                float sum = row_sum[m][SUMS_BY_MMA ? 2 * r : r];
+                if constexpr (!SUMS_BY_MMA) {
+                    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+                    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+                }
                 inverse[r] = 1.0f / sum;
             }
 #pragma unroll
@@ -342,6 +478,5 @@ template <typename T, int D, int M, bool Q_IN_REGISTERS> struct WarpRows {
                 *reinterpret_cast<uint4 *>(to + row * stride + chunk * 8) =
                     *reinterpret_cast<const uint4 *>(cell<D>(tile, row, chunk));
         }
-        __syncwarp(); // before the tile is written again
     }
 };

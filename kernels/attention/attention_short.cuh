@@ -44,7 +44,7 @@ template <typename T, int D, bool EXACT> __device__ __forceinline__ void attenti
     const float slope = p.slopes ? at<const float>(p.slopes)[head] / p.scale : 0.0f;
     const float scale2 = p.scale * 1.44269504088896340736f;
     const int base = (warp - slot.piece) * 16 * D; // where the sequence begins
-    WarpRows<T, D, 1, true> rows;
+    WarpRows<T, D, 1, true, false> rows;
     rows.load_q(tile, lane);
     rows.template mma<true, ROWS>(tile, keys + base, values + base, length, row, slope, scale2, lane);
     T *out = at<T>(p.out) + (slot.first + row) * row_stride + head * width;

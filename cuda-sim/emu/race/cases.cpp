@@ -135,19 +135,24 @@ static bool attention(Memory &memory, const Attention &of, const std::vector<uin
     tensor.attention = p;
     return launch(memory, of.kernel, shape, &tensor);
 }
-// Tiles that stay, and tiles that go round the ring for each of two passes.
-static bool attention_stays(Memory &memory) {
+// One item, whose keys the block rotates; and several, whose keys have been rotated before.
+static bool attention_item(Memory &memory) {
     constexpr AttentionTile TILE = attention_tile(64);
-    return attention(memory, {"attention_f16_64", 64, 32 * TILE.warps, TILE.shared_bytes, false}, {150}, 1);
+    return attention(memory, {"attention_f16_64", 64, 32 * TILE.warps, TILE.shared_bytes, false, 128}, {120}, 1);
 }
-static bool attention_round(Memory &memory) {
+static bool attention_items(Memory &memory) {
     constexpr AttentionTile TILE = attention_tile(64);
-    return attention(memory, {"attention_f16_64", 64, 32 * TILE.warps, TILE.shared_bytes, false}, {230}, 1);
+    return attention(memory, {"attention_f16_64", 64, 32 * TILE.warps, TILE.shared_bytes, false, 128}, {230}, 2);
 }
-// Queries that are read again and again.
+// Queries that are read again and again, and rotated keys that go round the ring.
 static bool attention_wide(Memory &memory) {
     constexpr AttentionTile TILE = attention_tile(128);
-    return attention(memory, {"attention_f16_128", 128, 32 * TILE.warps, TILE.shared_bytes, false}, {140}, 1);
+    return attention(memory, {"attention_f16_128", 128, 32 * TILE.warps, TILE.shared_bytes, false, 128}, {110}, 1);
+}
+// More stages than two.
+static bool attention_narrow(Memory &memory) {
+    constexpr AttentionTile TILE = attention_tile(16);
+    return attention(memory, {"attention_f16_16", 16, 32 * TILE.warps, TILE.shared_bytes, false, 128}, {290}, 3);
 }
 static bool attention_short(Memory &memory) {
     constexpr uint32_t SHARED = 3 * ATTENTION_SHORT_TOKENS * 64 * 2;
@@ -265,9 +270,10 @@ static bool gemm_short(Memory &memory) {
 }
 
 const Case CASES[] = {
-    {"attention_stays", attention_stays},
-    {"attention_round", attention_round},
+    {"attention_item", attention_item},
+    {"attention_items", attention_items},
     {"attention_wide", attention_wide},
+    {"attention_narrow", attention_narrow},
     {"attention_short", attention_short},
     {"attention_plain", attention_plain},
     {"attention_hopper", attention_hopper},

@@ -2,9 +2,9 @@
 #include "../attention_long.cuh"
 #include "../attention_short.cuh"
 
-constexpr int THREADS = 32 * ATTENTION_TILE<128>.warps;
+constexpr int THREADS = 32 * ATTENTION_TILE<128>.warps, BLOCKS = ATTENTION_TILE<128>.blocks;
 
-KERNEL(attention_f16_128, AttentionParams, THREADS, (attention_long<__half, 128, true>))
-KERNEL(attention_bf16_128, AttentionParams, THREADS, (attention_long<__nv_bfloat16, 128, true>))
+KERNEL_RESIDENT(attention_f16_128, AttentionParams, THREADS, BLOCKS, (attention_long<__half, 128, true>))
+KERNEL_RESIDENT(attention_bf16_128, AttentionParams, THREADS, BLOCKS, (attention_long<__nv_bfloat16, 128, true>))
 KERNEL(attention_f16_128_short, AttentionParams, ATTENTION_SHORT_THREADS, (attention_short<__half, 128, true>))
 KERNEL(attention_bf16_128_short, AttentionParams, ATTENTION_SHORT_THREADS, (attention_short<__nv_bfloat16, 128, true>))

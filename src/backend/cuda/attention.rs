@@ -17,6 +17,8 @@ use super::params::{AttentionItem, AttentionParams, AttentionSlot, AttentionTens
 use crate::dtype::DType;
 use crate::gpu::driver::{DriverError, Element, PackedRows, Swizzle, TensorMap};
 
+/// The source of the kernels for f32.
+const PLAIN: &str = "attention_f32";
 const SHORT_SLOTS: usize = ATTENTION_SHORT_SLOTS as usize;
 
 /// A kernel and how it is launched.
@@ -152,7 +154,7 @@ impl AttentionKernels {
                 + ATTENTION_F32_KEYS * padded;
             return width.is_multiple_of(2).then(|| Self {
                 long: AttentionKernel {
-                    source: "attention_f32".into(),
+                    source: PLAIN.into(),
                     name: format!("attention_f32_{padded}"),
                     threads: ATTENTION_F32_THREADS,
                     shared: 4 * floats,
@@ -239,16 +241,25 @@ impl AttentionKernels {
                 whole: (tile.stages * tile.keys) as usize,
             });
         }
+        let long = kernel("", 32 * tile.warps, tile.shared_bytes);
+        let rows = (16 * tile.row_tiles * tile.warps) as usize;
+        // The kernel rotates the keys of a sequence of one item, and relies on it that those of a
+        // longer one have been rotated.
+        let far = (rotary && exact.is_some()).then(|| FarKernels {
+            rotate: Self::rotate_kernel(head_dim, dtype),
+            attention: long.clone(),
+            rows,
+        });
         Some(Self {
-            long: kernel("", 32 * tile.warps, tile.shared_bytes),
+            long,
             short_tokens: short
                 .as_ref()
                 .map_or(0, |_| ATTENTION_SHORT_TOKENS as usize),
             short,
-            far: None,
-            rotates: 0,
-            rows: (16 * tile.row_tiles * tile.warps) as usize,
-            whole: (tile.stages * tile.keys) as usize,
+            rotates: far.as_ref().map_or(0, |far| far.rows),
+            far,
+            rows,
+            whole: rows,
         })
     }
 
@@ -256,7 +267,12 @@ impl AttentionKernels {
     /// of a job. `None` where there were no others.
     pub fn bits(&self) -> Option<&'static str> {
         let changed = HOPPER_TILES.map(|tile| format!("attention90_{}", tile.head_dim));
-        changed.contains(&self.long.source).then_some("attention90")
+        if changed.contains(&self.long.source) {
+            return Some("attention90");
+        }
+        // Since the tensor cores sum up the weights.
+        let source = &self.long.source;
+        (source.starts_with("attention_") && source != PLAIN).then_some("attention80 sums")
     }
 
     /// The kernels in the order of their launches, as [`WorkCounts::lists`] has their work.
@@ -489,7 +505,7 @@ mod tests {
         }
         let wide = AttentionKernels::new(64, DType::F16, true, (8, 0)).unwrap();
         assert_eq!(wide.long.name, "attention_f16_64");
-        assert_eq!(wide.long.shared, (128 + 3 * 2 * 64) * 64 * 2);
+        assert_eq!(wide.long.shared, (128 + 2 * 2 * 64) * 64 * 2);
         assert_eq!(wide.short.unwrap().name, "attention_f16_64_short");
         let hopper = AttentionKernels::new(64, DType::F16, true, (9, 0)).unwrap();
         assert_eq!(hopper.long.name, "attention90_f16_64");
@@ -516,7 +532,11 @@ mod tests {
                 assert_eq!(names, rotate.map(|rotate| (rotate, tensor)));
                 for capability in [(8, 0), (10, 0)] {
                     let other = AttentionKernels::new(head_dim, dtype, rotary, capability).unwrap();
-                    assert_eq!((other.bits(), other.far), (None, None));
+                    assert_eq!(other.bits(), Some("attention80 sums"));
+                    let rotate = format!("rotate_keys_{}_{head_dim}", dtype.name());
+                    let long = other.long.name.clone();
+                    let names = other.far.map(|far| (far.rotate.name, far.attention.name));
+                    assert_eq!(names, rotary.then_some((rotate, long)));
                 }
             }
         }
@@ -525,7 +545,10 @@ mod tests {
         assert_eq!(later.long.blocks(20, 97, 132), 20 * 97);
         let odd = AttentionKernels::new(40, DType::Bf16, true, (9, 0)).unwrap();
         assert_eq!(odd.long.name, "attention_bf16_any");
-        assert_eq!(odd.short, None);
+        assert_eq!((odd.short.as_ref(), odd.far.as_ref()), (None, None));
+        assert_eq!(odd.bits(), Some("attention80 sums"));
+        let plain = AttentionKernels::new(64, DType::F32, true, (8, 0)).unwrap();
+        assert_eq!(plain.bits(), None);
     }
 
     /// Each query of each sequence is in exactly one item or slot, and slots of a sequence stand
@@ -633,6 +656,15 @@ mod tests {
         assert_eq!(far(&kernels, &[0, 4000]), 0);
         // Nothing stays in shared memory for another pass.
         assert_eq!(rows(&kernels, 384), [192, 192]);
+        // Without wgmma: items of as many queries as a block takes, and keys of more than one item
+        // are rotated before, where there is a kernel for it.
+        for (head_dim, rotary, items) in [(64, true, 3), (24, true, 3), (40, true, 0), (64, false, 0)] {
+            let kernels = AttentionKernels::new(head_dim, DType::F16, rotary, (8, 6)).unwrap();
+            assert_eq!(rows(&kernels, 128), [128]);
+            assert_eq!(rows(&kernels, 350), [128, 128, 94]);
+            assert_eq!(far(&kernels, &[0, 128]), 0);
+            assert_eq!(far(&kernels, &[0, 350, 478]), items);
+        }
         let kernels = AttentionKernels::new(64, DType::F16, true, (9, 0)).unwrap();
         let longest = HOPPER_ROTATES as usize;
         assert_eq!(far(&kernels, &[0, longest]), 0);

@@ -54,10 +54,12 @@ pub struct AttentionTile {
     pub warps: u32,
     #[doc = " keys per tile, and values"]
     pub keys: u32,
-    #[doc = " tiles in shared memory at once; a sequence that fits into them stays there"]
+    #[doc = " tiles in shared memory at once"]
     pub stages: u32,
     #[doc = " 0 or 1"]
     pub q_in_registers: u32,
+    #[doc = " per multiprocessor; the compiler makes the registers suffice"]
+    pub blocks: u32,
     #[doc = " dynamic shared memory: the warps' queries, and the stages"]
     pub shared_bytes: u32,
 }
@@ -105,6 +107,7 @@ pub const ATTENTION_TILES: [AttentionTile; 6] = [
         keys: 64,
         stages: 4,
         q_in_registers: 1,
+        blocks: 3,
         shared_bytes: 20480,
     },
     AttentionTile {
@@ -114,6 +117,7 @@ pub const ATTENTION_TILES: [AttentionTile; 6] = [
         keys: 64,
         stages: 4,
         q_in_registers: 1,
+        blocks: 3,
         shared_bytes: 30720,
     },
     AttentionTile {
@@ -123,6 +127,7 @@ pub const ATTENTION_TILES: [AttentionTile; 6] = [
         keys: 64,
         stages: 4,
         q_in_registers: 1,
+        blocks: 3,
         shared_bytes: 40960,
     },
     AttentionTile {
@@ -130,27 +135,30 @@ pub const ATTENTION_TILES: [AttentionTile; 6] = [
         row_tiles: 2,
         warps: 4,
         keys: 64,
-        stages: 3,
+        stages: 2,
         q_in_registers: 1,
-        shared_bytes: 65536,
+        blocks: 2,
+        shared_bytes: 49152,
     },
     AttentionTile {
         head_dim: 96,
         row_tiles: 2,
         warps: 4,
         keys: 32,
-        stages: 3,
+        stages: 2,
         q_in_registers: 0,
-        shared_bytes: 61440,
+        blocks: 2,
+        shared_bytes: 49152,
     },
     AttentionTile {
         head_dim: 128,
         row_tiles: 2,
         warps: 4,
         keys: 32,
-        stages: 3,
+        stages: 2,
         q_in_registers: 0,
-        shared_bytes: 81920,
+        blocks: 2,
+        shared_bytes: 65536,
     },
 ];
 pub const HOPPER_TILES: [HopperTile; 4] = [
