@@ -20,9 +20,10 @@ const TOKENS: usize = 12 * 33_792;
 /// Runs `seqstream bench`.
 pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
     let device = options::device(&args.device, args.dtype, args.streams)?;
-    let checkpoint = model::open(&args.model, console)?;
+    let path = &model::find(&args.model, console)?.path;
+    let checkpoint = model::open(path, console)?;
     let config = checkpoint.config();
-    let workloads = workloads(args, &checkpoint, console)?;
+    let workloads = workloads(args, path, &checkpoint, console)?;
     let threads = args.threads.unwrap_or_else(options::cores);
     let request = Request {
         layers: vec![config.layers],
@@ -68,6 +69,7 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
 
 fn workloads(
     args: &BenchArgs,
+    model: &Path,
     checkpoint: &Checkpoint,
     console: &Console,
 ) -> Result<Vec<Workload>, Failure> {
@@ -81,7 +83,7 @@ fn workloads(
     let random = |length: &usize| Workload::random(checkpoint.config(), *length, tokens);
     let mut found: Vec<Workload> = args.lengths.iter().map(random).collect();
     for path in &args.fasta {
-        found.push(read(path, tokens, args, checkpoint, console)?);
+        found.push(read(path, tokens, model, checkpoint, console)?);
     }
     Ok(found)
 }
@@ -89,12 +91,12 @@ fn workloads(
 fn read(
     path: &Path,
     tokens: usize,
-    args: &BenchArgs,
+    model: &Path,
     checkpoint: &Checkpoint,
     console: &Console,
 ) -> Result<Workload, Failure> {
     let alphabet = engine::alphabet(checkpoint.config().kind);
-    let tokenizer = engine::tokenizer(&args.model, checkpoint)?;
+    let tokenizer = engine::tokenizer(model, checkpoint)?;
     let (workload, reading) = Workload::read(path, alphabet, &tokenizer, tokens)?;
     console.detail(&format!("{}: {reading}", path.display()));
     if workload.sequences.is_empty() {

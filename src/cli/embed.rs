@@ -37,10 +37,11 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         }
         .into());
     }
-    let checkpoint = model::open(&options.model, console)?;
+    let found = model::find(&options.model, console)?;
+    let checkpoint = model::open(&found.path, console)?;
     let config = checkpoint.config().clone();
     let request = options::request(&options, &config)?;
-    let tokenizer = Arc::new(engine::tokenizer(&options.model, &checkpoint)?);
+    let tokenizer = Arc::new(engine::tokenizer(&found.path, &checkpoint)?);
     if tokenizer.vocab_size() > config.vocab {
         return Err(Failure::Vocabulary {
             tokenizer: tokenizer.vocab_size(),
@@ -108,7 +109,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         duration(start.elapsed())
     ));
     model::describe(&engine, &checkpoint, console);
-    let spec = spec(
+    let mut spec = spec(
         &options,
         &config,
         &engine.identity,
@@ -116,6 +117,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         &request,
         &summary,
     );
+    spec.model.id = found.id;
     let checks = Checks {
         threads: options.threads,
         input,
@@ -368,6 +370,7 @@ fn spec(
         format: FORMAT,
         seqstream: env!("CARGO_PKG_VERSION").into(),
         model: ModelSpec {
+            id: None,
             blake3: hash,
             config: config.clone(),
         },
