@@ -44,7 +44,7 @@ fn action(action: &Action) -> String {
                 .as_ref()
                 .map_or_else(String::new, |r| format!(" --revision {r}"));
             return format!(
-                "run `hf download {name}{of}` where there is a network, with the same cache"
+                "run `hf download {name}{of}` with the same cache where there is a network"
             );
         }
         Action::ListModels => "`seqstream models` lists the known names",

@@ -1,6 +1,5 @@
 //! Requests to the Hub: redirects, the token, errors and repetitions.
 
-use std::error::Error as _;
 use std::fs;
 use std::io::{self, Read};
 use std::thread;
@@ -369,11 +368,15 @@ impl<'a> Client<'a> {
 
     /// The error of a request that got no answer.
     fn unreachable(&self, host: &str, error: &ureq::Error) -> Failed {
-        use ureq::Error::{HostNotFound, Io, Rustls, Timeout, Tls};
+        use ureq::Error::{BadUri, HostNotFound, Http, Io, Protocol, Rustls, Timeout, Tls};
         let host = host.to_owned();
         match error {
             Rustls(_) | Tls(_) => certificate(host, error.to_string()),
             Io(error) => self.broken(&host, error),
+            BadUri(_) | Http(_) | Protocol(_) => {
+                let what = error.to_string();
+                HubError::Answer { host, what }.into()
+            }
             HostNotFound => Failed {
                 error: HubError::Unreachable {
                     host,
@@ -405,7 +408,11 @@ impl<'a> Client<'a> {
         if tls {
             return certificate(host.to_owned(), error.to_string());
         }
-        let late = error.kind() == io::ErrorKind::TimedOut || error.source().is_some_and(is_late);
+        let timeout = |inner: &(dyn std::error::Error + 'static)| {
+            matches!(inner.downcast_ref(), Some(ureq::Error::Timeout(_)))
+        };
+        let late = inner.is_some_and(|inner| timeout(inner));
+        let late = late || error.kind() == io::ErrorKind::TimedOut;
         let what = match error.kind() {
             _ if late => "nothing more arrives".into(),
             io::ErrorKind::UnexpectedEof => "the connection was cut".into(),
@@ -419,10 +426,6 @@ impl<'a> Client<'a> {
             again: Some(Wait::Growing),
         }
     }
-}
-
-fn is_late(error: &(dyn std::error::Error + 'static)) -> bool {
-    matches!(error.downcast_ref(), Some(ureq::Error::Timeout(_)))
 }
 
 fn certificate(host: String, what: String) -> Failed {

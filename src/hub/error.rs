@@ -292,9 +292,8 @@ impl HubError {
                 "the token may be wrong or expired, or have no access to this model: log in again with `hf auth login`, or set HF_TOKEN".into()
             }
             Self::Denied { .. } => LOG_IN.into(),
-            Self::Busy { .. } => Remedy::steps([
-                "wait a while".into(),
-                Action::RunAgain.into(),
+            Self::Busy { .. } => Remedy::all([
+                Remedy::steps(["wait a while".into(), Action::RunAgain.into()]),
                 "a token (HF_TOKEN) has a higher limit".into(),
             ]),
             Self::Unreachable { .. } => Remedy::all([

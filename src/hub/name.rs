@@ -34,9 +34,9 @@ pub const KNOWN: [Known; 8] = [
     known("facebook/esm2_t6_8M_UR50D", "esm2_8m", 7_408_960),
     known("facebook/esm2_t12_35M_UR50D", "esm2_35m", 33_269_280),
     known("facebook/esm2_t30_150M_UR50D", "esm2_150m", 147_728_000),
-    known("facebook/esm2_t33_650M_UR50D", "esm2_650m", 649_403_520),
-    known("facebook/esm2_t36_3B_UR50D", "esm2_3b", 2_832_204_800),
-    known("facebook/esm2_t48_15B_UR50D", "esm2_15b", 15_101_859_840),
+    known("facebook/esm2_t33_650M_UR50D", "esm2_650m", 649_400_320),
+    known("facebook/esm2_t36_3B_UR50D", "esm2_3b", 2_832_442_880),
+    known("facebook/esm2_t48_15B_UR50D", "esm2_15b", 15_102_868_480),
     known("zhihan1996/DNABERT-S", "dnabert_s", 117_068_544),
     known("zhihan1996/DNABERT-2-117M", "dnabert_2", 117_068_544),
 ];
@@ -126,8 +126,12 @@ fn plain(word: &str) -> String {
     word.to_ascii_lowercase().replace('-', "_")
 }
 
-/// The names of known models that resemble a text, the closest first; at most three.
+/// The names of known models that resemble a text, the closest first; at most three. A known name
+/// resembles no other.
 pub fn nearest(text: &str) -> Vec<&'static str> {
+    if KNOWN.iter().any(|known| known.id == text) {
+        return Vec::new();
+    }
     let word = plain(text.rsplit('/').next().unwrap_or(text));
     let own = |id: &'static str| id.rsplit('/').next().unwrap_or(id);
     let names = KNOWN.iter().flat_map(|known| [known.short, own(known.id)]);
@@ -252,5 +256,6 @@ mod tests {
         assert!(nearest("facebook/esm2_t33_650M_UR50").contains(&"esm2_t33_650M_UR50D"));
         assert_eq!(nearest("DNABERT-T")[0], "dnabert_s");
         assert_eq!(nearest("/data/model"), [""; 0]);
+        assert_eq!(nearest("facebook/esm2_t6_8M_UR50D"), [""; 0]);
     }
 }

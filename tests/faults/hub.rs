@@ -60,7 +60,9 @@ fn standing(place: &Place, hub: &FakeHub, whole: bool) -> Result<(), String> {
 fn try_out(kind: Kind, call: &Call, place: &Place, hub: &FakeHub) -> Result<(), String> {
     let _ = fs::remove_dir_all(place.path("cache"));
     let mut command = inspect(place, hub);
-    let output = preload::disturb(&mut command, call.number, kind).output().unwrap();
+    let output = preload::disturb(&mut command, call.number, kind)
+        .output()
+        .unwrap();
     let said = stderr(&output);
     let status = output.status;
     let may = match kind {
@@ -86,11 +88,19 @@ fn sweep_whatever_call_fails_the_next_run_has_the_model() {
     let (place, hub) = place();
     let calls = preload::calls(&mut inspect(&place, &hub), false);
     let names = ["fsync", "rename", "unlink", "mkdir", "ftruncate64"];
-    assert!(names.iter().filter(|n| calls.iter().any(|c| c.operation == **n)).count() >= 3);
+    assert!(
+        names
+            .iter()
+            .filter(|n| calls.iter().any(|c| c.operation == **n))
+            .count()
+            >= 3
+    );
     let (mut wrong, mut tried) = (Vec::new(), 0);
     for kind in [Kind::Fail, Kind::Full, Kind::Signal(9), Kind::Short] {
         let short = |call: &Call| ["read", "write"].contains(&call.operation.as_str());
-        let suits = calls.iter().filter(|call| kind != Kind::Short || short(call));
+        let suits = calls
+            .iter()
+            .filter(|call| kind != Kind::Short || short(call));
         for (i, call) in suits.enumerate() {
             let always = kind != Kind::Short && names.contains(&call.operation.as_str());
             if !always && i % every != 0 {
@@ -99,12 +109,20 @@ fn sweep_whatever_call_fails_the_next_run_has_the_model() {
             tried += 1;
             if let Err(what) = try_out(kind, call, &place, &hub) {
                 let (operation, path) = (&call.operation, call.path.display());
-                wrong.push(format!("{kind:?} at call {}, {operation} {path}: {what}", call.number));
+                wrong.push(format!(
+                    "{kind:?} at call {}, {operation} {path}: {what}",
+                    call.number
+                ));
             }
         }
     }
     assert!(tried > 30, "{tried}");
-    assert!(wrong.is_empty(), "{} of {tried}:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {tried}:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
 }
 
 /// On some network file systems every process gets the lock that it asks for.
@@ -120,7 +138,11 @@ fn processes_that_all_have_the_lock_publish_the_right_bytes() {
         let start = || {
             let mut command = inspect(&place, &hub);
             preload::load(&mut command).env("FAULT_FLOCK", flock);
-            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+            command
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
         };
         let children: Vec<_> = (0..3).map(|_| start()).collect();
         for child in children {

@@ -108,10 +108,19 @@ fn refusals_are_told_apart() {
             "wait a while; then run the same command again",
         ),
         (
-            Answer::new(451).with("X-Error-Message", "\u{1b}[31mblocked"),
+            Answer {
+                body: b"{\"error\": \"\\u001b[31mblocked\"}".to_vec(),
+                ..Answer::new(451)
+            },
             9,
-            "fails with status 451",
+            "fails with status 451: \\u{1b}[31mblocked",
             "run the same command again",
+        ),
+        (
+            Answer::new(200).with("X-Repo-Commit", "\u{1b}[31m"),
+            9,
+            "does not answer as the Hugging Face Hub does: protocol: http parse fail",
+            "check HF_ENDPOINT and the proxy",
         ),
         (
             Answer::new(200),
@@ -271,7 +280,7 @@ fn a_disk_without_space_is_said_before_the_download() {
         command(&place, &hub, "inspect esm2_8m"),
         9,
         &[
-            "the download needs 1.0 EiB",
+            "the download needs 1.1 EiB",
             "are free there",
             "hint: free some space, or set HF_HUB_CACHE",
         ],
