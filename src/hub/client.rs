@@ -30,9 +30,19 @@ const LONGEST_MESSAGE: u64 = 1000;
 
 /// A failed request.
 pub(super) struct Failed {
-    pub error: HubError,
+    pub error: Box<HubError>,
     /// How long to wait before it is worth to try again; `None` if it never is.
     pub again: Option<Wait>,
+}
+
+impl Failed {
+    /// A failure after which it is worth to try again.
+    fn growing(error: HubError) -> Self {
+        Self {
+            error: Box::new(error),
+            again: Some(Wait::Growing),
+        }
+    }
 }
 
 /// The time before a repetition.
@@ -45,7 +55,10 @@ pub(super) enum Wait {
 
 impl From<HubError> for Failed {
     fn from(error: HubError) -> Self {
-        Self { error, again: None }
+        Self {
+            error: Box::new(error),
+            again: None,
+        }
     }
 }
 
@@ -327,7 +340,6 @@ impl<'a> Client<'a> {
             })
         };
         let gated = code == "GatedRepo";
-        let again = Some(Wait::Growing);
         Err(match status {
             404 if code == "RevisionNotFound" => {
                 absent(format!("revision {} of it", self.name.revision), true)
@@ -352,17 +364,17 @@ impl<'a> Client<'a> {
             429 => {
                 let after = after.trim().parse().ok().map(Duration::from_secs);
                 Failed {
-                    error: HubError::Busy { host, after },
+                    error: Box::new(HubError::Busy { host, after }),
                     again: match after {
-                        None => again,
+                        None => Some(Wait::Growing),
                         Some(after) => (after <= LONGEST_WAIT).then_some(Wait::Asked(after)),
                     },
                 }
             }
-            _ => Failed {
-                error: HubError::Failing { host, status, said },
-                again: again.filter(|_| matches!(status, 408 | 500 | 502 | 503 | 504)),
-            },
+            408 | 500 | 502 | 503 | 504 => {
+                Failed::growing(HubError::Failing { host, status, said })
+            }
+            _ => HubError::Failing { host, status, said }.into(),
         })
     }
 
@@ -377,27 +389,14 @@ impl<'a> Client<'a> {
                 let what = error.to_string();
                 HubError::Answer { host, what }.into()
             }
-            HostNotFound => Failed {
-                error: HubError::Unreachable {
-                    host,
-                    what: "no address is known for this name".into(),
-                },
-                again: Some(Wait::Growing),
-            },
-            Timeout(_) => Failed {
-                error: HubError::Unreachable {
-                    host,
-                    what: "it does not answer in time".into(),
-                },
-                again: Some(Wait::Growing),
-            },
-            other => Failed {
-                error: HubError::Unreachable {
-                    host,
-                    what: other.to_string(),
-                },
-                again: Some(Wait::Growing),
-            },
+            other => {
+                let what = match other {
+                    HostNotFound => "no address is known for this name".into(),
+                    Timeout(_) => "it does not answer in time".into(),
+                    other => other.to_string(),
+                };
+                Failed::growing(HubError::Unreachable { host, what })
+            }
         }
     }
 
@@ -418,13 +417,8 @@ impl<'a> Client<'a> {
             io::ErrorKind::UnexpectedEof => "the connection was cut".into(),
             _ => error.to_string(),
         };
-        Failed {
-            error: HubError::Unreachable {
-                host: host.to_owned(),
-                what,
-            },
-            again: Some(Wait::Growing),
-        }
+        let host = host.to_owned();
+        Failed::growing(HubError::Unreachable { host, what })
     }
 }
 
@@ -476,8 +470,8 @@ pub(super) fn pause(
 ) -> Result<(), HubError> {
     *failures += 1;
     let wait = match failed.again {
-        _ if *failures > RETRIES => return Err(failed.error),
-        None => return Err(failed.error),
+        _ if *failures > RETRIES => return Err(*failed.error),
+        None => return Err(*failed.error),
         Some(Wait::Asked(wait)) => wait,
         Some(Wait::Growing) => FIRST_WAIT * 3u32.pow(*failures - 1),
     };
