@@ -203,6 +203,7 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
         format: FORMAT,
         seqstream: String::new(),
         model: ModelSpec {
+            id: None,
             blake3: String::new(),
             config: model.config.clone(),
         },

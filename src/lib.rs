@@ -29,6 +29,7 @@
 //! | [`dtype`], [`batch`] | define the number formats and the packed batches without padding |
 //! | [`sequence`] | reads FASTA and FASTQ, cleans and tokenizes |
 //! | [`architecture`] | describes a model: sizes, names and shapes of its tensors, config.json |
+//! | [`hub`] | finds a model by its name, in the cache of the Hugging Face Hub or on the Hub |
 //! | [`weights`] | turns mapped files into named, checked tensors |
 //! | [`output`] | writes npy, safetensors, shards and the manifest |
 //! | [`gpu`] | calls CUDA and knows no model: driver, cuBLASLt, streams and fences |
@@ -68,6 +69,7 @@ pub mod bytes;
 pub mod dtype;
 pub mod engine;
 pub mod gpu;
+pub mod hub;
 pub mod model;
 pub mod output;
 pub mod pipeline;

@@ -123,6 +123,15 @@ pub enum Action {
         /// A name for the folder that it may be downloaded to.
         folder: String,
     },
+    /// Download a model into the cache of the Hugging Face Hub, where there is a network.
+    FillCache {
+        /// The name on the Hub.
+        name: String,
+        /// The revision, if another than the newest is wanted.
+        revision: Option<String>,
+    },
+    /// Ask which models are known by name.
+    ListModels,
     /// Convert the weights to f32, which are used where they are mapped.
     ConvertToF32,
     /// Look for values in the weights that are not finite.
@@ -310,6 +319,14 @@ impl fmt::Display for Action {
                     "models are read from disk: download {name} from the Hugging Face Hub, and give its folder, such as {folder}"
                 );
             }
+            Self::FillCache { name, revision } => {
+                let of = revision.as_ref().map_or_else(String::new, |r| format!(", revision {r},"));
+                return write!(
+                    f,
+                    "download {name}{of} into the cache where there is a network"
+                );
+            }
+            Self::ListModels => "see which models are known by name",
             Self::ConvertToF32 => {
                 "convert the weights to f32, because such weights are used where they are mapped"
             }

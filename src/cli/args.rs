@@ -18,6 +18,7 @@ Exit codes:
   6  resume, merge or algorithm table refused; or another job writes there
   7  the device is not available
   8  the device failed, or there is too little memory for the model; finished shards are kept
+  9  the model could not be downloaded; what has arrived is kept
   130, 143  stopped by SIGINT or SIGTERM: after the shard in hand, by a second signal at once";
 
 const EMBED_EXAMPLES: &str = "\
@@ -83,6 +84,8 @@ pub enum Command {
     Merge(MergeArgs),
     /// Show a model's architecture, tensors and size
     Inspect(InspectArgs),
+    /// List the models that are known by name, and what the cache has of them
+    Models(ModelsArgs),
     /// Print token ids, one JSON object per sequence
     Tokenize(TokenizeArgs),
     /// Measure the speed of a model on a device, also compared with its matrix products alone
@@ -100,7 +103,8 @@ pub struct EmbedArgs {
     /// input
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
-    /// Model folder (Hugging Face) or file (.safetensors, .bin, fair-esm .pt)
+    /// Model folder (Hugging Face) or file (.safetensors, .bin, fair-esm .pt); or a name on the
+    /// Hugging Face Hub, or a short one (`seqstream models`), with @REVISION or without
     #[arg(long, short, value_name = "MODEL")]
     pub model: PathBuf,
     /// Output directory: new or empty, or the directory of the job to resume
@@ -292,10 +296,18 @@ pub struct MergeArgs {
     pub out: PathBuf,
 }
 
+/// The arguments of `seqstream models`.
+#[derive(Debug, Args)]
+pub struct ModelsArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// The arguments of `seqstream inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// Model folder or file
+    /// Model folder or file, or name of a model
     pub model: PathBuf,
     /// Print one JSON object
     #[arg(long)]
@@ -308,7 +320,7 @@ pub struct TokenizeArgs {
     /// FASTA or FASTQ files; `-` is standard input
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
-    /// Model folder or file, or a tokenizer.json file
+    /// Model folder or file, name of a model, or a tokenizer.json file
     #[arg(long, short, value_name = "MODEL")]
     pub model: PathBuf,
     /// `on` cleans the text, `off` leaves it as it is
@@ -336,7 +348,7 @@ pub struct TokenizeArgs {
 /// The arguments of `seqstream bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Model folder or file; the speed does not depend on the values of the weights. With
+    /// Model folder or file, or name of a model; the speed does not depend on the values of the weights. With
     /// --simulate also one of 8M, 35M, 150M, 650M, 3B, 15B and dnabert-s
     #[arg(long, short, value_name = "MODEL")]
     pub model: PathBuf,

@@ -43,9 +43,10 @@ fn measure(args: &BenchArgs, trace: &Trace, console: &Console) -> Result<(), Fai
         (WeightMode::Auto, true) => WeightMode::Resident,
         (weights, _) => weights,
     };
-    let checkpoint = model::open(&args.model, console)?;
+    let path = &model::find(&args.model, console)?.path;
+    let checkpoint = model::open(path, console)?;
     let config = checkpoint.config();
-    let workloads = workloads(args, &checkpoint, console)?;
+    let workloads = workloads(args, path, &checkpoint, console)?;
     let threads = args.threads.unwrap_or_else(options::cores);
     let request = Request {
         layers: vec![config.layers],
@@ -105,7 +106,9 @@ fn predict(
     let preset = args.model.to_str().and_then(ModelConfig::preset);
     let config = match preset {
         Some(config) => config,
-        None => model::open(&args.model, console)?.config().clone(),
+        None => model::open(&model::find(&args.model, console)?.path, console)?
+            .config()
+            .clone(),
     };
     let simulated = SimulateOptions {
         dtype: options::on_cuda(args.dtype),
@@ -113,7 +116,7 @@ fn predict(
         ..SimulateOptions::default()
     };
     let simulation = simulate::open(machine, &config, &simulated)?;
-    let workloads = workloads(args, &simulation.checkpoint, console)?;
+    let workloads = workloads(args, &args.model, &simulation.checkpoint, console)?;
     let job = Job {
         memory: None,
         request: Request {
@@ -146,6 +149,7 @@ fn predict(
 
 fn workloads(
     args: &BenchArgs,
+    model: &Path,
     checkpoint: &Checkpoint,
     console: &Console,
 ) -> Result<Vec<Workload>, Failure> {
@@ -159,7 +163,7 @@ fn workloads(
     let random = |length: &usize| Workload::random(checkpoint.config(), *length, tokens);
     let mut found: Vec<Workload> = args.lengths.iter().map(random).collect();
     for path in &args.fasta {
-        found.push(read(path, tokens, args, checkpoint, console)?);
+        found.push(read(path, tokens, model, checkpoint, console)?);
     }
     Ok(found)
 }
@@ -167,12 +171,12 @@ fn workloads(
 fn read(
     path: &Path,
     tokens: usize,
-    args: &BenchArgs,
+    model: &Path,
     checkpoint: &Checkpoint,
     console: &Console,
 ) -> Result<Workload, Failure> {
     let alphabet = engine::alphabet(checkpoint.config().kind);
-    let tokenizer = engine::tokenizer(&args.model, checkpoint)?;
+    let tokenizer = engine::tokenizer(model, checkpoint)?;
     let (workload, reading) =
         Workload::read(path, alphabet, &tokenizer, tokens, args.bad_records.into())?;
     console.detail(&format!("{}: {reading}", path.display()));

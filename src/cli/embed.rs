@@ -44,10 +44,11 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
 
 /// Runs the job. When this returns, nothing adds times of a device to the trace any more.
 fn job(options: EmbedOptions, trace: &Trace, console: &Console) -> Result<(), Failure> {
-    let checkpoint = model::open(&options.model, console)?;
+    let found = model::find(&options.model, console)?;
+    let checkpoint = model::open(&found.path, console)?;
     let config = checkpoint.config().clone();
     let request = options::request(&options, &config)?;
-    let tokenizer = Arc::new(engine::tokenizer(&options.model, &checkpoint)?);
+    let tokenizer = Arc::new(engine::tokenizer(&found.path, &checkpoint)?);
     if tokenizer.vocab_size() > config.vocab {
         return Err(Failure::Vocabulary {
             tokenizer: tokenizer.vocab_size(),
@@ -122,7 +123,7 @@ fn job(options: EmbedOptions, trace: &Trace, console: &Console) -> Result<(), Fa
         duration(start.elapsed())
     ));
     model::describe(&engine, &checkpoint, console);
-    let spec = spec(
+    let mut spec = spec(
         &options,
         &config,
         &engine.identity,
@@ -130,6 +131,7 @@ fn job(options: EmbedOptions, trace: &Trace, console: &Console) -> Result<(), Fa
         &request,
         &summary,
     );
+    spec.model.id = found.id;
     let checks = Checks {
         threads: options.threads,
         input,
@@ -282,6 +284,7 @@ fn spec(
         format: FORMAT,
         seqstream: env!("CARGO_PKG_VERSION").into(),
         model: ModelSpec {
+            id: None,
             blake3: hash,
             config: config.clone(),
         },

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::remedy::words;
 use seqstream::backend::BackendError;
 use seqstream::engine::EngineError;
+use seqstream::hub::HubError;
 use seqstream::model::ModelError;
 use seqstream::output::OutputError;
 use seqstream::pipeline::JobError;
@@ -55,6 +56,9 @@ pub enum Failure {
     /// A job failed.
     #[error(transparent)]
     Job(#[from] JobError),
+    /// A name that leads to no model, or a model that could not be downloaded.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// Weights that cannot be used.
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -110,6 +114,7 @@ impl From<BackendError> for Failure {
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
         match error {
+            EngineError::Hub(e) => e.into(),
             EngineError::Weights(e) => e.into(),
             EngineError::Model(e) => e.into(),
             EngineError::Backend(e) => e.into(),
@@ -160,7 +165,9 @@ impl Failure {
             Self::Stdout(_) | Self::Trace(_) => 5,
             Self::Other(_) => 1,
             Self::Usage { .. } => 2,
-            Self::Weights(_)
+            Self::Hub(e) if !e.leads_nowhere() => 9,
+            Self::Hub(_)
+            | Self::Weights(_)
             | Self::Tokenizer(_)
             | Self::NoTokenizer { .. }
             | Self::Vocabulary { .. } => 4,
@@ -227,6 +234,7 @@ impl Failure {
             Self::Device { hint, .. } | Self::GivenAlgorithms { hint, .. } => Some(hint.clone()),
             Self::Memory { remedy, .. } => Some(words(remedy)),
             Self::Job(e) => e.remedy().as_ref().map(words),
+            Self::Hub(e) => e.remedy().as_ref().map(words),
             Self::Weights(e) => e.remedy().as_ref().map(words),
             Self::Tokenizer(e) => e.remedy().as_ref().map(words),
             Self::Trace(e) => e.remedy().as_ref().map(words),

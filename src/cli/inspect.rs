@@ -19,15 +19,19 @@ use seqstream::weights::{Checkpoint, TensorInfo};
 
 /// Runs `seqstream inspect`.
 pub fn run(args: &InspectArgs, console: &Console) -> Result<(), Failure> {
-    let checkpoint = model::open(&args.model, console)?;
+    let found = model::find(&args.model, console)?;
+    let checkpoint = model::open(&found.path, console)?;
     // Only the JSON has the hash, because every byte of the model is read for it.
     let hash = args.json.then(|| checkpoint.hash()).transpose()?;
-    console.report(&Inspection::of(&checkpoint, hash), args.json)
+    console.report(&Inspection::of(found.id, &checkpoint, hash), args.json)
 }
 
 /// The architecture, the files and the tensors of a model.
 #[derive(Serialize)]
 struct Inspection<'a> {
+    /// The name on the Hugging Face Hub and the commit, if the model was given by its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
     model: &'a ModelConfig,
     parameters: u64,
     bytes: u64,
@@ -43,8 +47,9 @@ struct Inspection<'a> {
 }
 
 impl<'a> Inspection<'a> {
-    fn of(checkpoint: &'a Checkpoint, blake3: Option<String>) -> Self {
+    fn of(id: Option<String>, checkpoint: &'a Checkpoint, blake3: Option<String>) -> Self {
         Self {
+            id,
             model: checkpoint.config(),
             parameters: layout::parameters(checkpoint.config()),
             bytes: checkpoint.total_bytes(),
@@ -63,6 +68,9 @@ impl<'a> Inspection<'a> {
 impl fmt::Display for Inspection<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = |name: &str, value: &dyn fmt::Display| writeln!(f, "{name:<11} {value}");
+        if let Some(id) = &self.id {
+            line("name", id)?;
+        }
         let config = self.model;
         line(
             "model",

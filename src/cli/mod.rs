@@ -6,6 +6,7 @@ mod bench;
 mod completions;
 mod console;
 mod doctor;
+mod download;
 mod embed;
 mod failure;
 mod input;
@@ -13,6 +14,7 @@ mod inspect;
 mod machine;
 mod merge;
 mod model;
+mod models;
 mod options;
 mod progress;
 mod remedy;
@@ -31,6 +33,7 @@ pub fn run(command: Command, console: &Console) -> Result<(), Failure> {
         Command::Embed(args) => embed::run(*args, console),
         Command::Merge(args) => merge::run(&args, console),
         Command::Inspect(args) => inspect::run(&args, console),
+        Command::Models(args) => models::run(&args, console),
         Command::Tokenize(args) => tokenize::run(&args, console),
         Command::Bench(args) => bench::run(&args, console),
         Command::Doctor(args) => doctor::run(&args, console),

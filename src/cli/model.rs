@@ -2,9 +2,21 @@
 
 use std::path::Path;
 
+use super::download::Display;
 use super::{Console, Failure};
 use seqstream::engine::{Engine, Plan};
+use seqstream::hub::{self, Found, Hub};
 use seqstream::weights::Checkpoint;
+
+/// Finds the model that `--model` means: a path, or a name, whose model is downloaded if it is not
+/// in the cache.
+pub fn find(given: &Path, console: &Console) -> Result<Found, Failure> {
+    let found = hub::find(given, &Hub::from_environment(), &mut Display::new(console))?;
+    if let Some(id) = &found.id {
+        console.detail(&format!("model: {id} in {}", found.path.display()));
+    }
+    Ok(found)
+}
 
 /// Opens the weights and prints their warnings.
 pub fn open(path: &Path, console: &Console) -> Result<Checkpoint, Failure> {

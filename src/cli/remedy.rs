@@ -50,6 +50,15 @@ fn action(action: &Action) -> String {
                  --model {folder}"
             );
         }
+        Action::FillCache { name, revision } => {
+            let of = revision
+                .as_ref()
+                .map_or_else(String::new, |r| format!(" --revision {r}"));
+            return format!(
+                "run `hf download {name}{of}` with the same cache where there is a network"
+            );
+        }
+        Action::ListModels => "`seqstream models` lists the known names",
         Action::ConvertToF32 => {
             "weights-tools convert --dtype f32 makes a file that is used where it is mapped"
         }
@@ -139,6 +148,11 @@ mod tests {
                 name: "facebook/esm2".into(),
                 folder: "esm2".into(),
             },
+            Action::FillCache {
+                name: "facebook/esm2".into(),
+                revision: Some("v1".into()),
+            },
+            Action::ListModels,
             Action::RecomputeShard {
                 shard: "out/shard-000001".into(),
             },
@@ -167,7 +181,8 @@ mod tests {
                     .take_while(|c| c.is_ascii_lowercase() || *c == '-')
                     .collect();
                 // The option of another program.
-                let others = flag == "local-dir" && text.contains("hf download");
+                let others =
+                    ["local-dir", "revision"].contains(&&*flag) && text.contains("hf download");
                 assert!(known.contains(&*flag) || others, "--{flag}: {text}");
                 named.insert(flag);
             }

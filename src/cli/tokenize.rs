@@ -27,9 +27,10 @@ pub fn run(args: &TokenizeArgs, console: &Console) -> Result<(), Failure> {
         };
         (tokenizer, alphabet)
     } else {
-        let checkpoint = model::open(&args.model, console)?;
+        let path = model::find(&args.model, console)?.path;
+        let checkpoint = model::open(&path, console)?;
         (
-            engine::tokenizer(&args.model, &checkpoint)?,
+            engine::tokenizer(&path, &checkpoint)?,
             engine::alphabet(checkpoint.config().kind),
         )
     };

@@ -1,6 +1,7 @@
 //! The errors of opening a model, putting it on its devices and running it.
 
 use crate::backend::BackendError;
+use crate::hub::HubError;
 use crate::model::ModelError;
 use crate::remedy::{Action, Remedy};
 use crate::sequence::{SequenceError, TokenizerError};
@@ -9,6 +10,10 @@ use crate::weights::WeightsError;
 /// Why a model cannot be opened, put on its devices, or run on a sequence.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
+    /// The model was given by its name, and the name leads to no model, or the model could not be
+    /// downloaded.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// The weights cannot be used.
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -79,6 +84,7 @@ impl EngineError {
     /// Returns what the user can do about the error, if a remedy is known.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
+            Self::Hub(e) => e.remedy(),
             Self::Weights(e) => e.remedy(),
             Self::Model(e) => e.remedy(),
             Self::Backend(e) => e.remedy(),

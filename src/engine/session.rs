@@ -9,6 +9,7 @@ use super::{
 use crate::backend::cuda::WeightMode;
 use crate::batch::PackedBatch;
 use crate::gpu::cublaslt::Algorithms;
+use crate::hub::{self, Hub};
 use crate::model::{LayerOutput, Request};
 use crate::sequence::{Alphabet, CleanCounts, Cleaning, Record, Tokenizer, clean};
 use crate::trace::Trace;
@@ -37,13 +38,17 @@ pub struct Embedding {
 }
 
 impl Session {
-    /// Opens the model in `path` (a folder or a weight file) and puts it on `device`. `request`
-    /// says which layers and poolings each sequence gets.
+    /// Opens a model and puts it on `device`. `path` is a folder or a weight file, or else the name
+    /// of a model, such as `facebook/esm2_t6_8M_UR50D` or `esm2_8m`, with `@REVISION` or without: it
+    /// is looked for in the cache of the Hugging Face Hub and downloaded if it is not there, as the
+    /// environment allows (see [`crate::hub`]). `request` says which layers and poolings each
+    /// sequence gets.
     ///
     /// # Errors
-    /// [`EngineError`] if the weights, the tokenizer or the device cannot be used, or if the
+    /// [`EngineError`] if the model cannot be found or downloaded, if the weights, the tokenizer or the device cannot be used, or if the
     /// request names a layer that the model does not have, or names a layer twice.
     pub fn open(path: &Path, device: &Device, request: Request) -> Result<Self, EngineError> {
+        let path = &hub::find(path, &Hub::from_environment(), &mut ())?.path;
         let checkpoint = Checkpoint::open(path)?;
         let config = checkpoint.config();
         if let Some(layer) = request.layers.iter().find(|l| **l > config.layers) {

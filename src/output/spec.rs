@@ -122,6 +122,10 @@ fn clean_or_case<'de, D: serde::Deserializer<'de>>(from: D) -> Result<bool, D::E
 /// Identifies a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelSpec {
+    /// The name on the Hugging Face Hub and the commit, as `NAME@COMMIT`, if the model was given by
+    /// its name. It is for the reader and decides nothing, as the hash says which model it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     /// BLAKE3 hash, in hex, over the files that decide the results of the model.
     pub blake3: String,
     /// The architecture and the sizes of the model.
@@ -158,7 +162,7 @@ impl JobSpec {
     /// Returns the BLAKE3 hash, in hex, of everything that decides what the job computes for a
     /// record; shard.json repeats it. The share is left out, since the shards of merged shares are
     /// those of the whole job. The inputs are left out, too, since each shard has a digest of its
-    /// own records. Returns `None` for format 1, whose shards name no job.
+    /// own records; and the name of the model, since its hash decides. Returns `None` for format 1, whose shards name no job.
     pub fn fingerprint(&self) -> Option<String> {
         if self.format < 2 {
             return None;
@@ -166,15 +170,18 @@ impl JobSpec {
         let mut spec = self.clone();
         spec.share.clear();
         spec.inputs.clear();
+        spec.model.id = None;
         let text = serde_json::to_string(&spec).unwrap_or_default();
         Some(blake3::hash(text.as_bytes()).to_hex().to_string())
     }
 
-    /// Returns the fields in which `asked` differs from this job. The names of inputs do not count.
+    /// Returns the fields in which `asked` differs from this job. The names of inputs and of the
+    /// model do not count.
     pub fn differences(&self, asked: &JobSpec) -> Vec<Difference> {
         let flat = |spec: &JobSpec| {
             let mut spec = spec.clone();
             spec.inputs.iter_mut().for_each(|i| i.name.clear());
+            spec.model.id = None;
             let mut fields = Vec::new();
             // The values go through text, as the job on the disk did: a float may change by one
             // bit.
@@ -255,6 +262,7 @@ pub(crate) mod tests {
             format: FORMAT,
             seqstream: "0.1.0".into(),
             model: ModelSpec {
+                id: None,
                 blake3: "00".into(),
                 config: serde_json::from_value(serde_json::json!({
                     "kind": ModelKind::Esm2, "layers": 2, "hidden": 8, "heads": 2, "intermediate": 16,
@@ -370,6 +378,26 @@ pub(crate) mod tests {
         }
         json["case"] = "lower".into();
         assert!(serde_json::from_value::<JobSpec>(json).is_err());
+    }
+
+    #[test]
+    fn the_name_of_the_model_decides_nothing() {
+        let named = |id: Option<&str>| {
+            let mut spec = spec();
+            spec.model.id = id.map(Into::into);
+            spec
+        };
+        let (none, one, two) = (named(None), named(Some("a/b@1")), named(Some("a/b@2")));
+        for other in [&one, &two] {
+            assert_eq!(none.differences(other), []);
+            assert_eq!(other.differences(&none), []);
+            assert_eq!(none.fingerprint(), other.fingerprint());
+        }
+        // Without a name, a job is what it was in earlier versions, byte for byte.
+        let text = serde_json::to_string(&none).unwrap();
+        assert!(text.contains(r#""model":{"blake3":"#), "{text}");
+        let back: JobSpec = serde_json::from_str(&serde_json::to_string(&one).unwrap()).unwrap();
+        assert_eq!(back.model.id.as_deref(), Some("a/b@1"));
     }
 
     #[test]

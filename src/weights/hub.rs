@@ -1,10 +1,12 @@
-//! Recognizes names of models on the Hugging Face Hub, and folders of its cache.
+//! Recognizes names of models on the Hugging Face Hub where a path was given, and folders of its
+//! cache.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::WeightsError;
 use crate::architecture::foreign;
+use crate::hub::Name;
 use crate::untrusted::{Shown, file, shown};
 
 /// The longest refs/main that is read, in bytes: it holds a hash of 40 digits.
@@ -112,55 +114,13 @@ pub(super) fn weights_below(
 
 /// The error for a path where nothing is, if the path is the name of a model on the Hub.
 pub(super) fn absent(path: &Path) -> Option<WeightsError> {
-    let name = model_name(path.to_str()?)?;
+    let name = Name::parse(path.to_str()?)?.id;
     let folder = name.rsplit('/').next().unwrap_or(&name);
     Some(WeightsError::OnHub {
         path: path.to_owned(),
         folder: folder.to_owned(),
         name,
     })
-}
-
-/// The name on the Hub, such as `facebook/esm2_t6_8M_UR50D`, that a path or an address stands for.
-fn model_name(text: &str) -> Option<String> {
-    let address = [
-        "https://huggingface.co/",
-        "http://huggingface.co/",
-        "huggingface.co/",
-        "hf://",
-    ]
-    .iter()
-    .find_map(|start| text.strip_prefix(start));
-    let parts: Vec<&str> = match address {
-        // What follows the name leads to a revision or a file.
-        Some(rest) => rest.split('/').take(2).collect(),
-        None => text.trim_end_matches('/').split('/').collect(),
-    };
-    let is_word = |word: &&str| {
-        let first = word.bytes().next();
-        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-        first.is_some_and(|b| b.is_ascii_alphanumeric()) && word.bytes().all(fits)
-    };
-    if !parts.iter().all(is_word) {
-        return None;
-    }
-    // A file of weights that is not there is a mistyped path.
-    let last = parts.last()?.to_ascii_lowercase();
-    let files = [".pt", ".pth", ".bin", ".ckpt", ".json", ".safetensors"];
-    if files.iter().any(|end| last.ends_with(end)) {
-        return None;
-    }
-    match parts.as_slice() {
-        [owner, name] => Some(format!("{owner}/{name}")),
-        [name] if last.starts_with("esm2_t") && last.ends_with("_ur50d") => {
-            Some(format!("facebook/{name}"))
-        }
-        [_] if last == "dnabert-s" => Some("zhihan1996/DNABERT-S".into()),
-        [_] if last == "dnabert-2-117m" || last == "dnabert-2" => {
-            Some("zhihan1996/DNABERT-2-117M".into())
-        }
-        _ => None,
-    }
 }
 
 /// The error for a folder with an adapter. `weights` is the file of weights beside it, if there is
@@ -204,49 +164,4 @@ pub(super) fn adapter(
             format!("if it is merged into {weights}, give that file by its path; if not, {merge}"),
         ),
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::model_name;
-
-    #[test]
-    fn names_on_the_hub() {
-        for (text, name) in [
-            (
-                "facebook/esm2_t33_650M_UR50D",
-                "facebook/esm2_t33_650M_UR50D",
-            ),
-            (
-                "facebook/esm2_t33_650M_UR50D/",
-                "facebook/esm2_t33_650M_UR50D",
-            ),
-            ("esm2_t6_8M_UR50D", "facebook/esm2_t6_8M_UR50D"),
-            ("DNABERT-S", "zhihan1996/DNABERT-S"),
-            ("hf://zhihan1996/DNABERT-S", "zhihan1996/DNABERT-S"),
-            (
-                "https://huggingface.co/facebook/esm2_t6_8M_UR50D/tree/main",
-                "facebook/esm2_t6_8M_UR50D",
-            ),
-        ] {
-            assert_eq!(model_name(text).as_deref(), Some(name), "{text}");
-        }
-        for text in [
-            "",
-            "/",
-            "./model",
-            "../a/b",
-            "/data/model",
-            "model",
-            "a/b/c",
-            "~/x",
-            "models/esm2.pt",
-            "a b/c",
-            "https://example.com/x/y",
-            "x/model.safetensors",
-            ".cache/x",
-        ] {
-            assert_eq!(model_name(text), None, "{text}");
-        }
-    }
 }

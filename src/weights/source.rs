@@ -14,6 +14,7 @@ use super::WeightsError;
 use super::hub;
 use super::identify::Located;
 use super::stored::fitting_name;
+use crate::hub::WEIGHTS;
 use crate::untrusted::{Shown, file, shown};
 
 /// The longest index that is read, in bytes. The index of ESM-2 15B has 130 kB. The bound on the
@@ -149,13 +150,7 @@ fn check_shards(
 /// Finds the one set of weights in a folder. If a folder has the same weights in several formats,
 /// the first name of this list is taken.
 fn in_folder(folder: &Path) -> Result<PathBuf, WeightsError> {
-    const KNOWN: [&str; 4] = [
-        "model.safetensors",
-        "model.safetensors.index.json",
-        "pytorch_model.bin",
-        "pytorch_model.bin.index.json",
-    ];
-    for name in KNOWN {
+    for name in WEIGHTS {
         let path = folder.join(name);
         // A file that cannot be examined is an error: it must not give way to weights in another
         // format.
@@ -195,7 +190,7 @@ fn in_folder(folder: &Path) -> Result<PathBuf, WeightsError> {
             }
         }
     }
-    if let Some(error) = hub::weights_below(folder, &KNOWN)? {
+    if let Some(error) = hub::weights_below(folder, &WEIGHTS)? {
         return Err(error);
     }
     let what = match names.is_empty() {

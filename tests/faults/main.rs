@@ -8,6 +8,8 @@
 // Test helpers may panic, as tests may.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[cfg(feature = "hub")]
+mod hub;
 mod journal;
 mod locks;
 mod power;
@@ -19,4 +21,7 @@ mod workplace;
 mod support {
     #[allow(dead_code)] // only what all jobs need is used here
     pub mod cli;
+    #[cfg(feature = "hub")]
+    #[allow(dead_code)] // other tests use other parts
+    pub mod hub;
 }

@@ -10,7 +10,7 @@ const LEVELS: [&[&str]; 12] = [
     &["bytes"],
     &["remedy"],
     &["dtype", "batch", "system", "trace", "untrusted"],
-    &["sequence", "architecture"],
+    &["sequence", "architecture", "hub"],
     &["weights", "output"],
     &["gpu"],
     &["backend"],

@@ -252,6 +252,7 @@ impl Job {
             format: self.format,
             seqstream: "0".into(),
             model: ModelSpec {
+                id: None,
                 blake3: self.model.into(),
                 config: Hashing::new().config,
             },

@@ -32,7 +32,8 @@ Examples:
   weights-tools convert esm2_t33_650M_UR50D.pt --out esm2-650m/model.safetensors
   weights-tools convert esm2_t48_15B_UR50D --dtype f16 --out esm2-15b-f16/model.safetensors")]
 pub struct Args {
-    /// A model folder, a .safetensors, .bin or fair-esm .pt file, or an index
+    /// A model folder, a .safetensors, .bin or fair-esm .pt file, an index, or the name of a model
+    /// on the Hugging Face Hub
     path: PathBuf,
     /// The file to write; its folder is made if it does not exist
     #[arg(long, value_name = "FILE.safetensors")]
@@ -47,7 +48,7 @@ pub struct Args {
 
 /// Converts the model, as the arguments say.
 pub fn run(args: Args) -> Result<(), Failure> {
-    let checkpoint = Checkpoint::open(&args.path)?;
+    let checkpoint = Checkpoint::open(&crate::find(&args.path)?)?;
     for warning in checkpoint.warnings() {
         eprintln!("warning: {warning}");
     }

@@ -16,7 +16,8 @@ Examples:
   weights-tools inspect esm2_t6_8M_UR50D
   weights-tools inspect esm2_t33_650M_UR50D.pt --json | jq .config")]
 pub struct Args {
-    /// A model folder, a .safetensors, .bin or fair-esm .pt file, or an index
+    /// A model folder, a .safetensors, .bin or fair-esm .pt file, an index, or the name of a model
+    /// on the Hugging Face Hub
     path: PathBuf,
     /// Print JSON instead of a table
     #[arg(long)]
@@ -25,7 +26,7 @@ pub struct Args {
 
 /// Prints the summary of a model.
 pub fn run(args: Args) -> Result<(), Failure> {
-    let summary = Summary::of(&Checkpoint::open(&args.path)?);
+    let summary = Summary::of(&Checkpoint::open(&crate::find(&args.path)?)?);
     let text = match args.json {
         true => format!(
             "{}\n",

@@ -8,11 +8,13 @@ mod verify;
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use seqstream::bytes::Bytes;
 use seqstream::dtype::DType;
+use seqstream::hub::{self, Hub, HubError, Name};
 use seqstream::remedy::Action;
 use seqstream::system::signals;
 use seqstream::untrusted::shown;
@@ -23,7 +25,8 @@ use seqstream::weights::WeightsError;
 #[command(
     version,
     after_help = "\
-Exit codes: 0 ok; 1 other failure; 2 usage; 4 bad weights; 5 output could not be written."
+Exit codes: 0 ok; 1 other failure; 2 usage; 4 bad weights; 5 output could not be written;\n\
+9 the model could not be downloaded."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -71,6 +74,24 @@ impl From<DTypeArg> for DType {
             DTypeArg::Bf16 => DType::Bf16,
         }
     }
+}
+
+/// Prints on standard error how a download goes on.
+struct Download;
+
+impl hub::Observer for Download {
+    fn starts(&mut self, name: &Name, bytes: u64) {
+        eprintln!("downloading {name}: {}", Bytes(bytes));
+    }
+
+    fn note(&mut self, text: &str) {
+        eprintln!("{}", shown::message(text));
+    }
+}
+
+/// Finds a model by its path or its name.
+fn find(given: &Path) -> Result<PathBuf, Failure> {
+    Ok(hub::find(given, &Hub::from_environment(), &mut Download)?.path)
 }
 
 /// Starts the threads that hash, check and make values. Without this call, the first use of these
@@ -170,6 +191,16 @@ fn words(action: &Action) -> String {
         Action::OtherOutput => "choose another --out".into(),
         Action::RunAgain | Action::ResumeJob => "run the same command again".into(),
         other => other.to_string(),
+    }
+}
+
+impl From<HubError> for Failure {
+    fn from(error: HubError) -> Self {
+        Self {
+            message: error.to_string(),
+            hint: error.remedy().map(|remedy| remedy.words(&words)),
+            code: if error.leads_nowhere() { 4 } else { 9 },
+        }
     }
 }
 

@@ -25,14 +25,15 @@ Examples:
 Exit code 4 if a tensor is missing, misshapen or has a value that is not finite, or if a checksum
 is not that of the bytes.")]
 pub struct Args {
-    /// A model folder, a .safetensors, .bin or fair-esm .pt file, or an index
+    /// A model folder, a .safetensors, .bin or fair-esm .pt file, an index, or the name of a model
+    /// on the Hugging Face Hub
     path: PathBuf,
 }
 
 /// Checks the model and prints its hash.
 pub fn run(args: Args) -> Result<(), Failure> {
     crate::start_threads()?;
-    let checkpoint = Checkpoint::open(&args.path)?;
+    let checkpoint = Checkpoint::open(&crate::find(&args.path)?)?;
     for warning in checkpoint.warnings() {
         eprintln!("warning: {warning}");
     }

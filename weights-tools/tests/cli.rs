@@ -489,3 +489,51 @@ fn standard_output_that_fails_is_no_panic() {
         assert_eq!(output.status.code(), Some(0), "{args:?}: {said}");
     }
 }
+
+#[test]
+fn models_are_taken_by_their_names_from_the_cache() {
+    let commit = "c731040fcd8d73dceaa04b0a8e6329b345b0f5df";
+    let cache = tempfile::tempdir().unwrap();
+    let folder = cache.path().join("models--facebook--esm2_t6_8M_UR50D");
+    let snapshot = folder.join("snapshots").join(commit);
+    write_random(&small().into(), 3, DType::F32, &snapshot).unwrap();
+    fs::create_dir(folder.join("refs")).unwrap();
+    fs::write(folder.join("refs/main"), commit).unwrap();
+    let out = cache.path().join("out/model.safetensors");
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weights-tools"));
+        command.args(args).env("HF_HUB_CACHE", cache.path());
+        // No request may leave this machine.
+        command
+            .env("HF_HUB_OFFLINE", "1")
+            .env("HF_ENDPOINT", "http://127.0.0.1:9");
+        let output = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    for args in [
+        &["inspect", "esm2_8m"][..],
+        &["verify", "facebook/esm2_t6_8M_UR50D"],
+        &["convert", "esm2_t6_8M_UR50D@main", "--out", text(&out)],
+    ] {
+        let (code, _, stderr) = run(args);
+        assert_eq!(code, Some(0), "{args:?}: {stderr}");
+    }
+    let hash = |path: &Path| Checkpoint::open(path).unwrap().hash().unwrap();
+    let verified = run(&["verify", "esm2_8m"]).1;
+    assert!(verified.contains(&hash(&snapshot)), "{verified}");
+    let (code, _, stderr) = run(&["verify", "esm2_35m"]);
+    assert_eq!(code, Some(4), "{stderr}");
+    assert!(
+        stderr.contains("HF_HUB_OFFLINE forbids to download it"),
+        "{stderr}"
+    );
+    assert!(
+        stderr.contains("hint: download facebook/esm2_t12_35M_UR50D into the cache"),
+        "{stderr}"
+    );
+}
