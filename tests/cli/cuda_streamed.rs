@@ -48,7 +48,7 @@ fn bench(place: &Place, options: &str) -> Command {
 
 #[test]
 fn a_streamed_job_writes_the_bytes_of_a_resident_one() {
-    let Some(place) = place(60, 7, 3) else {
+    let Some(place) = place(20, 5, 3) else {
         return;
     };
     for (name, wanted) in [
@@ -83,17 +83,17 @@ fn a_streamed_job_writes_the_bytes_of_a_resident_one() {
 
 #[test]
 fn a_streamed_job_whose_device_fails_keeps_its_shards() {
-    let Some(place) = place(96, 7, 2) else {
+    let Some(place) = place(40, 5, 2) else {
         return;
     };
     let options = "--weights streamed:2 --token-budget 400";
     ok(place.embed("whole", options));
     let want = tree(&place.path("whole"));
     for (devices, fault) in [
-        ("cuda:0", "cuMemcpyHtoDAsync_v2#300:719"),
-        ("cuda", "cuMemcpyHtoDAsync_v2#600:719"),
-        ("cuda", "cuLaunchKernel#500:700:sticky"),
-        ("cuda", "cuStreamWaitEvent#90:999"),
+        ("cuda:0", "cuMemcpyHtoDAsync_v2#40:719"),
+        ("cuda", "cuMemcpyHtoDAsync_v2#50:719"),
+        ("cuda", "cuLaunchKernel#150:700:sticky"),
+        ("cuda", "cuStreamWaitEvent#60:999"),
     ] {
         let options = format!("{options} --device {devices}");
         let mut command = place.embed("failed", &options);
@@ -108,7 +108,7 @@ fn a_streamed_job_whose_device_fails_keeps_its_shards() {
 
 #[test]
 fn a_card_that_is_too_small_streams_and_says_so_in_one_line() {
-    let Some(place) = place(30, 48, 1) else {
+    let Some(place) = place(4, 24, 1) else {
         return;
     };
     ok(place.embed("resident", "--token-budget 128"));
@@ -117,9 +117,9 @@ fn a_card_that_is_too_small_streams_and_says_so_in_one_line() {
     let plan: serde_json::Value = serde_json::from_str(&json).unwrap();
     let plan = &plan["devices"][0];
     let bytes = |key: &str| plan[key].as_u64().unwrap();
-    assert_eq!((&plan["streamed"], bytes("slots")), (&false.into(), 48));
+    assert_eq!((&plan["streamed"], bytes("slots")), (&false.into(), 24));
     let memory = bytes("weight_bytes") + bytes("pass_bytes") + bytes("reserved_bytes")
-        - 20 * bytes("layer_bytes");
+        - 12 * bytes("layer_bytes");
     let small = |out: &str, options: &str| {
         let mut command = place.embed(out, &format!("--token-budget 128 {options}"));
         command.env("SEQSTREAM_SIM_MEMORY", memory.to_string());
@@ -139,7 +139,7 @@ fn a_card_that_is_too_small_streams_and_says_so_in_one_line() {
     assert_eq!(tree(&resident), tree(&auto));
     let (_, said) = ok(small("verbose", "-v"));
     assert!(
-        said.contains("plan for device 0 (Simulated H100): 48 layers of "),
+        said.contains("plan for device 0 (Simulated H100): 24 layers of "),
         "{said}"
     );
     fails(
@@ -151,10 +151,10 @@ fn a_card_that_is_too_small_streams_and_says_so_in_one_line() {
         ],
     );
     fails(
-        small("refused", "--weights streamed:47"),
+        small("refused", "--weights streamed:23"),
         8,
         &[
-            "47 slots for layers of ",
+            "23 slots for layers of ",
             "hint: use --weights streamed:2, or",
         ],
     );

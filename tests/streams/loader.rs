@@ -8,8 +8,8 @@ use crate::support::stream::loading::{
 use crate::support::stream::{Reports, noise, watchdog};
 use seqstream::gpu::driver::{Arena, DriverError};
 use seqstream::stream::{
-    Conversion, LayerFences, Loader, ProcessorOptions, StreamError, StreamProcessor, UploadOptions,
-    Uploader,
+    Conversion, LayerFences, Loader, ProcessorOptions, Source, StreamError, StreamProcessor,
+    UploadOptions, Uploader,
 };
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -169,6 +169,70 @@ fn what_is_converted_on_its_way_arrives_converted() {
         loaded.wait(0, rig.ring.compute()).unwrap();
         read(&mut rig.ring, 0, &rig.buffers[0]).unwrap();
         assert!(rig.ring.collect().unwrap()[..] == expected, "seed {seed}");
+        assert_eq!(simulator.findings(), "");
+    }
+}
+
+/// Sources of all sizes, converted or not, arrive at their offsets, whether they share a chunk or
+/// are cut into several; chunks are as few as possible.
+#[test]
+fn sources_that_lie_together_share_chunks() {
+    let halves = Conversion {
+        from: 2,
+        to: 1,
+        convert: |from, to| {
+            to.iter_mut()
+                .zip(from.chunks(2))
+                .for_each(|(t, f)| *t = f[0] ^ f[1])
+        },
+    };
+    let convert = |bytes: &[u8]| {
+        bytes
+            .chunks_exact(2)
+            .map(|f| f[0] ^ f[1])
+            .collect::<Vec<u8>>()
+    };
+    // The place in the target, the stored bytes, and whether they are converted. A chunk has 512
+    // bytes. The fourth source begins too far behind the third one to share its chunk.
+    let all = [
+        (0, noise(1, 5), false),
+        (8, noise(2, 41), true),
+        (100, noise(3, 300), false),
+        (700, noise(4, 2), true),
+        (701, noise(5, 0), false),
+        (701, noise(6, 400), false),
+        (1102, noise(7, 180), true),
+    ];
+    for seed in 0..20 {
+        let simulator = simulator(1, seed);
+        let mut rig = rig(1, &Reports::default(), seed % 2 == 0);
+        let loaded = fences(&rig.streams, "layer", 1);
+        let target = &rig.buffers[0];
+        rig.uploader.upload(&[9; LAYER], target, 0).unwrap();
+        let copies = simulator.counter("copies_to_device");
+        let sources = all.each_ref().map(|(offset, bytes, converted)| Source {
+            bytes,
+            conversion: if *converted { halves } else { Conversion::NONE },
+            offset: *offset,
+        });
+        rig.uploader.upload_all(&sources, target).unwrap();
+        assert_eq!(simulator.counter("copies_to_device") - copies, 2, "chunks");
+        rig.uploader.mark(&loaded).unwrap();
+        loaded.wait(0, rig.ring.compute()).unwrap();
+        read(&mut rig.ring, 0, target).unwrap();
+        let results = rig.ring.collect().unwrap();
+        for (offset, bytes, converted) in &all {
+            let expected = if *converted {
+                convert(bytes)
+            } else {
+                bytes.clone()
+            };
+            let got = &results[*offset..offset + expected.len()];
+            assert!(got == expected, "seed {seed}, the source at {offset}");
+        }
+        // Bytes before a chunk and behind the last one are left alone.
+        assert_eq!(results[400..700], [9; 300]);
+        assert_eq!(results[1192..], [9; LAYER - 1192]);
         assert_eq!(simulator.findings(), "");
     }
 }
@@ -345,16 +409,20 @@ fn a_failure_elsewhere_wakes_whoever_waits_and_ends_the_loader() {
 #[test]
 fn a_loader_that_is_dropped_stops_wherever_it_is() {
     let _watchdog = watchdog("a dropped loader");
-    for at in ["uploading", "done"] {
+    for at in ["uploading", "waiting for a use", "done"] {
         let simulator = simulator(1, 2);
         let reports = Reports::default();
         let rig = rig(1, &reports, true);
         let loaded = fences(&rig.streams, "layer", 1);
         let target = rig.buffers[0].clone();
+        let used = fences(&rig.streams, "used", 1);
+        let never = Arc::clone(&used);
         let (there, begun) = channel();
         let work = move |uploader: &mut Uploader, _: &LayerFences| {
             there.send(()).unwrap();
             match at {
+                // No pass will use this buffer any more.
+                "waiting for a use" => uploader.wait_for(&never, 0),
                 "uploading" => loop {
                     uploader.upload(&[1; LAYER], &target, 0)?;
                 },
@@ -363,11 +431,14 @@ fn a_loader_that_is_dropped_stops_wherever_it_is() {
         };
         let loader = Loader::start(rig.uploader, loaded, work).unwrap();
         begun.recv().unwrap();
+        if at == "waiting for a use" {
+            sleep(A_WHILE);
+        }
         drop(loader);
         // This is not a failure.
         assert_eq!(rig.manager.check(), Ok(()), "{at}");
         assert_eq!(reports.text(), "", "{at}");
-        drop((rig.ring, rig.buffers, rig.streams, rig.manager));
+        drop((rig.ring, rig.buffers, rig.streams, rig.manager, used));
         simulator.assert_nothing_held(at);
     }
 }
