@@ -37,6 +37,7 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
     let job = Job {
         memory,
         request,
+        half_states: false,
         token_budget: args.token_budget,
         threads,
         longest,

@@ -9,7 +9,7 @@ use seqstream::architecture::ModelConfig;
 use seqstream::engine::Identity;
 use seqstream::model::{Pool, Request};
 use seqstream::output::{
-    FORMAT, InputSpec, JOB_FILE, JobSpec, ModelSpec, OutputError, list_shards,
+    FORMAT, InputSpec, JOB_FILE, JobSpec, ModelSpec, OutputDtype, OutputError, list_shards,
 };
 use seqstream::pipeline::{
     Checks, JobError, LengthLimit, Long, MemoryCheck, PackOptions, ReadOptions, Removed,
@@ -68,6 +68,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     let algorithms = algorithms::of_job(&options, console)?;
     let job = engine::Job {
         request: request.clone(),
+        half_states: options.output_dtype == OutputDtype::F16,
         token_budget: options.token_budget,
         threads: options.threads,
         longest: longest(&options, &summary),
@@ -143,6 +144,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     let run_options = RunOptions {
         read,
         tokenize_threads: engine.tokenizing,
+        write_threads: engine.writing,
         pack: PackOptions {
             limit: options.limit,
             capacity: engine.capacity,

@@ -57,6 +57,9 @@ pub struct Job {
     pub request: Request,
     /// Tokens per batch, if the user set a number.
     pub token_budget: Option<usize>,
+    /// Whether a device rounds the states of tokens to f16, which leaves less for the host to do.
+    /// The CPU always gives f32.
+    pub half_states: bool,
     /// Number of CPU threads.
     pub threads: usize,
     /// Number of tokens of the longest sequence, if it is known.
@@ -108,6 +111,8 @@ pub struct Engine {
     pub capacity: usize,
     /// Number of threads that tokenize.
     pub tokenizing: usize,
+    /// Number of threads that encode, hash and write the states of tokens.
+    pub writing: usize,
     /// Where the model runs, in words for the log: the threads or the devices.
     pub place: String,
 }
@@ -147,6 +152,7 @@ fn on_cpu(checkpoint: &Checkpoint, job: &Job) -> Result<Engine, EngineError> {
         },
         capacity: usize::MAX,
         tokenizing: 1,
+        writing: 1,
         place: format!("{} threads, SIMD {}", job.threads, backend::simd_name()),
     })
 }
@@ -182,6 +188,7 @@ pub fn on_cuda(
         representations: job.request.layers.len(),
         pooled: job.request.pool.is_some(),
         states: job.request.per_token,
+        half_states: job.half_states,
         upload_slot: None,
     };
     let load = |context: &Context| {
@@ -231,6 +238,7 @@ fn fleet(models: Vec<Model<Cuda>>, dtype: DType, job: &Job) -> Result<Engine, En
         identity,
         capacity,
         tokenizing: tokenizing(job.threads),
+        writing: writing(job.threads),
         place,
     })
 }
@@ -250,4 +258,9 @@ pub fn chip(backend: &Cuda) -> String {
 /// threads load, copy and write.
 fn tokenizing(threads: usize) -> usize {
     (threads / 4).clamp(1, 8)
+}
+
+/// The number of threads, out of `threads`, that encode, hash and write states for CUDA devices.
+fn writing(threads: usize) -> usize {
+    (threads / 2).clamp(1, 8)
 }

@@ -12,6 +12,7 @@ pub use passes::Model;
 use crate::architecture::{ModelConfig, ModelKind};
 use crate::backend::{Backend, BackendError, Builder, Norm, OutputKinds, Pass};
 use crate::batch::{Budget, PackedBatch};
+use crate::dtype::States;
 use crate::remedy::Remedy;
 use crate::weights::{Checkpoint, Weight, WeightsError};
 use std::ops::Range;
@@ -85,7 +86,7 @@ pub struct LayerOutput {
     /// One vector per sequence, `[sequences, hidden]`; empty without a pool.
     pub pooled: Vec<f32>,
     /// The token states, `[total tokens, hidden]`, special tokens included; empty unless requested.
-    pub states: Vec<f32>,
+    pub states: States,
 }
 
 /// A model that turns batches into representations.

@@ -38,6 +38,7 @@ mod owner;
 mod shard;
 mod spec;
 mod states;
+mod tree;
 
 pub use algorithms::read_algorithms;
 pub use algorithms::write_algorithms;
@@ -58,6 +59,9 @@ pub use manifest::{
 };
 pub use npy::NpyWriter;
 pub(crate) use shard::SHARD_FILE;
-pub use shard::{BlockFacts, ShardLayout, ShardRecord, ShardWriter, WrittenShard, name_shards};
+pub use shard::{
+    BlockFacts, PushError, Row, ShardLayout, ShardRecord, ShardWriter, Workers, WrittenShard,
+    name_shards,
+};
 pub use spec::{Difference, FORMAT, InputSpec, JobSpec, ModelSpec};
 pub use states::StatesWriter;

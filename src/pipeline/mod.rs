@@ -52,7 +52,7 @@ pub use length::{LengthLimit, Long};
 pub use memory::MemoryCheck;
 pub use merge::{MergeReport, merge};
 pub use pack::PackOptions;
-pub use progress::{Observer, Progress, Silent};
+pub use progress::{Bound, Observer, Progress, Silent};
 pub use read::{ReadOptions, Records};
 pub use resume::{Checks, Removed, StandingShards};
 pub use run::{Report, RunOptions, run};

@@ -1,12 +1,19 @@
-//! The writer thread: it merges windows, checks the values, and writes rows into shards.
+//! The writer thread: it merges windows, and has checked rows written into shards.
 
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::Instant;
 
 use super::JobError;
 use super::messages::{Batch, Computed, ShardSlot, StopReason};
+use super::progress::Counters;
 use crate::architecture::ModelKind;
 use crate::model::LayerOutput;
-use crate::output::{JobDir, ShardLayout, ShardWriter, WrittenShard};
+use crate::output::{
+    JobDir, OutputDtype, OutputError, PushError, Row, ShardLayout, ShardWriter, Workers,
+    WrittenShard,
+};
+use std::ops::Range;
 
 /// The writer thread's data.
 pub(crate) struct Writer<'a> {
@@ -16,6 +23,33 @@ pub(crate) struct Writer<'a> {
     pub shard_size: u64,
     /// Whether the model computes in f16.
     pub f16: bool,
+    /// The threads that encode, hash and write states.
+    pub workers: &'a Workers,
+    pub counters: &'a Counters,
+}
+
+/// A record that all sequences of have been computed.
+struct Record<'a> {
+    id: &'a str,
+    /// The pooled row of each layer.
+    pooled: Vec<Pooled<'a>>,
+    /// Its tokens in the batch, as far as their states are written.
+    tokens: Range<usize>,
+}
+
+/// A pooled row as it was computed, or the mean over windows.
+enum Pooled<'a> {
+    Computed(&'a [f32]),
+    Merged(Vec<f32>),
+}
+
+impl Pooled<'_> {
+    fn values(&self) -> &[f32] {
+        match self {
+            Self::Computed(row) => row,
+            Self::Merged(row) => row,
+        }
+    }
 }
 
 impl<'a> Writer<'a> {
@@ -38,7 +72,7 @@ impl<'a> Writer<'a> {
                     let shard = match &mut current {
                         Some(shard) => shard,
                         None => {
-                            slots.recv()?;
+                            self.waiting_for_disk(|| slots.recv())?;
                             row = batch.shard * self.shard_size;
                             current.insert(ShardWriter::create(self.dir, batch.shard, self.layout)?)
                         }
@@ -48,11 +82,21 @@ impl<'a> Writer<'a> {
                 Computed::ShardEnd(end) => {
                     let no_rows = || internal(format!("shard {} has no rows", end.shard));
                     let shard = current.take().ok_or_else(no_rows)?;
-                    to_finisher.send(shard.complete(end.facts)?)?;
+                    let complete = shard.complete(end.facts)?;
+                    self.waiting_for_disk(|| to_finisher.send(complete))?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Waits for the finishing thread, which waits for the disk, and counts the time.
+    fn waiting_for_disk<T>(&self, wait: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let done = wait();
+        let waited = start.elapsed().as_nanos() as u64;
+        self.counters.disk.fetch_add(waited, Ordering::Relaxed);
+        done
     }
 
     fn push(
@@ -63,8 +107,38 @@ impl<'a> Writer<'a> {
         windows: &mut Windows,
         row: &mut u64,
     ) -> Result<(), JobError> {
+        let records = self.records(batch, outputs, windows)?;
+        let first = *row + 1;
+        *row += records.len() as u64;
+        let rows: Vec<Row<'_>> = records
+            .iter()
+            .map(|record| Row {
+                id: record.id,
+                pooled: record.pooled.iter().map(Pooled::values).collect(),
+                tokens: record.tokens.clone(),
+            })
+            .collect();
+        let states: Vec<_> = match self.layout.per_token {
+            true => outputs.iter().map(|o| &o.states).collect(),
+            false => Vec::new(),
+        };
+        match shard.push(&rows, &states, self.workers) {
+            Ok(()) => Ok(()),
+            Err(PushError::Output(error)) => Err(error.into()),
+            Err(PushError::Row(i)) => Err(self.refusal(&records[i], first + i as u64, outputs)),
+        }
+    }
+
+    /// Returns the records whose last sequence is in the batch.
+    fn records<'b>(
+        &self,
+        batch: &'b Batch,
+        outputs: &'b [LayerOutput],
+        windows: &mut Windows,
+    ) -> Result<Vec<Record<'b>>, JobError> {
         let d = self.layout.width;
         let mut ids = batch.ids.iter();
+        let mut records = Vec::with_capacity(batch.ids.len());
         for (i, piece) in batch.pieces.iter().enumerate() {
             let pooled: Vec<&[f32]> = match self.layout.pooled {
                 true => outputs
@@ -82,28 +156,62 @@ impl<'a> Writer<'a> {
             let id = ids
                 .next()
                 .ok_or_else(|| internal("a record without its id".into()))?;
-            let merged = windows.take();
-            let pooled: Vec<&[f32]> = match &merged {
-                Some(merged) => merged.iter().map(Vec::as_slice).collect(),
-                None => pooled,
-            };
-            let tokens = self.kind.pooled_tokens(batch.packed.range(i));
-            let states: Vec<&[f32]> = match self.layout.per_token {
-                true => outputs
-                    .iter()
-                    .map(|o| &o.states[tokens.start * d..tokens.end * d])
-                    .collect(),
-                false => Vec::new(),
-            };
-            *row += 1;
-            for values in [&pooled, &states] {
-                for (values, layer) in values.iter().zip(&self.layout.layers) {
-                    check_finite(values, d, id, *row, *layer, self.f16)?;
-                }
-            }
-            shard.push(id, &pooled, &states)?;
+            records.push(Record {
+                id,
+                pooled: match windows.take() {
+                    Some(merged) => merged.into_iter().map(Pooled::Merged).collect(),
+                    None => pooled.into_iter().map(Pooled::Computed).collect(),
+                },
+                tokens: self.kind.pooled_tokens(batch.packed.range(i)),
+            });
         }
-        Ok(())
+        Ok(records)
+    }
+
+    /// Returns the error of a record with a value that cannot be stored: of the first value that is
+    /// not finite, or else of the first one that the output's data type cannot represent.
+    fn refusal(&self, record: &Record<'_>, number: u64, outputs: &[LayerOutput]) -> JobError {
+        let (d, id) = (self.layout.width, record.id);
+        let values = record.tokens.start * d..record.tokens.end * d;
+        let pooled = record.pooled.iter().map(Pooled::values);
+        let pooled = pooled.zip(&self.layout.layers);
+        let states = outputs.iter().filter(|_| self.layout.per_token);
+        let states = states.zip(&self.layout.layers);
+        let not_finite = |row: &[f32]| {
+            let at = row.iter().position(|v| !v.is_finite())?;
+            Some((at, row[at]))
+        };
+        let found = pooled
+            .clone()
+            .find_map(|(row, l)| Some((not_finite(row)?, *l)));
+        let found = found.or_else(|| {
+            let mut states = states.clone();
+            states.find_map(|(o, l)| Some((o.states.non_finite(values.clone())?, *l)))
+        });
+        if let Some(((at, value), layer)) = found {
+            return JobError::NonFinite {
+                id: id.to_owned(),
+                record: number,
+                layer,
+                dimension: at % d.max(1),
+                value,
+                f16: self.f16,
+            };
+        }
+        let beyond = |row: &[f32]| row.iter().copied().find(|v| OutputDtype::F16.refuses(*v));
+        let found = pooled.clone().find_map(|(row, l)| Some((beyond(row)?, *l)));
+        let found = found.or_else(|| {
+            let mut states = states.clone();
+            states.find_map(|(o, l)| Some((o.states.beyond_f16(values.clone())?, *l)))
+        });
+        match found {
+            Some((value, layer)) => JobError::Output(OutputError::F16Overflow {
+                id: id.to_owned(),
+                layer,
+                value,
+            }),
+            None => internal(format!("record {number} was refused without a reason")),
+        }
     }
 }
 
@@ -138,27 +246,6 @@ fn check_shapes(
         Ok(())
     } else {
         Err(internal("the model's output has the wrong shape".into()))
-    }
-}
-
-fn check_finite(
-    values: &[f32],
-    d: usize,
-    id: &str,
-    record: u64,
-    layer: usize,
-    f16: bool,
-) -> Result<(), JobError> {
-    match values.iter().position(|v| !v.is_finite()) {
-        None => Ok(()),
-        Some(at) => Err(JobError::NonFinite {
-            id: id.to_owned(),
-            record,
-            layer,
-            dimension: at % d.max(1),
-            value: values[at],
-            f16,
-        }),
     }
 }
 

@@ -106,6 +106,7 @@ fn job(
         representations: 2,
         pooled: true,
         states: false,
+        half_states: false,
         upload_slot: None,
     };
     let streams = Arc::clone(&manager);

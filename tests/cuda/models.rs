@@ -48,6 +48,7 @@ fn golden(dtype: DType) {
         let options = CudaOptions {
             representations: golden.layers.len(),
             states: true,
+            half_states: false,
             ..options(dtype)
         };
         let mut model = build(&devices, &checkpoint, options).model;
@@ -94,6 +95,7 @@ fn wide(dtype: DType) -> CudaOptions {
         tokens: Some(8192),
         representations: 2,
         states: true,
+        half_states: false,
         ..options(dtype)
     }
 }

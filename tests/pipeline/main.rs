@@ -5,6 +5,7 @@
 mod job;
 mod output;
 mod resume;
+mod states;
 
 #[path = "../support"]
 mod support {

@@ -15,6 +15,7 @@ use super::{
     Norm, Output, OutputKinds, Pass, Role,
 };
 use crate::batch::{Budget, PackedBatch};
+use crate::dtype::States;
 use crate::weights::{F32Data, Weight};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -276,8 +277,8 @@ impl Pass<Cpu> for CpuPass<'_> {
                 false => Vec::new(),
             },
             states: match wanted.states {
-                true => x.values().to_vec(),
-                false => Vec::new(),
+                true => x.values().to_vec().into(),
+                false => States::default(),
             },
         };
         self.cpu.normed = normed;

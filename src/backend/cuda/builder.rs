@@ -5,7 +5,7 @@
 //! and starts the thread that uploads the weights.
 
 use super::activations::Activations;
-use super::backend::Cuda;
+use super::backend::{Cuda, StatesMemory};
 use super::chains;
 use super::error::{CudaError, Shortage};
 use super::functions::{AttentionFunctions, Casts, Functions};
@@ -52,6 +52,8 @@ pub struct CudaOptions {
     pub pooled: bool,
     /// Whether the representations have the states of all tokens.
     pub states: bool,
+    /// Whether the states are rounded to f16 on the device, so that half the bytes come to the host.
+    pub half_states: bool,
     /// Bytes of each of the pinned slots through which the weights are uploaded (`slot_bytes` of
     /// [`UploadOptions`](crate::stream::UploadOptions)), by default 16 MiB. A longer tensor is
     /// uploaded in several chunks. Smaller slots take less pinned memory, and less of the device's
@@ -154,6 +156,7 @@ impl CudaBuilder {
             representations: self.options.representations,
             pooled: self.options.pooled,
             states: self.options.states,
+            half: self.options.half_states,
         }
     }
 
@@ -239,6 +242,8 @@ impl CudaBuilder {
             gemm: self.gemm,
             capacity,
             budget: budget.within(capacity.tokens),
+            half_states: self.options.half_states,
+            memory: StatesMemory::new(needs.representations, capacity.tokens * needs.width),
             functions,
             fused,
             attention: self.attention,

@@ -45,6 +45,8 @@ pub(super) struct Needs {
     pub pooled: bool,
     /// Whether each representation has a state for every token.
     pub states: bool,
+    /// Whether the states are rounded to f16.
+    pub half: bool,
 }
 
 /// How much a pass may hold.
@@ -94,13 +96,13 @@ impl Capacity {
         } else {
             0
         };
-        let states = if needs.states {
-            self.tokens * needs.width * 4
-        } else {
-            0
+        let (states, beyond) = match (needs.states, needs.half) {
+            (false, _) => (0, 0),
+            (true, false) => (self.tokens * needs.width * 4, 0),
+            (true, true) => (self.tokens * needs.width * 2, self.tokens * 8),
         };
         let bad = self.sequences * 4;
-        let one = [pooled, states, bad].map(|part| part.next_multiple_of(ALIGN));
+        let one = [pooled, states, beyond, bad].map(|part| part.next_multiple_of(ALIGN));
         needs.representations * one.iter().sum::<usize>()
     }
 
@@ -204,6 +206,7 @@ mod tests {
         representations: 1,
         pooled: true,
         states: false,
+        half: false,
     };
 
     #[test]
@@ -241,6 +244,21 @@ mod tests {
     }
 
     #[test]
+    fn states_in_f16_take_half_the_memory() {
+        let output = |states, half| {
+            let needs = Needs {
+                states,
+                half,
+                ..NEEDS
+            };
+            Capacity::of_tokens(1024).output(&needs)
+        };
+        let none = output(false, true);
+        assert_eq!(output(true, false) - none, 1024 * 1280 * 4);
+        assert_eq!(output(true, true) - none, 1024 * (1280 * 2 + 8));
+    }
+
+    #[test]
     fn fewer_tokens_are_the_most_that_fit() {
         let free = |tokens| Capacity::of_tokens(tokens).bytes(&NEEDS);
         assert_eq!(most_below(&NEEDS, 128, free(128)), Some(127));
@@ -264,6 +282,7 @@ mod tests {
             representations: 1,
             pooled: true,
             states,
+            half_states: false,
             upload_slot: None,
         };
         let wanted = |options: CudaOptions| wanted_tokens(&budget(132, options.tokens), &options);
