@@ -6,6 +6,7 @@ use super::progress::{Display, count, duration, signal_name};
 use super::summary::Summary;
 use super::{Console, Failure, algorithms, model, options};
 use seqstream::architecture::ModelConfig;
+use seqstream::bytes::Bytes;
 use seqstream::engine::Identity;
 use seqstream::model::{Pool, Request};
 use seqstream::output::{
@@ -109,6 +110,13 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
         duration(start.elapsed())
     ));
     model::describe(&engine, &checkpoint, console);
+    if request.per_token {
+        console.detail(&format!(
+            "states of tokens: {} threads write them, up to {} are in memory",
+            engine.writing,
+            Bytes(engine.states_bytes(&request, options.output_dtype))
+        ));
+    }
     let spec = spec(
         &options,
         &config,

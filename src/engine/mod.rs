@@ -30,7 +30,7 @@ use crate::gpu::cublaslt::Algorithms;
 use crate::gpu::driver::{Context, DriverError};
 use crate::gpu::stream::{StreamManager, StreamOptions};
 use crate::model::{Embedder, Model, Request};
-use crate::output::JobSpec;
+use crate::output::{JobSpec, OutputDtype};
 use crate::weights::Checkpoint;
 use std::sync::Arc;
 
@@ -115,6 +115,29 @@ pub struct Engine {
     pub writing: usize,
     /// Where the model runs, in words for the log: the threads or the devices.
     pub place: String,
+}
+
+impl Engine {
+    /// Returns an upper bound of the memory of the host that holds the states of tokens at a time,
+    /// if no sequence is longer than a batch.
+    pub fn states_bytes(&self, request: &Request, dtype: OutputDtype) -> u64 {
+        /// One batch is fetched, two wait for the writer thread, and one is written.
+        const BATCHES: u64 = 4;
+        let budget = self.embedder.budget();
+        let tokens = budget.tokens.max(match budget.first_batches {
+            0 => 0,
+            _ => budget.first_tokens,
+        });
+        // Each device has a first batch of its own.
+        let slots = (budget.first_batches.max(1) * cuda::SLOTS) as u64;
+        let (size, pinned) = match (self.identity.device, dtype) {
+            ("cpu", _) => (4, 0),
+            (_, OutputDtype::F16) => (2, slots),
+            (_, OutputDtype::F32) => (4, slots),
+        };
+        let values = tokens * self.embedder.config().hidden * request.layers.len();
+        values as u64 * size * (BATCHES + pinned)
+    }
 }
 
 /// Puts the model on its devices. On CUDA, its weights may still be on their way when this returns.

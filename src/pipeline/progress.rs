@@ -66,6 +66,7 @@ impl Progress {
         match () {
             () if self.share(waited) <= 0.1 => Bound::Model,
             () if self.starved > self.held_up => Bound::Input,
+            // The rest of the time the writer thread was busy.
             () if 2 * self.disk > self.held_up => Bound::Disk,
             () => Bound::Output,
         }
@@ -159,5 +160,29 @@ impl<'a> Monitor<'a> {
     /// Tells the reader whether the computing thread has nothing to do.
     pub(crate) fn set_idle(&self, idle: bool) {
         self.counters.idle.store(idle, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_run_waited_for_bounded_it() {
+        let bound = |starved, held_up, disk| {
+            let seconds = Duration::from_secs;
+            let progress = Progress {
+                elapsed: seconds(100),
+                starved: seconds(starved),
+                held_up: seconds(held_up),
+                disk: seconds(disk),
+                ..Progress::default()
+            };
+            progress.bound()
+        };
+        assert_eq!(bound(10, 10, 80), Bound::Model);
+        assert_eq!(bound(40, 30, 30), Bound::Input);
+        assert_eq!(bound(30, 40, 20), Bound::Output);
+        assert_eq!(bound(30, 40, 21), Bound::Disk);
     }
 }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 const UPLOAD_SLOT: usize = 16 << 20;
 /// Number of passes that may be under way at once: one is computed while the host writes the next
 /// one and reads the last one.
-pub(super) const SLOTS: usize = 3;
+pub const SLOTS: usize = 3;
 /// Number of load streams per device. Weights have a load stream of their own, because batches
 /// would otherwise queue behind them.
 pub const LOAD_STREAMS: usize = 2;

@@ -30,7 +30,7 @@ mod slot;
 mod weights;
 
 pub use backend::Cuda;
-pub use builder::{CudaBuilder, CudaOptions, LOAD_STREAMS};
+pub use builder::{CudaBuilder, CudaOptions, LOAD_STREAMS, SLOTS};
 pub use error::{CudaError, Shortage};
 pub mod params;
 
