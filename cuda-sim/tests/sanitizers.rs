@@ -36,6 +36,8 @@ const CLEAN: [&str; 26] = [
     "represent_wide",
     "represent_odd",
     "represent_f32",
+    "represent_half",
+    "represent_half_odd",
     "attention_stays",
     "attention_round",
     "attention_wide",
