@@ -172,7 +172,7 @@ impl Embedder for Nothing {
             vec![LayerOutput {
                 layer: 1,
                 pooled: vec![0.0; n],
-                states: vec![],
+                states: vec![].into(),
             }]
         }))
     }
@@ -242,6 +242,7 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
             share: Share::ALL,
         },
         tokenize_threads: threads,
+        write_threads: 1,
         pack: PackOptions {
             limit: None,
             capacity: usize::MAX,

@@ -146,15 +146,17 @@ typedef struct RepresentParams {
     uint64_t starts;  // u32 [sequences + 1]: the rows of each sequence, from 0 on
     uint64_t ranges;  // u32 [sequences, 2]: first row and end row in the batch, inside the sequence
     uint64_t pooled;  // f32 [sequences, width]: means, NaN of an empty range; 0: not wanted
-    uint64_t states;  // f32 [rows, width]: every row, pooled or not; 0: not wanted
+    uint64_t states;  // f32, or f16 if `half`, [rows, width]: every row, pooled or not; 0: not wanted
     uint64_t bad;     // u32 [sequences]: 1 where a state of the range is not finite, else 0
     uint64_t sums;    // f64 [rows / 32 + 1, width]: what the first kernel leaves to the second
+    uint64_t beyond;  // if `half`, u64 [rows]: the first state of each row that is finite and beyond the range of f16, as
+                      // its column << 32 | its bits in f32; all bits are set if there is none
     uint32_t sequences;
     uint32_t width;
     float epsilon;
-    uint32_t padding;
+    uint32_t half;    // 0 or 1
 } RepresentParams;
-PARAMS_SIZE(RepresentParams, 88);
+PARAMS_SIZE(RepresentParams, 96);
 
 // Kernel `gemm_short`: to = from * weight^T + bias, or that added onto `to`, in f32.
 typedef struct GemmShortParams {

@@ -26,7 +26,7 @@ const KERNELS: [&str; 15] = [
 ];
 
 /// Cases without a mistake.
-const CLEAN: [&str; 30] = [
+const CLEAN: [&str; 32] = [
     "reverse",
     "copy",
     "pipeline",
@@ -38,6 +38,8 @@ const CLEAN: [&str; 30] = [
     "represent_wide",
     "represent_odd",
     "represent_f32",
+    "represent_half",
+    "represent_half_odd",
     "attention_item",
     "attention_items",
     "attention_wide",

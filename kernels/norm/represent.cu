@@ -1,6 +1,6 @@
 // Computes: the results that leave the device. The stream goes through the final LayerNorm (or
-// stays as it is); the kernels write every row of it, the mean over a range of rows of each
-// sequence, and a flag if a state of the range is not finite. Rows are grouped from the start of
+// stays as it is); the kernels write every row of it, as f32 or rounded to f16, the mean over a range
+// of rows of each sequence, and a flag if a state of the range is not finite. Rows are grouped from the start of
 // their sequence, and the sequence and the width alone decide the order of every sum, so the rest
 // of the batch has no influence. The statistics are computed as in layer_norm.cu: in two passes,
 // whose sums are f64 in `represent_f32`. A sum of finite states is finite in f64, and any other sum
@@ -82,6 +82,32 @@ __device__ __forceinline__ Chunk find_chunk(const RepresentParams &p, uint32_t b
     return c;
 }
 
+// Returns the bits of a state as f16, rounded to nearest even. Bits without meaning for f16 tell an
+// infinite state (0x7d00 and 0xfd00) from a finite one beyond the range, whose first value in the
+// row is kept for the message.
+__device__ __forceinline__ uint16_t halved(const RepresentParams &p, uint32_t row, uint32_t column, float state) {
+    const uint16_t bits = __half_as_ushort(__float2half_rn(state));
+    if ((bits & 0x7fff) != 0x7c00) return bits;
+    if (!isfinite(state)) return bits | 0x100;
+    atomicMin(at<unsigned long long>(p.beyond) + row,
+              static_cast<unsigned long long>(column) << 32 | __float_as_uint(state));
+    return bits;
+}
+
+// Writes N states of a row, from column `column` on.
+template <int N>
+__device__ __forceinline__ void put(const RepresentParams &p, uint32_t row, uint32_t column, const float (&states)[N]) {
+    const uint64_t offset = uint64_t(row) * p.width + column;
+    if (!p.half) {
+        store(at<float>(p.states) + offset, states);
+        return;
+    }
+    Packed<uint16_t, N> packed;
+#pragma unroll
+    for (int i = 0; i < N; i++) packed.values[i] = halved(p, row, column + i, states[i]);
+    *reinterpret_cast<Packed<uint16_t, N> *>(at<uint16_t>(p.states) + offset) = packed;
+}
+
 // Writes a column's complete sum (`finish`), or stores one of several partial sums (`leave`).
 __device__ __forceinline__ void finish(const RepresentParams &p, uint32_t sequence, uint32_t column, double sum,
                                        uint32_t rows) {
@@ -145,7 +171,7 @@ __device__ __forceinline__ void chunk_in_registers(const RepresentParams &p, con
 #pragma unroll
                 for (int j = 0; j < 4; j++) x[k][j] = fmaf(scale.times(x[k][j]), gain[j], bias[j]);
             }
-            if (p.states) store(at<float>(p.states) + offset + i, x[k]);
+            if (p.states) put(p, row, i, x[k]);
             if (!pooled) continue;
 #pragma unroll
             for (int j = 0; j < 4; j++) sums[k][j] += x[k][j];
@@ -211,9 +237,9 @@ template <typename Sum> __device__ __forceinline__ void chunk_in_memory(const Re
     for (uint32_t i = threadIdx.x; i < p.width; i += THREADS) {
         double sum = 0;
         for (uint32_t row = c.first; row < c.end; row++) {
-            const float y = state_of(p, row, i, means[row - c.first], scales[row - c.first]);
-            if (p.states) at<float>(p.states)[uint64_t(row) * p.width + i] = y;
-            if (row >= c.pool_first && row < c.pool_end) sum += y;
+            const float y[1] = {state_of(p, row, i, means[row - c.first], scales[row - c.first])};
+            if (p.states) put(p, row, i, y);
+            if (row >= c.pool_first && row < c.pool_end) sum += y[0];
         }
         leave(p, c, i, sum);
     }
@@ -225,6 +251,11 @@ template <typename Sum> __device__ void represent_chunk(const RepresentParams &p
     if (c.number == 0) {
         if (threadIdx.x == 0) at<uint32_t>(p.bad)[c.sequence] = 0;
         __syncthreads(); // because `finish` may set it
+    }
+    if (p.states && p.half) {
+        for (uint32_t row = c.first + threadIdx.x; row < c.end; row += THREADS)
+            at<unsigned long long>(p.beyond)[row] = ~0ull;
+        __syncthreads(); // because `halved` may lower it
     }
     __shared__ Sum partial[WARPS];
     __shared__ double columns[SHARED_COLUMNS];
@@ -312,10 +343,12 @@ __device__ void represent_plainly(const RepresentParams &p) {
         mean /= p.width;
         for (uint32_t i = 0; i < p.width; i++) variance += (x[i] - mean) * (x[i] - mean);
         const double scale = 1.0 / sqrt(variance / p.width + p.epsilon);
+        if (p.states && p.half) at<unsigned long long>(p.beyond)[row] = ~0ull;
         for (uint32_t i = 0; i < p.width; i++) {
             double y = x[i];
             if (p.gain) y = (y - mean) * scale * at<float>(p.gain)[i] + at<float>(p.bias)[i];
-            if (p.states) at<float>(p.states)[uint64_t(row) * p.width + i] = float(y);
+            const float state[1] = {float(y)};
+            if (p.states) put(p, row, i, state);
             if (row < pool_first || row >= pool_end) continue;
             if (!isfinite(y)) bad = 1;
             if (!p.pooled) continue;

@@ -16,6 +16,7 @@ pub mod cpu;
 pub mod cuda;
 
 use crate::batch::{Budget, PackedBatch};
+use crate::dtype::States;
 use crate::gpu::stream::StreamError;
 use crate::remedy::{Action, Remedy};
 use crate::weights::Weight;
@@ -166,7 +167,7 @@ pub struct Output {
     /// greatest values of an empty range are NaN.
     pub pooled: Vec<f32>,
     /// The rows, `[rows, width]`; empty if they were not wanted.
-    pub states: Vec<f32>,
+    pub states: States,
 }
 
 /// The limits of a pass.

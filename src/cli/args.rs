@@ -251,8 +251,8 @@ pub struct EmbedArgs {
     /// stop; nothing is computed or written
     #[arg(long, help_heading = "Running")]
     pub plan: bool,
-    /// Number of CPU threads, at most 1024; with CUDA a quarter of them, at most 8, tokenize
-    /// [default: all cores]
+    /// Number of CPU threads, at most 1024; with CUDA a quarter of them, at most 8, tokenize, and
+    /// half of them, at most 8, write the states of tokens [default: all cores]
     #[arg(long, value_name = "N", value_parser = threads(), help_heading = "Running")]
     pub threads: Option<usize>,
     /// Tokens computed at once; affects speed and memory, never a result [default: depends on the

@@ -61,6 +61,7 @@ fn measure(args: &BenchArgs, trace: &Trace, console: &Console) -> Result<(), Fai
     let job = Job {
         memory,
         request,
+        half_states: false,
         token_budget: args.token_budget,
         threads,
         longest,

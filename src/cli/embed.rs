@@ -7,9 +7,12 @@ use super::progress::{Display, count, duration, signal_name};
 use super::summary::Summary;
 use super::{Console, Failure, algorithms, model, options, trace};
 use seqstream::architecture::ModelConfig;
+use seqstream::bytes::Bytes;
 use seqstream::engine::Identity;
 use seqstream::model::{Pool, Request};
-use seqstream::output::{FORMAT, InputSpec, JOB_FILE, JobSpec, ModelSpec, OutputError};
+use seqstream::output::{
+    FORMAT, InputSpec, JOB_FILE, JobSpec, ModelSpec, OutputDtype, OutputError,
+};
 use seqstream::pipeline::{
     Checks, JobError, LengthLimit, Long, MemoryCheck, PackOptions, ReadOptions, Removed,
     RunOptions, Stop,
@@ -77,6 +80,7 @@ fn job(options: EmbedOptions, trace: &Trace, console: &Console) -> Result<(), Fa
     let algorithms = algorithms::of_job(&options, console)?;
     let job = engine::Job {
         request: request.clone(),
+        half_states: options.output_dtype == OutputDtype::F16,
         token_budget: options.token_budget,
         threads: options.threads,
         longest: longest(&options, &summary),
@@ -123,6 +127,13 @@ fn job(options: EmbedOptions, trace: &Trace, console: &Console) -> Result<(), Fa
         duration(start.elapsed())
     ));
     model::describe(&engine, &checkpoint, console);
+    if request.per_token {
+        console.detail(&format!(
+            "states of tokens: {} threads write them, up to {} are in memory",
+            engine.writing,
+            Bytes(engine.states_bytes(&request, options.output_dtype))
+        ));
+    }
     let mut spec = spec(
         &options,
         &config,
@@ -159,6 +170,7 @@ fn job(options: EmbedOptions, trace: &Trace, console: &Console) -> Result<(), Fa
     let run_options = RunOptions {
         read,
         tokenize_threads: engine.tokenizing,
+        write_threads: engine.writing,
         pack: PackOptions {
             limit: options.limit,
             capacity: engine.capacity,

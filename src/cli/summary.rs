@@ -12,7 +12,7 @@ use super::options::EmbedOptions;
 use super::progress::{count, duration};
 use seqstream::bytes::Bytes;
 use seqstream::output::{REJECTED_FILE, Rejected};
-use seqstream::pipeline::{Report, Share};
+use seqstream::pipeline::{Bound, Report, Share};
 use seqstream::sequence::Cleaning;
 
 /// What a job computed, how long that took, and what its input held.
@@ -32,6 +32,7 @@ pub struct Summary {
     compute_share: f64,
     waiting_for_input_share: f64,
     waiting_for_output_share: f64,
+    bound_by: Bound,
     peak_memory_bytes: Option<u64>,
     /// What cleaning met in the input of the whole job, if the job is complete.
     counts: Option<BTreeMap<String, u64>>,
@@ -86,6 +87,7 @@ impl Summary {
             compute_share: p.compute_share(),
             waiting_for_input_share: p.share(p.starved),
             waiting_for_output_share: p.share(p.held_up),
+            bound_by: p.bound(),
             peak_memory_bytes: machine::peak_memory(),
             counts: manifest.map(|m| m.counts.clone()),
             rejected: manifest.map(|m| m.rejected.clone()).unwrap_or_default(),
@@ -134,6 +136,16 @@ impl Summary {
     }
 }
 
+/// Says what bounded a job.
+fn bound_by(bound: Bound) -> &'static str {
+    match bound {
+        Bound::Model => "computing",
+        Bound::Input => "reading the input",
+        Bound::Output => "writing the output",
+        Bound::Disk => "the disk that the output is written to",
+    }
+}
+
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -148,6 +160,7 @@ impl fmt::Display for Summary {
         if let Some(peak) = self.peak_memory_bytes {
             write!(f, ", peak memory {}", Bytes(peak))?;
         }
+        write!(f, "; bound by {}", bound_by(self.bound_by))?;
         if f.alternate() {
             write!(
                 f,
@@ -205,6 +218,7 @@ mod tests {
             compute_share: 0.25,
             waiting_for_input_share: 0.5,
             waiting_for_output_share: 0.125,
+            bound_by: Bound::Input,
             peak_memory_bytes: Some(3 << 19),
             rejected: vec![],
             counts: Some([("unknown".to_owned(), 3), ("unnamed".to_owned(), 0)].into()),
@@ -217,7 +231,7 @@ mod tests {
     #[test]
     fn a_summary_is_lines_and_json() {
         let first = "1,200 sequences, 34,567 tokens in 2.0 s: 17,283 tokens/s, 25 % of the time computing, \
-                     peak memory 1.5 MiB\n";
+                     peak memory 1.5 MiB; bound by reading the input\n";
         let waiting = "50 % of the time waiting for input, 12 % for output\n";
         let rest = "in the input: 3 characters outside the alphabet\n\
                     complete: 2,000 sequences of share 1/2 in out; 1 shard computed, 800 sequences stood already";
@@ -232,6 +246,7 @@ mod tests {
                 .to_owned()
                 + r#""shards_computed":1,"seconds":2.0,"tokens_per_second":17283.5,"compute_share":0.25,"#
                 + r#""waiting_for_input_share":0.5,"waiting_for_output_share":0.125,"#
+                + r#""bound_by":"input","#
                 + r#""peak_memory_bytes":1572864,"counts":{"unknown":3,"unnamed":0}}"#
         );
     }
@@ -245,7 +260,10 @@ mod tests {
             ..summary()
         };
         let text = stopped.to_string();
-        assert!(text.ends_with("% of the time computing"), "{text}");
+        assert!(
+            text.ends_with("% of the time computing; bound by reading the input"),
+            "{text}"
+        );
         let json = serde_json::to_value(stopped).unwrap();
         assert_eq!(json["complete"], false);
         assert!(json["counts"].is_null() && json["peak_memory_bytes"].is_null());

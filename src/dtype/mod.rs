@@ -1,8 +1,11 @@
-//! The number formats of stored weights, and conversions between them.
+//! The number formats of stored weights and of states, and conversions between them.
 
 use half::{bf16, f16};
 
 mod narrow;
+mod states;
+
+pub use states::{Beyond, Buffer, HalfStates, Shelf, States, encode};
 
 /// A number format that weights are read from and written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]

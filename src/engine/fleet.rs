@@ -113,7 +113,7 @@ mod tests {
                 vec![LayerOutput {
                     layer: 0,
                     pooled: vec![first],
-                    states: vec![],
+                    states: vec![].into(),
                 }]
             }))
         }

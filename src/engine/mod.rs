@@ -32,7 +32,7 @@ use crate::gpu::cublaslt::Algorithms;
 use crate::gpu::driver::{Context, DriverError};
 use crate::gpu::stream::{StreamManager, StreamOptions};
 use crate::model::{Embedder, Model, Request, name_parts};
-use crate::output::JobSpec;
+use crate::output::{JobSpec, OutputDtype};
 use crate::trace::Trace;
 use crate::weights::Checkpoint;
 use serde::Serialize;
@@ -63,6 +63,9 @@ pub struct Job {
     pub request: Request,
     /// Tokens per batch, if the user set a number.
     pub token_budget: Option<usize>,
+    /// Whether a device rounds the states of tokens to f16, which leaves less for the host to do.
+    /// The CPU always gives f32.
+    pub half_states: bool,
     /// Number of CPU threads.
     pub threads: usize,
     /// Number of tokens of the longest sequence, if it is known.
@@ -131,10 +134,35 @@ pub struct Engine {
     pub capacity: usize,
     /// Number of threads that tokenize.
     pub tokenizing: usize,
+    /// Number of threads that encode, hash and write the states of tokens.
+    pub writing: usize,
     /// Where the model runs, in words for the log: the threads or the devices.
     pub place: String,
     /// How the memory of the CUDA devices is divided.
     pub plan: Plan,
+}
+
+impl Engine {
+    /// Returns an upper bound of the memory of the host that holds the states of tokens at a time,
+    /// if no sequence is longer than a batch.
+    pub fn states_bytes(&self, request: &Request, dtype: OutputDtype) -> u64 {
+        /// One batch is fetched, two wait for the writer thread, and one is written.
+        const BATCHES: u64 = 4;
+        let budget = self.embedder.budget();
+        let tokens = budget.tokens.max(match budget.first_batches {
+            0 => 0,
+            _ => budget.first_tokens,
+        });
+        // Each device has a first batch of its own.
+        let slots = (budget.first_batches.max(1) * cuda::SLOTS) as u64;
+        let (size, pinned) = match (self.identity.device, dtype) {
+            ("cpu", _) => (4, 0),
+            (_, OutputDtype::F16) => (2, slots),
+            (_, OutputDtype::F32) => (4, slots),
+        };
+        let values = tokens * self.embedder.config().hidden * request.layers.len();
+        values as u64 * size * (BATCHES + pinned)
+    }
 }
 
 /// Puts the model on its devices. On CUDA, its weights may still be on their way when this returns.
@@ -173,6 +201,7 @@ fn on_cpu(checkpoint: &Checkpoint, job: &Job) -> Result<Engine, EngineError> {
         },
         capacity: usize::MAX,
         tokenizing: 1,
+        writing: 1,
         place: format!("{} threads, SIMD {}", job.threads, backend::simd_name()),
         plan: Plan::default(),
     })
@@ -245,6 +274,7 @@ fn each_builder<T>(
         representations: job.request.layers.len(),
         poolings: job.request.pools.len(),
         states: job.request.per_token,
+        half_states: job.half_states,
         upload_slot: None,
         weights: job.weights,
         deepest: job.request.layers.iter().copied().max(),
@@ -306,6 +336,7 @@ fn fleet(models: Vec<Model<Cuda>>, dtype: DType, job: &Job) -> Result<Engine, En
         identity,
         capacity,
         tokenizing: tokenizing(job.threads),
+        writing: writing(job.threads),
         place,
         plan,
     })
@@ -326,4 +357,9 @@ pub fn chip(backend: &Cuda) -> String {
 /// threads load, copy and write.
 fn tokenizing(threads: usize) -> usize {
     (threads / 4).clamp(1, 8)
+}
+
+/// The number of threads, out of `threads`, that encode, hash and write states for CUDA devices.
+fn writing(threads: usize) -> usize {
+    (threads / 2).clamp(1, 8)
 }

@@ -30,8 +30,8 @@ pub struct Session {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embedding {
     /// One entry per requested layer, in the order of the request. `pooled` is `[pools, width]` and
-    /// `states` is `[tokens, width]`, special tokens included; each is empty unless the request
-    /// asks for it.
+    /// `states` is `[tokens, width]`, as f32, special tokens included; each is empty unless the
+    /// request asks for it.
     pub layers: Vec<LayerOutput>,
     /// What cleaning changed in the text or counted as unknown.
     pub cleaned: CleanCounts,
@@ -68,6 +68,7 @@ impl Session {
             memory,
             algorithms: Arc::clone(&algorithms),
             request: request.clone(),
+            half_states: false,
             token_budget: None,
             threads,
             longest: None,
@@ -154,10 +155,15 @@ impl Session {
             let layers = outputs.iter().map(|output| LayerOutput {
                 layer: output.layer,
                 pooled: part(&output.pooled, i * pools, (i + 1) * pools),
-                states: part(&output.states, tokens.start, tokens.end),
+                states: part(output.states.f32s(), tokens.start, tokens.end).into(),
             });
             embedding.layers = layers.collect();
-            let finite = |o: &LayerOutput| o.pooled.iter().chain(&o.states).all(|v| v.is_finite());
+            let finite = |o: &LayerOutput| {
+                o.pooled
+                    .iter()
+                    .chain(o.states.f32s())
+                    .all(|v| v.is_finite())
+            };
             if let Some(bad) = embedding.layers.iter().find(|o| !finite(o)) {
                 return Err(EngineError::NonFinite {
                     sequence: first + i + 1,

@@ -12,6 +12,7 @@ pub use passes::{Model, name_parts};
 use crate::architecture::{ModelConfig, ModelKind};
 use crate::backend::{Backend, BackendError, Builder, Norm, OutputKinds, Pass, Pooling};
 use crate::batch::{Budget, PackedBatch};
+use crate::dtype::States;
 use crate::remedy::Remedy;
 use crate::weights::{Checkpoint, Weight, WeightsError};
 use std::ops::Range;
@@ -87,7 +88,7 @@ pub struct LayerOutput {
     /// One vector per sequence and pool, `[sequences, pools, hidden]`; empty without a pool.
     pub pooled: Vec<f32>,
     /// The token states, `[total tokens, hidden]`, special tokens included; empty unless requested.
-    pub states: Vec<f32>,
+    pub states: States,
 }
 
 /// A model that turns batches into representations.

@@ -10,6 +10,7 @@ use super::{dnabert, esm2};
 use crate::architecture::{ModelConfig, ModelKind};
 use crate::backend::{Backend, Builder, Limits, Pass};
 use crate::batch::{Budget, PackedBatch};
+use crate::dtype::States;
 use std::collections::VecDeque;
 
 /// A loaded model on a backend.
@@ -206,9 +207,6 @@ impl<B: Backend> Model<B> {
             if !made.pooled.is_empty() {
                 to.pooled.resize(sequences * pools * d, 0.0);
             }
-            if !made.states.is_empty() {
-                to.states.resize(batch.starts[sequences] * d, 0.0);
-            }
             let mut row = 0;
             for (from, &i) in members.iter().enumerate() {
                 if !made.pooled.is_empty() {
@@ -217,11 +215,13 @@ impl<B: Backend> Model<B> {
                         .copy_from_slice(&made.pooled[from * d..(from + 1) * d]);
                 }
                 let range = batch.starts[i]..batch.starts[i + 1];
+                let rows = row..row + range.len();
                 if !made.states.is_empty() {
-                    to.states[range.start * d..range.end * d]
-                        .copy_from_slice(&made.states[row * d..(row + range.len()) * d]);
+                    let all = batch.starts[sequences] * d;
+                    let from = rows.start * d..rows.end * d;
+                    to.states.put(all, range.start * d, &made.states, from);
                 }
-                row += range.len();
+                row = rows.end;
             }
         }
         Ok(())
@@ -238,7 +238,7 @@ impl<B: Backend> Embedder for Model<B> {
         let outputs = request.layers.iter().map(|&layer| LayerOutput {
             layer,
             pooled: Vec::new(),
-            states: Vec::new(),
+            states: States::default(),
         });
         self.batches.push_back(SubmittedBatch {
             starts: batch.starts().to_vec(),

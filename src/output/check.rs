@@ -317,7 +317,7 @@ fn count_lines(path: &Path, block: u64) -> Result<u64, OutputError> {
 #[cfg(test)]
 mod tests {
     use super::super::spec::tests::spec;
-    use super::super::{BlockFacts, JobDir, Rejected, ShardWriter, name_shards};
+    use super::super::{BlockFacts, JobDir, Rejected, Row, ShardWriter, Workers, name_shards};
     use super::*;
     use std::collections::BTreeMap;
     use std::path::PathBuf;
@@ -328,8 +328,14 @@ mod tests {
         let mut shard = ShardWriter::create(&dir, 1, layout).unwrap();
         for id in ["a", "b"] {
             let states: Vec<f32> = (0..3 * layout.width).map(|i| i as f32).collect();
+            let row = Row {
+                id,
+                pooled: vec![&states[..layout.width]],
+                tokens: 0..3,
+            };
+            let workers = Workers::new(1).unwrap();
             shard
-                .push(id, &[&states[..layout.width]], &[&states])
+                .push(&[row], &[&states.clone().into()], &workers)
                 .unwrap();
         }
         let facts = BlockFacts {

@@ -282,14 +282,19 @@ pub fn write_manifest(
 #[cfg(test)]
 mod tests {
     use super::super::spec::tests::spec;
-    use super::super::{ShardWriter, name_shards};
+    use super::super::{Row, ShardWriter, Workers, name_shards};
     use super::*;
 
     /// Makes shards 0 and 1 of the job.
     fn two_shards(dir: &JobDir, tokens: u64) {
         for block in 0..2 {
             let mut shard = ShardWriter::create(dir, block, &ShardLayout::of(&spec())).unwrap();
-            shard.push("x", &[&[0.5; 8]], &[]).unwrap();
+            let row = Row {
+                id: "x",
+                pooled: vec![&[0.5; 8]],
+                tokens: 0..0,
+            };
+            shard.push(&[row], &[], &Workers::new(1).unwrap()).unwrap();
             let counts = BTreeMap::from([("unknown".to_owned(), block + 1)]);
             let facts = BlockFacts {
                 first_record: 4 * block,

@@ -42,6 +42,7 @@ mod rejected;
 mod shard;
 mod spec;
 mod states;
+mod tree;
 
 pub use algorithms::read_algorithms;
 pub use algorithms::write_algorithms;
@@ -63,8 +64,8 @@ pub use manifest::{
 pub use npy::NpyWriter;
 pub use rejected::{REJECTED_FILE, Rejected};
 pub use shard::{
-    BlockFacts, ShardLayout, ShardRecord, ShardWriter, WrittenShard, name_shards,
-    name_shards_traced,
+    BlockFacts, PushError, Row, ShardLayout, ShardRecord, ShardWriter, Workers, WrittenShard,
+    name_shards, name_shards_traced,
 };
 pub(crate) use shard::{REJECTED_COUNT, SHARD_FILE};
 pub use spec::{Difference, FORMAT, InputSpec, JobSpec, ModelSpec};

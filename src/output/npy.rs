@@ -38,20 +38,15 @@ impl NpyWriter {
         })
     }
 
-    /// Appends the row of record `id`, `[width]`, from the output of `layer`.
-    pub fn push(&mut self, id: &str, layer: usize, row: &[f32]) -> Result<(), OutputError> {
+    /// Appends a row, `[width]`. Returns whether all its values are finite and in the range of the
+    /// data type.
+    pub fn push(&mut self, row: &[f32]) -> Result<bool, OutputError> {
         debug_assert_eq!(row.len(), self.width);
-        self.buffer.clear();
-        self.dtype
-            .encode(row, &mut self.buffer)
-            .map_err(|value| OutputError::F16Overflow {
-                id: id.to_owned(),
-                layer,
-                value,
-            })?;
+        self.buffer.resize(row.len() * self.dtype.size(), 0);
+        let fits = self.dtype.encode(row, &mut self.buffer);
         self.file.write(&self.buffer)?;
         self.rows += 1;
-        Ok(())
+        Ok(fits)
     }
 
     /// Writes the header, now that the number of rows is known.
@@ -101,8 +96,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("layer_1.npy");
         let mut npy = NpyWriter::create(path.clone(), 0, OutputDtype::F32, 2).unwrap();
-        npy.push("a", 1, &[1.0, 2.0]).unwrap();
-        npy.push("b", 1, &[3.0, -4.5]).unwrap();
+        assert!(npy.push(&[1.0, 2.0]).unwrap());
+        assert!(npy.push(&[3.0, -4.5]).unwrap());
         npy.complete().unwrap();
         let bytes = std::fs::read(path).unwrap();
         assert!(String::from_utf8_lossy(&bytes[..128]).contains("'shape': (2, 2)"));
@@ -111,5 +106,21 @@ mod tests {
             .map(|c| f32::from_le_bytes(c.try_into().unwrap()))
             .collect();
         assert_eq!(values, [1.0, 2.0, 3.0, -4.5]);
+    }
+
+    #[test]
+    fn what_a_row_cannot_hold_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        for (dtype, value, fits) in [
+            (OutputDtype::F32, 65520.0, true),
+            (OutputDtype::F16, 65520.0, false),
+            (OutputDtype::F16, -65504.0, true),
+            (OutputDtype::F32, f32::NAN, false),
+            (OutputDtype::F16, f32::INFINITY, false),
+        ] {
+            let path = dir.path().join(format!("{dtype:?} {value}"));
+            let mut npy = NpyWriter::create(path, 0, dtype, 2).unwrap();
+            assert_eq!(npy.push(&[1.0, value]).unwrap(), fits, "{dtype:?} {value}");
+        }
     }
 }

@@ -1,15 +1,20 @@
 //! A shard: the files of consecutive records. They appear together or not at all.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::file::{ShardFile, WrittenFile};
+use super::file::{Encoded, ShardFile, WrittenFile};
 use super::jobdir::{JobDir, shard_number};
 use super::rejected::{REJECTED_FILE, REJECTED_HEADER, Rejected};
+use super::states::{Task, TaskError};
 use super::{FileEntry, NpyWriter, OutputDtype, OutputError, StatesWriter};
+use crate::dtype::States;
 use crate::trace::{Trace, host};
 
 /// The contents that every shard of a job has.
@@ -170,24 +175,71 @@ impl<'a> ShardWriter<'a> {
         Ok(shard)
     }
 
-    /// Appends one record. `pooled` has a row of `[width]` per layer and pooling, the poolings of a
-    /// layer side by side, and `states` has `[tokens, width]` per layer; each is used only if the layout includes it.
+    /// Appends the records of a batch. `states` has the states of the whole batch, per layer; it is
+    /// used only if the layout includes it. After an error the shard can only be dropped.
+    ///
+    /// # Errors
+    /// [`PushError::Row`] for the first record with a value that cannot be stored.
     pub fn push(
         &mut self,
-        id: &str,
-        pooled: &[&[f32]],
-        states: &[&[f32]],
-    ) -> Result<(), OutputError> {
-        if let Some(ids) = &mut self.ids {
-            ids.write(id.as_bytes())?;
-            ids.write(b"\n")?;
+        rows: &[Row<'_>],
+        states: &[&States],
+        workers: &Workers,
+    ) -> Result<(), PushError> {
+        let mut refused = None;
+        for (i, row) in rows.iter().enumerate() {
+            if let Some(ids) = &mut self.ids {
+                ids.write(row.id.as_bytes())?;
+                ids.write(b"\n")?;
+            }
+            for (file, values) in self.pooled.iter_mut().zip(&row.pooled) {
+                if !file.push(values)? {
+                    refused.get_or_insert(i);
+                }
+            }
         }
-        let files = self.pooled.iter_mut().zip(&self.pooled_files);
-        for ((file, (layer, _)), row) in files.zip(pooled) {
-            file.push(id, *layer, row)?;
+        let rows = &rows[..refused.map_or(rows.len(), |i| i + 1)];
+        self.push_states(rows, states, workers, refused)
+    }
+
+    /// Appends the states of records, of which the last one is `refused`, if any is.
+    fn push_states(
+        &mut self,
+        rows: &[Row<'_>],
+        states: &[&States],
+        workers: &Workers,
+        refused: Option<usize>,
+    ) -> Result<(), PushError> {
+        let unflushed: Vec<_> = self.states.iter_mut().map(|f| f.unflushed()).collect();
+        let flushes = self.states.iter().zip(unflushed);
+        let flushes = flushes.map(|(file, part)| Job::Flush(file, part));
+        let tasks = self.states.iter().zip(states).map(|(file, states)| {
+            let tokens = rows.iter().map(|row| row.tokens.clone());
+            file.tasks(states, tokens)
+        });
+        let tasks: Vec<Vec<_>> = tasks.collect();
+        let counts: Vec<usize> = tasks.iter().map(Vec::len).collect();
+        let jobs = flushes.chain(tasks.into_iter().flatten().map(Job::Encode));
+        let mut encoded = Vec::new();
+        let (mut refused, mut failed) = (refused, None);
+        for done in workers.run(jobs.collect()) {
+            match done {
+                Ok(None) => {}
+                Ok(Some(part)) => encoded.push(part),
+                Err(TaskError::Row(i)) => refused = Some(refused.map_or(i, |first| first.min(i))),
+                Err(TaskError::Output(error)) => failed = failed.or(Some(error)),
+            }
         }
-        for ((file, tokens), layer) in self.states.iter_mut().zip(states).zip(&self.layers) {
-            file.push(id, *layer, tokens)?;
+        if let Some(i) = refused {
+            return Err(PushError::Row(i));
+        }
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        let mut encoded = encoded.into_iter();
+        for (file, count) in self.states.iter_mut().zip(counts) {
+            let tokens = rows.iter().map(|row| row.tokens.len());
+            file.add(encoded.by_ref().take(count), tokens);
         }
         Ok(())
     }
@@ -237,6 +289,90 @@ impl<'a> ShardWriter<'a> {
     }
 }
 
+/// One record of a batch.
+pub struct Row<'a> {
+    /// The id of the record.
+    pub id: &'a str,
+    /// The pooled rows, `[width]` each: those of a layer side by side, one per pooling. They are used
+    /// only if the layout includes them.
+    pub pooled: Vec<&'a [f32]>,
+    /// The tokens of the record in the batch.
+    pub tokens: Range<usize>,
+}
+
+/// Why the records of a batch could not be appended.
+#[derive(Debug)]
+pub enum PushError {
+    /// A value of this record, counted within the batch, is not finite or is outside the range of
+    /// the data type.
+    Row(usize),
+    /// A file could not be written.
+    Output(OutputError),
+}
+
+impl From<OutputError> for PushError {
+    fn from(error: OutputError) -> Self {
+        Self::Output(error)
+    }
+}
+
+/// The threads that encode, hash and write states.
+pub struct Workers(Option<rayon::ThreadPool>);
+
+impl Workers {
+    /// Starts `threads` threads; with one thread, the caller does the work.
+    ///
+    /// # Errors
+    /// The error of the thread pool.
+    pub fn new(threads: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
+        if threads < 2 {
+            return Ok(Self(None));
+        }
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        let pool = pool.thread_name(|i| format!("output {i}"));
+        Ok(Self(Some(pool.build()?)))
+    }
+
+    /// Does the jobs, and returns what they have made, in their order.
+    fn run(&self, jobs: Vec<Job<'_>>) -> Vec<Result<Option<Encoded>, TaskError>> {
+        match &self.0 {
+            None => jobs.into_iter().map(Job::run).collect(),
+            Some(pool) => {
+                let jobs = jobs.into_par_iter().with_max_len(1);
+                pool.install(|| jobs.map(Job::run).collect())
+            }
+        }
+    }
+}
+
+/// What a thread does for a file of states.
+enum Job<'a> {
+    Encode(Task<'a>),
+    Flush(&'a StatesWriter, Range<u64>),
+}
+
+thread_local! {
+    /// The memory of the blocks that this thread encodes.
+    static BLOCK_MEMORY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Job<'_> {
+    fn run(self) -> Result<Option<Encoded>, TaskError> {
+        match self {
+            Self::Encode(task) => BLOCK_MEMORY.with_borrow_mut(|memory| {
+                if memory.is_empty() {
+                    *memory = Task::memory();
+                }
+                task.run(memory).map(Some)
+            }),
+            Self::Flush(file, part) => {
+                file.flush(part);
+                Ok(None)
+            }
+        }
+    }
+}
+
 impl ShardLayout {
     /// Returns the number of data files per shard, not counting shard.json.
     pub fn files(&self) -> usize {
@@ -274,14 +410,14 @@ pub struct WrittenShard<'a> {
 }
 
 impl WrittenShard<'_> {
-    /// Hashes the files and writes shard.json.
+    /// Writes shard.json.
     fn describe(&mut self) -> Result<(), OutputError> {
-        let entry = |(name, file): &(String, WrittenFile)| Ok((name.clone(), file.entry()?));
+        let entry = |(name, file): &(String, WrittenFile)| (name.clone(), file.entry().clone());
         let mut record = ShardRecord {
             name: super::shard_name(self.block),
             job: self.job.clone(),
             facts: self.facts.clone(),
-            files: self.files.iter().map(entry).collect::<Result<_, _>>()?,
+            files: self.files.iter().map(entry).collect(),
             seal: None,
         };
         if record.job.is_some() {
@@ -294,7 +430,7 @@ impl WrittenShard<'_> {
     }
 }
 
-/// Hashes shards of one job, writes their shard.json, and renames them to their final names, in
+/// Writes the shard.json of shards of one job, and renames them to their final names, in
 /// order and so that they survive a power failure. Returns the number of shards that were renamed,
 /// and the first error. Shards after that error are dropped.
 ///
@@ -445,6 +581,53 @@ mod tests {
         }
     }
 
+    /// Returns a record of two layers.
+    fn row(id: &str, tokens: Range<usize>) -> Row<'_> {
+        Row {
+            id,
+            pooled: vec![&[1.0, 2.0], &[3.0, 4.0]],
+            tokens,
+        }
+    }
+
+    /// Vectors are looked at before states, but the first record is named.
+    #[test]
+    fn the_first_record_that_cannot_be_stored_is_named() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = JobDir::open(tmp.path()).unwrap();
+        let states = |bad: &[usize]| -> States {
+            let mut values = vec![0.5; 8];
+            bad.iter().for_each(|i| values[*i] = f32::NAN);
+            values.into()
+        };
+        for threads in [1, 3] {
+            let workers = Workers::new(threads).unwrap();
+            for (pooled, bad, first) in [
+                (Some(2), [&[][..], &[]], Some(2)),
+                (Some(2), [&[], &[3]], Some(1)),
+                (Some(0), [&[3], &[3]], Some(0)),
+                (Some(1), [&[7], &[5]], Some(1)),
+                (None, [&[7], &[5]], Some(2)),
+                (None, [&[7], &[]], Some(3)),
+                (None, [&[], &[]], None),
+            ] {
+                let mut shard = ShardWriter::create(&dir, 5, &layout()).unwrap();
+                let mut rows: Vec<_> = (0..4).map(|i| row("x", i..i + 1)).collect();
+                if let Some(i) = pooled {
+                    rows[i].pooled[1] = &[f32::INFINITY, 0.0];
+                }
+                let layers = bad.map(states);
+                let pushed = shard.push(&rows, &[&layers[0], &layers[1]], &workers);
+                let named = match pushed {
+                    Ok(()) => None,
+                    Err(PushError::Row(i)) => Some(i),
+                    Err(PushError::Output(error)) => panic!("{error}"),
+                };
+                assert_eq!(named, first, "{pooled:?} {bad:?}");
+            }
+        }
+    }
+
     #[test]
     fn a_finished_shard_says_what_it_holds() {
         let tmp = tempfile::tempdir().unwrap();
@@ -452,9 +635,9 @@ mod tests {
         let mut shard = ShardWriter::create(&dir, 5, &layout()).unwrap();
         shard
             .push(
-                "a",
-                &[&[1.0, 2.0], &[3.0, 4.0]],
-                &[&[1.0, 2.0], &[3.0, 4.0]],
+                &[row("a", 0..1)],
+                &[&vec![1.0, 2.0].into(), &vec![3.0, 4.0].into()],
+                &Workers::new(1).unwrap(),
             )
             .unwrap();
         let written = shard.complete(facts()).unwrap();
@@ -492,15 +675,12 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let dir = JobDir::open(tmp.path()).unwrap();
         let mut shard = ShardWriter::create(&dir, 5, &layout()).unwrap();
-        let error = shard
-            .push("long", &[&[1.0, 2.0], &[3.0, 1e6]], &[&[], &[]])
-            .unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("record \"long\", layer 2: the value 1000000"),
-            "{error}"
-        );
+        let states: States = vec![1.0, 2.0, 3.0, 1e6, 5.0, 1e7].into();
+        let fine = vec![0.0; 6].into();
+        let rows = [row("a", 0..1), row("b", 1..2), row("c", 2..3)];
+        let workers = Workers::new(2).unwrap();
+        let refused = shard.push(&rows, &[&states, &fine], &workers);
+        assert!(matches!(refused, Err(PushError::Row(1))), "{refused:?}");
         drop(shard);
         assert!(!dir.partial(5).exists() && !dir.shard(5).exists());
     }
@@ -511,8 +691,9 @@ mod tests {
         let dir = JobDir::open(tmp.path()).unwrap();
         let write = |block| {
             let mut shard = ShardWriter::create(&dir, block, &layout()).unwrap();
-            let rows: [&[f32]; 2] = [&[1.0, 2.0], &[3.0, 4.0]];
-            shard.push("a", &rows, &rows).unwrap();
+            let states = [&vec![1.0, 2.0].into(), &vec![3.0, 4.0].into()];
+            let workers = Workers::new(1).unwrap();
+            shard.push(&[row("a", 0..1)], &states, &workers).unwrap();
             shard.complete(facts()).unwrap()
         };
         let stand = || dir.shards().unwrap();

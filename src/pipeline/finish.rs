@@ -1,4 +1,4 @@
-//! The finishing thread: it hashes, syncs and names shards, and so waits for the disk while the
+//! The finishing thread: it syncs and names shards, and so waits for the disk while the
 //! writer thread continues.
 
 use std::sync::atomic::Ordering;

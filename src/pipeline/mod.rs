@@ -53,7 +53,7 @@ pub use memory::MemoryCheck;
 pub use merge::{MergeReport, merge};
 pub use messages::InputNotes;
 pub use pack::PackOptions;
-pub use progress::{Observer, Progress, Silent};
+pub use progress::{Bound, Observer, Progress, Silent};
 pub use read::{ReadOptions, Records};
 pub use resume::{Checks, Removed, StandingShards};
 pub use run::{Report, RunOptions, run};

@@ -25,6 +25,22 @@ pub struct Progress {
     pub starved: Duration,
     /// The time spent waiting for the writer.
     pub held_up: Duration,
+    /// The time for which the writer waited for the disk. Meanwhile the model may have computed.
+    pub disk: Duration,
+}
+
+/// What bounds the speed of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Bound {
+    /// The model on its device.
+    Model,
+    /// The input: reading, cleaning and tokenizing.
+    Input,
+    /// The output: checking, encoding, hashing and writing, before the disk is waited for.
+    Output,
+    /// The disk, which shards are synced to.
+    Disk,
 }
 
 impl Progress {
@@ -41,6 +57,19 @@ impl Progress {
     /// Returns `part` as a fraction of the whole run, from 0 to 1.
     pub fn share(&self, part: Duration) -> f64 {
         part.as_secs_f64() / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
+    /// Returns what bounded the run: what the model waited for, if it waited for more than a tenth
+    /// of the time, and else the model.
+    pub fn bound(&self) -> Bound {
+        let waited = self.starved.max(self.held_up);
+        match () {
+            () if self.share(waited) <= 0.1 => Bound::Model,
+            () if self.starved > self.held_up => Bound::Input,
+            // The rest of the time the writer thread was busy.
+            () if 2 * self.disk > self.held_up => Bound::Disk,
+            () => Bound::Output,
+        }
     }
 
     /// Returns the time to the end of the job at the speed so far; `None` if it is not known.
@@ -80,6 +109,8 @@ pub(crate) struct Counters {
     pub shards: AtomicU64,
     /// Whether the computing thread has nothing to do.
     pub idle: AtomicBool,
+    /// The time in nanoseconds for which the writer thread has waited for the disk.
+    pub disk: AtomicU64,
 }
 
 /// Collects the progress and shows it to the observer. The computing thread owns it.
@@ -115,6 +146,7 @@ impl<'a> Monitor<'a> {
         self.progress.elapsed = self.began.elapsed();
         self.progress.reused = self.counters.reused.load(Ordering::Relaxed);
         self.progress.shards = self.counters.shards.load(Ordering::Relaxed);
+        self.progress.disk = Duration::from_nanos(self.counters.disk.load(Ordering::Relaxed));
         self.observer.progress(&self.progress);
     }
 
@@ -128,5 +160,29 @@ impl<'a> Monitor<'a> {
     /// Tells the reader whether the computing thread has nothing to do.
     pub(crate) fn set_idle(&self, idle: bool) {
         self.counters.idle.store(idle, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_run_waited_for_bounded_it() {
+        let bound = |starved, held_up, disk| {
+            let seconds = Duration::from_secs;
+            let progress = Progress {
+                elapsed: seconds(100),
+                starved: seconds(starved),
+                held_up: seconds(held_up),
+                disk: seconds(disk),
+                ..Progress::default()
+            };
+            progress.bound()
+        };
+        assert_eq!(bound(10, 10, 80), Bound::Model);
+        assert_eq!(bound(40, 30, 30), Bound::Input);
+        assert_eq!(bound(30, 40, 20), Bound::Output);
+        assert_eq!(bound(30, 40, 21), Bound::Disk);
     }
 }

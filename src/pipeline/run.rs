@@ -15,7 +15,7 @@ use super::tokenize::{GROUPS_PER_THREAD, GroupTokenizer, TokenizeStage};
 use super::write::Writer;
 use super::{JobError, OpenJob, Stop};
 use crate::model::{Embedder, Request};
-use crate::output::{ManifestHead, ShardLayout};
+use crate::output::{ManifestHead, ShardLayout, Workers};
 use crate::sequence::Tokenizer;
 use crate::system::files;
 use crate::trace::{Trace, host};
@@ -39,6 +39,8 @@ pub struct RunOptions {
     pub read: ReadOptions,
     /// The number of threads that tokenize. With one thread, the reader itself tokenizes.
     pub tokenize_threads: usize,
+    /// The number of threads that encode, hash and write the states of tokens.
+    pub write_threads: usize,
     /// How tokenized records become batches.
     pub pack: PackOptions,
     /// The outputs that are computed for each sequence.
@@ -96,12 +98,19 @@ pub fn run<E: Embedder, R: Records>(
         shared_name: None,
     };
     start_reading(reader, tokenizer, options, to_compute)?;
+    let threads = match layout.per_token {
+        true => options.write_threads,
+        false => 1,
+    };
+    let workers = Workers::new(threads).map_err(|e| JobError::NoThread(e.to_string()))?;
     let writer = Writer {
         dir: &job.dir,
         layout: &layout,
         kind: embedder.config().kind,
         f16: job.spec.dtype == "f16",
         trace: &options.trace,
+        workers: &workers,
+        counters: &counters,
     };
     let finisher = Finisher {
         weights: options.weights.as_deref(),

@@ -1,13 +1,20 @@
-//! The writer thread: it merges windows, checks the values, and writes rows into shards.
+//! The writer thread: it merges windows, and has checked rows written into shards.
 
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::Instant;
 
 use super::JobError;
 use super::messages::{Batch, Computed, ShardSlot, StopReason};
+use super::progress::Counters;
 use crate::architecture::ModelKind;
 use crate::model::LayerOutput;
-use crate::output::{JobDir, ShardLayout, ShardWriter, WrittenShard};
+use crate::output::{
+    JobDir, OutputDtype, OutputError, PushError, Row, ShardLayout, ShardWriter, Workers,
+    WrittenShard,
+};
 use crate::trace::{Category, Span, Trace, host};
+use std::ops::Range;
 
 /// The writer thread's data.
 pub(crate) struct Writer<'a> {
@@ -17,6 +24,35 @@ pub(crate) struct Writer<'a> {
     /// Whether the model computes in f16.
     pub f16: bool,
     pub trace: &'a Trace,
+    /// The threads that encode, hash and write states.
+    pub workers: &'a Workers,
+    pub counters: &'a Counters,
+}
+
+/// A record that all sequences of have been computed.
+struct Record<'a> {
+    id: &'a str,
+    /// The number of the record in the input, from 1.
+    number: u64,
+    /// The pooled rows: those of a layer side by side, one per pooling.
+    pooled: Vec<Pooled<'a>>,
+    /// Its tokens in the batch, as far as their states are written.
+    tokens: Range<usize>,
+}
+
+/// A pooled row as it was computed, or the mean over windows.
+enum Pooled<'a> {
+    Computed(&'a [f32]),
+    Merged(Vec<f32>),
+}
+
+impl Pooled<'_> {
+    fn values(&self) -> &[f32] {
+        match self {
+            Self::Computed(row) => row,
+            Self::Merged(row) => row,
+        }
+    }
 }
 
 impl<'a> Writer<'a> {
@@ -51,9 +87,7 @@ impl<'a> Writer<'a> {
                     let shard = match &mut current {
                         Some(shard) => shard,
                         None => {
-                            let waiting = self.wait("wait for the finisher");
-                            slots.recv()?;
-                            drop(waiting);
+                            self.waiting_for_disk(|| slots.recv())?;
                             current.insert(ShardWriter::create(self.dir, batch.shard, self.layout)?)
                         }
                     };
@@ -64,9 +98,7 @@ impl<'a> Writer<'a> {
                         Some(shard) => shard,
                         // All records of the shard were skipped.
                         None if !end.rejected.is_empty() => {
-                            let waiting = self.wait("wait for the finisher");
-                            slots.recv()?;
-                            drop(waiting);
+                            self.waiting_for_disk(|| slots.recv())?;
                             ShardWriter::create(self.dir, end.shard, self.layout)?
                         }
                         None => {
@@ -79,8 +111,7 @@ impl<'a> Writer<'a> {
                     }
                     let written = shard.complete(end.facts)?;
                     drop(span);
-                    let _waiting = self.wait("wait for the finisher");
-                    to_finisher.send(written)?;
+                    self.waiting_for_disk(|| to_finisher.send(written))?;
                 }
             }
         }
@@ -91,6 +122,16 @@ impl<'a> Writer<'a> {
         self.trace.span((host::WRITER, 0), name, Category::HostWait)
     }
 
+    /// Waits for the finishing thread, which waits for the disk, and counts the time.
+    fn waiting_for_disk<T>(&self, wait: impl FnOnce() -> T) -> T {
+        let _span = self.wait("wait for the finisher");
+        let start = Instant::now();
+        let done = wait();
+        let waited = start.elapsed().as_nanos() as u64;
+        self.counters.disk.fetch_add(waited, Ordering::Relaxed);
+        done
+    }
+
     fn push(
         &self,
         batch: &Batch,
@@ -98,8 +139,36 @@ impl<'a> Writer<'a> {
         shard: &mut ShardWriter<'_>,
         windows: &mut Windows,
     ) -> Result<(), JobError> {
+        let records = self.records(batch, outputs, windows)?;
+        let rows: Vec<Row<'_>> = records
+            .iter()
+            .map(|record| Row {
+                id: record.id,
+                pooled: record.pooled.iter().map(Pooled::values).collect(),
+                tokens: record.tokens.clone(),
+            })
+            .collect();
+        let states: Vec<_> = match self.layout.per_token {
+            true => outputs.iter().map(|o| &o.states).collect(),
+            false => Vec::new(),
+        };
+        match shard.push(&rows, &states, self.workers) {
+            Ok(()) => Ok(()),
+            Err(PushError::Output(error)) => Err(error.into()),
+            Err(PushError::Row(i)) => Err(self.refusal(&records[i], outputs)),
+        }
+    }
+
+    /// Returns the records whose last sequence is in the batch.
+    fn records<'b>(
+        &self,
+        batch: &'b Batch,
+        outputs: &'b [LayerOutput],
+        windows: &mut Windows,
+    ) -> Result<Vec<Record<'b>>, JobError> {
         let d = self.layout.width;
         let mut ids = batch.ids.iter().zip(&batch.numbers);
+        let mut records = Vec::with_capacity(batch.ids.len());
         for (i, piece) in batch.pieces.iter().enumerate() {
             let all = self.layout.pools.len() * d;
             let pooled: Vec<&[f32]> = outputs
@@ -115,30 +184,65 @@ impl<'a> Writer<'a> {
             let (id, number) = ids
                 .next()
                 .ok_or_else(|| internal("a record without its id".into()))?;
-            let merged = windows.take();
-            let pooled: Vec<&[f32]> = match &merged {
-                Some(merged) => merged.iter().map(Vec::as_slice).collect(),
-                None => pooled,
-            };
-            let tokens = self.kind.pooled_tokens(batch.packed.range(i));
-            let states: Vec<&[f32]> = match self.layout.per_token {
-                true => outputs
-                    .iter()
-                    .map(|o| &o.states[tokens.start * d..tokens.end * d])
-                    .collect(),
-                false => Vec::new(),
-            };
-            let per_layer = self.layout.pools.len().max(1);
-            for (values, rows) in [(&pooled, per_layer), (&states, 1)] {
-                for (values, layer) in values.chunks(rows).zip(&self.layout.layers) {
-                    for values in values {
-                        check_finite(values, d, id, *number, *layer, self.f16)?;
-                    }
-                }
-            }
-            shard.push(id, &pooled, &states)?;
+            records.push(Record {
+                id,
+                number: *number,
+                pooled: match windows.take() {
+                    Some(merged) => merged.into_iter().map(Pooled::Merged).collect(),
+                    None => pooled.into_iter().map(Pooled::Computed).collect(),
+                },
+                tokens: self.kind.pooled_tokens(batch.packed.range(i)),
+            });
         }
-        Ok(())
+        Ok(records)
+    }
+
+    /// Returns the error of a record with a value that cannot be stored: of the first value that is
+    /// not finite, or else of the first one that the output's data type cannot represent.
+    fn refusal(&self, record: &Record<'_>, outputs: &[LayerOutput]) -> JobError {
+        let (d, id, number) = (self.layout.width, record.id, record.number);
+        let values = record.tokens.start * d..record.tokens.end * d;
+        let pools = self.layout.pools.len();
+        let layers = self.layout.layers.iter();
+        let layers = layers.flat_map(|layer| std::iter::repeat_n(layer, pools));
+        let pooled = record.pooled.iter().map(Pooled::values).zip(layers);
+        let states = outputs.iter().filter(|_| self.layout.per_token);
+        let states = states.zip(&self.layout.layers);
+        let not_finite = |row: &[f32]| {
+            let at = row.iter().position(|v| !v.is_finite())?;
+            Some((at, row[at]))
+        };
+        let found = pooled
+            .clone()
+            .find_map(|(row, l)| Some((not_finite(row)?, *l)));
+        let found = found.or_else(|| {
+            let mut states = states.clone();
+            states.find_map(|(o, l)| Some((o.states.non_finite(values.clone())?, *l)))
+        });
+        if let Some(((at, value), layer)) = found {
+            return JobError::NonFinite {
+                id: id.to_owned(),
+                record: number,
+                layer,
+                dimension: at % d.max(1),
+                value,
+                f16: self.f16,
+            };
+        }
+        let beyond = |row: &[f32]| row.iter().copied().find(|v| OutputDtype::F16.refuses(*v));
+        let found = pooled.clone().find_map(|(row, l)| Some((beyond(row)?, *l)));
+        let found = found.or_else(|| {
+            let mut states = states.clone();
+            states.find_map(|(o, l)| Some((o.states.beyond_f16(values.clone())?, *l)))
+        });
+        match found {
+            Some((value, layer)) => JobError::Output(OutputError::F16Overflow {
+                id: id.to_owned(),
+                layer,
+                value,
+            }),
+            None => internal(format!("record {number} was refused without a reason")),
+        }
     }
 }
 
@@ -176,6 +280,7 @@ fn check_shapes(
     }
 }
 
+<<<<<<< HEAD
 fn check_finite(
     values: &[f32],
     d: usize,
@@ -198,6 +303,9 @@ fn check_finite(
 }
 
 /// The mean over the windows of one record (for `max`, the greatest values), weighted by their content tokens, in f64. The windows
+=======
+/// The mean over the windows of one record, weighted by their content tokens, in f64. The windows
+>>>>>>> s18o
 /// of a record may be in several batches.
 struct Windows {
     /// What the windows make so far, per layer and pooling: the weighted sum, or the greatest

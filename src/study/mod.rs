@@ -23,6 +23,7 @@
 //! let workload = Workload::random(checkpoint.config(), 20, 100);
 //! let job = Job {
 //!     request: Request { layers: vec![4], pools: vec![Pool::Mean], per_token: false },
+//!     half_states: false,
 //!     token_budget: None,
 //!     threads: 1,
 //!     longest: workload.longest(),

@@ -415,7 +415,8 @@ impl Case for Represent {
             sequences: sequences as u32,
             width: self.width as u32,
             epsilon: 1e-5,
-            padding: 0,
+            beyond: 0,
+            half: 0,
         };
         let chunks = rows / REPRESENT_ROWS as usize + sequences;
         let columns = sequences * self.width.div_ceil(REPRESENT_MEAN_COLUMNS as usize);

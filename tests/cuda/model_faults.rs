@@ -106,6 +106,7 @@ fn job(
         representations: 2,
         poolings: 1,
         states: false,
+        half_states: false,
         upload_slot: None,
         weights: WeightMode::Resident,
         deepest: None,

@@ -48,6 +48,7 @@ fn golden(dtype: DType) {
         let options = CudaOptions {
             representations: golden.layers.len(),
             states: true,
+            half_states: false,
             ..options(dtype)
         };
         let mut model = build(&devices, &checkpoint, options).model;
@@ -95,6 +96,7 @@ fn wide(dtype: DType) -> CudaOptions {
         representations: 2,
         poolings: 3,
         states: true,
+        half_states: false,
         ..options(dtype)
     }
 }

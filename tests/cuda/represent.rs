@@ -11,6 +11,9 @@ use seqstream::dtype::DType;
 struct Output {
     pooled: Vec<f32>,
     states: Vec<f32>,
+    /// The states as they are stored if they are f16.
+    halves: Vec<u8>,
+    beyond: Vec<u8>,
     bad: Vec<u8>,
 }
 
@@ -19,6 +22,7 @@ struct Output {
 struct Asked {
     norm: bool,
     states: bool,
+    half: bool,
     kernel: &'static str,
 }
 
@@ -29,6 +33,7 @@ fn all_of(kernel: &'static str) -> Asked {
     Asked {
         norm: true,
         states: true,
+        half: false,
         kernel,
     }
 }
@@ -52,6 +57,7 @@ fn represent(
     );
     let bad = gpu.poisoned(sequences * 4);
     let rows = x.len() / width;
+    let beyond = gpu.poisoned(rows * 8);
     let sums = gpu.poisoned((rows / 32 + 1) * width * 8);
     let params = RepresentParams {
         sums: sums.address(),
@@ -66,7 +72,8 @@ fn represent(
         sequences: sequences as u32,
         width: width as u32,
         epsilon: 1e-5,
-        padding: 0,
+        beyond: beyond.address(),
+        half: asked.half.into(),
     };
     if asked.kernel.contains("max") {
         let (chunks, columns) = (rows / 64 + sequences, sequences * width.div_ceil(128));
@@ -81,7 +88,12 @@ fn represent(
     }
     Output {
         pooled: read(gpu, &pooled, DType::F32),
-        states: read(gpu, &states, DType::F32),
+        states: match asked.half {
+            true => Vec::new(),
+            false => read(gpu, &states, DType::F32),
+        },
+        halves: gpu.download(&states)[..x.len() * 2].to_vec(),
+        beyond: gpu.download(&beyond),
         bad: gpu.download(&bad),
     }
 }
@@ -134,6 +146,7 @@ fn represent_means_and_states() {
                         Asked {
                             norm,
                             states: states_wanted,
+                            half: false,
                             kernel,
                         },
                     );
@@ -260,6 +273,7 @@ fn represent_greatest_values() {
                     let asked = Asked {
                         norm,
                         states: false,
+                        half: false,
                         kernel,
                     };
                     let got = represent(&gpu, &x, width, &starts, &ranges, asked);
@@ -304,6 +318,7 @@ fn a_greatest_value_hides_nothing_that_is_not_finite() {
         let asked = Asked {
             norm: false,
             states: false,
+            half: false,
             kernel,
         };
         let whole = represent(&gpu, &x, width, &starts, &ranges, asked);
@@ -334,6 +349,73 @@ fn a_greatest_value_hides_nothing_that_is_not_finite() {
                     );
                 }
                 x[row * width + 3] = before;
+            }
+        }
+    }
+}
+
+/// States in f16 are the rounded states in f32, and whatever f16 cannot hold can be told: a state
+/// that is not a number, an infinite one, and the first one of each row that is beyond the range.
+#[test]
+fn states_in_f16_are_rounded_and_what_they_cannot_hold_is_told() {
+    let Some(gpu) = gpu(1) else { return };
+    let (infinite, nan) = (f32::INFINITY, f32::NAN);
+    let special = [
+        (0, 0, 65519.996, false),
+        (0, 2, 6e-8, false),
+        (0, 3, -3e-8, false),
+        (1, 3, 65520.0, true),
+        (2, 3, -1e9, true),
+        (2, 1, 70000.0, true),
+        (3, 0, infinite, false),
+        (3, 2, -7e4, true),
+        (3, 1, -infinite, false),
+        (69, 2, f32::MAX, true),
+        (69, 1, nan, false),
+    ];
+    for width in [4, 33, 320, 1280] {
+        let starts = [0, 3, 73, 75];
+        let ranges = [0, 3, 3, 73, 73, 75];
+        let mut x = stream(75, width, 6);
+        for kernel in KERNELS {
+            if kernel == REFERENCE && width > 100 {
+                continue;
+            }
+            for norm in [true, false] {
+                if !norm {
+                    for (row, column, value, _) in special {
+                        x[row * width + column] = value;
+                    }
+                }
+                let asked = |half| Asked {
+                    norm,
+                    half,
+                    ..all_of(kernel)
+                };
+                let wide = represent(&gpu, &x, width, &starts, &ranges, asked(false));
+                let half = represent(&gpu, &x, width, &starts, &ranges, asked(true));
+                let what = format!("{kernel} {width} {norm}");
+                let bits = |pooled: &[f32]| pooled.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&half.pooled), bits(&wide.pooled), "{what}");
+                assert_eq!(half.bad, wide.bad, "{what}");
+                let got = half.halves.as_chunks().0.iter();
+                for (i, (got, state)) in got.zip(&wide.states).enumerate() {
+                    let got = u16::from_le_bytes(*got);
+                    let rounded = half::f16::from_f32(*state).to_bits();
+                    let right = match state {
+                        state if state.is_nan() => got & 0x7fff > 0x7c00 && got & 0x7fff != 0x7d00,
+                        state if state.is_infinite() => got == rounded | 0x100,
+                        _ => got == rounded,
+                    };
+                    assert!(right, "{what}: {state} at {i} gave {got:#x}");
+                }
+                for (row, word) in half.beyond.as_chunks().0.iter().enumerate() {
+                    let beyond = special.iter().filter(|s| s.0 == row && s.3 && !norm);
+                    let first = beyond
+                        .min_by_key(|s| s.1)
+                        .map_or(u64::MAX, |s| (s.1 as u64) << 32 | u64::from(s.2.to_bits()));
+                    assert_eq!(u64::from_le_bytes(*word), first, "{what} row {row}");
+                }
             }
         }
     }

@@ -216,7 +216,7 @@ impl Pass<Looking> for LookingPass<'_> {
         let values = |wanted: bool, rows: usize| vec![0.5; if wanted { rows * WIDTH } else { 0 }];
         Ok(Output {
             pooled: values(wanted.pooled.is_some(), self.seen.lengths.len()),
-            states: values(wanted.states, self.seen.lengths.iter().sum()),
+            states: values(wanted.states, self.seen.lengths.iter().sum()).into(),
         })
     }
     fn end(self) -> Result<(), BackendError> {
@@ -257,7 +257,7 @@ fn passes(kind: ModelKind, lengths: &[usize], request: &Request) -> Vec<Seen> {
         let pooled = lengths.len() * request.pools.len();
         let states = batch.total() * usize::from(request.per_token);
         assert_eq!(output.pooled, vec![0.5; pooled * WIDTH]);
-        assert_eq!(output.states, vec![0.5; states * WIDTH]);
+        assert_eq!(output.states, vec![0.5; states * WIDTH].into());
     }
     passes.take()
 }

@@ -9,7 +9,7 @@ use seqstream::sequence::{Record, Tokenizer};
 use std::cell::RefCell;
 use std::rc::Rc;
 
-fn tokens(record: &Record) -> Vec<u32> {
+pub fn tokens(record: &Record) -> Vec<u32> {
     let mut tokens = Vec::new();
     Tokenizer::esm2().encode(&record.sequence, &mut tokens);
     tokens

@@ -7,6 +7,7 @@ mod job;
 mod output;
 mod poolings;
 mod resume;
+mod states;
 
 #[path = "../support"]
 mod support {

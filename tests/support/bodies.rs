@@ -82,7 +82,8 @@ pub fn bits(model: &mut dyn Embedder, sequences: &[&Vec<u32>]) -> Vec<Vec<u32>> 
         let range = batch.range(i);
         let values = outputs.iter().flat_map(|o| {
             let mean = &o.pooled[i * d..(i + 1) * d];
-            mean.iter().chain(&o.states[range.start * d..range.end * d])
+            mean.iter()
+                .chain(&o.states.f32s()[range.start * d..range.end * d])
         });
         values.map(|x| x.to_bits()).collect()
     };
@@ -142,7 +143,9 @@ pub fn same_whatever_is_asked_for(on: &str, model: &mut dyn Embedder, sequences:
         };
         let outputs = model.embed(&batch, &request).unwrap();
         let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-        let of = outputs.iter().map(|o| (bits(&o.pooled), bits(&o.states)));
+        let of = outputs
+            .iter()
+            .map(|o| (bits(&o.pooled), bits(o.states.f32s())));
         of.collect::<Vec<_>>()
     };
     let together = embed(&layers, &[Pool::Mean], true);

@@ -162,7 +162,7 @@ pub fn errors(
     let one = |(i, r): (usize, &Reference)| {
         let first = batch.range(i).start;
         let rows = r.rows.iter().map(|row| (first + *row as usize) * d);
-        let states = rows.flat_map(|at| last.states[at..at + d].iter().copied());
+        let states = rows.flat_map(|at| last.states.f32s()[at..at + d].iter().copied());
         let mut errors = vec![("states".to_string(), error(states, &r.states))];
         for (n, o) in outputs.iter().enumerate() {
             let mean = o.pooled[i * d..(i + 1) * d].iter().copied();

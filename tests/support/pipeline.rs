@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use seqstream::architecture::{ModelConfig, ModelKind};
 use seqstream::batch::{Budget, PackedBatch};
+use seqstream::dtype::{Beyond, HalfStates, States};
 use seqstream::model::{Embedder, LayerOutput, ModelError, Pool, Request};
 use seqstream::output::{FORMAT, InputSpec, JobSpec, ModelSpec, OutputDtype};
 use seqstream::pipeline::{
@@ -40,6 +41,8 @@ pub struct Hashing {
     pub nan_at: Option<u64>,
     /// Replaces the state of one token, but changes no mean: sequence, token, layer, and new state.
     pub state_at: Option<(u64, usize, usize, f32)>,
+    /// Whether the states come as f16, as from a device that rounds them.
+    pub rounds: bool,
     /// The outputs of batches that were submitted and not yet collected.
     submitted: VecDeque<Vec<LayerOutput>>,
 }
@@ -66,9 +69,26 @@ impl Hashing {
             before: Box::new(|_| {}),
             nan_at: None,
             state_at: None,
+            rounds: false,
             submitted: VecDeque::new(),
         }
     }
+}
+
+/// Returns what a device makes of these states if it rounds them to f16.
+fn rounded(values: &[f32]) -> States {
+    let mut half = HalfStates::default();
+    for (at, &value) in values.iter().enumerate() {
+        let bits = half::f16::from_f32(value).to_bits();
+        half.bits.push(match value.is_infinite() {
+            true => bits | 0x7d00,
+            false => bits,
+        });
+        if value.is_finite() && bits & 0x7fff == 0x7c00 {
+            half.beyond.push(Beyond { at, value });
+        }
+    }
+    States::F16(half)
 }
 
 impl Embedder for Hashing {
@@ -83,8 +103,9 @@ impl Embedder for Hashing {
                 let mut output = LayerOutput {
                     layer,
                     pooled: vec![],
-                    states: vec![],
+                    states: States::default(),
                 };
+                let mut all = Vec::new();
                 for i in 0..batch.len() {
                     let range = batch.range(i);
                     let states: Vec<[f32; WIDTH]> = batch.tokens()[range.clone()]
@@ -112,14 +133,18 @@ impl Embedder for Hashing {
                         }
                     }
                     if request.per_token {
-                        output.states.extend(states.iter().flatten());
+                        all.extend(states.iter().flatten());
                         if let Some((sequence, token, of, value)) = self.state_at
                             && (sequence, of) == (first + i as u64, layer)
                         {
-                            output.states[(range.start + token) * WIDTH + 1] = value;
+                            all[(range.start + token) * WIDTH + 1] = value;
                         }
                     }
                 }
+                output.states = match self.rounds {
+                    true => rounded(&all),
+                    false => all.into(),
+                };
                 output
             })
             .collect();
@@ -189,6 +214,7 @@ pub struct Job {
     pub request: Request,
     pub read: ReadOptions,
     pub tokenize_threads: usize,
+    pub write_threads: usize,
     pub pack: PackOptions,
     pub dtype: OutputDtype,
     pub resume: bool,
@@ -220,6 +246,7 @@ impl Job {
             },
             // This depends on the job size, so that every test uses several values.
             tokenize_threads: 1 + n % 3,
+            write_threads: 1 + n % 2,
             pack: PackOptions {
                 limit: None,
                 capacity: usize::MAX,
@@ -321,6 +348,7 @@ impl Job {
         let options = RunOptions {
             read: self.read.clone(),
             tokenize_threads: self.tokenize_threads,
+            write_threads: self.write_threads,
             pack: self.pack.clone(),
             request: self.request.clone(),
             input_records: Some(self.records.len() as u64),

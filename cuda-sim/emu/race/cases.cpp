@@ -72,7 +72,7 @@ static bool layer_norm_wide(Memory &memory) { return layer_norm(memory, "layer_n
 static bool layer_norm_odd(Memory &memory) { return layer_norm(memory, "layer_norm_f32", 77, true); }
 
 // Sequences that a block does alone, and one whose sums another kernel would add up.
-static bool represent(Memory &memory, uint32_t width, const char *kernel = "represent") {
+static bool represent(Memory &memory, uint32_t width, const char *kernel = "represent", bool half = false) {
     constexpr uint32_t ROWS = 5 + 64 + 70;
     RepresentParams p = {};
     p.from = memory.f32(ROWS * width);
@@ -81,7 +81,13 @@ static bool represent(Memory &memory, uint32_t width, const char *kernel = "repr
     p.starts = memory.u32({0, 5, 69, ROWS});
     p.ranges = memory.u32({1, 4, 5, 69, 70, ROWS - 1});
     p.pooled = memory.output(3 * width * 4);
-    p.states = memory.output_f32(ROWS * width);
+    if (half) { // and every row has states beyond the range of f16
+        p.gain = memory.u32(std::vector<uint32_t>(width, 0x49742400)); // 1e6
+        p.states = memory.output(ROWS * width * 2);
+        p.beyond = memory.output(ROWS * 8);
+        p.half = 1;
+    } else
+        p.states = memory.output_f32(ROWS * width);
     p.bad = memory.output(3 * 4);
     p.sums = memory.output((ROWS / 32 + 1) * width * 8);
     p.sequences = 3;
@@ -94,6 +100,8 @@ static bool represent_narrow(Memory &memory) { return represent(memory, 320); }
 static bool represent_wide(Memory &memory) { return represent(memory, 1280); }
 static bool represent_odd(Memory &memory) { return represent(memory, 77); }
 static bool represent_f32(Memory &memory) { return represent(memory, 1280, "represent_f32"); }
+static bool represent_half(Memory &memory) { return represent(memory, 1280, "represent", true); }
+static bool represent_half_odd(Memory &memory) { return represent(memory, 77, "represent", true); }
 
 // One head of these sequences, in items of at most `rows` queries or in slots of 16.
 struct Attention {
@@ -305,5 +313,7 @@ const Case CASES[] = {
     {"represent_wide", represent_wide},
     {"represent_odd", represent_odd},
     {"represent_f32", represent_f32},
+    {"represent_half", represent_half},
+    {"represent_half_odd", represent_half_odd},
 };
 const int CASE_COUNT = sizeof CASES / sizeof CASES[0];

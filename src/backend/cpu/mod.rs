@@ -15,6 +15,7 @@ use super::{
     Norm, Output, OutputKinds, Pass, Pooling, Role,
 };
 use crate::batch::{Budget, PackedBatch};
+use crate::dtype::States;
 use crate::trace::{Category, Span, Trace, host};
 use crate::weights::{F32Data, Weight};
 use rayon::prelude::*;
@@ -323,8 +324,8 @@ impl Pass<Cpu> for CpuPass<'_> {
                 None => Vec::new(),
             },
             states: match wanted.states {
-                true => x.values().to_vec(),
-                false => Vec::new(),
+                true => x.values().to_vec().into(),
+                false => States::default(),
             },
         };
         self.cpu.normed = normed;

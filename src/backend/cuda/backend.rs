@@ -18,7 +18,7 @@ use super::slot::{InputLayout, floats};
 use super::weights::{DeviceWeights, ParameterId};
 use crate::backend::{Backend, BackendError, Limits, Output};
 use crate::batch::{Budget, PackedBatch};
-use crate::dtype::DType;
+use crate::dtype::{Beyond, DType, HalfStates, Shelf, States};
 use crate::gpu::cublaslt::{Gemm, GemmError, Product};
 use crate::gpu::driver::{DeviceInfo, Region, Stream};
 use crate::gpu::stream::{StreamError, StreamManager, StreamProcessor, Timeline};
@@ -35,10 +35,60 @@ pub struct Pending {
     pub(super) pass: u64,
     /// The means: f32, `[sequences, width]`; empty if not wanted.
     pub(super) pooled: Range<usize>,
-    /// The states: f32, `[rows, width]`; empty if not wanted.
+    /// The states: f32 or, if the device rounds them, f16, `[rows, width]`; empty if not wanted.
     pub(super) states: Range<usize>,
+    /// The states beyond the range of f16: u64, `[rows]`; empty if the states are f32.
+    pub(super) beyond: Range<usize>,
     /// Flags of sequences with a state that is not finite: u32, `[sequences]`.
     pub(super) bad: Range<usize>,
+}
+
+/// The most batches whose states are in host memory: a batch is fetched while two wait for the
+/// writer thread and one is written.
+const BATCHES: usize = 4;
+
+/// The host memory of states, which is used again.
+pub(super) struct StatesMemory {
+    floats: Shelf<f32>,
+    halves: Shelf<u16>,
+}
+
+impl StatesMemory {
+    /// Returns memory for the states of passes of so many representations with up to `values`
+    /// values each. Nothing is allocated before it is needed.
+    pub(super) fn new(representations: usize, values: usize) -> Self {
+        let most = BATCHES * representations;
+        Self {
+            floats: Shelf::new(most, values),
+            halves: Shelf::new(most, values),
+        }
+    }
+
+    /// Copies the states of a representation out of the results of its pass.
+    fn copy(&self, results: &[u8], pending: &Pending) -> States {
+        let states = &results[pending.states.clone()];
+        if pending.beyond.is_empty() {
+            let states = states.as_chunks().0;
+            let mut values = self.floats.take(states.len());
+            values.extend(states.iter().map(|b| f32::from_le_bytes(*b)));
+            return States::F32(values);
+        }
+        let states = states.as_chunks().0;
+        let mut bits = self.halves.take(states.len());
+        bits.extend(states.iter().map(|b| u16::from_le_bytes(*b)));
+        let rows = results[pending.beyond.clone()].as_chunks().0;
+        let width = states.len() / rows.len().max(1);
+        let rows = rows.iter().map(|word| u64::from_le_bytes(*word));
+        let beyond = rows.enumerate().filter(|(_, word)| *word != u64::MAX);
+        let beyond = beyond.map(|(row, word)| Beyond {
+            at: row * width + (word >> 32) as usize,
+            value: f32::from_bits(word as u32),
+        });
+        States::F16(HalfStates {
+            bits,
+            beyond: beyond.collect(),
+        })
+    }
 }
 
 /// The CUDA backend on one device. Its weights are on the device or on their way to it.
@@ -55,6 +105,9 @@ pub struct Cuda {
     pub(super) budget: Budget,
     /// How the memory was divided, and what is estimated.
     pub(super) plan: DevicePlan,
+    /// Whether the device rounds states to f16.
+    pub(super) half_states: bool,
+    pub(super) memory: StatesMemory,
     /// The kernels that run between the GEMMs.
     pub(super) functions: Functions,
     /// The GEMMs with GELU in their epilogue, if the device has them.
@@ -239,7 +292,10 @@ impl Backend for Cuda {
         let results = self.processor.results()?;
         let mut made = Output {
             pooled: floats(&results[pending.pooled.clone()]),
-            states: floats(&results[pending.states.clone()]),
+            states: match pending.states.is_empty() {
+                true => States::default(),
+                false => self.memory.copy(results, &pending),
+            },
         };
         // A sequence with a state that is not finite must not look valid, whatever its mean is.
         let bad = results[pending.bad.clone()].chunks_exact(4);

@@ -6,7 +6,7 @@
 //! uploads the weights. [`CudaBuilder::plan`] only says what `build` would decide.
 
 use super::activations::Activations;
-use super::backend::Cuda;
+use super::backend::{Cuda, StatesMemory};
 use super::chains;
 use super::error::{CudaError, Shortage};
 use super::functions::{AttentionFunctions, Casts, Functions};
@@ -32,7 +32,7 @@ use std::sync::Arc;
 const UPLOAD_SLOT: usize = 16 << 20;
 /// Number of passes that may be under way at once: one is computed while the host writes the next
 /// one and reads the last one.
-pub(super) const SLOTS: usize = 3;
+pub const SLOTS: usize = 3;
 /// Number of load streams per device. Weights have a load stream of their own, because batches
 /// would otherwise queue behind them.
 pub const LOAD_STREAMS: usize = 2;
@@ -56,6 +56,8 @@ pub struct CudaOptions {
     pub poolings: usize,
     /// Whether the representations have the states of all tokens.
     pub states: bool,
+    /// Whether the states are rounded to f16 on the device, so that half the bytes come to the host.
+    pub half_states: bool,
     /// Bytes of each of the pinned slots through which the weights are uploaded (`slot_bytes` of
     /// [`UploadOptions`](crate::stream::UploadOptions)), by default 16 MiB. A longer tensor is
     /// uploaded in several chunks. Smaller slots take less pinned memory, and less of the device's
@@ -172,6 +174,7 @@ impl CudaBuilder {
             representations: self.options.representations,
             poolings: self.options.poolings,
             states: self.options.states,
+            half: self.options.half_states,
         }
     }
 
@@ -397,6 +400,8 @@ impl CudaBuilder {
             capacity,
             budget: budget.within(capacity.tokens),
             plan,
+            half_states: self.options.half_states,
+            memory: StatesMemory::new(needs.representations, capacity.tokens * needs.width),
             functions,
             fused,
             attention: self.attention,

@@ -45,6 +45,8 @@ pub(super) struct Needs {
     pub poolings: usize,
     /// Whether each matrix has a representation with a state for every token.
     pub states: bool,
+    /// Whether the states are rounded to f16.
+    pub half: bool,
 }
 
 /// How much a pass may hold.
@@ -91,15 +93,16 @@ impl Capacity {
 
     /// Returns the bytes of the largest output of a pass.
     pub fn output(&self, needs: &Needs) -> usize {
-        let pooled = (self.sequences * needs.width * 4).next_multiple_of(ALIGN);
-        let states = if needs.states {
-            self.tokens * needs.width * 4
-        } else {
-            0
+        let pooled = self.sequences * needs.width * 4;
+        let (states, beyond) = match (needs.states, needs.half) {
+            (false, _) => (0, 0),
+            (true, false) => (self.tokens * needs.width * 4, 0),
+            (true, true) => (self.tokens * needs.width * 2, self.tokens * 8),
         };
-        let states = states.next_multiple_of(ALIGN);
-        let bad = (self.sequences * 4).next_multiple_of(ALIGN);
-        let one = needs.poolings * pooled + states + needs.poolings.max(1) * bad;
+        let bad = self.sequences * 4;
+        let [pooled, states, beyond, bad] =
+            [pooled, states, beyond, bad].map(|part| part.next_multiple_of(ALIGN));
+        let one = needs.poolings * pooled + states + beyond + needs.poolings.max(1) * bad;
         needs.representations * one
     }
 
@@ -203,6 +206,7 @@ mod tests {
         representations: 1,
         poolings: 1,
         states: false,
+        half: false,
     };
 
     #[test]
@@ -240,6 +244,21 @@ mod tests {
     }
 
     #[test]
+    fn states_in_f16_take_half_the_memory() {
+        let output = |states, half| {
+            let needs = Needs {
+                states,
+                half,
+                ..NEEDS
+            };
+            Capacity::of_tokens(1024).output(&needs)
+        };
+        let none = output(false, true);
+        assert_eq!(output(true, false) - none, 1024 * 1280 * 4);
+        assert_eq!(output(true, true) - none, 1024 * (1280 * 2 + 8));
+    }
+
+    #[test]
     fn fewer_tokens_are_the_most_that_fit() {
         let free = |tokens| Capacity::of_tokens(tokens).bytes(&NEEDS);
         assert_eq!(most_below(&NEEDS, 128, free(128)), Some(127));
@@ -263,6 +282,7 @@ mod tests {
             representations: 1,
             poolings: 1,
             states,
+            half_states: false,
             upload_slot: None,
             weights: Default::default(),
             deepest: None,

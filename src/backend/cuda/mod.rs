@@ -37,7 +37,7 @@ mod slot;
 mod weights;
 
 pub use backend::Cuda;
-pub use builder::{CudaBuilder, CudaOptions, LOAD_STREAMS};
+pub use builder::{CudaBuilder, CudaOptions, LOAD_STREAMS, SLOTS};
 pub use error::{CudaError, Shortage};
 pub use placement::{LEAST_SLOTS, MOST_SLOTS, WeightMode};
 pub use plan::{DevicePlan, Estimates, OneMoreSlot};

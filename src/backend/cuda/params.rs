@@ -318,20 +318,23 @@ pub struct RepresentParams {
     pub ranges: u64,
     #[doc = " f32 [sequences, width]: means, NaN of an empty range; 0: not wanted"]
     pub pooled: u64,
-    #[doc = " f32 [rows, width]: every row, pooled or not; 0: not wanted"]
+    #[doc = " f32, or f16 if `half`, [rows, width]: every row, pooled or not; 0: not wanted"]
     pub states: u64,
     #[doc = " u32 [sequences]: 1 where a state of the range is not finite, else 0"]
     pub bad: u64,
     #[doc = " f64 [rows / 32 + 1, width]: what the first kernel leaves to the second"]
     pub sums: u64,
+    #[doc = " if `half`, u64 [rows]: the first state of each row that is finite and beyond the range of f16, as\n its column << 32 | its bits in f32; all bits are set if there is none"]
+    pub beyond: u64,
     pub sequences: u32,
     pub width: u32,
     pub epsilon: f32,
-    pub padding: u32,
+    #[doc = " 0 or 1"]
+    pub half: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RepresentParams"][::std::mem::size_of::<RepresentParams>() - 88usize];
+    ["Size of RepresentParams"][::std::mem::size_of::<RepresentParams>() - 96usize];
     ["Alignment of RepresentParams"][::std::mem::align_of::<RepresentParams>() - 8usize];
     ["Offset of field: RepresentParams::from"]
         [::std::mem::offset_of!(RepresentParams, from) - 0usize];
@@ -351,14 +354,16 @@ const _: () = {
         [::std::mem::offset_of!(RepresentParams, bad) - 56usize];
     ["Offset of field: RepresentParams::sums"]
         [::std::mem::offset_of!(RepresentParams, sums) - 64usize];
+    ["Offset of field: RepresentParams::beyond"]
+        [::std::mem::offset_of!(RepresentParams, beyond) - 72usize];
     ["Offset of field: RepresentParams::sequences"]
-        [::std::mem::offset_of!(RepresentParams, sequences) - 72usize];
+        [::std::mem::offset_of!(RepresentParams, sequences) - 80usize];
     ["Offset of field: RepresentParams::width"]
-        [::std::mem::offset_of!(RepresentParams, width) - 76usize];
+        [::std::mem::offset_of!(RepresentParams, width) - 84usize];
     ["Offset of field: RepresentParams::epsilon"]
-        [::std::mem::offset_of!(RepresentParams, epsilon) - 80usize];
-    ["Offset of field: RepresentParams::padding"]
-        [::std::mem::offset_of!(RepresentParams, padding) - 84usize];
+        [::std::mem::offset_of!(RepresentParams, epsilon) - 88usize];
+    ["Offset of field: RepresentParams::half"]
+        [::std::mem::offset_of!(RepresentParams, half) - 92usize];
 };
 #[doc = " Kernel `gemm_short`: to = from * weight^T + bias, or that added onto `to`, in f32."]
 #[repr(C)]

@@ -440,7 +440,10 @@ impl Pass<Cuda> for CudaPass<'_> {
             start..end
         };
         let pooled = part(wanted.pooled.is_some(), sequences * from.width * 4);
-        let states = part(wanted.states, rows * from.width * 4);
+        let half = self.cuda.half_states;
+        let size = if half { 2 } else { 4 };
+        let states = part(wanted.states, rows * from.width * size);
+        let beyond = part(wanted.states && half, rows * 8);
         let bad = part(true, sequences * 4);
         let output = cuda.processor.output()?;
         if end > output.bytes() {
@@ -466,8 +469,9 @@ impl Pass<Cuda> for CudaPass<'_> {
             sums: cuda.activations.sums.address(),
             sequences: sequences as u32,
             width: from.width as u32,
+            beyond: address(&beyond),
             epsilon: norm.map_or(0.0, |n| n.eps),
-            padding: 0,
+            half: half.into(),
         };
         self.output = end;
         self.taken += 1;
@@ -486,6 +490,7 @@ impl Pass<Cuda> for CudaPass<'_> {
             pass: self.number,
             pooled,
             states,
+            beyond,
             bad,
         })
     }

@@ -80,6 +80,7 @@ pub fn options(dtype: DType) -> CudaOptions {
         representations: 1,
         poolings: 1,
         states: false,
+        half_states: false,
         upload_slot: None,
         weights: WeightMode::Resident,
         deepest: None,
