@@ -280,32 +280,8 @@ fn check_shapes(
     }
 }
 
-<<<<<<< HEAD
-fn check_finite(
-    values: &[f32],
-    d: usize,
-    id: &str,
-    record: u64,
-    layer: usize,
-    f16: bool,
-) -> Result<(), JobError> {
-    match values.iter().position(|v| !v.is_finite()) {
-        None => Ok(()),
-        Some(at) => Err(JobError::NonFinite {
-            id: id.to_owned(),
-            record,
-            layer,
-            dimension: at % d.max(1),
-            value: values[at],
-            f16,
-        }),
-    }
-}
-
-/// The mean over the windows of one record (for `max`, the greatest values), weighted by their content tokens, in f64. The windows
-=======
-/// The mean over the windows of one record, weighted by their content tokens, in f64. The windows
->>>>>>> s18o
+/// The mean over the windows of one record (for `max`, the greatest values), weighted by their
+/// content tokens, in f64. The windows
 /// of a record may be in several batches.
 struct Windows {
     /// What the windows make so far, per layer and pooling: the weighted sum, or the greatest
