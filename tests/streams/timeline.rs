@@ -6,9 +6,6 @@ use seqstream::gpu::driver::{Arena, Context};
 use seqstream::stream::{ProcessorOptions, StreamManager, StreamOptions, StreamProcessor};
 use seqstream::trace::{Category, Event, Trace};
 
-/// Times of different streams are rounded apart from each other, in nanoseconds.
-const ROUNDING: u64 = 100;
-
 fn traced(trace: &Trace) -> StreamOptions {
     StreamOptions {
         trace: trace.clone(),
@@ -60,11 +57,6 @@ fn work_that_is_not_done_has_no_times_yet() {
                 .collect();
             let bytes: Vec<_> = of_batch.iter().filter_map(|e| e.args.bytes).collect();
             assert_eq!(bytes, [500, 400], "seed {seed}");
-            // The results leave after the input has arrived.
-            assert!(
-                of_batch[0].end_ns <= of_batch[1].start_ns + ROUNDING,
-                "{of_batch:?}"
-            );
         }
         // The fences lie around the work, and both were passed when they were read.
         let copies = events(&trace, Category::Copy);
