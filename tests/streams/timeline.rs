@@ -23,7 +23,7 @@ fn events(trace: &Trace, category: Category) -> Vec<Event> {
 fn work_that_is_not_done_has_no_times_yet() {
     let _watchdog = watchdog("times");
     // Copies that were not done when their times were asked for.
-    let mut early = 0;
+    let (mut early, mut busy_ns) = (0, 0);
     for seed in 0..40 {
         let _simulator = simulator(1, seed);
         let trace = Trace::in_memory(1000);
@@ -57,12 +57,14 @@ fn work_that_is_not_done_has_no_times_yet() {
             let bytes: Vec<_> = of_batch.iter().filter_map(|e| e.args.bytes).collect();
             assert_eq!(bytes, [500, 400], "seed {seed}");
         }
-        // The fences lie around the work.
         let copies = events(&trace, Category::Copy);
-        assert!(copies.iter().map(Event::nanoseconds).sum::<u64>() > 0);
+        busy_ns += copies.iter().map(Event::nanoseconds).sum::<u64>();
         assert_eq!(trace.counts().dropped, 0);
     }
     assert!(early > 100, "{early} of 400");
+    // The fences lie around the work. Under some seeds the simulated device does everything at once,
+    // and in no time.
+    assert!(busy_ns > 0);
 }
 
 #[test]
