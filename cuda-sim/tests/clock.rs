@@ -1,5 +1,7 @@
 //! Virtual time: what starts when, and how long it takes, on a machine of round figures.
 
+#![allow(clippy::unwrap_used)] // a test may panic
+
 mod common;
 
 use std::ffi::{CString, c_char, c_int, c_void};
