@@ -405,6 +405,7 @@ fn place(text: &str, span: &Range<usize>) -> (usize, Option<String>) {
         let line = line.trim();
         key = None;
         if let Some(name) = line.strip_prefix('[') {
+            let name = name.trim_start_matches('[');
             section = name.split(']').next().map(|name| name.replace('"', ""));
         } else {
             key = line.split_once('=').map(|(key, _)| key.trim().to_owned());

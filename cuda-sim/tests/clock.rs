@@ -1,5 +1,7 @@
 //! Virtual time: what starts when, and how long it takes, on a machine of round figures.
 
+#![allow(clippy::unwrap_used)] // a test may panic
+
 mod common;
 
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -289,6 +291,46 @@ fn streams_without_fences_overlap_and_with_fences_they_do_not() {
         p.compute(&sim, 1, 100);
     });
     close(late, load + 100.0);
+}
+
+#[test]
+fn an_event_that_another_thread_has_waited_for_is_still_in_the_future() {
+    let sim = on(MACHINE, false);
+    let p = Place::new();
+    let event = timeless_event();
+    let (context, first) = (sim.contexts[0], p.streams[0]);
+    let load = MEGABYTE as f64 / 1e4;
+    let took = span(|| {
+        p.load(p.at, 0, MEGABYTE);
+        // SAFETY: as declared.
+        ok(unsafe { cuEventRecord(event, first) });
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                // SAFETY: as declared.
+                unsafe {
+                    ok(cuCtxSetCurrent(context));
+                    ok(cuStreamSynchronize(first));
+                }
+            });
+        });
+        assert!(now() < load);
+        // SAFETY: as declared.
+        ok(unsafe { cuStreamWaitEvent(p.streams[1], event, 0) });
+        p.compute(&sim, 1, 100);
+    });
+    close(took, load + 100.0);
+}
+
+#[test]
+fn who_is_ready_first_has_the_engine_first() {
+    let sim = on(MACHINE, false);
+    let p = Place::new();
+    let took = span(|| {
+        p.compute(&sim, 0, 50);
+        p.load(p.at, 0, MEGABYTE);
+        p.load(p.other, 1, MEGABYTE);
+    });
+    close(took, 2.0 * MEGABYTE as f64 / 1e4);
 }
 
 #[test]

@@ -20,6 +20,10 @@ use crate::weights::{Checkpoint, WeightsError};
 /// The longest machine file that is read, in bytes.
 const LONGEST_FILE: u64 = 1 << 20;
 
+/// The seconds of virtual time between a cold start and what was computed before. To set up a model
+/// takes about as long in fact, and the clock of the device recovers meanwhile.
+const REST: f64 = 5.0;
+
 /// Why there is nothing to simulate.
 #[derive(Debug, thiserror::Error)]
 pub enum SimulateError {
@@ -250,6 +254,7 @@ pub fn cold(
     let clock = || simulation.simulator.now();
     // The first model chooses the algorithms.
     drop(one(on, checkpoint, job)?);
+    simulation.simulator.host_work(REST);
     let mut model = one(on, checkpoint, job)?;
     let start = clock();
     model.backend_mut().settle().map_err(failed)?;
@@ -259,6 +264,7 @@ pub fn cold(
     batches.truncate(1);
     let computing = round_by(&mut model, &batches, job, &clock)?;
     drop(model);
+    simulation.simulator.host_work(REST);
     let mut model = one(on, checkpoint, job)?;
     let together = round_by(&mut model, &batches, job, &clock)?;
     let layers = checkpoint.config().layers;

@@ -86,14 +86,19 @@ fn an_h200_is_predicted_within_a_tenth_of_what_was_measured() {
     }
 }
 
-/// What `bench --cold` measured on an H200: 98 % of what could be hidden is (650M), 99 % (3B). The
-/// loader brought 36 GB/s.
+/// The measured figures are the cold starts in f16 of benches/results/2026-11-27-nvidia-h200.md: the
+/// seconds of loading, and how much of what could be hidden is. 15B was not measured there; its
+/// hidden share is that of docs/performance.md.
 #[test]
 fn a_cold_start_is_predicted_within_a_tenth_of_what_was_measured() {
     if !has_kernels() {
         return;
     }
-    for (model, bytes, measured) in [("650M", 1.3e9, 0.98), ("3B", 5.7e9, 0.99)] {
+    for (model, seconds, measured) in [
+        ("650M", Some(0.1), 0.98),
+        ("3B", Some(0.309), 0.985),
+        ("15B", None, 0.986),
+    ] {
         let arguments = [
             "--model",
             model,
@@ -108,13 +113,11 @@ fn a_cold_start_is_predicted_within_a_tenth_of_what_was_measured() {
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         let cold = &report["cold_start"];
         let hidden = cold["hidden_of_what_could_be"].as_f64().unwrap();
-        let load = cold["load_seconds"].as_f64().unwrap();
-        cuda::aloud(&format!("{model}: {cold}"));
         assert!((hidden / measured - 1.0).abs() < 0.1, "{model}: {cold}");
-        assert!(
-            (0.9..1.2).contains(&(load / (bytes / 36e9))),
-            "{model}: {cold}"
-        );
+        // Cold starts of one machine differ by some 5 %, and the hosts of two machines by more.
+        let load = cold["load_seconds"].as_f64().unwrap();
+        let near = |seconds: f64| (0.75..1.25).contains(&(load / seconds));
+        assert!(seconds.is_none_or(near), "{model}: {cold}");
     }
 }
 
@@ -124,19 +127,19 @@ fn every_machine_file_predicts_and_is_ordered_as_one_expects() {
         return;
     }
     let mut found = std::fs::read_dir(machine("")).unwrap().count();
-    let mut rate = |file: &str| {
+    // Three batches for each device.
+    let mut rate = |file: &str, devices: usize| {
         found -= 1;
-        // Three batches for each of eight devices.
-        let tokens = (24 * 33_792).to_string();
+        let tokens = (3 * devices * 33_792).to_string();
         let mut arguments = vec!["--model", "650M", "--lengths", "350", "--rounds", "1"];
         arguments.extend(["--tokens", &tokens]);
         rates(file, &arguments)[0]
     };
-    let [one, eight] = ["h200.toml", "h200-x8.toml"].map(&mut rate);
+    let (one, eight) = (rate("h200.toml", 1), rate("h200-x8.toml", 8));
     assert!((7.0 * one..8.2 * one).contains(&eight), "{one} {eight}");
-    let [a100, four] = ["a100-pcie4.toml", "a100-pcie4-x4.toml"].map(&mut rate);
+    let (a100, four) = (rate("a100-pcie4.toml", 1), rate("a100-pcie4-x4.toml", 4));
     assert!((3.5 * a100..4.1 * a100).contains(&four), "{a100} {four}");
-    let ada = rate("rtx4090.toml");
+    let ada = rate("rtx4090.toml", 1);
     assert!(ada < a100 && a100 < one, "{ada} {a100} {one}");
     assert_eq!(found, 0, "a machine file without a test");
 }
