@@ -18,6 +18,6 @@ fuzz_target!(|data: &[u8]| {
                 assert!(ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
             }
         }
-        Err(e) => assert!(!e.to_string().is_empty() && e.hint().is_some()),
+        Err(e) => assert!(!e.to_string().is_empty() && e.remedy().is_some()),
     }
 });

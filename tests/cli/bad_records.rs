@@ -184,7 +184,8 @@ fn a_resumed_job_writes_the_same_list() {
     let place = place();
     done(place.embed("whole", OPTIONS));
     let resume = format!("{OPTIONS} --resume");
-    let broken: [(&str, fn(&std::path::Path)); 6] = [
+    type Break = fn(&std::path::Path);
+    let broken: [(&str, Break); 6] = [
         ("a shard of two bad records", |out| {
             remove_dir_all(out.join("shard-000002")).unwrap()
         }),

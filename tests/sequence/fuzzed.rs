@@ -28,7 +28,7 @@ fn the_corpus_passes_whole_and_changed() {
     texts.iter().for_each(|text| body::check(text));
     for text in [
         &b"\x03>a\nMKT:MS\n>b\n*\n>c\nMK>d\nMK\n--\n>e\n{\nMK\n"[..],
-        b"\x05@a\nACGT\n+\n@@@@\n@b\n\n+\n\n@c\nA>C\n+\n>@>\n@d\nGG\nTT\n+d\nII\nII\n",
+        b"\x05@a\nACGT\n+\n@@@@\n@b\n\n+\n\n@c\nA>CCCGGGTTT\n+\n>@>@@@@@@@@\n@d\nGG\nTT\n+d\nII\nII\n",
     ] {
         texts.push(text.to_vec());
     }
