@@ -24,7 +24,7 @@ const KERNELS: [&str; 13] = [
 ];
 
 /// Cases without a mistake.
-const CLEAN: [&str; 26] = [
+const CLEAN: [&str; 28] = [
     "reverse",
     "copy",
     "pipeline",
