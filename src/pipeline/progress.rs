@@ -62,12 +62,16 @@ impl Progress {
     /// Returns what bounded the run: what the model waited for, if it waited for more than a tenth
     /// of the time, and else the model.
     pub fn bound(&self) -> Bound {
-        let waited = self.starved.max(self.held_up);
+        // At the end of a run, the last shards are waited for.
+        let others = self.compute + self.starved + self.held_up;
+        let ending = self.elapsed.saturating_sub(others);
+        let (held_up, disk) = (self.held_up + ending, self.disk + ending);
+        let waited = self.starved.max(held_up);
         match () {
             () if self.share(waited) <= 0.1 => Bound::Model,
-            () if self.starved > self.held_up => Bound::Input,
+            () if self.starved > held_up => Bound::Input,
             // The rest of the time the writer thread was busy.
-            () if 2 * self.disk > self.held_up => Bound::Disk,
+            () if 2 * disk > held_up => Bound::Disk,
             () => Bound::Output,
         }
     }
@@ -173,6 +177,7 @@ mod tests {
             let seconds = Duration::from_secs;
             let progress = Progress {
                 elapsed: seconds(100),
+                compute: seconds(100 - starved - held_up),
                 starved: seconds(starved),
                 held_up: seconds(held_up),
                 disk: seconds(disk),
@@ -184,5 +189,11 @@ mod tests {
         assert_eq!(bound(40, 30, 30), Bound::Input);
         assert_eq!(bound(30, 40, 20), Bound::Output);
         assert_eq!(bound(30, 40, 21), Bound::Disk);
+        let ending = Progress {
+            elapsed: Duration::from_secs(100),
+            compute: Duration::from_secs(80),
+            ..Progress::default()
+        };
+        assert_eq!(ending.bound(), Bound::Disk);
     }
 }

@@ -100,7 +100,7 @@ static bool represent_narrow(Memory &memory) { return represent(memory, 320); }
 static bool represent_wide(Memory &memory) { return represent(memory, 1280); }
 static bool represent_odd(Memory &memory) { return represent(memory, 77); }
 static bool represent_f32(Memory &memory) { return represent(memory, 1280, "represent_f32"); }
-static bool represent_half(Memory &memory) { return represent(memory, 1280, "represent", true); }
+static bool represent_half(Memory &memory) { return represent(memory, 320, "represent", true); }
 static bool represent_half_odd(Memory &memory) { return represent(memory, 77, "represent", true); }
 
 // One head of these sequences, in items of at most `rows` queries or in slots of 16.
