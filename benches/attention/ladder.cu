@@ -99,9 +99,9 @@ template <int ROW_TILES, int WARPS, int KEYS, int STAGES, int Q_IN_REGISTERS, in
     static constexpr AttentionTile TILE = {
         D, ROW_TILES, WARPS, KEYS, STAGES, Q_IN_REGISTERS, BLOCKS, (16 * ROW_TILES * WARPS + 2 * STAGES * KEYS) * D * 2};
 };
-template <class Tile>
+template <class Tile, bool READY>
 __global__ void __launch_bounds__(32 * Tile::TILE.warps, Tile::TILE.blocks) variant(const __grid_constant__ AttentionParams p) {
-    attention_long<E, D, true, Tile>(p);
+    attention_long<E, D, true, READY, Tile>(p);
 }
 __global__ void __launch_bounds__(LOOP_THREADS) rotate_before(const __grid_constant__ AttentionParams p) {
     rotate_keys<E, D>(p);
@@ -174,12 +174,12 @@ struct Batch {
             if (i == 0 || qkv[i] != qkv[0]) cudaFree(qkv[i]);
         cudaFree(out), cudaFree(rotary), cudaFree(slopes), cudaFree(device_starts);
     }
-    // Items of at most `rows` queries, of sequences of more than `longer` tokens.
-    AttentionItem *items(int rows, int longer, int &count) const {
+    // Items of at most `rows` queries: of the sequences of one item, or of those of several.
+    AttentionItem *items(int rows, bool several, int &count) const {
         std::vector<AttentionItem> all;
         for (size_t s = 0; s + 1 < starts.size(); s++) {
             const int length = starts[s + 1] - starts[s];
-            for (int row = 0; row < length && length > longer; row += rows)
+            for (int row = 0; row < length && (length > rows) == several; row += rows)
                 all.push_back({uint32_t(starts[s]), uint32_t(length), uint32_t(row), uint32_t(std::min(rows, length - row))});
         }
         std::stable_sort(all.begin(), all.end(), [](const AttentionItem &a, const AttentionItem &b) {
@@ -196,44 +196,44 @@ struct Batch {
 typedef void (*Kernel)(AttentionParams);
 struct Entry {
     std::string name;
-    Kernel kernel;
+    Kernel rotating, ready;
     int threads, bytes, rows;
 };
 std::vector<Entry> entries;
 
 template <class Tile> void add(const char *name) {
     const AttentionTile tile = Tile::TILE;
-    entries.push_back({name, variant<Tile>, int(32 * tile.warps), int(tile.shared_bytes),
+    entries.push_back({name, variant<Tile, false>, variant<Tile, true>, int(32 * tile.warps), int(tile.shared_bytes),
                        int(16 * tile.row_tiles * tile.warps)});
 }
 
-// Without a position term; with rotation of queries and keys, and of keys before the kernel where it needs it; that
-// alone; with ALiBi.
+// Without a position term; with rotation of queries and keys, of those of several items before the kernel; that alone;
+// with ALiBi.
 enum Mode { PLAIN, ROTATED, PASS, ALIBI };
 
 struct Launch {
     const Entry &entry;
-    AttentionItem *items, *whole;
-    int count, sequences;
     const Batch &batch;
+    AttentionItem *items[2]; // of sequences of one item, and of several
+    int count[2];
     Launch(const Entry &e, const Batch &b) : entry(e), batch(b) {
-        items = b.items(e.rows, 0, count);
-        whole = b.items(e.rows, e.rows, sequences);
+        for (int several = 0; several < 2; several++) items[several] = b.items(e.rows, several, count[several]);
     }
-    ~Launch() { cudaFree(items), cudaFree(whole); }
+    ~Launch() { cudaFree(items[0]), cudaFree(items[1]); }
     void run(Mode mode, int set, E *qkv = nullptr) const {
         AttentionParams p = {};
         p.qkv = uint64_t(qkv ? qkv : batch.qkv[set]), p.out = uint64_t(batch.out);
         p.heads = batch.heads, p.head_dim = D, p.scale = 1 / sqrtf(D);
         if (mode == ROTATED || mode == PASS) p.rotary = uint64_t(batch.rotary);
         if (mode == ALIBI) p.slopes = uint64_t(batch.slopes);
-        if (p.rotary && sequences > 0) {
-            p.items = uint64_t(whole), p.count = sequences;
-            rotate_before<<<sequences * ROTATE_BLOCKS, LOOP_THREADS>>>(p);
+        for (int several = 0; several < 2; several++) {
+            if (count[several] == 0) continue;
+            p.items = uint64_t(items[several]), p.count = count[several];
+            if (p.rotary && several) rotate_before<<<p.count * ROTATE_BLOCKS, LOOP_THREADS>>>(p);
+            if (mode == PASS) continue;
+            const Kernel kernel = p.rotary && !several ? entry.rotating : entry.ready;
+            kernel<<<batch.heads * p.count, entry.threads, entry.bytes>>>(p);
         }
-        if (mode == PASS) return;
-        p.items = uint64_t(items), p.count = count;
-        entry.kernel<<<batch.heads * count, entry.threads, entry.bytes>>>(p);
     }
 };
 
@@ -280,10 +280,11 @@ int main(int count, char **arguments) {
     card.open();
     add<LongTile<D>>("kernel");
 #include "list.cuh"
-    for (Entry &e : entries) {
-        CHECK(cudaFuncSetAttribute(e.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, e.bytes));
-        CHECK(cudaFuncSetAttribute(e.kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100));
-    }
+    for (Entry &e : entries)
+        for (Kernel kernel : {e.rotating, e.ready}) {
+            CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, e.bytes));
+            CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100));
+        }
     const int heads = D == 128 ? 40 : 20;
     if (count > 4 && !strcmp(arguments[1], "profile")) { // VARIANT MODE LENGTH, for the profiler
         const int length = atoi(arguments[4]);
@@ -319,8 +320,8 @@ int main(int count, char **arguments) {
             for (Mode mode : {PLAIN, ROTATED, ALIBI}) printf(" %s %.2e", names[mode], off(e, batch, mode, host[mode]));
             int blocks = 0;
             cudaFuncAttributes a;
-            CHECK(cudaFuncGetAttributes(&a, e.kernel));
-            CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, e.kernel, e.threads, e.bytes));
+            CHECK(cudaFuncGetAttributes(&a, e.ready));
+            CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, e.ready, e.threads, e.bytes));
             printf("; %d registers, %d spilled bytes, %d blocks\n", a.numRegs, int(a.localSizeBytes), blocks);
         }
     }

@@ -160,25 +160,20 @@ template <typename T, int D, bool EXACT, int ROWS, int THREADS> struct Copier {
     // Whether the thread has a row in this step.
     __device__ __forceinline__ bool has(int step) const { return ROWS % STEP == 0 || row + step * STEP < ROWS; }
 
-    // Begins to copy a tile. `from` is row 0 in global memory. Rows from `valid` on become 0.
-    __device__ __forceinline__ void fetch(T *tile, const T *from, int valid) const {
+    // Begins to copy a tile. `from` is row 0 in global memory. Rows from `valid` on become 0; with WHOLE there are none.
+    template <bool WHOLE> __device__ __forceinline__ void fetch(T *tile, const T *from, int valid) const {
         if constexpr (!PAIRS) {
             ::fetch<D, EXACT, ROWS, THREADS>(tile, from, stride, valid, width, thread);
         } else {
-            const T *const source = from + row * stride + unit * 8;
-            const bool whole = valid >= ROWS;
+            const T *source = from + (row * stride + unit * 8);
 #pragma unroll
             for (int j = 0; j < STEPS; j++) {
                 if (!has(j)) break;
-                const T *there = source + j * STEP * stride;
-                if (whole) {
-                    cp_async16(at(tile, first, j), there, true);
-                    cp_async16(at(tile, second, j), there + D / 2, true);
-                } else {
-                    const bool inside = row + j * STEP < valid;
-                    cp_async16(at(tile, first, j), inside ? there : from, inside);
-                    cp_async16(at(tile, second, j), inside ? there + D / 2 : from, inside);
-                }
+                const bool inside = WHOLE || row + j * STEP < valid;
+                const T *const there = inside ? source : from;
+                cp_async16(at(tile, first, j), there, inside);
+                cp_async16(at(tile, second, j), inside ? there + D / 2 : from, inside);
+                source += STEP * stride;
             }
         }
     }
@@ -208,10 +203,10 @@ template <typename T, int D, bool EXACT, int ROWS, int THREADS> struct Copier {
 // A lane's place in a tile. The chunk that is 2 i chunks further on is at `at(tile, i)`, since chunks change places by
 // exclusive or; so it is in all rows that are a multiple of 16 further on.
 template <int D> struct Place {
-    int row, chunk; // in elements
-    __device__ __forceinline__ Place(int r, int c) : row(r * D), chunk(swizzled<D>(r, c) * 8) {}
-    template <typename T> __device__ __forceinline__ T *at(T *tile, int i) const {
-        return tile + row + (chunk ^ (i * 16));
+    int row, chunk; // in bytes, as addresses are
+    __device__ __forceinline__ Place(int r, int c) : row(r * D * 2), chunk(swizzled<D>(r, c) * 16) {}
+    template <typename T> __device__ __forceinline__ const void *at(const T *tile, int i) const {
+        return reinterpret_cast<const unsigned char *>(tile) + row + (chunk ^ (i * 32));
     }
 };
 
@@ -258,12 +253,12 @@ template <typename T, int D, int M, bool Q_IN_REGISTERS, bool SUMS_BY_MMA> struc
         ldmatrix_x4(to, Place<D>(lane % 16, lane / 16).at(tile + m * 16 * D, k));
     }
 
-    // The products of 16 columns with a block of 16 keys.
+    // The products of 16 columns with a block of 16 keys, whose lane's part is at `key`.
     template <int BLOCKS>
     static __device__ __forceinline__ void qk_step(float (&s)[M][2 * BLOCKS][4], const uint32_t (&a)[M][4],
-                                                   const T *keys, int n) {
+                                                   const void *key, int n) {
         uint32_t b[4];
-        ldmatrix_x4(b, keys + n * 16 * D);
+        ldmatrix_x4(b, key);
 #pragma unroll
         for (int m = 0; m < M; m++) {
             mma_m16n8k16<T>(s[m][2 * n], a[m], b[0], b[1]);
@@ -289,6 +284,12 @@ template <typename T, int D, int M, bool Q_IN_REGISTERS, bool SUMS_BY_MMA> struc
         // Lanes 0 to 15 address the first eight keys, the others the next eight; every second
         // group of eight lanes addresses the next eight columns.
         const Place<D> place(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+#pragma unroll
+        for (int m = 0; m < M; m++)
+#pragma unroll
+            for (int n = 0; n < 2 * BLOCKS; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) s[m][n][i] = 0;
         if constexpr (CUT) {
             // Block by block, so that a block that is left out costs one branch.
 #pragma unroll
@@ -298,7 +299,7 @@ template <typename T, int D, int M, bool Q_IN_REGISTERS, bool SUMS_BY_MMA> struc
                 for (int k = 0; k < K_STEPS; k++) {
                     uint32_t a[M][4];
                     queries(a, tile, k, lane);
-                    qk_step<BLOCKS>(s, a, place.at(keys, k), n);
+                    qk_step<BLOCKS>(s, a, place.at(keys + n * 16 * D, k), n);
                 }
             }
         } else {
@@ -307,7 +308,7 @@ template <typename T, int D, int M, bool Q_IN_REGISTERS, bool SUMS_BY_MMA> struc
                 uint32_t a[M][4];
                 queries(a, tile, k, lane);
 #pragma unroll
-                for (int n = 0; n < BLOCKS; n++) qk_step<BLOCKS>(s, a, place.at(keys, k), n);
+                for (int n = 0; n < BLOCKS; n++) qk_step<BLOCKS>(s, a, place.at(keys + n * 16 * D, k), n);
             }
         }
         if constexpr (K_TAIL) {
@@ -440,7 +441,7 @@ template <typename T, int D, int M, bool Q_IN_REGISTERS, bool SUMS_BY_MMA> struc
     __device__ __forceinline__ void mma(T *tile, T *keys, T *values, int valid, int distance, float slope, float scale2,
                                         int lane) {
         constexpr int BLOCKS = KEYS / 16;
-        float s[M][2 * BLOCKS][4] = {};
+        float s[M][2 * BLOCKS][4];
         qk<CUT, BLOCKS>(s, tile, keys, valid, lane);
         softmax<CUT, BLOCKS>(s, valid, distance, slope, scale2, lane);
         pv<CUT, BLOCKS>(s, values, valid, lane);

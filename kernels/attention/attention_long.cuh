@@ -1,21 +1,24 @@
-// Attention of sequences of any length: the kernel attention_T_D, for the cards without wgmma (sm_80 to sm_89, sm_120),
-// and for widths that the kernels for Hopper do not have.
+// Attention of sequences of any length: the kernels attention_T_D and attention_T_D_ready, for the cards without wgmma (sm_80
+// to sm_89, sm_100, sm_120), and for widths that the kernels for Hopper do not have.
 //
 // Computes: one head of an item (params.h, AttentionItem) per block. Each warp takes 16 * row_tiles queries, which meet
 // all tiles of keys and values of the sequence, one after the other. The tiles arrive by cp.async in a ring of `stages`.
-// A block rotates keys in shared memory where the sequence has no more tokens than a block takes queries; keys of longer
-// sequences have been rotated where they lie by rotate_keys.cu, since each block would do it again. Queries are rotated
-// here. Everything is counted from the sequence's first token: tiles and the order of all sums. Rows past the end are
-// zeros in shared memory and never a neighbour's.
+// attention_T_D rotates keys in shared memory, and has the sequences of one item. attention_T_D_ready does not: there are no
+// angles, or rotate_keys.cu has rotated the keys where they lie, since each item would do it again. Both rotate queries.
+// Everything is counted from the sequence's first token: tiles and the order of all sums. Rows past the end are zeros in
+// shared memory and never a neighbour's.
 //
 // Shapes: params.h, AttentionParams, with heads of D columns (EXACT) or of fewer. An item has at most
 // 16 * row_tiles * warps queries.
 //
 // Launch: heads * items blocks (heads fastest) of 32 * warps threads; launch.h, ATTENTION_TILES, has the tiles.
 //
-// Bound and measured: FLOPs, 4 * head_dim per query and key, by mma.sync, which reaches 602 TFLOP/s on an H200 by its
-// counters; with heads of 32 and less the exponentials, of which an SM has 16 per cycle. No card of the kinds that use
-// this kernel was at hand: the figures are of an H200. FIGURES
+// Bound and measured: FLOPs, 4 * head_dim per query and key, by mma.sync, of which an H200 has 602 TFLOP/s by its counters;
+// with heads of 32 and less the exponentials, of which an SM has 16 per cycle. No card of the kinds that use this kernel was
+// at hand: all figures are of an H200, in f16, and where a kernel of another card would be bound is not known. At lengths
+// 350 and 1022 without rotation, in TFLOP/s: 216 and 293 with 20 heads of 64, 261 and 339 with 40 of 128; FlashAttention 2
+// has 168 and 259, and 247 and 324. The tensor cores are busy half of the time: two warps per scheduler do not hide
+// each other's latencies. benches/results/2026-11-29-attention-mma-h200.md has what was tried.
 #pragma once
 
 #include "attention.cuh"
@@ -25,7 +28,8 @@ template <int D> struct LongTile {
     static constexpr AttentionTile TILE = ATTENTION_TILE<D>;
 };
 
-template <typename T, int D, bool EXACT, class Tile = LongTile<D>>
+// READY: the keys need no rotation, or have been rotated where they lie.
+template <typename T, int D, bool EXACT, bool READY, class Tile = LongTile<D>>
 __device__ __forceinline__ void attention_long(const AttentionParams &p) {
     constexpr AttentionTile TILE = Tile::TILE;
     static_assert(TILE.head_dim == D, "no tile for this head_dim: add one to launch.h");
@@ -47,7 +51,7 @@ __device__ __forceinline__ void attention_long(const AttentionParams &p) {
     const uint64_t row_stride = uint64_t(p.heads) * width, stride = 3 * row_stride;
     const T *q = at<const T>(p.qkv) + item.first * stride + head * width;
     const float2 *rotary = at<const float2>(p.rotary);
-    const bool rotates_keys = rotary && (!EXACT || length <= QUERIES);
+    const bool rotates_keys = !READY && rotary;
     const float slope = p.slopes ? at<const float>(p.slopes)[head] / p.scale : 0.0f;
     const float scale2 = p.scale * 1.44269504088896340736f;
     const int row = int(item.row) + warp * 16 * M;     // the warp's first query
@@ -60,8 +64,14 @@ __device__ __forceinline__ void attention_long(const AttentionParams &p) {
     int left = length, next_stage = 0;   // keys from there on
     const auto fetch_next = [&] {
         if (left > 0) {
-            copier.fetch(ring + next_stage, next_keys, left);
-            copier.fetch(ring + next_stage + KEYS * D, next_keys + row_stride, left);
+            T *const keys = ring + next_stage, *const values = keys + KEYS * D;
+            if (left >= KEYS) {
+                copier.template fetch<true>(keys, next_keys, left);
+                copier.template fetch<true>(values, next_keys + row_stride, left);
+            } else {
+                copier.template fetch<false>(keys, next_keys, left);
+                copier.template fetch<false>(values, next_keys + row_stride, left);
+            }
             left -= KEYS;
             next_keys += KEYS * stride;
             next_stage = after(next_stage);
@@ -84,7 +94,7 @@ __device__ __forceinline__ void attention_long(const AttentionParams &p) {
     WarpRows<T, D, M, TILE.q_in_registers != 0, true> rows;
     if (valid > 0) {
         const Copier<T, D, EXACT, 16 * M, 32> own(lane, width, stride);
-        own.fetch(tile, q + row * stride, valid);
+        own.template fetch<false>(tile, q + row * stride, valid);
         cp_async_commit();
         fetch_next();
         typename decltype(own)::Angles angles;

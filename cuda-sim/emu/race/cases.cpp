@@ -150,7 +150,7 @@ static bool attention_item(Memory &memory) {
 }
 static bool attention_items(Memory &memory) {
     constexpr AttentionTile TILE = attention_tile(64);
-    return attention(memory, {"attention_f16_64", 64, 32 * TILE.warps, TILE.shared_bytes, false, 128}, {230}, 2);
+    return attention(memory, {"attention_f16_64_ready", 64, 32 * TILE.warps, TILE.shared_bytes, false, 128}, {230}, 2);
 }
 // Queries that are read again and again, and rotated keys that go round the ring.
 static bool attention_wide(Memory &memory) {
@@ -160,7 +160,7 @@ static bool attention_wide(Memory &memory) {
 // More stages than two.
 static bool attention_narrow(Memory &memory) {
     constexpr AttentionTile TILE = attention_tile(16);
-    return attention(memory, {"attention_f16_16", 16, 32 * TILE.warps, TILE.shared_bytes, false, 128}, {290}, 3);
+    return attention(memory, {"attention_f16_16_ready", 16, 32 * TILE.warps, TILE.shared_bytes, false, 128}, {290}, 3);
 }
 static bool attention_short(Memory &memory) {
     constexpr uint32_t SHARED = 3 * ATTENTION_SHORT_TOKENS * 64 * 2;

@@ -4,7 +4,9 @@
 
 constexpr int THREADS = 32 * ATTENTION_TILE<128>.warps, BLOCKS = ATTENTION_TILE<128>.blocks;
 
-KERNEL_RESIDENT(attention_f16_128, AttentionParams, THREADS, BLOCKS, (attention_long<__half, 128, true>))
-KERNEL_RESIDENT(attention_bf16_128, AttentionParams, THREADS, BLOCKS, (attention_long<__nv_bfloat16, 128, true>))
+KERNEL_RESIDENT(attention_f16_128, AttentionParams, THREADS, BLOCKS, (attention_long<__half, 128, true, false>))
+KERNEL_RESIDENT(attention_bf16_128, AttentionParams, THREADS, BLOCKS, (attention_long<__nv_bfloat16, 128, true, false>))
+KERNEL_RESIDENT(attention_f16_128_ready, AttentionParams, THREADS, BLOCKS, (attention_long<__half, 128, true, true>))
+KERNEL_RESIDENT(attention_bf16_128_ready, AttentionParams, THREADS, BLOCKS, (attention_long<__nv_bfloat16, 128, true, true>))
 KERNEL(attention_f16_128_short, AttentionParams, ATTENTION_SHORT_THREADS, (attention_short<__half, 128, true>))
 KERNEL(attention_bf16_128_short, AttentionParams, ATTENTION_SHORT_THREADS, (attention_short<__nv_bfloat16, 128, true>))

@@ -4,7 +4,9 @@
 
 constexpr int THREADS = 32 * ATTENTION_TILE<16>.warps, BLOCKS = ATTENTION_TILE<16>.blocks;
 
-KERNEL_RESIDENT(attention_f16_16, AttentionParams, THREADS, BLOCKS, (attention_long<__half, 16, true>))
-KERNEL_RESIDENT(attention_bf16_16, AttentionParams, THREADS, BLOCKS, (attention_long<__nv_bfloat16, 16, true>))
+KERNEL_RESIDENT(attention_f16_16, AttentionParams, THREADS, BLOCKS, (attention_long<__half, 16, true, false>))
+KERNEL_RESIDENT(attention_bf16_16, AttentionParams, THREADS, BLOCKS, (attention_long<__nv_bfloat16, 16, true, false>))
+KERNEL_RESIDENT(attention_f16_16_ready, AttentionParams, THREADS, BLOCKS, (attention_long<__half, 16, true, true>))
+KERNEL_RESIDENT(attention_bf16_16_ready, AttentionParams, THREADS, BLOCKS, (attention_long<__nv_bfloat16, 16, true, true>))
 KERNEL(attention_f16_16_short, AttentionParams, ATTENTION_SHORT_THREADS, (attention_short<__half, 16, true>))
 KERNEL(attention_bf16_16_short, AttentionParams, ATTENTION_SHORT_THREADS, (attention_short<__nv_bfloat16, 16, true>))

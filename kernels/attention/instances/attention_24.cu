@@ -4,7 +4,9 @@
 
 constexpr int THREADS = 32 * ATTENTION_TILE<24>.warps, BLOCKS = ATTENTION_TILE<24>.blocks;
 
-KERNEL_RESIDENT(attention_f16_24, AttentionParams, THREADS, BLOCKS, (attention_long<__half, 24, true>))
-KERNEL_RESIDENT(attention_bf16_24, AttentionParams, THREADS, BLOCKS, (attention_long<__nv_bfloat16, 24, true>))
+KERNEL_RESIDENT(attention_f16_24, AttentionParams, THREADS, BLOCKS, (attention_long<__half, 24, true, false>))
+KERNEL_RESIDENT(attention_bf16_24, AttentionParams, THREADS, BLOCKS, (attention_long<__nv_bfloat16, 24, true, false>))
+KERNEL_RESIDENT(attention_f16_24_ready, AttentionParams, THREADS, BLOCKS, (attention_long<__half, 24, true, true>))
+KERNEL_RESIDENT(attention_bf16_24_ready, AttentionParams, THREADS, BLOCKS, (attention_long<__nv_bfloat16, 24, true, true>))
 KERNEL(attention_f16_24_short, AttentionParams, ATTENTION_SHORT_THREADS, (attention_short<__half, 24, true>))
 KERNEL(attention_bf16_24_short, AttentionParams, ATTENTION_SHORT_THREADS, (attention_short<__nv_bfloat16, 24, true>))

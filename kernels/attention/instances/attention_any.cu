@@ -4,5 +4,5 @@
 
 constexpr int THREADS = 32 * ATTENTION_TILE<128>.warps, BLOCKS = ATTENTION_TILE<128>.blocks;
 
-KERNEL_RESIDENT(attention_f16_any, AttentionParams, THREADS, BLOCKS, (attention_long<__half, 128, false>))
-KERNEL_RESIDENT(attention_bf16_any, AttentionParams, THREADS, BLOCKS, (attention_long<__nv_bfloat16, 128, false>))
+KERNEL_RESIDENT(attention_f16_any, AttentionParams, THREADS, BLOCKS, (attention_long<__half, 128, false, false>))
+KERNEL_RESIDENT(attention_bf16_any, AttentionParams, THREADS, BLOCKS, (attention_long<__nv_bfloat16, 128, false, false>))

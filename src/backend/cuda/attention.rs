@@ -241,15 +241,16 @@ impl AttentionKernels {
                 whole: (tile.stages * tile.keys) as usize,
             });
         }
-        let long = kernel("", 32 * tile.warps, tile.shared_bytes);
+        // The kernel whose name ends with `_ready` takes keys that need no rotation, or have been
+        // rotated before: those of sequences of more than one item, since each item would do it again.
+        let block = |end| kernel(end, 32 * tile.warps, tile.shared_bytes);
         let rows = (16 * tile.row_tiles * tile.warps) as usize;
-        // The kernel rotates the keys of a sequence of one item, and relies on it that those of a
-        // longer one have been rotated.
         let far = (rotary && exact.is_some()).then(|| FarKernels {
             rotate: Self::rotate_kernel(head_dim, dtype),
-            attention: long.clone(),
+            attention: block("_ready"),
             rows,
         });
+        let long = block(if rotary || exact.is_none() { "" } else { "_ready" });
         Some(Self {
             long,
             short_tokens: short
@@ -534,9 +535,11 @@ mod tests {
                     let other = AttentionKernels::new(head_dim, dtype, rotary, capability).unwrap();
                     assert_eq!(other.bits(), Some("attention80 sums"));
                     let rotate = format!("rotate_keys_{}_{head_dim}", dtype.name());
-                    let long = other.long.name.clone();
+                    let name = format!("attention_{}_{head_dim}", dtype.name());
+                    let ready = format!("{name}_ready");
+                    assert_eq!(other.long.name, if rotary { &name } else { &ready }[..]);
                     let names = other.far.map(|far| (far.rotate.name, far.attention.name));
-                    assert_eq!(names, rotary.then_some((rotate, long)));
+                    assert_eq!(names, rotary.then_some((rotate, ready)));
                 }
             }
         }

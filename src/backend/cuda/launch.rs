@@ -127,7 +127,7 @@ pub const ATTENTION_TILES: [AttentionTile; 6] = [
         keys: 64,
         stages: 4,
         q_in_registers: 1,
-        blocks: 3,
+        blocks: 2,
         shared_bytes: 40960,
     },
     AttentionTile {
