@@ -203,8 +203,8 @@ fn what_is_not_in_the_cache_is_said_with_the_command_that_brings_it() {
                  download it\n",
                 cache.display()
             ),
-            "hint: run `hf download facebook/esm2_t6_8M_UR50D` with the same cache where there is a \
-             network, or unset HF_HUB_OFFLINE\n",
+            "hint: run `hf download facebook/esm2_t6_8M_UR50D` with the same cache on a machine that \
+             has a network, or unset HF_HUB_OFFLINE\n",
         ],
     );
     let mut other = embed(&place, "a/b@v2", "out", "");
