@@ -372,3 +372,19 @@ fn a_session_opens_a_model_by_name() {
         .env(CHILD, "1");
     assert!(succeeds(child).contains("1 passed"));
 }
+
+#[cfg(not(feature = "hub"))]
+#[test]
+fn a_build_that_cannot_download_says_so() {
+    let place = Place::new(1);
+    let mut command = embed(&place, "esm2_8m", "out", "");
+    command.env_remove("HF_HUB_OFFLINE");
+    fails(
+        command,
+        4,
+        &[
+            "this build of seqstream cannot download (it lacks the feature `hub`)",
+            "hint: run `hf download facebook/esm2_t6_8M_UR50D` with the same cache",
+        ],
+    );
+}
