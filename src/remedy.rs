@@ -323,7 +323,7 @@ impl fmt::Display for Action {
                 let of = revision.as_ref().map_or_else(String::new, |r| format!(", revision {r},"));
                 return write!(
                     f,
-                    "download {name}{of} into the cache where there is a network"
+                    "download {name}{of} into the same cache on a machine that has a network"
                 );
             }
             Self::ListModels => "see which models are known by name",

@@ -55,7 +55,7 @@ fn action(action: &Action) -> String {
                 .as_ref()
                 .map_or_else(String::new, |r| format!(" --revision {r}"));
             return format!(
-                "run `hf download {name}{of}` with the same cache where there is a network"
+                "run `hf download {name}{of}` with the same cache on a machine that has a network"
             );
         }
         Action::ListModels => "`seqstream models` lists the known names",

@@ -395,7 +395,11 @@ impl<'a> Client<'a> {
                     Timeout(_) => "it does not answer in time".into(),
                     other => other.to_string(),
                 };
-                Failed::growing(HubError::Unreachable { host, what })
+                Failed::growing(HubError::Unreachable {
+                    name: self.name.clone(),
+                    host,
+                    what,
+                })
             }
         }
     }
@@ -418,7 +422,11 @@ impl<'a> Client<'a> {
             _ => error.to_string(),
         };
         let host = host.to_owned();
-        Failed::growing(HubError::Unreachable { host, what })
+        Failed::growing(HubError::Unreachable {
+            name: self.name.clone(),
+            host,
+            what,
+        })
     }
 }
 

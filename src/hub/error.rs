@@ -87,6 +87,8 @@ pub enum HubError {
     /// A server cannot be reached, or a connection broke again and again.
     #[error("{} cannot be reached: {what}", Shown(host))]
     Unreachable {
+        /// The model that was asked for.
+        name: Name,
         /// The server.
         host: String,
         /// What failed.
@@ -214,6 +216,7 @@ impl HubError {
         }
     }
 
+    #[cfg(feature = "hub")]
     pub(super) fn write(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Cache {
@@ -249,16 +252,11 @@ impl HubError {
                 }
             }
             Self::NotCached { name, by, .. } => {
-                let fill: Remedy = Action::FillCache {
-                    name: name.id.clone(),
-                    revision: (name.revision != super::MAIN).then(|| name.revision.clone()),
-                }
-                .into();
                 match by {
                     Some(variable) => {
-                        Remedy::any_of([fill, format!("unset {variable}").into()])
+                        Remedy::any_of([fill(name), format!("unset {variable}").into()])
                     }
-                    None => fill,
+                    None => fill(name),
                 }
             }
             Self::NoCache => "set HF_HUB_CACHE to a folder for downloaded models".into(),
@@ -296,10 +294,11 @@ impl HubError {
                 Remedy::steps(["wait a while".into(), Action::RunAgain.into()]),
                 "a token (HF_TOKEN) has a higher limit".into(),
             ]),
-            Self::Unreachable { .. } => Remedy::all([
+            Self::Unreachable { name, .. } => Remedy::all([
                 "check the network and its proxy (HTTPS_PROXY), and HF_ENDPOINT if it is set".into(),
-                Remedy::when("when it is there again", Action::RunAgain),
+                Action::RunAgain.into(),
                 "what has arrived is kept".into(),
+                Remedy::when("if this machine has no network", fill(name)),
             ]),
             Self::Certificate { .. } => {
                 "where a proxy has a certificate of its own, set SSL_CERT_FILE to a file with it".into()
@@ -329,6 +328,15 @@ impl HubError {
             Self::Setting { .. } => "correct the variable, or unset it".into(),
         })
     }
+}
+
+/// Fetches a model in another way.
+fn fill(name: &Name) -> Remedy {
+    Action::FillCache {
+        name: name.id.clone(),
+        revision: (name.revision != super::MAIN).then(|| name.revision.clone()),
+    }
+    .into()
 }
 
 const LOG_IN: &str =

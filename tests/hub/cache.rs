@@ -203,8 +203,8 @@ fn what_is_not_in_the_cache_is_said_with_the_command_that_brings_it() {
                  download it\n",
                 cache.display()
             ),
-            "hint: run `hf download facebook/esm2_t6_8M_UR50D` with the same cache where there is a \
-             network, or unset HF_HUB_OFFLINE\n",
+            "hint: run `hf download facebook/esm2_t6_8M_UR50D` with the same cache on a machine that \
+             has a network, or unset HF_HUB_OFFLINE\n",
         ],
     );
     let mut other = embed(&place, "a/b@v2", "out", "");
@@ -371,4 +371,20 @@ fn a_session_opens_a_model_by_name() {
         .args(["--exact", "cache::a_session_opens_a_model_by_name"])
         .env(CHILD, "1");
     assert!(succeeds(child).contains("1 passed"));
+}
+
+#[cfg(not(feature = "hub"))]
+#[test]
+fn a_build_that_cannot_download_says_so() {
+    let place = Place::new(1);
+    let mut command = embed(&place, "esm2_8m", "out", "");
+    command.env_remove("HF_HUB_OFFLINE");
+    fails(
+        command,
+        4,
+        &[
+            "this build of seqstream cannot download (it lacks the feature `hub`)",
+            "hint: run `hf download facebook/esm2_t6_8M_UR50D` with the same cache",
+        ],
+    );
 }

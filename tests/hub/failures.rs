@@ -232,7 +232,7 @@ fn a_server_that_cannot_be_reached_is_said() {
         &[
             &format!("error: 127.0.0.1:{port} cannot be reached: "),
             "check the network and its proxy (HTTPS_PROXY)",
-            "what has arrived is kept",
+            "what has arrived is kept; if this machine has no network, run `hf download facebook/esm2_t6_8M_UR50D`",
         ],
     );
     let mut other = command(&place, &hub, "inspect esm2_8m");

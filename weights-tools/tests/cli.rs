@@ -533,7 +533,7 @@ fn models_are_taken_by_their_names_from_the_cache() {
         "{stderr}"
     );
     assert!(
-        stderr.contains("hint: download facebook/esm2_t12_35M_UR50D into the cache"),
+        stderr.contains("hint: download facebook/esm2_t12_35M_UR50D into the same cache"),
         "{stderr}"
     );
 }
