@@ -16,7 +16,9 @@ use seqstream::output::{FORMAT, InputSpec, JobSpec, ModelSpec, OutputDtype};
 use seqstream::pipeline::{
     Checks, PackOptions, ReadOptions, Records, RunOptions, Share, Silent, Stop, open_job, run,
 };
-use seqstream::sequence::{Alphabet, Cleaning, InputDigest, Record, SequenceError, Tokenizer};
+use seqstream::sequence::{
+    Alphabet, BadRecords, Cleaning, InputDigest, Record, SequenceError, Tokenizer,
+};
 
 /// The width of ESM-2 650M.
 const WIDTH: usize = 1280;
@@ -124,7 +126,7 @@ fn job(template: &Template, dtype: OutputDtype, write_threads: usize) {
     };
     let request = Request {
         layers: vec![1],
-        pool: Some(Pool::Mean),
+        pools: vec![Pool::Mean],
         per_token: true,
     };
     let spec = JobSpec {
@@ -132,6 +134,7 @@ fn job(template: &Template, dtype: OutputDtype, write_threads: usize) {
         seqstream: String::new(),
         model: ModelSpec {
             blake3: String::new(),
+            id: None,
             config: model.config.clone(),
         },
         device: "cpu".into(),
@@ -151,6 +154,8 @@ fn job(template: &Template, dtype: OutputDtype, write_threads: usize) {
         share: "1/1".into(),
         names: "first".into(),
         gaps: "keep".into(),
+        bad_records: "stop".into(),
+        chains: "keep".into(),
         uracil: None,
         inputs: vec![InputSpec {
             name: "bench".into(),
@@ -162,6 +167,7 @@ fn job(template: &Template, dtype: OutputDtype, write_threads: usize) {
             alphabet: Alphabet::Protein,
             cleaning: Cleaning::On,
             strict: false,
+            bad_records: BadRecords::Stop,
             memory: None,
             shard_size: spec.shard_size,
             share: Share::ALL,
@@ -172,11 +178,13 @@ fn job(template: &Template, dtype: OutputDtype, write_threads: usize) {
             limit: None,
             capacity: usize::MAX,
             budget: BUDGET,
+            bad_records: BadRecords::Stop,
         },
         request,
         input_records: None,
         piped: false,
         weights: None,
+        trace: seqstream::trace::Trace::off(),
     };
     let job = open_job(dir.path(), spec, false, &Checks::default(), None)
         .unwrap_or_else(|e| panic!("{e}"));

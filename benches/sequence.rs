@@ -17,7 +17,8 @@ use seqstream::pipeline::{
     Checks, PackOptions, ReadOptions, RunOptions, Share, Silent, Stop, open_job, run,
 };
 use seqstream::sequence::{
-    Alphabet, Cleaning, Fragmenter, ReaderOptions, Record, SequenceReader, Tokenizer, clean,
+    Alphabet, BadRecords, Cleaning, Fragmenter, ReaderOptions, Record, SequenceReader, Tokenizer,
+    clean,
 };
 
 const PROTEIN: &[u8] = b"LAGVSERTIDPKQNFYMHWC";
@@ -237,6 +238,7 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
             alphabet: Alphabet::Dna,
             cleaning: Cleaning::On,
             strict: false,
+            bad_records: BadRecords::Stop,
             memory: None,
             shard_size: spec.shard_size,
             share: Share::ALL,
@@ -247,6 +249,7 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
             limit: None,
             capacity: usize::MAX,
             budget: BUDGET,
+            bad_records: BadRecords::Stop,
         },
         request,
         input_records: None,

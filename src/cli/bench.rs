@@ -122,9 +122,10 @@ fn predict(
         memory: None,
         request: Request {
             layers: vec![config.layers],
-            pool: Some(Pool::Mean),
+            pools: vec![Pool::Mean],
             per_token: args.per_token,
         },
+        half_states: false,
         token_budget: args.token_budget,
         threads: args.threads.unwrap_or_else(options::cores),
         longest: workloads.iter().filter_map(Workload::longest).max(),
@@ -164,7 +165,7 @@ fn workloads(
     let random = |length: &usize| Workload::random(checkpoint.config(), *length, tokens);
     let mut found: Vec<Workload> = args.lengths.iter().map(random).collect();
     for path in &args.fasta {
-        found.push(read(path, tokens, model, checkpoint, console)?);
+        found.push(read(path, tokens, args, model, checkpoint, console)?);
     }
     Ok(found)
 }
@@ -172,6 +173,7 @@ fn workloads(
 fn read(
     path: &Path,
     tokens: usize,
+    args: &BenchArgs,
     model: &Path,
     checkpoint: &Checkpoint,
     console: &Console,

@@ -166,7 +166,7 @@ mod tests {
                 vec![LayerOutput {
                     layer: 0,
                     pooled: vec![first],
-                    states: vec![],
+                    states: Vec::new().into(),
                 }]
             }))
         }
@@ -190,7 +190,7 @@ mod tests {
         batch.push(&[token]);
         let request = Request {
             layers: vec![0],
-            pool: None,
+            pools: vec![],
             per_token: false,
         };
         worker.submit(&batch, &request)

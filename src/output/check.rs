@@ -544,7 +544,13 @@ mod tests {
             let dir = JobDir::open(tmp.path()).unwrap();
             let mut shard = ShardWriter::create(&dir, 1, layout).unwrap();
             (0..listed).for_each(|_| shard.reject(&rejected).unwrap());
-            (0..rows).for_each(|_| shard.push("a", &[&[0.5; 8]], &[]).unwrap());
+            let workers = Workers::new(1).unwrap();
+            let row = || Row {
+                id: "a",
+                pooled: vec![&[0.5; 8]],
+                tokens: 0..0,
+            };
+            (0..rows).for_each(|_| shard.push(&[row()], &[], &workers).unwrap());
             let facts = BlockFacts {
                 first_record: 4,
                 rows,

@@ -13,7 +13,7 @@ use crate::backend::{self, BackendError};
 use crate::batch::PackedBatch;
 use crate::dtype::DType;
 use crate::engine::{self, Device, Engine, EngineError, Job, Plan};
-use crate::model::{Embedder, Model, Request};
+use crate::model::{Embedder, Model};
 use crate::trace::host;
 use crate::weights::Checkpoint;
 

@@ -203,6 +203,7 @@ pub fn predict(
         ),
         simd: crate::backend::simd_name().into(),
         token_budget: budget,
+        plan: engine.plan.devices.clone(),
         workloads: Vec::new(),
         cold_start: None,
     };

@@ -26,7 +26,7 @@ fn streamed(slots: usize) -> WeightMode {
 fn request(layers: &[usize], pool: Option<Pool>, per_token: bool) -> Request {
     Request {
         layers: layers.to_vec(),
-        pool,
+        pools: pool.into_iter().collect(),
         per_token,
     }
 }
@@ -61,7 +61,7 @@ type Bits = (usize, Vec<u32>, Vec<u32>);
 
 fn bits(outputs: Vec<LayerOutput>) -> Vec<Bits> {
     let of = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect();
-    let one = |o: LayerOutput| (o.layer, of(&o.pooled), of(&o.states));
+    let one = |o: LayerOutput| (o.layer, of(&o.pooled), of(o.states.f32s()));
     outputs.into_iter().map(one).collect()
 }
 

@@ -353,7 +353,7 @@ fn a_session_opens_a_model_by_name() {
     if std::env::var_os(CHILD).is_some() {
         let request = Request {
             layers: vec![2],
-            pool: Some(Pool::Mean),
+            pools: vec![Pool::Mean],
             per_token: false,
         };
         let open = |name: &str| Session::open(Path::new(name), &Device::Cpu, request.clone());

@@ -99,8 +99,8 @@ fn states_that_cannot_be_stored_are_refused_with_the_record() {
     assert!(length > 4);
     for (threads, rounds) in [(1, false), (3, false), (1, true), (3, true)] {
         job.write_threads = threads;
-        for pool in [Some(Pool::Mean), None] {
-            job.request.pool = pool;
+        for pools in [vec![Pool::Mean], vec![]] {
+            job.request.pools = pools.clone();
             for (token, layer, value) in [
                 (1, 0, 65520.0),
                 (length - 2, 2, -1e30),

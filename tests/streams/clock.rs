@@ -43,7 +43,7 @@ fn run(text: &str, config: &ModelConfig, overlap: bool, states: bool, batches: u
     let job = Job {
         request: Request {
             layers: vec![config.layers],
-            pool: Some(Pool::Mean),
+            pools: vec![Pool::Mean],
             per_token: states,
         },
         token_budget: Some(tokens),
@@ -51,6 +51,9 @@ fn run(text: &str, config: &ModelConfig, overlap: bool, states: bool, batches: u
         longest: workload.longest(),
         memory: None,
         algorithms: Algorithms::new(None).into(),
+        half_states: false,
+        weights: Default::default(),
+        trace: Default::default(),
     };
     let Device::Cuda { .. } = &simulation.device else {
         panic!("{:?}", simulation.device)

@@ -215,7 +215,7 @@ pub fn poolings_are_those_of_the_states(
         );
         for i in 0..batch.len() {
             let rows = |tokens: std::ops::Range<usize>| {
-                output.states[tokens.start * d..tokens.end * d].chunks(d)
+                output.states.f32s()[tokens.start * d..tokens.end * d].chunks(d)
             };
             let pooled = kind.pooled_tokens(batch.range(i));
             let count = pooled.len() as f64;
