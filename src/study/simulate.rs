@@ -157,7 +157,8 @@ pub fn open(
     let devices = driver::devices()?;
     let capability = devices.first().map_or((0, 0), |device| device.capability);
     let dnabert = architecture.kind == ModelKind::Dnabert;
-    let shape = (architecture.head_dim(), !dnabert, dnabert);
+    let head_dim = architecture.head_dim();
+    let shape = (architecture.heads, head_dim, !dnabert, dnabert);
     let mut rates: Vec<String> = costs::needed(shape, options.dtype, capability)
         .into_iter()
         .filter(|rate| !simulator.has_rate(rate))

@@ -12,9 +12,10 @@ use super::attention::AttentionKernels;
 use super::fused::Fused;
 use super::params::{
     AddParams, AttentionItem, AttentionParams, AttentionSlot, AttentionTensorParams, CastParams,
-    EmbedParams, GatedGeluParams, GeluParams, GemmGeluParams, GemmShortParams, LayerNormParams,
-    RepresentParams, RotaryTableParams,
+    EmbedParams, GatedGeluParams, GeluParams, GemmGeluParams, GemmQkvParams, GemmShortParams,
+    LayerNormParams, RepresentParams, RotaryTableParams,
 };
+use super::qkv::Qkv;
 use crate::dtype::DType;
 use crate::gpu::simulator::{Cost, Launch};
 
@@ -30,6 +31,8 @@ const GEMM_SHORT: &CStr = c"gemm_short";
 const GEMM_GELU: &CStr = c"gemm_gelu";
 /// Operations of the gated `gemm_gelu`, by depth.
 const GEMM_GELU_GATED: &CStr = c"gemm_gelu_gated";
+/// Operations of `gemm_qkv`, by depth.
+const GEMM_QKV: &CStr = c"gemm_qkv";
 /// Operations of attention in f32, by length.
 const ATTENTION_F32: &CStr = c"attention_f32";
 /// Operations of attention of short sequences, by length.
@@ -37,13 +40,14 @@ const ATTENTION_SHORT: &CStr = c"attention_short";
 
 /// The rates of all kernels. Those of attention are by the width of the heads; their size is the
 /// length of the sequence.
-pub const RATES: [&CStr; 30] = [
+pub const RATES: [&CStr; 31] = [
     ROWS,
     REPRESENT,
     ROTATE_KEYS,
     GEMM_SHORT,
     GEMM_GELU,
     GEMM_GELU_GATED,
+    GEMM_QKV,
     ATTENTION_F32,
     ATTENTION_SHORT,
     // By mma.sync.
@@ -84,6 +88,8 @@ fn attention_rate(kernel: &str, rotated: bool) -> Option<&'static CStr> {
     }
     let (family, rest) = kernel.split_once('_')?;
     let (_dtype, width) = rest.split_once('_')?;
+    // Keys that were rotated before take the same time, but for the rotation.
+    let width = width.strip_suffix("_ready").unwrap_or(width);
     let queries = match rotated && width.ends_with("_tensor") {
         true => "_queries",
         false => "",
@@ -93,10 +99,10 @@ fn attention_rate(kernel: &str, rotated: bool) -> Option<&'static CStr> {
     found.copied()
 }
 
-/// Returns the rates that a model needs: with heads of `head_dim` columns that are rotated or not,
-/// and with gated layers or not, in `dtype` on a device of this capability.
+/// Returns the rates that a model needs: with so many heads of `head_dim` columns that are rotated or
+/// not, and with gated layers or not, in `dtype` on a device of this capability.
 pub fn needed(
-    (head_dim, rotary, gated): (usize, bool, bool),
+    (heads, head_dim, rotary, gated): (usize, usize, bool, bool),
     dtype: DType,
     capability: (u32, u32),
 ) -> Vec<&'static CStr> {
@@ -106,6 +112,11 @@ pub fn needed(
     } else if Fused::is_on(capability) {
         needed.push(if gated { GEMM_GELU_GATED } else { GEMM_GELU });
     }
+    let by_product = rotary && Qkv::is_on(capability, dtype, [heads, head_dim]);
+    if by_product {
+        needed.push(GEMM_QKV);
+    }
+    let rotary = rotary && !by_product;
     let kernels = AttentionKernels::new(head_dim, dtype, rotary, capability);
     for kernel in kernels.iter().flat_map(|k| k.launches()).flatten() {
         needed.push(match kernel.name.starts_with("rotate_keys") {
@@ -197,6 +208,16 @@ pub fn cost(launch: &Launch<'_>) -> Option<Cost> {
         return Some(Cost {
             rate,
             amount: 2.0 * product * products,
+            size: depth,
+        });
+    }
+    if name.starts_with("gemm_qkv") {
+        let depth = u32(offset_of!(GemmQkvParams, depth))?;
+        let outputs =
+            u32(offset_of!(GemmQkvParams, rows))? * u32(offset_of!(GemmQkvParams, width))?;
+        return Some(Cost {
+            rate: GEMM_QKV,
+            amount: 2.0 * outputs * depth,
             size: depth,
         });
     }
@@ -311,7 +332,7 @@ mod tests {
                         let rotates = kernel.name.starts_with("rotate_keys");
                         assert!(rotates || rate.is_some(), "{}", kernel.name);
                     }
-                    let needed = needed((head_dim, rotary, false), dtype, capability);
+                    let needed = needed((20, head_dim, rotary, false), dtype, capability);
                     assert!(needed.iter().all(|rate| RATES.contains(rate)), "{needed:?}");
                 }
             }
@@ -327,6 +348,7 @@ mod tests {
             Some("attention90_64_tensor")
         );
         assert_eq!(rate("attention_f16_any", true), Some("attention_any"));
+        assert_eq!(rate("attention_f16_64_ready", true), Some("attention_64"));
         assert_eq!(
             rate("attention_f16_64_short", true),
             Some("attention_short")

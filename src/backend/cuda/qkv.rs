@@ -46,6 +46,12 @@ pub(super) struct QkvOperands<'a> {
 }
 
 impl Qkv {
+    /// Returns whether a device of this capability has the kernel for heads of this number and
+    /// width.
+    pub fn is_on(capability: (u32, u32), dtype: DType, heads: [usize; 2]) -> bool {
+        capability == (9, 0) && dtype != DType::F32 && takes(heads)
+    }
+
     /// Loads the kernel; returns `None` if the device, the dtype or the heads have none.
     ///
     /// # Errors
@@ -61,7 +67,7 @@ impl Qkv {
             DType::Bf16 => Element::Bf16,
             DType::F32 => return Ok(None),
         };
-        if device.capability != (9, 0) || !takes(heads) {
+        if !Self::is_on(device.capability, dtype, heads) {
             return Ok(None);
         }
         let [_, head_dim] = heads;
