@@ -255,6 +255,13 @@ mod tests {
             assert!(events.iter().enumerate().all(|(i, e)| e["n"] == i));
         }
         assert!(std::fs::metadata(&path).unwrap().len() > 2 * GROWTH);
+        // A write that is cut at the border of a page cuts no event.
+        let text = std::fs::read(&path).unwrap();
+        for page in text.chunks(PAGE as usize) {
+            let lines = String::from_utf8_lossy(page);
+            let opens = lines.matches("{\"n\"").count();
+            assert_eq!(opens, lines.matches("\"}").count());
+        }
         assert!(!file.push(&"z".repeat(4095), TAIL).unwrap());
         file.finish("],\n\"whole\": true}\n").unwrap();
         let text = std::fs::read_to_string(&path).unwrap();

@@ -10,6 +10,7 @@ mod foreign;
 mod kill;
 mod output;
 mod process;
+mod trace;
 
 #[path = "../support"]
 mod support {

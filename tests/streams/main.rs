@@ -8,6 +8,7 @@ mod driver;
 mod faults;
 mod loader;
 mod overlap;
+mod timeline;
 
 #[path = "../support"]
 mod support {

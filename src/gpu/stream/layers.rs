@@ -6,7 +6,7 @@ use super::job::{Job, JobGuard};
 use super::manager::StreamSet;
 use super::timeline::{Timeline, Work, timed};
 use crate::gpu::driver::{Context, DriverError, Fence, Stream};
-use crate::trace::{Args, Category, host};
+use crate::trace::{Args, Category, Span, host};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -113,18 +113,9 @@ impl LayerFences {
     /// # Errors
     /// As for [`wait_enqueued`](Self::wait_enqueued), or an error of the driver.
     pub fn wait(&self, layer: u64, stream: &Stream) -> Result<(), StreamError> {
-        if layer >= self.recorded() {
-            let trace = self.timeline.as_ref().map(|t| t.trace().clone());
-            let name = "wait until the weights are queued";
-            let thread = (host::COMPUTING, 0);
-            let mut span = trace
-                .unwrap_or_default()
-                .span(thread, name, Category::HostWait);
-            span.note(|args| args.layer = Some(layer));
-            self.wait_enqueued(layer)?;
-        } else {
-            self.wait_enqueued(layer)?;
-        }
+        let waiting = (layer >= self.recorded()).then(|| self.waiting(layer));
+        self.wait_enqueued(layer)?;
+        drop(waiting);
         let args = Args {
             layer: Some(layer),
             ..Args::default()
@@ -133,6 +124,15 @@ impl LayerFences {
         let wait = || stream.wait(self.fence(layer));
         let enqueued = timed(self.timeline.as_ref(), stream, work, wait);
         enqueued.map_err(|e| self.job.fail(e.into()))
+    }
+
+    /// Opens the interval in which the host waits until a layer's fence is recorded, in the trace.
+    fn waiting(&self, layer: u64) -> Option<Span> {
+        let trace = self.timeline.as_ref()?.trace();
+        let thread = (host::COMPUTING, 0);
+        let mut span = trace.span(thread, "wait for the loader", Category::HostWait);
+        span.note(|args| args.layer = Some(layer));
+        Some(span)
     }
 
     /// Says that no more layers will be recorded, and wakes the threads that wait for one.

@@ -354,15 +354,8 @@ impl StreamProcessor {
         if !oldest.stored {
             let fence = &self.slots[oldest.slot].stored;
             self.note(batch, || format!("wait for {fence}"));
-            let waited = match &self.timeline {
-                None => fence.wait(),
-                Some(timeline) => {
-                    let waited = timeline.host_wait(fence, of_pass(batch));
-                    timeline.read();
-                    waited
-                }
-            };
-            waited.map_err(|e| {
+            let began = Timeline::now(self.timeline.as_ref());
+            fence.wait().map_err(|e| {
                 let at = At {
                     stream: Some((StreamName::Store, self.store.number())),
                     batch: Some(batch),
@@ -370,6 +363,7 @@ impl StreamProcessor {
                 };
                 self.fail(e.at(&at))
             })?;
+            Timeline::waited(self.timeline.as_ref(), began, of_pass(batch));
         }
         if let Some(oldest) = self.in_flight.front_mut() {
             oldest.stored = true;

@@ -92,6 +92,16 @@ struct Pending {
     event: Event,
 }
 
+impl Pending {
+    /// Returns the milliseconds from the time of `base` to the start, and from the start to the end;
+    /// `None` unless both fences are passed. The driver refuses to tell the time of another fence.
+    fn times(&self, base: &Fence) -> Option<(f64, f64)> {
+        let length = self.end.milliseconds_since(&self.start).ok()??;
+        let since = self.start.milliseconds_since(base).ok()??;
+        Some((since.into(), length.into()))
+    }
+}
+
 /// The intervals of one stream, in the order of the stream.
 #[derive(Debug)]
 struct Queue {
@@ -284,25 +294,27 @@ impl Timeline {
         }
     }
 
-    /// Waits for a fence on the host, and records the wait.
-    ///
-    /// # Errors
-    /// The error of the driver.
-    pub fn host_wait(&self, fence: &Fence, args: Args) -> Result<(), DriverError> {
-        let start_ns = self.trace.now();
-        fence.wait()?;
-        self.trace.add(Event {
-            track: self.thread(),
+    /// Returns the time, for [`Timeline::waited`]; 0 without a timeline.
+    pub fn now(timeline: Option<&Arc<Self>>) -> u64 {
+        timeline.map_or(0, |t| t.trace.now())
+    }
+
+    /// Records that the host has waited for the device since `began`, and reads the intervals that
+    /// have ended.
+    pub fn waited(timeline: Option<&Arc<Self>>, began: u64, args: Args) {
+        let Some(timeline) = timeline else { return };
+        timeline.read();
+        timeline.trace.add(Event {
+            track: timeline.thread(),
             name: "cudaEventSynchronize".into(),
             category: Category::Runtime,
-            start_ns,
-            end_ns: self.trace.now(),
+            start_ns: began,
+            end_ns: timeline.trace.now(),
             args: Args {
-                device: Some(self.stream.context().ordinal()),
+                device: Some(timeline.stream.context().ordinal()),
                 ..args
             },
         });
-        Ok(())
     }
 
     /// Reads the intervals that have ended, without waiting for any. This is called when the host
@@ -343,19 +355,14 @@ impl State {
         let mut newest: Option<f64> = None;
         for queue in &mut self.queues {
             while let Some(next) = queue.pending.front() {
-                // The driver refuses to tell the time of a fence that is not passed.
-                let Ok(Some(length)) = next.end.milliseconds_since(&next.start) else {
-                    break;
-                };
-                let Ok(Some(since)) = next.start.milliseconds_since(&self.base) else {
+                let Some((since, length)) = next.times(&self.base) else {
                     break;
                 };
                 let Some(Pending { start, end, event }) = queue.pending.pop_front() else {
                     break;
                 };
-                let since = f64::from(since);
                 let start_ns = self.base_ns + since * 1e6;
-                let end_ns = start_ns + f64::from(length.max(0.0)) * 1e6;
+                let end_ns = start_ns + length.max(0.0) * 1e6;
                 newest = Some(newest.map_or(end_ns, |n| n.max(end_ns)));
                 // The work of a stream runs in order: what rounding and a correction of the clock
                 // change must not make two intervals overlap.

@@ -309,15 +309,9 @@ impl Uploader {
                 }
                 let slot = &slots[*next];
                 // For a slot that was never used this returns at once.
-                match &*timeline {
-                    None => slot.left.wait().map_err(fail)?,
-                    Some(timeline) => {
-                        timeline
-                            .host_wait(&slot.left, Args::default())
-                            .map_err(fail)?;
-                        timeline.read();
-                    }
-                }
+                let began = Timeline::now(timeline.as_ref());
+                slot.left.wait().map_err(fail)?;
+                Timeline::waited(timeline.as_ref(), began, Args::default());
                 // SAFETY: the fence after the last copy out of the slot has been passed. The slot's
                 // bytes are touched again only after `send` has waited for the copiers or, after an
                 // error, when the scope has waited.
