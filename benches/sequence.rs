@@ -17,7 +17,7 @@ use seqstream::pipeline::{
     Checks, PackOptions, ReadOptions, RunOptions, Share, Silent, Stop, open_job, run,
 };
 use seqstream::sequence::{
-    Alphabet, Cleaning, ReaderOptions, Record, SequenceReader, Tokenizer, clean,
+    Alphabet, BadRecords, Cleaning, ReaderOptions, Record, SequenceReader, Tokenizer, clean,
 };
 
 const PROTEIN: &[u8] = b"LAGVSERTIDPKQNFYMHWC";
@@ -236,6 +236,7 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
             alphabet: Alphabet::Dna,
             cleaning: Cleaning::On,
             strict: false,
+            bad_records: BadRecords::Stop,
             memory: None,
             shard_size: spec.shard_size,
             share: Share::ALL,
@@ -244,6 +245,7 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
         pack: PackOptions {
             limit: None,
             capacity: usize::MAX,
+            bad_records: BadRecords::Stop,
             budget: BUDGET,
         },
         request,
