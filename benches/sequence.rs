@@ -248,8 +248,8 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
         pack: PackOptions {
             limit: None,
             capacity: usize::MAX,
-            budget: BUDGET,
             bad_records: BadRecords::Stop,
+            budget: BUDGET,
         },
         request,
         input_records: None,
