@@ -278,7 +278,11 @@ fn newer_attention_kernels_are_named_in_the_identity() {
         for model in built.model.members() {
             let cuda = model.backend();
             let (major, minor) = cuda.device().capability;
-            let named = if (major, minor) == (9, 0) { hopper } else { other };
+            let named = if (major, minor) == (9, 0) {
+                hopper
+            } else {
+                other
+            };
             assert_eq!(cuda.attention_bits(), named, "{hidden} {dtype:?}");
             let end = named.map_or(format!("sm_{major}{minor}"), |name| format!(", {name}"));
             assert!(seqstream::engine::chip(cuda).ends_with(&end), "{end}");

@@ -250,7 +250,11 @@ impl AttentionKernels {
             attention: block("_ready"),
             rows,
         });
-        let long = block(if rotary || exact.is_none() { "" } else { "_ready" });
+        let long = block(if rotary || exact.is_none() {
+            ""
+        } else {
+            "_ready"
+        });
         Some(Self {
             long,
             short_tokens: short
@@ -661,7 +665,9 @@ mod tests {
         assert_eq!(rows(&kernels, 384), [192, 192]);
         // Without wgmma: items of as many queries as a block takes, and keys of more than one item
         // are rotated before, where there is a kernel for it.
-        for (head_dim, rotary, items) in [(64, true, 3), (24, true, 3), (40, true, 0), (64, false, 0)] {
+        for (head_dim, rotary, items) in
+            [(64, true, 3), (24, true, 3), (40, true, 0), (64, false, 0)]
+        {
             let kernels = AttentionKernels::new(head_dim, DType::F16, rotary, (8, 6)).unwrap();
             assert_eq!(rows(&kernels, 128), [128]);
             assert_eq!(rows(&kernels, 350), [128, 128, 94]);
