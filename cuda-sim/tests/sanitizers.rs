@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The kernel files whose kernels have cases in `emu/race/cases.cpp`.
-const KERNELS: [&str; 13] = [
+const KERNELS: [&str; 14] = [
     "tests/kernels/planted.cu",
     "../kernels/conformance.cu",
     "../kernels/norm/layer_norm.cu",
@@ -25,7 +25,7 @@ const KERNELS: [&str; 13] = [
 ];
 
 /// Cases without a mistake.
-const CLEAN: [&str; 26] = [
+const CLEAN: [&str; 27] = [
     "reverse",
     "copy",
     "pipeline",
