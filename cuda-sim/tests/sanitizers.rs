@@ -7,11 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The kernel files whose kernels have cases in `emu/race/cases.cpp`.
-<<<<<<< HEAD
 const KERNELS: [&str; 15] = [
-=======
-const KERNELS: [&str; 14] = [
->>>>>>> s18a
     "tests/kernels/planted.cu",
     "../kernels/conformance.cu",
     "../kernels/norm/layer_norm.cu",
@@ -30,11 +26,7 @@ const KERNELS: [&str; 14] = [
 ];
 
 /// Cases without a mistake.
-<<<<<<< HEAD
 const CLEAN: [&str; 32] = [
-=======
-const CLEAN: [&str; 27] = [
->>>>>>> s18a
     "reverse",
     "copy",
     "pipeline",
