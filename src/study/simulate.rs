@@ -8,6 +8,7 @@ use super::cold::{ColdRound, ColdStart};
 use super::{Workload, median};
 use crate::architecture::{ModelConfig, ModelKind};
 use crate::backend::cuda::costs;
+use crate::batch::PackedBatch;
 use crate::dtype::DType;
 use crate::engine::{self, Device, EngineError, Job};
 use crate::gpu::driver::{self, DriverError};
@@ -210,7 +211,7 @@ pub fn predict(
     };
     for workload in workloads {
         let batches = workload.pack(budget);
-        let tokens: usize = workload.sequences.iter().map(Vec::len).sum();
+        let tokens: usize = batches.iter().map(PackedBatch::total).sum();
         let mut round = || {
             let clock = || simulation.simulator.now();
             round_by(&mut *engine.embedder, &batches, job, &clock)

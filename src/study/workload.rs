@@ -106,7 +106,9 @@ impl Workload {
         self.sequences.iter().map(Vec::len).max()
     }
 
-    /// Packs consecutive sequences into batches of up to `budget` tokens, as the pipeline does.
+    /// Packs consecutive sequences into batches of up to `budget` tokens, as the pipeline does. A last
+    /// batch that is not half full is left out: a round is short, and such a batch costs far more per
+    /// token than the others, above all where it has to wait for streamed weights.
     pub(super) fn pack(&self, budget: usize) -> Vec<PackedBatch> {
         let mut batches = vec![PackedBatch::new()];
         for sequence in &self.sequences {
@@ -117,6 +119,9 @@ impl Workload {
             if let Some(batch) = batches.last_mut() {
                 batch.push(sequence);
             }
+        }
+        if batches.len() > 1 && batches.last().is_some_and(|b| 2 * b.total() < budget) {
+            batches.pop();
         }
         batches
     }
@@ -183,6 +188,9 @@ mod tests {
             batches.iter().map(PackedBatch::total).collect()
         };
         assert_eq!(totals(40), [40, 40, 20]);
+        // The last batch is not half full.
+        assert_eq!(totals(30), [30; 3]);
+        assert_eq!(totals(1000), [100]);
         // A sequence that is longer than the budget is a batch of its own.
         assert_eq!(totals(9), [10; 10]);
     }
