@@ -111,7 +111,9 @@ impl<'a> Writer<'a> {
                     }
                     let written = shard.complete(end.facts)?;
                     drop(span);
-                    self.waiting_for_disk(|| to_finisher.send(written))?;
+                    if self.waiting_for_disk(|| to_finisher.send(written).is_err()) {
+                        return Err(StopReason::Disconnected);
+                    }
                 }
             }
         }

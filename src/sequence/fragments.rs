@@ -195,7 +195,7 @@ impl Fragmenter {
         let mut dropped = 0;
         for codon in self.codes.get(offset..)?.chunks_exact(3) {
             let residue = codon.iter().fold(0, |n, &code| n << 2 | usize::from(code));
-            if codon.iter().any(|&code| code == OTHER) {
+            if codon.contains(&OTHER) {
                 dropped += 1;
                 continue;
             }
