@@ -220,9 +220,15 @@ impl Clock {
             let allocated = || self.allocated.range(..=*source).next_back();
             let left = self.left.get(source).or_else(|| Some(allocated()?.1));
             let left = left.copied().unwrap_or(0.0);
-            let start = self.fill.free_at(left, duration);
-            self.fill.take(start, duration);
-            self.reach(start + duration);
+            if *bytes <= SMALL_COPY {
+                // Tokens and work lists: the submitting thread writes them itself. If they queued for
+                // the copiers, their turn would depend on how far a loader has really come.
+                self.reach(left + duration);
+            } else {
+                let start = self.fill.free_at(left, duration);
+                self.fill.take(start, duration);
+                self.reach(start + duration);
+            }
         }
         self.work(host);
         self.now() + latency

@@ -55,7 +55,7 @@ fn refused(text: &str, arguments: &[&str]) -> (i32, String) {
 
 const LENGTHS: [&str; 4] = ["--lengths", "350,1022", "--rounds", "3"];
 
-/// The measured figures are those of the second table of
+/// The measured figures are those of "All parts together" in
 /// benches/results/2026-11-29-models-h200.md.
 #[test]
 fn an_h200_is_predicted_within_a_tenth_of_what_was_measured() {
@@ -63,12 +63,13 @@ fn an_h200_is_predicted_within_a_tenth_of_what_was_measured() {
         return;
     }
     for (model, measured) in [
-        ("8M", [13_455_366.0, 10_070_249.0]),
-        ("150M", [1_262_274.0, 1_085_045.0]),
-        ("650M", [397_134.0, 359_747.0]),
-        ("dnabert-s", [2_067_510.0, 1_830_971.0]),
-        ("3B", [103_237.0, 97_672.0]),
-        ("15B", [20_684.0, 20_183.0]),
+        ("8M", &[14_208_399.0, 10_421_700.0][..]),
+        ("150M", &[1_274_747.0, 1_071_215.0]),
+        ("650M", &[402_971.0, 370_613.0]),
+        ("dnabert-s", &[2_087_700.0, 1_851_368.0]),
+        ("3B", &[101_661.0, 97_189.0]),
+        // It was measured at 350 alone.
+        ("15B", &[20_282.0]),
     ] {
         let mut arguments = vec!["--model", model];
         arguments.extend(LENGTHS);
@@ -86,38 +87,24 @@ fn an_h200_is_predicted_within_a_tenth_of_what_was_measured() {
     }
 }
 
-/// The measured figures are the cold starts in f16 of benches/results/2026-11-27-nvidia-h200.md: the
-/// seconds of loading, and how much of what could be hidden is. 15B was not measured there; its
-/// hidden share is that of docs/performance.md.
+/// The measured seconds of loading are those of the cold starts in f16 of
+/// benches/results/2026-11-27-nvidia-h200.md. How much of it is hidden is not compared, since it
+/// depends on how far the thread that loads really was when the first pass began.
 #[test]
-fn a_cold_start_is_predicted_within_a_tenth_of_what_was_measured() {
+fn the_loading_of_a_cold_start_is_predicted() {
     if !has_kernels() {
         return;
     }
-    for (model, seconds, measured) in [
-        ("650M", Some(0.1), 0.98),
-        ("3B", Some(0.309), 0.985),
-        ("15B", None, 0.986),
-    ] {
-        let arguments = [
-            "--model",
-            model,
-            "--lengths",
-            "350",
-            "--rounds",
-            "1",
-            "--cold",
-        ];
+    for (model, seconds) in [("650M", 0.1), ("3B", 0.309)] {
+        let mut arguments = vec!["--model", model, "--lengths", "350"];
+        arguments.extend(["--rounds", "1", "--cold"]);
         let output = bench(&machine("h200.toml"), &arguments);
         assert!(output.status.success(), "{output:?}");
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         let cold = &report["cold_start"];
-        let hidden = cold["hidden_of_what_could_be"].as_f64().unwrap();
-        assert!((hidden / measured - 1.0).abs() < 0.1, "{model}: {cold}");
         // Cold starts of one machine differ by some 5 %, and the hosts of two machines by more.
         let load = cold["load_seconds"].as_f64().unwrap();
-        let near = |seconds: f64| (0.75..1.25).contains(&(load / seconds));
-        assert!(seconds.is_none_or(near), "{model}: {cold}");
+        assert!((0.75..1.25).contains(&(load / seconds)), "{model}: {cold}");
     }
 }
 
@@ -156,18 +143,17 @@ fn a_prediction_does_not_change_from_run_to_run() {
 }
 
 #[test]
-fn a_model_that_does_not_fit_is_the_error_of_the_engine() {
+fn a_model_that_is_larger_than_the_card_is_streamed() {
     if !has_kernels() {
         return;
     }
-    let arguments = ["--model", "15B", "--lengths", "350"];
+    let arguments = ["--model", "15B", "--lengths", "350", "--rounds", "1"];
     let output = bench(&machine("rtx4090.toml"), &arguments);
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(8), "{message}");
-    assert!(
-        message.contains("GiB") || message.contains("GB"),
-        "{message}"
-    );
+    assert!(output.status.success(), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["plan"][0]["streamed"], true, "{report}");
+    let rate = report["workloads"][0]["tokens_per_second"].as_f64();
+    assert!(rate.unwrap() > 100.0, "{report}");
 }
 
 #[test]
@@ -198,11 +184,11 @@ fn a_wrong_machine_file_is_refused_before_anything_runs() {
         assert!(message.contains("machine.toml: line "), "{message}");
     }
     // A rate that only some models need.
-    let cut = good.replace("[rates.attention90_64]", "[rates.attention_96]");
+    let cut = good.replace("[rates.gemm_qkv]", "[rates.attention_96]");
     let (code, message) = refused(&cut, &arguments);
     assert_eq!(code, 2, "{message}");
     assert!(
-        message.contains("the model needs attention90_64, which the file does not have"),
+        message.contains("the model needs gemm_qkv, which the file does not have"),
         "{message}"
     );
 }
