@@ -136,8 +136,8 @@ fn figures(report: &OverlapReport) -> Vec<Figure> {
     // Both timelines have the same scale.
     let longest = report.timelines.iter().map(|t| t.nanoseconds).max();
     for streams in [true, false] {
-        let found = report.timelines.iter();
-        let last = found.filter(|t| t.setting.streams == streams).next_back();
+        let mut found = report.timelines.iter();
+        let last = found.find(|t| t.setting.streams == streams);
         let Some(pass) = last else { continue };
         let name = if streams { "on" } else { "off" };
         all.push(Figure {
