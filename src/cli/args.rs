@@ -90,6 +90,8 @@ pub enum Command {
     Tokenize(TokenizeArgs),
     /// Measure the speed of a model on a device, also compared with its matrix products alone
     Bench(BenchArgs),
+    /// Study how much of the movement of data hides behind computing on a GPU, over many settings
+    Overlap(OverlapArgs),
     /// Show the devices of this machine and what this build supports
     Doctor(DoctorArgs),
     /// Print a completion script for a shell
@@ -414,6 +416,42 @@ pub struct BenchArgs {
     /// FILE with the ending .seqstream.json, in the format of docs/overlap.md
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The arguments of `seqstream overlap`.
+#[derive(Debug, Args)]
+pub struct OverlapArgs {
+    /// Model folder or file, or name of a model; the speed does not depend on the values of the
+    /// weights. With --simulate also one of 8M, 35M, 150M, 650M, 3B, 15B and dnabert-s
+    #[arg(long, short, value_name = "MODEL")]
+    pub model: PathBuf,
+    /// The CUDA device that computes, such as cuda:0
+    #[arg(long, value_name = "DEVICE", default_value = "cuda:0")]
+    pub device: String,
+    /// Predict the study on the first device of this machine file instead, without computing
+    /// anything: machines/ in the source has some
+    #[arg(long, value_name = "FILE", conflicts_with = "device")]
+    pub simulate: Option<PathBuf>,
+    /// Data type of the computation [default: f16]
+    #[arg(long, value_name = "DTYPE")]
+    pub dtype: Option<DtypeArg>,
+    /// Lengths of the random sequences, in tokens
+    #[arg(long, value_name = "N,...", value_delimiter = ',', required = true, value_parser = bench_length())]
+    pub lengths: Vec<usize>,
+    /// Number of timed rounds of each setting, whose median is reported; with --simulate there is
+    /// one, because virtual time has no noise
+    #[arg(long, value_name = "N", default_value = "3", value_parser = up_to(1000), conflicts_with = "simulate")]
+    pub rounds: usize,
+    /// Number of CPU threads, at most 1024 [default: all cores]
+    #[arg(long, value_name = "N", value_parser = threads())]
+    pub threads: Option<usize>,
+    /// Directory, new or empty, for overlap.json, overlap.csv, the page overlap.html, and each
+    /// figure as SVG
+    #[arg(long, short, value_name = "DIR")]
+    pub out: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -16,6 +16,7 @@ mod merge;
 mod model;
 mod models;
 mod options;
+mod overlap;
 mod progress;
 mod remedy;
 mod summary;
@@ -36,6 +37,7 @@ pub fn run(command: Command, console: &Console) -> Result<(), Failure> {
         Command::Models(args) => models::run(&args, console),
         Command::Tokenize(args) => tokenize::run(&args, console),
         Command::Bench(args) => bench::run(&args, console),
+        Command::Overlap(args) => overlap::run(&args, console),
         Command::Doctor(args) => doctor::run(&args, console),
         Command::Completions(args) => completions::run(&args, console),
     }

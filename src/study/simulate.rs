@@ -2,15 +2,18 @@
 //! simulated driver in virtual time, and nothing is computed.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::bench::{BenchReport, WorkloadReport, failed, one, round_by};
 use super::cold::{ColdRound, ColdStart};
+use super::overlap::{OverlapOptions, OverlapReport, Setting};
 use super::{Workload, median};
 use crate::architecture::{ModelConfig, ModelKind};
 use crate::backend::cuda::costs;
 use crate::batch::PackedBatch;
 use crate::dtype::DType;
 use crate::engine::{self, Device, EngineError, Job};
+use crate::gpu::cublaslt::Algorithms;
 use crate::gpu::driver::{self, DriverError};
 use crate::gpu::simulator::{Simulator, SimulatorError};
 use crate::model::Embedder;
@@ -279,4 +282,33 @@ pub fn cold(
         // Virtual time has no noise.
         rounds: vec![round],
     })
+}
+
+/// Predicts a study of overlap on the first device.
+///
+/// # Errors
+/// As for [`predict`].
+pub fn overlap(
+    simulation: &Simulation,
+    lengths: &[usize],
+    threads: usize,
+    note: &mut dyn FnMut(&Setting),
+) -> Result<OverlapReport, SimulateError> {
+    let Device::Cuda { devices, dtype, .. } = &simulation.device else {
+        return Err(EngineError::NoDevice.into());
+    };
+    let options = OverlapOptions {
+        device: *devices.first().ok_or(EngineError::NoDevice)?,
+        dtype: *dtype,
+        lengths,
+        // Virtual time has no noise.
+        rounds: 1,
+        threads,
+        // A choice of the simulated library is of no use to a later job.
+        algorithms: Arc::new(Algorithms::new(None)),
+        clock: &|| simulation.simulator.now(),
+    };
+    let mut report = super::overlap::overlap(&simulation.checkpoint, &options, note)?;
+    report.place = format!("simulated {}: {}", simulation.machine, report.place);
+    Ok(report)
 }

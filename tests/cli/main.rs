@@ -12,6 +12,7 @@ mod foreign;
 mod inputs;
 mod kill;
 mod output;
+mod overlap;
 mod process;
 mod simulate;
 mod trace;

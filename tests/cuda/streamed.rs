@@ -379,7 +379,7 @@ fn a_fault_while_layers_are_streamed_is_one_clean_error() {
         "cuEventSynchronize",
         "cuLaunchKernel",
     ] {
-        for (i, n) in (1..).step_by(9).enumerate() {
+        for (i, n) in (1..).step_by(23).enumerate() {
             watchdog.alive();
             let Some(devices) = Devices::take(1, n % 5) else {
                 return;
@@ -404,7 +404,7 @@ fn a_fault_while_layers_are_streamed_is_one_clean_error() {
                 assert!(text.contains(&format!("failed with {code} (")), "{what}");
                 assert!(model.submit(&work[0].0, &work[0].1).is_err(), "{what}");
                 errors += 1;
-                of_loads += usize::from(text.contains("load stream"));
+                of_loads += usize::from(text.contains("loading weights"));
             }
             drop(model);
             let Devices {
@@ -420,7 +420,7 @@ fn a_fault_while_layers_are_streamed_is_one_clean_error() {
             }
         }
     }
-    assert!(errors > 15 && of_loads > 2, "{errors}, {of_loads} of loads");
+    assert!(errors > 6 && of_loads > 0, "{errors}, {of_loads} of loads");
 }
 
 /// Plans passes of 256 tokens on a simulated device of so many bytes; `None` if there is no such

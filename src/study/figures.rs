@@ -1,0 +1,307 @@
+//! The files of a study of overlap: its points as CSV, its figures as SVG, and a page with all of
+//! it that needs no other file.
+
+use std::fmt::Write as _;
+
+use super::overlap::{OverlapPoint, OverlapReport, PassTimeline};
+use super::svg::{Axis, Bar, Chart, Lane, Mark, Scale, Series, Timeline, escaped};
+
+/// A file of a study.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StudyFile {
+    /// Its name.
+    pub name: String,
+    /// What it holds.
+    pub text: String,
+}
+
+/// A figure, and what it shows.
+struct Figure {
+    file: StudyFile,
+    caption: &'static str,
+}
+
+/// Returns all files of the study. The JSON is that of the report.
+///
+/// # Errors
+/// If the report cannot be serialised, which only a defect could cause.
+pub fn files(report: &OverlapReport) -> Result<Vec<StudyFile>, serde_json::Error> {
+    let file = |name: &str, text: String| StudyFile {
+        name: name.into(),
+        text,
+    };
+    let figures = figures(report);
+    let mut all = vec![
+        file("overlap.json", serde_json::to_string_pretty(report)? + "\n"),
+        file("overlap.csv", csv(report)),
+        file("overlap.html", page(report, &figures)),
+    ];
+    all.extend(figures.into_iter().map(|figure| figure.file));
+    Ok(all)
+}
+
+/// A column of the CSV: its name, and its value for a point.
+type Column = (&'static str, fn(&OverlapPoint) -> String);
+
+fn number(value: f64) -> String {
+    value.to_string()
+}
+
+fn optional(value: Option<f64>) -> String {
+    value.map_or_else(String::new, number)
+}
+
+/// Returns the points as CSV. No value has a comma or a quotation mark.
+pub fn csv(report: &OverlapReport) -> String {
+    macro_rules! columns {
+        ($($name:ident $how:ident),* $(,)?) => {
+            [$((stringify!($name), |p| columns!(@ $how p.$name))),*]
+        };
+        (@ number $value:expr) => { number($value) };
+        (@ optional $value:expr) => { optional($value) };
+        (@ text $value:expr) => { $value.to_string() };
+    }
+    let settings: [Column; 5] = [
+        ("length", |p| p.setting.length.to_string()),
+        ("token_budget", |p| p.setting.token_budget.to_string()),
+        ("weights", |p| p.setting.weights()),
+        ("streams", |p| p.setting.streams.to_string()),
+        ("per_token", |p| p.setting.per_token.to_string()),
+    ];
+    let figures: [Column; 20] = columns![
+        tokens_per_pass text,
+        tokens_per_second number,
+        spread number,
+        wall_seconds number,
+        load_seconds number,
+        compute_seconds number,
+        store_seconds number,
+        bus_seconds number,
+        hidden_of_load optional,
+        ceiling optional,
+        exposed_load_seconds optional,
+        copies_hidden number,
+        stores_hidden number,
+        load_of_wall number,
+        idle_seconds number,
+        idle_loading_seconds number,
+        idle_storing_seconds number,
+        idle_other_seconds number,
+        bound_seconds number,
+        bound_of_wall number,
+    ];
+    let columns: Vec<&Column> = settings.iter().chain(&figures).collect();
+    let names: Vec<&str> = columns.iter().map(|c| c.0).collect();
+    let mut out = names.join(",") + "\n";
+    for point in &report.points {
+        let values: Vec<String> = columns.iter().map(|c| (c.1)(point)).collect();
+        out += &(values.join(",") + "\n");
+    }
+    out
+}
+
+fn figures(report: &OverlapReport) -> Vec<Figure> {
+    let mut lengths: Vec<usize> = report.points.iter().map(|p| p.setting.length).collect();
+    lengths.dedup();
+    let mut all = Vec::new();
+    for length in lengths {
+        // Curves are of overlapping streams and pooled results.
+        let points: Vec<&OverlapPoint> = report
+            .points
+            .iter()
+            .filter(|p| p.setting.length == length && p.setting.streams && !p.setting.per_token)
+            .collect();
+        let mut kinds: Vec<Option<usize>> = points.iter().map(|p| p.setting.slots).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let title = |what: &str| format!("{what}: {}, length {length}", report.model);
+        if kinds.iter().any(Option::is_some) {
+            all.push(Figure {
+                file: StudyFile {
+                    name: format!("hidden-{length}.svg"),
+                    text: hidden(&points, &kinds, title("Hidden loading")).svg(),
+                },
+                caption: "The part of the loading of streamed layers that takes no time, and what could be hidden at best (dashed).",
+            });
+        }
+        let knee = knee(report, length);
+        all.push(Figure {
+            file: StudyFile {
+                name: format!("rate-{length}.svg"),
+                text: rate(&points, &kinds, title("Rate"), knee).svg(),
+            },
+            caption: "Tokens per second with all layers on the device and with streamed layers. From the dashed line on, computing a pass takes longer than loading its layers.",
+        });
+    }
+    // Both timelines have the same scale.
+    let longest = report.timelines.iter().map(|t| t.nanoseconds).max();
+    for streams in [true, false] {
+        let mut found = report.timelines.iter();
+        let last = found.find(|t| t.setting.streams == streams);
+        let Some(pass) = last else { continue };
+        let name = if streams { "on" } else { "off" };
+        all.push(Figure {
+            file: StudyFile {
+                name: format!("timeline-streams-{name}.svg"),
+                text: timeline(pass, longest.unwrap_or_default()).svg(),
+            },
+            caption: if streams {
+                "One pass through two slots, with streams."
+            } else {
+                "The same pass without streams."
+            },
+        });
+    }
+    all
+}
+
+/// Returns the tokens per pass from which on computing takes longer than loading: those for which
+/// both take the same time at the speed of the largest pass.
+fn knee(report: &OverlapReport, length: usize) -> Option<f64> {
+    let load = report.load_seconds_per_pass?;
+    let largest = report
+        .points
+        .iter()
+        .filter(|p| p.setting.length == length && p.setting.streams && !p.setting.per_token)
+        .max_by_key(|p| p.tokens_per_pass)?;
+    let passes = report.passes as f64;
+    let per_token = largest.compute_seconds / passes / largest.tokens_per_pass as f64;
+    Some(load / per_token).filter(|knee| knee.is_finite())
+}
+
+fn name(slots: Option<usize>) -> String {
+    match slots {
+        None => "all layers resident".into(),
+        Some(slots) => format!("streamed through {slots} slots"),
+    }
+}
+
+fn curve(
+    points: &[&OverlapPoint],
+    slots: Option<usize>,
+    value: impl Fn(&OverlapPoint) -> Option<f64>,
+) -> Vec<(f64, f64)> {
+    let of = points.iter().filter(|p| p.setting.slots == slots);
+    of.filter_map(|p| Some((p.tokens_per_pass as f64, value(p)?)))
+        .collect()
+}
+
+fn hidden(points: &[&OverlapPoint], kinds: &[Option<usize>], title: String) -> Chart {
+    let percent = |share: Option<f64>| share.map(|share| 100.0 * share);
+    let mut series = Vec::new();
+    for (slots, colour) in kinds.iter().filter(|k| k.is_some()).zip(0..) {
+        series.push(Series {
+            name: name(*slots),
+            mark: Mark::Measured,
+            colour,
+            points: curve(points, *slots, |p| percent(p.hidden_of_load)),
+        });
+        series.push(Series {
+            name: format!("ceiling, {}", name(*slots)),
+            mark: Mark::Bound,
+            colour,
+            points: curve(points, *slots, |p| percent(p.ceiling)),
+        });
+    }
+    Chart {
+        title,
+        x: Axis::new("tokens per pass", Scale::Log),
+        y: Axis {
+            range: Some((0.0, 105.0)),
+            ..Axis::new("hidden loading, %", Scale::Linear)
+        },
+        series,
+    }
+}
+
+fn rate(
+    points: &[&OverlapPoint],
+    kinds: &[Option<usize>],
+    title: String,
+    knee: Option<f64>,
+) -> Chart {
+    let mut series: Vec<Series> = kinds
+        .iter()
+        .zip(0..)
+        .map(|(slots, colour)| Series {
+            name: name(*slots),
+            mark: Mark::Measured,
+            colour,
+            points: curve(points, *slots, |p| Some(p.tokens_per_second)),
+        })
+        .collect();
+    let most = points.iter().map(|p| p.tokens_per_second);
+    let most = most.fold(0.0, f64::max);
+    if let Some(knee) = knee {
+        series.push(Series {
+            name: format!("{knee:.0} tokens: computing takes as long as loading"),
+            mark: Mark::Bound,
+            colour: 6,
+            points: vec![(knee, 0.0), (knee, most)],
+        });
+    }
+    Chart {
+        title,
+        x: Axis::new("tokens per pass", Scale::Log),
+        y: Axis::new("tokens per second", Scale::Linear),
+        series,
+    }
+}
+
+fn timeline(pass: &PassTimeline, longest: u64) -> Timeline {
+    let names = ["copies to device", "kernels", "copies to host"];
+    let milliseconds = |ns: u64| ns as f64 / 1e6;
+    let lanes = names.iter().zip(&pass.lanes).zip(0..);
+    Timeline {
+        title: format!(
+            "One pass of {} tokens, {}, streams {}",
+            pass.setting.token_budget,
+            pass.setting.weights(),
+            if pass.setting.streams { "on" } else { "off" }
+        ),
+        label: "milliseconds".into(),
+        range: (0.0, milliseconds(longest.max(1))),
+        kinds: names.map(String::from).to_vec(),
+        lanes: lanes
+            .map(|((name, bars), kind)| Lane {
+                name: (*name).into(),
+                bars: bars
+                    .iter()
+                    .map(|(start, end)| Bar {
+                        start: milliseconds(*start),
+                        end: milliseconds(*end),
+                        kind,
+                    })
+                    .collect(),
+            })
+            .collect(),
+    }
+}
+
+/// Returns a page with the figures and the table.
+fn page(report: &OverlapReport, figures: &[Figure]) -> String {
+    let title = escaped(&format!("Overlap: {}, {}", report.model, report.place));
+    let mut page = format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>{title}</title>\n\
+         <style>body {{ font-family: Helvetica, Arial, sans-serif; max-width: 1100px; margin: 2em auto; color: #222; }} \
+         pre {{ font-size: 11px; overflow-x: auto; }} figure {{ margin: 1.5em 0; }} figcaption {{ font-size: 13px; }}</style>\n\
+         </head>\n<body>\n<h1>{title}</h1>\n"
+    );
+    for figure in figures {
+        // Within a page, the name of the format is neither needed nor looked up.
+        let svg = figure
+            .file
+            .text
+            .replace(" xmlns='http://www.w3.org/2000/svg'", "");
+        // Writing to a string cannot fail.
+        let _ = write!(
+            page,
+            "<figure>\n{svg}<figcaption>{}</figcaption>\n</figure>\n",
+            escaped(figure.caption)
+        );
+    }
+    page + &format!(
+        "<h2>All settings</h2>\n<pre>{}</pre>\n</body>\n</html>\n",
+        escaped(&report.to_string())
+    )
+}
