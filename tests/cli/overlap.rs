@@ -48,7 +48,7 @@ fn well_formed(xml: &str) {
     let mut rest = xml;
     while let Some(at) = rest.find('<') {
         text(&rest[..at]);
-        let end = at + rest[at..].find('>').expect("a tag without an end");
+        let end = at + rest[at..].find('>').unwrap();
         let tag = &rest[at + 1..end];
         rest = &rest[end + 1..];
         assert!(!tag.contains('<'), "{tag}");
