@@ -18,7 +18,7 @@ pub(crate) const BEFORE: usize = HEADER + 8;
 /// of row `i` are `states[offsets[i]..offsets[i + 1]]`. The offsets are kept in memory, the states
 /// are not.
 ///
-/// The states of a batch are cut at the borders of blocks into [`Task`]s, which can be done in any
+/// The states of a batch are cut at the borders of blocks into tasks, which can be done in any
 /// order and on several threads.
 pub struct StatesWriter {
     file: ShardFile,
