@@ -176,7 +176,7 @@ typedef struct GemmGeluParams {
     TensorMap from;   // T [rows, depth]
     TensorMap weight; // T [width, depth]; gated [2 width, depth], the gates first
     TensorMap to;     // T [rows, width]
-    uint64_t bias;    // T, one a row of `weight`, aligned to 4; 0: none
+    uint64_t bias;    // T, one per row of `weight`, aligned to 4; 0: none
     uint32_t rows;
     uint32_t width;   // a multiple of 8
     uint32_t depth;   // a multiple of 8
@@ -203,7 +203,7 @@ typedef struct GemmQkvParams {
     TensorMap from;     // T [rows, depth]
     TensorMap weight;   // T [width, depth]: queries, keys and values, `width` / 3 rows each
     TensorMap to;       // T [rows, width]
-    uint64_t bias;      // T, one a row of `weight`, aligned to 4; 0: none
+    uint64_t bias;      // T, one per row of `weight`, aligned to 4; 0: none
     uint64_t positions; // u32 [rows]: of each row in its sequence
     uint64_t rotary;    // f32 [positions, D / 2, 2], `rotary_table`'s; 0: nothing is rotated
     uint32_t rows;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::args::{BenchArgs, SwitchArg};
 use super::{Console, Failure, algorithms, model, options, trace};
-use seqstream::architecture::ModelConfig;
 use seqstream::backend::cuda::WeightMode;
 use seqstream::engine;
 use seqstream::engine::{Device, Job};
@@ -104,13 +103,7 @@ fn predict(
     trace: &Trace,
     console: &Console,
 ) -> Result<(), Failure> {
-    let preset = args.model.to_str().and_then(ModelConfig::preset);
-    let config = match preset {
-        Some(config) => config,
-        None => model::open(&model::find(&args.model, console)?.path, console)?
-            .config()
-            .clone(),
-    };
+    let config = model::sizes(&args.model, console)?;
     let simulated = SimulateOptions {
         dtype: options::on_cuda(args.dtype),
         overlap: args.streams == SwitchArg::On,

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::download::Display;
 use super::{Console, Failure};
+use seqstream::architecture::ModelConfig;
 use seqstream::engine::{Engine, Plan};
 use seqstream::hub::{self, Found, Hub};
 use seqstream::weights::Checkpoint;
@@ -16,6 +17,15 @@ pub fn find(given: &Path, console: &Console) -> Result<Found, Failure> {
         console.detail(&format!("model: {id} in {}", found.path.display()));
     }
     Ok(found)
+}
+
+/// Returns the sizes of a model of which nothing else is needed: those of a published size by its
+/// name alone, such as 650M, or those of the model that is found.
+pub fn sizes(given: &Path, console: &Console) -> Result<ModelConfig, Failure> {
+    match given.to_str().and_then(ModelConfig::preset) {
+        Some(config) => Ok(config),
+        None => Ok(open(&find(given, console)?.path, console)?.config().clone()),
+    }
 }
 
 /// Opens the weights and prints their warnings.

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use super::args::{OverlapArgs, SwitchArg};
 use super::{Console, Failure, algorithms, model, options};
-use seqstream::architecture::ModelConfig;
 use seqstream::engine::Device;
 use seqstream::output::OutputError;
 use seqstream::pipeline::JobError;
@@ -75,13 +74,7 @@ fn predict(
     args: &OverlapArgs,
     console: &Console,
 ) -> Result<OverlapReport, Failure> {
-    let preset = args.model.to_str().and_then(ModelConfig::preset);
-    let config = match preset {
-        Some(config) => config,
-        None => model::open(&model::find(&args.model, console)?.path, console)?
-            .config()
-            .clone(),
-    };
+    let config = model::sizes(&args.model, console)?;
     let simulated = SimulateOptions {
         dtype: options::on_cuda(args.dtype),
         devices: Some(1),

@@ -414,7 +414,7 @@ pub struct GemmGeluParams {
     pub weight: TensorMap,
     #[doc = " T [rows, width]"]
     pub to: TensorMap,
-    #[doc = " T, one a row of `weight`, aligned to 4; 0: none"]
+    #[doc = " T, one per row of `weight`, aligned to 4; 0: none"]
     pub bias: u64,
     pub rows: u32,
     #[doc = " a multiple of 8"]
@@ -503,7 +503,7 @@ pub struct GemmQkvParams {
     pub weight: TensorMap,
     #[doc = " T [rows, width]"]
     pub to: TensorMap,
-    #[doc = " T, one a row of `weight`, aligned to 4; 0: none"]
+    #[doc = " T, one per row of `weight`, aligned to 4; 0: none"]
     pub bias: u64,
     #[doc = " u32 [rows]: of each row in its sequence"]
     pub positions: u64,
