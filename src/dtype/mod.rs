@@ -86,6 +86,22 @@ impl DType {
         }
     }
 
+    /// Writes the little-endian values in `from`, which are of this type, to `to` as little-endian
+    /// f32: every value has one, so nothing is rounded. It converts as many whole values as both
+    /// slices hold, and leaves the other bytes of `to` unchanged.
+    pub fn widen(self, from: &[u8], to: &mut [u8]) {
+        fn each<const N: usize>(from: &[u8], to: &mut [u8], value: impl Fn([u8; N]) -> f32) {
+            for (to, from) in to.as_chunks_mut().0.iter_mut().zip(from.as_chunks().0) {
+                *to = value(*from).to_le_bytes();
+            }
+        }
+        match self {
+            DType::F32 => each(from, to, f32::from_le_bytes),
+            DType::F16 => each(from, to, |b| f16::from_le_bytes(b).to_f32()),
+            DType::Bf16 => each(from, to, |b| bf16::from_le_bytes(b).to_f32()),
+        }
+    }
+
     /// Appends the little-endian values in `bytes` to `out`. An incomplete last value is dropped.
     pub fn decode(self, bytes: &[u8], out: &mut Vec<f32>) {
         out.reserve(bytes.len() / self.size());
@@ -127,6 +143,25 @@ mod tests {
 
     /// The values cover every rounding, both signs, subnormals, infinities and NaNs, and the bytes
     /// start at even and odd addresses.
+    /// All values of 16 bits, NaN with its payload aside.
+    #[test]
+    fn widening_is_what_decoding_gives() {
+        let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        for dtype in [DType::F16, DType::Bf16] {
+            let mut wanted = Vec::new();
+            dtype.decode(&bytes, &mut wanted);
+            // One byte of an incomplete value, and room for half a value more.
+            let mut got = vec![0x55; 4 * wanted.len() + 2];
+            dtype.widen(&[&bytes[..], &[1]].concat(), &mut got);
+            let (values, rest) = got.as_chunks::<4>();
+            for (got, wanted) in values.iter().zip(&wanted) {
+                let got = f32::from_le_bytes(*got);
+                assert!(got == *wanted || (got.is_nan() && wanted.is_nan()));
+            }
+            assert_eq!((values.len(), rest), (wanted.len(), &[0x55; 2][..]));
+        }
+    }
+
     #[test]
     fn to_narrow_is_to_encode() {
         let values: Vec<f32> = (0..=u16::MAX)

@@ -141,6 +141,14 @@ pub struct Cuda {
 }
 
 impl Cuda {
+    /// Gives a model its products, in the order in which the builder described them.
+    pub(super) fn with(self, products: Vec<Product>) -> Self {
+        Self {
+            gemms: products,
+            ..self
+        }
+    }
+
     /// Returns the device.
     pub fn device(&self) -> &DeviceInfo {
         &self.info

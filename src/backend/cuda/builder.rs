@@ -27,9 +27,11 @@ use crate::gpu::stream::{
 };
 use crate::weights::Weight;
 use std::sync::Arc;
+use std::thread;
 
-/// Bytes per pinned upload slot for weights, unless the user sets another number.
-const UPLOAD_SLOT: usize = 16 << 20;
+/// Bytes per pinned upload slot for weights, unless another number is set. To pin memory takes 0.6 ms
+/// per MiB, and the bus takes 0.08 ms for a slot, ten times what it costs to queue a copy.
+const UPLOAD_SLOT: usize = 4 << 20;
 /// Number of passes that may be under way at once: one is computed while the host writes the next
 /// one and reads the last one.
 pub const SLOTS: usize = 3;
@@ -59,7 +61,7 @@ pub struct CudaOptions {
     /// Whether the states are rounded to f16 on the device, so that half the bytes come to the host.
     pub half_states: bool,
     /// Bytes of each of the pinned slots through which the weights are uploaded (`slot_bytes` of
-    /// [`UploadOptions`](crate::stream::UploadOptions)), by default 16 MiB. A longer tensor is
+    /// [`UploadOptions`](crate::stream::UploadOptions)), by default 4 MiB. A longer tensor is
     /// uploaded in several chunks. Smaller slots take less pinned memory, and less of the device's
     /// memory if weights are converted there, but every chunk costs a copy of its own. The bits are
     /// the same.
@@ -355,9 +357,31 @@ impl CudaBuilder {
     /// Chooses the algorithms of the GEMMs, takes and divides the device's memory, and starts the
     /// thread that loads the weights.
     fn start(self) -> Result<Cuda, CudaError> {
-        // This comes first, because choosing an algorithm borrows memory of the device.
-        let gemms = self.specs.iter().map(|spec| self.gemm.product(spec));
-        let gemms: Vec<Product> = gemms.collect::<Result<_, _>>()?;
+        let (gemm, specs) = (self.gemm.clone(), self.specs.clone());
+        let products = || {
+            let each = specs.iter().map(|spec| gemm.product(spec));
+            each.collect::<Result<Vec<Product>, _>>()
+        };
+        if !gemm.knows(&specs) {
+            // Choosing an algorithm borrows memory of the device, so this comes first.
+            let products = products()?;
+            return Ok(self.place()?.with(products));
+        }
+        // Even where the algorithms are known, the library takes 0.1 s to check that they can be
+        // used. Meanwhile the weights begin to load.
+        let (products, placed) = thread::scope(|scope| {
+            let named = thread::Builder::new().name("products".into());
+            let checking = named.spawn_scoped(scope, &products);
+            let placed = self.place();
+            let checked = checking.ok().and_then(|checking| checking.join().ok());
+            (checked.unwrap_or_else(&products), placed)
+        });
+        Ok(placed?.with(products?))
+    }
+
+    /// Takes and divides the device's memory, and starts the thread that loads the weights. The
+    /// products are still missing.
+    fn place(self) -> Result<Cuda, CudaError> {
         let functions =
             Functions::load(&self.context, self.options.dtype, self.info.multiprocessors)?;
         let casts = Arc::new(Casts::load(&self.context)?);
@@ -405,7 +429,7 @@ impl CudaBuilder {
             functions,
             fused,
             attention: self.attention,
-            gemms,
+            gemms: Vec::new(),
             linears: self.linears,
             workspace,
             activations,
@@ -545,5 +569,5 @@ struct Arrangement {
 /// 3.5 GB/s where pages have to be faulted in, PCIe 5 takes 55 GB/s, and half of the cores stay
 /// free for other work.
 fn upload_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).clamp(1, 8))
+    thread::available_parallelism().map_or(1, |n| (n.get() / 2).clamp(1, 8))
 }

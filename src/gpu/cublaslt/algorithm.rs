@@ -240,6 +240,25 @@ impl Algorithms {
         }
     }
 
+    /// Returns whether the algorithms of all these GEMMs are in the job's own table, the given
+    /// table, or the cache. Whether they can still be used is not checked.
+    pub(super) fn know(&self, specs: &[ProductSpec], asking: Asking<'_>) -> bool {
+        let mut inner = self.lock();
+        let used = &inner.used(asking.machine, asking.device_name).table;
+        let unused = specs.iter().map(ProductSpec::to_string);
+        let mut unused = unused.filter(|name| !used.products.contains_key(name));
+        match &self.source {
+            Source::Given { table, .. } => unused.all(|n| table.table.products.contains_key(&n)),
+            Source::Cache(None) => unused.next().is_none(),
+            Source::Cache(Some(folder)) => {
+                let cache = Cache::new(folder, asking.device_name, asking.machine);
+                // `get` warns of a cache that cannot be read.
+                let kept = cache.read().unwrap_or_default();
+                unused.all(|name| kept.contains_key(&name))
+            }
+        }
+    }
+
     /// Returns the algorithm of a GEMM. It comes from the job's own table, else from the given
     /// table or the cache, else from `choose`. One caller at a time is served, so that all devices
     /// get the same algorithm. `usable` returns why an algorithm from outside cannot be used, or

@@ -70,6 +70,7 @@ pub fn cublaslt() -> Result<(&'static str, String), GemmError> {
 }
 
 /// cuBLASLt on one device: makes the [`Product`]s of a job.
+#[derive(Clone)]
 pub struct Gemm {
     lt: Arc<Lt>,
     machine: Machine,
@@ -114,6 +115,22 @@ impl Gemm {
         })
     }
 
+    /// Returns whether the algorithms of all these products are known, so that [`product`] has none
+    /// to choose.
+    ///
+    /// [`product`]: Self::product
+    pub fn knows(&self, specs: &[ProductSpec]) -> bool {
+        self.algorithms.know(specs, self.asking())
+    }
+
+    fn asking(&self) -> Asking<'_> {
+        Asking {
+            machine: self.machine,
+            device_name: &self.device_name,
+            ordinal: self.lt.context.ordinal(),
+        }
+    }
+
     /// Makes a [`Product`] that is ready to run. If its algorithm has to be chosen first, the call
     /// takes up to about two seconds and, for a moment, memory of the device. So call it before the
     /// job's arena is allocated.
@@ -127,13 +144,8 @@ impl Gemm {
             let answer = choose::usable(&mut described, spec, &algorithm.library(), most)?;
             Ok(answer.err())
         };
-        let asking = Asking {
-            machine: self.machine,
-            device_name: &self.device_name,
-            ordinal: self.lt.context.ordinal(),
-        };
         let choose = || choose::choose(&self.lt, spec, &self.tuning);
-        let algorithm = self.algorithms.get(spec, asking, usable, choose)?;
+        let algorithm = self.algorithms.get(spec, self.asking(), usable, choose)?;
         let described = Described::new(&self.lt, spec, most)?;
         Ok(Product::new(*spec, algorithm, described, most))
     }

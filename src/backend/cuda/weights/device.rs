@@ -37,6 +37,8 @@ pub(in crate::backend::cuda) struct PlacedWeights {
     /// The places of each parameter: one, or one per slot if its layer is streamed, or none if no
     /// pass reaches its layer.
     places: Vec<Vec<Region>>,
+    /// The memory of each layer that stays.
+    homes: Vec<Region>,
     /// The slots of the ring.
     slots: Vec<Region>,
 }
@@ -49,29 +51,35 @@ impl PlacedWeights {
         arena: &mut Arena,
     ) -> Result<Self, DriverError> {
         let mut places = vec![Vec::new(); named.parameters.len()];
-        for (parameter, places) in named.parameters.iter().zip(&mut places) {
-            if residency.kept.contains(&parameter.layer) {
-                places.push(arena.take("parameters", parameter.bytes())?);
+        // Each layer fills its home, or a slot, from the start, in the order of its parameters.
+        let mut fill = |home: &Region, layers: &[usize]| {
+            let mut filled = vec![0; named.layer + 1];
+            for (parameter, places) in named.parameters.iter().zip(&mut places) {
+                if layers.contains(&parameter.layer) {
+                    let start = filled[parameter.layer];
+                    places.push(home.slice(start..start + parameter.bytes()));
+                    filled[parameter.layer] += residency::footprint(parameter);
+                }
             }
+        };
+        let mut homes = Vec::new();
+        for layer in &residency.kept {
+            let bytes = Residency::bytes_of(&named, *layer);
+            let home = arena.take("parameters", bytes)?;
+            fill(&home, &[*layer]);
+            homes.push(home);
         }
         let slots = (0..residency.slots)
             .map(|_| arena.take("slots of layers", residency.slot_bytes))
             .collect::<Result<Vec<_>, _>>()?;
         for slot in &slots {
-            // Each layer fills the slot from its start, in the order of its parameters.
-            let mut filled = vec![0; named.layer + 1];
-            for (parameter, places) in named.parameters.iter().zip(&mut places) {
-                if residency.streamed.contains(&parameter.layer) {
-                    let start = filled[parameter.layer];
-                    places.push(slot.slice(start..start + parameter.bytes()));
-                    filled[parameter.layer] += residency::footprint(parameter);
-                }
-            }
+            fill(slot, &residency.streamed);
         }
         Ok(Self {
             named,
             residency,
             places,
+            homes,
             slots,
         })
     }
@@ -87,6 +95,7 @@ impl PlacedWeights {
             named,
             residency,
             places,
+            homes,
             slots,
         } = self;
         let layer_bytes = named.layer_bytes();
@@ -103,6 +112,7 @@ impl PlacedWeights {
             named,
             residency: residency.clone(),
             places,
+            homes,
             slots,
             casts,
             used: Arc::clone(&used),

@@ -137,7 +137,7 @@ impl NamedWeights {
     /// Returns whether any parameter is converted on the device, which takes a staging area there.
     pub fn any_cast(&self) -> bool {
         let cast = |piece: &Piece, to| match piece {
-            Piece::Weight(Weight::Stored(tensor)) => cast_on_device(tensor.dtype(), to),
+            Piece::Weight(Weight::Stored(tensor)) => cast_on_device(tensor, to),
             Piece::Weight(Weight::F32(_)) | Piece::Zeros(_) => false,
         };
         let one = |p: &Parameter| p.pieces.iter().any(|piece| cast(piece, p.dtype));

@@ -15,6 +15,8 @@ pub(super) struct Work {
     pub residency: Residency,
     /// The places of each parameter, as in [`PlacedWeights`](super::PlacedWeights).
     pub places: Vec<Vec<Region>>,
+    /// The memory of each layer that stays.
+    pub homes: Vec<Region>,
     /// The slots of the ring.
     pub slots: Vec<Region>,
     pub casts: Arc<Casts>,
@@ -32,8 +34,8 @@ impl Work {
             slots,
             ..
         } = &self.residency;
-        for layer in kept {
-            self.kept(*layer, uploader)?;
+        for (layer, home) in kept.iter().zip(&self.homes) {
+            self.upload(*layer, home, 0, uploader)?;
             uploader.mark(loaded)?;
         }
         for (load, layer) in (0..).zip(streamed.iter().cycle()) {
@@ -41,7 +43,8 @@ impl Work {
             if let Some(before) = load.checked_sub(*slots as u64) {
                 uploader.wait_for(&self.used, before)?;
             }
-            self.streamed(*layer, slot as usize, uploader)?;
+            let home = &self.slots[slot as usize];
+            self.upload(*layer, home, slot as usize, uploader)?;
             uploader.mark(loaded)?;
         }
         Ok(())
@@ -53,82 +56,52 @@ impl Work {
         all.filter(move |(parameter, _)| parameter.layer == layer)
     }
 
-    /// Uploads a layer that stays, each parameter to the place of its own.
-    fn kept(&self, layer: usize, uploader: &mut Uploader) -> Result<(), StreamError> {
-        for (parameter, places) in self.of_layer(layer) {
-            let mut at = 0;
-            for piece in &parameter.pieces {
-                one(
-                    piece,
-                    (parameter.dtype, &places[0], at),
-                    &self.casts,
-                    uploader,
-                )?;
-                at += piece.len() * parameter.dtype.size();
-            }
-        }
-        Ok(())
-    }
-
-    /// Uploads a layer to a slot. What needs no conversion on the device goes there together.
-    fn streamed(
+    /// Uploads a layer to its memory `home`, which holds place `number` of each of its parameters.
+    /// What needs no conversion on the device goes there together.
+    fn upload(
         &self,
         layer: usize,
+        home: &Region,
         number: usize,
         uploader: &mut Uploader,
     ) -> Result<(), StreamError> {
-        let slot = &self.slots[number];
         let mut together: Vec<Source<'_>> = Vec::new();
         for (parameter, places) in self.of_layer(layer) {
             let (to, place) = (parameter.dtype, &places[number]);
-            let start = (place.address() - slot.address()) as usize;
+            let start = (place.address() - home.address()) as usize;
             let mut at = 0;
             for piece in &parameter.pieces {
-                match piece {
-                    Piece::Weight(Weight::Stored(tensor))
-                        if !cast_on_device(tensor.dtype(), to) =>
-                    {
-                        together.push(Source {
-                            bytes: tensor.bytes(),
-                            conversion: filling(tensor, to),
-                            offset: start + at,
-                        });
-                    }
-                    other => {
-                        uploader.upload_all(&together, slot)?;
-                        together.clear();
-                        one(other, (to, place, at), &self.casts, uploader)?;
-                    }
+                let bytes = piece.len() * to.size();
+                let offset = start + at;
+                at += bytes;
+                if let Piece::Weight(Weight::Stored(tensor)) = piece
+                    && !cast_on_device(tensor, to)
+                {
+                    together.push(Source {
+                        bytes: tensor.bytes(),
+                        conversion: filling(tensor, to),
+                        offset,
+                    });
+                    continue;
                 }
-                at += piece.len() * to.size();
+                uploader.upload_all(&together, home)?;
+                together.clear();
+                match piece {
+                    Piece::Weight(Weight::Stored(tensor)) => {
+                        let formats = (tensor.dtype(), to);
+                        let target = home.slice(offset..offset + bytes);
+                        cast(tensor.bytes(), formats, &target, &self.casts, uploader)?;
+                    }
+                    Piece::Weight(Weight::F32(values)) => {
+                        let mut encoded = Vec::new();
+                        to.encode(values, &mut encoded);
+                        uploader.upload(&encoded, home, offset)?;
+                    }
+                    Piece::Zeros(_) => uploader.upload(&vec![0; bytes], home, offset)?,
+                }
             }
         }
-        uploader.upload_all(&together, slot)
-    }
-}
-
-/// Uploads a piece of a parameter in the format `to`, to byte `at` of the parameter's place.
-fn one(
-    piece: &Piece,
-    (to, region, at): (DType, &Region, usize),
-    casts: &Casts,
-    uploader: &mut Uploader,
-) -> Result<(), StreamError> {
-    match piece {
-        Piece::Weight(Weight::Stored(tensor)) => {
-            let (bytes, from) = (tensor.bytes(), tensor.dtype());
-            if cast_on_device(from, to) {
-                let target = region.slice(at..at + piece.len() * to.size());
-                return cast(bytes, (from, to), &target, casts, uploader);
-            }
-            uploader.upload_as(bytes, filling(tensor, to), region, at)
-        }
-        Piece::Weight(Weight::F32(values)) => {
-            let mut bytes = Vec::new();
-            to.encode(values, &mut bytes);
-            uploader.upload(&bytes, region, at)
-        }
-        Piece::Zeros(count) => uploader.upload(&vec![0; count * to.size()], region, at),
+        uploader.upload_all(&together, home)
     }
 }
 
@@ -142,15 +115,20 @@ fn filling(tensor: &Tensor, to: DType) -> Conversion {
     conversion
 }
 
+/// The bytes of a tensor up to which the host widens it. The copies of a layer are queued together,
+/// and a kernel between them would cost more than the bytes that it saves.
+const WIDENED: usize = 256 << 10;
+
 /// Returns whether values are uploaded as they are stored and converted on the device. f32 values
 /// are not: rounding them on the host halves the bytes that cross the bus, and loading waits for
-/// the bus and for the upload slots.
-pub(super) fn cast_on_device(from: DType, to: DType) -> bool {
-    from != to && from != DType::F32
+/// the bus and for the upload slots. Neither are gains and biases of 16 bits that become f32.
+pub(super) fn cast_on_device(tensor: &Tensor, to: DType) -> bool {
+    let from = tensor.dtype();
+    let widened = to == DType::F32 && tensor.bytes().len() <= WIDENED;
+    from != to && from != DType::F32 && !widened
 }
 
-/// Returns the conversion that the host does for values that are not converted on the device: from
-/// f32 to `to`, or none if they are in `to` already.
+/// Returns the conversion that the host does for values that are not converted on the device.
 fn on_host(from: DType, to: DType) -> Conversion {
     if from == to {
         return Conversion::NONE;
@@ -158,9 +136,11 @@ fn on_host(from: DType, to: DType) -> Conversion {
     Conversion {
         from: from.size(),
         to: to.size(),
-        convert: match to {
-            DType::Bf16 => |from, to| DType::Bf16.narrow(from, to),
-            _ => |from, to| DType::F16.narrow(from, to),
+        convert: match (from, to) {
+            (DType::Bf16, _) => |from, to| DType::Bf16.widen(from, to),
+            (DType::F16, _) => |from, to| DType::F16.widen(from, to),
+            (DType::F32, DType::Bf16) => |from, to| DType::Bf16.narrow(from, to),
+            (DType::F32, _) => |from, to| DType::F16.narrow(from, to),
         },
     }
 }
