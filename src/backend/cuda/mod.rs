@@ -46,7 +46,12 @@ pub mod params;
 use crate::gpu::cublaslt::{self, GemmError};
 use crate::gpu::driver::{self, DeviceInfo, DriverError, Library};
 use crate::remedy::{Action, Remedy};
+use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
+
+/// How long the driver has the dynamic loader to itself, unless it has started before.
+const HEAD_START: Duration = Duration::from_millis(30);
 
 /// Why CUDA cannot be used on this machine.
 #[derive(Debug, thiserror::Error)]
@@ -107,10 +112,18 @@ pub fn require() -> Result<Vec<DeviceInfo>, Unavailable> {
     if kernels::FATBINS.is_empty() {
         return Err(Unavailable::NoKernels);
     }
-    // The driver takes 0.1 s to start, and cuBLASLt half as long to be opened.
+    // The driver takes 0.1 s to start, and cuBLASLt half as long to be opened. Both ask the dynamic
+    // loader, which serves one at a time, so the driver, which needs it for its first moments only,
+    // gets a head start.
+    let (started, starting) = mpsc::channel::<()>();
     let (devices, library) = thread::scope(|scope| {
-        let opening = thread::Builder::new().spawn_scoped(scope, cublaslt::cublaslt);
+        let open = move || {
+            let _ = starting.recv_timeout(HEAD_START);
+            cublaslt::cublaslt()
+        };
+        let opening = thread::Builder::new().spawn_scoped(scope, open);
         let devices = devices();
+        drop(started);
         let opened = opening.ok().and_then(|opening| opening.join().ok());
         (devices, opened.unwrap_or_else(cublaslt::cublaslt))
     });
