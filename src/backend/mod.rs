@@ -14,6 +14,9 @@
 
 pub mod cpu;
 pub mod cuda;
+mod work;
+
+pub use work::Work;
 
 use crate::batch::{Budget, PackedBatch};
 use crate::dtype::States;

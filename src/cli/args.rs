@@ -399,9 +399,17 @@ pub struct BenchArgs {
     /// Also keep the states of every token, as `embed --per-token` does
     #[arg(long)]
     pub per_token: bool,
-    /// Also measure the time per kind of operation, in a separate round (one CUDA device)
+    /// Also measure each operation in a separate round: median time, spread, TFLOP/s or GB/s (on the
+    /// CPU or one CUDA device), and on a CUDA device what it can do at most
     #[arg(long)]
     pub breakdown: bool,
+    /// Draw the roofline of the operations to this SVG file; implies --breakdown
+    #[arg(long, value_name = "FILE", conflicts_with = "simulate")]
+    pub figure: Option<PathBuf>,
+    /// Compare with an earlier measurement, a file that --json printed, and say what moved by more
+    /// than the noise
+    #[arg(long, value_name = "OLD.json")]
+    pub compare: Option<PathBuf>,
     /// Also measure, from cold starts, how much of the loading of weights is hidden behind
     /// computing (one CUDA device)
     #[arg(long)]

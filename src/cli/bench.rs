@@ -1,6 +1,8 @@
 //! `seqstream bench`: measures the speed of a model on this machine, also compared with its matrix
 //! products alone.
 
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,27 +13,92 @@ use seqstream::engine;
 use seqstream::engine::{Device, Job};
 use seqstream::gpu::cublaslt::Algorithms;
 use seqstream::model::{Pool, Request};
+use seqstream::output::OutputError;
+use seqstream::pipeline::JobError;
 use seqstream::study::simulate::{self, SimulateOptions};
-use seqstream::study::{self, BenchOptions, BenchReport, Note, Workload};
+use seqstream::study::{
+    self, BenchOptions, BenchReport, Comparison, Earlier, Note, Workload, figures,
+};
 use seqstream::trace::Trace;
+use seqstream::untrusted::file;
 use seqstream::weights::Checkpoint;
 
 /// Number of tokens per round, by default: 12 batches. That is enough for filling and emptying the
 /// pipeline to have little effect.
 const TOKENS: usize = 12 * 33_792;
 
+/// The most bytes of an earlier report.
+const MOST_REPORT: u64 = 64 << 20;
+
 /// Runs `seqstream bench`.
 pub fn run(args: &BenchArgs, console: &Console) -> Result<(), Failure> {
+    // What can be wrong with these files is said before anything is measured.
+    let earlier = args.compare.as_deref().map(earlier).transpose()?;
+    let figure = args.figure.as_deref().map(create).transpose()?;
     let path = args.trace.as_deref();
-    trace::with(path, console, |trace| match &args.simulate {
-        Some(machine) => predict(machine, args, trace, console),
-        None => measure(args, trace, console),
+    trace::with(path, console, |trace| {
+        let report = match &args.simulate {
+            Some(machine) => predict(machine, args, trace, console)?,
+            None => measure(args, trace, console)?,
+        };
+        // Only a plan was asked for.
+        let Some(mut report) = report else {
+            return Ok(());
+        };
+        report.comparison = earlier.as_ref().map(|old| Comparison::new(old, &report));
+        if let (Some(mut file), Some(path)) = (figure, &args.figure) {
+            let roofline = figures::roofline(&report).unwrap_or_default();
+            let written = file.write_all(roofline.as_bytes());
+            written.map_err(|e| unwritable(path, e))?;
+        }
+        console.report(&report, args.json)
     })
 }
 
-fn measure(args: &BenchArgs, trace: &Trace, console: &Console) -> Result<(), Failure> {
+/// Reads an earlier report.
+fn earlier(path: &Path) -> Result<Earlier, Failure> {
+    let wrong = |reason: String| Failure::Usage {
+        message: format!("--compare {}: {reason}", path.display()),
+        hint: Some("give a file that seqstream bench --json has printed".into()),
+    };
+    let text = file::read_text(path, MOST_REPORT).map_err(|e| wrong(e.to_string()))?;
+    serde_json::from_str(&text).map_err(|e| wrong(format!("it is no report of bench: {e}")))
+}
+
+fn create(path: &Path) -> Result<File, Failure> {
+    File::create(path).map_err(|e| unwritable(path, e))
+}
+
+fn unwritable(path: &Path, source: io::Error) -> Failure {
+    JobError::Output(OutputError::io("write", path, None, source)).into()
+}
+
+fn measure(
+    args: &BenchArgs,
+    trace: &Trace,
+    console: &Console,
+) -> Result<Option<BenchReport>, Failure> {
     let device = options::device(&args.device, args.dtype, args.streams)?;
     let weights = options::weights(args.weights, args.plan, &device)?;
+    let one = matches!(&device, Device::Cuda { devices, .. } if devices.len() == 1);
+    if args.cold && !one {
+        return Err(Failure::Usage {
+            message: format!(
+                "--cold --device {}: cold starts are those of one CUDA device",
+                args.device
+            ),
+            hint: Some("give one device, such as --device cuda:0, or leave out --cold".into()),
+        });
+    }
+    if (args.breakdown || args.figure.is_some()) && !one && device != Device::Cpu {
+        return Err(Failure::Usage {
+            message: format!(
+                "--device {}: operations are timed on the CPU or on one CUDA device",
+                args.device
+            ),
+            hint: Some("give one device, such as --device cuda:0".into()),
+        });
+    }
     let weights = match (weights, args.cold) {
         (WeightMode::Streamed { .. }, true) => {
             return Err(Failure::Usage {
@@ -72,11 +139,12 @@ fn measure(args: &BenchArgs, trace: &Trace, console: &Console) -> Result<(), Fai
         trace: trace.clone(),
     };
     if args.plan {
-        return console.report(&engine::plan(&device, &checkpoint, &job)?, args.json);
+        console.report(&engine::plan(&device, &checkpoint, &job)?, args.json)?;
+        return Ok(None);
     }
     let options = BenchOptions {
         rounds: args.rounds,
-        breakdown: args.breakdown,
+        breakdown: args.breakdown || args.figure.is_some(),
         cold: args.cold,
     };
     let mut note = |note: Note<'_>| match note {
@@ -93,7 +161,7 @@ fn measure(args: &BenchArgs, trace: &Trace, console: &Console) -> Result<(), Fai
     let report = study::bench(&device, &checkpoint, &job, &workloads, options, &mut note);
     // Warnings come before a failure, because a warning may explain the failure.
     algorithms::warn(&job.algorithms, console);
-    console.report(&report?, args.json)
+    Ok(Some(report?))
 }
 
 /// Predicts the speed on a machine of which there is only a description.
@@ -102,7 +170,7 @@ fn predict(
     args: &BenchArgs,
     trace: &Trace,
     console: &Console,
-) -> Result<(), Failure> {
+) -> Result<Option<BenchReport>, Failure> {
     let config = model::sizes(&args.model, console)?;
     let simulated = SimulateOptions {
         dtype: options::on_cuda(args.dtype),
@@ -129,17 +197,17 @@ fn predict(
     };
     if args.plan {
         let plan = engine::plan(&simulation.device, &simulation.checkpoint, &job)?;
-        return console.report(&plan, args.json);
+        console.report(&plan, args.json)?;
+        return Ok(None);
     }
     let first = workloads.first().filter(|_| args.cold);
     let cold = first.map(|first| simulate::cold(&simulation, &job, first));
     let cold_start = cold.transpose()?;
     let report = simulate::predict(&simulation, &job, &workloads, args.rounds)?;
-    let report = BenchReport {
+    Ok(Some(BenchReport {
         cold_start,
         ..report
-    };
-    console.report(&report, args.json)
+    }))
 }
 
 fn workloads(

@@ -4,17 +4,22 @@ use std::fmt;
 use std::time::Instant;
 
 use indicatif::HumanCount;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::ceilings::{Ceilings, ceilings};
 use super::cold::{ColdStart, cold};
+use super::compare::Comparison;
+use super::operations::{OperationReport, operations};
+use super::power::{Meter, PowerReport};
 use super::{Workload, median};
 use crate::backend::cuda::{Cuda, CudaError, DevicePlan};
 use crate::backend::{self, BackendError};
 use crate::batch::PackedBatch;
 use crate::dtype::DType;
 use crate::engine::{self, Device, Engine, EngineError, Job, Plan};
+use crate::gpu::cublaslt::GemmError;
 use crate::model::{Embedder, Model};
-use crate::trace::host;
+use crate::trace::{Event, Trace, host};
 use crate::weights::Checkpoint;
 
 /// What to measure, besides the workloads.
@@ -22,11 +27,15 @@ use crate::weights::Checkpoint;
 pub struct BenchOptions {
     /// The number of timed rounds, after one that is not timed.
     pub rounds: usize,
-    /// Whether to time each operation, on a single CUDA device.
+    /// Whether to time each operation, on the CPU or a single CUDA device. On the latter, what it can do
+    /// at most is measured, too.
     pub breakdown: bool,
     /// Whether to measure cold starts, on a single CUDA device.
     pub cold: bool,
 }
+
+/// The most intervals of a breakdown on the CPU.
+const EVENTS: usize = 1 << 22;
 
 impl Default for BenchOptions {
     /// Returns the options of five rounds, and of nothing else.
@@ -57,7 +66,7 @@ pub enum Note<'a> {
 }
 
 /// The speed of a model on the devices of this machine.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct BenchReport {
     /// The kind and the sizes of the model.
     pub model: String,
@@ -72,13 +81,19 @@ pub struct BenchReport {
     /// How the memory of the CUDA devices was divided.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub plan: Vec<DevicePlan>,
+    /// What the device can do at most, if the operations were timed on a single CUDA device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ceilings: Option<Ceilings>,
     /// The cold starts, if they were measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cold_start: Option<ColdStart>,
+    /// What changed since an earlier report, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comparison: Option<Comparison>,
 }
 
 /// The speed on one workload.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkloadReport {
     /// The name of the workload.
     pub workload: String,
@@ -90,34 +105,25 @@ pub struct WorkloadReport {
     pub tokens_per_second: f64,
     /// The tokens per second of each round. All rounds do the same work.
     pub rounds: Vec<f64>,
+    /// The power, the clock and the energy of a single CUDA device during these rounds, and what a
+    /// million tokens took of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power: Option<PowerReport>,
     /// The matrix products alone, on a single CUDA device.
     #[serde(flatten)]
     pub products: Option<ProductsReport>,
     /// The operations, if they were timed: in a round of their own, with timed fences around each.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub operations: Vec<OperationReport>,
 }
 
 /// The speed of the matrix products of a model alone.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ProductsReport {
     /// The tokens per second of the products alone: the median of the rounds.
     pub products_alone_tokens_per_second: f64,
     /// The tokens per second of the model, as a fraction of that.
     pub of_products_alone: f64,
-}
-
-/// The time of one operation of a model, over a round.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct OperationReport {
-    /// The name of the operation.
-    pub operation: String,
-    /// Its time in milliseconds.
-    pub milliseconds: f64,
-    /// The number of calls.
-    pub calls: usize,
-    /// Its time as a fraction of the time of all operations.
-    pub share: f64,
 }
 
 impl fmt::Display for BenchReport {
@@ -130,8 +136,14 @@ impl fmt::Display for BenchReport {
         for workload in &self.workloads {
             write!(f, "{workload}")?;
         }
-        match &self.cold_start {
-            Some(cold) => writeln!(f, "{cold}"),
+        if let Some(ceilings) = &self.ceilings {
+            writeln!(f, "{ceilings}")?;
+        }
+        if let Some(cold) = &self.cold_start {
+            writeln!(f, "{cold}")?;
+        }
+        match &self.comparison {
+            Some(comparison) => comparison.fmt(f),
             None => Ok(()),
         }
     }
@@ -155,17 +167,10 @@ impl fmt::Display for WorkloadReport {
             )?;
         }
         writeln!(f)?;
-        for o in &self.operations {
-            writeln!(
-                f,
-                "  {:<22} {:>10.2} ms {:>6.1} %, {} calls",
-                o.operation,
-                o.milliseconds,
-                100.0 * o.share,
-                o.calls
-            )?;
+        if let Some(power) = &self.power {
+            writeln!(f, "  {power}")?;
         }
-        Ok(())
+        self.operations.iter().try_for_each(|o| writeln!(f, "{o}"))
     }
 }
 
@@ -185,12 +190,8 @@ pub fn bench(
     let config = checkpoint.config();
     let mut report = BenchReport {
         model: format!("{} {}x{}", config.kind, config.layers, config.hidden),
-        place: String::new(),
         simd: backend::simd_name().into(),
-        token_budget: 0,
-        workloads: Vec::new(),
-        plan: Vec::new(),
-        cold_start: None,
+        ..BenchReport::default()
     };
     match device {
         Device::Cuda {
@@ -211,6 +212,8 @@ pub fn bench(
             };
             note(Note::Planned(&plan));
             report.plan = plan.devices;
+            let meter = Meter::new(info.ordinal, &info.name);
+            let mut timed = Vec::new();
             for workload in workloads {
                 let batches = workload.pack(report.token_budget);
                 note(Note::Measuring {
@@ -218,9 +221,28 @@ pub fn bench(
                     batches: batches.len(),
                     budget: report.token_budget,
                 });
-                let mut measured = rounds(&mut model, &workload.name, &batches, job, options)?;
-                alone(&mut model, &batches, job, options, &mut measured)?;
+                let mut run = || rounds(&mut model, &workload.name, &batches, job, options);
+                let (measured, power) = match &meter {
+                    Some(meter) => meter.during(run),
+                    None => (run(), None),
+                };
+                let mut measured = measured?;
+                // One round more than the timed ones.
+                let all = measured.tokens * (options.rounds + 1);
+                measured.power = power.map(|power| power.per_token(all));
+                alone(&mut model, &batches, options, &mut measured)?;
+                if options.breakdown {
+                    timed.push(breakdown(&mut model, &batches, job)?);
+                }
                 report.workloads.push(measured);
+            }
+            if options.breakdown {
+                // The ceilings need memory of the device, and the device for themselves.
+                drop(model);
+                report.ceilings = Some(ceilings(devices[0], *dtype).map_err(refused)?);
+            }
+            for (workload, events) in report.workloads.iter_mut().zip(timed) {
+                workload.operations = operations(&events, report.ceilings.as_ref());
             }
         }
         _ => {
@@ -231,9 +253,21 @@ pub fn bench(
             report.token_budget = engine.embedder.budget().tokens;
             for workload in workloads {
                 let batches = workload.pack(report.token_budget);
+                note(Note::Measuring {
+                    workload: &workload.name,
+                    batches: batches.len(),
+                    budget: report.token_budget,
+                });
                 let embedder = &mut *engine.embedder;
                 let measured = rounds(embedder, &workload.name, &batches, job, options)?;
                 report.workloads.push(measured);
+            }
+            if options.breakdown && *device == Device::Cpu {
+                drop(engine);
+                for (workload, measured) in workloads.iter().zip(&mut report.workloads) {
+                    let events = on_cpu(device, checkpoint, workload, job)?;
+                    measured.operations = operations(&events, None);
+                }
             }
         }
     }
@@ -248,6 +282,42 @@ pub(super) fn one(
 ) -> Result<Model<Cuda>, EngineError> {
     let models = engine::on_cuda(on, checkpoint, job)?;
     models.into_iter().next().ok_or(EngineError::NoDevice)
+}
+
+fn refused(error: GemmError) -> EngineError {
+    failed(error.into())
+}
+
+/// Times each operation on the CPU in a round of its own, after one that warms up.
+fn on_cpu(
+    device: &Device,
+    checkpoint: &Checkpoint,
+    workload: &Workload,
+    job: &Job,
+) -> Result<Vec<Event>, EngineError> {
+    let job = Job {
+        trace: Trace::in_memory(EVENTS),
+        ..job.clone()
+    };
+    let mut engine = engine::load(device, checkpoint, &job)?;
+    let batches = workload.pack(engine.embedder.budget().tokens);
+    round(&mut *engine.embedder, &batches, &job)?;
+    let warm = job.trace.now();
+    round(&mut *engine.embedder, &batches, &job)?;
+    let events = job.trace.document().map_or(Vec::new(), |d| d.events);
+    let timed = events.into_iter().filter(|e| e.start_ns >= warm);
+    Ok(timed.collect())
+}
+
+/// Times each operation on a single CUDA device in a round of its own.
+fn breakdown(
+    model: &mut Model<Cuda>,
+    batches: &[PackedBatch],
+    job: &Job,
+) -> Result<Vec<Event>, EngineError> {
+    model.backend_mut().profile(true).map_err(failed)?;
+    round(model, batches, job)?;
+    model.backend_mut().profile(false).map_err(failed)
 }
 
 pub(super) fn failed(error: CudaError) -> EngineError {
@@ -318,16 +388,16 @@ fn rounds(
         batches: batches.len(),
         tokens_per_second: median(rounds.iter().copied()),
         rounds,
+        power: None,
         products: None,
         operations: Vec::new(),
     })
 }
 
-/// Measures what only a single CUDA device can tell: the matrix products alone, and each operation.
+/// Measures the matrix products alone, on a single CUDA device.
 fn alone(
     model: &mut Model<Cuda>,
     batches: &[PackedBatch],
-    job: &Job,
     options: BenchOptions,
     report: &mut WorkloadReport,
 ) -> Result<(), EngineError> {
@@ -347,25 +417,13 @@ fn alone(
             of_products_alone: report.tokens_per_second / alone,
         });
     }
-    if options.breakdown {
-        model.backend_mut().profile(true).map_err(failed)?;
-        round(model, batches, job)?;
-        let operations = model.backend_mut().profile(false).map_err(failed)?;
-        let total: f64 = operations.iter().map(|(_, ms, _)| ms).sum();
-        let each = |(operation, milliseconds, calls)| OperationReport {
-            operation,
-            milliseconds,
-            calls,
-            share: milliseconds / total,
-        };
-        report.operations = operations.into_iter().map(each).collect();
-    }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::study::OfCeiling;
 
     fn report() -> BenchReport {
         BenchReport {
@@ -379,44 +437,70 @@ mod tests {
                 batches: 13,
                 tokens_per_second: 384_959.5,
                 rounds: vec![384_959.5],
+                power: Some(PowerReport {
+                    watts: 690.0,
+                    sm_mhz: 1410.0,
+                    throttled: vec!["sw power cap".into()],
+                    joules: 700.5,
+                    joules_per_million_tokens: 1726.9,
+                }),
                 products: Some(ProductsReport {
                     products_alone_tokens_per_second: 479_524.25,
                     of_products_alone: 0.8028,
                 }),
                 operations: vec![OperationReport {
-                    operation: "attention".into(),
+                    operation: "product_gelu".into(),
+                    shape: Some([5120, 1280]),
                     milliseconds: 12.5,
                     calls: 429,
                     share: 0.25,
+                    median_microseconds: 29.0,
+                    spread: 0.02,
+                    tflops: Some(700.0),
+                    gb_per_s: 900.0,
+                    intensity: Some(777.0),
+                    ceiling: Some(OfCeiling {
+                        bound_by: "products".into(),
+                        of_ceiling: 0.95,
+                    }),
                 }],
             }],
-            plan: Vec::new(),
-            cold_start: None,
+            ..BenchReport::default()
         }
     }
 
     #[test]
     fn a_report_is_a_table_and_json() {
+        let text = report().to_string();
+        let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
-            report().to_string(),
-            "esm2 33x1280, NVIDIA H200 f16\n\
-             length 350                    384,959 tokens/s, 80.3 % of the products alone (479,524)\n\
-             \x20 attention                   12.50 ms   25.0 %, 429 calls\n"
+            lines[..3],
+            [
+                "esm2 33x1280, NVIDIA H200 f16",
+                "length 350                    384,959 tokens/s, 80.3 % of the products alone (479,524)",
+                "  690 W, 1410 MHz, lowered by sw power cap; 1727 J per million tokens",
+            ]
         );
+        let operation = "  product_gelu 5120x1280               12.50 ms  25.0 %    429 calls       29.0 us +-1.0  %    700.0 TFLOP/s  95.0 % of products";
+        assert_eq!(lines[3], operation);
+        let json = serde_json::to_value(report()).unwrap();
+        let workload = &json["workloads"][0];
+        assert_eq!(workload["of_products_alone"], 0.8028);
         assert_eq!(
-            serde_json::to_string(&report()).unwrap(),
-            r#"{"model":"esm2 33x1280","place":"NVIDIA H200 f16","simd":"avx512","token_budget":33792,"#
-                .to_owned()
-                + r#""workloads":[{"workload":"length 350","tokens":405650,"batches":13,"tokens_per_second":384959.5,"#
-                + r#""rounds":[384959.5],"products_alone_tokens_per_second":479524.25,"of_products_alone":0.8028,"#
-                + r#""operations":[{"operation":"attention","milliseconds":12.5,"calls":429,"share":0.25}]}]}"#
+            workload["operations"][0]["shape"],
+            serde_json::json!([5120, 1280])
         );
+        assert_eq!(workload["operations"][0]["bound_by"], "products");
+        // An earlier report can be read again, to be compared.
+        let again: WorkloadReport = serde_json::from_value(workload.clone()).unwrap();
+        assert_eq!(again, report().workloads[0]);
     }
 
     #[test]
     fn what_was_not_measured_is_left_out() {
         let mut report = report();
         report.workloads[0].products = None;
+        report.workloads[0].power = None;
         report.workloads[0].operations.clear();
         let table =
             "esm2 33x1280, NVIDIA H200 f16\nlength 350                    384,959 tokens/s\n";

@@ -1,8 +1,9 @@
 //! The files of a study of overlap: its points as CSV, its figures as SVG, and a page with all of
-//! it that needs no other file.
+//! it that needs no other file. Also the roofline of a benchmark.
 
 use std::fmt::Write as _;
 
+use super::BenchReport;
 use super::overlap::{OverlapPoint, OverlapReport, PassTimeline};
 use super::svg::{Axis, Bar, Chart, Lane, Mark, Scale, Series, Timeline, escaped};
 
@@ -98,6 +99,62 @@ pub fn csv(report: &OverlapReport) -> String {
         out += &(values.join(",") + "\n");
     }
     out
+}
+
+/// Returns the roofline of the operations that were timed, as SVG: their rates by their operations per
+/// byte, below what the machine can do. Returns `None` if no operation that multiplies matrices was
+/// timed.
+pub fn roofline(report: &BenchReport) -> Option<String> {
+    let mut series = Vec::new();
+    let mut all = Vec::new();
+    for (workload, colour) in report.workloads.iter().zip(0..) {
+        let points = workload.operations.iter();
+        let points: Vec<(f64, f64)> = points
+            .filter_map(|o| Some((o.intensity?, o.tflops?)))
+            .collect();
+        all.extend(points.iter().copied());
+        series.push(Series {
+            name: workload.workload.clone(),
+            mark: Mark::Points,
+            colour,
+            points,
+        });
+    }
+    let least = all.iter().map(|p| p.0).reduce(f64::min)? / 2.0;
+    let most = all.iter().map(|p| p.0).reduce(f64::max)? * 2.0;
+    if let Some(ceilings) = &report.ceilings {
+        let tb_per_s = ceilings.copy_gb_per_s / 1e3;
+        let roofs = ceilings.product.iter().flat_map(|product| {
+            [
+                ("sustained", product.sustained_tflops, 5),
+                ("burst", product.burst_tflops, 6),
+            ]
+        });
+        for (name, roof, colour) in roofs {
+            // Below the knee, the memory bounds the rate.
+            let knee = (roof / tb_per_s).clamp(least, most);
+            series.push(Series {
+                name: format!(
+                    "{:.0} GB/s, {roof:.0} TFLOP/s ({name})",
+                    ceilings.copy_gb_per_s
+                ),
+                mark: Mark::Bound,
+                colour,
+                points: vec![
+                    (least, least * tb_per_s),
+                    (knee, roof.min(knee * tb_per_s)),
+                    (most, roof.min(most * tb_per_s)),
+                ],
+            });
+        }
+    }
+    let chart = Chart {
+        title: format!("Roofline: {}, {}", report.model, report.place),
+        x: Axis::new("floating-point operations per byte", Scale::Log),
+        y: Axis::new("TFLOP/s", Scale::Log),
+        series,
+    };
+    Some(chart.svg())
 }
 
 fn figures(report: &OverlapReport) -> Vec<Figure> {

@@ -5,6 +5,10 @@
 //! |---|---|
 //! | `workload` | [`Workload`]: random sequences, or those of a file, cut into batches |
 //! | `bench` | [`bench()`]: measures workloads, and returns a [`BenchReport`] |
+//! | `operations` | what each operation takes, by a trace: [`OperationReport`] |
+//! | `ceilings` | what a device can do at most: [`Ceilings`] |
+//! | `power` | power, clock and energy of a device meanwhile: [`PowerReport`] |
+//! | `compare` | what moved since an earlier report: [`Comparison`] |
 //! | `cold` | measures cold starts: [`ColdStart`] |
 //! | [`overlap`] | measures how much of the movement of data hides behind computing, over many settings |
 //! | [`figures`] | the figures of that as SVG, its table as CSV, and a page with both |
@@ -43,18 +47,24 @@
 //! ```
 
 mod bench;
+mod ceilings;
 mod cold;
+mod compare;
 pub mod figures;
 mod intervals;
+mod operations;
 pub mod overlap;
+mod power;
 pub mod simulate;
 mod svg;
 mod workload;
 
-pub use bench::{
-    BenchOptions, BenchReport, Note, OperationReport, ProductsReport, WorkloadReport, bench,
-};
+pub use bench::{BenchOptions, BenchReport, Note, ProductsReport, WorkloadReport, bench};
+pub use ceilings::{Ceilings, ProductCeilings};
 pub use cold::{ColdRound, ColdStart};
+pub use compare::{Change, Comparison, Earlier};
+pub use operations::{OfCeiling, OperationReport};
+pub use power::PowerReport;
 pub use workload::{Reading, Workload};
 
 /// Returns the median of the finite values, or NaN if there are none.

@@ -209,8 +209,7 @@ pub fn predict(
         simd: crate::backend::simd_name().into(),
         token_budget: budget,
         plan: engine.plan.devices.clone(),
-        workloads: Vec::new(),
-        cold_start: None,
+        ..BenchReport::default()
     };
     for workload in workloads {
         let batches = workload.pack(budget);
@@ -229,6 +228,7 @@ pub fn predict(
             batches: batches.len(),
             tokens_per_second: median(rates.iter().copied()),
             rounds: rates,
+            power: None,
             products: None,
             operations: Vec::new(),
         });

@@ -141,6 +141,9 @@ fn line(event: &Event, (pid, tid): (u32, u32)) -> String {
         sequences,
         tokens,
         bytes,
+        flops,
+        outputs,
+        inputs,
         device,
         stream,
         correlation,
@@ -158,6 +161,9 @@ fn line(event: &Event, (pid, tid): (u32, u32)) -> String {
     put("device", device.map(u64::from));
     put("correlation", correlation);
     put("bytes", bytes);
+    put("flops", flops);
+    put("outputs", outputs);
+    put("inputs", inputs);
     put("pass", pass);
     put("layer", layer);
     put("sequences", sequences);

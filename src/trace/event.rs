@@ -135,6 +135,15 @@ pub struct Args {
     /// The number of bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// The number of floating-point operations, counting a multiplication and an addition as two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flops: Option<u64>,
+    /// The number of columns of the output of a matrix product.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outputs: Option<u64>,
+    /// The number of columns of the input of a matrix product: the length of its sums.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<u64>,
     /// The ordinal of the device that a call of the driver is for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<u32>,

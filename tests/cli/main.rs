@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod bad_records;
+mod bench;
 mod cuda_algorithms;
 mod cuda_embed;
 mod cuda_program;

@@ -81,6 +81,11 @@ impl Linear {
         }
     }
 
+    /// Returns the width of the layer's input.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
     /// Returns the width of the layer's output.
     pub fn outputs(&self) -> usize {
         self.outputs

@@ -12,7 +12,7 @@ pub use matrix::Matrix;
 
 use super::{
     Activation, AttentionSpec, Backend, BackendError, Builder, Limits, LinearKind, LinearPart,
-    Norm, Output, OutputKinds, Pass, Pooling, Role,
+    Norm, Output, OutputKinds, Pass, Pooling, Role, Work,
 };
 use crate::batch::{Budget, PackedBatch};
 use crate::dtype::States;
@@ -179,15 +179,22 @@ pub struct CpuPass<'a> {
 
 impl CpuPass<'_> {
     /// Opens the interval of an operation in the trace.
-    fn operation(&self, name: &'static str) -> Span {
+    fn operation(&self, name: &'static str, work: Work) -> Span {
         let thread = (host::COMPUTING, 0);
         let mut span = self.cpu.trace.span(thread, name, Category::Operation);
         span.note(|args| {
             args.layer = Some(self.layer as u64);
             args.sequences = Some(self.batch.len() as u64);
             args.tokens = Some(self.batch.total() as u64);
+            work.note(args);
         });
         span
+    }
+
+    /// Returns the work of a linear layer. `stored` bytes are moved for each column of the output.
+    fn product(&self, w: &Linear, stored: usize) -> Work {
+        let shape = (w.outputs(), w.inputs());
+        Work::product(self.batch.total(), shape, 4, shape.0 * stored)
     }
 }
 
@@ -204,7 +211,8 @@ impl Pass<Cpu> for CpuPass<'_> {
         shift: Option<&F32Data>,
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
-        let _span = self.operation("embed");
+        let rows = self.batch.total();
+        let _span = self.operation("embed", Work::rows(rows, 8 * out.cols()));
         let width = out.cols();
         out.resize(self.batch.total(), width);
         for ((to, token), scale) in out
@@ -236,7 +244,8 @@ impl Pass<Cpu> for CpuPass<'_> {
         norm: &Norm<F32Data>,
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
-        let _span = self.operation("layer_norm");
+        let work = Work::rows(x.rows(), 8 * x.cols());
+        let _span = self.operation("layer_norm", work);
         out.resize(x.rows(), x.cols());
         let norm = norm::RowNorm::from(norm);
         norm::layer_norm(self.cpu, x.values(), norm, out.values_mut());
@@ -250,10 +259,11 @@ impl Pass<Cpu> for CpuPass<'_> {
         act: Activation,
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
-        let _span = self.operation(match act {
+        let name = match act {
             Activation::None => "product",
             Activation::Gelu => "product_gelu",
-        });
+        };
+        let _span = self.operation(name, self.product(w, 4));
         out.resize(x.rows(), w.outputs());
         gemm::linear(self.cpu, self.sums, x, w, gemm::Mode::Store(act), out);
         Ok(())
@@ -265,7 +275,7 @@ impl Pass<Cpu> for CpuPass<'_> {
         w: &Linear,
         onto: &mut Matrix,
     ) -> Result<(), BackendError> {
-        let _span = self.operation("product");
+        let _span = self.operation("product", self.product(w, 8));
         gemm::linear(self.cpu, self.sums, x, w, gemm::Mode::Add, onto);
         Ok(())
     }
@@ -276,7 +286,7 @@ impl Pass<Cpu> for CpuPass<'_> {
         w: &Linear,
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
-        let _span = self.operation("product_gated_gelu");
+        let _span = self.operation("product_gated_gelu", self.product(w, 2));
         out.resize(x.rows(), w.outputs() / 2);
         gemm::gated(self.cpu, self.sums, x, w, out);
         Ok(())
@@ -288,7 +298,9 @@ impl Pass<Cpu> for CpuPass<'_> {
         spec: &AttentionSpec,
         out: &mut Matrix,
     ) -> Result<(), BackendError> {
-        let _span = self.operation("attention");
+        let width = spec.heads * spec.head_dim;
+        let work = Work::attention(self.batch.starts(), width, 4);
+        let _span = self.operation("attention", work);
         out.resize(qkv.rows(), spec.heads * spec.head_dim);
         // The table is moved out for the call, so that the pool can be borrowed beside it.
         let mut rotary = std::mem::take(&mut self.cpu.rotary);
@@ -303,7 +315,8 @@ impl Pass<Cpu> for CpuPass<'_> {
         norm: Option<&Norm<F32Data>>,
         wanted: OutputKinds,
     ) -> Result<Output, BackendError> {
-        let _span = self.operation("represent");
+        let work = Work::rows(x.rows(), 4 * x.cols());
+        let _span = self.operation("represent", work);
         let mut normed = std::mem::take(&mut self.cpu.normed);
         let x = match norm {
             Some(norm) => {

@@ -276,6 +276,11 @@ impl Backend for Cuda {
             class,
             rows: batch.total(),
             sequences: batch.len(),
+            squares: batch
+                .starts()
+                .windows(2)
+                .map(|s| ((s[1] - s[0]) as u64).pow(2))
+                .sum(),
             input,
             items: work.counts(),
             output: 0,

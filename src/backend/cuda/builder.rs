@@ -32,6 +32,8 @@ use std::thread;
 /// Bytes per pinned upload slot for weights, unless another number is set. To pin memory takes 0.6 ms
 /// per MiB, and the bus takes 0.08 ms for a slot, ten times what it costs to queue a copy.
 const UPLOAD_SLOT: usize = 4 << 20;
+/// Number of these slots: some are copied to the device while others are filled.
+const UPLOAD_SLOTS: usize = 8;
 /// Number of passes that may be under way at once: one is computed while the host writes the next
 /// one and reads the last one.
 pub const SLOTS: usize = 3;
@@ -159,6 +161,7 @@ impl CudaBuilder {
         UploadOptions {
             slot_bytes: self.options.upload_slot.unwrap_or(UPLOAD_SLOT),
             through: self.weights.any_cast(),
+            slots: UPLOAD_SLOTS,
             threads: upload_threads(),
             ..UploadOptions::default()
         }

@@ -14,7 +14,7 @@ use super::params::{
 use super::qkv::QkvOperands;
 use super::slot::InputLayout;
 use super::weights::ParameterId;
-use crate::backend::{Activation, BackendError, Norm, OutputKinds, Pass, Pooling};
+use crate::backend::{self, Activation, BackendError, Norm, OutputKinds, Pass, Pooling};
 use crate::dtype::DType;
 use crate::gpu::cublaslt::{Kind, Operands};
 use crate::gpu::stream::Work;
@@ -35,6 +35,8 @@ pub struct CudaPass<'a> {
     pub(super) rows: usize,
     /// The number of sequences.
     pub(super) sequences: usize,
+    /// The sum of the squares of their lengths: the work of attention.
+    pub(super) squares: u64,
     /// Where the parts of its input lie.
     pub(super) input: InputLayout,
     /// The lengths of the attention work lists.
@@ -52,19 +54,21 @@ impl CudaPass<'_> {
     fn operation(
         &mut self,
         name: &'static str,
+        work: backend::Work,
         run: impl FnOnce(&Cuda) -> Result<(), CudaError>,
     ) -> Result<(), CudaError> {
         let cuda = &*self.cuda;
         let timed = match &cuda.timeline {
             None => run(cuda),
             Some(timeline) => {
-                let args = Args {
+                let mut args = Args {
                     pass: Some(self.number),
                     layer: Some(self.layer as u64),
                     sequences: Some(self.sequences as u64),
                     tokens: Some(self.rows as u64),
                     ..Args::default()
                 };
+                work.note(&mut args);
                 timeline.around(cuda.compute(), Work::kernel(name, args), || run(cuda))
             }
         };
@@ -79,7 +83,12 @@ impl CudaPass<'_> {
     /// Queues the GEMM of a linear layer in the way that the class of the pass asks for.
     fn gemm(&mut self, w: Linear, x: u64, out: u64) -> Result<(), CudaError> {
         let (rows, class) = (self.rows, self.class);
-        self.operation("product", |cuda| cuda.gemm(w, x, out, (rows, class)))
+        let spec = self.cuda.gemms[w.gemm].spec();
+        // What is added onto the residual stream, in f32, reads it too.
+        let stored = if w.adds { 8 } else { spec.out_dtype().size() };
+        let shape = (spec.outputs, spec.inputs);
+        let work = backend::Work::product(rows, shape, spec.dtype.size(), shape.0 * stored);
+        self.operation("product", work, |cuda| cuda.gemm(w, x, out, (rows, class)))
     }
 
     /// Queues the kernel that computes a linear layer together with its GELU.
@@ -90,7 +99,11 @@ impl CudaPass<'_> {
         gated: bool,
     ) -> Result<(), CudaError> {
         let rows = self.rows;
-        self.operation(name, |cuda| cuda.gemm_gelu((x, w, out), rows, gated))
+        let spec = self.cuda.gemms[w.gemm].spec();
+        let (shape, size) = ((spec.outputs, spec.inputs), spec.dtype.size());
+        let halves = if gated { 2 } else { 1 };
+        let work = backend::Work::product(rows, shape, size, shape.0 / halves * size);
+        self.operation(name, work, |cuda| cuda.gemm_gelu((x, w, out), rows, gated))
     }
 }
 
@@ -274,7 +287,9 @@ impl Pass<Cuda> for CudaPass<'_> {
         // SAFETY: the matrix holds as many rows as the capacity, and no pass has more. The input
         // was just sent, and the stream waits for the table's layer. Only the compute stream
         // touches this memory.
-        Ok(self.operation("embed", |cuda| unsafe {
+        // The table is read, and the residual stream written.
+        let work = backend::Work::rows(self.rows, 8 * to.width);
+        Ok(self.operation("embed", work, |cuda| unsafe {
             cuda.functions.embed(cuda.compute(), &params)
         })?)
     }
@@ -301,8 +316,11 @@ impl Pass<Cuda> for CudaPass<'_> {
             epsilon: norm.eps,
             padding: 0,
         };
+        let size = self.cuda.dtype.size();
+        let streams = if params.stream == 0 { 1 } else { 2 };
+        let work = backend::Work::rows(self.rows, (4 * streams + size) * out.width);
         // SAFETY: as in `embed`.
-        Ok(self.operation("layer_norm", |cuda| unsafe {
+        Ok(self.operation("layer_norm", work, |cuda| unsafe {
             cuda.functions.layer_norm(cuda.compute(), &params)
         })?)
     }
@@ -323,12 +341,14 @@ impl Pass<Cuda> for CudaPass<'_> {
             values: to.activation(),
             count: (self.rows * to.width) as u64,
         };
+        let width = to.width;
         self.gemm(*w, from, params.values)?;
         if act == Activation::None {
             return Ok(());
         }
+        let work = backend::Work::rows(self.rows, 2 * self.cuda.dtype.size() * width);
         // SAFETY: as in `embed`.
-        Ok(self.operation("gelu", |cuda| unsafe {
+        Ok(self.operation("gelu", work, |cuda| unsafe {
             cuda.functions.gelu(cuda.compute(), &params)
         })?)
     }
@@ -347,7 +367,10 @@ impl Pass<Cuda> for CudaPass<'_> {
         };
         let (rows, w, positions) = (self.rows, *w, self.address(&self.input.positions)?);
         let kernels = attention.kernels;
-        Ok(self.operation("product_rotated", |cuda| {
+        let spec = self.cuda.gemms[w.gemm].spec();
+        let (shape, size) = ((spec.outputs, spec.inputs), spec.dtype.size());
+        let work = backend::Work::product(rows, shape, size, shape.0 * size);
+        Ok(self.operation("product_rotated", work, |cuda| {
             cuda.gemm_qkv((x, w, out), (kernels, table), rows, positions)
         })?)
     }
@@ -380,9 +403,11 @@ impl Pass<Cuda> for CudaPass<'_> {
             rows: self.rows as u32,
             width: to.width as u32,
         };
+        let width = to.width;
         self.gemm(*w, from, params.from)?;
+        let work = backend::Work::rows(self.rows, 3 * self.cuda.dtype.size() * width);
         // SAFETY: as in `embed`.
-        Ok(self.operation("gated_gelu", |cuda| unsafe {
+        Ok(self.operation("gated_gelu", work, |cuda| unsafe {
             cuda.functions.gated_gelu(cuda.compute(), &params)
         })?)
     }
@@ -416,7 +441,11 @@ impl Pass<Cuda> for CudaPass<'_> {
         };
         // SAFETY: as in `embed`. The work lists are those of this pass, whose sequences are no
         // longer than the table of rotations.
-        Ok(self.operation("attention", |cuda| unsafe {
+        let work = backend::Work {
+            flops: 4 * self.squares * (a.heads * a.head_dim) as u64,
+            ..backend::Work::rows(tokens, 4 * cuda.dtype.size() * a.heads * a.head_dim)
+        };
+        Ok(self.operation("attention", work, |cuda| unsafe {
             cuda.attention[a.kernels].run(cuda.compute(), &params, tokens, lists, items)
         })?)
     }
@@ -473,16 +502,21 @@ impl Pass<Cuda> for CudaPass<'_> {
             epsilon: norm.map_or(0.0, |n| n.eps),
             half: half.into(),
         };
+        // The residual stream is read, and what is wanted is written.
+        let work = backend::Work {
+            bytes: (rows * from.width * 4 + pooled.len() + states.len()) as u64,
+            ..backend::Work::default()
+        };
         self.output = end;
         self.taken += 1;
         if sequences > 0 && wanted.pooled == Some(Pooling::Max) {
             // SAFETY: as in `embed`. The output holds these parts, as was just checked.
-            self.operation("represent_max", |cuda| unsafe {
+            self.operation("represent_max", work, |cuda| unsafe {
                 cuda.functions.represent_max(cuda.compute(), rows, &params)
             })?;
         } else if sequences > 0 {
             // SAFETY: as in `embed`. The output holds these parts, as was just checked.
-            self.operation("represent", |cuda| unsafe {
+            self.operation("represent", work, |cuda| unsafe {
                 cuda.functions.represent(cuda.compute(), rows, &params)
             })?;
         }

@@ -7,30 +7,12 @@ use super::builder::Linear;
 use super::error::CudaError;
 use crate::gpu::driver::Fence;
 use crate::gpu::stream::Timeline;
-use crate::trace::{Category, Event, Trace};
+use crate::trace::{Event, Trace};
 use std::sync::Arc;
 
 /// The most intervals of a breakdown. A round of 100 batches on a model of 48 layers has 40,000, and
 /// as many calls of the host.
 const EVENTS: usize = 1 << 22;
-
-/// Sums the times of the operations among these events: the name, the milliseconds and the calls of
-/// each kind, in the order in which the kinds first occurred.
-fn operations(events: &[Event]) -> Vec<(String, f64, usize)> {
-    let mut sums: Vec<(String, f64, usize)> = Vec::new();
-    let kernels = events.iter().filter(|e| e.category == Category::Kernel);
-    for event in kernels {
-        let time = event.nanoseconds() as f64 / 1e6;
-        match sums.iter_mut().find(|(known, _, _)| *known == event.name) {
-            Some((_, sum, calls)) => {
-                *sum += time;
-                *calls += 1;
-            }
-            None => sums.push((event.name.clone().into_owned(), time, 1)),
-        }
-    }
-    sums
-}
 
 impl Cuda {
     /// Returns the milliseconds that only the GEMMs of the linear layers take for this many rows
@@ -79,13 +61,12 @@ impl Cuda {
         Ok(end.milliseconds_since(&start)?.unwrap_or(f32::NAN))
     }
 
-    /// Switches the timing of operations on or off from the next pass on, and returns what was
-    /// timed since it was last switched on: the name, the milliseconds and the calls of each kind
-    /// of operation. This is for measuring: it slows passes down.
+    /// Switches the timing of operations on or off from the next pass on, and returns the intervals
+    /// that were timed since it was last switched on. This is for measuring: it slows passes down.
     ///
     /// # Errors
     /// Returns [`CudaError`] if work on the device fails.
-    pub fn profile(&mut self, on: bool) -> Result<Vec<(String, f64, usize)>, CudaError> {
+    pub fn profile(&mut self, on: bool) -> Result<Vec<Event>, CudaError> {
         self.compute().synchronize()?;
         let own = self.processor.timeline().cloned();
         let mine = match on {
@@ -104,6 +85,6 @@ impl Cuda {
         };
         timeline.read();
         let document = timeline.trace().document();
-        Ok(operations(&document.map_or(Vec::new(), |d| d.events)))
+        Ok(document.map_or(Vec::new(), |d| d.events))
     }
 }

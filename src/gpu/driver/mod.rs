@@ -11,6 +11,7 @@
 //! driver.
 
 mod context;
+mod copying;
 mod error;
 mod fence;
 mod ffi;
@@ -21,6 +22,7 @@ mod stream;
 mod tensor_map;
 
 pub use context::{Context, DeviceInfo, devices, driver_version, init};
+pub use copying::copy_rates;
 pub use error::{At, DriverError, StreamName};
 pub use fence::Fence;
 pub use library::{Library, choose, library};
