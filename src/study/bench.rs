@@ -481,7 +481,7 @@ mod tests {
                 "  690 W, 1410 MHz, lowered by sw power cap; 1727 J per million tokens",
             ]
         );
-        let operation = "  product_gelu 5120x1280               12.50 ms  25.0 %    429 calls       29.0 us +-1.0  %    700.0 TFLOP/s  95.0 % of products";
+        let operation = "  product_gelu 5120x1280                12.50 ms  25.0 %    429 calls       29.0 us +-1.0  %    700.0 TFLOP/s  95.0 % of products";
         assert_eq!(lines[3], operation);
         let json = serde_json::to_value(report()).unwrap();
         let workload = &json["workloads"][0];
