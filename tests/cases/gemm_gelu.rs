@@ -190,8 +190,7 @@ impl Case for GemmGelu {
             "gemm_gelu"
         };
         let name = format!("{form}_{}", self.dtype.name());
-        let tiles =
-            rows.div_ceil(GEMM90_ROWS as usize) * outputs.div_ceil(GEMM90_COLUMNS as usize);
+        let tiles = rows.div_ceil(GEMM90_ROWS as usize) * outputs.div_ceil(GEMM90_COLUMNS as usize);
         let blocks = tiles.min(machine.multiprocessors as usize);
         let launch = Launch::new("gemm_gelu", name, blocks, GEMM90_THREADS, params);
         Some(vec![Launch {
