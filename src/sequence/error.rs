@@ -383,7 +383,7 @@ impl SequenceError {
                 source,
                 ..
             } if wants_memory(source) => {
-                "decompressing this file takes more memory than there is, because it was made with a large window: decompress it where there is more, e.g. zstd -dc --long=31 IN > OUT, and give the result"
+                "decompressing this file takes more memory than there is, because it was made with a large window: decompress it where there is more, e.g. zstd -dc -M2048MB IN > OUT, and give the result"
             }
             Self::Read { source, .. } if wants_memory(source) => {
                 "decompressing this file takes more memory than it may have here (1 GiB for xz): decompress it first, e.g. xz -dc IN > OUT, and give the result"

@@ -433,7 +433,7 @@ fn a_window_of_zstd_takes_its_memory_and_is_no_damage_where_there_is_too_little(
         "large, record 0",
         "cannot be read on (zstd): ",
         "hint: decompressing this file takes more memory than there is",
-        "zstd -dc --long=31 IN > OUT",
+        "zstd -dc -M2048MB IN > OUT",
     ];
     fails(tokenize("large", little), 3, says);
 }

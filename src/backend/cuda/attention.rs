@@ -28,9 +28,9 @@ pub struct AttentionKernel {
     pub source: String,
     /// Its name in there.
     pub name: String,
-    /// Threads a block.
+    /// The number of threads per block.
     pub threads: u32,
-    /// Bytes of dynamic shared memory a block.
+    /// Bytes of dynamic shared memory per block.
     pub shared: u32,
     /// How many blocks a launch has.
     pub grid: Grid,
