@@ -66,6 +66,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     scope.close()?;
+    // The first failure of any thread or stream, if there was one.
+    manager.check()?;
 
     println!("{right} of {batches} batches came back right");
     let compute = manager.get_stream_at(0, StreamName::Compute, 0)?;

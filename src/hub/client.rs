@@ -1,8 +1,7 @@
-//! Requests to the Hub: redirects, the token, errors and repetitions.
+//! Requests to the Hub: redirects, the token and errors.
 
 use std::fs;
 use std::io::{self, Read};
-use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -10,16 +9,12 @@ use ureq::http::Response;
 use ureq::tls::{PemItem, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
+use super::address::{host, joined, origin, quoted};
 use super::name::is_commit;
+use super::patience::{Failed, LONGEST_WAIT, Wait, patiently};
 use super::{Hub, HubError, Name, Observer, Token};
 use crate::untrusted::{json, shown};
 
-/// How often something is tried again, in a row and in vain.
-const RETRIES: u32 = 4;
-/// How long to wait before the first repetition. Before the others it is three times as long each.
-const FIRST_WAIT: Duration = Duration::from_millis(200);
-/// The longest time for which a server may ask to wait.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// The most redirects that are followed.
 const REDIRECTS: usize = 10;
 /// The longest list of a model's files that is read, in bytes, and the most values in it.
@@ -27,40 +22,6 @@ const LONGEST_LIST: u64 = 8 << 20;
 const MOST_VALUES: usize = 1 << 18;
 /// The longest message of a server that is read, in bytes.
 const LONGEST_MESSAGE: u64 = 1000;
-
-/// A failed request.
-pub(super) struct Failed {
-    pub error: Box<HubError>,
-    /// How long to wait before it is worth to try again; `None` if it never is.
-    pub again: Option<Wait>,
-}
-
-impl Failed {
-    /// A failure after which it is worth to try again.
-    fn growing(error: HubError) -> Self {
-        Self {
-            error: Box::new(error),
-            again: Some(Wait::Growing),
-        }
-    }
-}
-
-/// The time before a repetition.
-pub(super) enum Wait {
-    /// It grows with the number of failures.
-    Growing,
-    /// The server asks for this time.
-    Asked(Duration),
-}
-
-impl From<HubError> for Failed {
-    fn from(error: HubError) -> Self {
-        Self {
-            error: Box::new(error),
-            again: None,
-        }
-    }
-}
 
 /// The commit of a revision, and the files that the repository has there.
 pub(super) struct Listing {
@@ -456,38 +417,6 @@ fn roots(hub: &Hub) -> Result<RootCerts, HubError> {
     }
 }
 
-/// Tries until it succeeds, fails for good, or has failed too often.
-pub(super) fn patiently<T>(
-    observer: &mut dyn Observer,
-    mut attempt: impl FnMut() -> Result<T, Failed>,
-) -> Result<T, HubError> {
-    let mut failures = 0;
-    loop {
-        match attempt() {
-            Ok(done) => return Ok(done),
-            Err(failed) => pause(failed, &mut failures, observer)?,
-        }
-    }
-}
-
-/// Waits after a failure, or returns its error if it is not worth to try again.
-pub(super) fn pause(
-    failed: Failed,
-    failures: &mut u32,
-    observer: &mut dyn Observer,
-) -> Result<(), HubError> {
-    *failures += 1;
-    let wait = match failed.again {
-        _ if *failures > RETRIES => return Err(*failed.error),
-        None => return Err(*failed.error),
-        Some(Wait::Asked(wait)) => wait,
-        Some(Wait::Growing) => FIRST_WAIT * 3u32.pow(*failures - 1),
-    };
-    observer.note(&format!("{}; trying again", failed.error));
-    thread::sleep(wait);
-    Ok(())
-}
-
 fn header<B>(response: &Response<B>, name: &str) -> Option<String> {
     let value = response.headers().get(name)?;
     value.to_str().ok().map(str::to_owned)
@@ -495,89 +424,4 @@ fn header<B>(response: &Response<B>, name: &str) -> Option<String> {
 
 fn is_hash(value: &Value) -> bool {
     value.as_str().is_some_and(is_commit)
-}
-
-/// Scheme, host and port of an address.
-fn origin(url: &str) -> Option<(&str, String)> {
-    let (scheme, rest) = url.split_once("://")?;
-    if !matches!(scheme, "http" | "https") {
-        return None;
-    }
-    let authority = rest.split(['/', '?', '#']).next()?;
-    let port = if scheme == "https" { ":443" } else { ":80" };
-    let authority = authority.to_ascii_lowercase();
-    let authority = authority.strip_suffix(port).unwrap_or(&authority);
-    // What stands before the host (`user@`) could look like another host.
-    (!authority.is_empty() && !authority.contains('@')).then(|| (scheme, authority.to_owned()))
-}
-
-/// The host and the port of an address, for messages.
-fn host(url: &str) -> String {
-    origin(url).map_or_else(|| url.to_owned(), |(_, host)| host)
-}
-
-/// The address that `location` means in an answer from `base`.
-fn joined(base: &str, location: &str) -> Option<String> {
-    let (scheme, rest) = base.split_once("://")?;
-    let authority = rest.split(['/', '?', '#']).next()?;
-    let url = match location {
-        _ if location.contains("://") => location.to_owned(),
-        _ if location.starts_with("//") => format!("{scheme}:{location}"),
-        _ if location.starts_with('/') => format!("{scheme}://{authority}{location}"),
-        _ => return None,
-    };
-    origin(&url).map(|_| url.clone())
-}
-
-/// Escapes what is special in an address.
-fn quoted(text: &str) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                out.push(char::from(byte));
-            }
-            other => out.push_str(&format!("%{other:02X}")),
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_origin_is_scheme_host_and_port() {
-        let same = |a: &str, b: &str| origin(a).is_some() && origin(a) == origin(b);
-        assert!(same("https://hf.co/a", "https://HF.co:443?b"));
-        assert!(same("http://127.0.0.1:80/", "http://127.0.0.1"));
-        for (a, b) in [
-            ("https://hf.co", "http://hf.co"),
-            ("https://hf.co", "https://hf.co:444"),
-            ("https://hf.co", "https://hf.co.evil.org"),
-            ("https://hf.co", "https://hf.co@evil.org"),
-            ("https://hf.co", "https://evil.org/hf.co"),
-            ("ftp://hf.co", "ftp://hf.co"),
-            ("https://", "https://"),
-        ] {
-            assert!(!same(a, b), "{a} {b}");
-        }
-    }
-
-    #[test]
-    fn redirects_are_joined_to_where_they_come_from() {
-        let from = "https://hf.co/a/b?c";
-        for (location, joined_to) in [
-            ("/x?y", Some("https://hf.co/x?y")),
-            ("//cdn.org/x", Some("https://cdn.org/x")),
-            ("http://cdn.org/x", Some("http://cdn.org/x")),
-            ("file:///etc/passwd", None),
-            ("x", None),
-            ("", None),
-        ] {
-            assert_eq!(joined(from, location).as_deref(), joined_to, "{location}");
-        }
-        assert_eq!(quoted("refs/pr/1 é"), "refs%2Fpr%2F1%20%C3%A9");
-    }
 }

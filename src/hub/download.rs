@@ -15,7 +15,8 @@ use std::time::Duration;
 use ring::digest;
 
 use super::cache::{CONFIG, TOKENIZER, is_file, is_plain, shards};
-use super::client::{Client, Failed, Metadata, pause};
+use super::client::{Client, Metadata};
+use super::patience::{Failed, pause};
 use super::{Cache, Hub, HubError, Name, Observer, WEIGHTS};
 use crate::untrusted::file;
 

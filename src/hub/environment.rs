@@ -293,4 +293,27 @@ mod tests {
             "HF_TOKEN is no token: it has characters that no token has"
         );
     }
+
+    #[test]
+    fn times_addresses_and_certificates_come_from_their_variables() {
+        let unset = hub(&[]);
+        assert_eq!(unset.endpoint, "https://huggingface.co");
+        let ten = Duration::from_secs(10);
+        assert_eq!((unset.answer_timeout, unset.read_timeout), (ten, ten));
+        assert_eq!(unset.certificates, None);
+        let set = hub(&[
+            ("HF_ENDPOINT", "https://mirror.org/"),
+            ("HF_HUB_ETAG_TIMEOUT", "3"),
+            ("HF_HUB_DOWNLOAD_TIMEOUT", "60"),
+            ("SSL_CERT_FILE", "/etc/roots.pem"),
+        ]);
+        assert_eq!(set.endpoint, "https://mirror.org");
+        let seconds = (set.answer_timeout.as_secs(), set.read_timeout.as_secs());
+        assert_eq!(seconds, (3, 60));
+        assert_eq!(set.certificates, Some("/etc/roots.pem".into()));
+        // What is no number of seconds leaves the usual time.
+        for text in ["", "0", "-1", "soon"] {
+            assert_eq!(hub(&[("HF_HUB_ETAG_TIMEOUT", text)]).answer_timeout, ten);
+        }
+    }
 }

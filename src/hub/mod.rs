@@ -13,6 +13,8 @@
 //! means the same files on every run until somebody downloads others. `client` and `download` are
 //! parts of the feature `hub`; without it, models are found in the cache only.
 
+#[cfg(feature = "hub")]
+mod address;
 mod cache;
 #[cfg(feature = "hub")]
 mod client;
@@ -21,6 +23,8 @@ mod download;
 mod environment;
 mod error;
 mod name;
+#[cfg(feature = "hub")]
+mod patience;
 
 pub use cache::{Cache, Snapshot, WEIGHTS};
 pub use environment::{Hub, Token};

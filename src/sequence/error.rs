@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Alphabet;
 use super::intruder::Intruder;
-use super::source::Trailing;
+use super::source::{Trailing, wants_memory};
 use crate::remedy::{Action, Remedy};
 use crate::system::files;
 use crate::untrusted::Shown;
@@ -377,6 +377,16 @@ impl SequenceError {
         Some(match self {
             Self::Read { source, .. } if Trailing::of(source) => {
                 "decompress the file, e.g. gzip -dc IN > OUT, which ignores these bytes, or fetch the file again if it should be whole"
+            }
+            Self::Read {
+                compression: Some("zstd"),
+                source,
+                ..
+            } if wants_memory(source) => {
+                "decompressing this file takes more memory than there is, because it was made with a large window: decompress it where there is more, e.g. zstd -dc -M2048MB IN > OUT, and give the result"
+            }
+            Self::Read { source, .. } if wants_memory(source) => {
+                "decompressing this file takes more memory than it may have here (1 GiB for xz): decompress it first, e.g. xz -dc IN > OUT, and give the result"
             }
             Self::Read {
                 compression: Some(_),

@@ -192,7 +192,7 @@ fn compression_of(magic: &[u8]) -> Option<&'static str> {
 /// Returns the kind of a file that this program does not read, if the first bytes of the file tell
 /// it.
 pub(super) fn what_else(head: &[u8]) -> Option<&'static str> {
-    const KNOWN: [(&[u8], &str); 26] = [
+    const KNOWN: [(&[u8], &str); 29] = [
         (b"PK\x03\x04", "a zip archive"),
         (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
         (b"\x1f\x9d", "a file packed with compress (.Z)"),
@@ -201,6 +201,9 @@ pub(super) fn what_else(head: &[u8]) -> Option<&'static str> {
         (b"CRAM", "a CRAM file"),
         (b"@HD\t", "a SAM file"),
         (b"@SQ\t", "a SAM file"),
+        (b"@RG\tID:", "a SAM file"),
+        (b"@PG\tID:", "a SAM file"),
+        (b"@CO\t", "a SAM file"),
         (b"LOCUS ", "a GenBank file"),
         (b"ID   ", "an EMBL or UniProt flat file"),
         (b"# STOCKHOLM", "a Stockholm alignment"),
@@ -262,6 +265,25 @@ pub(super) fn what_table(text: &[u8]) -> Option<&'static str> {
         (0, 1..) => Some("a CSV table"),
         (0, 0) => None,
     }
+}
+
+/// Returns whether a decoder failed because the file asks for more memory than the decoder may have
+/// or than there is. Such a file is not damaged.
+pub(super) fn wants_memory(error: &io::Error) -> bool {
+    use liblzma::stream::Error::{Mem, MemLimit};
+    use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode::{
+        ZSTD_error_frameParameter_windowTooLarge, ZSTD_error_memory_allocation,
+    };
+    let Some(inner) = error.get_ref() else {
+        return false;
+    };
+    if let Some(xz) = inner.downcast_ref() {
+        return matches!(xz, Mem | MemLimit);
+    }
+    let zstd = inner.downcast_ref::<zstd::Error>();
+    zstd.is_some_and(|e| {
+        e.is(ZSTD_error_memory_allocation) || e.is(ZSTD_error_frameParameter_windowTooLarge)
+    })
 }
 
 /// Puts the decoder for `compression` on top of `raw`. Every decoder continues past the first

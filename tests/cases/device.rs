@@ -179,11 +179,7 @@ impl Device {
         for (i, operand) in case.operands(&self.machine, by).iter().enumerate() {
             regions.push(self.place(case, i, operand)?);
         }
-        let at: Vec<u64> = regions
-            .iter()
-            .map(|r| r.as_ref().map_or(0, Region::address))
-            .collect();
-        let Some(launches) = case.launches(&at, &self.machine, by) else {
+        let Some(launches) = case.launches_in(&regions, &self.machine, by) else {
             return Ok(None);
         };
         for launch in &launches {
@@ -238,15 +234,15 @@ impl Pool {
         Ok(Self { region, next: 0 })
     }
 
-    fn take(&mut self, bytes: usize) -> u64 {
+    fn take(&mut self, bytes: usize) -> Region {
         let bytes = bytes.next_multiple_of(256);
         assert!(bytes <= self.region.bytes(), "an operand exceeds the pool");
         if self.next + bytes > self.region.bytes() {
             self.next = 0;
         }
-        let address = self.region.address() + self.next as u64;
+        let start = self.next;
         self.next += bytes;
-        address
+        self.region.slice(start..self.next)
     }
 }
 
@@ -270,16 +266,16 @@ impl Device {
                 _ => self.place(case, i, operand)?,
             });
         }
-        let mut addresses = || -> Vec<u64> {
+        let mut places = || -> Vec<Option<Region>> {
             let each = operands.iter().zip(&regions);
             each.map(|(operand, region)| match (region, operand.bytes()) {
-                (Some(region), _) => region.address(),
-                (None, 0) => 0,
-                (None, bytes) => pool.take(bytes),
+                (Some(region), bytes) => Some(region.slice(0..bytes)),
+                (None, 0) => None,
+                (None, bytes) => Some(pool.take(bytes)),
             })
             .collect()
         };
-        let Some(first) = case.launches(&addresses(), &self.machine, By::Kernel) else {
+        let Some(first) = case.launches_in(&places(), &self.machine, By::Kernel) else {
             return Ok(None);
         };
         let functions = first
@@ -288,7 +284,7 @@ impl Device {
             .collect::<Result<Vec<_>, _>>()?;
         // Made beforehand: the device must not wait for a work list.
         let mut prepare = |rounds: usize| -> Vec<Vec<Launch>> {
-            let round = |_| case.launches(&addresses(), &self.machine, By::Kernel);
+            let round = |_| case.launches_in(&places(), &self.machine, By::Kernel);
             (0..rounds).filter_map(round).collect()
         };
         let enqueue = |launches: &[Launch]| -> Result<(), DriverError> {

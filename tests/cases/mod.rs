@@ -11,6 +11,7 @@ pub mod attention;
 pub mod device;
 pub mod elementwise;
 pub mod gemm;
+pub mod gemm_gelu;
 pub mod norm;
 #[allow(clippy::duplicate_mod)] // the benchmark has the numbers without the devices of the tests
 #[path = "../support/cuda/numbers.rs"]
@@ -20,6 +21,7 @@ use device::{Launch, Machine};
 use numbers::error;
 use seqstream::backend::cpu::Cpu;
 use seqstream::dtype::DType;
+use seqstream::gpu::driver::Region;
 
 /// A buffer on the device that a kernel reads or writes.
 #[derive(Debug, Clone)]
@@ -94,6 +96,18 @@ pub trait Case {
     /// Returns the launches, in order, for operands at these addresses. The result is `None` if
     /// there is no such kernel.
     fn launches(&self, at: &[u64], machine: &Machine, by: By) -> Option<Vec<Launch>>;
+    /// Returns the launches for operands in these regions; an operand without bytes has no region.
+    /// Only kernels that take tensor maps need more of a region than its address.
+    fn launches_in(
+        &self,
+        regions: &[Option<Region>],
+        machine: &Machine,
+        by: By,
+    ) -> Option<Vec<Launch>> {
+        let address = |region: &Option<Region>| region.as_ref().map_or(0, Region::address);
+        let at: Vec<u64> = regions.iter().map(address).collect();
+        self.launches(&at, machine, by)
+    }
     /// Returns the operation on the CPU backend, if it has this operation.
     fn on_cpu(&self) -> Option<Box<dyn OnCpu>> {
         None
@@ -122,6 +136,7 @@ pub fn all(extent: Extent) -> Vec<Box<dyn Case>> {
     cases.extend(norm::cases(extent));
     cases.extend(elementwise::cases(extent));
     cases.extend(gemm::cases(extent));
+    cases.extend(gemm_gelu::cases(extent));
     cases
 }
 

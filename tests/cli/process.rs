@@ -407,3 +407,33 @@ fn list(out: &Path) -> Vec<String> {
     shards.sort();
     shards
 }
+
+#[test]
+fn a_window_of_zstd_takes_its_memory_and_is_no_damage_where_there_is_too_little() {
+    let place = Place::new(1);
+    // A frame of one raw block, with windows of 2 GiB (`zstd --long=31`) and of 1 MiB.
+    let frame = |window: u8| {
+        let text = b">a\nMKTLL\n";
+        let block = ((text.len() as u32) << 3 | 1).to_le_bytes();
+        [&b"\x28\xb5\x2f\xfd\x00"[..], &[window], &block[..3], text].concat()
+    };
+    fs::write(place.path("large"), frame(21 << 3)).unwrap();
+    fs::write(place.path("small"), frame(10 << 3)).unwrap();
+    let tokenize = |input: &str, limit: &str| {
+        let mut command = place.command(env!("CARGO_BIN_EXE_seqstream"));
+        command.args(["tokenize", input, "--model", "model"]);
+        after(limit, &command)
+    };
+    let (little, enough) = ("ulimit -v 1500000", "ulimit -v 4000000");
+    for (input, limit) in [("small", little), ("large", enough)] {
+        let output = tokenize(input, limit).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    let says = &[
+        "large, record 0",
+        "cannot be read on (zstd): ",
+        "hint: decompressing this file takes more memory than there is",
+        "zstd -dc -M2048MB IN > OUT",
+    ];
+    fails(tokenize("large", little), 3, says);
+}

@@ -435,3 +435,33 @@ fn a_private_model_comes_with_the_token_of_a_file() {
             .all(|r| r.header("authorization").is_none())
     );
 }
+
+#[test]
+fn requests_go_through_the_proxy_except_to_the_hosts_that_need_none() {
+    use std::io::{BufRead, BufReader};
+    let (place, hub) = place();
+    let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", proxy.local_addr().unwrap());
+    for variable in ["ALL_PROXY", "HTTPS_PROXY"] {
+        let mut asking = command(&place, &hub, "inspect esm2_8m");
+        asking.env("HF_ENDPOINT", "http://hub.invalid");
+        asking.env(variable, &address).stderr(Stdio::null());
+        let mut child = asking.spawn().unwrap();
+        let (connection, _) = proxy.accept().unwrap();
+        let mut line = String::new();
+        BufReader::new(connection).read_line(&mut line).unwrap();
+        assert!(line.contains("hub.invalid"), "{line}");
+        // It would be tried again.
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    // Connections of the tries that were begun.
+    proxy.set_nonblocking(true).unwrap();
+    while proxy.accept().is_ok() {}
+    let mut command = command(&place, &hub, "inspect esm2_8m");
+    command.env("ALL_PROXY", &address);
+    command.env("NO_PROXY", "127.0.0.1");
+    succeeds(command);
+    holds(&place, &hub, &FILES);
+    assert!(proxy.accept().is_err(), "the proxy was asked");
+}

@@ -303,3 +303,20 @@ fn a_cache_that_cannot_be_written_is_said() {
         ],
     );
 }
+
+#[test]
+fn certificates_that_cannot_be_used_are_said() {
+    let (place, hub) = place();
+    fs::write(place.path("empty.pem"), "no certificate\n").unwrap();
+    for (path, says) in [
+        ("none.pem", "SSL_CERT_FILE: none.pem cannot be read: "),
+        (
+            "empty.pem",
+            "SSL_CERT_FILE: empty.pem holds no certificates",
+        ),
+    ] {
+        let mut command = command(&place, &hub, "inspect esm2_8m");
+        command.env("SSL_CERT_FILE", path);
+        fails(command, 9, &[says]);
+    }
+}

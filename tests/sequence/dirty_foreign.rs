@@ -180,3 +180,20 @@ fn what_left_nothing_is_named() {
             .ends_with("the sequence is empty")
     );
 }
+
+#[test]
+fn a_sentence_has_three_words_two_in_lower_case_and_an_end() {
+    for end in [".", ":", "!", "?", ",", ";"] {
+        let text = format!(">a\nMK\nThis is short{end}\n");
+        refused(text.as_bytes(), "a sentence", (1, 3), "line");
+    }
+    for line in [
+        // No end, two words, one word in lower case, and blocks of equal length.
+        "This is short",
+        "is short.",
+        "This Protein is.",
+        "mktll vagga kemst.",
+    ] {
+        assert_eq!(pairs(format!(">a\n{line}\n").as_bytes())[0].1, line);
+    }
+}

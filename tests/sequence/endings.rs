@@ -116,3 +116,47 @@ fn bgzip_without_its_end_marker_is_noticed() {
         }
     }
 }
+
+/// What follows bzip2, xz or zstd data is another part of it, or an error, wherever it ends.
+#[test]
+fn only_another_part_may_follow_other_compressed_data() {
+    let bzip2 = |text: &[u8]| {
+        let mut out = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        out.write_all(text).unwrap();
+        out.finish().unwrap()
+    };
+    let xz = |text: &[u8]| {
+        let mut out = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        out.write_all(text).unwrap();
+        out.finish().unwrap()
+    };
+    let zstd = |text: &[u8]| {
+        let mut out = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        out.include_checksum(true).unwrap();
+        out.write_all(text).unwrap();
+        out.finish().unwrap()
+    };
+    type Packer<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
+    let packers: [(&str, Packer<'_>); 3] = [("bzip2", &bzip2), ("xz", &xz), ("zstd", &zstd)];
+    for (name, pack) in packers {
+        let (first, second) = (pack(b">a\nMK\n"), pack(b"VL\n"));
+        let whole = [first.clone(), second.clone()].concat();
+        assert_eq!(pairs(&whole), own(&[("a", "MKVL")]));
+        for end in first.len() + 1..whole.len() {
+            assert!(read(&whole[..end]).is_err(), "{name}, {end} bytes");
+        }
+        for trailing in [
+            &b"x"[..],
+            b"trailing",
+            b"\0",
+            b"\0\0\0",
+            &[0; 512],
+            b">b\nMK\n",
+        ] {
+            let stored = [&first[..], trailing].concat();
+            // The format of xz allows zero bytes in fours after its data.
+            let padding = name == "xz" && trailing.len() == 512;
+            assert_eq!(read(&stored).is_ok(), padding, "{name}, {trailing:?}");
+        }
+    }
+}

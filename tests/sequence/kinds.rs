@@ -200,3 +200,46 @@ fn a_name_may_be_the_whole_header() {
     assert!(matches!(e, SequenceError::IdNotUtf8 { .. }), "{e}");
     assert!(read(b">P1;CRAB a=b\ntitle\nM*\n", 9).is_err());
 }
+
+#[test]
+fn the_other_kind_begins_at_95_percent_and_at_a_third() {
+    let other = |alphabet, text: &str| cleaned(alphabet, text.as_bytes()).1.other_alphabet == 1;
+    let bases = "ACGT".repeat(10);
+    for (length, letters, noticed) in [(20, 1, true), (20, 2, false), (40, 2, true), (40, 3, false)]
+    {
+        let text = format!("{}{}", &bases[..length - letters], "M".repeat(letters));
+        assert_eq!(other(Alphabet::Protein, &text), noticed, "{text}");
+    }
+    for (length, letters, noticed) in [
+        (20, 7, true),
+        (20, 6, false),
+        (21, 7, true),
+        (19, 19, false),
+    ] {
+        let text = format!("{}{}", &bases[..length - letters], "M".repeat(letters));
+        assert_eq!(other(Alphabet::Dna, &text), noticed, "{text}");
+    }
+}
+
+#[test]
+fn the_name_of_a_chain_may_be_that_of_another_record() {
+    let (_folder, path) = temporary("a.fa", b">id\nM:K\n>b\nMK\n>id:1\nMK\n");
+    let mut options = options(false, 100);
+    options.reader.chains = seqstream::sequence::Chains::Split;
+    let summary = scan(&[Input::from(&path)], &options).unwrap();
+    assert_eq!(summary.counts.shared_names, 2);
+    let first = SharedName {
+        name: "id:1".into(),
+        records: [1, 4],
+    };
+    assert_eq!(summary.shared_name, Some(first));
+}
+
+#[test]
+fn records_without_a_name_are_numbered_over_the_whole_job() {
+    let (_first, one) = temporary("one.fa", b">\nMK\n>a\nMK\n");
+    let (_second, two) = temporary("two.fa", b">\nMK\n");
+    let reader = SequenceReader::new(vec![Input::from(&one), Input::from(&two)]);
+    let names: Vec<String> = reader.map(|record| record.unwrap().id).collect();
+    assert_eq!(names, ["record_1", "a", "record_3"]);
+}

@@ -11,6 +11,7 @@ mod fragments;
 mod fuzzed;
 mod inputs;
 mod kinds;
+mod limits;
 mod properties;
 mod tokens;
 

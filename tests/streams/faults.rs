@@ -166,7 +166,9 @@ fn a_scope_leaves_no_work_behind_on_any_way_out() {
             .map(|context| Arena::new(context, 64).unwrap().take("filled", 64).unwrap());
         let work = |devices: &[u32]| {
             for device in devices {
-                let stream = manager.get_stream(*device, StreamName::Store).unwrap();
+                let stream = manager
+                    .get_stream_at(*device, StreamName::Store, 0)
+                    .unwrap();
                 // SAFETY: nothing else accesses the region.
                 unsafe { stream.fill(&regions[*device as usize], 1).unwrap() };
             }
@@ -175,7 +177,7 @@ fn a_scope_leaves_no_work_behind_on_any_way_out() {
         let leave_early = || -> Result<(), StreamError> {
             let _scope = manager.scope(None);
             work(&[0, 1]);
-            manager.get_stream(7, StreamName::Load)?;
+            manager.get_stream_at(7, StreamName::Load, 0)?;
             unreachable!("there is no device 7");
         };
         assert!(leave_early().is_err());

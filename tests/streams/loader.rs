@@ -55,12 +55,10 @@ fn a_layer_is_there_before_it_is_used_however_late_it_is_loaded() {
                 "seed {seed}, layer {layer}"
             );
         }
-        assert_eq!(loader.loaded().recorded(), LAYERS);
         // Resident layers are not waited for again.
         loader.loaded().wait(0, ring.compute()).unwrap();
         assert_eq!(simulator.counter("stream_synchronizes"), 0);
-        let uploader = loader.finish().unwrap();
-        drop((ring, buffers, uploader, streams, manager));
+        drop((loader, ring, buffers, streams, manager));
         simulator.assert_nothing_held("resident layers");
         assert_eq!(simulator.findings() + &reports.text(), "");
     }
@@ -330,7 +328,7 @@ type Work = Box<dyn FnOnce(&mut Uploader, &LayerFences) -> Result<(), StreamErro
 
 /// Returns the error that the compute thread receives when it waits for layer 1 while the loader
 /// does this work.
-fn waiting_for_layer_1(work: Work) -> (StreamError, String, Result<(), StreamError>) {
+fn waiting_for_layer_1(work: Work) -> (StreamError, String) {
     let simulator = simulator(1, 3);
     let reports = Reports::default();
     let rig = rig(1, &reports, true);
@@ -345,10 +343,9 @@ fn waiting_for_layer_1(work: Work) -> (StreamError, String, Result<(), StreamErr
     let loader = Loader::start(rig.uploader, loaded, work).unwrap();
     loader.loaded().wait(0, rig.ring.compute()).unwrap();
     let error = loader.loaded().wait(1, rig.ring.compute()).unwrap_err();
-    let finished = loader.finish().map(|_| ());
-    drop((rig.ring, rig.buffers, rig.streams, rig.manager));
+    drop((loader, rig.ring, rig.buffers, rig.streams, rig.manager));
     simulator.assert_nothing_held("a loader that failed");
-    (error, reports.text(), finished)
+    (error, reports.text())
 }
 
 #[test]
@@ -362,21 +359,18 @@ fn whoever_waits_for_a_layer_is_told_why_it_does_not_come() {
         capacity,
     };
     let own = failure.clone();
-    let (error, told, finished) = waiting_for_layer_1(Box::new(move |_, _| Err(own)));
-    assert_eq!((&error, finished), (&failure, Err(failure.clone())));
+    let (error, told) = waiting_for_layer_1(Box::new(move |_, _| Err(own)));
+    assert_eq!(error, failure);
     assert!(told.contains("2 bytes for a region of weights"), "{told}");
     // The work panics.
-    let (error, told, finished) = waiting_for_layer_1(Box::new(|_, _| panic!("no such tensor")));
+    let (error, told) = waiting_for_layer_1(Box::new(|_, _| panic!("no such tensor")));
     assert_eq!(error, StreamError::Panicked("no such tensor".into()));
-    assert!(
-        told.contains("no such tensor") && finished.is_err(),
-        "{told}"
-    );
+    assert!(told.contains("no such tensor"), "{told}");
     // The work ends but has forgotten a layer: this is an error of the waiting thread.
-    let (error, told, finished) = waiting_for_layer_1(Box::new(|_, _| Ok(())));
+    let (error, told) = waiting_for_layer_1(Box::new(|_, _| Ok(())));
     let (layer, loaded) = (1, 1);
     assert_eq!(error, StreamError::NotLoaded { layer, loaded });
-    assert_eq!((told.as_str(), finished), ("", Ok(())));
+    assert_eq!(told, "");
 }
 
 #[test]
@@ -392,15 +386,15 @@ fn a_failure_elsewhere_wakes_whoever_waits_and_ends_the_loader() {
     let work = move |uploader: &mut Uploader, loaded: &LayerFences| {
         uploader.upload(&noise(1, LAYER), &target, 0)?;
         uploader.mark(loaded)?;
-        waits.wait(0, uploader.stream())
+        uploader.wait_for(&waits, 0)
     };
     let loader = Loader::start(rig.uploader, loaded, work).unwrap();
     loader.loaded().wait(0, rig.ring.compute()).unwrap();
     sleep(A_WHILE);
     simulator.fault("cuEventRecord#1:700:sticky");
     let error = read(&mut rig.ring, 5, &rig.buffers[0]).unwrap_err();
-    assert_eq!(loader.finish().map(|_| ()), Err(error.clone()));
-    assert_eq!(used.wait_enqueued(0), Err(error));
+    assert_eq!(used.wait(0, rig.ring.compute()), Err(error));
+    drop(loader);
     assert!(reports.text().contains("cuEventRecord failed with 700"));
     drop((rig.ring, rig.buffers, rig.streams, rig.manager, used));
     simulator.assert_nothing_held("a failure elsewhere");
@@ -466,7 +460,7 @@ fn a_fault_at_every_call_with_a_loader_ends_without_a_hang_or_a_leak() {
             let work = move |uploader: &mut Uploader, loaded: &LayerFences| {
                 for n in 0..4 {
                     if n >= 2 {
-                        done.wait(n - 2, uploader.stream())?;
+                        uploader.wait_for(&done, n - 2)?;
                     }
                     uploader.upload(&noise(n + 1, LAYER), &targets[n as usize % 2], 0)?;
                     uploader.mark(loaded)?;
@@ -488,7 +482,7 @@ fn a_fault_at_every_call_with_a_loader_ends_without_a_hang_or_a_leak() {
                 Ok(())
             };
             let computed: Result<(), StreamError> = compute();
-            let finished = loader.finish().map(|_| ());
+            drop(loader);
             if let Err(StreamError::Driver(error)) = &computed {
                 assert_eq!(error.code, code, "{error}");
                 assert!(reports.text().contains(&error.to_string()));
@@ -496,7 +490,6 @@ fn a_fault_at_every_call_with_a_loader_ends_without_a_hang_or_a_leak() {
             } else {
                 assert_eq!(computed, Ok(()));
             }
-            assert!(finished.is_ok() || computed.is_err());
             drop((ring, buffers, used, streams, manager));
             simulator.assert_nothing_held(&format!("call {n}:{code}{variant}"));
         }

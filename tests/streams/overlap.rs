@@ -240,7 +240,7 @@ fn streams_are_found_by_device_and_kind_and_say_whether_they_work() {
     let stream = manager.get_stream_at(2, StreamName::Compute, 1).unwrap();
     assert_eq!((stream.name(), stream.number()), (StreamName::Compute, 1));
     assert_eq!(stream.context().ordinal(), 2);
-    let error = manager.get_stream(1, StreamName::Load).unwrap_err();
+    let error = manager.get_stream_at(1, StreamName::Load, 0).unwrap_err();
     assert_eq!(error.to_string(), "device 1 has no load stream 0");
     assert!(manager.get_stream_at(0, StreamName::Store, 1).is_err());
 
@@ -282,7 +282,7 @@ fn streams_are_found_by_device_and_kind_and_say_whether_they_work() {
     manager.create_streams(&contexts).unwrap();
     assert_eq!(manager.status().unwrap().len(), 2);
     let load = manager.get_stream_at(0, StreamName::Load, 1).unwrap();
-    let store = manager.get_stream(0, StreamName::Store).unwrap();
+    let store = manager.get_stream_at(0, StreamName::Store, 0).unwrap();
     assert!(std::sync::Arc::ptr_eq(load, store));
     assert!(
         StreamManager::new(StreamOptions {

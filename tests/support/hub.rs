@@ -292,6 +292,8 @@ pub fn environment(command: &mut Command, cache: &Path) {
         "http_proxy",
         "HTTPS_PROXY",
         "https_proxy",
+        "NO_PROXY",
+        "no_proxy",
     ];
     for name in variables {
         command.env_remove(name);

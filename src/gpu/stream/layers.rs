@@ -63,7 +63,7 @@ impl LayerFences {
     }
 
     /// Returns the number of layers whose fence has been recorded.
-    pub fn recorded(&self) -> u64 {
+    fn recorded(&self) -> u64 {
         self.recorded.load(Ordering::Acquire)
     }
 
@@ -84,17 +84,12 @@ impl LayerFences {
         Ok(layer)
     }
 
-    /// Blocks the host until a layer's fence has been recorded. The fence need not be passed then.
+    /// Blocks the host until a layer's fence has been recorded, or `stop` is set by
+    /// [`stop`](Self::stop). The fence need not be passed then.
     ///
     /// # Errors
     /// The job's failure, as soon as there is one; [`StreamError::NotLoaded`] if the layer's fence
     /// will never be recorded.
-    pub fn wait_enqueued(&self, layer: u64) -> Result<(), StreamError> {
-        self.wait_enqueued_unless(layer, None)
-    }
-
-    /// Waits as [`wait_enqueued`](Self::wait_enqueued) does, until `stop` is set by
-    /// [`stop`](Self::stop).
     fn wait_enqueued_unless(
         &self,
         layer: u64,
@@ -124,7 +119,8 @@ impl LayerFences {
     /// layer's fence has been recorded.
     ///
     /// # Errors
-    /// As for [`wait_enqueued`](Self::wait_enqueued), or an error of the driver.
+    /// The job's failure, as soon as there is one; [`StreamError::NotLoaded`] if the layer's fence
+    /// will never be recorded; an error of the driver.
     pub fn wait(&self, layer: u64, stream: &Stream) -> Result<(), StreamError> {
         self.wait_unless(layer, stream, None)
     }

@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 /// chunk, or in [`Uploader::wait_for`], and is waited for.
 #[derive(Debug)]
 pub struct Loader {
-    thread: Option<JoinHandle<(Uploader, Result<(), StreamError>)>>,
+    thread: Option<JoinHandle<Uploader>>,
     loaded: Arc<LayerFences>,
     stop: Arc<AtomicBool>,
 }
@@ -36,15 +36,19 @@ impl Loader {
         let fences = Arc::clone(&loaded);
         let run = move || {
             let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut uploader, &fences)));
-            let result = match outcome {
-                Ok(Err(StreamError::Stopped)) => Err(StreamError::Stopped),
-                Ok(result) => result.map_err(|e| uploader.end_job(e)),
-                Err(panic) => Err(uploader.end_job(StreamError::Panicked(words(&*panic)))),
+            let failure = match outcome {
+                Ok(Ok(()) | Err(StreamError::Stopped)) => None,
+                Ok(Err(error)) => Some(error),
+                Err(panic) => Some(StreamError::Panicked(words(&*panic))),
             };
+            if let Some(failure) = failure {
+                // Whoever waits for a layer gets the failure of the job.
+                let _ = uploader.end_job(failure);
+            }
             fences.end();
             // The uploader is returned and not dropped here: freeing pinned memory holds up the
             // whole device.
-            (uploader, result)
+            uploader
         };
         let thread = thread::Builder::new()
             .name("weights".into())
@@ -61,23 +65,6 @@ impl Loader {
     pub fn loaded(&self) -> &Arc<LayerFences> {
         &self.loaded
     }
-
-    /// Waits until all uploads are enqueued, and returns the uploader.
-    ///
-    /// # Errors
-    /// The error that ended the work early.
-    pub fn finish(mut self) -> Result<Uploader, StreamError> {
-        let (uploader, result) = self.join()?;
-        result.map(|()| uploader)
-    }
-
-    fn join(&mut self) -> Result<(Uploader, Result<(), StreamError>), StreamError> {
-        let thread = self.thread.take().ok_or(StreamError::Stopped)?;
-        // Panics of `work` are caught inside the thread.
-        thread
-            .join()
-            .map_err(|panic| StreamError::Panicked(words(&*panic)))
-    }
 }
 
 fn words(panic: &(dyn Any + Send)) -> String {
@@ -90,7 +77,9 @@ impl Drop for Loader {
     fn drop(&mut self) {
         // The thread may be waiting for a slot that no pass will release any more.
         self.loaded.stop(&self.stop);
-        // The result was reported when it ended the job.
-        let _ = self.join();
+        if let Some(thread) = self.thread.take() {
+            // Panics of the work are caught inside the thread, and ended the job.
+            let _ = thread.join();
+        }
     }
 }

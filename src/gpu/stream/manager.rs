@@ -245,14 +245,6 @@ impl StreamManager {
         self.devices.iter().find(|d| d.context.ordinal() == ordinal)
     }
 
-    /// Returns a device's first stream of a kind.
-    ///
-    /// # Errors
-    /// [`StreamError::NoStream`] if there is none.
-    pub fn get_stream(&self, device: u32, kind: StreamName) -> Result<&Arc<Stream>, StreamError> {
-        self.get_stream_at(device, kind, 0)
-    }
-
     /// Returns a device's stream of a kind by its number.
     ///
     /// # Errors

@@ -154,11 +154,6 @@ impl Uploader {
         })
     }
 
-    /// Returns the stream that all copies use.
-    pub fn stream(&self) -> &Stream {
-        &self.stream
-    }
-
     /// Ends the job with an error of the code that uploads. Returns the job's first failure.
     pub(super) fn end_job(&self, error: StreamError) -> StreamError {
         self.job.fail(error)

@@ -92,7 +92,7 @@ pub fn layers_through_two_buffers(uploads: u64, reports: &Reports) {
     let work = move |uploader: &mut Uploader, loaded: &LayerFences| {
         for n in 0..uploads {
             if let Some(before) = n.checked_sub(BUFFERS) {
-                done.wait(before, uploader.stream())?;
+                uploader.wait_for(&done, before)?;
             }
             uploader.upload(&noise(n + 1, LAYER), &targets[(n % BUFFERS) as usize], 0)?;
             uploader.mark(loaded)?;
