@@ -312,7 +312,7 @@ fn timeline(pass: &PassTimeline, longest: u64) -> Timeline {
     Timeline {
         title: format!(
             "One pass of {} tokens, {}, streams {}",
-            pass.setting.token_budget,
+            pass.tokens,
             pass.setting.weights(),
             if pass.setting.streams { "on" } else { "off" }
         ),

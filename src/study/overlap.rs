@@ -86,6 +86,7 @@ pub fn overlap(
     for length in options.lengths {
         study.length(*length)?;
     }
+    choose(&mut study.report.timelines);
     match study.shortage {
         Some(shortage) if study.report.points.is_empty() => Err(shortage),
         _ => Ok(study.report),
@@ -264,25 +265,22 @@ impl Study<'_, '_> {
         self.report.points.push(point);
         if !setting.per_token && setting.slots == Some(SLOTS[0]) {
             let last = (rounds.warm + self.options.rounds) * PASSES - 1;
-            self.keep(seen.pass(last, setting, balance));
+            let pass = seen.pass(last, setting, (rounds.tokens, balance));
+            self.report.timelines.extend(pass);
         }
         Ok(())
     }
+}
 
-    /// Keeps the timeline on which most can be seen: of the pass whose loading takes about as long
-    /// as its computing.
-    fn keep(&mut self, new: Option<PassTimeline>) {
-        let Some(new) = new else { return };
-        let all = &mut self.report.timelines;
-        let known = all
-            .iter_mut()
-            .find(|old| old.setting.streams == new.setting.streams);
-        match known {
-            Some(old) if old.balance <= new.balance => {}
-            Some(old) => *old = new,
-            None => all.push(new),
-        }
-    }
+/// Keeps the two timelines on which most can be seen: of the setting whose loading takes about as long
+/// as its computing, with streams and without.
+fn choose(timelines: &mut Vec<PassTimeline>) {
+    let overlapping = timelines.iter().filter(|t| t.setting.streams);
+    let best = overlapping.min_by(|a, b| a.balance.total_cmp(&b.balance));
+    let Some(best) = best.map(|t| (t.setting.length, t.setting.token_budget)) else {
+        return;
+    };
+    timelines.retain(|t| (t.setting.length, t.setting.token_budget) == best);
 }
 
 /// The passes of a round: as many whole sequences as fit, the same number in each.

@@ -163,7 +163,6 @@ impl CudaBuilder {
             through: self.weights.any_cast(),
             slots: UPLOAD_SLOTS,
             threads: upload_threads(),
-            ..UploadOptions::default()
         }
     }
 
@@ -374,7 +373,7 @@ impl CudaBuilder {
         // used. Meanwhile the weights begin to load.
         let (products, placed) = thread::scope(|scope| {
             let named = thread::Builder::new().name("products".into());
-            let checking = named.spawn_scoped(scope, &products);
+            let checking = named.spawn_scoped(scope, products);
             let placed = self.place();
             let checked = checking.ok().and_then(|checking| checking.join().ok());
             (checked.unwrap_or_else(&products), placed)

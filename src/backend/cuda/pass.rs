@@ -284,11 +284,11 @@ impl Pass<Cuda> for CudaPass<'_> {
             vocabulary: (weights.values(*table) / to.width.max(1)) as u32,
             padding: 0,
         };
+        // The table is read, and the residual stream written.
+        let work = backend::Work::rows(self.rows, 8 * to.width);
         // SAFETY: the matrix holds as many rows as the capacity, and no pass has more. The input
         // was just sent, and the stream waits for the table's layer. Only the compute stream
         // touches this memory.
-        // The table is read, and the residual stream written.
-        let work = backend::Work::rows(self.rows, 8 * to.width);
         Ok(self.operation("embed", work, |cuda| unsafe {
             cuda.functions.embed(cuda.compute(), &params)
         })?)
@@ -439,12 +439,12 @@ impl Pass<Cuda> for CudaPass<'_> {
             scale: 1.0 / (a.head_dim as f32).sqrt(),
             count: 0,
         };
-        // SAFETY: as in `embed`. The work lists are those of this pass, whose sequences are no
-        // longer than the table of rotations.
         let work = backend::Work {
             flops: 4 * self.squares * (a.heads * a.head_dim) as u64,
             ..backend::Work::rows(tokens, 4 * cuda.dtype.size() * a.heads * a.head_dim)
         };
+        // SAFETY: as in `embed`. The work lists are those of this pass, whose sequences are no
+        // longer than the table of rotations.
         Ok(self.operation("attention", work, |cuda| unsafe {
             cuda.attention[a.kernels].run(cuda.compute(), &params, tokens, lists, items)
         })?)

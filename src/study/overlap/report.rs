@@ -110,6 +110,8 @@ pub struct OverlapPoint {
 pub struct PassTimeline {
     /// The setting.
     pub setting: Setting,
+    /// The tokens of the pass.
+    pub tokens: usize,
     /// How far the time of computing is from that of loading: 0 where both are the same.
     pub balance: f64,
     /// The nanoseconds that the pass took.

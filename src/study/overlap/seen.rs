@@ -91,12 +91,18 @@ impl Seen {
     }
 
     /// Returns what ran from the end of the pass before to the end of this pass.
-    pub(super) fn pass(&self, pass: usize, setting: Setting, balance: f64) -> Option<PassTimeline> {
+    pub(super) fn pass(
+        &self,
+        pass: usize,
+        setting: Setting,
+        (tokens, balance): (usize, f64),
+    ) -> Option<PassTimeline> {
         let start = *self.ends.get(pass.checked_sub(1)?)?;
         let end = *self.ends.get(pass)?;
         let window = Intervals::from_iter([(start, end)]);
         Some(PassTimeline {
             setting,
+            tokens,
             balance,
             nanoseconds: end.saturating_sub(start),
             lanes: self.engines.each_ref().map(|engine| {
