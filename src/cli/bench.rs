@@ -136,6 +136,7 @@ fn measure(
             Device::Cuda { .. } => algorithms::from_cache(console),
         },
         weights,
+        loading: Default::default(),
         trace: trace.clone(),
     };
     if args.plan {
@@ -193,6 +194,7 @@ fn predict(
         // A choice of the simulated library is of no use to a later job.
         algorithms: Arc::new(Algorithms::new(None)),
         weights: options::weights(args.weights, args.plan, &simulation.device)?,
+        loading: Default::default(),
         trace: trace.clone(),
     };
     if args.plan {

@@ -87,6 +87,7 @@ fn job(options: EmbedOptions, trace: &Trace, console: &Console) -> Result<(), Fa
         memory,
         algorithms: Arc::clone(&algorithms),
         weights: options.weights,
+        loading: Default::default(),
         trace: trace.clone(),
     };
     if options.plan {

@@ -10,7 +10,7 @@ use seqstream::engine::Device;
 use seqstream::output::OutputError;
 use seqstream::pipeline::JobError;
 use seqstream::study::figures;
-use seqstream::study::overlap::{self, OverlapOptions, OverlapReport, Setting};
+use seqstream::study::overlap::{self, Bus, OverlapOptions, OverlapReport, Setting};
 use seqstream::study::simulate::{self, SimulateOptions};
 
 /// Runs `seqstream overlap`.
@@ -60,6 +60,8 @@ fn measure(args: &OverlapArgs, console: &Console) -> Result<OverlapReport, Failu
         lengths: &args.lengths,
         rounds: args.rounds,
         threads: args.threads.unwrap_or_else(options::cores),
+        // Pageable memory, and the buses of PCIe 4 and PCIe 3.
+        buses: &[Bus::Pageable, Bus::Throttled(25), Bus::Throttled(12)],
         algorithms: algorithms::from_cache(console),
         clock: &|| start.elapsed().as_secs_f64(),
     };

@@ -30,7 +30,7 @@ use crate::backend::cuda::{Cuda, CudaBuilder, CudaError, CudaOptions, DevicePlan
 use crate::dtype::DType;
 use crate::gpu::cublaslt::Algorithms;
 use crate::gpu::driver::{Context, DriverError};
-use crate::gpu::stream::{StreamManager, StreamOptions};
+use crate::gpu::stream::{Loading, StreamManager, StreamOptions};
 use crate::model::{Embedder, Model, Request, name_parts};
 use crate::output::{JobSpec, OutputDtype};
 use crate::trace::Trace;
@@ -76,6 +76,8 @@ pub struct Job {
     pub algorithms: Arc<Algorithms>,
     /// Where the weights stand on CUDA: on the device, or streamed to it.
     pub weights: WeightMode,
+    /// How they get there; only studies have anything but the default.
+    pub loading: Loading,
     /// The trace of the job, if there is one.
     pub trace: Trace,
 }
@@ -277,6 +279,7 @@ fn each_builder<T>(
         half_states: job.half_states,
         upload_slot: None,
         weights: job.weights,
+        loading: job.loading,
         deepest: job.request.layers.iter().copied().max(),
     };
     let one = |context: &Context| {

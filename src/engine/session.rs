@@ -73,6 +73,7 @@ impl Session {
             threads,
             longest: None,
             weights: WeightMode::Auto,
+            loading: Default::default(),
             trace: Trace::off(),
         };
         Ok(Self {

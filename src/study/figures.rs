@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::BenchReport;
-use super::overlap::{OverlapPoint, OverlapReport, PassTimeline};
+use super::overlap::{Bus, OverlapPoint, OverlapReport, PassTimeline};
 use super::svg::{Axis, Bar, Chart, Lane, Mark, Scale, Series, Timeline, escaped};
 
 /// A file of a study.
@@ -62,10 +62,11 @@ pub fn csv(report: &OverlapReport) -> String {
         (@ optional $value:expr) => { optional($value) };
         (@ text $value:expr) => { $value.to_string() };
     }
-    let settings: [Column; 5] = [
+    let settings: [Column; 6] = [
         ("length", |p| p.setting.length.to_string()),
         ("token_budget", |p| p.setting.token_budget.to_string()),
         ("weights", |p| p.setting.weights()),
+        ("bus", |p| p.setting.bus.to_string()),
         ("streams", |p| p.setting.streams.to_string()),
         ("per_token", |p| p.setting.per_token.to_string()),
     ];
@@ -168,6 +169,14 @@ fn figures(report: &OverlapReport) -> Vec<Figure> {
             .iter()
             .filter(|p| p.setting.length == length && p.setting.streams && !p.setting.per_token)
             .collect();
+        let (points, all_buses): (Vec<_>, Vec<_>) = (
+            points
+                .iter()
+                .copied()
+                .filter(|p| p.setting.bus == Bus::Pinned)
+                .collect(),
+            points,
+        );
         let mut kinds: Vec<Option<usize>> = points.iter().map(|p| p.setting.slots).collect();
         kinds.sort_unstable();
         kinds.dedup();
@@ -179,6 +188,15 @@ fn figures(report: &OverlapReport) -> Vec<Figure> {
                     text: hidden(&points, &kinds, title("Hidden loading")).svg(),
                 },
                 caption: "The part of the loading of streamed layers that takes no time, and what could be hidden at best (dashed).",
+            });
+        }
+        if points.len() < all_buses.len() {
+            all.push(Figure {
+                file: StudyFile {
+                    name: format!("bus-{length}.svg"),
+                    text: by_bus(&all_buses, title("Rate by bus")).svg(),
+                },
+                caption: "Tokens per second with layers streamed through the fewest slots: from pinned memory, from pageable memory, and over slower buses.",
             });
         }
         let knee = knee(report, length);
@@ -220,6 +238,7 @@ fn knee(report: &OverlapReport, length: usize) -> Option<f64> {
         .points
         .iter()
         .filter(|p| p.setting.length == length && p.setting.streams && !p.setting.per_token)
+        .filter(|p| p.setting.bus == Bus::Pinned)
         .max_by_key(|p| p.tokens_per_pass)?;
     let passes = report.passes as f64;
     let per_token = largest.compute_seconds / passes / largest.tokens_per_pass as f64;
@@ -302,6 +321,29 @@ fn rate(
         x: Axis::new("tokens per pass", Scale::Log),
         y: Axis::new("tokens per second", Scale::Linear),
         series,
+    }
+}
+
+/// Draws the rate of layers that are streamed through the fewest slots, for each way to the device.
+fn by_bus(points: &[&OverlapPoint], title: String) -> Chart {
+    let fewest = points.iter().filter_map(|p| p.setting.slots).min();
+    let mut buses: Vec<Bus> = points.iter().map(|p| p.setting.bus).collect();
+    buses.dedup();
+    let series = buses.iter().zip(0..).map(|(bus, colour)| Series {
+        name: bus.to_string(),
+        mark: Mark::Measured,
+        colour,
+        points: points
+            .iter()
+            .filter(|p| p.setting.slots == fewest && p.setting.bus == *bus)
+            .map(|p| (p.tokens_per_pass as f64, p.tokens_per_second))
+            .collect(),
+    });
+    Chart {
+        title,
+        x: Axis::new("tokens per pass", Scale::Log),
+        y: Axis::new("tokens per second", Scale::Linear),
+        series: series.collect(),
     }
 }
 

@@ -21,6 +21,7 @@
 //! use seqstream::backend::cuda::WeightMode;
 //! use seqstream::engine::{Device, Job};
 //! use seqstream::gpu::cublaslt::Algorithms;
+//! use seqstream::gpu::stream::Loading;
 //! use seqstream::study::{BenchOptions, Workload, bench};
 //! use seqstream::trace::Trace;
 //! use seqstream::weights::Checkpoint;
@@ -37,6 +38,7 @@
 //!     memory: None,
 //!     algorithms: Algorithms::new(None).into(),
 //!     weights: WeightMode::Auto,
+//!     loading: Loading::default(),
 //!     trace: Trace::off(),
 //! };
 //! let options = BenchOptions { rounds: 3, ..BenchOptions::default() };

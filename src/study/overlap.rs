@@ -18,11 +18,12 @@ use crate::batch::PackedBatch;
 use crate::dtype::DType;
 use crate::engine::{self, Device, EngineError, Job};
 use crate::gpu::cublaslt::Algorithms;
+use crate::gpu::stream::Loading;
 use crate::model::{Embedder, ModelError, Pool, Request};
 use crate::trace::{Document, Trace};
 use crate::weights::Checkpoint;
 
-pub use report::{OverlapPoint, OverlapReport, PassTimeline, Setting, Skipped};
+pub use report::{Alone, Bus, OverlapPoint, OverlapReport, PassTimeline, Setting, Skipped};
 use seen::{Seen, Times};
 
 /// The numbers of slots that layers are streamed through.
@@ -51,6 +52,8 @@ pub struct OverlapOptions<'a> {
     pub rounds: usize,
     /// The number of CPU threads.
     pub threads: usize,
+    /// The ways to the device that are studied besides the usual one.
+    pub buses: &'a [Bus],
     /// The algorithms of the products.
     pub algorithms: Arc<Algorithms>,
     /// Tells the seconds.
@@ -77,6 +80,7 @@ pub fn overlap(
             rounds: options.rounds,
             passes: PASSES,
             load_seconds_per_pass: None,
+            other_loads: Vec::new(),
             points: Vec::new(),
             skipped: Vec::new(),
             timelines: Vec::new(),
@@ -132,6 +136,17 @@ impl Study<'_, '_> {
                 None => WeightMode::Resident,
                 slots => WeightMode::Streamed { slots },
             },
+            loading: match setting.bus {
+                Bus::Pinned => Loading::default(),
+                Bus::Pageable => Loading {
+                    pageable: true,
+                    ..Loading::default()
+                },
+                Bus::Throttled(rate) => Loading {
+                    bytes_per_second: Some(u64::from(rate) * 1_000_000_000),
+                    ..Loading::default()
+                },
+            },
             trace: Trace::in_memory(EVENTS),
         }
     }
@@ -169,6 +184,7 @@ impl Study<'_, '_> {
             slots,
             streams,
             per_token,
+            bus: Bus::Pinned,
         };
         // The default budget, which is the same for all that fit.
         let mut usual = 0;
@@ -182,15 +198,17 @@ impl Study<'_, '_> {
                 }
             }
         }
-        let load = match streamed.last() {
-            Some(slots) => {
-                let alone = with(Some(*slots), length, true, false);
-                (self.note)(&alone);
-                let rounds = self.rounds(&alone)?;
-                Some(median(rounds.walls) / PASSES as f64)
-            }
-            None => None,
+        let alone = |study: &mut Self, bus: Bus| -> Result<Option<f64>, EngineError> {
+            let Some(slots) = streamed.last() else {
+                return Ok(None);
+            };
+            let alone = with(Some(*slots), length, true, false);
+            let alone = Setting { bus, ..alone };
+            (study.note)(&alone);
+            let rounds = study.rounds(&alone)?;
+            Ok(Some(median(rounds.walls) / PASSES as f64))
         };
+        let load = alone(self, Bus::Pinned)?;
         self.report.load_seconds_per_pass = load;
         let sizes = sizes(length, usual);
         let kinds = |all: bool| -> Vec<Option<usize>> {
@@ -212,6 +230,25 @@ impl Study<'_, '_> {
                 for slots in kinds(false) {
                     self.point(with(slots, *size, streams, true), load)?;
                 }
+            }
+        }
+        // Other ways to the device: with streams, and through the fewest slots.
+        for bus in self.options.buses {
+            let Some(load_seconds) = alone(self, *bus)? else {
+                break;
+            };
+            let other = Alone {
+                bus: *bus,
+                load_seconds,
+            };
+            self.report.other_loads.push(other);
+            for size in &sizes {
+                let slots = streamed.first().copied();
+                let setting = Setting {
+                    bus: *bus,
+                    ..with(slots, *size, true, false)
+                };
+                self.point(setting, Some(load_seconds))?;
             }
         }
         Ok(())
@@ -263,7 +300,8 @@ impl Study<'_, '_> {
         let point = point(setting.clone(), &rounds, &each, load);
         let balance = (point.compute_seconds / point.load_seconds).ln().abs();
         self.report.points.push(point);
-        if !setting.per_token && setting.slots == Some(SLOTS[0]) {
+        let usual = !setting.per_token && setting.bus == Bus::Pinned;
+        if usual && setting.slots == Some(SLOTS[0]) {
             let last = (rounds.warm + self.options.rounds) * PASSES - 1;
             let pass = seen.pass(last, setting, (rounds.tokens, balance));
             self.report.timelines.extend(pass);

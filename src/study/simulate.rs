@@ -304,6 +304,8 @@ pub fn overlap(
         // Virtual time has no noise.
         rounds: 1,
         threads,
+        // For another bus, the machine file is changed.
+        buses: &[],
         // A choice of the simulated library is of no use to a later job.
         algorithms: Arc::new(Algorithms::new(None)),
         clock: &|| simulation.simulator.now(),

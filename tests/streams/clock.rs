@@ -53,6 +53,7 @@ fn run(text: &str, config: &ModelConfig, overlap: bool, states: bool, batches: u
         algorithms: Algorithms::new(None).into(),
         half_states: false,
         weights: Default::default(),
+        loading: Default::default(),
         trace: Default::default(),
     };
     let Device::Cuda { .. } = &simulation.device else {

@@ -3,17 +3,18 @@
 
 use crate::support::cuda::simulator;
 use crate::support::stream::loading::{
-    A_WHILE, LAYER, Rig, UPLOAD, fences, layers_through_two_buffers, read, rig,
+    A_WHILE, LAYER, Rig, UPLOAD, fences, layers_through_two_buffers, read, rig, rig_that_loads,
 };
 use crate::support::stream::{Reports, noise, watchdog};
 use seqstream::gpu::driver::{Arena, DriverError};
 use seqstream::stream::{
-    Conversion, LayerFences, Loader, ProcessorOptions, Source, StreamError, StreamProcessor,
-    UploadOptions, Uploader,
+    Conversion, LayerFences, Loader, Loading, ProcessorOptions, Source, StreamError,
+    StreamProcessor, UploadOptions, Uploader,
 };
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread::sleep;
+use std::time::Instant;
 
 #[test]
 fn a_layer_is_there_before_it_is_used_however_late_it_is_loaded() {
@@ -86,6 +87,7 @@ fn large_chunks_of_several_threads_arrive_whole() {
         slot_bytes: 600 << 10,
         threads: 3,
         through: false,
+        ..UploadOptions::default()
     };
     for seed in 0..6 {
         let simulator = simulator(1, seed);
@@ -232,6 +234,47 @@ fn sources_that_lie_together_share_chunks() {
         assert_eq!(results[400..700], [9; 300]);
         assert_eq!(results[1192..], [9; LAYER - 1192]);
         assert_eq!(simulator.findings(), "");
+    }
+}
+
+/// The ways to the device that studies compare bring the same bytes.
+#[test]
+fn bytes_out_of_pageable_memory_and_over_a_slow_bus_are_the_same() {
+    let pageable = Loading {
+        pageable: true,
+        ..Loading::default()
+    };
+    let slow = Loading {
+        bytes_per_second: Some(100_000),
+        ..Loading::default()
+    };
+    for (loading, copies) in [(pageable, 3), (slow, 0)] {
+        for seed in 0..10 {
+            let simulator = simulator(1, seed);
+            let mut rig = rig_that_loads(1, &Reports::default(), true, loading);
+            let loaded = fences(&rig.streams, "layer", 1);
+            let bytes = noise(seed + 1, LAYER);
+            let began = Instant::now();
+            rig.uploader.upload(&bytes, &rig.buffers[0], 0).unwrap();
+            if let Some(rate) = loading.bytes_per_second {
+                // The last chunk may be sent when the others have had their time.
+                let least = (LAYER - LAYER % 512) as f64 / rate as f64;
+                assert!(began.elapsed().as_secs_f64() >= least);
+            }
+            rig.uploader.mark(&loaded).unwrap();
+            loaded.wait(0, rig.ring.compute()).unwrap();
+            read(&mut rig.ring, 0, &rig.buffers[0]).unwrap();
+            assert!(rig.ring.collect().unwrap()[..] == bytes, "seed {seed}");
+            assert_eq!(simulator.counter("pageable_copies"), copies);
+            assert_eq!(simulator.findings(), "");
+            // A driver that refuses the copy ends the job.
+            simulator.fault("cuMemcpyHtoDAsync_v2#1:719");
+            let failed = rig.uploader.upload(&bytes, &rig.buffers[0], 0);
+            let Err(StreamError::Driver(DriverError { code: 719, at, .. })) = failed else {
+                panic!("{failed:?}");
+            };
+            assert_eq!(at.operation.as_deref(), Some("load 512 bytes"));
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::dtype::DType;
 use crate::gpu::cublaslt::{Algorithms, Gemm, Kind, Product, ProductSpec, Tuning, WORKSPACE};
 use crate::gpu::driver::{Arena, Context, DeviceInfo, devices};
 use crate::gpu::stream::{
-    ProcessorOptions, StreamManager, StreamProcessor, UploadOptions, Uploader,
+    Loading, ProcessorOptions, StreamManager, StreamProcessor, UploadOptions, Uploader,
 };
 use crate::weights::Weight;
 use std::sync::Arc;
@@ -70,6 +70,8 @@ pub struct CudaOptions {
     pub upload_slot: Option<usize>,
     /// Where the weights stand: on the device, or in the mapped files, from which they are streamed.
     pub weights: WeightMode,
+    /// How the weights get to the device.
+    pub loading: Loading,
     /// The deepest layer that passes reach, if it is known: 0 is the embedding. Weights of deeper
     /// layers are not loaded.
     pub deepest: Option<usize>,
@@ -162,6 +164,7 @@ impl CudaBuilder {
             slot_bytes: self.options.upload_slot.unwrap_or(UPLOAD_SLOT),
             through: self.weights.any_cast(),
             slots: UPLOAD_SLOTS,
+            loading: self.options.loading,
             threads: upload_threads(),
         }
     }

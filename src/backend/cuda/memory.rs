@@ -285,6 +285,7 @@ mod tests {
             half_states: false,
             upload_slot: None,
             weights: Default::default(),
+            loading: Default::default(),
             deepest: None,
         };
         let wanted = |options: CudaOptions| wanted_tokens(&budget(132, options.tokens), &options);

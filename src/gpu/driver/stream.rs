@@ -215,6 +215,31 @@ impl Stream {
         self.enqueued(answer, Operation::Load { bytes })
     }
 
+    /// Copies bytes of memory that is not pinned to the start of a region. The driver stages them
+    /// itself, so the bytes may be changed or freed when this returns.
+    ///
+    /// # Safety
+    /// The region must stay alive until a fence that is recorded after this copy has been passed.
+    /// Until then, apart from work on this stream, nobody may touch it.
+    ///
+    /// # Errors
+    /// [`DriverError`] if the driver refuses the copy.
+    ///
+    /// # Panics
+    /// Panics if `from` is longer than the region.
+    pub unsafe fn load_pageable(&self, from: &[u8], to: &Region) -> Result<(), DriverError> {
+        assert!(from.len() <= to.bytes());
+        self.context.bind()?;
+        let bytes = from.len();
+        // SAFETY: both are live memory of this length, and the driver reads pageable memory before
+        // the call returns. The caller promises the rest.
+        let answer = unsafe {
+            let from = from.as_ptr().cast::<c_void>();
+            call!(cuMemcpyHtoDAsync_v2(to.address(), from, bytes, self.stream))
+        };
+        self.enqueued(answer, Operation::Load { bytes })
+    }
+
     /// Enqueues a copy of the first bytes of a region to `range` of a pinned buffer.
     ///
     /// # Safety

@@ -30,6 +30,12 @@ impl Conversion {
         convert: |from, to| to.copy_from_slice(from),
     };
 
+    /// Returns whether the bytes are copied as they are: every conversion changes the size of an
+    /// element.
+    pub(super) fn is_none(&self) -> bool {
+        self.from == self.to
+    }
+
     /// Returns the output bytes for this many input bytes. A partial element is dropped.
     pub(super) fn converted(&self, bytes: usize) -> usize {
         bytes / self.from * self.to

@@ -39,4 +39,4 @@ pub use manager::{
 pub use overlap::Launch;
 pub use processor::{Collected, ProcessorOptions, StreamProcessor, Ticket};
 pub use timeline::{Timeline, Work};
-pub use upload::{Chunk, Source, UploadOptions, Uploader};
+pub use upload::{Chunk, Loading, Source, UploadOptions, Uploader};

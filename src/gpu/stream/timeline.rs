@@ -37,6 +37,11 @@ impl Work {
         Self::copy("Memcpy HtoD (Pinned -> Device)", bytes, pass)
     }
 
+    /// Describes a copy of the host's pageable memory to the device.
+    pub fn load_pageable(bytes: usize) -> Self {
+        Self::copy("Memcpy HtoD (Pageable -> Device)", bytes, None)
+    }
+
     /// Describes a copy from the device to the host's pinned memory.
     pub fn store(bytes: usize, pass: Option<u64>) -> Self {
         Self::copy("Memcpy DtoH (Device -> Pinned)", bytes, pass)

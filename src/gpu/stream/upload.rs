@@ -12,9 +12,22 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Chunks start at multiples of this many bytes, so that no element of any format is cut.
 const ALIGN: usize = 256;
+
+/// How weights get to the device. Anything but the default is for studies: it is slower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Loading {
+    /// Whether bytes that need no conversion are copied out of the mapped file by the driver, and not
+    /// through pinned slots.
+    pub pageable: bool,
+    /// The most bytes per second that are sent, as on a slower bus; `None` for as many as the bus
+    /// takes.
+    pub bytes_per_second: Option<u64>,
+}
 
 /// The sizes of an upload ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +42,8 @@ pub struct UploadOptions {
     /// Whether there is a bounce buffer on the device, from which a kernel writes each chunk to its
     /// final place.
     pub through: bool,
+    /// How the bytes get to the device.
+    pub loading: Loading,
 }
 
 impl Default for UploadOptions {
@@ -39,6 +54,7 @@ impl Default for UploadOptions {
             slot_bytes: 32 << 20,
             threads: 4,
             through: false,
+            loading: Loading::default(),
         }
     }
 }
@@ -88,6 +104,30 @@ pub struct Uploader {
     job: Arc<Job>,
     stop: Arc<AtomicBool>,
     timeline: Option<Arc<Timeline>>,
+    pageable: bool,
+    pace: Pace,
+}
+
+/// Sends no more bytes per second than it was told to.
+#[derive(Debug)]
+struct Pace {
+    bytes_per_second: Option<u64>,
+    /// When the next bytes may be sent.
+    next: Instant,
+}
+
+impl Pace {
+    /// Waits until bytes may be sent, and counts these.
+    fn wait(&mut self, bytes: usize) {
+        let Some(rate) = self.bytes_per_second else {
+            return;
+        };
+        let now = Instant::now();
+        if let Some(early) = self.next.checked_duration_since(now) {
+            thread::sleep(early);
+        }
+        self.next = self.next.max(now) + Duration::from_secs_f64(bytes as f64 / rate as f64);
+    }
 }
 
 impl Uploader {
@@ -151,6 +191,11 @@ impl Uploader {
             job,
             stop: Arc::default(),
             timeline,
+            pageable: options.loading.pageable,
+            pace: Pace {
+                bytes_per_second: options.loading.bytes_per_second.filter(|rate| *rate > 0),
+                next: Instant::now(),
+            },
         })
     }
 
@@ -214,7 +259,30 @@ impl Uploader {
                 });
             }
         }
+        // Only the conversions of the host need a slot.
+        if self.pageable && sources.iter().all(|s| s.conversion.is_none()) {
+            return sources.iter().try_for_each(|s| self.pageable(s, to));
+        }
         self.chunks(sources, |range| to.slice(range), |_| Ok(()))
+    }
+
+    /// Copies a source out of pageable memory, in chunks as large as a slot.
+    fn pageable(&mut self, source: &Source<'_>, to: &Region) -> Result<(), StreamError> {
+        let chunk = self.slots[0].pinned.len();
+        for (bytes, number) in source.bytes.chunks(chunk).zip(0..) {
+            check(&self.job, &self.stop)?;
+            self.pace.wait(bytes.len());
+            let at = source.offset + number * chunk;
+            let target = to.slice(at..at + bytes.len());
+            let work = || Work::load_pageable(bytes.len());
+            // SAFETY: the target belongs to the arena, which outlives the job. Nobody else uses it
+            // until a fence of the stream says that the chunk has arrived, since launches of kernels
+            // promise that.
+            let enqueue = || unsafe { self.stream.load_pageable(bytes, &target) };
+            timed(self.timeline.as_ref(), &self.stream, work, enqueue)
+                .map_err(|error| loading(&self.job, &self.stream, error))?;
+        }
+        Ok(())
     }
 
     /// Copies `source` to the bounce buffer on the device, chunk by chunk. `bring` is called for
@@ -290,21 +358,16 @@ impl Uploader {
             job,
             stop,
             timeline,
+            pace,
             ..
         } = self;
         let count = slots.len();
         let slot_bytes = slots[0].pinned.len();
-        let fail = |error: DriverError| {
-            let at = At {
-                device: Some(stream.context().ordinal()),
-                operation: Some("loading weights".into()),
-                ..At::default()
-            };
-            job.fail(error.at(&at).into())
-        };
+        let fail = |error: DriverError| loading(job, stream, error);
         let mut send = |slots: &mut [UploadSlot], filled: Filling| {
             filled.copying.into_iter().for_each(Copying::wait);
             let (slot, bytes) = (filled.slot, filled.range.len());
+            pace.wait(bytes);
             let staged = target(filled.range.clone());
             let work = || Work::load(bytes, None);
             let target = staged.clone();
@@ -414,6 +477,16 @@ impl Filling {
     fn is_filled(&self) -> bool {
         self.copying.iter().all(Copying::is_done)
     }
+}
+
+/// Ends the job with a failure of loading.
+fn loading(job: &Job, stream: &Stream, error: DriverError) -> StreamError {
+    let at = At {
+        device: Some(stream.context().ordinal()),
+        operation: Some("loading weights".into()),
+        ..At::default()
+    };
+    job.fail(error.at(&at).into())
 }
 
 fn check(job: &Job, stop: &AtomicBool) -> Result<(), StreamError> {

@@ -18,6 +18,8 @@ pub struct OverlapReport {
     pub passes: usize,
     /// The seconds that loading all layers once takes by itself; `None` if no layers were streamed.
     pub load_seconds_per_pass: Option<f64>,
+    /// The same for other ways to the device.
+    pub other_loads: Vec<Alone>,
     /// The settings, and what was measured.
     pub points: Vec<OverlapPoint>,
     /// The settings for which the device has too little memory.
@@ -40,6 +42,45 @@ pub struct Setting {
     pub streams: bool,
     /// Whether the states of all tokens go to the host.
     pub per_token: bool,
+    /// How weights get to the device.
+    pub bus: Bus,
+}
+
+/// How weights get to the device.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(into = "String")]
+pub enum Bus {
+    /// Through pinned memory, as fast as the bus takes it: as in a job.
+    Pinned,
+    /// Out of the mapped file, which is pageable memory.
+    Pageable,
+    /// Through pinned memory, so many bytes per second in units of 10^9: as on a slower bus.
+    Throttled(u32),
+}
+
+impl fmt::Display for Bus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pinned => f.write_str("pinned"),
+            Self::Pageable => f.write_str("pageable"),
+            Self::Throttled(rate) => write!(f, "{rate} GB/s"),
+        }
+    }
+}
+
+impl From<Bus> for String {
+    fn from(bus: Bus) -> Self {
+        bus.to_string()
+    }
+}
+
+/// The time that loading all layers once takes by itself, for one way to the device.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Alone {
+    /// How the weights get to the device.
+    pub bus: Bus,
+    /// The seconds.
+    pub load_seconds: f64,
 }
 
 /// A setting that was left out, and why.
@@ -135,10 +176,11 @@ impl fmt::Display for Setting {
         let on = |on: bool| if on { "on" } else { "off" };
         write!(
             f,
-            "length {}, {} tokens per pass, {}, streams {}, states of tokens {}",
+            "length {}, {} tokens per pass, {} ({}), streams {}, states of tokens {}",
             self.length,
             self.token_budget,
             self.weights(),
+            self.bus,
             on(self.streams),
             on(self.per_token)
         )
@@ -160,12 +202,20 @@ impl fmt::Display for OverlapReport {
         if let Some(load) = self.load_seconds_per_pass {
             writeln!(f, "loading all layers alone: {:.2} ms", 1e3 * load)?;
         }
+        for Alone { bus, load_seconds } in &self.other_loads {
+            writeln!(
+                f,
+                "loading all layers alone, {bus}: {:.2} ms",
+                1e3 * load_seconds
+            )?;
+        }
         writeln!(
             f,
-            "\n{:>6} {:>7} {:<10} {:<7} {:<6} {:>11} {:>6} {:>9} {:>9} {:>9} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7}",
+            "\n{:>6} {:>7} {:<10} {:<8} {:<7} {:<6} {:>11} {:>6} {:>9} {:>9} {:>9} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7}",
             "length",
             "tokens",
             "weights",
+            "bus",
             "streams",
             "states",
             "tokens/s",
@@ -182,9 +232,10 @@ impl fmt::Display for OverlapReport {
         )?;
         writeln!(
             f,
-            "{:>6} {:>7} {:<10} {:<7} {:<6} {:>11} {:>6} {:>9} {:>9} {:>9} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7}",
+            "{:>6} {:>7} {:<10} {:<8} {:<7} {:<6} {:>11} {:>6} {:>9} {:>9} {:>9} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7}",
             "",
             "/pass",
+            "",
             "",
             "",
             "",
@@ -208,10 +259,11 @@ impl fmt::Display for OverlapReport {
             };
             writeln!(
                 f,
-                "{:>6} {:>7} {:<10} {:<7} {:<6} {:>11} {:>6.1} {:>9.2} {:>9.2} {:>9.2} {:>8.2} {:>7} {:>7} {:>7} {:>7} {:>7}",
+                "{:>6} {:>7} {:<10} {:<8} {:<7} {:<6} {:>11} {:>6.1} {:>9.2} {:>9.2} {:>9.2} {:>8.2} {:>7} {:>7} {:>7} {:>7} {:>7}",
                 p.setting.length,
                 p.tokens_per_pass,
                 p.setting.weights(),
+                p.setting.bus.to_string(),
                 on(p.setting.streams),
                 on(p.setting.per_token),
                 HumanCount(p.tokens_per_second as u64).to_string(),

@@ -83,6 +83,7 @@ pub fn options(dtype: DType) -> CudaOptions {
         half_states: false,
         upload_slot: None,
         weights: WeightMode::Resident,
+        loading: Default::default(),
         deepest: None,
     }
 }

@@ -3,7 +3,7 @@
 use super::{Reports, noise};
 use seqstream::gpu::driver::{Arena, Context, Region};
 use seqstream::stream::{
-    LayerFences, Loader, ProcessorOptions, StreamError, StreamManager, StreamOptions,
+    LayerFences, Loader, Loading, ProcessorOptions, StreamError, StreamManager, StreamOptions,
     StreamProcessor, StreamSet, UploadOptions, Uploader,
 };
 use std::sync::Arc;
@@ -19,6 +19,10 @@ pub const UPLOAD: UploadOptions = UploadOptions {
     slot_bytes: 512,
     threads: 2,
     through: true,
+    loading: Loading {
+        pageable: false,
+        bytes_per_second: None,
+    },
 };
 
 /// One device: a ring for results of one layer each, buffers for layers, and an uploader.
@@ -31,6 +35,11 @@ pub struct Rig {
 }
 
 pub fn rig(buffers: usize, reports: &Reports, overlap: bool) -> Rig {
+    rig_that_loads(buffers, reports, overlap, UPLOAD.loading)
+}
+
+pub fn rig_that_loads(buffers: usize, reports: &Reports, overlap: bool, loading: Loading) -> Rig {
+    let upload = UploadOptions { loading, ..UPLOAD };
     let context = Context::new(0).unwrap();
     let mut manager = StreamManager::new(StreamOptions {
         overlap,
@@ -50,7 +59,7 @@ pub fn rig(buffers: usize, reports: &Reports, overlap: bool) -> Rig {
     let streams = manager.streams(0, 0).unwrap();
     Rig {
         ring: StreamProcessor::new(&streams, &mut arena, ring).unwrap(),
-        uploader: Uploader::new(&manager.streams(0, 1).unwrap(), &mut arena, UPLOAD).unwrap(),
+        uploader: Uploader::new(&manager.streams(0, 1).unwrap(), &mut arena, upload).unwrap(),
         buffers: (0..buffers)
             .map(|_| arena.take("a layer", LAYER).unwrap())
             .collect(),
@@ -118,6 +127,6 @@ pub fn layers_through_two_buffers(uploads: u64, reports: &Reports) {
         collect(&mut ring);
     }
     assert_eq!(collected, uploads);
-    drop(loader.finish().unwrap());
+    drop(loader);
     drop((ring, buffers, used, streams, manager));
 }

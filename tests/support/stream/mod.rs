@@ -175,6 +175,7 @@ impl Plan {
             slot_bytes: 512,
             threads: 2,
             through: false,
+            ..UploadOptions::default()
         }
     }
 }
