@@ -108,6 +108,7 @@ fn job(
         states: false,
         half_states: false,
         upload_slot: None,
+        loading: Default::default(),
         weights: WeightMode::Resident,
         deepest: None,
     };
