@@ -16,6 +16,7 @@
 //! | `hash` | hashes files with all threads of a pool |
 //! | `summary` | gathers what `inspect` shows |
 //! | [`random`], [`mod@write`] | write seeded random models, and safetensors files as a stream |
+//! | [`torch_write`] | writes files that `torch.load` reads |
 //! | `error` | [`WeightsError`] |
 //!
 //! Canonical names, the tensors of each architecture and config.json are in
@@ -52,6 +53,7 @@ pub use safetensors::read_header as read_safetensors_header;
 pub use stored::{Malformed, StoredDType, StoredTensor};
 pub use summary::Summary;
 pub use tensor::{F32Data, Tensor, Weight};
+pub use torch::write as torch_write;
 pub use torch::{
     FairEsmSettings, TorchFile, check_pickle, pickle_text, read_index as read_torch_index,
 };

@@ -6,6 +6,7 @@
 mod contents;
 mod pickle;
 mod value;
+pub mod write;
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Cursor, Read, Seek};
