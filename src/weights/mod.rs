@@ -23,8 +23,8 @@
 //! [`crate::architecture`].
 //!
 //! Files are not trusted. A malformed file is an error that names the file, the place and the
-//! remedy, and no pickle is executed. The fuzzers call [`read_index`], [`check_pickle`] and
-//! [`pickle_text`].
+//! remedy, and no pickle is executed. The fuzzers call [`read_index`], [`read_classifier_index`],
+//! [`check_pickle`] and [`pickle_text`].
 
 mod backbone;
 mod checkpoint;
@@ -47,7 +47,7 @@ pub mod write;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use error::WeightsError;
-pub use format::read_index;
+pub use format::{read_classifier_index, read_index};
 pub use mapped::Mapped;
 pub use safetensors::read_header as read_safetensors_header;
 pub use stored::{Malformed, StoredDType, StoredTensor};
