@@ -129,16 +129,19 @@ impl Classifier {
     }
 
     /// Returns whether a file is a classifier, or what was meant to be one: whether it has the first
-    /// tensor of a classifier. A file that cannot be read is none.
+    /// tensor of a classifier, or cannot be read and names the class. A file that is not there is
+    /// none.
     pub fn is_at(path: &Path) -> bool {
         let Ok(Ok(bytes)) = file::read(path, LONGEST) else {
             return false;
         };
         let (first, _) = TENSORS[0];
-        read_classifier_index(&bytes).is_ok_and(|tensors| {
-            let bare = |name: &str| name.strip_prefix("module.").unwrap_or(name) == first;
-            tensors.iter().any(|t| bare(&t.name))
-        })
+        match read_classifier_index(&bytes) {
+            Ok(tensors) => tensors
+                .iter()
+                .any(|t| t.name.strip_prefix("module.").unwrap_or(&t.name) == first),
+            Err(_) => memchr::memmem::find(&bytes, b"MLPClassifier\n").is_some(),
+        }
     }
 
     /// The number of values of the vectors that it takes.
@@ -260,8 +263,8 @@ fn dot(weights: &[f32], row: &[f64]) -> f64 {
     let (weights, last_weights) = weights.as_chunks::<LANES>();
     let (row, last) = row.as_chunks::<LANES>();
     for (weights, row) in weights.iter().zip(row) {
-        for lane in 0..LANES {
-            sums[lane] += f64::from(weights[lane]) * row[lane];
+        for ((sum, weight), value) in sums.iter_mut().zip(weights).zip(row) {
+            *sum += f64::from(*weight) * value;
         }
     }
     for ((sum, weight), value) in sums.iter_mut().zip(last_weights).zip(last) {
