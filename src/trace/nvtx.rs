@@ -13,7 +13,13 @@ impl Range {
     pub fn new(name: &'static str) -> Self {
         Self {
             #[cfg(feature = "nvtx")]
-            _open: nvtx::LocalRange::new(name),
+            _open: nvtx::LocalRange::new(text(name)),
         }
     }
+}
+
+/// Returns the text for NVTX, which takes no text with a zero byte. Our names have none.
+#[cfg(feature = "nvtx")]
+fn text(name: &'static str) -> nvtx::Str {
+    nvtx::Str::try_from(name).unwrap_or_else(|_| c"?".into())
 }

@@ -12,6 +12,7 @@ use seqstream::dtype::DType;
 use seqstream::untrusted::Shown;
 use seqstream::untrusted::file;
 use seqstream::untrusted::shown;
+use seqstream::virnucpro::Classifier;
 use seqstream::weights::write::{Planned, SafetensorsWriter, file_rank, write_file};
 use seqstream::weights::{Checkpoint, Tensor};
 
@@ -26,11 +27,15 @@ const BLOCK: usize = 1 << 20;
 /// printed. Rotary frequencies stay in f32, in which they are exact: in bf16 they would turn far
 /// positions by radians. Known heads for other tasks are kept; tables that the architecture does not
 /// read, and tensors of your own beside the model, are left out.
+///
+/// A classifier of VirNucPro (300_model.pth, 500_model.pth, a state dict or a checkpoint of its
+/// training) becomes a safetensors file of its weights. Nothing in such a file is executed.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   weights-tools convert esm2_t33_650M_UR50D.pt --out esm2-650m/model.safetensors
-  weights-tools convert esm2_t48_15B_UR50D --dtype f16 --out esm2-15b-f16/model.safetensors")]
+  weights-tools convert esm2_t48_15B_UR50D --dtype f16 --out esm2-15b-f16/model.safetensors
+  weights-tools convert 500_model.pth --out 500_model.safetensors")]
 pub struct Args {
     /// A model folder, a .safetensors, .bin or fair-esm .pt file, an index, or the name of a model
     /// on the Hugging Face Hub
@@ -48,26 +53,17 @@ pub struct Args {
 
 /// Converts the model, as the arguments say.
 pub fn run(args: Args) -> Result<(), Failure> {
-    let checkpoint = Checkpoint::open(&crate::find(&args.path)?)?;
+    let path = crate::find(&args.path)?;
+    if Classifier::is_at(&path) {
+        return convert_classifier(&path, &args);
+    }
+    let checkpoint = Checkpoint::open(&path)?;
     for warning in checkpoint.warnings() {
         eprintln!("warning: {warning}");
     }
     let out = &args.out;
-    if out.extension().is_none_or(|e| e != "safetensors") {
-        let what = format!("--out {} does not end in .safetensors", shown::path(out));
-        return Err(Failure::usage(
-            what,
-            "name the file to write, such as model.safetensors",
-        ));
-    }
-    if file::is_there(out).map_err(|e| Failure::write(out, e))? {
-        replaceable(&checkpoint, out, args.force)?;
-    }
-    let folder = out
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(|e| Failure::write(folder, e))?;
+    check_out(out, args.force, || checkpoint.files())?;
+    let folder = make_folder(out)?;
 
     let plan = plan(&checkpoint, args.dtype.map(DType::from));
     copy_beside(&checkpoint, folder, &plan, args.force)?;
@@ -117,13 +113,78 @@ pub fn run(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Checks that the existing file `out` may be replaced.
-fn replaceable(checkpoint: &Checkpoint, out: &Path, force: bool) -> Result<(), Failure> {
+/// Writes the weights of a classifier.
+fn convert_classifier(path: &Path, args: &Args) -> Result<(), Failure> {
+    let classifier = Classifier::open(path)?;
+    if args.dtype.is_some() {
+        return Err(Failure::usage(
+            "--dtype: the weights of a classifier stay in f32",
+            "leave --dtype out",
+        ));
+    }
+    let out = &args.out;
+    check_out(out, args.force, || std::iter::once(path))?;
+    make_folder(out)?;
+    let planned: Vec<Planned> = classifier
+        .tensors()
+        .map(|(name, shape, _)| Planned {
+            name: name.to_owned(),
+            dtype: DType::F32,
+            shape,
+        })
+        .collect();
+    let mut writer = SafetensorsWriter::create(out, &planned)?;
+    for (_, _, values) in classifier.tensors() {
+        let mut bytes = Vec::new();
+        DType::F32.encode(values, &mut bytes);
+        writer.write(&bytes)?;
+    }
+    writer.finish()?;
+    // The file that was written must open as a classifier again.
+    Classifier::open(out)?;
+    let bytes: u64 = planned.iter().map(Planned::bytes).sum();
+    say!(
+        "wrote {}: {} tensors of a classifier of {} values, {}",
+        shown::path(out),
+        planned.len(),
+        classifier.width(),
+        Bytes(bytes)
+    );
+    Ok(())
+}
+
+/// Makes the folder of a file, and returns it.
+fn make_folder(out: &Path) -> Result<&Path, Failure> {
+    let folder = out
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(|e| Failure::write(folder, e))?;
+    Ok(folder)
+}
+
+/// Checks that the file `out` may be written, or replaced if it exists. `sources` are the files that
+/// are converted.
+fn check_out<'a, I: Iterator<Item = &'a Path>>(
+    out: &Path,
+    force: bool,
+    sources: impl FnOnce() -> I,
+) -> Result<(), Failure> {
+    if out.extension().is_none_or(|e| e != "safetensors") {
+        let what = format!("--out {} does not end in .safetensors", shown::path(out));
+        return Err(Failure::usage(
+            what,
+            "name the file to write, such as model.safetensors",
+        ));
+    }
+    if !file::is_there(out).map_err(|e| Failure::write(out, e))? {
+        return Ok(());
+    }
     let real = |path: &Path| fs::canonicalize(path).map_err(|e| Failure::read(path, e));
     // A link that leads nowhere is not a file to be converted, and replacing it needs --force.
     if file::metadata(out).is_ok() {
         let target = real(out)?;
-        for path in checkpoint.files() {
+        for path in sources() {
             if real(path)? == target {
                 let what = format!("--out {} is the file to be converted", shown::path(out));
                 return Err(Failure::usage(what, "choose another --out"));

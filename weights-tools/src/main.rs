@@ -18,6 +18,7 @@ use seqstream::hub::{self, Hub, HubError, Name};
 use seqstream::remedy::Action;
 use seqstream::system::signals;
 use seqstream::untrusted::shown;
+use seqstream::virnucpro::ClassifierError;
 use seqstream::weights::WeightsError;
 
 /// Inspect, convert, verify and make model weights for seqstream.
@@ -200,6 +201,19 @@ impl From<HubError> for Failure {
             message: error.to_string(),
             hint: error.remedy().map(|remedy| remedy.words(&words)),
             code: if error.leads_nowhere() { 4 } else { 9 },
+        }
+    }
+}
+
+impl From<ClassifierError> for Failure {
+    fn from(error: ClassifierError) -> Self {
+        match error {
+            ClassifierError::Weights(error) => error.into(),
+            error => Self {
+                message: error.to_string(),
+                hint: error.remedy().map(|remedy| remedy.words(&words)),
+                code: 4,
+            },
         }
     }
 }

@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use seqstream::architecture::ModelConfig;
 use seqstream::architecture::layout;
 use seqstream::dtype::DType;
+use seqstream::virnucpro::Classifier;
 use seqstream::weights::Checkpoint;
 use seqstream::weights::random::write_random;
 
@@ -534,6 +535,52 @@ fn models_are_taken_by_their_names_from_the_cache() {
     );
     assert!(
         stderr.contains("hint: download facebook/esm2_t12_35M_UR50D into the same cache"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn convert_turns_every_layout_of_a_classifier_into_safetensors() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/classifier");
+    let out = tempfile::tempdir().unwrap();
+    let wanted = Classifier::open(&golden.join("classifier.safetensors")).unwrap();
+    let tensors = |classifier: &Classifier| -> Vec<_> {
+        let tensors = classifier.tensors();
+        tensors.map(|(n, s, v)| (n, s, v.to_vec())).collect()
+    };
+    for name in [
+        "module.pth",
+        "state_dict.pth",
+        "checkpoint.pth",
+        "classifier.safetensors",
+    ] {
+        let file = out.path().join(name).join("c.safetensors");
+        let source = golden.join(name);
+        let (code, stdout, stderr) = outcome(&["convert", text(&source), "--out", text(&file)]);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(
+            stdout.contains("c.safetensors: 8 tensors of a classifier of 12 values"),
+            "{stdout}"
+        );
+        let found = Classifier::open(&file).unwrap();
+        assert_eq!(tensors(&found), tensors(&wanted), "{name}");
+        // A file is replaced only where that is asked for, and a format is not chosen.
+        let again = ["convert", text(&source), "--out", text(&file)];
+        let (code, _, stderr) = outcome(&again);
+        assert!(
+            code == 5 && stderr.contains("stands there already"),
+            "{stderr}"
+        );
+        assert_eq!(outcome(&[&again[..], &["--force"]].concat()).0, 0);
+        let (code, _, stderr) = outcome(&[&again[..], &["--force", "--dtype", "f16"]].concat());
+        assert!(code == 2 && stderr.contains("stay in f32"), "{stderr}");
+    }
+    let three = out.path().join("foreign.safetensors");
+    let foreign = golden.join("foreign.pth");
+    let (code, _, stderr) = outcome(&["convert", text(&foreign), "--out", text(&three)]);
+    assert_eq!(code, 4);
+    assert!(
+        stderr.contains("asks for posix.system"),
         "{stderr}"
     );
 }
