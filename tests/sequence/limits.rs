@@ -45,7 +45,7 @@ impl Read for Lines {
 
 /// 100 bases and a line end.
 const LINE: &[u8] = b"ACGTAGCATCGGATCTATCTATCGACACTTGGTTATCGATCTACGAGCATCTCGTTAGC\
-                      ACGTAGCATCGGATCTATCTATCGACACTTGGTTATCGATCT\n";
+                      ACGTAGCATCGGATCTATCTATCGACACTTGGTTATCGATC\n";
 
 fn open_stream(
     text: impl Read + Send + 'static,
