@@ -579,8 +579,5 @@ fn convert_turns_every_layout_of_a_classifier_into_safetensors() {
     let foreign = golden.join("foreign.pth");
     let (code, _, stderr) = outcome(&["convert", text(&foreign), "--out", text(&three)]);
     assert_eq!(code, 4);
-    assert!(
-        stderr.contains("asks for posix.system"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("asks for posix.system"), "{stderr}");
 }

@@ -349,7 +349,7 @@ mod tests {
     fn an_unfinished_file_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let mut file = TorchWriter::create(&dir.path().join("x.pt")).unwrap();
-        file.pickle(Pickler::none).unwrap();
+        file.pickle(|pickle| pickle.none()).unwrap();
         drop(file);
         let mut file = TorchWriter::create(&dir.path().join("x.pt")).unwrap();
         let failed = file.pickle(|_| Err(io::Error::other("no value")));
