@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
 mod bad_records;
+mod clusters;
 mod cuda_algorithms;
 mod cuda_embed;
 mod cuda_program;
@@ -16,6 +17,7 @@ mod overlap;
 mod process;
 mod simulate;
 mod trace;
+mod typed;
 
 #[path = "../support"]
 mod support {

@@ -1,0 +1,41 @@
+//! What `seqstream --version` says: the version, and what this program was built from and for.
+
+use std::sync::OnceLock;
+
+use seqstream::backend;
+use seqstream::backend::cuda::kernels;
+
+/// Returns the text of `--version`, which `-V` cuts to the version.
+pub fn long() -> &'static str {
+    static TEXT: OnceLock<String> = OnceLock::new();
+    TEXT.get_or_init(|| {
+        format!(
+            "{}\ncommit: {}\nkernels: {}\nSIMD: {} on this processor\ntarget: {}-{}",
+            env!("CARGO_PKG_VERSION"),
+            env!("SEQSTREAM_COMMIT"),
+            cuda_kernels(kernels::NVCC, kernels::ARCHITECTURES),
+            backend::simd_name(),
+            std::env::consts::ARCH,
+            std::env::consts::OS,
+        )
+    })
+}
+
+fn cuda_kernels(nvcc: Option<&str>, architectures: &[&str]) -> String {
+    match nvcc {
+        Some(nvcc) => format!("{} (nvcc {nvcc})", architectures.join(", ")),
+        None => "none, so this program computes on the CPU only".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_named_by_their_architectures() {
+        let some = cuda_kernels(Some("13.0"), &["sm_80", "sm_90a"]);
+        assert_eq!(some, "sm_80, sm_90a (nvcc 13.0)");
+        assert!(cuda_kernels(None, &[]).starts_with("none"));
+    }
+}
