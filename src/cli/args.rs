@@ -125,7 +125,13 @@ pub struct TokenizeArgs {
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
     /// Model folder or file, name of a model, or a tokenizer.json file
-    #[arg(long, short, value_name = "MODEL", env = "SEQSTREAM_MODEL", hide_env_values = true)]
+    #[arg(
+        long,
+        short,
+        value_name = "MODEL",
+        env = "SEQSTREAM_MODEL",
+        hide_env_values = true
+    )]
     pub model: PathBuf,
     /// `on` cleans the text, `off` leaves it as it is
     #[arg(long, alias = "case", value_name = "ON|OFF", default_value = "on")]

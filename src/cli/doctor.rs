@@ -127,7 +127,10 @@ impl Doctor {
                 .map_err(|e| e.to_string()),
             memory: machine::total_memory(),
             hub: Models {
-                cache: hub.cache.as_ref().map(|c| shown::path(c.path()).to_string()),
+                cache: hub
+                    .cache
+                    .as_ref()
+                    .map(|c| shown::path(c.path()).to_string()),
                 downloads: hub.may_download(),
                 forbidden: hub.offline,
             },

@@ -430,7 +430,14 @@ mod tests {
             "x embed slurm --share 2/4 --resume"
         );
         assert_eq!(
-            said(&["x", "embed", "--out", "slurm", "--shard=slurm", "--out=slurm"]),
+            said(&[
+                "x",
+                "embed",
+                "--out",
+                "slurm",
+                "--shard=slurm",
+                "--out=slurm"
+            ]),
             "x embed --out slurm --shard=2/4 --out=slurm --resume"
         );
     }

@@ -105,25 +105,56 @@ const HINTS: &[(&[&str], &str)] = &[
          affects speed and memory and never a result",
     ),
     (
-        &["--input", "--fasta", "--fasta-path", "--fasta-file", "--input-file", "-i", "-f"],
+        &[
+            "--input",
+            "--fasta",
+            "--fasta-path",
+            "--fasta-file",
+            "--input-file",
+            "-i",
+            "-f",
+        ],
         "input files are given without an option: `seqstream embed proteins.fasta --model MODEL --out DIR`",
     ),
     (
-        &["--output", "--output-dir", "--outdir", "--out-dir", "--output-path", "--output-file"],
+        &[
+            "--output",
+            "--output-dir",
+            "--outdir",
+            "--out-dir",
+            "--output-path",
+            "--output-file",
+        ],
         "the output is a directory: `--out DIR`",
     ),
     (
-        &["--model-id", "--model-name", "--model-location", "--embedder", "--checkpoint", "--checkpoint-path", "-e"],
+        &[
+            "--model-id",
+            "--model-name",
+            "--model-location",
+            "--embedder",
+            "--checkpoint",
+            "--checkpoint-path",
+            "-e",
+        ],
         "the model is given by its name, folder or file: `--model NAME`; `seqstream models` lists names",
     ),
-    (&["--revision"], "the revision is a part of the name: `--model NAME@REVISION`"),
+    (
+        &["--revision"],
+        "the revision is a part of the name: `--model NAME@REVISION`",
+    ),
     (
         &["--cache-dir", "--cache-folder", "--model-dir"],
         "the cache is the Hugging Face Hub's own: set HF_HUB_CACHE or HF_HOME; a model can also be given by its folder",
     ),
     (&["--local-files-only", "--no-download"], "use `--offline`"),
     (
-        &["--no-progress", "--no-progress-bar", "--disable-tqdm", "--show-progress-bar"],
+        &[
+            "--no-progress",
+            "--no-progress-bar",
+            "--disable-tqdm",
+            "--show-progress-bar",
+        ],
         "a progress bar is drawn only on a terminal; `--quiet` prints nothing but warnings and errors",
     ),
     (&["--silent"], "use `--quiet`"),
@@ -132,8 +163,15 @@ const HINTS: &[(&[&str], &str)] = &[
         "one row per sequence is the default: `--pool mean`, or `cls` or `max`",
     ),
     (
-        &["--per-tok", "--per-protein", "--per-residues", "--residue", "--full-embeddings", "--token-embeddings",
-          "--extract-embeddings"],
+        &[
+            "--per-tok",
+            "--per-protein",
+            "--per-residues",
+            "--residue",
+            "--full-embeddings",
+            "--token-embeddings",
+            "--extract-embeddings",
+        ],
         "`--pool mean` (the default) keeps one row per sequence, `--per-token` also the states of all residues",
     ),
     (
@@ -141,33 +179,91 @@ const HINTS: &[(&[&str], &str)] = &[
         "`--dtype f16` is the type of the computation on a GPU, `--output-dtype f16` that of the output",
     ),
     (
-        &["--half", "--half-precision", "--fp16", "--float16", "--use-half"],
+        &[
+            "--half",
+            "--half-precision",
+            "--fp16",
+            "--float16",
+            "--use-half",
+        ],
         "`--output-dtype f16` halves the size of the output; on a GPU f16 is computed unless `--dtype` says otherwise",
     ),
-    (&["--bf16", "--bfloat16"], "use `--dtype bf16`, which is for GPUs"),
     (
-        &["--num-gpus", "--gpus", "--ngpus", "--devices", "--gpu", "--use-gpu", "--cuda", "--backend", "-g"],
+        &["--bf16", "--bfloat16"],
+        "use `--dtype bf16`, which is for GPUs",
+    ),
+    (
+        &[
+            "--num-gpus",
+            "--gpus",
+            "--ngpus",
+            "--devices",
+            "--gpu",
+            "--use-gpu",
+            "--cuda",
+            "--backend",
+            "-g",
+        ],
         "use `--device cuda` for all GPUs of the machine, or `--device cuda:0,2` for some",
     ),
-    (&["--cpu", "--no-gpu", "--no-cuda"], "the CPU is the default: `--device cpu`"),
     (
-        &["--num-workers", "--workers", "--cpus", "--n-jobs", "--num-threads", "--nthreads", "-j", "-t"],
+        &["--cpu", "--no-gpu", "--no-cuda"],
+        "the CPU is the default: `--device cpu`",
+    ),
+    (
+        &[
+            "--num-workers",
+            "--workers",
+            "--cpus",
+            "--n-jobs",
+            "--num-threads",
+            "--nthreads",
+            "-j",
+            "-t",
+        ],
         "use `--threads N`",
     ),
     (
-        &["--max-len", "--max-seq-length", "--max-seq-len", "--max-sequence-length", "--truncate-dim", "--max-tokens",
-          "--trunc-len"],
+        &[
+            "--max-len",
+            "--max-seq-length",
+            "--max-seq-len",
+            "--max-sequence-length",
+            "--truncate-dim",
+            "--max-tokens",
+            "--trunc-len",
+        ],
         "`--max-length N` truncates longer sequences; without it they are embedded as a whole",
     ),
-    (&["--layer", "--output-layer", "--hidden-states", "--output-hidden-states"], "use `--layers 0,3,-1` or `--layers all`"),
+    (
+        &[
+            "--layer",
+            "--output-layer",
+            "--hidden-states",
+            "--output-hidden-states",
+        ],
+        "use `--layers 0,3,-1` or `--layers all`",
+    ),
     (
         &["--skip-bad", "--skip-errors", "--skip-invalid"],
         "`--bad-records skip` leaves such records out and lists them in rejected.tsv",
     ),
-    (&["--overwrite", "--force"], "nothing is overwritten: give a new `--out`, or `--resume` to go on"),
-    (&["--shards", "--num-shards", "--array"], "use `--share 1/4` to `--share 4/4`; in a Slurm job array `--share slurm`"),
     (
-        &["--contacts", "--return-contacts", "--logits", "--output-attentions", "--attentions"],
+        &["--overwrite", "--force"],
+        "nothing is overwritten: give a new `--out`, or `--resume` to go on",
+    ),
+    (
+        &["--shards", "--num-shards", "--array"],
+        "use `--share 1/4` to `--share 4/4`; in a Slurm job array `--share slurm`",
+    ),
+    (
+        &[
+            "--contacts",
+            "--return-contacts",
+            "--logits",
+            "--output-attentions",
+            "--attentions",
+        ],
         "seqstream computes embeddings only: no contact maps, logits or attention maps",
     ),
 ];
@@ -259,7 +355,10 @@ mod tests {
             ("--include mean per_tok", "--pool mean --per-token"),
             ("--per-residue", "--per-token"),
             ("--pooling bos", "--pool cls"),
-            ("--truncation_seq_length 1022", "--max-length 1022 --long truncate"),
+            (
+                "--truncation_seq_length 1022",
+                "--max-length 1022 --long truncate",
+            ),
             ("--toks_per_batch 4096", "--token-budget 4096"),
             ("--nogpu", "--device cpu"),
             ("--output-dtype float16", "--output-dtype f16"),
@@ -276,7 +375,10 @@ mod tests {
         for (wrong, says) in [
             ("--include contacts", "no contact maps"),
             ("--include mean contacts", "no contact maps"),
-            ("--nogpu --device cuda", "--nogpu cannot go with --device cuda"),
+            (
+                "--nogpu --device cuda",
+                "--nogpu cannot go with --device cuda",
+            ),
         ] {
             let failure = parse(wrong).unwrap_err();
             assert_eq!(failure.code(), 2, "{wrong}");
@@ -313,7 +415,10 @@ mod tests {
             let line = format!("seqstream embed a.fa --model m --out o {theirs}");
             let error = Cli::try_parse_from(line.split_whitespace()).unwrap_err();
             let said = explain(error).to_string();
-            assert!(said.contains(&format!("tip: {}", hint(theirs).unwrap())), "{said}");
+            assert!(
+                said.contains(&format!("tip: {}", hint(theirs).unwrap())),
+                "{said}"
+            );
             assert!(said.contains(says), "{said}");
             assert!(!said.contains("similar argument"), "{said}");
         }

@@ -169,18 +169,48 @@ mod tests {
         for (numbers, says) in [
             (["2", "4", "0", "6", "2"], "counts in steps of 2"),
             (["0", "4", "0", "3", "0"], "counts in steps of 0"),
-            (["3", "3", "0", "3", "1"], "some ids between them are missing"),
-            (["0", "4", "3", "0", "1"], "some ids between them are missing"),
-            (["0", "0", "0", "18446744073709551615", "1"], "some ids between them"),
-            (["4", "4", "0", "3", "1"], "task 4 is not one of the array's tasks 0 to 3"),
+            (
+                ["3", "3", "0", "3", "1"],
+                "some ids between them are missing",
+            ),
+            (
+                ["0", "4", "3", "0", "1"],
+                "some ids between them are missing",
+            ),
+            (
+                ["0", "0", "0", "18446744073709551615", "1"],
+                "some ids between them",
+            ),
+            (
+                ["4", "4", "0", "3", "1"],
+                "task 4 is not one of the array's tasks 0 to 3",
+            ),
             (["0", "4", "1", "4", "1"], "task 0 is not one of"),
-            (["x", "4", "0", "3", "1"], "SLURM_ARRAY_TASK_ID is x, not a number"),
-            (["0", "-4", "0", "3", "1"], "SLURM_ARRAY_TASK_COUNT is -4, not a number"),
-            (["0", "unset", "0", "3", "1"], "SLURM_ARRAY_TASK_COUNT is not set"),
-            (["0", "4", "unset", "3", "1"], "SLURM_ARRAY_TASK_MIN is not set"),
+            (
+                ["x", "4", "0", "3", "1"],
+                "SLURM_ARRAY_TASK_ID is x, not a number",
+            ),
+            (
+                ["0", "-4", "0", "3", "1"],
+                "SLURM_ARRAY_TASK_COUNT is -4, not a number",
+            ),
+            (
+                ["0", "unset", "0", "3", "1"],
+                "SLURM_ARRAY_TASK_COUNT is not set",
+            ),
+            (
+                ["0", "4", "unset", "3", "1"],
+                "SLURM_ARRAY_TASK_MIN is not set",
+            ),
             (["0", "4", "0", "", "1"], "SLURM_ARRAY_TASK_MAX is not set"),
-            (["0", "4", "0", "3", "unset"], "SLURM_ARRAY_TASK_STEP is not set"),
-            (["unset", "4", "0", "3", "1"], "not a task of a Slurm job array"),
+            (
+                ["0", "4", "0", "3", "unset"],
+                "SLURM_ARRAY_TASK_STEP is not set",
+            ),
+            (
+                ["unset", "4", "0", "3", "1"],
+                "not a task of a Slurm job array",
+            ),
             (["", "4", "0", "3", "1"], "not a task of a Slurm job array"),
         ] {
             let failure = read(SLURM, &task(numbers)).unwrap_err();
@@ -206,7 +236,10 @@ mod tests {
         assert_eq!((asked.notice, asked.warning), (None, None));
         for wrong in ["", "1", "0/2", "3/2", "Slurm", "slurm/4"] {
             let failure = read(wrong, &|_| None).unwrap_err();
-            assert!(failure.hint().unwrap().contains("slurm in a job array"), "{wrong}");
+            assert!(
+                failure.hint().unwrap().contains("slurm in a job array"),
+                "{wrong}"
+            );
         }
     }
 }

@@ -133,7 +133,10 @@ fn tasks_of_an_array_merge_to_the_whole() {
             id - 4
         );
         assert!(text.contains(&says), "{text}");
-        assert!(text.contains("warning: the Slurm array begins at id 5"), "{text}");
+        assert!(
+            text.contains("warning: the Slurm array begins at id 5"),
+            "{text}"
+        );
     }
     let mut merge = place.command(env!("CARGO_BIN_EXE_seqstream"));
     merge.args(["merge", "part5", "part6", "part7", "--out", "merged"]);
@@ -152,8 +155,14 @@ fn an_array_that_gives_no_shares_writes_nothing() {
         &["the array has 3 tasks with ids from 0 to 3, so some ids between them are missing"],
     );
     let mut command = place.embed("out", "--share slurm");
-    command.env_remove("SLURM_ARRAY_TASK_ID").env_remove("SLURM_JOB_ID");
-    fails(command, 2, &["not a task of a Slurm job array", "sbatch --array=0-3"]);
+    command
+        .env_remove("SLURM_ARRAY_TASK_ID")
+        .env_remove("SLURM_JOB_ID");
+    fails(
+        command,
+        2,
+        &["not a task of a Slurm job array", "sbatch --array=0-3"],
+    );
     assert!(!place.path("out").exists());
 }
 

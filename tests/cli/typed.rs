@@ -21,18 +21,29 @@ fn variables_stand_for_options_that_are_not_typed() {
     let output = output.unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     // What is typed counts.
-    let wrong = [("SEQSTREAM_MODEL", "nowhere/to be found"), ("SEQSTREAM_DEVICE", "toaster")];
+    let wrong = [
+        ("SEQSTREAM_MODEL", "nowhere/to be found"),
+        ("SEQSTREAM_DEVICE", "toaster"),
+    ];
     let typed = ["--model", "model", "--device", "cpu"];
     let output = embed("typed", &wrong, &typed).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
-    let nogpu = embed("nogpu", &[model, ("SEQSTREAM_DEVICE", "cuda")], &["--nogpu"]).output();
+    let nogpu = embed(
+        "nogpu",
+        &[model, ("SEQSTREAM_DEVICE", "cuda")],
+        &["--nogpu"],
+    )
+    .output();
     assert!(nogpu.unwrap().status.success());
     fails(
         embed("no", &[model, ("SEQSTREAM_DEVICE", "toaster")], &[]),
         2,
         &["--device toaster is no device"],
     );
-    for (value, says) in [("many", "invalid value 'many' for '--threads <N>'"), ("0", "0 is not in 1..=1024")] {
+    for (value, says) in [
+        ("many", "invalid value 'many' for '--threads <N>'"),
+        ("0", "0 is not in 1..=1024"),
+    ] {
         let output = embed("no", &[model, ("SEQSTREAM_THREADS", value)], &[]).output();
         let output = output.unwrap();
         let text = stderr(&output);
@@ -58,8 +69,14 @@ fn options_of_other_programs_are_read_or_lead_to_ours() {
     let output = place.embed("no", "--batch-size 8").output().unwrap();
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(2));
-    assert!(text.contains("unexpected argument '--batch-size' found"), "{text}");
-    assert!(text.contains("tip: batches are measured in tokens"), "{text}");
+    assert!(
+        text.contains("unexpected argument '--batch-size' found"),
+        "{text}"
+    );
+    assert!(
+        text.contains("tip: batches are measured in tokens"),
+        "{text}"
+    );
 }
 
 /// A server that would hear of any connection.
@@ -77,7 +94,15 @@ fn nothing_is_asked_of_the_network_if_that_is_forbidden() {
         command
     };
     for arguments in [
-        &["embed", "in.fa", "--model", "someone/else", "--out", "out", "--offline"][..],
+        &[
+            "embed",
+            "in.fa",
+            "--model",
+            "someone/else",
+            "--out",
+            "out",
+            "--offline",
+        ][..],
         &["--offline", "inspect", "someone/else"],
         &["tokenize", "in.fa", "--offline", "--model", "someone/else"],
         &["bench", "--offline", "--model", "someone/else"],
@@ -85,7 +110,10 @@ fn nothing_is_asked_of_the_network_if_that_is_forbidden() {
         fails(
             command(arguments),
             4,
-            &["someone/else is not in the cache", "--offline forbids to download it"],
+            &[
+                "someone/else is not in the cache",
+                "--offline forbids to download it",
+            ],
         );
     }
     let error = server.accept().unwrap_err();
@@ -98,7 +126,10 @@ fn nothing_is_asked_of_the_network_if_that_is_forbidden() {
     let doctor = said(&["doctor", "--offline"]);
     let cache = format!("Hub cache      {}\n", place.path("cache").display());
     assert!(doctor.contains(&cache), "{doctor}");
-    assert!(doctor.contains("downloads      no: --offline forbids them\n"), "{doctor}");
+    assert!(
+        doctor.contains("downloads      no: --offline forbids them\n"),
+        "{doctor}"
+    );
     let json: serde_json::Value = serde_json::from_str(&said(&["doctor", "--json"])).unwrap();
     assert_eq!(json["hub"]["downloads"], cfg!(feature = "hub"));
     assert_eq!(json["hub"]["cache"], place.path("cache").to_str().unwrap());
@@ -130,15 +161,25 @@ fn there_is_a_manual_page_for_every_command() {
     assert!(expected.len() > 9, "{expected:?}");
     assert_eq!(names, expected);
     let embed = String::from_utf8_lossy(&pages["seqstream-embed.1"]);
-    assert!(embed.contains("stopped\\-code") && embed.contains("Exit codes:"), "{embed}");
+    assert!(
+        embed.contains("stopped\\-code") && embed.contains("Exit codes:"),
+        "{embed}"
+    );
     assert!(!embed.contains("repr_layers"), "{embed}");
     // The pages are the same whatever the machine.
     let main = String::from_utf8_lossy(&pages["seqstream.1"]);
-    assert!(main.contains("SEQSTREAM 1") && !main.contains("SIMD"), "{main}");
+    assert!(
+        main.contains("SEQSTREAM 1") && !main.contains("SIMD"),
+        "{main}"
+    );
     assert!(pages == write("again"), "the pages differ from run to run");
     std::fs::write(place.path("file"), "").unwrap();
     fails(
-        { let mut command = place.command(SEQSTREAM); command.args(["man", "file"]); command },
+        {
+            let mut command = place.command(SEQSTREAM);
+            command.args(["man", "file"]);
+            command
+        },
         5,
         &["file"],
     );

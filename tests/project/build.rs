@@ -11,7 +11,14 @@ use std::process::Command;
 
 fn git(folder: &Path, line: &str) -> String {
     let output = Command::new("git")
-        .args(["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"])
+        .args([
+            "-c",
+            "user.name=a",
+            "-c",
+            "user.email=a@b",
+            "-c",
+            "init.defaultBranch=main",
+        ])
         .args(line.split_whitespace())
         .current_dir(folder)
         .env("GIT_COMMITTER_DATE", "2026-01-02T03:04:05Z")
@@ -66,12 +73,18 @@ fn a_package_and_an_archive_carry_their_commit() {
     let package = root.join(".cargo_vcs_info.json");
     let other = hash.replace('0', "f");
     for (text, found) in [
-        (format!("{{\n  \"git\": {{\n    \"sha1\": \"{other}\"\n  }}\n}}"), other.clone()),
+        (
+            format!("{{\n  \"git\": {{\n    \"sha1\": \"{other}\"\n  }}\n}}"),
+            other.clone(),
+        ),
         (
             format!("{{\n  \"git\": {{\n    \"sha1\": \"{other}\",\n    \"dirty\": true\n  }}\n}}"),
             format!("{other} with changes"),
         ),
-        ("{\"git\": {\"sha1\": \"no hash\"}}".into(), format!("{hash} (2026-01-02)")),
+        (
+            "{\"git\": {\"sha1\": \"no hash\"}}".into(),
+            format!("{hash} (2026-01-02)"),
+        ),
         ("{\"sha1\"".into(), format!("{hash} (2026-01-02)")),
     ] {
         fs::write(&package, &text).unwrap();
@@ -83,7 +96,10 @@ fn a_package_and_an_archive_carry_their_commit() {
 fn git_archive_fills_in_the_commit() {
     let attributes = include_str!("../../.gitattributes");
     assert!(attributes.contains("build/commit.txt export-subst"));
-    assert_eq!(include_str!("../../build/commit.txt"), "$Format:%H (%cs)$\n");
+    assert_eq!(
+        include_str!("../../build/commit.txt"),
+        "$Format:%H (%cs)$\n"
+    );
 }
 
 #[test]
@@ -97,7 +113,9 @@ fn the_table_numbers_every_symbol_once() {
 
 #[test]
 fn no_symbol_is_listed_twice() {
-    let mut names: Vec<_> = include_str!("../../src/gpu/driver/symbols.txt").lines().collect();
+    let mut names: Vec<_> = include_str!("../../src/gpu/driver/symbols.txt")
+        .lines()
+        .collect();
     let listed = names.len();
     names.sort();
     names.dedup();

@@ -13,7 +13,13 @@ use super::values::{
 pub struct BenchArgs {
     /// Model folder or file, or name of a model; the speed does not depend on the values of the weights. With
     /// --simulate also one of 8M, 35M, 150M, 650M, 3B, 15B and dnabert-s
-    #[arg(long, short, value_name = "MODEL", env = "SEQSTREAM_MODEL", hide_env_values = true)]
+    #[arg(
+        long,
+        short,
+        value_name = "MODEL",
+        env = "SEQSTREAM_MODEL",
+        hide_env_values = true
+    )]
     pub model: PathBuf,
     /// Device that computes: cpu, cuda (every CUDA device), or some CUDA devices, such as cuda:0,2
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
@@ -87,7 +93,13 @@ pub struct BenchArgs {
 pub struct OverlapArgs {
     /// Model folder or file, or name of a model; the speed does not depend on the values of the
     /// weights. With --simulate also one of 8M, 35M, 150M, 650M, 3B, 15B and dnabert-s
-    #[arg(long, short, value_name = "MODEL", env = "SEQSTREAM_MODEL", hide_env_values = true)]
+    #[arg(
+        long,
+        short,
+        value_name = "MODEL",
+        env = "SEQSTREAM_MODEL",
+        hide_env_values = true
+    )]
     pub model: PathBuf,
     /// The CUDA device that computes, such as cuda:0
     #[arg(long, value_name = "DEVICE", default_value = "cuda:0")]
