@@ -5,7 +5,7 @@ use clap::builder::Resettable;
 use clap_mangen::Man;
 
 use super::args::{Cli, ManArgs};
-use super::{Console, Failure};
+use super::{Console, Failure, version};
 use seqstream::output::OutputError;
 use seqstream::pipeline::JobError;
 
@@ -26,6 +26,7 @@ pub fn run(args: &ManArgs, console: &Console) -> Result<(), Failure> {
         let title = name.to_uppercase();
         let page = Man::new(command)
             .title(title)
+            .date(version::date().unwrap_or("unknown"))
             .source(concat!("seqstream ", env!("CARGO_PKG_VERSION")))
             .manual("seqstream manual");
         page.generate_to(&args.dir)

@@ -21,6 +21,16 @@ pub fn long() -> &'static str {
     })
 }
 
+/// Returns the date of the commit, if the build knows it.
+pub fn date() -> Option<&'static str> {
+    date_of(env!("SEQSTREAM_COMMIT"))
+}
+
+fn date_of(commit: &str) -> Option<&str> {
+    let (_, rest) = commit.split_once('(')?;
+    Some(rest.split_once(')')?.0)
+}
+
 fn cuda_kernels(nvcc: Option<&str>, architectures: &[&str]) -> String {
     match nvcc {
         Some(nvcc) => format!("{} (nvcc {nvcc})", architectures.join(", ")),
@@ -31,6 +41,16 @@ fn cuda_kernels(nvcc: Option<&str>, architectures: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_date_is_that_of_the_commit() {
+        assert_eq!(
+            date_of("0123 (2026-01-02) with changes"),
+            Some("2026-01-02")
+        );
+        assert_eq!(date_of("0123"), None);
+        assert_eq!(date_of("unknown"), None);
+    }
 
     #[test]
     fn kernels_are_named_by_their_architectures() {
