@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(answer) => {
             // Help and version arrive here as errors too. A closed pipe is no reason to fail.
+            let answer = cli::explain(answer);
             let _ = answer.print();
             return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2));
         }
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
         (_, true) => Verbosity::Verbose,
         _ => Verbosity::Normal,
     };
-    let console = Console::new(verbosity, cli.global.color);
+    let console = Console::new(verbosity, cli.global.color, cli.global.offline);
     match cli::run(cli.command, &console) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -20,18 +20,20 @@ pub enum Verbosity {
     Verbose,
 }
 
-/// The output of the program: a terminal, or a file or pipe in its place.
+/// The output of the program: a terminal, or a file or pipe in its place. It also knows what else
+/// holds for all subcommands.
 #[derive(Debug, Clone, Copy)]
 pub struct Console {
     verbosity: Verbosity,
     color: bool,
     terminal: bool,
+    offline: bool,
 }
 
 impl Console {
     /// Decides about colours and progress bars from the options, the environment (NO_COLOR, TERM),
     /// and whether standard error is a terminal.
-    pub fn new(verbosity: Verbosity, color: ColorChoice) -> Self {
+    pub fn new(verbosity: Verbosity, color: ColorChoice, offline: bool) -> Self {
         let terminal = io::stderr().is_terminal();
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
@@ -44,7 +46,13 @@ impl Console {
             verbosity,
             color,
             terminal,
+            offline,
         }
+    }
+
+    /// Returns whether `--offline` forbids the network.
+    pub fn is_offline(&self) -> bool {
+        self.offline
     }
 
     /// Returns whether a progress bar can be drawn.

@@ -6,14 +6,16 @@ use serde::{Serialize, Serializer};
 
 use super::args::DoctorArgs;
 use super::remedy::words;
-use super::{Console, Failure, machine, options};
+use super::{Console, Failure, machine, model, options};
 use seqstream::backend::{self, cuda};
 use seqstream::bytes::Bytes;
 use seqstream::gpu::{cublaslt, driver};
+use seqstream::hub::Hub;
+use seqstream::untrusted::shown;
 
 /// Runs `seqstream doctor`.
 pub fn run(args: &DoctorArgs, console: &Console) -> Result<(), Failure> {
-    console.report(&Doctor::examine(), args.json)
+    console.report(&Doctor::examine(&model::hub(console)), args.json)
 }
 
 /// This machine, and what this build supports on it. What is missing has its reason, which only the
@@ -31,6 +33,17 @@ struct Doctor {
     #[serde(serialize_with = "devices")]
     cuda_devices: Result<Driver, String>,
     memory: Option<u64>,
+    hub: Models,
+}
+
+/// Where models are that are given by their names.
+#[derive(Serialize)]
+struct Models {
+    cache: Option<String>,
+    downloads: bool,
+    /// What forbids downloads, if anything does.
+    #[serde(skip)]
+    forbidden: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -89,7 +102,7 @@ fn map<S: Serializer>(pairs: &[(String, String)], to: S) -> Result<S::Ok, S::Err
 }
 
 impl Doctor {
-    fn examine() -> Self {
+    fn examine(hub: &Hub) -> Self {
         Self {
             seqstream: env!("CARGO_PKG_VERSION"),
             target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
@@ -113,6 +126,14 @@ impl Doctor {
                 .map(|(library, devices)| Driver::new(library, devices))
                 .map_err(|e| e.to_string()),
             memory: machine::total_memory(),
+            hub: Models {
+                cache: hub
+                    .cache
+                    .as_ref()
+                    .map(|c| shown::path(c.path()).to_string()),
+                downloads: hub.may_download(),
+                forbidden: hub.offline,
+            },
         }
     }
 }
@@ -180,6 +201,15 @@ impl fmt::Display for Doctor {
             Ok(found) => line("cuBLASLt", &format!("{}, {}", found.version, found.library))?,
             Err(reason) => line("cuBLASLt", reason)?,
         }
+        match &self.hub.cache {
+            Some(cache) => line("Hub cache", cache)?,
+            None => line("Hub cache", &"none: the home directory is not known")?,
+        }
+        match (self.hub.downloads, self.hub.forbidden) {
+            (true, _) => line("downloads", &"yes, of models that the cache does not have")?,
+            (false, Some(by)) => line("downloads", &format!("no: {by} forbids them"))?,
+            (false, None) => line("downloads", &"no: this build lacks the feature `hub`")?,
+        }
         line("models", &"ESM-2 of any size, DNABERT-S, DNABERT-2")?;
         line(
             "weights",
@@ -242,7 +272,7 @@ mod tests {
                     memory: 150_754_820_096,
                 }],
             }),
-            ..Doctor::examine()
+            ..Doctor::examine(&Hub::from_environment())
         }
     }
 

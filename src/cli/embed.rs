@@ -5,7 +5,7 @@ use super::input::{Noticed, check_inputs, reader_options};
 use super::options::EmbedOptions;
 use super::progress::{Display, count, duration, signal_name};
 use super::summary::Summary;
-use super::{Console, Failure, algorithms, model, options, trace};
+use super::{Console, Failure, algorithms, model, options, share, trace};
 use seqstream::architecture::ModelConfig;
 use seqstream::bytes::Bytes;
 use seqstream::engine::Identity;
@@ -15,7 +15,7 @@ use seqstream::output::{
 };
 use seqstream::pipeline::{
     Checks, JobError, LengthLimit, Long, MemoryCheck, PackOptions, ReadOptions, Removed,
-    RunOptions, Stop,
+    RunOptions, Share, Stop,
 };
 use seqstream::sequence::{
     BadRecords, Chains, Cleaning, Input, InputSummary, Names, SequenceReader,
@@ -32,6 +32,14 @@ use std::time::Instant;
 /// Runs `seqstream embed`.
 pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     let options = EmbedOptions::try_from(args)?;
+    // Handlers stand from the beginning: without one, SIGUSR1 would end the process with no message
+    // and no exit code, and batch systems send it whenever the time of the job is nearly up.
+    let stop = Stop::on_signals(options.stopped_code)
+        .map_err(|e| Failure::Other(format!("cannot watch for signals: {e}")))?;
+    options.warnings.iter().for_each(|text| console.warn(text));
+    if let Some(text) = &options.notice {
+        console.say(text);
+    }
     // Cheap checks come first, because hashing the model and reading the inputs may take minutes.
     if !options.resume && !options.plan && holds_a_job(&options.out)? {
         return Err(JobError::Exists {
@@ -41,12 +49,17 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     }
     let path = options.trace.clone();
     trace::with(path.as_deref(), console, |trace| {
-        job(options, trace, console)
+        job(options, trace, &stop, console)
     })
 }
 
 /// Runs the job. When this returns, nothing adds times of a device to the trace any more.
-fn job(options: EmbedOptions, trace: &Trace, console: &Console) -> Result<(), Failure> {
+fn job(
+    options: EmbedOptions,
+    trace: &Trace,
+    stop: &Stop,
+    console: &Console,
+) -> Result<(), Failure> {
     let found = model::find(&options.model, console)?;
     let checkpoint = model::open(&found.path, console)?;
     let config = checkpoint.config().clone();
@@ -184,13 +197,12 @@ fn job(options: EmbedOptions, trace: &Trace, console: &Console) -> Result<(), Fa
         piped: !summary.complete,
         trace: trace.clone(),
     };
-    let stop =
-        Stop::on_signals().map_err(|e| Failure::Other(format!("cannot watch for signals: {e}")))?;
     let share = summary
         .complete
         .then(|| options.share.records(summary.records, options.shard_size));
     let mut display = Display::new(console, share);
     let records = SequenceReader::with_options(options.inputs.clone(), reader_options(&options));
+    stop.begin();
     let report = pipeline::run(
         &job,
         &run_options,
@@ -198,7 +210,7 @@ fn job(options: EmbedOptions, trace: &Trace, console: &Console) -> Result<(), Fa
         tokenizer,
         records,
         &mut display,
-        &stop,
+        stop,
     );
     display.finish();
     let report = report?;
@@ -229,9 +241,11 @@ fn job(options: EmbedOptions, trace: &Trace, console: &Console) -> Result<(), Fa
             ));
             console.warn(&format!(
                 "to go on: {}",
-                resume_command(std::env::args_os())
+                resume_command(std::env::args_os(), options.share)
             ));
-            Err(Failure::Stopped(signal))
+            let code = u8::try_from(128 + signal).unwrap_or(1);
+            let code = options.stopped_code.unwrap_or(code);
+            Err(Failure::Stopped { code })
         }
     }
 }
@@ -371,9 +385,21 @@ fn base_name(input: &Input) -> String {
     }
 }
 
-/// Returns the command that the user typed, with --resume added.
-fn resume_command(args: impl Iterator<Item = OsString>) -> String {
+/// Returns the command that the user typed, with --resume added. The share that a job array gave is
+/// written as a number, so that the command also works outside of the array.
+fn resume_command(args: impl Iterator<Item = OsString>, share: Share) -> String {
     let mut words: Vec<String> = args.map(|a| quoted(&a.to_string_lossy())).collect();
+    let flags = ["--share", "--shard"];
+    for i in 1..words.len() {
+        let of_array = match words[i].split_once('=') {
+            Some((flag, share::SLURM)) => flags.contains(&flag),
+            None => words[i] == share::SLURM && flags.contains(&&*words[i - 1]),
+            Some(_) => false,
+        };
+        if of_array {
+            words[i] = words[i].replace(share::SLURM, &share.to_string());
+        }
+    }
     if !words.iter().any(|w| w == "--resume") {
         words.push("--resume".into());
     }
@@ -395,7 +421,8 @@ mod tests {
 
     #[test]
     fn the_way_to_resume_can_be_pasted() {
-        let said = |words: &[&str]| resume_command(words.iter().map(OsString::from));
+        let share = Share { index: 2, of: 4 };
+        let said = |words: &[&str]| resume_command(words.iter().map(OsString::from), share);
         assert_eq!(
             said(&["seqstream", "embed", "a.fa"]),
             "seqstream embed a.fa --resume"
@@ -403,6 +430,21 @@ mod tests {
         assert_eq!(
             said(&["x", "it's me.fa", "--resume", ""]),
             r"x 'it'\''s me.fa' --resume ''"
+        );
+        assert_eq!(
+            said(&["x", "embed", "slurm", "--share", "slurm"]),
+            "x embed slurm --share 2/4 --resume"
+        );
+        assert_eq!(
+            said(&[
+                "x",
+                "embed",
+                "--out",
+                "slurm",
+                "--shard=slurm",
+                "--out=slurm"
+            ]),
+            "x embed --out slurm --shard=2/4 --out=slurm --resume"
         );
     }
 }

@@ -86,8 +86,11 @@ pub enum Failure {
     #[error("cannot write to standard output: {0}")]
     Stdout(io::Error),
     /// The job was stopped by a signal, in an orderly way. All messages have already been printed.
-    #[error("stopped by signal {0}")]
-    Stopped(i32),
+    #[error("stopped by a signal")]
+    Stopped {
+        /// The exit code.
+        code: u8,
+    },
     /// Any other failure.
     #[error("{0}")]
     Other(String),
@@ -174,7 +177,7 @@ impl Failure {
             Self::GivenAlgorithms { .. } => 6,
             Self::Device { .. } => 7,
             Self::Memory { .. } => 8,
-            Self::Stopped(signal) => u8::try_from(128 + signal).unwrap_or(1),
+            Self::Stopped { code } => *code,
             Self::Job(job) => match job {
                 JobError::NoThread(_) | JobError::Internal(_) => 1,
                 JobError::Sequence(_)
@@ -224,7 +227,7 @@ impl Failure {
 
     /// Returns whether there is nothing more to print about the failure.
     pub fn is_silent(&self) -> bool {
-        matches!(self, Self::Stopped(_)) || self.code() == 0
+        matches!(self, Self::Stopped { .. }) || self.code() == 0
     }
 
     /// Returns what the user can do about the failure, if a remedy is known.
@@ -246,7 +249,7 @@ impl Failure {
             Self::Vocabulary { .. } => {
                 Some("take tokenizer.json and weights from the same model".into())
             }
-            Self::Stdout(_) | Self::Stopped(_) | Self::Other(_) => None,
+            Self::Stdout(_) | Self::Stopped { .. } | Self::Other(_) => None,
         }
     }
 }

@@ -12,20 +12,25 @@ mod failure;
 mod input;
 mod inspect;
 mod machine;
+mod man;
 mod merge;
 mod model;
 mod models;
 mod options;
 mod overlap;
+mod peers;
 mod progress;
 mod remedy;
+mod share;
 mod summary;
 mod tokenize;
 mod trace;
+mod version;
 
 pub use args::{Cli, Command};
 pub use console::{Console, Verbosity};
 pub use failure::Failure;
+pub use peers::explain;
 pub use remedy::LOST_FILE;
 
 /// Runs a subcommand.
@@ -40,5 +45,6 @@ pub fn run(command: Command, console: &Console) -> Result<(), Failure> {
         Command::Overlap(args) => overlap::run(&args, console),
         Command::Doctor(args) => doctor::run(&args, console),
         Command::Completions(args) => completions::run(&args, console),
+        Command::Man(args) => man::run(&args, console),
     }
 }

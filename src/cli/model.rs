@@ -9,10 +9,19 @@ use seqstream::engine::{Engine, Plan};
 use seqstream::hub::{self, Found, Hub};
 use seqstream::weights::Checkpoint;
 
+/// Returns the cache and the settings of the Hub, from the environment and `--offline`.
+pub fn hub(console: &Console) -> Hub {
+    let mut hub = Hub::from_environment();
+    if console.is_offline() {
+        hub.offline = Some("--offline");
+    }
+    hub
+}
+
 /// Finds the model that `--model` means: a path, or a name, whose model is downloaded if it is not
 /// in the cache.
 pub fn find(given: &Path, console: &Console) -> Result<Found, Failure> {
-    let found = hub::find(given, &Hub::from_environment(), &mut Display::new(console))?;
+    let found = hub::find(given, &hub(console), &mut Display::new(console))?;
     if let Some(id) = &found.id {
         console.detail(&format!("model: {id} in {}", found.path.display()));
     }

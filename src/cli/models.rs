@@ -6,14 +6,14 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::args::ModelsArgs;
-use super::{Console, Failure};
+use super::{Console, Failure, model};
 use seqstream::bytes::Bytes;
-use seqstream::hub::{Cache, Hub, HubError, KNOWN, Known, MAIN, Name};
+use seqstream::hub::{Cache, HubError, KNOWN, Known, MAIN, Name};
 use seqstream::untrusted::shown;
 
 /// Runs `seqstream models`.
 pub fn run(args: &ModelsArgs, console: &Console) -> Result<(), Failure> {
-    let hub = Hub::from_environment();
+    let hub = model::hub(console);
     let cache = hub.cache.as_ref();
     let models: Result<Vec<Model>, HubError> = KNOWN.iter().map(|m| Model::of(m, cache)).collect();
     let models = Models {

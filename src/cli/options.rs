@@ -8,6 +8,7 @@ use super::args::{
     OutputDtypeArg, PoolArg, SwitchArg, WeightsArg,
 };
 use super::remedy::words;
+use super::{peers, share};
 use seqstream::architecture::ModelConfig;
 use seqstream::backend::cuda::{self, WeightMode};
 use seqstream::dtype::DType;
@@ -60,6 +61,12 @@ pub struct EmbedOptions {
     pub token_budget: Option<usize>,
     /// The share of the shards to compute.
     pub share: Share,
+    /// Where the share comes from, if a job array gave it.
+    pub notice: Option<String>,
+    /// What may be wrong with the options.
+    pub warnings: Vec<String>,
+    /// The exit code of a job that a signal stopped, if the user gave one.
+    pub stopped_code: Option<u8>,
     /// Records per shard.
     pub shard_size: u64,
     /// The job whose GEMM algorithms to use, if the user gave one: its output directory or its
@@ -167,7 +174,8 @@ pub fn weights(arg: WeightsArg, plan: bool, device: &Device) -> Result<WeightMod
 impl TryFrom<EmbedArgs> for EmbedOptions {
     type Error = Failure;
 
-    fn try_from(args: EmbedArgs) -> Result<Self, Failure> {
+    fn try_from(mut args: EmbedArgs) -> Result<Self, Failure> {
+        peers::translate(&mut args)?;
         let device = device(&args.device, args.dtype, args.streams)?;
         if args.gemm_algorithms.is_some() && device == Device::Cpu {
             return Err(usage(
@@ -200,6 +208,9 @@ impl TryFrom<EmbedArgs> for EmbedOptions {
             ));
         }
         let threads = args.threads.unwrap_or_else(cores);
+        let asked = share::read(&args.share, &|name| {
+            std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+        })?;
         Ok(Self {
             inputs,
             model: args.model,
@@ -223,7 +234,10 @@ impl TryFrom<EmbedArgs> for EmbedOptions {
             plan: args.plan,
             threads,
             token_budget: args.token_budget,
-            share: share(&args.share)?,
+            share: asked.share,
+            notice: asked.notice,
+            warnings: asked.warning.into_iter().collect(),
+            stopped_code: args.stopped_code,
             shard_size: args.shard_size as u64,
             gemm_algorithms: args.gemm_algorithms,
             trace: args.trace,
@@ -336,15 +350,6 @@ fn length_limit(args: &EmbedArgs) -> Result<Option<LengthLimit>, Failure> {
         }
     };
     Ok(Some(LengthLimit { max, long }))
-}
-
-fn share(text: &str) -> Result<Share, Failure> {
-    text.parse().map_err(|()| {
-        usage(
-            format!("--share {text} is not a share"),
-            "write i/n with i from 1 to n: --share 1/4 to --share 4/4",
-        )
-    })
 }
 
 /// Makes the request for a model: layers are counted from 0, and each occurs once.

@@ -98,10 +98,9 @@ fn pace(progress: &Progress) -> String {
 
 /// Returns the name of a signal.
 pub fn signal_name(signal: i32) -> String {
-    match signal {
-        2 => "SIGINT".into(),
-        15 => "SIGTERM".into(),
-        other => format!("signal {other}"),
+    match signal_hook::low_level::signal_name(signal) {
+        Some(name) => name.into(),
+        None => format!("signal {signal}"),
     }
 }
 

@@ -24,7 +24,7 @@ pub struct Hub {
     pub cache: Option<Cache>,
     /// The address of the Hub, without a slash at its end.
     pub endpoint: String,
-    /// The variable that forbids the network, if one does.
+    /// What forbids the network, if anything does: the variable, or what the program was asked for.
     pub offline: Option<&'static str>,
     /// The file of root certificates that replaces those of the program.
     pub certificates: Option<PathBuf>,

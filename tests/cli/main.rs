@@ -4,6 +4,7 @@
 
 mod bad_records;
 mod bench;
+mod clusters;
 mod cuda_algorithms;
 mod cuda_embed;
 mod cuda_program;
@@ -17,6 +18,7 @@ mod overlap;
 mod process;
 mod simulate;
 mod trace;
+mod typed;
 
 #[path = "../support"]
 mod support {

@@ -2,5 +2,6 @@
 
 #![allow(clippy::unwrap_used)] // test helpers may panic, as tests may
 
+mod build;
 mod layers;
 mod readme;

@@ -114,9 +114,9 @@ unsafe extern "C" {
     ) -> i32;
 
     /// Makes a file the library that the calls go to, unless one is open already. Defined in
-    /// `cuda-shim/trampolines.c`.
+    /// `trampolines.c`.
     pub fn cuda_trampoline_choose(path: *const c_char);
     /// Names the library that the calls go to (result 1), or says why there is none (result 0).
-    /// Defined in `cuda-shim/trampolines.c`.
+    /// Defined in `trampolines.c`.
     pub fn cuda_trampoline_library(text: *mut *const c_char) -> c_int;
 }

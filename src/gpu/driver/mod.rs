@@ -1,7 +1,7 @@
 //! Wraps the CUDA driver: devices, contexts, streams, fences, memory and kernel modules.
 //!
 //! No other module touches the crate cust. cust supplies the types and, through the trampolines
-//! that it links (`cuda-shim/`), the driver's functions. `ffi` declares these functions again, with
+//! that it links (`trampolines.c`), the driver's functions. `ffi` declares these functions again, with
 //! `i32` as the type of the driver's result codes: cust returns a closed enum of the codes of CUDA
 //! 11.4, and to receive a code that the enum lacks would be undefined behaviour. Two of cust's
 //! wrappers cannot be used either: `Stream::new` drops the flag NON_BLOCKING, and `wait_event`
