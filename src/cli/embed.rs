@@ -4,6 +4,7 @@ use super::args::EmbedArgs;
 use super::input::{Noticed, check_inputs, reader_options};
 use super::options::EmbedOptions;
 use super::progress::{Display, count, duration, signal_name};
+use super::recording::Recording;
 use super::summary::Summary;
 use super::{Console, Failure, algorithms, model, options, trace};
 use seqstream::architecture::ModelConfig;
@@ -188,7 +189,7 @@ fn job(options: EmbedOptions, trace: &Trace, console: &Console) -> Result<(), Fa
     let share = summary
         .complete
         .then(|| options.share.records(summary.records, options.shard_size));
-    let mut display = Display::new(console, share);
+    let mut recording = Recording::begin(Display::new(console, share), &options);
     let records = SequenceReader::with_options(options.inputs.clone(), reader_options(&options));
     let report = pipeline::run(
         &job,
@@ -196,11 +197,12 @@ fn job(options: EmbedOptions, trace: &Trace, console: &Console) -> Result<(), Fa
         &mut engine.embedder,
         tokenizer,
         records,
-        &mut display,
+        &mut recording,
         &stop,
     );
-    display.finish();
+    recording.finish();
     let report = report?;
+    recording.write(&job.dir, &report, console);
     if !summary.complete
         && let Some(manifest) = &report.manifest
     {

@@ -73,6 +73,12 @@ fn action(action: &Action) -> String {
         Action::RunAgain => "run the same command again",
         Action::MergeAgain => "run the same merge again: it goes on where it ended",
         Action::ResumeThatJob => "run that job again with --resume",
+        Action::ChooseLayer { layer } => return format!("choose one, such as --layer {layer}"),
+        Action::ChoosePool { pool } => return format!("choose one, such as --pool {pool}"),
+        Action::KeyById => "use the ids as keys: --key id",
+        Action::ExportAsTable => "use --to npz or --to csv, which take any names",
+        Action::ExportStates => "use --to npz, pt, h5 or parquet",
+        Action::KeepStates => "compute the job again with --per-token and another --out",
         Action::RecomputeShare => "compute that share again, with another --out",
         Action::RecomputeWithAlgorithms { of } => {
             return format!(
@@ -141,6 +147,14 @@ mod tests {
             Action::RunAgain,
             Action::MergeAgain,
             Action::ResumeThatJob,
+            Action::ChooseLayer { layer: 3 },
+            Action::ChoosePool {
+                pool: "mean".into(),
+            },
+            Action::KeyById,
+            Action::ExportAsTable,
+            Action::ExportStates,
+            Action::KeepStates,
             Action::RecomputeShare,
             Action::RecomputeWithAlgorithms { of: "part1".into() },
             Action::GiveAlgorithms,
