@@ -149,6 +149,11 @@ pub enum Action {
     MergeAgain,
     /// Resume the job whose output was named, which is perhaps a share of another job.
     ResumeThatJob,
+    /// Build the program with a feature that this build lacks.
+    BuildWith {
+        /// The feature.
+        feature: &'static str,
+    },
     /// Export this layer.
     ChooseLayer {
         /// The number of the layer.
@@ -355,6 +360,9 @@ impl fmt::Display for Action {
             Self::RunAgain => "try again",
             Self::MergeAgain => "merge again: it goes on where it ended",
             Self::ResumeThatJob => "resume that job",
+            Self::BuildWith { feature } => {
+                return write!(f, "build the program with the feature {feature}");
+            }
             Self::ChooseLayer { layer } => return write!(f, "export layer {layer}"),
             Self::ChoosePool { pool } => return write!(f, "export the pooling {pool}"),
             Self::KeyById => "name the records by their whole ids",

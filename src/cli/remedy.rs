@@ -73,6 +73,9 @@ fn action(action: &Action) -> String {
         Action::RunAgain => "run the same command again",
         Action::MergeAgain => "run the same merge again: it goes on where it ended",
         Action::ResumeThatJob => "run that job again with --resume",
+        Action::BuildWith { feature } => {
+            return format!("build it with `cargo build --release --features {feature}`");
+        }
         Action::ChooseLayer { layer } => return format!("choose one, such as --layer {layer}"),
         Action::ChoosePool { pool } => return format!("choose one, such as --pool {pool}"),
         Action::KeyById => "use the ids as keys: --key id",
@@ -147,6 +150,9 @@ mod tests {
             Action::RunAgain,
             Action::MergeAgain,
             Action::ResumeThatJob,
+            Action::BuildWith {
+                feature: "export-h5",
+            },
             Action::ChooseLayer { layer: 3 },
             Action::ChoosePool {
                 pool: "mean".into(),
@@ -195,8 +201,9 @@ mod tests {
                     .take_while(|c| c.is_ascii_lowercase() || *c == '-')
                     .collect();
                 // The option of another program.
-                let others =
-                    ["local-dir", "revision"].contains(&&*flag) && text.contains("hf download");
+                let others = ["local-dir", "revision"].contains(&&*flag)
+                    && text.contains("hf download")
+                    || ["release", "features"].contains(&&*flag) && text.contains("cargo build");
                 assert!(known.contains(&*flag) || others, "--{flag}: {text}");
                 named.insert(flag);
             }

@@ -33,7 +33,8 @@ impl Histogram {
         let y = Positions::new(&y, [most].into_iter(), floor, TOP);
         let mut svg = Svg::open(WIDTH, HEIGHT, &self.title);
         svg.title(&self.title);
-        for tick in y.ticks() {
+        // There are no halves of what is counted.
+        for tick in y.ticks().into_iter().filter(|t| t.fract() == 0.0) {
             let at = y.of(tick);
             svg.line((left, at), (right, at), GRID);
             svg.text((left - 8.0, at + 4.0), "end", &number(tick));

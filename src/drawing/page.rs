@@ -10,7 +10,7 @@ background: #fff; } pre { font-size: 11px; overflow-x: auto; } figure { margin: 
 figcaption { font-size: 13px; } svg { max-width: 100%; height: auto; } \
 table { border-collapse: collapse; margin: 1em 0; font-size: 14px; } \
 th, td { text-align: left; padding: 4px 16px 4px 0; border-bottom: 1px solid #ddd; vertical-align: top; \
-overflow-wrap: anywhere; } td.number { text-align: right; font-variant-numeric: tabular-nums; } \
+overflow-wrap: anywhere; } td.number { font-variant-numeric: tabular-nums; } \
 h2 { margin-top: 1.6em; }";
 
 /// A page that is being written. All text that it is given is escaped.
@@ -55,7 +55,7 @@ impl Page {
         let _ = writeln!(self.0, "<pre>{}</pre>", escaped(text));
     }
 
-    /// Adds a table of names and values. Values that are numbers are aligned.
+    /// Adds a table of names and values.
     pub fn table<N: AsRef<str>, V: AsRef<str>>(&mut self, rows: &[(N, V)]) {
         self.0.push_str("<table>\n");
         for (name, value) in rows {

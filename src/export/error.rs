@@ -164,7 +164,7 @@ impl ExportError {
     pub fn remedy(&self) -> Option<Remedy> {
         Some(match self {
             Self::Feature { feature, .. } => Remedy::any_of([
-                format!("build it with `cargo build --release --features {feature}`").into(),
+                Action::BuildWith { feature }.into(),
                 Action::ExportAsTable.into(),
             ]),
             Self::Finished(error) => return error.remedy(),

@@ -83,9 +83,13 @@ impl Report {
         };
         let met = m.counts.iter().filter(|(_, n)| **n > 0);
         let met: Vec<(String, String)> = met.map(|(name, n)| (text(name), grouped(*n))).collect();
-        match met.is_empty() {
-            true => page.paragraph("Nothing was cleaned, truncated or skipped."),
-            false => page.table(&met),
+        page.table(&met);
+        // The residues are counted too, and are nothing to remark on.
+        if m.counts
+            .iter()
+            .all(|(name, n)| *n == 0 || name == "residues")
+        {
+            page.paragraph("Nothing was cleaned, truncated or skipped.");
         }
         if !m.rejected.is_empty() {
             page.paragraph("The first of the records that were skipped; rejected.tsv lists all:");
