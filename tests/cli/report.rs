@@ -44,9 +44,9 @@ fn number(text: &str) -> u64 {
 
 #[test]
 fn the_numbers_are_those_of_the_manifest() {
-    let place = Place::new(300);
+    let place = Place::new(60);
     // Letters that are counted, and one record that is bad.
-    let mut text = fasta(300);
+    let mut text = fasta(60);
     text += ">soft\nmktayiakqr\n>odd\nMKJJJ\n>empty\n>last\nMKTAYIAKQRQISFVKSHFSRQ\n";
     fs::write(place.path("in.fa"), text).unwrap();
     place.embed_ok("out", "--bad-records skip --max-length 100");
@@ -102,19 +102,19 @@ fn the_numbers_are_those_of_the_manifest() {
     assert_eq!(cell(&page, "seqstream"), env!("CARGO_PKG_VERSION"));
     // The lengths are of all records that could be read: the empty one is bad by itself.
     let read = number(&cell(&page, "sequences read"));
-    assert!(read == 304 || read == 303, "{read}");
+    assert!(read == 64 || read == 63, "{read}");
     assert_eq!(cell(&page, "longest"), "120");
     // A map with a point and a name for each row.
-    assert_eq!(page.matches("fill-opacity='0.6'").count(), 303);
+    assert_eq!(page.matches("fill-opacity='0.6'").count(), 63);
     assert!(page.contains("<title>protein7</title>"));
     assert!(page.contains("Tokens per second") && page.contains("Who waited for whom"));
-    assert_eq!(cell(&page, "sequences computed"), "303");
+    assert_eq!(cell(&page, "sequences computed"), "63");
 }
 
 #[test]
 fn a_report_loads_nothing_and_names_are_no_markup() {
     let place = Place::new(1);
-    let bad = "</title><script>alert(1)</script><img/src=x>'\"&amp;";
+    let bad = "</title><script>alert(1)</script><img/onerror=x>'\"&amp;";
     let records = (0..5).map(|i| format!(">{bad}{i}\n{}\n", "MKTAYIAKQR".repeat(i + 1)));
     let file = "<b>&'.fa";
     fs::write(place.path(file), records.collect::<String>() + ">x\u{1}\n").unwrap();
