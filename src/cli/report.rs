@@ -16,6 +16,10 @@ pub struct ReportArgs {
     /// Output directory of a complete job; it gets report.html and seqstream_mqc.json
     #[arg(value_name = "OUT")]
     pub out: PathBuf,
+    /// Name of the job on the page and in MultiQC, where each job needs a name of its own [default:
+    /// the name of the directory]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
     /// Write the page to this file instead
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
@@ -23,7 +27,10 @@ pub struct ReportArgs {
 
 /// Runs `seqstream report`.
 pub fn run(args: &ReportArgs, console: &Console) -> Result<(), Failure> {
-    let report = report::report(&args.out)?;
+    let mut report = report::report(&args.out)?;
+    if let Some(name) = &args.name {
+        report.name.clone_from(name);
+    }
     let page = match &args.html {
         Some(path) => path.clone(),
         None => args.out.join(REPORT_FILE),

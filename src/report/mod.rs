@@ -50,7 +50,7 @@ impl ReportError {
 pub struct Report {
     /// The output directory, as the user named it.
     pub path: PathBuf,
-    /// The name of the output directory.
+    /// The name of the job: by default that of the output directory.
     pub name: String,
     /// The manifest, without its list of shards.
     pub manifest: ManifestHead,
@@ -103,7 +103,20 @@ pub fn report(out: &Path) -> Result<Report, ReportError> {
     })
 }
 
-/// Reads a sample of rows at equal distances, and projects them.
+/// Returns the row of part `i` of `count` parts of equal sizes. The place within the part comes from a
+/// fixed hash: rows at equal distances would be alike where an input repeats itself.
+fn row_of_part(i: u64, count: u64, rows: u64) -> u64 {
+    // 2000 times the number of rows may not fit into 64 bits.
+    let start = |i: u64| (u128::from(i) * u128::from(rows) / u128::from(count.max(1))) as u64;
+    // The finalizer of splitmix64 (Steele et al. 2014).
+    let mut hash = i.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^= hash >> 31;
+    start(i) + hash % (start(i + 1) - start(i)).max(1)
+}
+
+/// Reads a sample of rows, one from each part of the input, and projects them.
 fn map(finished: &Finished) -> Result<Option<SampleMap>, ReportError> {
     let layout = finished.layout();
     let Some(layer) = layout.layers.iter().copied().max() else {
@@ -116,10 +129,7 @@ fn map(finished: &Finished) -> Result<Option<SampleMap>, ReportError> {
     let rows = finished.rows();
     let most = SAMPLE_VALUES / (layout.width as u64).max(1);
     let count = rows.min(SAMPLE).min(most);
-    let mut wanted = (0..count).map(|i| {
-        // 2000 times the number of rows may not fit into 64 bits.
-        (u128::from(i) * u128::from(rows) / u128::from(count)) as u64
-    });
+    let mut wanted = (0..count).map(|i| row_of_part(i, count, rows));
     let mut next = wanted.next();
     let (mut names, mut values) = (Vec::new(), Vec::new());
     let mut first = 0u64;
@@ -192,4 +202,25 @@ fn sample(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_has_one_row_of_each_part() {
+        for rows in [1, 5, 1999, 2000, 2001, 1_000_000, u64::MAX] {
+            let count = rows.min(SAMPLE);
+            let sample: Vec<u64> = (0..count).map(|i| row_of_part(i, count, rows)).collect();
+            assert!(sample.windows(2).all(|pair| pair[0] < pair[1]), "{rows}");
+            assert!(sample.iter().all(|row| *row < rows), "{rows}");
+            if rows <= SAMPLE {
+                assert!(sample.iter().copied().eq(0..rows), "{rows}");
+            }
+        }
+        // An input that repeats itself every 500 rows is not always met at the same place.
+        let places = (0..2000).map(|i| row_of_part(i, 2000, 1_000_000) % 500);
+        assert!(places.collect::<std::collections::BTreeSet<u64>>().len() > 400);
+    }
 }

@@ -38,7 +38,10 @@ impl Report {
                 .iter()
                 .find(|c| c.0 == name)
                 .map_or(&**name, |c| c.1);
-            let title = name.replace('_', " ");
+            let mut title = name.replace('_', " ");
+            if let Some(first) = title.get_mut(..1) {
+                first.make_ascii_uppercase();
+            }
             add(name, &title, about, whole, (*n).into());
         }
         let spent: f64 = self.runs.iter().map(|run| run.end.at).sum();

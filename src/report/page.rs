@@ -176,8 +176,8 @@ impl Report {
         page.figure(
             &drawn.svg(),
             &format!(
-                "{} of {} sequences, at equal distances in the input, in the plane in which they differ most. The \
-                 name of a sequence appears under the pointer.",
+                "{} of {} sequences, spread evenly over the input, in the plane in which they differ most. The name \
+                 of a sequence appears under the pointer.",
                 grouped(map.names.len() as u64),
                 grouped(self.manifest.records)
             ),

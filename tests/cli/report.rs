@@ -197,7 +197,7 @@ fn states_alone_have_a_map_and_a_report_can_lie_elsewhere() {
         "--per-token --pool none --layers 1,2 --output-dtype f16",
     );
     let mut command = report(&place, "out");
-    command.args(["--html", "page.html"]);
+    command.args(["--html", "page.html", "--name", "sample<1>"]);
     assert!(command.status().unwrap().success());
     let page = fs::read_to_string(place.path("page.html")).unwrap();
     assert_eq!(page.matches("fill-opacity='0.6'").count(), 20);
@@ -205,6 +205,13 @@ fn states_alone_have_a_map_and_a_report_can_lie_elsewhere() {
         page.contains("Layer 2, mean over the stored states"),
         "{page}"
     );
+    assert!(
+        page.contains("<h1>seqstream: sample&lt;1&gt;</h1>"),
+        "{page}"
+    );
+    let multiqc = fs::read(place.path("out/seqstream_mqc.json")).unwrap();
+    let multiqc: serde_json::Value = serde_json::from_slice(&multiqc).unwrap();
+    assert_eq!(multiqc["data"]["sample<1>"]["sequences"], 20);
     assert!(!place.path("out/report.html").exists());
     let mut command = report(&place, "out");
     command.args(["--html", "no/such/page.html"]);
