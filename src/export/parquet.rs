@@ -108,7 +108,8 @@ impl Rows {
             Arc::new(lists.map_err(|e| ExportError::library(&self.path, e))?);
         let rows = std::mem::take(&mut self.rows);
         if self.per_token {
-            let offsets = OffsetBuffer::from_lengths(rows);
+            let offsets = OffsetBuffer::try_from_lengths(rows)
+                .map_err(|e| ExportError::library(&self.path, e))?;
             let lists = ListArray::try_new(Arc::clone(&self.row), offsets, column, None);
             column = Arc::new(lists.map_err(|e| ExportError::library(&self.path, e))?);
         }

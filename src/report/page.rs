@@ -259,7 +259,7 @@ fn rates(samples: &[Sample]) -> Vec<(f64, f64)> {
     let step = samples.len().div_ceil(MOST_POINTS).max(1);
     let last = samples.len().saturating_sub(1);
     let kept = samples.iter().enumerate();
-    let kept = kept.filter(|(i, _)| i % step == 0 || *i == last);
+    let kept = kept.filter(|(i, _)| i.is_multiple_of(step) || *i == last);
     let mut before = Sample::default();
     let mut points = Vec::new();
     for (_, now) in kept {
@@ -344,7 +344,7 @@ fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
