@@ -25,6 +25,7 @@
 //! | [`remedy`], [`bytes`] | say what would help against an error; write sizes for people |
 //! | [`system`] | asks the operating system about memory, open files, signals and pipes |
 //! | [`trace`] | records what a job does as intervals, and writes them as timelines |
+//! | [`drawing`] | draws figures as SVG, and puts them on pages |
 //! | [`untrusted`] | opens and bounds files that others wrote, escapes their text for messages |
 //! | [`dtype`], [`batch`] | define the number formats and the packed batches without padding |
 //! | [`sequence`] | reads FASTA and FASTQ, cleans and tokenizes |
@@ -33,6 +34,8 @@
 //! | [`weights`] | turns mapped files into named, checked tensors |
 //! | [`output`] | writes npy, safetensors, shards and the manifest |
 //! | [`virnucpro`] | scores fragments, judges contigs, and writes VirNucPro's files |
+//! | [`export`] | writes a complete output into the files that other programs load |
+//! | [`report`] | describes a complete output on a page, and for MultiQC |
 //! | [`gpu`] | calls CUDA and knows no model: driver, cuBLASLt, streams and fences |
 //! | [`backend`] | defines the operations of a model and runs them on the CPU or with CUDA |
 //! | [`model`] | holds ESM-2 and DNABERT-S, each written once as operations on a backend |
@@ -67,14 +70,17 @@ pub mod architecture;
 pub mod backend;
 pub mod batch;
 pub mod bytes;
+pub mod drawing;
 pub mod dtype;
 pub mod engine;
+pub mod export;
 pub mod gpu;
 pub mod hub;
 pub mod model;
 pub mod output;
 pub mod pipeline;
 pub mod remedy;
+pub mod report;
 pub mod sequence;
 pub mod study;
 pub mod system;

@@ -149,6 +149,29 @@ pub enum Action {
     MergeAgain,
     /// Resume the job whose output was named, which is perhaps a share of another job.
     ResumeThatJob,
+    /// Build the program with a feature that this build lacks.
+    BuildWith {
+        /// The feature.
+        feature: &'static str,
+    },
+    /// Export this layer.
+    ChooseLayer {
+        /// The number of the layer.
+        layer: usize,
+    },
+    /// Export this pooling.
+    ChoosePool {
+        /// The pooling.
+        pool: String,
+    },
+    /// Name the records of an export by their whole names.
+    KeyById,
+    /// Export to a format that takes any name, and more than once.
+    ExportAsTable,
+    /// Export to a format that holds the states of every token, or export pooled rows.
+    ExportStates,
+    /// Compute the job again and keep the states of every token.
+    KeepStates,
     /// Compute the share again, in another output directory.
     RecomputeShare,
     /// Compute one of the shares again in another output directory, with the GEMM algorithms of
@@ -337,6 +360,15 @@ impl fmt::Display for Action {
             Self::RunAgain => "try again",
             Self::MergeAgain => "merge again: it goes on where it ended",
             Self::ResumeThatJob => "resume that job",
+            Self::BuildWith { feature } => {
+                return write!(f, "build the program with the feature {feature}");
+            }
+            Self::ChooseLayer { layer } => return write!(f, "export layer {layer}"),
+            Self::ChoosePool { pool } => return write!(f, "export the pooling {pool}"),
+            Self::KeyById => "name the records by their whole ids",
+            Self::ExportAsTable => "export to npz or csv, which take any names",
+            Self::ExportStates => "export to npz, pt, h5 or parquet",
+            Self::KeepStates => "compute the job again, and keep the states of every token",
             Self::RecomputeShare => "compute that share again, in another output directory",
             Self::RecomputeWithAlgorithms { of } => {
                 return write!(

@@ -6,6 +6,8 @@ mod values;
 
 use std::path::PathBuf;
 
+use super::export::{EXPORT_EXAMPLES, ExportArgs};
+use super::report::ReportArgs;
 use clap::{Args, ColorChoice, Parser, Subcommand};
 use clap_complete::Shell;
 
@@ -22,7 +24,7 @@ Exit codes:
   3  bad input data
   4  bad model or weights
   5  the output could not be written, or a file of it not read
-  6  resume, merge or algorithm table refused; or another job writes there
+  6  resume, merge, export, report or algorithm table refused; or another job writes there
   7  the device is not available
   8  the device failed, or there is too little memory for the model; finished shards are kept
   9  the model could not be downloaded; what has arrived is kept
@@ -71,6 +73,12 @@ pub enum Command {
     Embed(Box<EmbedArgs>),
     /// Join the outputs of `embed --share 1/n` to `n/n`, checking that every record is present once
     Merge(MergeArgs),
+    /// Write the output of a complete job into a file of another format: HDF5, Parquet, PyTorch,
+    /// NumPy, CSV
+    #[command(after_help = EXPORT_EXAMPLES)]
+    Export(ExportArgs),
+    /// Write a page about a complete job, and a file for MultiQC
+    Report(ReportArgs),
     /// Show a model's architecture, tensors and size
     Inspect(InspectArgs),
     /// List the models that are known by name, and what the cache has of them

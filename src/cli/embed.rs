@@ -4,6 +4,7 @@ use super::args::EmbedArgs;
 use super::input::{Noticed, check_inputs, reader_options};
 use super::options::EmbedOptions;
 use super::progress::{Display, count, duration, signal_name};
+use super::recording::Recording;
 use super::summary::Summary;
 use super::{Console, Failure, algorithms, model, options, share, trace};
 use seqstream::architecture::ModelConfig;
@@ -200,7 +201,7 @@ fn job(
     let share = summary
         .complete
         .then(|| options.share.records(summary.records, options.shard_size));
-    let mut display = Display::new(console, share);
+    let mut recording = Recording::begin(Display::new(console, share), &options);
     let records = SequenceReader::with_options(options.inputs.clone(), reader_options(&options));
     stop.begin();
     let report = pipeline::run(
@@ -209,11 +210,12 @@ fn job(
         &mut engine.embedder,
         tokenizer,
         records,
-        &mut display,
+        &mut recording,
         stop,
     );
-    display.finish();
+    recording.finish();
     let report = report?;
+    recording.write(&job.dir, &report, console);
     // The process is about to end, and then the driver gives everything back at once, which is faster
     // than to free each part. A trace reads its last times when the model is dropped.
     if !trace.is_on() {

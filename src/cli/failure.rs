@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use super::remedy::words;
 use seqstream::backend::BackendError;
 use seqstream::engine::EngineError;
+use seqstream::export::ExportError;
 use seqstream::hub::HubError;
 use seqstream::model::ModelError;
-use seqstream::output::OutputError;
+use seqstream::output::{FinishedError, OutputError};
 use seqstream::pipeline::JobError;
 use seqstream::remedy::Remedy;
+use seqstream::report::ReportError;
 use seqstream::sequence::{SequenceError, TokenizerError};
 use seqstream::study::simulate::SimulateError;
 use seqstream::trace::TraceError;
@@ -56,6 +58,12 @@ pub enum Failure {
     /// A job failed.
     #[error(transparent)]
     Job(#[from] JobError),
+    /// An output that could not be exported.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// An output of which no report could be made.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// A name that leads to no model, or a model that could not be downloaded.
     #[error(transparent)]
     Hub(#[from] HubError),
@@ -178,6 +186,25 @@ impl Failure {
             Self::Device { .. } => 7,
             Self::Memory { .. } => 8,
             Self::Stopped { code } => *code,
+            Self::Export(error) => match error {
+                ExportError::Feature { .. }
+                | ExportError::Layers { .. }
+                | ExportError::NoLayer { .. }
+                | ExportError::Pools { .. }
+                | ExportError::NoPool { .. }
+                | ExportError::NoPlaceForPool { .. }
+                | ExportError::NoStates
+                | ExportError::OnlyPooled { .. } => 2,
+                ExportError::Duplicate { .. } | ExportError::BadKey { .. } => 3,
+                ExportError::Finished(e) => finished_code(e),
+                ExportError::Names { .. } => 6,
+                ExportError::Write(e) => output_code(e),
+                ExportError::Library { .. } => 5,
+            },
+            Self::Report(error) => match error {
+                ReportError::Finished(e) => finished_code(e),
+                ReportError::Write(e) => output_code(e),
+            },
             Self::Job(job) => match job {
                 JobError::NoThread(_) | JobError::Internal(_) => 1,
                 JobError::Sequence(_)
@@ -196,16 +223,7 @@ impl Failure {
                 }
                 JobError::Model(ModelError::Backend(_)) => 1,
                 JobError::Model(_) | JobError::NonFinite { .. } => 4,
-                JobError::Output(e) | JobError::MergeOutput(e) => match e {
-                    OutputError::Foreign { .. }
-                    | OutputError::Locked { .. }
-                    | OutputError::Unsound { .. }
-                    | OutputError::Marked { .. }
-                    | OutputError::Taken { .. }
-                    | OutputError::Removed { .. }
-                    | OutputError::Malformed { .. } => 6,
-                    _ => 5,
-                },
+                JobError::Output(e) | JobError::MergeOutput(e) => output_code(e),
                 JobError::Exists { .. }
                 | JobError::Nameless { .. }
                 | JobError::Differs { .. }
@@ -237,6 +255,8 @@ impl Failure {
             Self::Device { hint, .. } | Self::GivenAlgorithms { hint, .. } => Some(hint.clone()),
             Self::Memory { remedy, .. } => Some(words(remedy)),
             Self::Job(e) => e.remedy().as_ref().map(words),
+            Self::Export(e) => e.remedy().as_ref().map(words),
+            Self::Report(e) => e.remedy().as_ref().map(words),
             Self::Hub(e) => e.remedy().as_ref().map(words),
             Self::Weights(e) => e.remedy().as_ref().map(words),
             Self::Tokenizer(e) => e.remedy().as_ref().map(words),
@@ -251,5 +271,32 @@ impl Failure {
             }
             Self::Stdout(_) | Self::Stopped { .. } | Self::Other(_) => None,
         }
+    }
+}
+
+/// Returns the exit code for an error of writing or reading an output.
+fn output_code(error: &OutputError) -> u8 {
+    match error {
+        OutputError::Foreign { .. }
+        | OutputError::Locked { .. }
+        | OutputError::Unsound { .. }
+        | OutputError::Marked { .. }
+        | OutputError::Taken { .. }
+        | OutputError::Removed { .. }
+        | OutputError::Malformed { .. }
+        | OutputError::Exists { .. } => 6,
+        OutputError::Io { .. } | OutputError::F16Overflow { .. } => 5,
+    }
+}
+
+/// Returns the exit code for a complete output that could not be read.
+fn finished_code(error: &FinishedError) -> u8 {
+    match error {
+        FinishedError::Output(error) => output_code(error),
+        FinishedError::NoJob { .. }
+        | FinishedError::Incomplete { .. }
+        | FinishedError::Format { .. }
+        | FinishedError::Manifest { .. }
+        | FinishedError::Unsound { .. } => 6,
     }
 }

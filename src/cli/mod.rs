@@ -8,6 +8,7 @@ mod console;
 mod doctor;
 mod download;
 mod embed;
+mod export;
 mod failure;
 mod input;
 mod inspect;
@@ -20,7 +21,9 @@ mod options;
 mod overlap;
 mod peers;
 mod progress;
+mod recording;
 mod remedy;
+mod report;
 mod share;
 mod summary;
 mod tokenize;
@@ -38,6 +41,8 @@ pub fn run(command: Command, console: &Console) -> Result<(), Failure> {
     match command {
         Command::Embed(args) => embed::run(*args, console),
         Command::Merge(args) => merge::run(&args, console),
+        Command::Export(args) => export::run(&args, console),
+        Command::Report(args) => report::run(&args, console),
         Command::Inspect(args) => inspect::run(&args, console),
         Command::Models(args) => models::run(&args, console),
         Command::Tokenize(args) => tokenize::run(&args, console),

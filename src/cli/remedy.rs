@@ -73,6 +73,15 @@ fn action(action: &Action) -> String {
         Action::RunAgain => "run the same command again",
         Action::MergeAgain => "run the same merge again: it goes on where it ended",
         Action::ResumeThatJob => "run that job again with --resume",
+        Action::BuildWith { feature } => {
+            return format!("build it with `cargo build --release --features {feature}`");
+        }
+        Action::ChooseLayer { layer } => return format!("choose one, such as --layer {layer}"),
+        Action::ChoosePool { pool } => return format!("choose one, such as --pool {pool}"),
+        Action::KeyById => "use the ids as keys: --key id",
+        Action::ExportAsTable => "use --to npz or --to csv, which take any names",
+        Action::ExportStates => "use --to npz, pt, h5 or parquet",
+        Action::KeepStates => "compute the job again with --per-token and another --out",
         Action::RecomputeShare => "compute that share again, with another --out",
         Action::RecomputeWithAlgorithms { of } => {
             return format!(
@@ -141,6 +150,17 @@ mod tests {
             Action::RunAgain,
             Action::MergeAgain,
             Action::ResumeThatJob,
+            Action::BuildWith {
+                feature: "export-h5",
+            },
+            Action::ChooseLayer { layer: 3 },
+            Action::ChoosePool {
+                pool: "mean".into(),
+            },
+            Action::KeyById,
+            Action::ExportAsTable,
+            Action::ExportStates,
+            Action::KeepStates,
             Action::RecomputeShare,
             Action::RecomputeWithAlgorithms { of: "part1".into() },
             Action::GiveAlgorithms,
@@ -181,8 +201,9 @@ mod tests {
                     .take_while(|c| c.is_ascii_lowercase() || *c == '-')
                     .collect();
                 // The option of another program.
-                let others =
-                    ["local-dir", "revision"].contains(&&*flag) && text.contains("hf download");
+                let others = ["local-dir", "revision"].contains(&&*flag)
+                    && text.contains("hf download")
+                    || ["release", "features"].contains(&&*flag) && text.contains("cargo build");
                 assert!(known.contains(&*flag) || others, "--{flag}: {text}");
                 named.insert(flag);
             }

@@ -49,7 +49,7 @@ pub struct Summary {
 }
 
 /// The names of the cleaning counts, and their texts in the summary.
-const COUNTED: [(&str, &str); 15] = [
+pub const COUNTED: [(&str, &str); 15] = [
     ("lowercase", "lower-case letters upper-cased"),
     ("stops_dropped", "stops dropped from the ends"),
     ("unknown", "characters outside the alphabet"),

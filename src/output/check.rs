@@ -241,16 +241,22 @@ impl ShardLayout {
                 (size == bytes).then(|| npy::header(self.dtype, rows, self.width))
             }
             Content::States => {
-                let offsets = rows.checked_add(1)?;
-                let around = offsets.checked_mul(8)?.checked_add(states::BEFORE as u64)?;
-                let data = bytes.checked_sub(around)?;
-                let row = row?;
-                let tokens = data.checked_div(row).filter(|n| n * row == data)?;
-                let (tokens, offsets) =
-                    (i64::try_from(tokens).ok()?, usize::try_from(offsets).ok()?);
+                let tokens = i64::try_from(self.tokens(bytes, rows)?).ok()?;
+                let offsets = usize::try_from(rows.checked_add(1)?).ok()?;
                 Some(states::header(self.dtype, tokens, self.width, offsets))
             }
         }
+    }
+}
+
+impl ShardLayout {
+    /// Returns the number of tokens whose states a file of `bytes` bytes holds. Returns `None` if
+    /// no file with the states of `rows` records has that size.
+    pub(crate) fn tokens(&self, bytes: u64, rows: u64) -> Option<u64> {
+        let row = (self.width as u64).checked_mul(self.dtype.size() as u64)?;
+        let offsets = rows.checked_add(1)?.checked_mul(8)?;
+        let data = bytes.checked_sub(offsets.checked_add(states::BEFORE as u64)?)?;
+        data.checked_div(row).filter(|n| n * row == data)
     }
 }
 

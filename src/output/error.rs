@@ -66,6 +66,12 @@ pub enum OutputError {
         /// The shard or the file.
         path: PathBuf,
     },
+    /// A file or directory that is to be written exists.
+    #[error("{} exists already", path.display())]
+    Exists {
+        /// The file or directory.
+        path: PathBuf,
+    },
     /// Another job has removed the shard or file that this job was writing.
     #[error("{} was removed while this job was writing it: another job is writing in this directory, too", path.display())]
     Removed {
@@ -140,6 +146,10 @@ impl OutputError {
                 (None, _) => Remedy::when("when this is mended", Action::ResumeJob),
             },
             Self::F16Overflow { .. } => Action::WriteF32.into(),
+            Self::Exists { .. } => Remedy::any_of([
+                "give the name of a file or directory that does not exist".into(),
+                "remove what is there".into(),
+            ]),
             Self::Foreign { path, .. } if is_shard(path) => {
                 Remedy::steps(["move it elsewhere".into(), Action::RunAgain.into()])
             }

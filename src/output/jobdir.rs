@@ -8,6 +8,7 @@ use super::OutputError;
 use super::lock::{Guard, LOCK_FILE, RUNNING_FILE, locked};
 use super::owner::{Owner, State};
 use super::rejected::REJECTED_FILE;
+use super::runs::RUNS_FILE;
 use crate::untrusted::file;
 
 /// The file that says what was asked; it is written first.
@@ -16,6 +17,10 @@ pub const JOB_FILE: &str = "job.json";
 pub const MANIFEST_FILE: &str = "manifest.json";
 /// The GEMM algorithms of a job on CUDA; the file is written before [`JOB_FILE`].
 pub const ALGORITHMS_FILE: &str = "algorithms.json";
+/// The page about a complete job, which is made on request.
+pub const REPORT_FILE: &str = "report.html";
+/// The same for MultiQC, which looks for files whose names end so.
+pub const MULTIQC_FILE: &str = "seqstream_mqc.json";
 /// The suffix of files and directories that are not complete yet.
 const PARTIAL: &str = ".partial";
 
@@ -49,7 +54,7 @@ pub(crate) fn partial_path(path: &Path, owner: &Owner) -> PathBuf {
 
 /// Splits the name of a partial file or directory into the final name and the owner. Older versions
 /// of the program wrote partial names without an owner.
-fn parse_partial(name: &str) -> Option<(&str, Option<Owner>)> {
+pub(crate) fn parse_partial(name: &str) -> Option<(&str, Option<Owner>)> {
     let name = name.strip_prefix('.')?.strip_suffix(PARTIAL)?;
     match name.rsplit_once('.').map(|(n, o)| (n, Owner::parse(o))) {
         Some((name, Some(owner))) => Some((name, Some(owner))),
@@ -383,6 +388,9 @@ fn refuse_foreign(path: &Path) -> Result<(), OutputError> {
             REJECTED_FILE,
             MANIFEST_FILE,
             RUNNING_FILE,
+            RUNS_FILE,
+            REPORT_FILE,
+            MULTIQC_FILE,
         ]
         .contains(&name)
             || shard_number(name).is_some()
@@ -406,14 +414,14 @@ fn refuse_foreign(path: &Path) -> Result<(), OutputError> {
 
 /// Makes a rename or a creation in `path` survive a power failure.
 #[cfg(unix)]
-fn sync_dir(path: &Path) -> std::io::Result<()> {
+pub(crate) fn sync_dir(path: &Path) -> std::io::Result<()> {
     File::open(path)?.sync_all()
 }
 
 /// Does nothing: on this system a directory cannot be opened for syncing, and only the journal of
 /// the file system protects a rename.
 #[cfg(not(unix))]
-fn sync_dir(_: &Path) -> std::io::Result<()> {
+pub(crate) fn sync_dir(_: &Path) -> std::io::Result<()> {
     Ok(())
 }
 

@@ -15,6 +15,7 @@
 //!   shard-000001/ ...
 //!   rejected.tsv          if bad records are skipped: those of all shards
 //!   manifest.json         written last: what was done, with the hash of every file
+//!   .runs.jsonl           what each run measured, such as its speed; no part of the output
 //!   .lock                 empty; held by the job that is running here
 //!   .running              only where the file system has no locks: names the running job
 //! ```
@@ -24,7 +25,7 @@
 //! names the machine and the process, so that two jobs do not write into each other's shards even
 //! if no lock separates them: the second job that names a shard fails. A resumed job removes the
 //! unfinished files of a killed job, if the lock or the list of processes shows that the killed job
-//! has ended. Nothing in the output depends on threads, budgets or the clock, so an interrupted and
+//! has ended. Apart from `.runs.jsonl`, nothing in the output depends on threads, budgets or the clock, so an interrupted and
 //! resumed job leaves the same bytes as a job without interruption.
 //!
 //! A finished shard is accepted only if its job made it; see [`ShardLayout::verify`].
@@ -33,12 +34,15 @@ mod algorithms;
 mod check;
 mod error;
 mod file;
+mod finished;
 mod jobdir;
 mod lock;
 mod manifest;
 mod npy;
 mod owner;
+mod place;
 mod rejected;
+mod runs;
 mod shard;
 mod spec;
 mod states;
@@ -51,6 +55,7 @@ pub use error::OutputError;
 pub use file::FileEntry;
 pub use file::OutputDtype;
 pub use file::hash_file;
+pub use finished::{Finished, FinishedError, FinishedShard, Ids, Listed, Values};
 pub use jobdir::ALGORITHMS_FILE;
 pub use jobdir::JOB_FILE;
 pub use jobdir::JobDir;
@@ -58,11 +63,14 @@ pub use jobdir::MANIFEST_FILE;
 pub use jobdir::list_shards;
 pub use jobdir::revoke_manifest;
 pub use jobdir::shard_name;
+pub use jobdir::{MULTIQC_FILE, REPORT_FILE};
 pub use manifest::{
     ManifestHead, Totals, read_job, read_manifest, read_record, write_job, write_manifest,
 };
 pub use npy::NpyWriter;
+pub use place::Place;
 pub use rejected::{REJECTED_FILE, Rejected};
+pub use runs::{Lengths, RUNS_FILE, RunRecord, Sample, append_run, read_runs};
 pub use shard::{
     BlockFacts, PushError, Row, ShardLayout, ShardRecord, ShardWriter, Workers, WrittenShard,
     name_shards, name_shards_traced,

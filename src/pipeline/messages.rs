@@ -20,7 +20,7 @@ use std::sync::mpsc::{Receiver, RecvError, SendError, SyncSender};
 use super::JobError;
 use crate::batch::PackedBatch;
 use crate::model::LayerOutput;
-use crate::output::{BlockFacts, Rejected};
+use crate::output::{BlockFacts, Lengths, Rejected};
 use crate::sequence::{InputDigest, Record, SharedName};
 
 /// The reason why a thread ends before the input does.
@@ -116,6 +116,8 @@ pub(crate) struct InputEnd {
 pub struct InputNotes {
     /// The first name that two records of one shard share, among the records that were computed.
     pub shared_name: Option<SharedName>,
+    /// The lengths of all sequences of the job's share, except those that were not read.
+    pub lengths: Lengths,
     /// The names of the inputs that lack the end marker of bgzip.
     pub without_end: Vec<Arc<str>>,
 }

@@ -10,7 +10,9 @@ use super::progress::Counters;
 use super::resume::RecordsDigest;
 use super::tokenize::TokenizeStage;
 use super::{JobError, MemoryCheck, Share, Stop};
-use crate::output::{BlockFacts, Rejected, ShardRecord, read_record, revoke_manifest, shard_name};
+use crate::output::{
+    BlockFacts, Lengths, Rejected, ShardRecord, read_record, revoke_manifest, shard_name,
+};
 use crate::sequence::{
     Alphabet, BadRecords, CleanCounts, Cleaning, InputDigest, Record, SeenNames, SequenceError,
     SequenceReader, SharedName, clean,
@@ -82,6 +84,8 @@ pub(crate) struct Reader<R> {
     pub counters: Arc<Counters>,
     pub stop: Stop,
     pub trace: Trace,
+    /// The lengths of the sequences so far.
+    pub lengths: Lengths,
     /// The first name that two records of one shard share.
     pub shared_name: Option<SharedName>,
 }
@@ -236,6 +240,9 @@ impl<R: Records> Reader<R> {
                     None => shard.insert(self.begin(number, index - 1, &mut revoked)?),
                 };
                 current.take(&read);
+                if let Ok(record) = &read {
+                    self.lengths.add(record.sequence.len() as u64);
+                }
                 match (&current.finished, read) {
                     (Some(_), _) => {
                         self.counters.reused.fetch_add(1, Ordering::Relaxed);
@@ -289,6 +296,7 @@ impl<R: Records> Reader<R> {
             digests: self.records.digests(),
             notes: InputNotes {
                 shared_name: self.shared_name.take(),
+                lengths: std::mem::take(&mut self.lengths),
                 without_end: self.records.without_end(),
             },
         }));

@@ -15,7 +15,7 @@ use super::tokenize::{GROUPS_PER_THREAD, GroupTokenizer, TokenizeStage};
 use super::write::Writer;
 use super::{JobError, OpenJob, Stop};
 use crate::model::{Embedder, Request};
-use crate::output::{ManifestHead, ShardLayout, Workers};
+use crate::output::{Lengths, ManifestHead, ShardLayout, Workers};
 use crate::sequence::Tokenizer;
 use crate::system::files;
 use crate::trace::{Trace, host};
@@ -95,6 +95,7 @@ pub fn run<E: Embedder, R: Records>(
         counters: Arc::clone(&counters),
         stop: stop.clone(),
         trace: options.trace.clone(),
+        lengths: Lengths::default(),
         shared_name: None,
     };
     start_reading(reader, tokenizer, options, to_compute)?;

@@ -1,11 +1,9 @@
 //! The files of a study of overlap: its points as CSV, its figures as SVG, and a page with all of
 //! it that needs no other file. Also the roofline of a benchmark.
 
-use std::fmt::Write as _;
-
 use super::BenchReport;
 use super::overlap::{Bus, OverlapPoint, OverlapReport, PassTimeline};
-use super::svg::{Axis, Bar, Chart, Lane, Mark, Scale, Series, Timeline, escaped};
+use crate::drawing::{Axis, Bar, Chart, Lane, Mark, Page, Scale, Series, Timeline};
 
 /// A file of a study.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -379,28 +377,11 @@ fn timeline(pass: &PassTimeline, longest: u64) -> Timeline {
 
 /// Returns a page with the figures and the table.
 fn page(report: &OverlapReport, figures: &[Figure]) -> String {
-    let title = escaped(&format!("Overlap: {}, {}", report.model, report.place));
-    let mut page = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>{title}</title>\n\
-         <style>body {{ font-family: Helvetica, Arial, sans-serif; max-width: 1100px; margin: 2em auto; color: #222; }} \
-         pre {{ font-size: 11px; overflow-x: auto; }} figure {{ margin: 1.5em 0; }} figcaption {{ font-size: 13px; }}</style>\n\
-         </head>\n<body>\n<h1>{title}</h1>\n"
-    );
+    let mut page = Page::new(&format!("Overlap: {}, {}", report.model, report.place));
     for figure in figures {
-        // Within a page, the name of the format is neither needed nor looked up.
-        let svg = figure
-            .file
-            .text
-            .replace(" xmlns='http://www.w3.org/2000/svg'", "");
-        // Writing to a string cannot fail.
-        let _ = write!(
-            page,
-            "<figure>\n{svg}<figcaption>{}</figcaption>\n</figure>\n",
-            escaped(figure.caption)
-        );
+        page.figure(&figure.file.text, figure.caption);
     }
-    page + &format!(
-        "<h2>All settings</h2>\n<pre>{}</pre>\n</body>\n</html>\n",
-        escaped(&report.to_string())
-    )
+    page.heading("All settings");
+    page.verbatim(&report.to_string());
+    page.end()
 }

@@ -12,7 +12,7 @@
 //! | `cold` | measures cold starts: [`ColdStart`] |
 //! | [`overlap`] | measures how much of the movement of data hides behind computing, over many settings |
 //! | [`figures`] | the figures of that as SVG, its table as CSV, and a page with both |
-//! | `svg`, `intervals` | draws charts and timelines; sets of times |
+//! | `intervals` | sets of times |
 //! | [`simulate`] | predicts speed on a machine of which there is only a description |
 //!
 //! Nothing here prints. A report is data: it is displayed as a table, and can be serialised.
@@ -58,7 +58,6 @@ mod operations;
 pub mod overlap;
 mod power;
 pub mod simulate;
-mod svg;
 mod workload;
 
 pub use bench::{BenchOptions, BenchReport, Note, ProductsReport, WorkloadReport, bench};

@@ -10,12 +10,16 @@ mod cuda_embed;
 mod cuda_program;
 mod cuda_streamed;
 mod embed;
+mod export;
+#[cfg(any(feature = "export-h5", feature = "export-parquet"))]
+mod export_features;
 mod foreign;
 mod inputs;
 mod kill;
 mod output;
 mod overlap;
 mod process;
+mod report;
 mod simulate;
 mod trace;
 mod typed;

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 /// The modules by level: a module may import modules of lower levels, but none of its own level.
 const LEVELS: [&[&str]; 12] = [
-    &["bytes"],
+    &["bytes", "drawing"],
     &["remedy"],
     &["dtype", "batch", "system", "trace", "untrusted"],
     &["sequence", "architecture", "hub"],
     &["weights", "output"],
-    &["gpu", "virnucpro"],
+    &["gpu", "virnucpro", "export", "report"],
     &["backend"],
     &["model"],
     &["engine"],

@@ -205,7 +205,7 @@ pub fn fasta(n: usize) -> String {
     text
 }
 
-/// Returns every file below `dir`, by its path.
+/// Returns every file below `dir`, by its path, except what the runs of a job measured.
 pub fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     fn walk(dir: &Path, prefix: &str, into: &mut BTreeMap<String, Vec<u8>>) {
         for entry in std::fs::read_dir(dir).unwrap() {
@@ -219,6 +219,7 @@ pub fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     }
     let mut files = BTreeMap::new();
     walk(dir, "", &mut files);
+    files.remove(seqstream::output::RUNS_FILE);
     files
 }
 

@@ -1,19 +1,19 @@
-//! Draws figures as SVG: curves with their ceilings, timelines, and a roofline. Nothing is loaded
+//! Draws figures as SVG: curves with their ceilings, and timelines. Nothing is loaded
 //! from elsewhere, so that a figure can be put into a page or a paper as it is.
 
 use std::fmt::Write as _;
 
 /// The colours of Okabe and Ito (2008), which people with any colour vision tell apart.
-const COLOURS: [&str; 7] = [
+pub(super) const COLOURS: [&str; 7] = [
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555",
 ];
 
-const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 400.0;
-const LEFT: f64 = 70.0;
-const RIGHT: f64 = 20.0;
-const TOP: f64 = 40.0;
-const BOTTOM: f64 = 52.0;
+pub(super) const WIDTH: f64 = 720.0;
+pub(super) const HEIGHT: f64 = 400.0;
+pub(super) const LEFT: f64 = 70.0;
+pub(super) const RIGHT: f64 = 20.0;
+pub(super) const TOP: f64 = 40.0;
+pub(super) const BOTTOM: f64 = 52.0;
 /// The height of a line of the legend.
 const LINE: f64 = 18.0;
 
@@ -266,7 +266,7 @@ fn joined(bars: &[Bar], range: (f64, f64), x: &Positions) -> Vec<(f64, f64, usiz
 }
 
 /// Where the values of an axis lie.
-struct Positions {
+pub(super) struct Positions {
     scale: Scale,
     from: f64,
     to: f64,
@@ -275,7 +275,12 @@ struct Positions {
 }
 
 impl Positions {
-    fn new(axis: &Axis, values: impl Iterator<Item = f64>, start: f64, end: f64) -> Self {
+    pub(super) fn new(
+        axis: &Axis,
+        values: impl Iterator<Item = f64>,
+        start: f64,
+        end: f64,
+    ) -> Self {
         let (mut least, mut most) = (f64::INFINITY, f64::NEG_INFINITY);
         for value in values {
             least = least.min(value);
@@ -298,7 +303,7 @@ impl Positions {
         }
     }
 
-    fn of(&self, value: f64) -> f64 {
+    pub(super) fn of(&self, value: f64) -> f64 {
         let share = match self.scale {
             Scale::Linear => (value - self.from) / (self.to - self.from),
             Scale::Log => (value / self.from).ln() / (self.to / self.from).ln(),
@@ -307,7 +312,7 @@ impl Positions {
     }
 
     /// Round values within the range, at most some ten.
-    fn ticks(&self) -> Vec<f64> {
+    pub(super) fn ticks(&self) -> Vec<f64> {
         let inside = |v: &f64| *v >= self.from * (1.0 - 1e-9) && *v <= self.to * (1.0 + 1e-9);
         match self.scale {
             Scale::Linear => {
@@ -347,7 +352,7 @@ impl Positions {
 }
 
 /// A value at a tick: as few digits as tell it from its neighbours.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     let size = value.abs();
     if size >= 1e6 {
         format!("{}M", short(value / 1e6))
@@ -368,14 +373,14 @@ fn short(value: f64) -> String {
     }
 }
 
-const GRID: &str = "stroke='#dddddd' stroke-width='1'";
-const AXIS: &str = "stroke='#333333' stroke-width='1'";
+pub(super) const GRID: &str = "stroke='#dddddd' stroke-width='1'";
+pub(super) const AXIS: &str = "stroke='#333333' stroke-width='1'";
 
 /// Text of an SVG file.
-struct Svg(String);
+pub(super) struct Svg(String);
 
 impl Svg {
-    fn open(width: f64, height: f64, title: &str) -> Self {
+    pub(super) fn open(width: f64, height: f64, title: &str) -> Self {
         let mut svg = String::new();
         // Writing to a string cannot fail, here and below.
         let _ = write!(
@@ -388,7 +393,7 @@ impl Svg {
         Self(svg)
     }
 
-    fn title(&mut self, text: &str) {
+    pub(super) fn title(&mut self, text: &str) {
         let _ = writeln!(
             self.0,
             "<text x='{}' y='22' text-anchor='middle' font-size='15'>{}</text>",
@@ -397,7 +402,7 @@ impl Svg {
         );
     }
 
-    fn text(&mut self, (x, y): (f64, f64), anchor: &str, text: &str) {
+    pub(super) fn text(&mut self, (x, y): (f64, f64), anchor: &str, text: &str) {
         let _ = writeln!(
             self.0,
             "<text x='{x:.1}' y='{y:.1}' text-anchor='{anchor}'>{}</text>",
@@ -405,7 +410,7 @@ impl Svg {
         );
     }
 
-    fn upright(&mut self, (x, y): (f64, f64), text: &str) {
+    pub(super) fn upright(&mut self, (x, y): (f64, f64), text: &str) {
         let _ = writeln!(
             self.0,
             "<text transform='translate({x:.1} {y:.1}) rotate(-90)' text-anchor='middle'>{}</text>",
@@ -413,14 +418,14 @@ impl Svg {
         );
     }
 
-    fn line(&mut self, (x1, y1): (f64, f64), (x2, y2): (f64, f64), style: &str) {
+    pub(super) fn line(&mut self, (x1, y1): (f64, f64), (x2, y2): (f64, f64), style: &str) {
         let _ = writeln!(
             self.0,
             "<line x1='{x1:.1}' y1='{y1:.1}' x2='{x2:.1}' y2='{y2:.1}' {style}/>"
         );
     }
 
-    fn polyline(&mut self, points: &[(f64, f64)], style: &str) {
+    pub(super) fn polyline(&mut self, points: &[(f64, f64)], style: &str) {
         let points: Vec<String> = points
             .iter()
             .map(|(x, y)| format!("{x:.1},{y:.1}"))
@@ -428,21 +433,50 @@ impl Svg {
         let _ = writeln!(self.0, "<polyline points='{}' {style}/>", points.join(" "));
     }
 
-    fn dot(&mut self, (x, y): (f64, f64), colour: &str) {
+    pub(super) fn dot(&mut self, (x, y): (f64, f64), colour: &str) {
         let _ = writeln!(
             self.0,
             "<circle cx='{x:.1}' cy='{y:.1}' r='3' fill='{colour}'/>"
         );
     }
 
-    fn rectangle(&mut self, (x, y): (f64, f64), (width, height): (f64, f64), colour: &str) {
+    pub(super) fn rectangle(
+        &mut self,
+        (x, y): (f64, f64),
+        (width, height): (f64, f64),
+        colour: &str,
+    ) {
         let _ = writeln!(
             self.0,
             "<rect x='{x:.2}' y='{y:.1}' width='{width:.2}' height='{height:.1}' fill='{colour}'/>"
         );
     }
 
-    fn close(mut self) -> String {
+    /// Draws a small dot whose name appears under the pointer.
+    pub(super) fn named_dot(&mut self, (x, y): (f64, f64), colour: &str, name: &str) {
+        let _ = writeln!(
+            self.0,
+            "<circle cx='{x:.1}' cy='{y:.1}' r='3.5' fill='{colour}' fill-opacity='0.6'><title>{}</title></circle>",
+            escaped(name)
+        );
+    }
+
+    /// Draws a rectangle whose name appears under the pointer.
+    pub(super) fn named_rectangle(
+        &mut self,
+        (x, y): (f64, f64),
+        (width, height): (f64, f64),
+        colour: &str,
+        name: &str,
+    ) {
+        let _ = writeln!(
+            self.0,
+            "<rect x='{x:.2}' y='{y:.2}' width='{width:.2}' height='{height:.2}' fill='{colour}'><title>{}</title></rect>",
+            escaped(name)
+        );
+    }
+
+    pub(super) fn close(mut self) -> String {
         self.0.push_str("</svg>\n");
         self.0
     }
@@ -458,6 +492,8 @@ pub fn escaped(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '\'' => out.push_str("&#39;"),
             '"' => out.push_str("&quot;"),
+            // A control character has no place in a page.
+            c if c.is_control() && c != '\n' && c != '\t' => out.push(char::REPLACEMENT_CHARACTER),
             c => out.push(c),
         }
     }
