@@ -336,6 +336,7 @@ fn spec(
         }
         .into(),
         uracil: (summary.counts.uracil > 0).then(|| "T".into()),
+        virnucpro: None,
         inputs,
     }
 }

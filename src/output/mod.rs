@@ -43,6 +43,7 @@ mod shard;
 mod spec;
 mod states;
 mod tree;
+mod virnucpro;
 
 pub use algorithms::read_algorithms;
 pub use algorithms::write_algorithms;
@@ -64,9 +65,13 @@ pub use manifest::{
 pub use npy::NpyWriter;
 pub use rejected::{REJECTED_FILE, Rejected};
 pub use shard::{
-    BlockFacts, PushError, Row, ShardLayout, ShardRecord, ShardWriter, Workers, WrittenShard,
-    name_shards, name_shards_traced,
+    BlockFacts, PushError, Row, ShardLayout, ShardRecord, ShardWriter, VirnucproFiles, Workers,
+    WrittenShard, name_shards, name_shards_traced,
 };
 pub(crate) use shard::{REJECTED_COUNT, SHARD_FILE};
 pub use spec::{Difference, FORMAT, InputSpec, JobSpec, ModelSpec};
 pub use states::StatesWriter;
+pub use virnucpro::{
+    AMINO_ACID_FILE, CHUNKS_COUNT, CONTIGS_FILE, DNA_FILE, FRAGMENTS_FILE, Features, MERGED_FILE,
+    NUCLEOTIDE_FILE, PROTEIN_FILE, SCORES_FILE, TablesSpec, Vectors, VirnucproSpec,
+};

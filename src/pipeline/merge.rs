@@ -291,7 +291,7 @@ fn collect(
         let record = verified(&layout, &path, block, source.listed.get(&block))?;
         let (first, last) = numbers(block);
         // Both numbers count from 1, and the last record is part of the shard.
-        let rows = record.facts.rows.saturating_add(record.facts.rejected());
+        let rows = record.facts.records();
         let right = last - first + 1;
         if rows != right {
             let reason = format!(

@@ -5,12 +5,16 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::fragments::{FragmentStage, ShardTexts};
 use super::messages::{Group, GroupEnd, InputEnd, InputNotes, ShardEnd, StopReason};
 use super::progress::Counters;
 use super::resume::RecordsDigest;
 use super::tokenize::TokenizeStage;
 use super::{JobError, MemoryCheck, Share, Stop};
-use crate::output::{BlockFacts, Rejected, ShardRecord, read_record, revoke_manifest, shard_name};
+use crate::output::{
+    BlockFacts, CHUNKS_COUNT, REJECTED_COUNT, Rejected, ShardRecord, read_record, revoke_manifest,
+    shard_name,
+};
 use crate::sequence::{
     Alphabet, BadRecords, CleanCounts, Cleaning, InputDigest, Record, SeenNames, SequenceError,
     SequenceReader, SharedName, clean,
@@ -84,6 +88,9 @@ pub(crate) struct Reader<R> {
     pub trace: Trace,
     /// The first name that two records of one shard share.
     pub shared_name: Option<SharedName>,
+    /// Makes fragments of the records, which are chunks of contigs. Without it the records are
+    /// cleaned and are themselves what the model reads.
+    pub fragments: Option<FragmentStage>,
 }
 
 /// A group is sent on once its records have this many bytes. Tokenizing so many bytes takes some
@@ -152,7 +159,7 @@ impl ReadTimes {
 
     /// Ends the reading of a group.
     fn end(&self, group: &Group) {
-        if !self.trace.is_on() || group.records.is_empty() {
+        if !self.trace.is_on() || group.records() == 0 {
             return;
         }
         let end_ns = self.trace.now();
@@ -168,7 +175,7 @@ impl ReadTimes {
                 start_ns,
                 end_ns,
                 args: Args {
-                    sequences: Some(group.records.len() as u64),
+                    sequences: Some(group.records() as u64),
                     bytes: Some(group.bytes as u64),
                     ..Args::default()
                 },
@@ -193,6 +200,8 @@ struct Shard {
     digest: RecordsDigest,
     clean: CleanCounts,
     names: SeenNames,
+    /// The texts of the shard, if its records are chunks.
+    texts: Option<ShardTexts>,
 }
 
 impl<R: Records> Reader<R> {
@@ -247,7 +256,11 @@ impl<R: Records> Reader<R> {
                         record.index = index - 1;
                         let mut outgoing = lock(outgoing);
                         let began = self.trace.now();
-                        if let Err(error) = self.clean(record, current, &mut outgoing.group) {
+                        if let Err(error) = self.prepare(record, current, &mut outgoing.group) {
+                            // Some of the fragments of a chunk may be on their way already.
+                            if self.fragments.is_some() {
+                                return Err(error.into());
+                            }
                             current.rejected.insert(index - 1, self.skip(error)?);
                         }
                         outgoing.times.cleaned(began);
@@ -316,6 +329,7 @@ impl<R: Records> Reader<R> {
             digest: RecordsDigest::default(),
             clean: CleanCounts::default(),
             names: SeenNames::default(),
+            texts: self.fragments.as_ref().map(|_| ShardTexts::default()),
         })
     }
 
@@ -326,6 +340,19 @@ impl<R: Records> Reader<R> {
     fn skip(&self, error: JobError) -> Result<Rejected, JobError> {
         let skips = self.options.bad_records == BadRecords::Skip;
         error.rejected().filter(|_| skips).ok_or(error)
+    }
+
+    /// Adds to the group what the models read of a record.
+    fn prepare(
+        &mut self,
+        record: Record,
+        shard: &mut Shard,
+        group: &mut Group,
+    ) -> Result<(), JobError> {
+        match (&mut self.fragments, &mut shard.texts) {
+            (Some(fragments), Some(texts)) => fragments.take(&record, shard.number, texts, group),
+            _ => self.clean(record, shard, group),
+        }
     }
 
     fn clean(
@@ -349,7 +376,7 @@ impl<R: Records> Reader<R> {
         self.shared_name = self.shared_name.take().or(first);
         counts.shared_names = shared;
         shard.clean += counts;
-        group.push(shard.number, record);
+        group.push(shard.number, 0, record);
         Ok(())
     }
 
@@ -357,24 +384,34 @@ impl<R: Records> Reader<R> {
     /// nothing more for a long time. A finished shard is compared with the records of the input.
     fn end(&self, shard: Shard, short: bool, outgoing: &mut Outgoing) -> Result<(), StopReason> {
         let number = shard.number;
-        let (facts, rejected, finished) = shard.facts();
+        let keep = self.fragments.as_ref().is_some_and(FragmentStage::keeps);
+        let ShardFacts {
+            facts,
+            rejected,
+            finished,
+            texts,
+        } = shard.facts(keep);
         let Some(finished) = finished else {
             outgoing.group.end = Some(GroupEnd::Shard(ShardEnd {
                 shard: number,
                 facts,
                 rejected,
+                texts,
                 short,
             }));
             outgoing.held = false;
             return outgoing.send();
         };
         let there = &finished.facts;
-        let records = facts.rows + rejected.len() as u64;
+        // The chunks of a shard include those that were skipped.
+        let records = match facts.counts.get(CHUNKS_COUNT) {
+            Some(chunks) => *chunks,
+            None => facts.rows + rejected.len() as u64,
+        };
         // Only records with rows count as reused.
         let skipped = there.rejected().min(records);
         self.counters.reused.fetch_sub(skipped, Ordering::Relaxed);
-        let taken = there.rows.saturating_add(there.rejected());
-        if (there.first_record, taken, &there.digest)
+        if (there.first_record, there.records(), &there.digest)
             != (facts.first_record, records, &facts.digest)
         {
             return Err(JobError::RecordsDiffer {
@@ -398,18 +435,44 @@ impl Shard {
         }
     }
 
-    /// Returns all facts of the shard except the counts that packing adds, the skipped records, and
-    /// the record of the finished shard.
-    fn facts(self) -> (BlockFacts, BTreeMap<u64, Rejected>, Option<ShardRecord>) {
-        let facts = BlockFacts {
-            first_record: self.first_record,
-            rows: self.records - self.rejected.len() as u64,
-            tokens: 0,
-            digest: self.digest.finish(),
-            counts: named(&self.clean),
+    /// Returns all facts of the shard except the counts that packing adds.
+    fn facts(self, keep: bool) -> ShardFacts {
+        let texts = self.texts.map(|texts| texts.finish(self.records, keep));
+        let (rows, counts, texts) = match texts {
+            Some(mut texts) => {
+                if !self.rejected.is_empty() {
+                    let rejected = self.rejected.len() as u64;
+                    texts.counts.insert(REJECTED_COUNT.into(), rejected);
+                }
+                (texts.rows, texts.counts, texts.texts)
+            }
+            None => {
+                let rows = self.records - self.rejected.len() as u64;
+                (rows, named(&self.clean), Vec::new())
+            }
         };
-        (facts, self.rejected, self.finished)
+        ShardFacts {
+            facts: BlockFacts {
+                first_record: self.first_record,
+                rows,
+                tokens: 0,
+                digest: self.digest.finish(),
+                counts,
+            },
+            rejected: self.rejected,
+            finished: self.finished,
+            texts,
+        }
     }
+}
+
+/// What is known of a shard when all its records have been read.
+struct ShardFacts {
+    facts: BlockFacts,
+    rejected: BTreeMap<u64, Rejected>,
+    /// The record of the finished shard.
+    finished: Option<ShardRecord>,
+    texts: Vec<(&'static str, Vec<u8>)>,
 }
 
 /// Returns the counts under the names that they are serialized with.

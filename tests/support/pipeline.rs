@@ -312,6 +312,7 @@ impl Job {
             .into(),
             chains: "keep".into(),
             uracil: None,
+            virnucpro: None,
             inputs: vec![InputSpec {
                 name: "list.fa".into(),
                 blake3: if self.piped { None } else { Some("i0".into()) },
