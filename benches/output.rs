@@ -184,7 +184,7 @@ fn job(template: &Template, dtype: OutputDtype, write_threads: usize) {
         request,
         input_records: None,
         piped: false,
-        weights: None,
+        weights: Vec::new(),
         trace: seqstream::trace::Trace::off(),
     };
     let job = open_job(dir.path(), spec, false, &Checks::default(), None)

@@ -178,7 +178,7 @@ fn job(options: EmbedOptions, trace: &Trace, console: &Console) -> Result<(), Fa
             bad_records: options.bad_records,
         },
         request,
-        weights: Some(Arc::clone(&checkpoint)),
+        weights: vec![Arc::clone(&checkpoint)],
         input_records: summary.complete.then_some(summary.records),
         piped: !summary.complete,
         trace: trace.clone(),
@@ -245,7 +245,7 @@ pub(super) fn holds_a_job(out: &Path) -> Result<bool, Failure> {
 }
 
 /// Hashes the model on a thread pool of its own, so that other work can run at the same time.
-fn hash(checkpoint: &Checkpoint, threads: usize) -> Result<String, Failure> {
+pub(super) fn hash(checkpoint: &Checkpoint, threads: usize) -> Result<String, Failure> {
     // More threads than cores would only change the order in which the disk is read.
     let threads = threads.min(options::cores());
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
@@ -253,7 +253,7 @@ fn hash(checkpoint: &Checkpoint, threads: usize) -> Result<String, Failure> {
     Ok(pool.install(|| checkpoint.hash())?)
 }
 
-fn no_thread(error: impl std::fmt::Display) -> Failure {
+pub(super) fn no_thread(error: impl std::fmt::Display) -> Failure {
     JobError::NoThread(error.to_string()).into()
 }
 
@@ -355,7 +355,7 @@ fn pool_names(pools: &[Pool]) -> String {
     }
 }
 
-fn base_name(input: &Input) -> String {
+pub(super) fn base_name(input: &Input) -> String {
     match input {
         Input::Stdin => "-".into(),
         Input::Path(path) => path
@@ -367,7 +367,7 @@ fn base_name(input: &Input) -> String {
 }
 
 /// Returns the command that the user typed, with --resume added.
-fn resume_command(args: impl Iterator<Item = OsString>) -> String {
+pub(super) fn resume_command(args: impl Iterator<Item = OsString>) -> String {
     let mut words: Vec<String> = args.map(|a| quoted(&a.to_string_lossy())).collect();
     if !words.iter().any(|w| w == "--resume") {
         words.push("--resume".into());

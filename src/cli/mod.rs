@@ -22,6 +22,7 @@ mod remedy;
 mod summary;
 mod tokenize;
 mod trace;
+mod virnucpro;
 
 pub use args::{Cli, Command};
 pub use console::{Console, Verbosity};
@@ -32,6 +33,7 @@ pub use remedy::LOST_FILE;
 pub fn run(command: Command, console: &Console) -> Result<(), Failure> {
     match command {
         Command::Embed(args) => embed::run(*args, console),
+        Command::Virnucpro(args) => virnucpro::run(*args, console),
         Command::Merge(args) => merge::run(&args, console),
         Command::Inspect(args) => inspect::run(&args, console),
         Command::Models(args) => models::run(&args, console),

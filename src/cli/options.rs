@@ -71,7 +71,7 @@ pub struct EmbedOptions {
     pub json: bool,
 }
 
-fn usage(message: impl Into<String>, hint: impl Into<String>) -> Failure {
+pub(super) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Failure {
     Failure::Usage {
         message: message.into(),
         hint: Some(hint.into()),
@@ -338,7 +338,7 @@ fn length_limit(args: &EmbedArgs) -> Result<Option<LengthLimit>, Failure> {
     Ok(Some(LengthLimit { max, long }))
 }
 
-fn share(text: &str) -> Result<Share, Failure> {
+pub(super) fn share(text: &str) -> Result<Share, Failure> {
     text.parse().map_err(|()| {
         usage(
             format!("--share {text} is not a share"),

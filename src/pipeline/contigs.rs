@@ -74,9 +74,7 @@ impl<R: Records> Records for Chunks<R> {
 
 impl Contig {
     fn new(mut record: Record, chunk: usize) -> Self {
-        // White space leaves the sequence, as in the original.
-        let blank = |b: &u8| b.is_ascii_whitespace() || *b == 0x0b;
-        record.sequence.retain(|b| !blank(b));
+        record.sequence.retain(|b| !is_blank(b));
         let ranges = chunk_ranges(record.sequence.len(), chunk);
         // A contig without letters has one chunk, which is empty.
         let chunks = ranges.len().max(1) as u64;
@@ -199,6 +197,18 @@ impl ContigNames {
         }
         Ok(())
     }
+}
+
+/// Whether a byte is white space, which leaves the sequence, as in the original.
+fn is_blank(byte: &u8) -> bool {
+    byte.is_ascii_whitespace() || *byte == 0x0b
+}
+
+/// Returns the number of letters of a contig, and of the chunks that [`Chunks`] makes of it.
+pub fn contig_size(sequence: &[u8], chunk: usize) -> (u64, u64) {
+    let letters = sequence.iter().filter(|b| !is_blank(b)).count();
+    let chunks = letters.div_ceil(chunk.max(1)).max(1);
+    (letters as u64, chunks as u64)
 }
 
 fn hash(name: &str) -> u128 {

@@ -7,6 +7,7 @@ use crate::remedy::{Action, Remedy};
 use crate::sequence::{Place, SequenceError};
 use crate::system::memory::Available;
 use crate::untrusted::Shown;
+use crate::virnucpro::TableError;
 use std::path::{Path, PathBuf};
 
 /// The reason why a job did not begin or did not finish.
@@ -126,6 +127,9 @@ pub enum JobError {
         /// The number of records in the input.
         records: u64,
     },
+    /// The tables of the job could not be made.
+    #[error(transparent)]
+    Tables(#[from] TableError),
     /// A table of GEMM algorithms cannot be used for the job.
     #[error("the table of GEMM algorithms {} cannot be used: {reason}", path.display())]
     Algorithms {
@@ -193,6 +197,7 @@ impl JobError {
             Self::Sequence(e) => return e.remedy(),
             Self::Model(e) => return e.remedy(),
             Self::Output(e) => return e.remedy(),
+            Self::Tables(e) => return e.remedy(),
             Self::TooLong { .. } => Action::CutOrWindow.into(),
             Self::InputChanged { .. } => Remedy::any_of([
                 Remedy::steps([

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::resume::pool;
+use super::verdicts::make_tables;
 use super::{JobError, KeptAlgorithms, Share};
 use crate::output::{
     Doubt, FORMAT, JobDir, JobSpec, ManifestHead, OutputError, SHARD_FILE, ShardLayout,
@@ -392,6 +393,7 @@ fn write(
         linked.inspect_err(|_| dir.abandon_shard(*block))?;
     }
     let blocks: Vec<u64> = shards.keys().copied().collect();
+    make_tables(&dir, whole, &blocks)?;
     let manifest = write_manifest(&dir, whole, input_records, &blocks)?;
     Ok((manifest, dir.warnings()))
 }

@@ -34,6 +34,7 @@ mod messages;
 mod progress;
 mod run;
 mod stop;
+mod verdicts;
 
 // What a job is, and what becomes of its records and its directory.
 mod algorithms;
@@ -49,7 +50,7 @@ mod resume;
 mod share;
 
 pub use algorithms::KeptAlgorithms;
-pub use contigs::{Chunks, ContigNames, DuplicateIds};
+pub use contigs::{Chunks, ContigNames, DuplicateIds, contig_size};
 pub use error::JobError;
 pub use fragments::FragmentOptions;
 pub use job::{OpenJob, compare_job, open_job};
@@ -65,3 +66,4 @@ pub use resume::{Checks, Removed, StandingShards};
 pub use run::{Lane, Report, RunOptions, run, run_fragments};
 pub use share::Share;
 pub use stop::Stop;
+pub use verdicts::{rule_of, rule_spec};

@@ -247,7 +247,9 @@ impl<R: Records> Reader<R> {
                 current.take(&read);
                 match (&current.finished, read) {
                     (Some(_), _) => {
-                        self.counters.reused.fetch_add(1, Ordering::Relaxed);
+                        // Of chunks, the rows count and not the records.
+                        let reused = u64::from(self.fragments.is_none());
+                        self.counters.reused.fetch_add(reused, Ordering::Relaxed);
                     }
                     (None, Err(rejected)) => {
                         current.rejected.insert(index - 1, rejected);
@@ -409,8 +411,13 @@ impl<R: Records> Reader<R> {
             None => facts.rows + rejected.len() as u64,
         };
         // Only records with rows count as reused.
-        let skipped = there.rejected().min(records);
-        self.counters.reused.fetch_sub(skipped, Ordering::Relaxed);
+        match self.fragments {
+            None => {
+                let skipped = there.rejected().min(records);
+                self.counters.reused.fetch_sub(skipped, Ordering::Relaxed)
+            }
+            Some(_) => self.counters.reused.fetch_add(there.rows, Ordering::Relaxed),
+        };
         if (there.first_record, there.records(), &there.digest)
             != (facts.first_record, records, &facts.digest)
         {

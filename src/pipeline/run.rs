@@ -21,6 +21,7 @@ use crate::output::{ManifestHead, ShardLayout, Workers};
 use crate::sequence::Tokenizer;
 use crate::system::files;
 use crate::trace::{Trace, host};
+use crate::virnucpro::TableCounts;
 use crate::weights::Checkpoint;
 
 /// How many batches are read ahead of the batch that is computed.
@@ -52,9 +53,9 @@ pub struct RunOptions {
     /// Whether any input is a pipe. After a signal, the end of a pipe may not be the end of the
     /// input.
     pub piped: bool,
-    /// The weights files of the model. They must not change before the computed shards have their
+    /// The weights files of the models. They must not change before the computed shards have their
     /// names.
-    pub weights: Option<Arc<Checkpoint>>,
+    pub weights: Vec<Arc<Checkpoint>>,
     /// The trace of the job, if there is one.
     pub trace: Trace,
 }
@@ -66,6 +67,8 @@ pub struct Report {
     pub progress: Progress,
     /// The manifest, if the job is complete.
     pub manifest: Option<ManifestHead>,
+    /// What the tables hold, if the job is complete and has a classifier.
+    pub tables: Option<TableCounts>,
     /// What the reader noticed, if the job is complete.
     pub notes: InputNotes,
     /// The signal that stopped the run, if the job is not complete.
@@ -180,7 +183,7 @@ fn run_lanes<E: Embedder, R: Records>(
         counters: &counters,
     };
     let finisher = Finisher {
-        weights: options.weights.as_deref(),
+        weights: &options.weights,
         counters: &counters,
         trace: &options.trace,
     };
@@ -226,16 +229,17 @@ fn run_lanes<E: Embedder, R: Records>(
     })?;
     monitor.observe();
     let progress = monitor.progress;
-    let (manifest, notes, stopped) = match end {
+    let (manifest, tables, notes, stopped) = match end {
         RunEnd::Complete(input) => {
-            let manifest = complete(job, &options.read, options.weights.as_deref(), &input)?;
-            (Some(manifest), input.notes, None)
+            let (manifest, tables) = complete(job, &options.read, &options.weights, &input)?;
+            (Some(manifest), tables, input.notes, None)
         }
-        RunEnd::Stopped(signal) => (None, InputNotes::default(), Some(signal)),
+        RunEnd::Stopped(signal) => (None, None, InputNotes::default(), Some(signal)),
     };
     Ok(Report {
         progress,
         manifest,
+        tables,
         notes,
         stopped,
     })

@@ -354,7 +354,7 @@ impl Job {
             request: self.request.clone(),
             input_records: Some(self.records.len() as u64),
             piped: self.piped,
-            weights: None,
+            weights: Vec::new(),
             trace: seqstream::trace::Trace::off(),
         };
         let list = List {
