@@ -32,6 +32,7 @@
 //! | [`hub`] | finds a model by its name, in the cache of the Hugging Face Hub or on the Hub |
 //! | [`weights`] | turns mapped files into named, checked tensors |
 //! | [`output`] | writes npy, safetensors, shards and the manifest |
+//! | [`virnucpro`] | scores fragments, judges contigs, and writes VirNucPro's files |
 //! | [`gpu`] | calls CUDA and knows no model: driver, cuBLASLt, streams and fences |
 //! | [`backend`] | defines the operations of a model and runs them on the CPU or with CUDA |
 //! | [`model`] | holds ESM-2 and DNABERT-S, each written once as operations on a backend |
@@ -79,6 +80,7 @@ pub mod study;
 pub mod system;
 pub mod trace;
 pub mod untrusted;
+pub mod virnucpro;
 pub mod weights;
 
 pub use engine::{Device, Embedding, EngineError, Session};

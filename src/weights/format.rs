@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use super::stored::Malformed;
+use super::stored::{Malformed, StoredTensor};
 use super::torch::{FairEsmSettings, TorchFile};
 use super::{safetensors, torch};
 use crate::untrusted::Shown;
@@ -19,17 +19,34 @@ const COMPRESSED: usize = 1 << 16;
 /// [`Malformed`] if the bytes are not a weights file, or are a malformed one. Files of common other
 /// kinds are named.
 pub fn read_index(file: &[u8]) -> Result<TorchFile, Malformed> {
+    read_with(file, torch::read_index)
+}
+
+/// Reads the index of a small classifier of either format, which may be a module that was pickled
+/// as a whole.
+///
+/// # Errors
+/// Fails as [`read_index`] does.
+pub fn read_classifier_index(file: &[u8]) -> Result<Vec<StoredTensor>, Malformed> {
+    Ok(read_with(file, torch::read_classifier)?.tensors)
+}
+
+/// Reads an index: `read_torch` reads that of a PyTorch file.
+fn read_with(
+    file: &[u8],
+    read_torch: impl Fn(&[u8]) -> Result<TorchFile, Malformed>,
+) -> Result<TorchFile, Malformed> {
     // A safetensors file begins with the length of its header, so its first bytes can be any other
     // format's. The header itself begins with a brace.
     if file.get(8) != Some(&b'{') {
         if torch::is_archive(file) || file.starts_with(&[0x80]) {
-            return torch::read_index(file);
+            return read_torch(file);
         }
         if let Some((what, hint)) = other_kind(file) {
             return Err(Malformed::new(what, hint));
         }
     } else if torch::is_archive(file) {
-        return torch::read_index(file);
+        return read_torch(file);
     }
     let tensors = safetensors::read_header(file)?;
     Ok(TorchFile {

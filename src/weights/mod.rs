@@ -16,14 +16,15 @@
 //! | `hash` | hashes files with all threads of a pool |
 //! | `summary` | gathers what `inspect` shows |
 //! | [`random`], [`mod@write`] | write seeded random models, and safetensors files as a stream |
+//! | [`torch_write`] | writes files that `torch.load` reads |
 //! | `error` | [`WeightsError`] |
 //!
 //! Canonical names, the tensors of each architecture and config.json are in
 //! [`crate::architecture`].
 //!
 //! Files are not trusted. A malformed file is an error that names the file, the place and the
-//! remedy, and no pickle is executed. The fuzzers call [`read_index`], [`check_pickle`] and
-//! [`pickle_text`].
+//! remedy, and no pickle is executed. The fuzzers call [`read_index`], [`read_classifier_index`],
+//! [`check_pickle`] and [`pickle_text`].
 
 mod backbone;
 mod checkpoint;
@@ -46,12 +47,13 @@ pub mod write;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use error::WeightsError;
-pub use format::read_index;
+pub use format::{read_classifier_index, read_index};
 pub use mapped::Mapped;
 pub use safetensors::read_header as read_safetensors_header;
 pub use stored::{Malformed, StoredDType, StoredTensor};
 pub use summary::Summary;
 pub use tensor::{F32Data, Tensor, Weight};
+pub use torch::write as torch_write;
 pub use torch::{
     FairEsmSettings, TorchFile, check_pickle, pickle_text, read_index as read_torch_index,
 };

@@ -5,7 +5,7 @@
 //! the file under the final name is always whole.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -72,8 +72,8 @@ impl SafetensorsWriter {
         // The data start at a multiple of 8 bytes, which keeps f32 aligned in a mapping.
         header.resize(header.len().next_multiple_of(8), b' ');
         let mut out = Replacement::create(path)?;
-        out.write(&(header.len() as u64).to_le_bytes())?;
-        out.write(&header)?;
+        out.append(&(header.len() as u64).to_le_bytes())?;
+        out.append(&header)?;
         Ok(Self {
             out,
             written: 0,
@@ -87,7 +87,7 @@ impl SafetensorsWriter {
     /// [`WeightsError::Write`] if the file cannot be written.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), WeightsError> {
         self.written += bytes.len() as u64;
-        self.out.write(bytes)
+        self.out.append(bytes)
     }
 
     /// Leaves the bytes that were not written as a hole of the file, which takes no space on the
@@ -124,21 +124,21 @@ impl SafetensorsWriter {
 /// [`WeightsError::Write`] if the file cannot be written.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), WeightsError> {
     let mut out = Replacement::create(path)?;
-    out.write(bytes)?;
+    out.append(bytes)?;
     out.finish()
 }
 
 /// A file that is written under another name until it is whole. If it is dropped unfinished, it
 /// leaves nothing behind.
 #[derive(Debug)]
-struct Replacement {
+pub(super) struct Replacement {
     file: Option<BufWriter<File>>,
     path: PathBuf,
     beside: PathBuf,
 }
 
 impl Replacement {
-    fn create(path: &Path) -> Result<Self, WeightsError> {
+    pub(super) fn create(path: &Path) -> Result<Self, WeightsError> {
         let mut name = path.file_name().unwrap_or_default().to_owned();
         // The process id keeps two writers of the same name apart.
         name.push(format!(".{}.partial", std::process::id()));
@@ -151,7 +151,7 @@ impl Replacement {
         })
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), WeightsError> {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), WeightsError> {
         match &mut self.file {
             Some(file) => file
                 .write_all(bytes)
@@ -172,7 +172,7 @@ impl Replacement {
         extended.map_err(WeightsError::write(&self.path))
     }
 
-    fn finish(mut self) -> Result<(), WeightsError> {
+    pub(super) fn finish(mut self) -> Result<(), WeightsError> {
         if let Some(buffered) = self.file.take() {
             let result = buffered
                 .into_inner()
@@ -186,6 +186,25 @@ impl Replacement {
             }
         }
         Ok(())
+    }
+}
+
+impl Write for Replacement {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.file {
+            Some(file) => file.write(bytes),
+            None => Ok(bytes.len()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.as_mut().map_or(Ok(()), Write::flush)
+    }
+}
+
+impl Seek for Replacement {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.as_mut().map_or(Ok(0), |file| file.seek(to))
     }
 }
 

@@ -12,7 +12,7 @@ const LEVELS: [&[&str]; 12] = [
     &["dtype", "batch", "system", "trace", "untrusted"],
     &["sequence", "architecture", "hub"],
     &["weights", "output"],
-    &["gpu"],
+    &["gpu", "virnucpro"],
     &["backend"],
     &["model"],
     &["engine"],

@@ -4,8 +4,10 @@
 //! Nothing is unpacked: the archive is mapped, and a tensor is a range of its bytes.
 
 mod contents;
+mod module;
 mod pickle;
 mod value;
+pub mod write;
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Cursor, Read, Seek};
@@ -19,7 +21,7 @@ use crate::untrusted::{Shown, shown};
 pub use contents::FairEsmSettings;
 use contents::{no_state_dict, settings, state_dict};
 use pickle::Pickle;
-use value::{Id, Storage, TensorView, Value};
+use value::{Globals, Id, Storage, TensorView, Value};
 
 /// The contents of a weights file.
 #[derive(Debug)]
@@ -52,7 +54,52 @@ pub fn read_index(file: &[u8]) -> Result<TorchFile, Malformed> {
     archive.check_byte_order()?;
     let bytes = archive.pickle()?;
     let pickle = Pickle::read(&bytes)?;
-    let state = state_dict(&pickle)?;
+    Ok(TorchFile {
+        tensors: state_tensors(&mut archive, &pickle)?,
+        settings: settings(&pickle),
+    })
+}
+
+/// Reads the index of a small classifier: a checkpoint, or a module that was saved as a whole,
+/// whose tensors get the names that they have in its `state_dict()`. `file` is the whole file.
+///
+/// # Errors
+/// [`Malformed`] if the archive or its pickle is malformed, or if the pickle asks for more than
+/// data.
+pub fn read_classifier(file: &[u8]) -> Result<TorchFile, Malformed> {
+    if file.starts_with(&[0x80]) {
+        return Err(Malformed::new(
+            "this is a file in PyTorch's format from before 1.6, which is not read",
+            "if you trust the file, load it where its class is defined, with torch.load(path, \
+             map_location=\"cpu\", weights_only=False), which runs what the file asks for, and \
+             torch.save its state_dict()",
+        ));
+    }
+    let mut archive = Archive::open(file)?;
+    archive.check_byte_order()?;
+    let bytes = archive.pickle()?;
+    let pickle = Pickle::read_with(&bytes, Globals::Classifier)?;
+    let tensors = match pickle.get(pickle.root()) {
+        Value::Object(_) => {
+            let mut tensors = Vec::new();
+            for (name, view) in module::tensors(&pickle, pickle.root())? {
+                if let Value::Storage(storage) = pickle.get(view.storage) {
+                    tensors.push(archive.tensor(&name, view, storage)?);
+                }
+            }
+            tensors
+        }
+        _ => state_tensors(&mut archive, &pickle)?,
+    };
+    Ok(TorchFile {
+        tensors,
+        settings: FairEsmSettings::default(),
+    })
+}
+
+/// The tensors of the dict of tensors that a checkpoint holds.
+fn state_tensors(archive: &mut Archive, pickle: &Pickle) -> Result<Vec<StoredTensor>, Malformed> {
+    let state = state_dict(pickle)?;
     let Value::Dict(pairs) = pickle.get(state) else {
         return Err(no_state_dict());
     };
@@ -79,10 +126,7 @@ pub fn read_index(file: &[u8]) -> Result<TorchFile, Malformed> {
     if tensors.is_empty() {
         return Err(no_state_dict());
     }
-    Ok(TorchFile {
-        tensors,
-        settings: settings(&pickle),
-    })
+    Ok(tensors)
 }
 
 /// Runs a pickle by itself, as the fuzzer does, and returns how many entries its dict of tensors

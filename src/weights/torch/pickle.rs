@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 
 use super::super::stored::Malformed;
-use super::value::{Global, Id, Storage, TensorView, Value, global};
+use super::value::{Global, Globals, Id, Storage, TensorView, Value, global};
 use crate::untrusted::Shown;
 
 /// The longest pickle that is read, in bytes; real pickles are well below 1 MiB.
@@ -30,14 +30,23 @@ pub struct Pickle<'a> {
 }
 
 impl<'a> Pickle<'a> {
-    /// Runs the pickle program in `bytes`.
+    /// Runs the pickle program in `bytes`, which may name the globals of a model's checkpoint.
     ///
     /// # Errors
     /// [`Malformed`] if the program is malformed or too large, or if it needs more than the data of
     /// a checkpoint may need.
     pub fn read(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        Self::read_with(bytes, Globals::Model)
+    }
+
+    /// Runs the pickle program in `bytes`, which may name these globals.
+    ///
+    /// # Errors
+    /// Fails as [`read`](Self::read) does.
+    pub fn read_with(bytes: &'a [u8], globals: Globals) -> Result<Self, Malformed> {
         let mut machine = Interpreter {
             bytes,
+            globals,
             at: 0,
             start: 0,
             values: Vec::new(),
@@ -84,6 +93,7 @@ impl<'a> Pickle<'a> {
 
 struct Interpreter<'a> {
     bytes: &'a [u8],
+    globals: Globals,
     /// The position of the next byte.
     at: usize,
     /// The position of the instruction that is being run.
@@ -453,7 +463,7 @@ impl<'a> Interpreter<'a> {
     }
 
     fn name_global(&mut self, module: &str, name: &str) -> Step<()> {
-        match global(module, name) {
+        match global(module, name, self.globals) {
             Some(global) => self.push(Value::Global(global)),
             None => Err(Malformed::new(
                 format!(

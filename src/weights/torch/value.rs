@@ -74,8 +74,45 @@ pub struct TensorView {
     pub stride: Vec<usize>,
 }
 
-/// Looks up a global by name. Returns `None` for a global that a checkpoint may not name.
-pub fn global(module: &str, name: &str) -> Option<Global> {
+/// Which globals a pickle may name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Globals {
+    /// Those of a model's checkpoint.
+    Model,
+    /// Those, and the classes of a small classifier that was saved as a whole module.
+    Classifier,
+}
+
+/// Looks up a global by name. Returns `None` for a global that the pickle may not name.
+pub fn global(module: &str, name: &str, allowed: Globals) -> Option<Global> {
+    let found = checkpoint_global(module, name);
+    match allowed {
+        Globals::Model => found,
+        Globals::Classifier => found.or_else(|| classifier_global(module, name)),
+    }
+}
+
+/// The globals of a classifier beside those of a checkpoint. The classes are kept as data: an
+/// instance of them is its state.
+fn classifier_global(module: &str, name: &str) -> Option<Global> {
+    match (module, name) {
+        // VirNucPro saves its classifier from the script that trains it, and the fork from a package.
+        ("__main__" | "train" | "prediction" | "virnucpro.pipeline.models", "MLPClassifier")
+        | ("torch.nn.modules.linear", "Linear")
+        | ("torch.nn.modules.batchnorm", "BatchNorm1d")
+        | ("torch.nn.modules.dropout", "Dropout")
+        | ("torch.nn.modules.activation", "ReLU" | "Softmax")
+        // Beside the tensors, a checkpoint of a training run has numbers of NumPy and the version
+        // of PyTorch.
+        | ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar")
+        | ("numpy", "dtype")
+        | ("torch.torch_version", "TorchVersion") => Some(Global::Opaque),
+        _ => None,
+    }
+}
+
+/// Looks up a global that a model's checkpoint may name.
+fn checkpoint_global(module: &str, name: &str) -> Option<Global> {
     let other = |name, size| Some(Global::Storage(StoredDType::Other(name, Some(size))));
     match (module, name) {
         ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor") => Some(Global::RebuildTensor),
