@@ -157,7 +157,7 @@ fn job(template: &Template, dtype: OutputDtype, write_threads: usize) {
         bad_records: "stop".into(),
         chains: "keep".into(),
         uracil: None,
-            virnucpro: None,
+        virnucpro: None,
         inputs: vec![InputSpec {
             name: "bench".into(),
             blake3: None,

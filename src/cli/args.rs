@@ -336,7 +336,12 @@ pub struct VirnucproArgs {
     )]
     pub protein_model: PathBuf,
     /// Which models describe a fragment; the classifier must have been trained on the same
-    #[arg(long, value_name = "WHICH", default_value = "both", help_heading = "Models")]
+    #[arg(
+        long,
+        value_name = "WHICH",
+        default_value = "both",
+        help_heading = "Models"
+    )]
     pub features: FeaturesArg,
     /// Classifier: VirNucPro's 300_model.pth or 500_model.pth, a state dict, a checkpoint of the 650M
     /// branch, or safetensors. Without one, only vectors are written
@@ -865,7 +870,9 @@ fn count() -> impl TypedValueParser<Value = usize> {
 
 /// Parses a number from 0 to 1, as scores and shares are.
 fn fraction(text: &str) -> Result<f64, String> {
-    let number: f64 = text.parse().map_err(|_| "write a number such as 0.3".to_owned())?;
+    let number: f64 = text
+        .parse()
+        .map_err(|_| "write a number such as 0.3".to_owned())?;
     match (0.0..=1.0).contains(&number) {
         true => Ok(number),
         false => Err("write a number from 0 to 1".into()),

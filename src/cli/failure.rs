@@ -198,6 +198,7 @@ impl Failure {
                 }
                 JobError::Model(ModelError::Backend(_)) => 1,
                 JobError::Model(_) | JobError::NonFinite { .. } => 4,
+                JobError::Vectors(_) => 5,
                 JobError::Tables(TableError::Score { .. }) => 4,
                 JobError::Tables(TableError::Name { .. }) => 3,
                 JobError::Tables(TableError::Contradiction { .. }) => 6,

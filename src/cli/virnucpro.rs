@@ -1,8 +1,6 @@
 //! `seqstream virnucpro`: scores contigs as VirNucPro does.
 
-use super::args::{
-    DuplicateIdsArg, FeaturesArg, FormatArg, StyleArg, VectorsArg, VirnucproArgs, WeightsArg,
-};
+use super::args::{DuplicateIdsArg, FeaturesArg, FormatArg, StyleArg, VectorsArg, VirnucproArgs};
 use super::embed::{base_name, hash, holds_a_job, no_thread, resume_command};
 use super::input::{counted, example};
 use super::options::{self, usage};
@@ -28,7 +26,7 @@ use seqstream::sequence::{
     Tokenizer, only_once,
 };
 use seqstream::trace::Trace;
-use seqstream::virnucpro::{Classifier, ClassifierError, ContigRule, Style, TableCounts};
+use seqstream::virnucpro::{Classifier, ContigRule, Style, TableCounts};
 use seqstream::weights::Checkpoint;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -96,7 +94,6 @@ impl TryFrom<VirnucproArgs> for Options {
                 "leave it out, or add --device cuda",
             ));
         }
-        let WeightsArg(_) = args.weights;
         let weights = options::weights(args.weights, false, &device)?;
         let inputs: Vec<Input> = args.inputs.iter().map(Input::from).collect();
         if inputs.iter().filter(|i| matches!(i, Input::Stdin)).count() > 1 {
@@ -165,8 +162,7 @@ impl TryFrom<VirnucproArgs> for Options {
             chunk: args.chunk,
             duplicates,
             bad_records: args.bad_records.into(),
-            // The .pt files hold the texts of the fragments.
-            keep_fragments: args.keep_fragments || torch_files,
+            keep_fragments: args.keep_fragments,
             style: match args.style {
                 StyleArg::Original => Style::Original,
                 StyleArg::Broad => Style::Broad,
@@ -276,9 +272,8 @@ impl OpenModel {
 
 /// Runs the job.
 fn job(options: &Options, trace: &Trace, console: &Console) -> Result<(), Failure> {
-    let open = |option: &str, given: &Path, kind| {
-        OpenModel::open(option, given, kind, options, console)
-    };
+    let open =
+        |option: &str, given: &Path, kind| OpenModel::open(option, given, kind, options, console);
     let dna = || open("--dna-model", &options.dna_model, ModelKind::Dnabert);
     let protein = || open("--protein-model", &options.protein_model, ModelKind::Esm2);
     let models = match options.features {
@@ -287,7 +282,9 @@ fn job(options: &Options, trace: &Trace, console: &Console) -> Result<(), Failur
         Features::Protein => vec![protein()?],
     };
     let classifier = options.classifier.as_deref();
-    let classifier = classifier.map(|path| classifier_for(path, &models)).transpose()?;
+    let classifier = classifier
+        .map(|path| classifier_for(path, &models))
+        .transpose()?;
     let input = check_inputs(options, console)?;
     let choice = algorithms::Choice {
         device: &options.device,
@@ -341,7 +338,14 @@ fn job(options: &Options, trace: &Trace, console: &Console) -> Result<(), Failur
     let Some(identity) = engines.last().map(|engine| engine.identity.clone()) else {
         return Err(Failure::Other("a job without a model".into()));
     };
-    let spec = spec(options, &models, hashes, &identity, classifier.as_deref(), &input);
+    let spec = spec(
+        options,
+        &models,
+        hashes,
+        &identity,
+        classifier.as_deref(),
+        &input,
+    );
     let checks = Checks {
         threads: options.threads,
         input: input.standing,
@@ -412,7 +416,7 @@ fn job(options: &Options, trace: &Trace, console: &Console) -> Result<(), Failur
         vectors: options.vectors,
         score: classifier.as_ref().map(|classifier| -> Score {
             let classifier = Arc::clone(classifier);
-            Arc::new(move |row: &[f32]| classifier.scores(row))
+            Arc::new(move |rows: &[f32]| classifier.scores_of_all(rows))
         }),
     };
     let lanes = engines.iter_mut().zip(&models).map(|(engine, model)| {
@@ -468,21 +472,15 @@ fn job(options: &Options, trace: &Trace, console: &Console) -> Result<(), Failur
 /// Opens the classifier, and compares its width with that of the features.
 fn classifier_for(path: &Path, models: &[OpenModel]) -> Result<Arc<Classifier>, Failure> {
     let classifier = Classifier::open(path)?;
-    let found: usize = models.iter().map(OpenModel::width).sum();
-    if classifier.width() != found {
-        let part = |model: &OpenModel| {
-            let config = model.checkpoint.config();
-            format!("{} {}", config.kind, config.hidden)
-        };
-        let parts: Vec<String> = models.iter().map(part).collect();
-        return Err(ClassifierError::Width {
-            path: path.to_owned(),
-            width: classifier.width(),
-            found,
-            features: parts.join(" + "),
-        }
-        .into());
-    }
+    let names = models
+        .iter()
+        .map(|model| model.checkpoint.config().kind.to_string());
+    let names: Vec<String> = names.collect();
+    let parts = names
+        .iter()
+        .map(String::as_str)
+        .zip(models.iter().map(OpenModel::width));
+    classifier.check_width(&parts.collect::<Vec<_>>())?;
     Ok(Arc::new(classifier))
 }
 
@@ -815,7 +813,11 @@ impl fmt::Display for Summary {
             counted(of("contigs"), "contig", "contigs"),
         )?;
         for (name, one, more) in [
-            ("empty_contigs", "contig without bases", "contigs without bases"),
+            (
+                "empty_contigs",
+                "contig without bases",
+                "contigs without bases",
+            ),
             (
                 "repeated_fragments",
                 "fragment repeats another one of its shard",
@@ -849,7 +851,11 @@ impl fmt::Display for Summary {
         let shards = counted(self.shards_computed, "shard computed", "shards computed");
         write!(f, "{}; {shards}", self.out)?;
         if self.fragments_reused > 0 {
-            write!(f, ", {} fragments stood already", count(self.fragments_reused))?;
+            write!(
+                f,
+                ", {} fragments stood already",
+                count(self.fragments_reused)
+            )?;
         }
         Ok(())
     }

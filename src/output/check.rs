@@ -196,7 +196,9 @@ impl ShardLayout {
             return Err(unsound("it skipped records, which this job does not do"));
         }
         if self.virnucpro.is_some() != facts.counts.contains_key(CHUNKS_COUNT) {
-            return Err(unsound("its records are of another kind than those of this job"));
+            return Err(unsound(
+                "its records are of another kind than those of this job",
+            ));
         }
         let rows = facts.records();
         if rows == 0 || rows > self.shard_size {
@@ -252,7 +254,9 @@ impl ShardLayout {
             Content::Ids | Content::Text => Some(Vec::new()),
             Content::Rejected => Some(REJECTED_HEADER.into()),
             Content::Pooled(width) => {
-                let size = rows.checked_mul(row_of(width)?)?.checked_add(npy::HEADER as u64)?;
+                let size = rows
+                    .checked_mul(row_of(width)?)?
+                    .checked_add(npy::HEADER as u64)?;
                 let rows = usize::try_from(rows).ok()?;
                 (size == bytes).then(|| npy::header(self.dtype, rows, width))
             }

@@ -190,7 +190,11 @@ impl JobSpec {
             let mut spec = spec.clone();
             spec.inputs.iter_mut().for_each(|i| i.name.clear());
             spec.model.id = None;
-            if let Some(protein) = spec.virnucpro.as_mut().and_then(|v| v.protein_model.as_mut()) {
+            if let Some(protein) = spec
+                .virnucpro
+                .as_mut()
+                .and_then(|v| v.protein_model.as_mut())
+            {
                 protein.id = None;
             }
             let mut fields = Vec::new();

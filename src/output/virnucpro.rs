@@ -120,7 +120,12 @@ impl VirnucproSpec {
     /// Returns the names of the texts of a shard.
     pub(crate) fn texts(&self) -> Vec<&'static str> {
         match self.fragments {
-            true => vec![CONTIGS_FILE, FRAGMENTS_FILE, NUCLEOTIDE_FILE, AMINO_ACID_FILE],
+            true => vec![
+                CONTIGS_FILE,
+                FRAGMENTS_FILE,
+                NUCLEOTIDE_FILE,
+                AMINO_ACID_FILE,
+            ],
             false => vec![CONTIGS_FILE, FRAGMENTS_FILE],
         }
     }

@@ -8,6 +8,7 @@ use crate::sequence::{Place, SequenceError};
 use crate::system::memory::Available;
 use crate::untrusted::Shown;
 use crate::virnucpro::TableError;
+use crate::weights::WeightsError;
 use std::path::{Path, PathBuf};
 
 /// The reason why a job did not begin or did not finish.
@@ -130,6 +131,9 @@ pub enum JobError {
     /// The tables of the job could not be made.
     #[error(transparent)]
     Tables(#[from] TableError),
+    /// The vectors could not be written in the original's files.
+    #[error(transparent)]
+    Vectors(WeightsError),
     /// A table of GEMM algorithms cannot be used for the job.
     #[error("the table of GEMM algorithms {} cannot be used: {reason}", path.display())]
     Algorithms {
@@ -198,6 +202,7 @@ impl JobError {
             Self::Model(e) => return e.remedy(),
             Self::Output(e) => return e.remedy(),
             Self::Tables(e) => return e.remedy(),
+            Self::Vectors(e) => return e.remedy(),
             Self::TooLong { .. } => Action::CutOrWindow.into(),
             Self::InputChanged { .. } => Remedy::any_of([
                 Remedy::steps([

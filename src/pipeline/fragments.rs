@@ -11,7 +11,8 @@ use crate::output::{
 use crate::sequence::{ChunkPlace, Fragment, Fragmenter, Record};
 
 /// The first line of fragments.tsv.
-pub(crate) const FRAGMENTS_HEADER: &str = "id\tcontig\tchunk\tframe\tstrand\tchunk_start\tchunk_end\tnt_start\tnt_end\taa\tdropped\n";
+pub(crate) const FRAGMENTS_HEADER: &str =
+    "id\tcontig\tchunk\tframe\tstrand\tchunk_start\tchunk_end\tnt_start\tnt_end\taa\tdropped\n";
 /// The first line of contigs.tsv in a shard.
 pub(crate) const CONTIGS_HEADER: &str =
     "contig\tlength\tchunks\tfirst_chunk\tlast_chunk\tfragments\n";
@@ -203,7 +204,11 @@ impl ShardTexts {
         };
         let (chunk_start, chunk_end) = range(&fragment.chunk_range);
         let (start, end) = range(&fragment.nucleotide_range);
-        let strand = if fragment.frame.is_reverse() { '-' } else { '+' };
+        let strand = if fragment.frame.is_reverse() {
+            '-'
+        } else {
+            '+'
+        };
         // Writing into memory cannot fail.
         let _ = writeln!(
             self.index,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::JobError;
 use super::messages::InputEnd;
 use super::read::ReadOptions;
-use super::verdicts::make_tables;
 use super::resume::{Checks, Removed, keep_sound};
+use super::verdicts::make_tables;
 use crate::model::ModelError;
 use crate::output::{
     ALGORITHMS_FILE, JobDir, JobSpec, ManifestHead, OutputError, read_job, write_algorithms,

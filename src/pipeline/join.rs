@@ -4,15 +4,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use super::JobError;
 use super::messages::Batch;
 use crate::model::LayerOutput;
 use crate::output::{Features, PushError, Row, ShardWriter, Vectors, Workers};
 
-/// Gives the scores of the row of a fragment, whose vectors are side by side: others, virus.
-pub type Score = Arc<dyn Fn(&[f32]) -> [f32; 2] + Send + Sync>;
+/// Gives the scores (others, virus) of the rows of fragments, which lie one after the other. It is
+/// called in a pool of threads, which it may use.
+pub type Score = Arc<dyn Fn(&[f32]) -> Vec<[f32; 2]> + Send + Sync>;
 
 /// What becomes of the joined rows.
 #[derive(Clone)]
@@ -30,7 +29,7 @@ pub struct JoinOptions {
 pub(crate) struct Joiner<'a> {
     options: &'a JoinOptions,
     lanes: Vec<LaneRows>,
-    /// The threads that score rows; `None` if the writer thread does.
+    /// The threads that score rows, if there is a classifier.
     scoring: Option<rayon::ThreadPool>,
     /// Whether the models compute in f16.
     f16: bool,
@@ -52,11 +51,12 @@ struct LaneRow {
     values: Vec<f32>,
 }
 
-/// A fragment with its whole row.
-struct JoinedRow {
-    id: String,
+/// Fragments with their whole rows.
+#[derive(Default)]
+struct JoinedRows {
+    ids: Vec<String>,
+    /// The rows, one after the other.
     values: Vec<f32>,
-    scores: Option<[f32; 2]>,
 }
 
 impl<'a> Joiner<'a> {
@@ -73,12 +73,12 @@ impl<'a> Joiner<'a> {
             rows: VecDeque::new(),
         };
         let scoring = match &options.score {
-            Some(_) if threads > 1 => {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            Some(_) => {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1));
                 let pool = pool.thread_name(|i| format!("scores {i}")).build();
                 Some(pool.map_err(|e| JobError::NoThread(e.to_string()))?)
             }
-            _ => None,
+            None => None,
         };
         Ok(Self {
             options,
@@ -99,23 +99,34 @@ impl<'a> Joiner<'a> {
     ) -> Result<(), JobError> {
         self.take(batch, outputs)?;
         let joined = self.joined()?;
-        let joined = self.scored(joined);
+        let scores = match (&self.options.score, &self.scoring) {
+            (Some(score), Some(pool)) => pool.install(|| score(&joined.values)),
+            _ => Vec::new(),
+        };
+        if self.options.score.is_some() && scores.len() != joined.ids.len() {
+            return Err(internal("the classifier gave too few scores".into()));
+        }
         let first = self.lanes.first().map_or(0, |lane| lane.width);
+        let width = self.lanes.iter().map(|lane| lane.width).sum::<usize>();
+        let values = joined.values.chunks_exact(width.max(1));
+        let mut scores = scores.iter();
         let rows: Vec<Row<'_>> = joined
+            .ids
             .iter()
-            .map(|row| {
+            .zip(values)
+            .map(|(id, values)| {
                 let mut pooled: Vec<&[f32]> = Vec::new();
-                pooled.extend(row.scores.as_ref().map(|scores| scores.as_slice()));
+                pooled.extend(scores.next().map(|scores| scores.as_slice()));
                 match (self.options.vectors, self.options.features) {
                     (Vectors::None, _) => {}
                     (Vectors::All, Features::Both) => {
-                        let (dna, protein) = row.values.split_at(first.min(row.values.len()));
+                        let (dna, protein) = values.split_at(first.min(values.len()));
                         pooled.extend([dna, protein]);
                     }
-                    (Vectors::Merged | Vectors::All, _) => pooled.push(&row.values),
+                    (Vectors::Merged | Vectors::All, _) => pooled.push(values),
                 }
                 Row {
-                    id: &row.id,
+                    id,
                     pooled,
                     tokens: 0..0,
                 }
@@ -126,7 +137,9 @@ impl<'a> Joiner<'a> {
             Ok(()) => Ok(()),
             Err(PushError::Output(error)) => Err(error.into()),
             // All vectors are finite, and so are the scores of a classifier with finite weights.
-            Err(PushError::Row(i)) => Err(internal(format!("a score of {} is no number", rows[i].id))),
+            Err(PushError::Row(i)) => {
+                Err(internal(format!("a score of {} is no number", rows[i].id)))
+            }
         }
     }
 
@@ -175,45 +188,23 @@ impl<'a> Joiner<'a> {
     }
 
     /// Returns the fragments that all models have computed.
-    fn joined(&mut self) -> Result<Vec<JoinedRow>, JobError> {
+    fn joined(&mut self) -> Result<JoinedRows, JobError> {
         let ready = self.lanes.iter().map(|lane| lane.rows.len()).min();
-        let mut joined = Vec::with_capacity(ready.unwrap_or(0));
+        let mut joined = JoinedRows::default();
         for _ in 0..ready.unwrap_or(0) {
             let mut parts = self.lanes.iter_mut().filter_map(|l| l.rows.pop_front());
-            let Some(LaneRow {
-                id,
-                number,
-                mut values,
-            }) = parts.next()
-            else {
-                break;
-            };
+            let Some(first) = parts.next() else { break };
+            joined.values.extend_from_slice(&first.values);
             for other in parts {
-                if (&other.id, other.number) != (&id, number) {
-                    let (a, b) = (&id, &other.id);
+                if (&other.id, other.number) != (&first.id, first.number) {
+                    let (a, b) = (&first.id, &other.id);
                     return Err(internal(format!("rows of {a} and {b} were to be joined")));
                 }
-                values.extend_from_slice(&other.values);
+                joined.values.extend_from_slice(&other.values);
             }
-            joined.push(JoinedRow {
-                id,
-                values,
-                scores: None,
-            });
+            joined.ids.push(first.id);
         }
         Ok(joined)
-    }
-
-    fn scored(&self, mut joined: Vec<JoinedRow>) -> Vec<JoinedRow> {
-        let Some(score) = &self.options.score else {
-            return joined;
-        };
-        let one = |row: &mut JoinedRow| row.scores = Some(score(&row.values));
-        match &self.scoring {
-            None => joined.iter_mut().for_each(one),
-            Some(pool) => pool.install(|| joined.par_iter_mut().for_each(one)),
-        }
-        joined
     }
 }
 

@@ -254,7 +254,9 @@ fn start_reading<E, R: Records>(
     options: &RunOptions,
     to_compute: WorkSender,
 ) -> Result<(), JobError> {
-    let tokenizers = lanes.iter().map(|l| (Arc::clone(&l.tokenizer), l.pack.limit));
+    let tokenizers = lanes
+        .iter()
+        .map(|l| (Arc::clone(&l.tokenizer), l.pack.limit));
     let tokenizer = GroupTokenizer::new(tokenizers);
     // With one thread, the reader itself tokenizes and packs.
     let pooled = options.tokenize_threads > 1;

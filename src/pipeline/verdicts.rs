@@ -2,18 +2,19 @@
 //! was interrupted, and one that was merged from shares, has the same tables as any other.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use super::fragments::{CONTIGS_HEADER, FRAGMENTS_HEADER};
 use super::{JobError, Share};
 use crate::output::{
-    AMINO_ACID_FILE, CONTIGS_FILE, FRAGMENTS_FILE, JobDir, JobSpec, NUCLEOTIDE_FILE, OutputError,
-    SCORES_FILE, TablesSpec, VirnucproSpec,
+    AMINO_ACID_FILE, CONTIGS_FILE, DNA_FILE, FRAGMENTS_FILE, Features, JobDir, JobSpec,
+    NUCLEOTIDE_FILE, OutputError, PROTEIN_FILE, SCORES_FILE, TablesSpec, VirnucproSpec,
 };
 use crate::sequence::Frame;
 use crate::virnucpro::{
     ContigFacts, ContigRule, FragmentScore, Style, TableCounts, TableOptions, TableWriter,
+    VectorFiles, VectorRow,
 };
 
 /// The table of contigs without a fragment, which a job without a classifier has, too.
@@ -86,7 +87,13 @@ pub(crate) fn make_tables(
     if spec.share != Share::ALL.to_string() {
         return Ok(None);
     }
-    join(dir, blocks, FRAGMENTS_FILE, FRAGMENTS_FILE, FRAGMENTS_HEADER)?;
+    join(
+        dir,
+        blocks,
+        FRAGMENTS_FILE,
+        FRAGMENTS_FILE,
+        FRAGMENTS_HEADER,
+    )?;
     if virnucpro.fragments {
         let base = base_name(spec);
         for (name, end) in [
@@ -95,6 +102,9 @@ pub(crate) fn make_tables(
         ] {
             join(dir, blocks, name, &format!("{base}{end}"), "")?;
         }
+    }
+    if virnucpro.torch_files {
+        vectors(dir, spec, virnucpro, blocks)?;
     }
     match virnucpro.classifier {
         None => {
@@ -144,7 +154,8 @@ fn without_fragment(dir: &JobDir, blocks: &[u64]) -> Result<(), JobError> {
     let mut failed = None;
     dir.write_atomic(NO_FRAGMENT_FILE, |out| {
         let written = |e| OutputError::io("write", &path, None, e);
-        out.write_all(b"contig\tlength\treason\n").map_err(written)?;
+        out.write_all(b"contig\tlength\treason\n")
+            .map_err(written)?;
         let mut contigs = Contigs::default();
         let mut each = |contig: &Contig| -> Result<(), OutputError> {
             if contig.fragments > 0 {
@@ -191,24 +202,20 @@ fn tables(
         let shard = dir.shard(block);
         let mut lines = Text::open(shard.join(CONTIGS_FILE), CONTIGS_HEADER)?;
         let mut index = Text::open(shard.join(FRAGMENTS_FILE), FRAGMENTS_HEADER)?;
-        let mut scores = Scores::open(shard.join(SCORES_FILE))?;
+        let mut scores = Rows::open(shard.join(SCORES_FILE), 2)?;
         while let Some(part) = lines.next_line(contig)? {
             for _ in 0..part.fragments {
-                let missing = || malformed(&index.path, "it has too few lines");
-                let mut score = None;
-                index.next_line(|fields| {
+                let &[others, virus] = scores.next()? else {
+                    return Err(malformed(&scores.path, "its rows have not two scores").into());
+                };
+                let added = index.next_line(|fields| {
                     let fragment = FragmentScore {
-                        scores: scores.values,
+                        scores: [others, virus],
                         ..fragment(fields)?
                     };
-                    score = Some(tables.fragment(&fragment));
-                    Some(())
+                    Some(tables.fragment(&fragment))
                 })?;
-                let Some(added) = score else {
-                    return Err(missing().into());
-                };
-                added?;
-                scores.advance()?;
+                added.ok_or_else(|| malformed(&index.path, "it has too few lines"))??;
             }
             if let Some(whole) = contigs.add(part, &lines.path)? {
                 tables.contig(&ContigFacts {
@@ -222,6 +229,51 @@ fn tables(
     }
     complete(contigs.open)?;
     Ok(tables.finish()?)
+}
+
+/// Writes the vectors in the original's files.
+fn vectors(
+    dir: &JobDir,
+    spec: &JobSpec,
+    virnucpro: &VirnucproSpec,
+    blocks: &[u64],
+) -> Result<(), JobError> {
+    let first = spec.model.config.hidden;
+    let second = virnucpro.protein_model.as_ref().map(|m| m.config.hidden);
+    let (dna, protein) = match virnucpro.features {
+        Features::Both => (Some(first), second),
+        Features::Dna => (Some(first), None),
+        Features::Protein => (None, Some(first)),
+    };
+    let mut files = VectorFiles::new(dir.path(), &base_name(spec));
+    for &block in blocks {
+        let shard = dir.shard(block);
+        let open = |name: &str, width: Option<usize>| {
+            width
+                .map(|width| Rows::open(shard.join(name), width))
+                .transpose()
+        };
+        let (mut dna, mut protein) = (open(DNA_FILE, dna)?, open(PROTEIN_FILE, protein)?);
+        let mut index = Text::open(shard.join(FRAGMENTS_FILE), FRAGMENTS_HEADER)?;
+        while let Some((id, residues)) = index.next_line(id_and_residues)? {
+            files
+                .push(&VectorRow {
+                    id: &id,
+                    residues,
+                    dna: dna.as_mut().map(Rows::next).transpose()?,
+                    protein: protein.as_mut().map(Rows::next).transpose()?,
+                })
+                .map_err(JobError::Vectors)?;
+        }
+    }
+    files.finish().map_err(JobError::Vectors)?;
+    Ok(())
+}
+
+/// Reads the id and the number of residues of a line of a shard's fragments.tsv.
+fn id_and_residues(mut fields: Fields<'_>) -> Option<(String, usize)> {
+    let id = fields.next()?.to_owned();
+    Some((id, fields.nth(8)?.parse().ok()?))
 }
 
 fn complete(open: Option<Contig>) -> Result<(), JobError> {
@@ -241,6 +293,9 @@ fn malformed(path: &Path, reason: &str) -> OutputError {
     }
 }
 
+/// The fields of a line.
+type Fields<'a> = std::str::Split<'a, char>;
+
 /// A contig, or the part of it that is in one shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Contig {
@@ -253,7 +308,7 @@ struct Contig {
 }
 
 /// Reads a line of a shard's contigs.tsv.
-fn contig<'a>(mut fields: impl Iterator<Item = &'a str>) -> Option<Contig> {
+fn contig(mut fields: Fields<'_>) -> Option<Contig> {
     let name = fields.next()?.to_owned();
     let mut number = || fields.next()?.parse().ok();
     Some(Contig {
@@ -267,7 +322,7 @@ fn contig<'a>(mut fields: impl Iterator<Item = &'a str>) -> Option<Contig> {
 }
 
 /// Reads a line of a shard's fragments.tsv. The scores are not in it.
-fn fragment<'a>(mut fields: impl Iterator<Item = &'a str>) -> Option<FragmentScore<'a>> {
+fn fragment(mut fields: Fields<'_>) -> Option<FragmentScore<'_>> {
     let _id = fields.next()?;
     let contig = fields.next()?;
     let chunk = fields.next()?.parse().ok()?;
@@ -301,7 +356,12 @@ impl Contigs {
                 fragments: open.fragments + part.fragments,
                 ..open
             },
-            _ => return Err(malformed(path, "its contigs do not follow those before them")),
+            _ => {
+                return Err(malformed(
+                    path,
+                    "its contigs do not follow those before them",
+                ));
+            }
         };
         match whole.last >= whole.chunks {
             true => Ok(Some(whole)),
@@ -342,7 +402,7 @@ impl Text {
     /// Reads the next line, if there is one.
     fn next_line<T>(
         &mut self,
-        read: impl FnOnce(std::str::Split<'_, char>) -> Option<T>,
+        read: impl FnOnce(Fields<'_>) -> Option<T>,
     ) -> Result<Option<T>, OutputError> {
         self.line.clear();
         let n = self.lines.read_line(&mut self.line);
@@ -352,49 +412,51 @@ impl Text {
         let fields = self.line.trim_end_matches('\n').split('\t');
         match read(fields) {
             Some(found) => Ok(Some(found)),
-            None => Err(malformed(&self.path, "a line of it is not what seqstream writes")),
+            None => Err(malformed(
+                &self.path,
+                "a line of it is not what seqstream writes",
+            )),
         }
     }
 }
 
-/// The rows of scores.npy, one after the other.
-struct Scores {
+/// The rows of an array of a shard, one after the other.
+struct Rows {
     path: PathBuf,
     file: BufReader<File>,
-    /// The scores of the next fragment.
-    values: [f32; 2],
+    bytes: Vec<u8>,
+    /// The current row.
+    values: Vec<f32>,
 }
 
-impl Scores {
-    fn open(path: PathBuf) -> Result<Self, OutputError> {
+impl Rows {
+    fn open(path: PathBuf, width: usize) -> Result<Self, OutputError> {
         let failed = |e| OutputError::io("read", &path, None, e);
         let mut file = BufReader::new(File::open(&path).map_err(failed)?);
         let mut header = Vec::new();
         let read = file.by_ref().take(NPY_HEADER).read_to_end(&mut header);
         read.map_err(failed)?;
-        let mut scores = Self {
+        Ok(Self {
             path,
             file,
-            values: [0.0; 2],
-        };
-        scores.advance()?;
-        Ok(scores)
+            bytes: vec![0; width * size_of::<f32>()],
+            values: vec![0.0; width],
+        })
     }
 
-    /// Reads the next row. After the last one there is none, and nothing asks for it.
-    fn advance(&mut self) -> Result<(), OutputError> {
-        let mut row = [0; 8];
-        match self.file.read_exact(&mut row) {
-            Ok(()) => {
-                let [a, b, c, d, e, f, g, h] = row;
-                self.values = [[a, b, c, d], [e, f, g, h]].map(f32::from_le_bytes);
-                Ok(())
-            }
+    /// Reads the next row.
+    fn next(&mut self) -> Result<&[f32], OutputError> {
+        match self.file.read_exact(&mut self.bytes) {
+            Ok(()) => {}
             Err(e) if e.kind() == ErrorKind::UnexpectedEof => {
-                self.values = [f32::NAN; 2];
-                Ok(())
+                return Err(malformed(&self.path, "it has too few rows"));
             }
-            Err(e) => Err(OutputError::io("read", &self.path, None, e)),
+            Err(e) => return Err(OutputError::io("read", &self.path, None, e)),
         }
+        let (values, _) = self.bytes.as_chunks::<4>();
+        for (value, bytes) in self.values.iter_mut().zip(values) {
+            *value = f32::from_le_bytes(*bytes);
+        }
+        Ok(&self.values)
     }
 }
