@@ -16,6 +16,7 @@ mod overlap;
 mod process;
 mod simulate;
 mod trace;
+mod virnucpro;
 
 #[path = "../support"]
 mod support {
