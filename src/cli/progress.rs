@@ -63,7 +63,10 @@ impl<'a> Display<'a> {
 
 impl Observer for Display<'_> {
     fn progress(&mut self, progress: &Progress) {
-        let done = progress.records + progress.reused;
+        let done = match progress.chunks {
+            Some(chunks) => chunks.computed + chunks.reused,
+            None => progress.records + progress.reused,
+        };
         if let Some(bar) = &self.bar {
             bar.set_position(done);
             bar.set_message(pace(progress));

@@ -395,7 +395,7 @@ fn job(options: &Options, trace: &Trace, console: &Console) -> Result<(), Failur
         pack: first_pack,
         request: first.request.clone(),
         weights: models.iter().map(|m| Arc::clone(&m.checkpoint)).collect(),
-        input_records: None,
+        input_records: input.chunks,
         piped: !input.complete,
         trace: trace.clone(),
     };
@@ -428,9 +428,11 @@ fn job(options: &Options, trace: &Trace, console: &Console) -> Result<(), Failur
             request: model.request.clone(),
         }
     });
+    let chunks = input.chunks;
+    let share = chunks.map(|chunks| options.share.records(chunks, options.shard_size));
     let stop =
         Stop::on_signals().map_err(|e| Failure::Other(format!("cannot watch for signals: {e}")))?;
-    let mut display = Display::counting("fragments", console, None);
+    let mut display = Display::counting("chunks", console, share);
     let reader = SequenceReader::with_options(options.inputs.clone(), reader_options(options));
     let report = pipeline::run_fragments(
         &job,
@@ -498,6 +500,8 @@ struct CheckedInput {
     digests: Vec<InputDigest>,
     /// Whether all inputs could be read.
     complete: bool,
+    /// The number of chunks, as the shards count them, if all inputs could be read.
+    chunks: Option<u64>,
     standing: Option<StandingShards>,
 }
 
@@ -553,6 +557,7 @@ fn check_inputs(options: &Options, console: &Console) -> Result<CheckedInput, Fa
             names: ContigNames::new(options.duplicates),
             digests,
             complete,
+            chunks: None,
             standing: None,
         });
     }
@@ -592,6 +597,7 @@ fn check_inputs(options: &Options, console: &Console) -> Result<CheckedInput, Fa
         names,
         digests,
         complete,
+        chunks: Some(chunks + empty + rejected),
         standing,
     })
 }

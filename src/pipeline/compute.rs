@@ -192,7 +192,10 @@ impl<'a, 'o, E: Embedder> Compute<'a, 'o, E> {
                 let lost = || internal("the model has lost a batch");
                 Computed::Batch(batch, outputs.ok_or_else(lost)?)
             }
-            Some(Submitted::ShardEnd(end)) => Computed::ShardEnd(end),
+            Some(Submitted::ShardEnd(end)) => {
+                self.monitor.end_shard(end.facts.records());
+                Computed::ShardEnd(end)
+            }
         };
         let waiting = self.measure("wait for the writer", Category::HostWait);
         let sent = self.to_writer.send(computed);

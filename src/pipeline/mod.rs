@@ -60,7 +60,7 @@ pub use memory::MemoryCheck;
 pub use merge::{MergeReport, merge};
 pub use messages::InputNotes;
 pub use pack::PackOptions;
-pub use progress::{Bound, Observer, Progress, Silent};
+pub use progress::{Bound, Chunked, Observer, Progress, Silent};
 pub use read::{ReadOptions, Records};
 pub use resume::{Checks, Removed, StandingShards};
 pub use run::{Lane, Report, RunOptions, run, run_fragments};

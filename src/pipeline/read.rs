@@ -416,10 +416,13 @@ impl<R: Records> Reader<R> {
                 let skipped = there.rejected().min(records);
                 self.counters.reused.fetch_sub(skipped, Ordering::Relaxed)
             }
-            Some(_) => self
-                .counters
-                .reused
-                .fetch_add(there.rows, Ordering::Relaxed),
+            Some(_) => {
+                let chunks = &self.counters.reused_chunks;
+                chunks.fetch_add(there.records(), Ordering::Relaxed);
+                self.counters
+                    .reused
+                    .fetch_add(there.rows, Ordering::Relaxed)
+            }
         };
         if (there.first_record, there.records(), &there.digest)
             != (facts.first_record, records, &facts.digest)

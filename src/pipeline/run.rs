@@ -11,7 +11,7 @@ use super::job::complete;
 use super::join::JoinOptions;
 use super::messages::{InputNotes, ShardSlot, StopReason, WorkSender};
 use super::pack::{PackOptions, Packer};
-use super::progress::{Counters, Monitor, Observer, Progress};
+use super::progress::{Chunked, Counters, Monitor, Observer, Progress};
 use super::read::{ReadOptions, Reader, Records};
 use super::tokenize::{GROUPS_PER_THREAD, GroupTokenizer, TokenizeStage};
 use super::write::Writer;
@@ -191,6 +191,7 @@ fn run_lanes<E: Embedder, R: Records>(
         .input_records
         .map(|n| options.read.share.records(n, options.read.shard_size));
     let mut monitor = Monitor::new(total, Arc::clone(&counters), observer);
+    monitor.progress.chunks = join.map(|_| Chunked::default());
     let (to_writer, computed) = sync_channel(write_behind(options, widest.unwrap_or(layout.width)));
     let (to_finisher, written) = sync_channel(waiting_shards(&layout));
     let (to_slots, slots) = channel();

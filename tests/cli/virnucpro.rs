@@ -26,7 +26,10 @@ struct Lcg(u64);
 
 impl Lcg {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         self.0 >> 33
     }
 
@@ -95,11 +98,8 @@ fn classifier(path: &Path, width: usize) {
         .map(|(_, _, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect())
         .collect();
     let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
-        let view = safetensors::tensor::TensorView::new(
-            safetensors::Dtype::F32,
-            shape.clone(),
-            bytes,
-        );
+        let view =
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
         (*name, view.unwrap())
     });
     std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
@@ -114,7 +114,11 @@ fn scores_of(row: &[f32]) -> [f64; 2] {
     let hidden: Vec<f64> = (0..HIDDEN)
         .map(|h| {
             let weights = &w.2[h * row.len()..(h + 1) * row.len()];
-            let dot: f64 = weights.iter().zip(row).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            let dot: f64 = weights
+                .iter()
+                .zip(row)
+                .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                .sum();
             let x = dot + f64::from(b.2[h]);
             let x = (x - f64::from(mean.2[h])) / (f64::from(var.2[h]) + 1e-5).sqrt();
             (x * f64::from(gain.2[h]) + f64::from(bias.2[h])).max(0.0)
@@ -122,7 +126,11 @@ fn scores_of(row: &[f32]) -> [f64; 2] {
         .collect();
     let logits = [0, 1].map(|k| {
         let weights = &out.2[k * HIDDEN..(k + 1) * HIDDEN];
-        let dot: f64 = weights.iter().zip(&hidden).map(|(a, b)| f64::from(*a) * b).sum();
+        let dot: f64 = weights
+            .iter()
+            .zip(&hidden)
+            .map(|(a, b)| f64::from(*a) * b)
+            .sum();
         dot + f64::from(out_bias.2[k])
     });
     let most = logits[0].max(logits[1]);
@@ -172,7 +180,9 @@ fn array(out: &Path, name: &str, width: usize) -> Vec<Vec<f32>> {
 fn ids(out: &Path) -> Vec<String> {
     let files = tree(out).into_iter();
     let files = files.filter(|(path, _)| path.ends_with("/ids.txt"));
-    let text: String = files.map(|(_, bytes)| String::from_utf8(bytes).unwrap()).collect();
+    let text: String = files
+        .map(|(_, bytes)| String::from_utf8(bytes).unwrap())
+        .collect();
     text.lines().map(str::to_owned).collect()
 }
 
@@ -192,12 +202,26 @@ fn rows_are_those_of_embed_on_the_fragments() {
     assert!(ids.len() > 100, "{}", ids.len());
     for (fasta, model, name, width) in [
         ("out/in.fna_identified_nucleotide.fa", "dna", "dna.npy", DNA),
-        ("out/in.fna_identified_protein.faa", "model", "protein.npy", PROTEIN),
+        (
+            "out/in.fna_identified_protein.faa",
+            "model",
+            "protein.npy",
+            PROTEIN,
+        ),
     ] {
         let fasta = place.path(fasta);
         let mut embed = place.command(env!("CARGO_BIN_EXE_seqstream"));
         embed.arg("embed").arg(&fasta);
-        embed.args(["--model", model, "--out", name, "--clean", "off", "--threads", "1"]);
+        embed.args([
+            "--model",
+            model,
+            "--out",
+            name,
+            "--clean",
+            "off",
+            "--threads",
+            "1",
+        ]);
         ok(embed);
         let expected = rows(&place.path(name), 2);
         let got = array(&out, name, width).concat();
@@ -217,7 +241,11 @@ fn rows_are_those_of_embed_on_the_fragments() {
     let parts = parts.zip(array(&out, "protein.npy", PROTEIN));
     assert!(merged == parts.map(|(a, b)| [a, b].concat()).collect::<Vec<_>>());
     for (features, name, width) in [("dna", "dna.npy", DNA), ("protein", "protein.npy", PROTEIN)] {
-        ok(virnucpro(&place, features, &format!("--features {features}")));
+        ok(virnucpro(
+            &place,
+            features,
+            &format!("--features {features}"),
+        ));
         let alone = array(&place.path(features), "merged.npy", width);
         assert!(alone == array(&out, name, width), "{features}");
     }
@@ -244,7 +272,11 @@ fn the_bytes_are_the_same_however_it_runs() {
     // The size of the shards changes the shards alone.
     for size in ["1", "7", "100000"] {
         let out = format!("size{size}");
-        ok(virnucpro(&place, &out, &format!("{all} --shard-size {size}")));
+        ok(virnucpro(
+            &place,
+            &out,
+            &format!("{all} --shard-size {size}"),
+        ));
         for (name, bytes) in tree(&place.path("one")) {
             if !name.contains("shard-") && !name.ends_with(".json") {
                 assert!(bytes == tree(&place.path(&out))[&name], "{size}: {name}");
@@ -256,21 +288,35 @@ fn the_bytes_are_the_same_however_it_runs() {
 #[test]
 fn scores_are_those_of_the_classifier_and_every_contig_is_accounted_for() {
     let place = place(40);
-    let summary = ok(virnucpro(&place, "out", "--classifier both.safetensors --vectors merged"));
+    let summary = ok(virnucpro(
+        &place,
+        "out",
+        "--classifier both.safetensors --vectors merged",
+    ));
     let out = place.path("out");
     let (ids, rows) = (ids(&out), array(&out, "merged.npy", DNA + PROTEIN));
     let scores = array(&out, "scores.npy", 2);
     assert_eq!((ids.len(), rows.len()), (scores.len(), scores.len()));
     let table = read(&out, "prediction_results.txt");
     let mut lines = table.lines();
-    assert_eq!(lines.next(), Some("Sequence_ID\tPrediction\tscore1\tscore2"));
+    assert_eq!(
+        lines.next(),
+        Some("Sequence_ID\tPrediction\tscore1\tscore2")
+    );
     for ((id, row), scores) in ids.iter().zip(&rows).zip(&scores) {
         let expected = scores_of(row);
         for (score, expected) in scores.iter().zip(expected) {
-            assert!((f64::from(*score) - expected).abs() < 1e-6, "{id}: {score} {expected}");
+            assert!(
+                (f64::from(*score) - expected).abs() < 1e-6,
+                "{id}: {score} {expected}"
+            );
         }
         let fields: Vec<&str> = lines.next().unwrap().split('\t').collect();
-        let call = if scores[1] > scores[0] { "virus" } else { "others" };
+        let call = if scores[1] > scores[0] {
+            "virus"
+        } else {
+            "others"
+        };
         assert_eq!(fields[..2], [id.as_str(), call]);
         assert_eq!(fields[2].parse::<f32>().unwrap(), scores[0]);
         assert_eq!(fields[3].parse::<f32>().unwrap(), scores[1]);
@@ -279,17 +325,26 @@ fn scores_are_those_of_the_classifier_and_every_contig_is_accounted_for() {
     let contigs = read(&out, "contigs.tsv").lines().count() - 1;
     let without = read(&out, "no_fragment.tsv");
     assert!(without.contains("contig_3\t0\tempty\n"), "{without}");
-    assert!(without.contains("contig_4\t2\tshorter than a codon\n"), "{without}");
+    assert!(
+        without.contains("contig_4\t2\tshorter than a codon\n"),
+        "{without}"
+    );
     assert_eq!(contigs + without.lines().count() - 1, 40);
     assert_eq!(summary["counts"]["contigs"], 40);
     assert_eq!(summary["counts"]["empty_contigs"], 1);
-    assert_eq!(summary["verdicts"]["contigs_without_fragment"], without.lines().count() - 1);
+    assert_eq!(
+        summary["verdicts"]["contigs_without_fragment"],
+        without.lines().count() - 1
+    );
     assert_eq!(read(&out, "fragments.tsv").lines().count() - 1, ids.len());
     // The fork's text has the same lines, and more columns.
     let broad = "--classifier both.safetensors --style broad";
     ok(virnucpro(&place, "broad", broad));
     let text = read(&place.path("broad"), "prediction_results_highestscore.csv");
-    assert!(text.starts_with("Modified_ID\tIs_Virus\tmax_score_0\tmax_score_1\n"), "{text}");
+    assert!(
+        text.starts_with("Modified_ID\tIs_Virus\tmax_score_0\tmax_score_1\n"),
+        "{text}"
+    );
     let original = read(&out, "prediction_results_highestscore.csv");
     assert_eq!(text.lines().count(), original.lines().count());
     // A job without a classifier says which contigs have no fragment, too.
@@ -301,7 +356,11 @@ fn scores_are_those_of_the_classifier_and_every_contig_is_accounted_for() {
 #[test]
 fn the_index_points_at_the_letters_of_the_contig() {
     let place = place(12);
-    ok(virnucpro(&place, "out", "--features dna --keep-fragments --chunk 300"));
+    ok(virnucpro(
+        &place,
+        "out",
+        "--features dna --keep-fragments --chunk 300",
+    ));
     let input = std::fs::read_to_string(place.path("in.fna")).unwrap();
     let contigs: std::collections::BTreeMap<&str, String> = input
         .split('>')
@@ -348,7 +407,11 @@ fn shares_merge_to_the_whole() {
     let all = "--classifier both.safetensors --vectors all --keep-fragments";
     ok(virnucpro(&place, "whole", all));
     for i in 1..=3 {
-        ok(virnucpro(&place, &format!("part{i}"), &format!("{all} --share {i}/3")));
+        ok(virnucpro(
+            &place,
+            &format!("part{i}"),
+            &format!("{all} --share {i}/3"),
+        ));
         assert!(!place.path(&format!("part{i}/contigs.tsv")).exists());
     }
     let merge = |sources: &[&str], out: &str| {
@@ -356,11 +419,17 @@ fn shares_merge_to_the_whole() {
         command.arg("merge").args(sources).args(["--out", out]);
         command
     };
-    let merged = merge(&["part3", "part1", "part2"], "merged").output().unwrap();
+    let merged = merge(&["part3", "part1", "part2"], "merged")
+        .output()
+        .unwrap();
     assert!(merged.status.success(), "{}", stderr(&merged));
     assert_same(&place.path("whole"), &place.path("merged"));
     fails(merge(&["part1", "part3"], "less"), 6, &["stand in none"]);
-    ok(virnucpro(&place, "other", "--classifier both.safetensors --share 2/3"));
+    ok(virnucpro(
+        &place,
+        "other",
+        "--classifier both.safetensors --share 2/3",
+    ));
     fails(
         merge(&["part1", "other", "part3"], "mixed"),
         6,
@@ -374,26 +443,41 @@ fn killed_at_random_moments_and_resumed_is_the_same() {
     let place = place(60);
     let all = "--classifier both.safetensors --vectors all --keep-fragments --shard-size 4";
     let start = std::time::Instant::now();
-    let shards = ok(virnucpro(&place, "whole", all))["shards_computed"].as_u64().unwrap();
+    let shards = ok(virnucpro(&place, "whole", all))["shards_computed"]
+        .as_u64()
+        .unwrap();
     let whole = start.elapsed();
     let mut random = Lcg(u64::from(std::process::id()));
     let mut kept = 0;
     for _ in 0..6 {
         let before = written(&place.path("out"));
-        let mut child = virnucpro(&place, "out", &format!("{all} --resume -q")).spawn().unwrap();
+        let mut child = virnucpro(&place, "out", &format!("{all} --resume -q"))
+            .spawn()
+            .unwrap();
         std::thread::sleep(whole.mul_f64((random.next() % 1000) as f64 / 2500.0));
         child.kill().unwrap();
         child.wait().unwrap();
         let after = written(&place.path("out"));
         for (name, was) in &before {
-            assert_eq!(after.get(name), Some(was), "{name} was finished and then touched");
+            assert_eq!(
+                after.get(name),
+                Some(was),
+                "{name} was finished and then touched"
+            );
         }
         kept += u32::from(!before.is_empty());
     }
     let standing = written(&place.path("out"));
-    let standing = standing.keys().filter(|n| n.ends_with("/shard.json")).count() as u64;
+    let standing = standing
+        .keys()
+        .filter(|n| n.ends_with("/shard.json"))
+        .count() as u64;
     let summary = ok(virnucpro(&place, "out", &format!("{all} --resume")));
-    assert_eq!(summary["shards_computed"], shards - standing, "{kept} runs kept shards");
+    assert_eq!(
+        summary["shards_computed"],
+        shards - standing,
+        "{kept} runs kept shards"
+    );
     assert_same(&place.path("whole"), &place.path("out"));
     // A damaged shard of either model is computed again, and the tables come back.
     for name in ["dna.npy", "protein.npy", "fragments.tsv"] {
@@ -403,9 +487,14 @@ fn killed_at_random_moments_and_resumed_is_the_same() {
         bytes[last] ^= 1;
         std::fs::write(&path, bytes).unwrap();
         std::fs::remove_file(place.path("out/prediction_results.txt")).unwrap();
-        let output = virnucpro(&place, "out", &format!("{all} --resume")).output().unwrap();
+        let output = virnucpro(&place, "out", &format!("{all} --resume"))
+            .output()
+            .unwrap();
         let text = stderr(&output);
-        assert!(text.contains(&format!("is computed again: {name} was changed")), "{text}");
+        assert!(
+            text.contains(&format!("is computed again: {name} was changed")),
+            "{text}"
+        );
         assert_same(&place.path("whole"), &place.path("out"));
     }
 }
@@ -416,7 +505,10 @@ fn sigterm_finishes_the_shard_in_hand_and_says_how_to_resume() {
     let place = place(200);
     let all = "--classifier both.safetensors --vectors all";
     ok(virnucpro(&place, "whole", all));
-    let mut child = virnucpro(&place, "out", all).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = virnucpro(&place, "out", all)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     wait_for(&place.path("out/shard-000000"), &mut child);
     signal(&child, "TERM");
     let output = child.wait_with_output().unwrap();
@@ -425,7 +517,11 @@ fn sigterm_finishes_the_shard_in_hand_and_says_how_to_resume() {
     let left = tree(&place.path("out"));
     assert!(left.keys().all(|n| !n.contains(".partial")), "{text}");
     assert!(!place.path("out/manifest.json").exists());
-    let again = text.lines().find_map(|l| l.split_once("to go on: ")).unwrap().1;
+    let again = text
+        .lines()
+        .find_map(|l| l.split_once("to go on: "))
+        .unwrap()
+        .1;
     let output = place.command("sh").args(["-c", again]).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     assert_same(&place.path("whole"), &place.path("out"));
@@ -435,18 +531,36 @@ fn sigterm_finishes_the_shard_in_hand_and_says_how_to_resume() {
 fn another_job_is_not_resumed() {
     let place = place(6);
     ok(virnucpro(&place, "out", "--classifier both.safetensors"));
-    fails(virnucpro(&place, "out", "--classifier both.safetensors"), 6, &["already holds a job"]);
+    fails(
+        virnucpro(&place, "out", "--classifier both.safetensors"),
+        6,
+        &["already holds a job"],
+    );
     for (options, says) in [
         ("--chunk 300", "virnucpro.chunk was 500, now 300"),
-        ("--style broad", "virnucpro.tables.style was \"original\", now \"broad\""),
-        ("--call-delta 0.4", "virnucpro.tables.rule.call_delta was 0.3, now 0.4"),
-        ("--protein-model model2", "virnucpro.protein_model.blake3 was"),
+        (
+            "--style broad",
+            "virnucpro.tables.style was \"original\", now \"broad\"",
+        ),
+        (
+            "--call-delta 0.4",
+            "virnucpro.tables.rule.call_delta was 0.3, now 0.4",
+        ),
+        (
+            "--protein-model model2",
+            "virnucpro.protein_model.blake3 was",
+        ),
     ] {
         place.model("model2", ModelConfig::esm2(2, PROTEIN, 4), 5);
         let options = format!("--classifier both.safetensors --resume {options}");
-        fails(virnucpro(&place, "out", &options), 6, &["is another one", says]);
+        fails(
+            virnucpro(&place, "out", &options),
+            6,
+            &["is another one", says],
+        );
     }
     // `embed` does not go on with it either.
+    std::fs::write(place.path("in.fa"), ">a\nMKVLAGYW\n").unwrap();
     place.embed_fails("out", "--resume", 6, &["is another one", "virnucpro"]);
 }
 
@@ -455,7 +569,12 @@ fn an_input_without_fragments_gives_tables_with_headers() {
     let place = place(1);
     for (name, text, contigs, reasons) in [
         ("nothing.fna", "", 0, ""),
-        ("empty.fna", ">a\n>b words\n\n", 2, "a\t0\tempty\nb\t0\tempty\n"),
+        (
+            "empty.fna",
+            ">a\n>b words\n\n",
+            2,
+            "a\t0\tempty\nb\t0\tempty\n",
+        ),
         (
             "stops.fna",
             ">a\nTAATTAGTTAACTAATTAGTTAACTAATTAG\n>b\nAC\n",
@@ -473,10 +592,18 @@ fn an_input_without_fragments_gives_tables_with_headers() {
                 assert_eq!(summary["counts"]["contigs"], contigs);
             }
             let without = read(&place.path(&out), "no_fragment.tsv");
-            assert_eq!(without, format!("contig\tlength\treason\n{reasons}"), "{name}");
+            assert_eq!(
+                without,
+                format!("contig\tlength\treason\n{reasons}"),
+                "{name}"
+            );
         }
         let out = place.path(&format!("{name}.tables"));
-        for table in ["prediction_results.txt", "prediction_results_highestscore.csv", "contigs.tsv"] {
+        for table in [
+            "prediction_results.txt",
+            "prediction_results_highestscore.csv",
+            "contigs.tsv",
+        ] {
             assert_eq!(read(&out, table).lines().count(), 1, "{name}: {table}");
         }
     }
@@ -495,18 +622,35 @@ fn contigs_of_one_name_are_an_error_before_the_models_run_or_are_numbered() {
         })
         .collect();
     std::fs::write(place.path("reads.fq"), &reads).unwrap();
-    let says = ["record 2 ('m1'), line 5: an earlier contig has the name \"m1\"", "--duplicate-ids suffix"];
+    let says = [
+        "record 2 ('m1'), line 5: an earlier contig has the name \"m1\"",
+        "--duplicate-ids suffix",
+    ];
     fails(virnucpro_from(&place, "reads.fq", "out", ""), 3, &says);
     assert!(!place.path("out").exists());
-    ok(virnucpro_from(&place, "reads.fq", "out", "--duplicate-ids suffix"));
+    ok(virnucpro_from(
+        &place,
+        "reads.fq",
+        "out",
+        "--duplicate-ids suffix",
+    ));
     let index = read(&place.path("out"), "fragments.tsv");
-    let mut names: Vec<&str> = index.lines().skip(1).map(|l| l.split('\t').nth(1).unwrap()).collect();
+    let mut names: Vec<&str> = index
+        .lines()
+        .skip(1)
+        .map(|l| l.split('\t').nth(1).unwrap())
+        .collect();
     names.dedup();
     assert_eq!(names, ["m1/1", "m1/2", "x", "m2/1", "m2/2"]);
     // A resumed job gives the same names.
     std::fs::remove_dir_all(place.path("out/shard-000000")).unwrap();
     std::fs::remove_file(place.path("out/manifest.json")).unwrap();
-    ok(virnucpro_from(&place, "reads.fq", "out", "--duplicate-ids suffix --resume"));
+    ok(virnucpro_from(
+        &place,
+        "reads.fq",
+        "out",
+        "--duplicate-ids suffix --resume",
+    ));
     assert_eq!(read(&place.path("out"), "fragments.tsv"), index);
     std::fs::write(place.path("taken.fa"), ">a\nACG\n>a\nACG\n>a/2\nACG\n").unwrap();
     fails(
@@ -516,8 +660,17 @@ fn contigs_of_one_name_are_an_error_before_the_models_run_or_are_numbered() {
     );
     // A pipe cannot be read twice.
     let mut command = virnucpro_from(&place, "-", "pipe", "");
-    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(reads.as_bytes()).unwrap();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(reads.as_bytes())
+        .unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
     fails(
@@ -552,10 +705,26 @@ fn what_does_not_fit_together_is_refused_before_the_job() {
         fails(virnucpro(&place, "out", options), code, says);
         assert!(!place.path("out").exists(), "{options}");
     };
-    refused("--classifier protein.safetensors", 4, &["protein.safetensors", "32 values", "80 values"]);
-    ok(virnucpro(&place, "protein", "--classifier protein.safetensors --features protein"));
-    refused("--dna-model model", 2, &["--dna-model", "esm2", "dnabert"]);
-    refused("--protein-model dna", 2, &["--protein-model", "dnabert", "esm2"]);
+    refused(
+        "--classifier protein.safetensors",
+        4,
+        &["protein.safetensors", "32 values", "80 values"],
+    );
+    ok(virnucpro(
+        &place,
+        "protein",
+        "--classifier protein.safetensors --features protein",
+    ));
+    refused(
+        "--dna-model model",
+        2,
+        &["--dna-model: model is ESM-2, and DNABERT is needed"],
+    );
+    refused(
+        "--protein-model dna",
+        2,
+        &["--protein-model: dna is DNABERT, and ESM-2 is needed"],
+    );
     refused("--vectors none", 2, &["leaves nothing to write"]);
     refused("--chunk 2", 2, &["shorter than a codon"]);
     refused("--chunk 3075", 2, &["1024 residues", "3074"]);
@@ -570,7 +739,11 @@ fn bad_records_are_skipped_and_listed() {
     let mut text = std::fs::read_to_string(place.path("in.fna")).unwrap();
     text.push_str(">bad\nACG>T\n>good\nGCGGCGGCGGCGGCG\n");
     std::fs::write(place.path("in.fna"), text).unwrap();
-    fails(virnucpro(&place, "out", ""), 3, &["'>' stands inside", "--bad-records skip"]);
+    fails(
+        virnucpro(&place, "out", ""),
+        3,
+        &["'>' stands inside", "--bad-records skip"],
+    );
     let options = "--bad-records skip --classifier both.safetensors";
     let summary = ok(virnucpro(&place, "out", options));
     assert_eq!(summary["counts"]["rejected"], 1);
@@ -584,7 +757,11 @@ fn bad_records_are_skipped_and_listed() {
 #[test]
 fn the_files_of_the_original_hold_the_same_vectors() {
     let place = place(20);
-    ok(virnucpro(&place, "out", "--format virnucpro --classifier both.safetensors"));
+    ok(virnucpro(
+        &place,
+        "out",
+        "--format virnucpro --classifier both.safetensors",
+    ));
     let out = place.path("out");
     let bytes_of = |rows: Vec<Vec<f32>>| -> Vec<u8> {
         rows.concat().iter().flat_map(|v| v.to_le_bytes()).collect()
@@ -595,7 +772,10 @@ fn the_files_of_the_original_hold_the_same_vectors() {
     let file = std::fs::read(out.join("in.fna_merged/output_1_merged.pt")).unwrap();
     let wanted = bytes_of(merged);
     assert!(memchr::memmem::find(&file, &wanted).is_some());
-    for name in ["in.fna_nucleotide/output_1_DNABERT_S.pt", "in.fna_protein/output_1_ESM.pt"] {
+    for name in [
+        "in.fna_nucleotide/output_1_DNABERT_S.pt",
+        "in.fna_protein/output_1_ESM.pt",
+    ] {
         assert!(out.join(name).exists(), "{name}");
     }
 }

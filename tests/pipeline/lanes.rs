@@ -23,7 +23,8 @@ fn contigs(n: usize) -> Vec<Record> {
             let sequence: Vec<u8> = (0..length)
                 .map(|j| b"GCGCCGAGC"[(i + j * j + j / 3) % 9])
                 .collect();
-            let mut record = Record::new(format!("c{i}"), if i % 7 == 0 { vec![] } else { sequence });
+            let mut record =
+                Record::new(format!("c{i}"), if i % 7 == 0 { vec![] } else { sequence });
             record.source = "list.fa".into();
             record.number = i as u64 + 1;
             record
@@ -35,7 +36,8 @@ struct Two {
     shard_size: u64,
     budgets: [usize; 2],
     tokenize_threads: usize,
-    stop: Stop,
+    /// The number of sequences of the DNA model after which the job is asked to stop.
+    stop_at: Option<u64>,
     /// The model, and the number of its sequence, that gives NaN.
     nan: Option<(usize, u64)>,
 }
@@ -46,7 +48,7 @@ impl Two {
             shard_size,
             budgets: [500, 500],
             tokenize_threads: 1,
-            stop: Stop::new(),
+            stop_at: None,
             nan: None,
         }
     }
@@ -100,12 +102,15 @@ impl Two {
         if let Some((model, sequence)) = self.nan {
             models[model].nan_at = Some(sequence);
         }
-        let lanes = models.iter_mut().zip(self.budgets).map(|(embedder, tokens)| Lane {
-            embedder,
-            tokenizer: Arc::new(Tokenizer::esm2()),
-            pack: pack(tokens),
-            request: request.clone(),
-        });
+        let lanes = models
+            .iter_mut()
+            .zip(self.budgets)
+            .map(|(embedder, tokens)| Lane {
+                embedder,
+                tokenizer: Arc::new(Tokenizer::esm2()),
+                pack: pack(tokens),
+                request: request.clone(),
+            });
         let fragments = FragmentOptions {
             chunk: 120,
             features: Features::Both,
@@ -129,7 +134,7 @@ impl Two {
             (fragments, &join),
             Chunks::new(list, 120, names),
             &mut Silent,
-            &self.stop,
+            &stop,
         )
     }
 }
@@ -144,14 +149,19 @@ fn budgets_far_apart_change_no_byte_and_block_nothing() {
         let manifest = report.manifest.unwrap();
         assert!(manifest.records > 300, "{}", manifest.records);
         assert_eq!(report.progress.records, manifest.records);
-        for (i, budgets) in [[1, 1_000_000], [1_000_000, 1], [40, 900]].into_iter().enumerate() {
+        for (i, budgets) in [[1, 1_000_000], [1_000_000, 1], [40, 900]]
+            .into_iter()
+            .enumerate()
+        {
             for tokenize_threads in [1, 3] {
                 let two = Two {
                     budgets,
                     tokenize_threads,
                     ..Two::new(shard_size)
                 };
-                let out = tmp.path().join(format!("{shard_size}-{i}-{tokenize_threads}"));
+                let out = tmp
+                    .path()
+                    .join(format!("{shard_size}-{i}-{tokenize_threads}"));
                 two.run(&contigs, &out, false).unwrap();
                 assert_same(&whole, &out);
             }
@@ -202,35 +212,47 @@ fn a_value_that_is_not_finite_names_its_fragment_whichever_model_gave_it() {
             panic!("{error}");
         };
         let whole = tempfile::tempdir().unwrap();
-        Two::new(1000).run(&contigs(10), whole.path(), false).unwrap();
+        Two::new(1000)
+            .run(&contigs(10), whole.path(), false)
+            .unwrap();
         let ids = std::fs::read_to_string(whole.path().join("shard-000000/ids.txt")).unwrap();
         assert_eq!(ids.lines().nth(40), Some(id.as_str()), "model {model}");
     }
 }
 
-/// A job that is asked to stop at the start of a shard keeps whole shards alone, and goes on.
+/// A job that is asked to stop finishes the shard in hand for both models, and goes on later.
 #[test]
 fn a_stopped_job_goes_on_to_the_same_bytes() {
     let tmp = tempfile::tempdir().unwrap();
     let contigs = contigs(30);
-    let (whole, out) = (tmp.path().join("whole"), tmp.path().join("out"));
+    let whole = tmp.path().join("whole");
     Two::new(9).run(&contigs, &whole, false).unwrap();
-    let mut runs = 0;
-    loop {
-        let two = Two::new(9);
-        if runs < 3 {
-            two.stop.request(15);
+    for budgets in [[300, 300], [1, 1_000_000], [1_000_000, 1]] {
+        let out = tmp.path().join(format!("out{}", budgets[0]));
+        let (mut runs, mut stood) = (0, 0);
+        loop {
+            let two = Two {
+                stop_at: Some(60),
+                budgets,
+                tokenize_threads: 1 + runs % 2,
+                ..Two::new(9)
+            };
+            let report = two.run(&contigs, &out, runs > 0).unwrap();
+            runs += 1;
+            let files = tree(&out);
+            assert!(files.keys().all(|name| !name.contains(".partial")));
+            let shards = files.keys().filter(|name| name.ends_with("shard.json"));
+            let stands = shards.count();
+            assert!(stands > stood, "run {runs} made no shard");
+            stood = stands;
+            if report.manifest.is_some() {
+                break;
+            }
+            assert_eq!(report.stopped, Some(15));
         }
-        runs += 1;
-        let report = two.run(&contigs, &out, runs > 1).unwrap();
-        if report.manifest.is_some() {
-            break;
-        }
-        assert_eq!(report.stopped, Some(15));
-        assert!(tree(&out).keys().all(|name| !name.contains(".partial")));
+        assert!(runs > 1, "the job was never stopped");
+        assert_same(&whole, &out);
     }
-    assert!(runs > 1);
-    assert_same(&whole, &out);
 }
 
 /// A shard whose chunks have been changed since it was made is not believed.
@@ -245,4 +267,29 @@ fn a_shard_of_other_chunks_is_an_error() {
     contigs[3].sequence.extend_from_slice(b"GCGCGC");
     let error = Two::new(9).run(&contigs, tmp.path(), true).unwrap_err();
     assert!(matches!(error, JobError::RecordsDiffer { .. }), "{error}");
+}
+
+/// A chunk whose letters are the same is another one if its contig has another length.
+#[test]
+fn the_place_of_a_chunk_is_part_of_its_shard() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut contigs = contigs(4);
+    let contig = contigs.remove(3);
+    let mut contigs = vec![contig];
+    Two::new(1).run(&contigs, tmp.path(), false).unwrap();
+    std::fs::remove_file(tmp.path().join("manifest.json")).unwrap();
+    std::fs::remove_dir_all(tmp.path().join("shard-000005")).unwrap();
+    contigs[0].sequence.pop();
+    let error = Two::new(1).run(&contigs, tmp.path(), true).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            JobError::RecordsDiffer {
+                first: 1,
+                last: 1,
+                ..
+            }
+        ),
+        "{error}"
+    );
 }
