@@ -34,6 +34,29 @@ pub(crate) const FILES: [&str; 8] = [
     AMINO_ACID_FILE,
 ];
 
+/// The names of the files that these jobs have beside their shards.
+const BESIDE: [&str; 6] = [
+    FRAGMENTS_FILE,
+    "prediction_results.txt",
+    "prediction_results_highestscore.csv",
+    CONTIGS_FILE,
+    "virus.bedgraph",
+    "no_fragment.tsv",
+];
+/// The ends of the names of files and folders that begin with the name of the input.
+const BESIDE_ENDS: [&str; 5] = [
+    "_identified_nucleotide.fa",
+    "_identified_protein.faa",
+    "_nucleotide",
+    "_protein",
+    "_merged",
+];
+
+/// Whether such a job may have a file or a folder of this name beside its shards.
+pub(crate) fn is_beside_shards(name: &str) -> bool {
+    BESIDE.contains(&name) || BESIDE_ENDS.iter().any(|end| name.ends_with(end))
+}
+
 /// The name of the count of the chunks of a shard. The records of these jobs are chunks, and each
 /// has up to six rows. A contig without letters counts as one chunk.
 pub const CHUNKS_COUNT: &str = "chunks";

@@ -102,6 +102,15 @@ impl Two {
         if let Some((model, sequence)) = self.nan {
             models[model].nan_at = Some(sequence);
         }
+        let stop = Stop::new();
+        if let Some(at) = self.stop_at {
+            let stop = stop.clone();
+            models[0].before = Box::new(move |sequences| {
+                if sequences >= at {
+                    stop.request(15);
+                }
+            });
+        }
         let lanes = models
             .iter_mut()
             .zip(self.budgets)
