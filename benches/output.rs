@@ -157,6 +157,7 @@ fn job(template: &Template, dtype: OutputDtype, write_threads: usize) {
         bad_records: "stop".into(),
         chains: "keep".into(),
         uracil: None,
+        virnucpro: None,
         inputs: vec![InputSpec {
             name: "bench".into(),
             blake3: None,
@@ -183,7 +184,7 @@ fn job(template: &Template, dtype: OutputDtype, write_threads: usize) {
         request,
         input_records: None,
         piped: false,
-        weights: None,
+        weights: Vec::new(),
         trace: seqstream::trace::Trace::off(),
     };
     let job = open_job(dir.path(), spec, false, &Checks::default(), None)

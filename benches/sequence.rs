@@ -228,6 +228,7 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
         bad_records: "stop".into(),
         chains: "keep".into(),
         uracil: None,
+        virnucpro: None,
         inputs: vec![InputSpec {
             name: "bench".into(),
             blake3: None,
@@ -254,7 +255,7 @@ fn job(text: Vec<u8>, tokenizer: &Arc<Tokenizer>, threads: usize) -> u64 {
         request,
         input_records: None,
         piped: false,
-        weights: None,
+        weights: Vec::new(),
         trace: seqstream::trace::Trace::off(),
     };
     let job = open_job(dir.path(), spec, false, &Checks::default(), None)

@@ -61,6 +61,8 @@ pub enum Action {
     },
     /// Have bad records skipped and listed.
     SkipBadRecords,
+    /// Have contigs that share a name get names of their own.
+    NumberSharedNames,
     /// Cut a sequence that is longer than the job's limit, or embed it in windows, or raise the
     /// limit.
     CutOrWindow,
@@ -298,6 +300,7 @@ impl fmt::Display for Action {
                 return write!(f, "set {option} to {value}, as in that job");
             }
             Self::SkipBadRecords => "have bad records skipped and listed",
+            Self::NumberSharedNames => "have contigs that share a name numbered",
             Self::CutOrWindow => "cut it, embed it in windows, or raise the limit",
             Self::EmbedInWindows => "embed it in windows",
             Self::LimitLength { tokens } => {

@@ -11,19 +11,46 @@ use seqstream::pipeline::{JobError, KeptAlgorithms};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Returns the GEMM algorithms for `embed`.
+/// What decides the GEMM algorithms of a job.
+pub struct Choice<'a> {
+    /// Where the job computes.
+    pub device: &'a Device,
+    /// The job whose algorithms to use, if the user gave one.
+    pub gemm_algorithms: Option<&'a Path>,
+    /// Whether to continue the job in the output directory.
+    pub resume: bool,
+    /// The output directory.
+    pub out: &'a Path,
+}
+
+impl<'a> From<&'a EmbedOptions> for Choice<'a> {
+    fn from(options: &'a EmbedOptions) -> Self {
+        Self {
+            device: &options.device,
+            gemm_algorithms: options.gemm_algorithms.as_deref(),
+            resume: options.resume,
+            out: &options.out,
+        }
+    }
+}
+
+/// Returns the GEMM algorithms for a job.
 ///
 /// A resumed job uses only the table in its output directory: other algorithms would give other
 /// bits.
-pub fn of_job(options: &EmbedOptions, console: &Console) -> Result<Arc<Algorithms>, Failure> {
-    if options.device == Device::Cpu {
+pub fn of_job<'a>(
+    options: impl Into<Choice<'a>>,
+    console: &Console,
+) -> Result<Arc<Algorithms>, Failure> {
+    let options = options.into();
+    if *options.device == Device::Cpu {
         return Ok(Arc::new(Algorithms::new(None)));
     }
-    let given = options.gemm_algorithms.as_deref().map(given).transpose()?;
-    let own = match options.resume && holds_a_job(&options.out)? {
+    let given = options.gemm_algorithms.map(given).transpose()?;
+    let own = match options.resume && holds_a_job(options.out)? {
         true => {
-            let job = read_job(&options.out).map_err(JobError::from)?;
-            KeptAlgorithms::of_job(&options.out, job.gemm_algorithms.as_deref())?
+            let job = read_job(options.out).map_err(JobError::from)?;
+            KeptAlgorithms::of_job(options.out, job.gemm_algorithms.as_deref())?
         }
         false => None,
     };

@@ -3,6 +3,7 @@
 mod bench;
 mod embed;
 mod values;
+mod virnucpro;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ use super::version;
 pub use bench::{BenchArgs, OverlapArgs};
 pub use embed::EmbedArgs;
 pub use values::*;
+pub use virnucpro::{DuplicateIdsArg, FeaturesArg, FormatArg, StyleArg, VectorsArg, VirnucproArgs};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -71,7 +73,10 @@ pub enum Command {
     /// Compute embeddings of sequences
     #[command(after_help = format!("{}\n\n{EXIT_CODES}", embed::EXAMPLES))]
     Embed(Box<EmbedArgs>),
-    /// Join the outputs of `embed --share 1/n` to `n/n`, checking that every record is present once
+    /// Score contigs as VirNucPro does: fragments, both models, classifier and tables in one pass
+    #[command(after_help = format!("{}\n\n{EXIT_CODES}", virnucpro::EXAMPLES))]
+    Virnucpro(Box<VirnucproArgs>),
+    /// Join the outputs of `--share 1/n` to `n/n`, checking that every record is present once
     Merge(MergeArgs),
     /// Write the output of a complete job into a file of another format: HDF5, Parquet, PyTorch,
     /// NumPy, CSV

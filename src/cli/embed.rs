@@ -193,7 +193,7 @@ fn job(
             bad_records: options.bad_records,
         },
         request,
-        weights: Some(Arc::clone(&checkpoint)),
+        weights: vec![Arc::clone(&checkpoint)],
         input_records: summary.complete.then_some(summary.records),
         piped: !summary.complete,
         trace: trace.clone(),
@@ -267,7 +267,7 @@ pub(super) fn holds_a_job(out: &Path) -> Result<bool, Failure> {
 }
 
 /// Hashes the model on a thread pool of its own, so that other work can run at the same time.
-fn hash(checkpoint: &Checkpoint, threads: usize) -> Result<String, Failure> {
+pub(super) fn hash(checkpoint: &Checkpoint, threads: usize) -> Result<String, Failure> {
     // More threads than cores would only change the order in which the disk is read.
     let threads = threads.min(options::cores());
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
@@ -275,7 +275,7 @@ fn hash(checkpoint: &Checkpoint, threads: usize) -> Result<String, Failure> {
     Ok(pool.install(|| checkpoint.hash())?)
 }
 
-fn no_thread(error: impl std::fmt::Display) -> Failure {
+pub(super) fn no_thread(error: impl std::fmt::Display) -> Failure {
     JobError::NoThread(error.to_string()).into()
 }
 
@@ -358,6 +358,7 @@ fn spec(
         }
         .into(),
         uracil: (summary.counts.uracil > 0).then(|| "T".into()),
+        virnucpro: None,
         inputs,
     }
 }
@@ -376,7 +377,7 @@ fn pool_names(pools: &[Pool]) -> String {
     }
 }
 
-fn base_name(input: &Input) -> String {
+pub(super) fn base_name(input: &Input) -> String {
     match input {
         Input::Stdin => "-".into(),
         Input::Path(path) => path
@@ -389,7 +390,7 @@ fn base_name(input: &Input) -> String {
 
 /// Returns the command that the user typed, with --resume added. The share that a job array gave is
 /// written as a number, so that the command also works outside of the array.
-fn resume_command(args: impl Iterator<Item = OsString>, share: Share) -> String {
+pub(super) fn resume_command(args: impl Iterator<Item = OsString>, share: Share) -> String {
     let mut words: Vec<String> = args.map(|a| quoted(&a.to_string_lossy())).collect();
     let flags = ["--share", "--shard"];
     for i in 1..words.len() {

@@ -16,6 +16,7 @@ use seqstream::report::ReportError;
 use seqstream::sequence::{SequenceError, TokenizerError};
 use seqstream::study::simulate::SimulateError;
 use seqstream::trace::TraceError;
+use seqstream::virnucpro::{ClassifierError, TableError};
 use seqstream::weights::WeightsError;
 
 /// The reason why the program ends without having done what was asked.
@@ -70,6 +71,9 @@ pub enum Failure {
     /// Weights that cannot be used.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// A classifier that cannot be used.
+    #[error("--classifier: {0}")]
+    Classifier(#[from] ClassifierError),
     /// A tokenizer.json that cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -179,6 +183,7 @@ impl Failure {
             Self::Hub(e) if !e.leads_nowhere() => 9,
             Self::Hub(_)
             | Self::Weights(_)
+            | Self::Classifier(_)
             | Self::Tokenizer(_)
             | Self::NoTokenizer { .. }
             | Self::Vocabulary { .. } => 4,
@@ -223,7 +228,13 @@ impl Failure {
                 }
                 JobError::Model(ModelError::Backend(_)) => 1,
                 JobError::Model(_) | JobError::NonFinite { .. } => 4,
-                JobError::Output(e) | JobError::MergeOutput(e) => output_code(e),
+                JobError::Vectors(_) => 5,
+                JobError::Tables(TableError::Score { .. }) => 4,
+                JobError::Tables(TableError::Name { .. }) => 3,
+                JobError::Tables(TableError::Contradiction { .. }) => 6,
+                JobError::Tables(TableError::Output(e))
+                | JobError::Output(e)
+                | JobError::MergeOutput(e) => output_code(e),
                 JobError::Exists { .. }
                 | JobError::Nameless { .. }
                 | JobError::Differs { .. }
@@ -260,6 +271,7 @@ impl Failure {
             Self::Hub(e) => e.remedy().as_ref().map(words),
             Self::Weights(e) => e.remedy().as_ref().map(words),
             Self::Tokenizer(e) => e.remedy().as_ref().map(words),
+            Self::Classifier(e) => e.remedy().as_ref().map(words),
             Self::Trace(e) => e.remedy().as_ref().map(words),
             Self::NoTokenizer { model } => {
                 let model = model.clone();

@@ -29,6 +29,7 @@ mod summary;
 mod tokenize;
 mod trace;
 mod version;
+mod virnucpro;
 
 pub use args::{Cli, Command};
 pub use console::{Console, Verbosity};
@@ -40,6 +41,7 @@ pub use remedy::LOST_FILE;
 pub fn run(command: Command, console: &Console) -> Result<(), Failure> {
     match command {
         Command::Embed(args) => embed::run(*args, console),
+        Command::Virnucpro(args) => virnucpro::run(*args, console),
         Command::Merge(args) => merge::run(&args, console),
         Command::Export(args) => export::run(&args, console),
         Command::Report(args) => report::run(&args, console),

@@ -78,7 +78,7 @@ pub struct EmbedOptions {
     pub json: bool,
 }
 
-fn usage(message: impl Into<String>, hint: impl Into<String>) -> Failure {
+pub(super) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Failure {
     Failure::Usage {
         message: message.into(),
         hint: Some(hint.into()),

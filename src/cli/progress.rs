@@ -13,6 +13,8 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Shows the progress of a running job.
 pub struct Display<'a> {
     console: &'a Console,
+    /// What is counted: "sequences".
+    noun: &'static str,
     bar: Option<ProgressBar>,
     last_line: Duration,
 }
@@ -20,26 +22,32 @@ pub struct Display<'a> {
 impl<'a> Display<'a> {
     /// Makes a display with a bar if the console can draw one. Otherwise it prints lines.
     pub fn new(console: &'a Console, total: Option<u64>) -> Self {
+        Self::counting("sequences", console, total)
+    }
+
+    /// Makes a display that counts other things than sequences.
+    pub fn counting(noun: &'static str, console: &'a Console, total: Option<u64>) -> Self {
         let bar = console.draws().then(|| {
             let (bar, template) = match total {
                 Some(total) => (
                     ProgressBar::new(total),
-                    "{wide_bar} {human_pos}/{human_len} sequences, {msg}",
+                    format!("{{wide_bar}} {{human_pos}}/{{human_len}} {noun}, {{msg}}"),
                 ),
                 None => (
                     ProgressBar::new_spinner(),
-                    "{spinner} {human_pos} sequences, {msg}",
+                    format!("{{spinner}} {{human_pos}} {noun}, {{msg}}"),
                 ),
             };
             bar.set_draw_target(ProgressDrawTarget::stderr());
             // If the template were invalid, the bar would keep the default style.
-            if let Ok(style) = ProgressStyle::with_template(template) {
+            if let Ok(style) = ProgressStyle::with_template(&template) {
                 bar.set_style(style.progress_chars("=> "));
             }
             bar
         });
         Self {
             console,
+            noun,
             bar,
             last_line: Duration::ZERO,
         }
@@ -55,7 +63,10 @@ impl<'a> Display<'a> {
 
 impl Observer for Display<'_> {
     fn progress(&mut self, progress: &Progress) {
-        let done = progress.records + progress.reused;
+        let done = match progress.chunks {
+            Some(chunks) => chunks.computed + chunks.reused,
+            None => progress.records + progress.reused,
+        };
         if let Some(bar) = &self.bar {
             bar.set_position(done);
             bar.set_message(pace(progress));
@@ -66,8 +77,9 @@ impl Observer for Display<'_> {
                 .map(|n| format!("/{}", count(n)))
                 .unwrap_or_default();
             self.console.say(&format!(
-                "{}{of} sequences, {}",
+                "{}{of} {}, {}",
                 count(done),
+                self.noun,
                 pace(progress)
             ));
         }

@@ -22,6 +22,9 @@ fn action(action: &Action) -> String {
             );
         }
         Action::SkipBadRecords => "--bad-records skip leaves such records out and lists them",
+        Action::NumberSharedNames => {
+            "--duplicate-ids suffix names such contigs NAME/1, NAME/2 and so on"
+        }
         Action::CutOrWindow => {
             "--long truncate keeps the first tokens, --long window averages over windows, and a higher --max-length lets it pass"
         }
@@ -128,6 +131,7 @@ mod tests {
                 value: "stop".into(),
             },
             Action::SkipBadRecords,
+            Action::NumberSharedNames,
             Action::CutOrWindow,
             Action::EmbedInWindows,
             Action::LimitLength { tokens: 7 },

@@ -12,7 +12,8 @@ use super::jobdir::shard_name;
 use super::rejected::{REJECTED_FILE, REJECTED_HEADER};
 use super::shard::{IDS_FILE, SHARD_FILE, pool_name, pooled_name, states_name};
 use super::{
-    BlockFacts, JobSpec, OutputError, ShardLayout, ShardRecord, hash_file, npy, read_record, states,
+    BlockFacts, CHUNKS_COUNT, JobSpec, OutputError, ShardLayout, ShardRecord, VirnucproFiles,
+    hash_file, npy, read_record, states, virnucpro,
 };
 
 /// Why a shard is not accepted.
@@ -39,8 +40,10 @@ fn unsound(reason: impl Into<String>) -> Doubt {
 enum Content {
     Ids,
     Rejected,
-    Pooled,
+    /// Rows of this width.
+    Pooled(usize),
     States,
+    Text,
 }
 
 impl ShardLayout {
@@ -58,6 +61,10 @@ impl ShardLayout {
             dtype: spec.output_dtype,
             shard_size: spec.shard_size,
             job: spec.fingerprint(),
+            virnucpro: spec.virnucpro.as_ref().map(|virnucpro| VirnucproFiles {
+                arrays: virnucpro.arrays(&spec.model),
+                texts: virnucpro.texts(),
+            }),
         }
     }
 
@@ -68,7 +75,12 @@ impl ShardLayout {
             contents.push((REJECTED_FILE.to_owned(), Content::Rejected));
         }
         let pooled = self.pooled_files().into_iter();
-        contents.extend(pooled.map(|(_, name)| (name, Content::Pooled)));
+        contents.extend(pooled.map(|(name, width)| (name, Content::Pooled(width))));
+        if let Some(files) = &self.virnucpro {
+            let texts = files.texts.iter();
+            contents.extend(texts.map(|name| ((*name).to_owned(), Content::Text)));
+            return contents;
+        }
         for layer in &self.layers {
             if self.per_token {
                 contents.push((states_name(*layer), Content::States));
@@ -183,7 +195,12 @@ impl ShardLayout {
         if rejected > 0 && !self.rejects {
             return Err(unsound("it skipped records, which this job does not do"));
         }
-        let rows = facts.rows.saturating_add(rejected);
+        if self.virnucpro.is_some() != facts.counts.contains_key(CHUNKS_COUNT) {
+            return Err(unsound(
+                "its records are of another kind than those of this job",
+            ));
+        }
+        let rows = facts.records();
         if rows == 0 || rows > self.shard_size {
             let most = self.shard_size;
             return Err(unsound(format!(
@@ -231,14 +248,16 @@ impl ShardLayout {
     /// Returns the header that a file of `bytes` bytes must have. Returns `None` if no file of
     /// `rows` records has that size.
     fn header(&self, content: Content, bytes: u64, rows: u64) -> Option<Vec<u8>> {
-        let row = (self.width as u64).checked_mul(self.dtype.size() as u64);
+        let row_of = |width: usize| (width as u64).checked_mul(self.dtype.size() as u64);
         match content {
-            Content::Ids => Some(Vec::new()),
+            Content::Ids | Content::Text => Some(Vec::new()),
             Content::Rejected => Some(REJECTED_HEADER.into()),
-            Content::Pooled => {
-                let size = rows.checked_mul(row?)?.checked_add(npy::HEADER as u64)?;
+            Content::Pooled(width) => {
+                let size = rows
+                    .checked_mul(row_of(width)?)?
+                    .checked_add(npy::HEADER as u64)?;
                 let rows = usize::try_from(rows).ok()?;
-                (size == bytes).then(|| npy::header(self.dtype, rows, self.width))
+                (size == bytes).then(|| npy::header(self.dtype, rows, width))
             }
             Content::States => {
                 let tokens = i64::try_from(self.tokens(bytes, rows)?).ok()?;
@@ -298,6 +317,7 @@ fn is_ours(name: &str) -> bool {
     name == SHARD_FILE
         || name == IDS_FILE
         || name == REJECTED_FILE
+        || virnucpro::FILES.contains(&name)
         || layer(".npy").is_some_and(|n| pooled_name(n) == name)
         || POOLS
             .iter()

@@ -9,6 +9,7 @@ use super::lock::{Guard, LOCK_FILE, RUNNING_FILE, locked};
 use super::owner::{Owner, State};
 use super::rejected::REJECTED_FILE;
 use super::runs::RUNS_FILE;
+use super::virnucpro;
 use crate::untrusted::file;
 
 /// The file that says what was asked; it is written first.
@@ -381,18 +382,22 @@ fn names(path: &Path) -> Result<Vec<String>, OutputError> {
 }
 
 fn refuse_foreign(path: &Path) -> Result<(), OutputError> {
+    let names = names(path)?;
+    // Without a job, these names are those of somebody else's files.
+    let holds_job = names.iter().any(|name| name == JOB_FILE);
     let whole = |name: &str| {
-        [
-            JOB_FILE,
-            ALGORITHMS_FILE,
-            REJECTED_FILE,
-            MANIFEST_FILE,
-            RUNNING_FILE,
-            RUNS_FILE,
-            REPORT_FILE,
-            MULTIQC_FILE,
-        ]
-        .contains(&name)
+        (holds_job && virnucpro::is_beside_shards(name))
+            || [
+                JOB_FILE,
+                ALGORITHMS_FILE,
+                REJECTED_FILE,
+                MANIFEST_FILE,
+                RUNNING_FILE,
+                RUNS_FILE,
+                REPORT_FILE,
+                MULTIQC_FILE,
+            ]
+            .contains(&name)
             || shard_number(name).is_some()
     };
     let ours = |name: &str| {
@@ -403,7 +408,7 @@ fn refuse_foreign(path: &Path) -> Result<(), OutputError> {
             // open.
             || name.starts_with(".nfs")
     };
-    match names(path)?.into_iter().find(|name| !ours(name)) {
+    match names.into_iter().find(|name| !ours(name)) {
         Some(name) => Err(OutputError::Foreign {
             path: path.to_path_buf(),
             name,

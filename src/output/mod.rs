@@ -47,6 +47,7 @@ mod shard;
 mod spec;
 mod states;
 mod tree;
+mod virnucpro;
 
 pub use algorithms::read_algorithms;
 pub use algorithms::write_algorithms;
@@ -72,9 +73,13 @@ pub use place::Place;
 pub use rejected::{REJECTED_FILE, Rejected};
 pub use runs::{Lengths, RUNS_FILE, RunRecord, Sample, append_run, read_runs};
 pub use shard::{
-    BlockFacts, PushError, Row, ShardLayout, ShardRecord, ShardWriter, Workers, WrittenShard,
-    name_shards, name_shards_traced,
+    BlockFacts, PushError, Row, ShardLayout, ShardRecord, ShardWriter, VirnucproFiles, Workers,
+    WrittenShard, name_shards, name_shards_traced,
 };
 pub(crate) use shard::{REJECTED_COUNT, SHARD_FILE};
 pub use spec::{Difference, FORMAT, InputSpec, JobSpec, ModelSpec};
 pub use states::StatesWriter;
+pub use virnucpro::{
+    AMINO_ACID_FILE, CHUNKS_COUNT, CONTIGS_FILE, DNA_FILE, FRAGMENTS_FILE, Features, MERGED_FILE,
+    NUCLEOTIDE_FILE, PROTEIN_FILE, SCORES_FILE, TablesSpec, Vectors, VirnucproSpec,
+};

@@ -13,6 +13,7 @@ use super::file::{Encoded, ShardFile, WrittenFile};
 use super::jobdir::{JobDir, shard_number};
 use super::rejected::{REJECTED_FILE, REJECTED_HEADER, Rejected};
 use super::states::{Task, TaskError};
+use super::virnucpro::CHUNKS_COUNT;
 use super::{FileEntry, NpyWriter, OutputDtype, OutputError, StatesWriter};
 use crate::dtype::States;
 use crate::trace::{Trace, host};
@@ -36,6 +37,17 @@ pub struct ShardLayout {
     pub shard_size: u64,
     /// The fingerprint of the job, which shard.json repeats; `None` in jobs of format 1.
     pub job: Option<String>,
+    /// The files of a job of `seqstream virnucpro`, in place of the files of layers.
+    pub virnucpro: Option<VirnucproFiles>,
+}
+
+/// The files of a shard of a job of `seqstream virnucpro`.
+#[derive(Debug, Clone)]
+pub struct VirnucproFiles {
+    /// The name and the width of each array, in the order in which the rows are pushed.
+    pub arrays: Vec<(String, usize)>,
+    /// The names of the texts.
+    pub texts: Vec<&'static str>,
 }
 
 /// What is known about a shard apart from its values.
@@ -79,6 +91,13 @@ impl BlockFacts {
     pub fn rejected(&self) -> u64 {
         self.counts.get(REJECTED_COUNT).copied().unwrap_or(0)
     }
+
+    /// Returns the number of records: those with rows and those that were skipped. The records of
+    /// `seqstream virnucpro` are chunks, which have any number of rows.
+    pub fn records(&self) -> u64 {
+        let counted = self.counts.get(CHUNKS_COUNT).copied();
+        counted.unwrap_or_else(|| self.rows.saturating_add(self.rejected()))
+    }
 }
 
 impl ShardRecord {
@@ -119,13 +138,14 @@ pub struct ShardWriter<'a> {
     block: u64,
     path: PathBuf,
     layers: Vec<usize>,
-    /// The layer and the name of each file of pooled rows.
-    pooled_files: Vec<(usize, String)>,
+    /// The name and the width of each file of pooled rows.
+    pooled_files: Vec<(String, usize)>,
     job: Option<String>,
     ids: Option<ShardFile>,
     rejected: Option<ShardFile>,
     pooled: Vec<NpyWriter>,
     states: Vec<StatesWriter>,
+    texts: Vec<(&'static str, ShardFile)>,
     done: bool,
 }
 
@@ -152,14 +172,14 @@ impl<'a> ShardWriter<'a> {
             rejected: None,
             pooled: Vec::new(),
             states: Vec::new(),
+            texts: Vec::new(),
             done: false,
         };
         shard.ids = Some(ShardFile::create(path.join(IDS_FILE), block)?);
-        for (_, name) in &shard.pooled_files {
+        for (name, width) in &shard.pooled_files {
             let path = path.join(name);
-            shard
-                .pooled
-                .push(NpyWriter::create(path, block, layout.dtype, layout.width)?);
+            let file = NpyWriter::create(path, block, layout.dtype, *width)?;
+            shard.pooled.push(file);
         }
         for layer in &layout.layers {
             if layout.per_token {
@@ -258,6 +278,14 @@ impl<'a> ShardWriter<'a> {
         file.write(format!("{rejected}\n").as_bytes())
     }
 
+    /// Writes one of the texts of the layout, whole.
+    pub fn text(&mut self, name: &'static str, text: &[u8]) -> Result<(), OutputError> {
+        let mut file = ShardFile::create(self.path.join(name), self.block)?;
+        file.write(text)?;
+        self.texts.push((name, file));
+        Ok(())
+    }
+
     /// Finishes writing every file, without waiting for the disk.
     pub fn complete(mut self, facts: BlockFacts) -> Result<WrittenShard<'a>, OutputError> {
         let mut files = Vec::new();
@@ -269,8 +297,11 @@ impl<'a> ShardWriter<'a> {
         }
         let pooled = std::mem::take(&mut self.pooled);
         let names = std::mem::take(&mut self.pooled_files);
-        for (file, (_, name)) in pooled.into_iter().zip(names) {
+        for (file, (name, _)) in pooled.into_iter().zip(names) {
             files.push((name, file.complete()?));
+        }
+        for (name, file) in std::mem::take(&mut self.texts) {
+            files.push((name.to_owned(), file.complete(&[])?));
         }
         let states = std::mem::take(&mut self.states);
         for (file, layer) in states.into_iter().zip(&self.layers) {
@@ -377,21 +408,24 @@ impl ShardLayout {
     /// Returns the number of data files per shard, not counting shard.json.
     pub fn files(&self) -> usize {
         let of_records = 1 + usize::from(self.rejects);
+        if let Some(files) = &self.virnucpro {
+            return of_records + files.arrays.len() + files.texts.len();
+        }
         of_records + self.layers.len() * (self.pools.len() + usize::from(self.per_token))
     }
 
-    /// Returns the layer and the name of each file of pooled rows, in the order of their rows.
-    pub(crate) fn pooled_files(&self) -> Vec<(usize, String)> {
+    /// Returns the name and the width of each file of pooled rows, in the order of their rows.
+    pub(crate) fn pooled_files(&self) -> Vec<(String, usize)> {
+        if let Some(files) = &self.virnucpro {
+            return files.arrays.clone();
+        }
         let of_layer = |layer: &usize| {
             let name = |pool: &String| match self.pools.len() {
                 1 => pooled_name(*layer),
                 _ => pool_name(*layer, pool),
             };
-            let layer = *layer;
-            self.pools
-                .iter()
-                .map(move |pool| (layer, name(pool)))
-                .collect::<Vec<_>>()
+            let names = self.pools.iter().map(name);
+            names.map(|name| (name, self.width)).collect::<Vec<_>>()
         };
         self.layers.iter().flat_map(of_layer).collect()
     }
@@ -568,6 +602,7 @@ mod tests {
             dtype: OutputDtype::F16,
             shard_size: 8,
             job: None,
+            virnucpro: None,
         }
     }
 

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::OutputDtype;
+use super::{OutputDtype, VirnucproSpec};
 use crate::architecture::ModelConfig;
 
 /// Version of the output format that this program writes. In version 1, shard.json named no job and
@@ -75,6 +75,9 @@ pub struct JobSpec {
     /// token, and a job must not mix the two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uracil: Option<String>,
+    /// What a job of `seqstream virnucpro` has beyond other jobs. Its records are chunks of contigs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virnucpro: Option<VirnucproSpec>,
     /// The inputs, in order.
     pub inputs: Vec<InputSpec>,
 }
@@ -171,6 +174,11 @@ impl JobSpec {
         spec.share.clear();
         spec.inputs.clear();
         spec.model.id = None;
+        if let Some(virnucpro) = &mut spec.virnucpro {
+            virnucpro.protein_model.iter_mut().for_each(|m| m.id = None);
+            virnucpro.tables.style.clear();
+            virnucpro.tables.rule.clear();
+        }
         let text = serde_json::to_string(&spec).unwrap_or_default();
         Some(blake3::hash(text.as_bytes()).to_hex().to_string())
     }
@@ -182,6 +190,13 @@ impl JobSpec {
             let mut spec = spec.clone();
             spec.inputs.iter_mut().for_each(|i| i.name.clear());
             spec.model.id = None;
+            if let Some(protein) = spec
+                .virnucpro
+                .as_mut()
+                .and_then(|v| v.protein_model.as_mut())
+            {
+                protein.id = None;
+            }
             let mut fields = Vec::new();
             // The values go through text, as the job on the disk did: a float may change by one
             // bit.
@@ -290,6 +305,7 @@ pub(crate) mod tests {
             bad_records: "stop".into(),
             chains: "keep".into(),
             uracil: None,
+            virnucpro: None,
             inputs: vec![InputSpec { name: "a.fa".into(), blake3: Some("11".into()) }],
         }
     }

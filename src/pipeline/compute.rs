@@ -28,10 +28,16 @@ enum Submitted {
     ShardEnd(ShardEnd),
 }
 
+/// A model, and what it computes for each sequence of its lane.
+pub(crate) struct ComputeLane<'a, E> {
+    pub embedder: &'a mut E,
+    pub request: &'a Request,
+}
+
 /// The computing thread's data.
 pub(crate) struct Compute<'a, 'o, E> {
-    embedder: &'a mut E,
-    request: &'a Request,
+    /// The models. Each has its own queue on its device, so that their passes overlap.
+    lanes: Vec<ComputeLane<'a, E>>,
     /// Whether any input is a pipe.
     piped: bool,
     stop: &'a Stop,
@@ -50,8 +56,7 @@ pub(crate) struct Compute<'a, 'o, E> {
 
 impl<'a, 'o, E: Embedder> Compute<'a, 'o, E> {
     pub(crate) fn new(
-        embedder: &'a mut E,
-        request: &'a Request,
+        lanes: Vec<ComputeLane<'a, E>>,
         piped: bool,
         stop: &'a Stop,
         monitor: &'a mut Monitor<'o>,
@@ -59,8 +64,7 @@ impl<'a, 'o, E: Embedder> Compute<'a, 'o, E> {
         to_writer: SyncSender<Computed>,
     ) -> Self {
         Self {
-            embedder,
-            request,
+            lanes,
             piped,
             stop,
             monitor,
@@ -148,18 +152,26 @@ impl<'a, 'o, E: Embedder> Compute<'a, 'o, E> {
         next
     }
 
-    /// Hands a batch to the model. While the model takes no more batches, the oldest is collected.
+    /// Hands a batch to the model of its lane. While that model takes no more batches, the oldest
+    /// batch of all lanes is collected.
     fn submit(&mut self, batch: Batch) -> Result<(), StopReason> {
         self.in_shard = true;
-        while self.embedder.free_slots() == 0 && !self.submitted.is_empty() {
+        while self.lane(&batch)?.embedder.free_slots() == 0 && !self.submitted.is_empty() {
             self.forward()?;
         }
         let mut launching = self.measure("launch", Category::Stage);
         launching.note(|args| note(&batch, args));
-        self.embedder.submit(&batch.packed, self.request)?;
+        let lane = self.lane(&batch)?;
+        lane.embedder.submit(&batch.packed, lane.request)?;
         self.monitor.progress.compute += launching.end();
         self.submitted.push_back(Submitted::Batch(batch));
         Ok(())
+    }
+
+    /// Returns the lane of a batch.
+    fn lane(&mut self, batch: &Batch) -> Result<&mut ComputeLane<'a, E>, StopReason> {
+        let lost = || internal("a batch of a model that the job has not");
+        self.lanes.get_mut(batch.lane).ok_or_else(lost)
     }
 
     /// Waits for the oldest submitted work, if there is any, and sends it to the writer.
@@ -169,15 +181,21 @@ impl<'a, 'o, E: Embedder> Compute<'a, 'o, E> {
             Some(Submitted::Batch(batch)) => {
                 let mut collecting = self.measure("collect", Category::Stage);
                 collecting.note(|args| note(&batch, args));
-                let outputs = self.embedder.collect()?;
+                let outputs = self.lane(&batch)?.embedder.collect()?;
                 let progress = &mut self.monitor.progress;
                 progress.compute += collecting.end();
-                progress.records += batch.ids.len() as u64;
+                // All lanes have the same records.
+                if batch.lane == 0 {
+                    progress.records += batch.ids.len() as u64;
+                }
                 progress.tokens += batch.packed.total() as u64;
                 let lost = || internal("the model has lost a batch");
                 Computed::Batch(batch, outputs.ok_or_else(lost)?)
             }
-            Some(Submitted::ShardEnd(end)) => Computed::ShardEnd(end),
+            Some(Submitted::ShardEnd(end)) => {
+                self.monitor.end_shard(end.facts.records());
+                Computed::ShardEnd(end)
+            }
         };
         let waiting = self.measure("wait for the writer", Category::HostWait);
         let sent = self.to_writer.send(computed);

@@ -7,6 +7,8 @@ use crate::remedy::{Action, Remedy};
 use crate::sequence::{Place, SequenceError};
 use crate::system::memory::Available;
 use crate::untrusted::Shown;
+use crate::virnucpro::TableError;
+use crate::weights::WeightsError;
 use std::path::{Path, PathBuf};
 
 /// The reason why a job did not begin or did not finish.
@@ -126,6 +128,12 @@ pub enum JobError {
         /// The number of records in the input.
         records: u64,
     },
+    /// The tables of the job could not be made.
+    #[error(transparent)]
+    Tables(#[from] TableError),
+    /// The vectors could not be written in the original's files.
+    #[error(transparent)]
+    Vectors(WeightsError),
     /// A table of GEMM algorithms cannot be used for the job.
     #[error("the table of GEMM algorithms {} cannot be used: {reason}", path.display())]
     Algorithms {
@@ -193,6 +201,8 @@ impl JobError {
             Self::Sequence(e) => return e.remedy(),
             Self::Model(e) => return e.remedy(),
             Self::Output(e) => return e.remedy(),
+            Self::Tables(e) => return e.remedy(),
+            Self::Vectors(e) => return e.remedy(),
             Self::TooLong { .. } => Action::CutOrWindow.into(),
             Self::InputChanged { .. } => Remedy::any_of([
                 Remedy::steps([

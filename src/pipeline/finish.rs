@@ -1,6 +1,7 @@
 //! The finishing thread: it syncs and names shards, and so waits for the disk while the
 //! writer thread continues.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
 
@@ -37,8 +38,8 @@ pub(crate) fn open_shards(layout: &ShardLayout, left: Option<usize>) -> usize {
 
 /// The finishing thread's data.
 pub(crate) struct Finisher<'a> {
-    /// The weights files of the model, which must not have changed when a shard gets its name.
-    pub weights: Option<&'a Checkpoint>,
+    /// The weights files of the models, which must not have changed when a shard gets its name.
+    pub weights: &'a [Arc<Checkpoint>],
     pub counters: &'a Counters,
     pub trace: &'a Trace,
 }
@@ -55,7 +56,7 @@ impl Finisher<'_> {
             let waiting = from_writer.try_iter().take(WAITING_SHARDS);
             let shards: Vec<_> = std::iter::once(first).chain(waiting).collect();
             // All values in these shards were computed before this check.
-            if let Some(weights) = self.weights {
+            for weights in self.weights {
                 weights.unchanged().map_err(ModelError::from)?;
             }
             let closed = shards.len();

@@ -1,17 +1,20 @@
 //! The begin and the end of a job: opens its directory, new or to be resumed, and completes it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::JobError;
 use super::messages::InputEnd;
 use super::read::ReadOptions;
 use super::resume::{Checks, Removed, keep_sound};
+use super::verdicts::make_tables;
 use crate::model::ModelError;
 use crate::output::{
     ALGORITHMS_FILE, JobDir, JobSpec, ManifestHead, OutputError, read_job, write_algorithms,
     write_job, write_manifest,
 };
 use crate::untrusted::file;
+use crate::virnucpro::TableCounts;
 use crate::weights::Checkpoint;
 
 /// A job whose directory is locked and whose job.json exists.
@@ -133,11 +136,11 @@ pub fn open_job(
 pub(crate) fn complete(
     job: &OpenJob,
     options: &ReadOptions,
-    weights: Option<&Checkpoint>,
+    weights: &[Arc<Checkpoint>],
     InputEnd {
         records, digests, ..
     }: &InputEnd,
-) -> Result<ManifestHead, JobError> {
+) -> Result<(ManifestHead, Option<TableCounts>), JobError> {
     let mut spec = job.spec.clone();
     if digests.len() != spec.inputs.len() {
         return Err(JobError::Internal(format!(
@@ -153,12 +156,13 @@ pub(crate) fn complete(
             });
         }
     }
-    if let Some(weights) = weights {
+    for weights in weights {
         weights.unchanged().map_err(ModelError::from)?;
     }
     let size = options.shard_size;
     let shards: Vec<u64> = (0..records.div_ceil(size))
         .filter(|n| options.share.holds(*n))
         .collect();
-    Ok(write_manifest(&job.dir, &spec, *records, &shards)?)
+    let tables = make_tables(&job.dir, &spec, &shards)?;
+    Ok((write_manifest(&job.dir, &spec, *records, &shards)?, tables))
 }

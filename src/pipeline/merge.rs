@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::resume::pool;
+use super::verdicts::make_tables;
 use super::{JobError, KeptAlgorithms, Share};
 use crate::output::{
     Doubt, FORMAT, JobDir, JobSpec, ManifestHead, OutputError, SHARD_FILE, ShardLayout,
@@ -291,7 +292,7 @@ fn collect(
         let record = verified(&layout, &path, block, source.listed.get(&block))?;
         let (first, last) = numbers(block);
         // Both numbers count from 1, and the last record is part of the shard.
-        let rows = record.facts.rows.saturating_add(record.facts.rejected());
+        let rows = record.facts.records();
         let right = last - first + 1;
         if rows != right {
             let reason = format!(
@@ -392,6 +393,7 @@ fn write(
         linked.inspect_err(|_| dir.abandon_shard(*block))?;
     }
     let blocks: Vec<u64> = shards.keys().copied().collect();
+    make_tables(&dir, whole, &blocks)?;
     let manifest = write_manifest(&dir, whole, input_records, &blocks)?;
     Ok((manifest, dir.warnings()))
 }

@@ -52,28 +52,53 @@ impl From<RecvError> for StopReason {
 }
 
 /// Consecutive cleaned records of one shard, and the event that follows them.
+///
+/// Most jobs have one model. A job with several models has a lane for each: every model reads its
+/// own texts of the same records.
 #[derive(Default)]
 pub(crate) struct Group {
     /// The number of the shard.
     pub shard: u64,
-    /// The records. Tokenizing removes their text.
-    pub records: Vec<Record>,
-    /// The number of bytes that the records hold, ids included.
+    /// The records of each lane. Lanes without records may be missing.
+    pub lanes: Vec<LaneGroup>,
+    /// The number of bytes that the records of all lanes hold, ids included.
     pub bytes: usize,
-    /// The tokens of all records, special tokens included. It is empty before tokenizing.
-    pub tokens: Vec<u32>,
-    /// The end of each record in `tokens`.
-    pub ends: Vec<usize>,
     /// The event that follows the records, if there is one.
     pub end: Option<GroupEnd>,
 }
 
+/// The records of one lane of a group.
+#[derive(Default)]
+pub(crate) struct LaneGroup {
+    /// The records. Tokenizing removes their text.
+    pub records: Vec<Record>,
+    /// The tokens of all records, special tokens included. It is empty before tokenizing.
+    pub tokens: Vec<u32>,
+    /// The end of each record in `tokens`.
+    pub ends: Vec<usize>,
+}
+
 impl Group {
-    /// Adds a record of shard `shard`.
-    pub fn push(&mut self, shard: u64, record: Record) {
+    /// Adds a record of shard `shard` to a lane.
+    pub fn push(&mut self, shard: u64, lane: usize, record: Record) {
         self.shard = shard;
         self.bytes += record.bytes();
-        self.records.push(record);
+        if self.lanes.len() <= lane {
+            self.lanes.resize_with(lane + 1, LaneGroup::default);
+        }
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.records.push(record);
+        }
+    }
+
+    /// Returns the number of records in all lanes.
+    pub fn records(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.records.len()).sum()
+    }
+
+    /// Returns the number of tokens in all lanes.
+    pub fn tokens(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.tokens.len()).sum()
     }
 }
 
@@ -97,6 +122,8 @@ pub(crate) struct ShardEnd {
     pub facts: BlockFacts,
     /// The records that were skipped, by their numbers over the job.
     pub rejected: BTreeMap<u64, Rejected>,
+    /// The names and the contents of the texts of the shard that the reader makes.
+    pub texts: Vec<(&'static str, Vec<u8>)>,
     /// Whether the input ended before the shard was full.
     pub short: bool,
 }
@@ -141,6 +168,8 @@ pub(crate) struct Piece {
 pub(crate) struct Batch {
     /// The number of the shard.
     pub shard: u64,
+    /// The lane, which is the number of the model that computes the batch.
+    pub lane: usize,
     /// The tokens of the sequences.
     pub packed: PackedBatch,
     /// One entry per sequence of `packed`.

@@ -34,11 +34,15 @@ mod messages;
 mod progress;
 mod run;
 mod stop;
+mod verdicts;
 
 // What a job is, and what becomes of its records and its directory.
 mod algorithms;
+mod contigs;
 mod error;
+mod fragments;
 mod job;
+mod join;
 mod length;
 mod memory;
 mod merge;
@@ -46,16 +50,20 @@ mod resume;
 mod share;
 
 pub use algorithms::KeptAlgorithms;
+pub use contigs::{Chunks, ContigNames, DuplicateIds, contig_size};
 pub use error::JobError;
+pub use fragments::FragmentOptions;
 pub use job::{OpenJob, compare_job, open_job};
+pub use join::{JoinOptions, Score};
 pub use length::{LengthLimit, Long};
 pub use memory::MemoryCheck;
 pub use merge::{MergeReport, merge};
 pub use messages::InputNotes;
 pub use pack::PackOptions;
-pub use progress::{Bound, Observer, Progress, Silent};
+pub use progress::{Bound, Chunked, Observer, Progress, Silent};
 pub use read::{ReadOptions, Records};
 pub use resume::{Checks, Removed, StandingShards};
-pub use run::{Report, RunOptions, run};
+pub use run::{Lane, Report, RunOptions, run, run_fragments};
 pub use share::Share;
 pub use stop::Stop;
+pub use verdicts::{rule_of, rule_spec};

@@ -33,14 +33,12 @@ pub struct PackOptions {
 const BATCH_IDS: usize = 4 << 20;
 
 /// Packs records into batches and sends the batches on.
+///
+/// Each lane has batches of its own. At the end of a shard the batches of all lanes are sent on, so
+/// that the next shard begins only after the end of this one in every lane.
 pub(crate) struct Packer {
-    options: PackOptions,
+    lanes: Vec<PackLane>,
     to_compute: WorkSender,
-    batch: Batch,
-    /// The number of bytes of the ids in `batch`.
-    id_bytes: usize,
-    /// The number of batches sent on.
-    sent: usize,
     counts: Counts,
     trace: Trace,
     /// The name of the track of the thread that packs.
@@ -49,22 +47,43 @@ pub(crate) struct Packer {
     rejected: BTreeMap<u64, Rejected>,
 }
 
+/// The batch of a lane that is being packed.
+struct PackLane {
+    options: PackOptions,
+    batch: Batch,
+    /// The number of bytes of the ids in `batch`.
+    id_bytes: usize,
+    /// The number of batches sent on.
+    sent: usize,
+    /// The number of tokens of the lane in the shard that is being packed.
+    tokens: u64,
+}
+
 /// The counts of the shard that is being packed.
 #[derive(Default)]
 struct Counts {
-    tokens: u64,
     truncated: u64,
     windowed: u64,
 }
 
 impl Packer {
-    pub(crate) fn new(options: PackOptions, to_compute: WorkSender) -> Self {
-        Self {
+    pub(crate) fn new(
+        lanes: impl IntoIterator<Item = PackOptions>,
+        to_compute: WorkSender,
+    ) -> Self {
+        let lane = |(lane, options)| PackLane {
             options,
-            to_compute,
-            batch: Batch::default(),
+            batch: Batch {
+                lane,
+                ..Batch::default()
+            },
             id_bytes: 0,
             sent: 0,
+            tokens: 0,
+        };
+        Self {
+            lanes: lanes.into_iter().enumerate().map(lane).collect(),
+            to_compute,
             counts: Counts::default(),
             trace: Trace::off(),
             thread: host::PACKER,
@@ -112,8 +131,8 @@ impl Packer {
     pub(crate) fn take(&mut self, group: Group) -> Result<(), StopReason> {
         let mut span = self.trace.stage(self.thread, 0, "pack");
         span.note(|args| {
-            args.sequences = Some(group.records.len() as u64);
-            args.tokens = Some(group.tokens.len() as u64);
+            args.sequences = Some(group.records() as u64);
+            args.tokens = Some(group.tokens() as u64);
         });
         self.pack(group).map_err(|reason| self.report(reason))
     }
@@ -132,7 +151,7 @@ impl Packer {
         self.records(group)?;
         match end {
             None => Ok(()),
-            Some(GroupEnd::Pause) => self.send_batch(),
+            Some(GroupEnd::Pause) => self.send_batches(),
             Some(GroupEnd::Shard(end)) => self.end(end),
             Some(GroupEnd::Input(end)) => self.send(Work::InputEnd(end)),
             Some(GroupEnd::Failed(error)) => Err(StopReason::Failed(error)),
@@ -144,36 +163,129 @@ impl Packer {
         Ok(self.to_compute.send(Ok(work))?)
     }
 
-    /// Sends the batch on, unless it is empty.
-    fn send_batch(&mut self) -> Result<(), StopReason> {
-        if self.batch.packed.is_empty() {
+    /// Sends the batch of each lane on, unless it is empty.
+    fn send_batches(&mut self) -> Result<(), StopReason> {
+        (0..self.lanes.len()).try_for_each(|lane| self.send_batch(lane))
+    }
+
+    /// Sends the batch of a lane on, unless it is empty.
+    fn send_batch(&mut self, lane: usize) -> Result<(), StopReason> {
+        let packing = &mut self.lanes[lane];
+        if packing.batch.packed.is_empty() {
             return Ok(());
         }
-        self.sent += 1;
-        self.id_bytes = 0;
-        let batch = std::mem::take(&mut self.batch);
+        packing.sent += 1;
+        packing.id_bytes = 0;
+        let next = Batch {
+            lane,
+            ..Batch::default()
+        };
+        let batch = std::mem::replace(&mut packing.batch, next);
         self.send(Work::Batch(batch))
     }
 
     fn records(&mut self, group: Group) -> Result<(), StopReason> {
-        let mut start = 0;
-        for (record, end) in group.records.into_iter().zip(group.ends) {
-            let tokens = group.tokens.get(start..end).unwrap_or_default();
-            match self.judge(&record, tokens) {
-                Ok(parts) => self.record(group.shard, record, tokens, parts)?,
-                Err(error) => {
-                    let skipped = error.rejected().filter(|_| self.skips());
-                    let rejected = skipped.ok_or(StopReason::Failed(error))?;
-                    self.rejected.insert(record.index, rejected);
+        for (lane, part) in group.lanes.into_iter().enumerate().take(self.lanes.len()) {
+            let mut start = 0;
+            for (record, end) in part.records.into_iter().zip(part.ends) {
+                let tokens = part.tokens.get(start..end).unwrap_or_default();
+                match self.lanes[lane].judge(&record, tokens) {
+                    Ok(parts) => self.record(lane, group.shard, record, tokens, parts)?,
+                    Err(error) => {
+                        let skipped = error.rejected().filter(|_| self.skips());
+                        let rejected = skipped.ok_or(StopReason::Failed(error))?;
+                        self.rejected.insert(record.index, rejected);
+                    }
                 }
+                start = end;
             }
-            start = end;
         }
         Ok(())
     }
 
     fn skips(&self) -> bool {
-        self.options.bad_records == BadRecords::Skip
+        let skips = |lane: &PackLane| lane.options.bad_records == BadRecords::Skip;
+        self.lanes.iter().any(skips)
+    }
+
+    /// Appends one record, and sends the batch on whenever it is full.
+    fn record(
+        &mut self,
+        lane: usize,
+        shard: u64,
+        record: Record,
+        tokens: &[u32],
+        mut parts: Pieces,
+    ) -> Result<(), StopReason> {
+        let [cls, content @ .., eos] = tokens else {
+            return Err(no_tokens(&record).into());
+        };
+        let limit = self.lanes[lane].options.limit;
+        match limit.filter(|l| content.len() > l.max) {
+            None => {}
+            Some(LengthLimit {
+                long: Long::Window { .. },
+                ..
+            }) => self.counts.windowed += 1,
+            Some(_) => self.counts.truncated += 1,
+        }
+        let mut sequence = Vec::new();
+        while let Some(part) = parts.next() {
+            let length = part.len() + 2;
+            if self.lanes[lane].is_full(length, record.id.len()) {
+                self.send_batch(lane)?;
+            }
+            let batch = &mut self.lanes[lane].batch;
+            batch.shard = shard;
+            if part.len() == content.len() {
+                batch.packed.push(tokens);
+            } else {
+                sequence.clear();
+                sequence.push(*cls);
+                sequence.extend_from_slice(content.get(part.clone()).unwrap_or_default());
+                sequence.push(*eos);
+                batch.packed.push(&sequence);
+            }
+            batch.pieces.push(Piece {
+                content: part.len(),
+                last: parts.done(),
+            });
+            self.lanes[lane].tokens += length as u64;
+        }
+        let lane = &mut self.lanes[lane];
+        lane.id_bytes += record.id.len();
+        lane.batch.ids.push(record.id);
+        lane.batch.numbers.push(record.index + 1);
+        Ok(())
+    }
+
+    fn end(&mut self, mut end: ShardEnd) -> Result<(), StopReason> {
+        self.send_batches()?;
+        let counts = std::mem::take(&mut self.counts);
+        let taken = |lane: &mut PackLane| std::mem::take(&mut lane.tokens);
+        let tokens: Vec<u64> = self.lanes.iter_mut().map(taken).collect();
+        end.facts.tokens = tokens.iter().sum();
+        end.facts.rows -= self.rejected.len() as u64;
+        end.rejected.append(&mut self.rejected);
+        let named = &mut end.facts.counts;
+        named.insert("truncated".into(), counts.truncated);
+        named.insert("windowed".into(), counts.windowed);
+        if let [dna, protein] = tokens[..] {
+            named.insert("dna_tokens".into(), dna);
+            named.insert("protein_tokens".into(), protein);
+        }
+        if self.skips() {
+            named.insert(REJECTED_COUNT.into(), end.rejected.len() as u64);
+        }
+        self.send(Work::ShardEnd(end))
+    }
+}
+
+impl PackLane {
+    /// Returns whether a sequence of `tokens` tokens belongs into the next batch.
+    fn is_full(&self, tokens: usize, id: usize) -> bool {
+        let more_ids = self.id_bytes + id > BATCH_IDS;
+        self.batch.packed.total() + tokens > self.options.budget.of_batch(self.sent) || more_ids
     }
 
     /// Returns the parts of a record that are embedded.
@@ -215,71 +327,6 @@ impl Packer {
         }
         Ok(parts)
     }
-
-    /// Appends one record, and sends the batch on whenever it is full.
-    fn record(
-        &mut self,
-        shard: u64,
-        record: Record,
-        tokens: &[u32],
-        mut parts: Pieces,
-    ) -> Result<(), StopReason> {
-        let options = &self.options;
-        let [cls, content @ .., eos] = tokens else {
-            return Err(no_tokens(&record).into());
-        };
-        match options.limit.filter(|l| content.len() > l.max) {
-            None => {}
-            Some(LengthLimit {
-                long: Long::Window { .. },
-                ..
-            }) => self.counts.windowed += 1,
-            Some(_) => self.counts.truncated += 1,
-        }
-        let mut sequence = Vec::new();
-        while let Some(part) = parts.next() {
-            let length = part.len() + 2;
-            let packed = &self.batch.packed;
-            let more_ids = self.id_bytes + record.id.len() > BATCH_IDS;
-            if packed.total() + length > self.options.budget.of_batch(self.sent) || more_ids {
-                self.send_batch()?;
-            }
-            self.batch.shard = shard;
-            if part.len() == content.len() {
-                self.batch.packed.push(tokens);
-            } else {
-                sequence.clear();
-                sequence.push(*cls);
-                sequence.extend_from_slice(content.get(part.clone()).unwrap_or_default());
-                sequence.push(*eos);
-                self.batch.packed.push(&sequence);
-            }
-            self.batch.pieces.push(Piece {
-                content: part.len(),
-                last: parts.done(),
-            });
-            self.counts.tokens += length as u64;
-        }
-        self.id_bytes += record.id.len();
-        self.batch.ids.push(record.id);
-        self.batch.numbers.push(record.index + 1);
-        Ok(())
-    }
-
-    fn end(&mut self, mut end: ShardEnd) -> Result<(), StopReason> {
-        self.send_batch()?;
-        let counts = std::mem::take(&mut self.counts);
-        end.facts.tokens = counts.tokens;
-        end.facts.rows -= self.rejected.len() as u64;
-        end.rejected.append(&mut self.rejected);
-        let named = &mut end.facts.counts;
-        named.insert("truncated".into(), counts.truncated);
-        named.insert("windowed".into(), counts.windowed);
-        if self.options.bad_records == BadRecords::Skip {
-            named.insert(REJECTED_COUNT.into(), end.rejected.len() as u64);
-        }
-        self.send(Work::ShardEnd(end))
-    }
 }
 
 fn no_tokens(record: &Record) -> JobError {
@@ -299,19 +346,19 @@ mod tests {
             budget: Budget::even(10),
             bad_records: BadRecords::Stop,
         };
-        Packer::new(options, to_compute)
+        Packer::new([options], to_compute)
     }
 
     /// Sends a group of one record with this many tokens.
     fn send(groups: &SyncSender<PendingGroup>, tokens: usize) {
         let (done, pending) = sync_channel(1);
         let mut group = Group {
-            tokens: vec![5; tokens],
-            ends: vec![tokens],
             end: Some(GroupEnd::Pause),
             ..Group::default()
         };
-        group.push(0, Record::new("a", b"LAGV"));
+        group.push(0, 0, Record::new("a", b"LAGV"));
+        group.lanes[0].tokens = vec![5; tokens];
+        group.lanes[0].ends = vec![tokens];
         done.send(group).unwrap();
         groups.send(pending).unwrap();
     }

@@ -13,8 +13,12 @@ pub struct Progress {
     pub tokens: u64,
     /// Records of shards that existed already.
     pub reused: u64,
-    /// Records of this job's share, if the number is known.
+    /// Records of this job's share, if the number is known. In a job of `seqstream virnucpro` these
+    /// are chunks.
     pub total: Option<u64>,
+    /// In a job of `seqstream virnucpro`, the chunks of the shards that this run computed and of
+    /// those that existed already. `records` and `reused` then count fragments.
+    pub chunks: Option<Chunked>,
     /// Shards that this run wrote.
     pub shards: u64,
     /// The time since the run began.
@@ -27,6 +31,15 @@ pub struct Progress {
     pub held_up: Duration,
     /// The time for which the writer waited for the disk. Meanwhile the model may have computed.
     pub disk: Duration,
+}
+
+/// Chunks, as far as their shards are done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Chunked {
+    /// The chunks of shards that this run computed.
+    pub computed: u64,
+    /// The chunks of shards that existed already.
+    pub reused: u64,
 }
 
 /// What bounds the speed of a run.
@@ -78,11 +91,15 @@ impl Progress {
 
     /// Returns the time to the end of the job at the speed so far; `None` if it is not known.
     pub fn eta(&self) -> Option<Duration> {
-        let rest = self.total?.saturating_sub(self.records + self.reused);
-        if self.records == 0 {
+        let (computed, reused) = match self.chunks {
+            Some(chunks) => (chunks.computed, chunks.reused),
+            None => (self.records, self.reused),
+        };
+        let rest = self.total?.saturating_sub(computed + reused);
+        if computed == 0 {
             return None;
         }
-        let seconds = self.elapsed.as_secs_f64() * rest as f64 / self.records as f64;
+        let seconds = self.elapsed.as_secs_f64() * rest as f64 / computed as f64;
         Duration::try_from_secs_f64(seconds).ok()
     }
 }
@@ -109,6 +126,8 @@ impl Observer for Silent {
 pub(crate) struct Counters {
     /// The number of records of finished shards that the reader read without sending them on.
     pub reused: AtomicU64,
+    /// The number of chunks in these shards, if the records are chunks.
+    pub reused_chunks: AtomicU64,
     /// The number of shards that got their names since this run began.
     pub shards: AtomicU64,
     /// Whether the computing thread has nothing to do.
@@ -149,9 +168,19 @@ impl<'a> Monitor<'a> {
     pub(crate) fn observe(&mut self) {
         self.progress.elapsed = self.began.elapsed();
         self.progress.reused = self.counters.reused.load(Ordering::Relaxed);
+        if let Some(chunks) = &mut self.progress.chunks {
+            chunks.reused = self.counters.reused_chunks.load(Ordering::Relaxed);
+        }
         self.progress.shards = self.counters.shards.load(Ordering::Relaxed);
         self.progress.disk = Duration::from_nanos(self.counters.disk.load(Ordering::Relaxed));
         self.observer.progress(&self.progress);
+    }
+
+    /// Counts the chunks of a shard all of whose rows are on their way to the writer.
+    pub(crate) fn end_shard(&mut self, records: u64) {
+        if let Some(chunks) = &mut self.progress.chunks {
+            chunks.computed += records;
+        }
     }
 
     /// Tells the observer, once, that the current shard is being finished after a signal.

@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::fragments::{FragmentStage, ShardTexts};
 use super::messages::{Group, GroupEnd, InputEnd, InputNotes, ShardEnd, StopReason};
 use super::progress::Counters;
 use super::resume::RecordsDigest;
 use super::tokenize::TokenizeStage;
 use super::{JobError, MemoryCheck, Share, Stop};
 use crate::output::{
-    BlockFacts, Lengths, Rejected, ShardRecord, read_record, revoke_manifest, shard_name,
+    BlockFacts, CHUNKS_COUNT, Lengths, REJECTED_COUNT, Rejected, ShardRecord, read_record,
+    revoke_manifest, shard_name,
 };
 use crate::sequence::{
     Alphabet, BadRecords, CleanCounts, Cleaning, InputDigest, Record, SeenNames, SequenceError,
@@ -88,6 +90,9 @@ pub(crate) struct Reader<R> {
     pub lengths: Lengths,
     /// The first name that two records of one shard share.
     pub shared_name: Option<SharedName>,
+    /// Makes fragments of the records, which are chunks of contigs. Without it the records are
+    /// cleaned and are themselves what the model reads.
+    pub fragments: Option<FragmentStage>,
 }
 
 /// A group is sent on once its records have this many bytes. Tokenizing so many bytes takes some
@@ -156,7 +161,7 @@ impl ReadTimes {
 
     /// Ends the reading of a group.
     fn end(&self, group: &Group) {
-        if !self.trace.is_on() || group.records.is_empty() {
+        if !self.trace.is_on() || group.records() == 0 {
             return;
         }
         let end_ns = self.trace.now();
@@ -172,7 +177,7 @@ impl ReadTimes {
                 start_ns,
                 end_ns,
                 args: Args {
-                    sequences: Some(group.records.len() as u64),
+                    sequences: Some(group.records() as u64),
                     bytes: Some(group.bytes as u64),
                     ..Args::default()
                 },
@@ -197,6 +202,8 @@ struct Shard {
     digest: RecordsDigest,
     clean: CleanCounts,
     names: SeenNames,
+    /// The texts of the shard, if its records are chunks.
+    texts: Option<ShardTexts>,
 }
 
 impl<R: Records> Reader<R> {
@@ -245,7 +252,9 @@ impl<R: Records> Reader<R> {
                 }
                 match (&current.finished, read) {
                     (Some(_), _) => {
-                        self.counters.reused.fetch_add(1, Ordering::Relaxed);
+                        // Of chunks, the rows count and not the records.
+                        let reused = u64::from(self.fragments.is_none());
+                        self.counters.reused.fetch_add(reused, Ordering::Relaxed);
                     }
                     (None, Err(rejected)) => {
                         current.rejected.insert(index - 1, rejected);
@@ -254,7 +263,11 @@ impl<R: Records> Reader<R> {
                         record.index = index - 1;
                         let mut outgoing = lock(outgoing);
                         let began = self.trace.now();
-                        if let Err(error) = self.clean(record, current, &mut outgoing.group) {
+                        if let Err(error) = self.prepare(record, current, &mut outgoing.group) {
+                            // Some of the fragments of a chunk may be on their way already.
+                            if self.fragments.is_some() {
+                                return Err(error.into());
+                            }
                             current.rejected.insert(index - 1, self.skip(error)?);
                         }
                         outgoing.times.cleaned(began);
@@ -324,6 +337,7 @@ impl<R: Records> Reader<R> {
             digest: RecordsDigest::default(),
             clean: CleanCounts::default(),
             names: SeenNames::default(),
+            texts: self.fragments.as_ref().map(|_| ShardTexts::default()),
         })
     }
 
@@ -334,6 +348,19 @@ impl<R: Records> Reader<R> {
     fn skip(&self, error: JobError) -> Result<Rejected, JobError> {
         let skips = self.options.bad_records == BadRecords::Skip;
         error.rejected().filter(|_| skips).ok_or(error)
+    }
+
+    /// Adds to the group what the models read of a record.
+    fn prepare(
+        &mut self,
+        record: Record,
+        shard: &mut Shard,
+        group: &mut Group,
+    ) -> Result<(), JobError> {
+        match (&mut self.fragments, &mut shard.texts) {
+            (Some(fragments), Some(texts)) => fragments.take(&record, shard.number, texts, group),
+            _ => self.clean(record, shard, group),
+        }
     }
 
     fn clean(
@@ -357,7 +384,7 @@ impl<R: Records> Reader<R> {
         self.shared_name = self.shared_name.take().or(first);
         counts.shared_names = shared;
         shard.clean += counts;
-        group.push(shard.number, record);
+        group.push(shard.number, 0, record);
         Ok(())
     }
 
@@ -365,24 +392,45 @@ impl<R: Records> Reader<R> {
     /// nothing more for a long time. A finished shard is compared with the records of the input.
     fn end(&self, shard: Shard, short: bool, outgoing: &mut Outgoing) -> Result<(), StopReason> {
         let number = shard.number;
-        let (facts, rejected, finished) = shard.facts();
+        let keep = self.fragments.as_ref().is_some_and(FragmentStage::keeps);
+        let ShardFacts {
+            facts,
+            rejected,
+            finished,
+            texts,
+        } = shard.facts(keep);
         let Some(finished) = finished else {
             outgoing.group.end = Some(GroupEnd::Shard(ShardEnd {
                 shard: number,
                 facts,
                 rejected,
+                texts,
                 short,
             }));
             outgoing.held = false;
             return outgoing.send();
         };
         let there = &finished.facts;
-        let records = facts.rows + rejected.len() as u64;
+        // The chunks of a shard include those that were skipped.
+        let records = match facts.counts.get(CHUNKS_COUNT) {
+            Some(chunks) => *chunks,
+            None => facts.rows + rejected.len() as u64,
+        };
         // Only records with rows count as reused.
-        let skipped = there.rejected().min(records);
-        self.counters.reused.fetch_sub(skipped, Ordering::Relaxed);
-        let taken = there.rows.saturating_add(there.rejected());
-        if (there.first_record, taken, &there.digest)
+        match self.fragments {
+            None => {
+                let skipped = there.rejected().min(records);
+                self.counters.reused.fetch_sub(skipped, Ordering::Relaxed)
+            }
+            Some(_) => {
+                let chunks = &self.counters.reused_chunks;
+                chunks.fetch_add(there.records(), Ordering::Relaxed);
+                self.counters
+                    .reused
+                    .fetch_add(there.rows, Ordering::Relaxed)
+            }
+        };
+        if (there.first_record, there.records(), &there.digest)
             != (facts.first_record, records, &facts.digest)
         {
             return Err(JobError::RecordsDiffer {
@@ -406,18 +454,44 @@ impl Shard {
         }
     }
 
-    /// Returns all facts of the shard except the counts that packing adds, the skipped records, and
-    /// the record of the finished shard.
-    fn facts(self) -> (BlockFacts, BTreeMap<u64, Rejected>, Option<ShardRecord>) {
-        let facts = BlockFacts {
-            first_record: self.first_record,
-            rows: self.records - self.rejected.len() as u64,
-            tokens: 0,
-            digest: self.digest.finish(),
-            counts: named(&self.clean),
+    /// Returns all facts of the shard except the counts that packing adds.
+    fn facts(self, keep: bool) -> ShardFacts {
+        let texts = self.texts.map(|texts| texts.finish(self.records, keep));
+        let (rows, counts, texts) = match texts {
+            Some(mut texts) => {
+                if !self.rejected.is_empty() {
+                    let rejected = self.rejected.len() as u64;
+                    texts.counts.insert(REJECTED_COUNT.into(), rejected);
+                }
+                (texts.rows, texts.counts, texts.texts)
+            }
+            None => {
+                let rows = self.records - self.rejected.len() as u64;
+                (rows, named(&self.clean), Vec::new())
+            }
         };
-        (facts, self.rejected, self.finished)
+        ShardFacts {
+            facts: BlockFacts {
+                first_record: self.first_record,
+                rows,
+                tokens: 0,
+                digest: self.digest.finish(),
+                counts,
+            },
+            rejected: self.rejected,
+            finished: self.finished,
+            texts,
+        }
     }
+}
+
+/// What is known of a shard when all its records have been read.
+struct ShardFacts {
+    facts: BlockFacts,
+    rejected: BTreeMap<u64, Rejected>,
+    /// The record of the finished shard.
+    finished: Option<ShardRecord>,
+    texts: Vec<(&'static str, Vec<u8>)>,
 }
 
 /// Returns the counts under the names that they are serialized with.

@@ -84,8 +84,7 @@ pub(crate) fn keep_sound(
 /// Returns why a shard was not made from the records of the input; `None` if it was.
 fn other_records(record: &ShardRecord, block: u64, checks: &Checks) -> Option<String> {
     let (rows, digest) = checks.input.as_ref()?.get(block)?;
-    let taken = record.facts.rows.saturating_add(record.facts.rejected());
-    let same = (taken, record.facts.digest.as_str()) == (rows, digest);
+    let same = (record.facts.records(), record.facts.digest.as_str()) == (rows, digest);
     (!same).then(|| "it was made from other records than those of the input".into())
 }
 
@@ -126,6 +125,12 @@ impl RecordsDigest {
     /// Adds a record. The lengths are digested too, so that the digest changes when a letter moves
     /// from one part to the next.
     pub(crate) fn take(&mut self, record: &Record) {
+        // The place decides the ids of the fragments, and the index.
+        if let Some(chunk) = record.chunk {
+            for number in [chunk.number, chunk.of, chunk.start, chunk.contig] {
+                self.0.update(&number.to_le_bytes());
+            }
+        }
         for part in [record.id.as_bytes(), &record.sequence] {
             self.0.update(&(part.len() as u64).to_le_bytes());
             self.0.update(part);

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{channel, sync_channel};
 use std::thread::{self, Builder};
 
-use super::compute::{Compute, RunEnd};
+use super::compute::{Compute, ComputeLane, RunEnd};
 use super::finish::{Finisher, open_shards, waiting_shards};
+use super::fragments::{FragmentOptions, FragmentStage};
 use super::job::complete;
+use super::join::JoinOptions;
 use super::messages::{InputNotes, ShardSlot, StopReason, WorkSender};
 use super::pack::{PackOptions, Packer};
-use super::progress::{Counters, Monitor, Observer, Progress};
+use super::progress::{Chunked, Counters, Monitor, Observer, Progress};
 use super::read::{ReadOptions, Reader, Records};
 use super::tokenize::{GROUPS_PER_THREAD, GroupTokenizer, TokenizeStage};
 use super::write::Writer;
@@ -19,6 +21,7 @@ use crate::output::{Lengths, ManifestHead, ShardLayout, Workers};
 use crate::sequence::Tokenizer;
 use crate::system::files;
 use crate::trace::{Trace, host};
+use crate::virnucpro::TableCounts;
 use crate::weights::Checkpoint;
 
 /// How many batches are read ahead of the batch that is computed.
@@ -50,9 +53,9 @@ pub struct RunOptions {
     /// Whether any input is a pipe. After a signal, the end of a pipe may not be the end of the
     /// input.
     pub piped: bool,
-    /// The weights files of the model. They must not change before the computed shards have their
+    /// The weights files of the models. They must not change before the computed shards have their
     /// names.
-    pub weights: Option<Arc<Checkpoint>>,
+    pub weights: Vec<Arc<Checkpoint>>,
     /// The trace of the job, if there is one.
     pub trace: Trace,
 }
@@ -64,10 +67,24 @@ pub struct Report {
     pub progress: Progress,
     /// The manifest, if the job is complete.
     pub manifest: Option<ManifestHead>,
+    /// What the tables hold, if the job is complete and has a classifier.
+    pub tables: Option<TableCounts>,
     /// What the reader noticed, if the job is complete.
     pub notes: InputNotes,
     /// The signal that stopped the run, if the job is not complete.
     pub stopped: Option<i32>,
+}
+
+/// A model of a job, and how the texts that it reads become batches.
+pub struct Lane<'a, E> {
+    /// The model.
+    pub embedder: &'a mut E,
+    /// Its tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// How tokenized records become batches.
+    pub pack: PackOptions,
+    /// What is computed for each sequence.
+    pub request: Request,
 }
 
 /// Runs the job to its end, or until it is asked to stop.
@@ -84,6 +101,51 @@ pub fn run<E: Embedder, R: Records>(
     observer: &mut dyn Observer,
     stop: &Stop,
 ) -> Result<Report, JobError> {
+    let lane = Lane {
+        embedder,
+        tokenizer,
+        pack: options.pack.clone(),
+        request: options.request.clone(),
+    };
+    run_lanes(job, options, vec![lane], None, records, observer, stop)
+}
+
+/// Runs a job of `seqstream virnucpro`, whose `records` are chunks of contigs ([`Chunks`]): makes
+/// their fragments, embeds the texts of each fragment by the models of `lanes`, and joins the rows.
+/// `options.pack` and `options.request` are those of the lanes.
+///
+/// [`Chunks`]: super::Chunks
+///
+/// # Errors
+/// The first error of any of the threads. Finished shards are kept, and the current shard is
+/// dropped.
+pub fn run_fragments<E: Embedder, R: Records>(
+    job: &OpenJob,
+    options: &RunOptions,
+    lanes: Vec<Lane<'_, E>>,
+    (fragments, join): (FragmentOptions, &JoinOptions),
+    records: R,
+    observer: &mut dyn Observer,
+    stop: &Stop,
+) -> Result<Report, JobError> {
+    let extra = Some((fragments, join));
+    run_lanes(job, options, lanes, extra, records, observer, stop)
+}
+
+fn run_lanes<E: Embedder, R: Records>(
+    job: &OpenJob,
+    options: &RunOptions,
+    lanes: Vec<Lane<'_, E>>,
+    fragments: Option<(FragmentOptions, &JoinOptions)>,
+    records: R,
+    observer: &mut dyn Observer,
+    stop: &Stop,
+) -> Result<Report, JobError> {
+    let (fragments, join) = fragments.unzip();
+    let Some(first) = lanes.first() else {
+        return Err(JobError::Internal("a job without a model".into()));
+    };
+    let kind = first.embedder.config().kind;
     let layout = ShardLayout::of(&job.spec);
     let counters = Arc::new(Counters::default());
     let (to_compute, work) = sync_channel(READ_AHEAD);
@@ -97,8 +159,15 @@ pub fn run<E: Embedder, R: Records>(
         trace: options.trace.clone(),
         lengths: Lengths::default(),
         shared_name: None,
+        fragments: fragments.map(FragmentStage::new),
     };
-    start_reading(reader, tokenizer, options, to_compute)?;
+    start_reading(reader, &lanes, options, to_compute)?;
+    let sizes = lanes.iter().map(|lane| {
+        let layer = lane.request.layers.first().copied().unwrap_or(0);
+        (lane.embedder.config().hidden, layer)
+    });
+    let sizes: Vec<(usize, usize)> = sizes.collect();
+    let widest = sizes.iter().map(|(width, _)| *width).max();
     let threads = match layout.per_token {
         true => options.write_threads,
         false => 1,
@@ -107,14 +176,15 @@ pub fn run<E: Embedder, R: Records>(
     let writer = Writer {
         dir: &job.dir,
         layout: &layout,
-        kind: embedder.config().kind,
+        kind,
         f16: job.spec.dtype == "f16",
         trace: &options.trace,
         workers: &workers,
+        join: join.map(|join| (join, sizes, options.write_threads)),
         counters: &counters,
     };
     let finisher = Finisher {
-        weights: options.weights.as_deref(),
+        weights: &options.weights,
         counters: &counters,
         trace: &options.trace,
     };
@@ -122,16 +192,21 @@ pub fn run<E: Embedder, R: Records>(
         .input_records
         .map(|n| options.read.share.records(n, options.read.shard_size));
     let mut monitor = Monitor::new(total, Arc::clone(&counters), observer);
-    let (to_writer, computed) = sync_channel(write_behind(options, layout.width));
+    monitor.progress.chunks = join.map(|_| Chunked::default());
+    let (to_writer, computed) = sync_channel(write_behind(options, widest.unwrap_or(layout.width)));
     let (to_finisher, written) = sync_channel(waiting_shards(&layout));
     let (to_slots, slots) = channel();
     for _ in 0..open_shards(&layout, files::left()) {
         // This cannot fail, because the receiver exists.
         let _ = to_slots.send(ShardSlot);
     }
+    let mut lanes = lanes;
+    let lanes = lanes.iter_mut().map(|lane| ComputeLane {
+        embedder: &mut *lane.embedder,
+        request: &lane.request,
+    });
     let compute = Compute::new(
-        embedder,
-        &options.request,
+        lanes.collect(),
         options.piped,
         stop,
         &mut monitor,
@@ -156,16 +231,17 @@ pub fn run<E: Embedder, R: Records>(
     })?;
     monitor.observe();
     let progress = monitor.progress;
-    let (manifest, notes, stopped) = match end {
+    let (manifest, tables, notes, stopped) = match end {
         RunEnd::Complete(input) => {
-            let manifest = complete(job, &options.read, options.weights.as_deref(), &input)?;
-            (Some(manifest), input.notes, None)
+            let (manifest, tables) = complete(job, &options.read, &options.weights, &input)?;
+            (Some(manifest), tables, input.notes, None)
         }
-        RunEnd::Stopped(signal) => (None, InputNotes::default(), Some(signal)),
+        RunEnd::Stopped(signal) => (None, None, InputNotes::default(), Some(signal)),
     };
     Ok(Report {
         progress,
         manifest,
+        tables,
         notes,
         stopped,
     })
@@ -174,13 +250,16 @@ pub fn run<E: Embedder, R: Records>(
 /// Starts the threads before the computing one: the reader, and where a pool tokenizes, the pool
 /// and the packing thread. None of them is scoped, because the reader may block in a read of a pipe
 /// that nobody will ever write to again.
-fn start_reading<R: Records>(
+fn start_reading<E, R: Records>(
     reader: Reader<R>,
-    tokenizer: Arc<Tokenizer>,
+    lanes: &[Lane<'_, E>],
     options: &RunOptions,
     to_compute: WorkSender,
 ) -> Result<(), JobError> {
-    let tokenizer = GroupTokenizer::new(tokenizer, options.pack.limit);
+    let tokenizers = lanes
+        .iter()
+        .map(|l| (Arc::clone(&l.tokenizer), l.pack.limit));
+    let tokenizer = GroupTokenizer::new(tokenizers);
     // With one thread, the reader itself tokenizes and packs.
     let pooled = options.tokenize_threads > 1;
     let (tokens, packs) = match pooled {
@@ -188,7 +267,7 @@ fn start_reading<R: Records>(
         false => (host::READER, host::READER),
     };
     let tokenizer = tokenizer.traced(options.trace.clone(), tokens);
-    let packer = Packer::new(options.pack.clone(), to_compute);
+    let packer = Packer::new(lanes.iter().map(|lane| lane.pack.clone()), to_compute);
     let packer = packer.traced(options.trace.clone(), packs);
     let stage = match options.tokenize_threads {
         0 | 1 => TokenizeStage::inline(tokenizer, packer),

@@ -14,21 +14,29 @@ use crate::trace::{Trace, host};
 /// How many groups may be under way per thread: one that is tokenized, and one that waits.
 pub(crate) const GROUPS_PER_THREAD: usize = 2;
 
-/// Turns the text of records into tokens.
+/// The tokenizer of a lane.
 #[derive(Clone)]
-pub(crate) struct GroupTokenizer {
+struct LaneTokenizer {
     tokenizer: Arc<Tokenizer>,
     /// How many content tokens of each record are needed.
     most: usize,
+}
+
+/// Turns the text of records into tokens.
+#[derive(Clone)]
+pub(crate) struct GroupTokenizer {
+    lanes: Arc<[LaneTokenizer]>,
     trace: Trace,
     /// The name of the track of the thread that tokenizes.
     thread: &'static str,
 }
 
 impl GroupTokenizer {
-    /// With `limit`, only the tokens that are needed are made.
-    pub(crate) fn new(tokenizer: Arc<Tokenizer>, limit: Option<LengthLimit>) -> Self {
-        let most = match limit {
+    /// Takes the tokenizer of each lane. With a limit, only the tokens that are needed are made.
+    pub(crate) fn new(
+        lanes: impl IntoIterator<Item = (Arc<Tokenizer>, Option<LengthLimit>)>,
+    ) -> Self {
+        let most = |limit| match limit {
             // The tokens that are kept, and one more that tells whether the sequence is longer.
             Some(LengthLimit {
                 max,
@@ -36,9 +44,12 @@ impl GroupTokenizer {
             }) => max.saturating_add(1),
             _ => usize::MAX,
         };
-        Self {
+        let lanes = lanes.into_iter().map(|(tokenizer, limit)| LaneTokenizer {
             tokenizer,
-            most,
+            most: most(limit),
+        });
+        Self {
+            lanes: lanes.collect(),
             trace: Trace::off(),
             thread: host::READER,
         }
@@ -53,16 +64,18 @@ impl GroupTokenizer {
     fn tokenize(&self, group: &mut Group) {
         let number = rayon::current_thread_index().unwrap_or(0);
         let mut span = self.trace.stage(self.thread, number, "tokenize");
-        for record in &mut group.records {
-            // The text is not needed again, and a long text takes much memory.
-            let text = std::mem::take(&mut record.sequence);
-            self.tokenizer
-                .encode_first(&text, self.most, &mut group.tokens);
-            group.ends.push(group.tokens.len());
+        for (lane, with) in group.lanes.iter_mut().zip(self.lanes.iter()) {
+            for record in &mut lane.records {
+                // The text is not needed again, and a long text takes much memory.
+                let text = std::mem::take(&mut record.sequence);
+                with.tokenizer
+                    .encode_first(&text, with.most, &mut lane.tokens);
+                lane.ends.push(lane.tokens.len());
+            }
         }
         span.note(|args| {
-            args.sequences = Some(group.records.len() as u64);
-            args.tokens = Some(group.tokens.len() as u64);
+            args.sequences = Some(group.records() as u64);
+            args.tokens = Some(group.tokens() as u64);
             args.bytes = Some(group.bytes as u64);
         });
     }

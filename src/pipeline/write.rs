@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::Instant;
 
 use super::JobError;
+use super::join::{JoinOptions, Joiner};
 use super::messages::{Batch, Computed, ShardSlot, StopReason};
 use super::progress::Counters;
 use crate::architecture::ModelKind;
@@ -26,6 +27,9 @@ pub(crate) struct Writer<'a> {
     pub trace: &'a Trace,
     /// The threads that encode, hash and write states.
     pub workers: &'a Workers,
+    /// What becomes of the rows of a job of `seqstream virnucpro`, and the width and the layer of
+    /// each of its models.
+    pub join: Option<(&'a JoinOptions, Vec<(usize, usize)>, usize)>,
     pub counters: &'a Counters,
 }
 
@@ -67,6 +71,10 @@ impl<'a> Writer<'a> {
     ) -> Result<(), StopReason> {
         let mut current: Option<ShardWriter<'_>> = None;
         let mut windows = Windows::new(self.layout);
+        let joiner = |(options, lanes, threads): &(&'a JoinOptions, Vec<_>, usize)| {
+            Joiner::new(options, lanes.iter().copied(), *threads, self.f16)
+        };
+        let mut joiner = self.join.as_ref().map(joiner).transpose()?;
         loop {
             let waiting = self.wait("wait for results");
             let Ok(computed) = from_compute.recv() else {
@@ -83,7 +91,9 @@ impl<'a> Writer<'a> {
                         let values = |o: &LayerOutput| o.pooled.len() + o.states.len();
                         args.bytes = Some(4 * outputs.iter().map(values).sum::<usize>() as u64);
                     });
-                    check_shapes(&batch, &outputs, self.layout)?;
+                    if joiner.is_none() {
+                        check_shapes(&batch, &outputs, self.layout)?;
+                    }
                     let shard = match &mut current {
                         Some(shard) => shard,
                         None => {
@@ -91,13 +101,16 @@ impl<'a> Writer<'a> {
                             current.insert(ShardWriter::create(self.dir, batch.shard, self.layout)?)
                         }
                     };
-                    self.push(&batch, &outputs, shard, &mut windows)?;
+                    match &mut joiner {
+                        Some(joiner) => joiner.push(batch, &outputs, shard, self.workers)?,
+                        None => self.push(&batch, &outputs, shard, &mut windows)?,
+                    }
                 }
                 Computed::ShardEnd(end) => {
                     let mut shard = match current.take() {
                         Some(shard) => shard,
-                        // All records of the shard were skipped.
-                        None if !end.rejected.is_empty() => {
+                        // All records of the shard were skipped, or no chunk has a fragment.
+                        None if !end.rejected.is_empty() || joiner.is_some() => {
                             self.waiting_for_disk(|| slots.recv())?;
                             ShardWriter::create(self.dir, end.shard, self.layout)?
                         }
@@ -108,6 +121,12 @@ impl<'a> Writer<'a> {
                     let span = self.trace.stage(host::WRITER, 0, "complete");
                     for rejected in end.rejected.values() {
                         shard.reject(rejected)?;
+                    }
+                    if let Some(joiner) = &mut joiner {
+                        joiner.end(end.facts.rows)?;
+                    }
+                    for (name, text) in &end.texts {
+                        shard.text(name, text)?;
                     }
                     let written = shard.complete(end.facts)?;
                     drop(span);

@@ -225,6 +225,14 @@ pub enum SequenceError {
         /// The number of bytes read so far.
         read: usize,
     },
+    /// Two contigs share a name, so that their fragments would share their ids.
+    #[error("{place}: an earlier contig has the name \"{}\" too", Shown(name))]
+    DuplicateId {
+        /// The place of the second contig.
+        place: Place,
+        /// The name.
+        name: String,
+    },
     /// A FASTQ record breaks the format.
     #[error("{place}: malformed FASTQ: {reason}")]
     Fastq {
@@ -298,6 +306,7 @@ impl SequenceError {
             | Self::SequenceTooLong { place, .. }
             | Self::NoMemory { place, .. }
             | Self::Fastq { place, .. }
+            | Self::DuplicateId { place, .. }
             | Self::Strict { place, .. } => Some(place),
         }
     }
@@ -325,6 +334,7 @@ impl SequenceError {
             | Self::StrayReturn { .. }
             | Self::Nul { .. }
             | Self::Utf16 { .. }
+            | Self::DuplicateId { .. }
             | Self::Fastq { .. } => false,
         }
     }
@@ -339,6 +349,10 @@ impl SequenceError {
                 _ => return files::advice(source).map(Into::into),
             },
             Self::SequenceTooLong { .. } => "split the sequence".into(),
+            Self::DuplicateId { .. } => Remedy::any_of([
+                "rename one of the contigs".into(),
+                Action::NumberSharedNames.into(),
+            ]),
             Self::NoMemory { .. } => {
                 Remedy::any_of(["split the sequence".into(), Action::MoreMemory.into()])
             }
@@ -429,6 +443,7 @@ impl SequenceError {
             Self::Open { .. }
             | Self::SequenceTooLong { .. }
             | Self::NoMemory { .. }
+            | Self::DuplicateId { .. }
             | Self::Strict { .. } => return None,
         })
     }

@@ -66,7 +66,7 @@ pub use fragments::{Fragment, Fragmenter, Frame, chunk_ranges};
 pub use intruder::Intruder;
 pub use names::{SeenNames, SharedName};
 pub use reader::{BadRecords, Chains, MAX_ID, Names, ReaderOptions, SequenceReader};
-pub use scan::{InputSummary, ScanOptions, scan, scan_each};
+pub use scan::{InputSummary, ScanOptions, only_once, scan, scan_each};
 pub use source::{Input, InputDigest};
 pub use tokenizer::{Tokenizer, TokenizerError};
 
@@ -96,6 +96,21 @@ pub struct Record {
     pub number: u64,
     /// The positions at which the lines of the sequence begin, for messages.
     pub layout: Layout,
+    /// The place in its contig, if the record is a chunk of a contig.
+    pub chunk: Option<ChunkPlace>,
+}
+
+/// The place of a chunk in its contig.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkPlace {
+    /// The number of the chunk, from 1.
+    pub number: u64,
+    /// The number of chunks of the contig; 1 for a contig without letters.
+    pub of: u64,
+    /// The position of the chunk's first letter in the contig, from 0.
+    pub start: u64,
+    /// The number of letters of the contig.
+    pub contig: u64,
 }
 
 impl Default for Record {
@@ -118,6 +133,7 @@ impl Record {
             source: "".into(),
             number: 0,
             layout: Layout::default(),
+            chunk: None,
         }
     }
 

@@ -254,7 +254,7 @@ impl OpenInput {
                 }
             }
         }
-        if record.sequence.is_empty() {
+        if record.sequence.is_empty() && !options.empty {
             return Err(SequenceError::EmptySequence {
                 place: record.place(),
                 what: "empty",

@@ -55,6 +55,8 @@ pub struct ReaderOptions {
     pub bad_records: BadRecords,
     /// What becomes of a record of several chains.
     pub chains: Chains,
+    /// Whether a record may have no sequence, and an input no records. Otherwise both are errors.
+    pub empty: bool,
     /// Whether a file of bgzip blocks without its end marker is an error.
     pub strict: bool,
     /// The most bytes of a piece of a line. Tests set this to move the boundaries between the
@@ -70,6 +72,7 @@ impl Default for ReaderOptions {
             names: Names::First,
             bad_records: BadRecords::Stop,
             chains: Chains::Keep,
+            empty: false,
             strict: false,
             longest_piece: usize::MAX,
         }
@@ -205,7 +208,7 @@ impl SequenceReader {
                     self.index += 1;
                     return Ok(true);
                 }
-                if open.records == 0 {
+                if open.records == 0 && !self.options.empty {
                     return Err(SequenceError::NoRecords {
                         place: Place {
                             line: 0,

@@ -138,7 +138,8 @@ fn take<E: From<SequenceError>>(
     Ok(())
 }
 
-fn only_once(input: &Input) -> bool {
+/// Whether an input can be read only once, as standard input and pipes.
+pub fn only_once(input: &Input) -> bool {
     match input {
         Input::Stdin => true,
         Input::Path(path) => std::fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir()),

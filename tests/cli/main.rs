@@ -23,6 +23,7 @@ mod report;
 mod simulate;
 mod trace;
 mod typed;
+mod virnucpro;
 
 #[path = "../support"]
 mod support {

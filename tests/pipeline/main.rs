@@ -4,6 +4,7 @@
 
 mod bad_records;
 mod job;
+mod lanes;
 mod output;
 mod poolings;
 mod resume;

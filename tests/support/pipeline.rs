@@ -312,6 +312,7 @@ impl Job {
             .into(),
             chains: "keep".into(),
             uracil: None,
+            virnucpro: None,
             inputs: vec![InputSpec {
                 name: "list.fa".into(),
                 blake3: if self.piped { None } else { Some("i0".into()) },
@@ -353,7 +354,7 @@ impl Job {
             request: self.request.clone(),
             input_records: Some(self.records.len() as u64),
             piped: self.piped,
-            weights: None,
+            weights: Vec::new(),
             trace: seqstream::trace::Trace::off(),
         };
         let list = List {
