@@ -105,7 +105,7 @@ fn codes_that_mean_something_else_are_no_codes_of_a_stopped_job() {
 }
 
 /// Sets what Slurm sets for a task of an array with these ids.
-fn task<'a>(command: &'a mut Command, id: u64, ids: (u64, u64), count: u64) -> &'a mut Command {
+fn task(command: &mut Command, id: u64, ids: (u64, u64), count: u64) -> &mut Command {
     for (name, value) in [
         ("JOB_ID", 77),
         ("TASK_ID", id),
