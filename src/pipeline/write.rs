@@ -27,11 +27,14 @@ pub(crate) struct Writer<'a> {
     pub trace: &'a Trace,
     /// The threads that encode, hash and write states.
     pub workers: &'a Workers,
-    /// What becomes of the rows of a job of `seqstream virnucpro`, and the width and the layer of
-    /// each of its models.
-    pub join: Option<(&'a JoinOptions, Vec<(usize, usize)>, usize)>,
+    /// What becomes of the rows of a job of `seqstream virnucpro`.
+    pub join: Option<Join<'a>>,
     pub counters: &'a Counters,
 }
+
+/// How the rows of several models are joined: the options, the width and the layer of each model, and
+/// the number of threads.
+pub(crate) type Join<'a> = (&'a JoinOptions, Vec<(usize, usize)>, usize);
 
 /// A record that all sequences of have been computed.
 struct Record<'a> {
@@ -71,7 +74,7 @@ impl<'a> Writer<'a> {
     ) -> Result<(), StopReason> {
         let mut current: Option<ShardWriter<'_>> = None;
         let mut windows = Windows::new(self.layout);
-        let joiner = |(options, lanes, threads): &(&'a JoinOptions, Vec<_>, usize)| {
+        let joiner = |(options, lanes, threads): &Join<'a>| {
             Joiner::new(options, lanes.iter().copied(), *threads, self.f16)
         };
         let mut joiner = self.join.as_ref().map(joiner).transpose()?;

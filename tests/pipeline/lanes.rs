@@ -132,7 +132,7 @@ impl Two {
             score: None,
         };
         let list = List {
-            records: contigs.to_vec().into_iter(),
+            records: Vec::from(contigs).into_iter(),
             blake3: job.hash.into(),
         };
         let names = ContigNames::new(DuplicateIds::Error);
