@@ -129,7 +129,11 @@ mod tests {
 
     #[test]
     fn a_long_run_keeps_a_bounded_number_of_samples() {
-        let console = Console::new(super::super::Verbosity::Quiet, clap::ColorChoice::Never);
+        let console = Console::new(
+            super::super::Verbosity::Quiet,
+            clap::ColorChoice::Never,
+            false,
+        );
         let mut recording = Recording {
             display: Display::new(&console, None),
             run: RunRecord::default(),
