@@ -26,6 +26,8 @@ pub struct Console {
     verbosity: Verbosity,
     color: bool,
     terminal: bool,
+    /// Takes the warnings instead of standard error.
+    warnings: Option<fn(&str)>,
 }
 
 impl Console {
@@ -44,6 +46,18 @@ impl Console {
             verbosity,
             color,
             terminal,
+            warnings: None,
+        }
+    }
+
+    /// Makes a console that prints nothing, and gives its warnings to `warnings`.
+    #[allow(dead_code)] // for the Python package
+    pub fn silent(warnings: fn(&str)) -> Self {
+        Self {
+            verbosity: Verbosity::Quiet,
+            color: false,
+            terminal: false,
+            warnings: Some(warnings),
         }
     }
 
@@ -73,6 +87,9 @@ impl Console {
 
     /// Prints a warning: something that is not an error, but that the user should know.
     pub fn warn(&self, text: &str) {
+        if let Some(take) = self.warnings {
+            return take(&shown::message(text));
+        }
         stderr(&format!(
             "{} {}",
             self.paint("warning:", "33;1"),

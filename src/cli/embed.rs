@@ -29,8 +29,24 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-/// Runs `seqstream embed`.
+/// Runs `seqstream embed` until a signal stops it.
 pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
+    let done = run_until(args, console, Stop::on_signals);
+    if let Err(Failure::Stopped(_)) = done {
+        console.warn(&format!(
+            "to go on: {}",
+            resume_command(std::env::args_os())
+        ));
+    }
+    done
+}
+
+/// Runs the job until what `stop` makes asks it to stop. `stop` is called when the job begins.
+pub fn run_until(
+    args: EmbedArgs,
+    console: &Console,
+    stop: impl FnOnce() -> io::Result<Stop>,
+) -> Result<(), Failure> {
     let options = EmbedOptions::try_from(args)?;
     // Cheap checks come first, because hashing the model and reading the inputs may take minutes.
     if !options.resume && !options.plan && holds_a_job(&options.out)? {
@@ -41,12 +57,17 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     }
     let path = options.trace.clone();
     trace::with(path.as_deref(), console, |trace| {
-        job(options, trace, console)
+        job(options, trace, console, stop)
     })
 }
 
 /// Runs the job. When this returns, nothing adds times of a device to the trace any more.
-fn job(options: EmbedOptions, trace: &Trace, console: &Console) -> Result<(), Failure> {
+fn job(
+    options: EmbedOptions,
+    trace: &Trace,
+    console: &Console,
+    stop: impl FnOnce() -> io::Result<Stop>,
+) -> Result<(), Failure> {
     let found = model::find(&options.model, console)?;
     let checkpoint = model::open(&found.path, console)?;
     let config = checkpoint.config().clone();
@@ -183,8 +204,7 @@ fn job(options: EmbedOptions, trace: &Trace, console: &Console) -> Result<(), Fa
         piped: !summary.complete,
         trace: trace.clone(),
     };
-    let stop =
-        Stop::on_signals().map_err(|e| Failure::Other(format!("cannot watch for signals: {e}")))?;
+    let stop = stop().map_err(|e| Failure::Other(format!("cannot watch for signals: {e}")))?;
     let share = summary
         .complete
         .then(|| options.share.records(summary.records, options.shard_size));
@@ -220,10 +240,6 @@ fn job(options: EmbedOptions, trace: &Trace, console: &Console) -> Result<(), Fa
             console.warn(&format!(
                 "stopped by {}; all finished shards are kept",
                 signal_name(signal)
-            ));
-            console.warn(&format!(
-                "to go on: {}",
-                resume_command(std::env::args_os())
             ));
             Err(Failure::Stopped(signal))
         }
