@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from . import _native
 from ._cublaslt import hand_over_folders
@@ -144,7 +144,7 @@ class Embedder:
             hand_over_folders()
         self._native = _native.Model(self._name, cache_dir, local_files_only, trace, self._options)
         self._counts: dict[str, int] = {}
-        self._warn_of_model(stacklevel=3)
+        self._warn_of_model(stacklevel=2)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (type(self), self._arguments)
@@ -228,7 +228,7 @@ class Embedder:
         what = "none" if per_token else pool
         flags = self._what(what, layers, per_token, max_length, long, stride, clean, gaps, strict)
         result, counts = self._native.start(texts, names, flags).result()
-        self._notice(counts, len(texts), gaps, stacklevel=3)
+        self._notice(counts, len(texts), gaps, stacklevel=2)
         pools = _count(pool)
         by_layer: dict[int, Any] = {}
         for number, pooled, states in result:
@@ -283,7 +283,7 @@ class Embedder:
             waiting = started
         if waiting is not None:
             yield from self._finished(waiting, pool, pools, layers, per_token, total)
-        self._notice(total, total.get("records", 0), gaps, stacklevel=3)
+        self._notice(total, total.get("records", 0), gaps, stacklevel=2)
 
     def _finished(
         self,
@@ -410,14 +410,8 @@ class Embedder:
         """The width of a row, by the name that sentence-transformers gives it."""
         return self.width
 
-    @overload
-    def tokenize(self, sequences: str | bytes, *, clean: bool = True) -> list[int]: ...
-    @overload
-    def tokenize(self, sequences: Iterable[str | bytes], *, clean: bool = True) -> list[list[int]]: ...
-    def tokenize(
-        self, sequences: str | bytes | Iterable[str | bytes], *, clean: bool = True
-    ) -> list[int] | list[list[int]]:
-        """Return the token ids of one sequence, or of each of several, special tokens included.
+    def tokenize(self, sequences: str | bytes | Iterable[str | bytes], *, clean: bool = True) -> Any:
+        """Return the token ids of one sequence as a list, or a list for each of several, special tokens included.
 
         Args:
             sequences: One sequence, or several.

@@ -98,17 +98,18 @@ pub mod library {
         }
     }
 
-    /// Shortens what clap says: the first line tells what is wrong, and the others repeat how the
-    /// program is used.
+    /// Shortens what clap says: the lines before the first blank line tell what is wrong, and the
+    /// others repeat how the program is used.
     fn usage(answer: clap::Error) -> Failure {
         let text = answer.to_string();
-        let first = text.lines().next().unwrap_or_default();
+        let wrong = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+        let wrong: Vec<&str> = wrong.filter(|line| !line.starts_with('[')).collect();
         let values = text.lines().map(str::trim).find_map(|line| {
             let values = line.strip_prefix("[possible values: ")?;
             Some(format!("give one of {}", values.trim_end_matches(']')))
         });
         Failure::Usage {
-            message: first.trim_start_matches("error: ").to_owned(),
+            message: wrong.join(" ").trim_start_matches("error: ").to_owned(),
             hint: values,
         }
     }
