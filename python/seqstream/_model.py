@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Array = NDArray[np.float32]
+    _Array = NDArray[np.float32]
 
 __all__ = ["Embedder", "Embedding", "Streams"]
 
@@ -508,20 +508,20 @@ def _count(pool: str | Sequence[str]) -> int | None:
     return None if isinstance(pool, str) else len(dict.fromkeys(pool))
 
 
-def _array(values: _native.Values) -> Array:
+def _array(values: _native.Values) -> _Array:
     """Make an array of the memory of the values, without a copy."""
     import numpy as np
 
     return np.asarray(values)  # type: ignore[no-any-return, unused-ignore]
 
 
-def _rows(pooled: _native.Values, pools: int | None) -> Array:
+def _rows(pooled: _native.Values, pools: int | None) -> _Array:
     """Make `[n, pools, width]`, or `[n, width]` for one pooling that is no list."""
     rows = _array(pooled)
     return rows[:, 0] if pools is None else rows
 
 
-def _normalized(rows: Array) -> Array:
+def _normalized(rows: _Array) -> _Array:
     import numpy as np
 
     lengths = np.linalg.norm(rows, axis=-1, keepdims=True)

@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 from typing import Any, final
 
+__all__ = ["Model", "Pending", "Values", "__version__", "look_in", "run_job", "run_program"]
+
 __version__: str
 
 @final
