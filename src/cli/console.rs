@@ -28,6 +28,8 @@ pub struct Console {
     color: bool,
     terminal: bool,
     offline: bool,
+    /// Takes the warnings instead of standard error.
+    warnings: Option<fn(&str)>,
 }
 
 impl Console {
@@ -47,6 +49,19 @@ impl Console {
             color,
             terminal,
             offline,
+            warnings: None,
+        }
+    }
+
+    /// Makes a console that prints nothing, and gives its warnings to `warnings`.
+    #[allow(dead_code)] // for the Python package
+    pub fn silent(warnings: fn(&str)) -> Self {
+        Self {
+            verbosity: Verbosity::Quiet,
+            color: false,
+            terminal: false,
+            offline: false,
+            warnings: Some(warnings),
         }
     }
 
@@ -81,6 +96,9 @@ impl Console {
 
     /// Prints a warning: something that is not an error, but that the user should know.
     pub fn warn(&self, text: &str) {
+        if let Some(take) = self.warnings {
+            return take(&shown::message(text));
+        }
         stderr(&format!(
             "{} {}",
             self.paint("warning:", "33;1"),

@@ -30,13 +30,26 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-/// Runs `seqstream embed`.
+/// Runs `seqstream embed` until a signal stops it.
 pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     let options = EmbedOptions::try_from(args)?;
+    let share = options.share;
     // Handlers stand from the beginning: without one, SIGUSR1 would end the process with no message
     // and no exit code, and batch systems send it whenever the time of the job is nearly up.
     let stop = Stop::on_signals(options.stopped_code)
         .map_err(|e| Failure::Other(format!("cannot watch for signals: {e}")))?;
+    let done = run_until(options, console, &stop);
+    if let Err(Failure::Stopped { .. }) = done {
+        console.warn(&format!(
+            "to go on: {}",
+            resume_command(std::env::args_os(), share)
+        ));
+    }
+    done
+}
+
+/// Runs the job until `stop` asks it to stop.
+pub fn run_until(options: EmbedOptions, console: &Console, stop: &Stop) -> Result<(), Failure> {
     options.warnings.iter().for_each(|text| console.warn(text));
     if let Some(text) = &options.notice {
         console.say(text);
@@ -50,7 +63,7 @@ pub fn run(args: EmbedArgs, console: &Console) -> Result<(), Failure> {
     }
     let path = options.trace.clone();
     trace::with(path.as_deref(), console, |trace| {
-        job(options, trace, &stop, console)
+        job(options, trace, stop, console)
     })
 }
 
@@ -240,10 +253,6 @@ fn job(
             console.warn(&format!(
                 "stopped by {}; all finished shards are kept",
                 signal_name(signal)
-            ));
-            console.warn(&format!(
-                "to go on: {}",
-                resume_command(std::env::args_os(), options.share)
             ));
             let code = u8::try_from(128 + signal).unwrap_or(1);
             let code = options.stopped_code.unwrap_or(code);

@@ -142,6 +142,8 @@ pub struct Engine {
     pub place: String,
     /// How the memory of the CUDA devices is divided.
     pub plan: Plan,
+    /// The streams of the CUDA devices; `None` on the CPU.
+    pub streams: Option<Arc<StreamManager>>,
 }
 
 impl Engine {
@@ -206,6 +208,7 @@ fn on_cpu(checkpoint: &Checkpoint, job: &Job) -> Result<Engine, EngineError> {
         writing: 1,
         place: format!("{} threads, SIMD {}", job.threads, backend::simd_name()),
         plan: Plan::default(),
+        streams: None,
     })
 }
 
@@ -324,6 +327,7 @@ fn fleet(models: Vec<Model<Cuda>>, dtype: DType, job: &Job) -> Result<Engine, En
     let plan = Plan {
         devices: plans.collect(),
     };
+    let streams = Arc::clone(first.backend().manager());
     let tokens = models.iter().map(|m| m.limits().tokens);
     let capacity = tokens.min().unwrap_or(0);
     let streamed = plan.devices.iter().any(|device| device.streamed);
@@ -342,6 +346,7 @@ fn fleet(models: Vec<Model<Cuda>>, dtype: DType, job: &Job) -> Result<Engine, En
         writing: writing(job.threads),
         place,
         plan,
+        streams: Some(streams),
     })
 }
 

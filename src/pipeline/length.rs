@@ -31,7 +31,7 @@ pub enum Long {
 /// The parts of a sequence that are embedded, in order. There may be as many parts as tokens, so
 /// they are not stored in a list.
 #[derive(Debug)]
-pub(crate) struct Pieces {
+pub struct Pieces {
     start: usize,
     /// The end of the last part.
     end: usize,
@@ -62,14 +62,14 @@ impl Iterator for Pieces {
 
 impl Pieces {
     /// Whether the part that was returned last is the final part.
-    pub(crate) fn done(&self) -> bool {
+    pub fn done(&self) -> bool {
         self.done
     }
 }
 
 /// Returns the parts of a sequence of `content` tokens that are embedded; `None` if the sequence is
 /// too long and this is an error.
-pub(crate) fn pieces(content: usize, limit: Option<LengthLimit>) -> Option<Pieces> {
+pub fn pieces(content: usize, limit: Option<LengthLimit>) -> Option<Pieces> {
     let whole = |end| Pieces {
         start: 0,
         end,

@@ -73,7 +73,7 @@ impl<'a> Writer<'a> {
         slots: Receiver<ShardSlot>,
     ) -> Result<(), StopReason> {
         let mut current: Option<ShardWriter<'_>> = None;
-        let mut windows = Windows::new(self.layout);
+        let mut windows = Windows::of(self.layout);
         let joiner = |(options, lanes, threads): &Join<'a>| {
             Joiner::new(options, lanes.iter().copied(), *threads, self.f16)
         };
@@ -307,7 +307,8 @@ fn check_shapes(
 /// The mean over the windows of one record (for `max`, the greatest values), weighted by their
 /// content tokens, in f64. The windows
 /// of a record may be in several batches.
-struct Windows {
+#[derive(Debug)]
+pub struct Windows {
     /// What the windows make so far, per layer and pooling: the weighted sum, or the greatest
     /// values.
     sums: Vec<Vec<f64>>,
@@ -317,24 +318,29 @@ struct Windows {
 }
 
 impl Windows {
-    fn new(layout: &ShardLayout) -> Self {
+    fn of(layout: &ShardLayout) -> Self {
         let pools = layout.pools.iter().map(|pool| pool == "max");
-        let maxima: Vec<bool> = pools
-            .cycle()
-            .take(layout.layers.len() * layout.pools.len())
-            .collect();
+        Self::new(pools.collect(), layout.layers.len(), layout.width)
+    }
+
+    /// Starts with no window. `maxima` says of each pooling whether it keeps the greatest values.
+    pub fn new(maxima: Vec<bool>, layers: usize, width: usize) -> Self {
+        let rows = layers * maxima.len();
+        let maxima: Vec<bool> = maxima.into_iter().cycle().take(rows).collect();
         Self {
-            sums: vec![vec![0.0; layout.width]; maxima.len()],
+            sums: vec![vec![0.0; width]; maxima.len()],
             maxima,
             weight: 0.0,
         }
     }
 
-    fn open(&self) -> bool {
+    /// Whether a window was added since the rows were last taken.
+    pub fn open(&self) -> bool {
         self.weight > 0.0
     }
 
-    fn add(&mut self, pooled: &[&[f32]], content: usize) {
+    /// Adds a window: its rows, those of a layer side by side, and its content tokens.
+    pub fn add(&mut self, pooled: &[&[f32]], content: usize) {
         let weight = content as f64;
         for ((sum, row), max) in self.sums.iter_mut().zip(pooled).zip(&self.maxima) {
             if *max {
@@ -353,7 +359,7 @@ impl Windows {
     }
 
     /// Returns the means and the greatest values, and resets the sums; `None` if no window was added.
-    fn take(&mut self) -> Option<Vec<Vec<f32>>> {
+    pub fn take(&mut self) -> Option<Vec<Vec<f32>>> {
         if !self.open() {
             return None;
         }

@@ -233,6 +233,15 @@ impl Trace {
         }
     }
 
+    /// Drops the events of a trace that is kept in memory, so that it can take those of the next
+    /// run.
+    pub fn clear(&self) {
+        let Some(recorder) = &self.0 else { return };
+        let mut state = lock(&recorder.shared.state);
+        state.events.clear();
+        state.counts = Counts::default();
+    }
+
     /// Returns how many events the trace took so far.
     pub fn counts(&self) -> Counts {
         let recorder = self.0.as_ref();

@@ -94,7 +94,7 @@ impl StatesMemory {
 /// The CUDA backend on one device. Its weights are on the device or on their way to it.
 pub struct Cuda {
     /// The manager of the streams, which live as long as the backend.
-    pub(super) _manager: Arc<StreamManager>,
+    pub(super) manager: Arc<StreamManager>,
     pub(super) info: DeviceInfo,
     /// The dtype of weights and activations.
     pub(super) dtype: DType,
@@ -147,6 +147,11 @@ impl Cuda {
             gemms: products,
             ..self
         }
+    }
+
+    /// Returns the manager of the streams that the backend works on.
+    pub fn manager(&self) -> &Arc<StreamManager> {
+        &self.manager
     }
 
     /// Returns the device.

@@ -422,7 +422,7 @@ impl CudaBuilder {
         let weights = placed.load(&loading, uploader, Arc::clone(&casts))?;
         let timeline = processor.timeline().cloned();
         Ok(Cuda {
-            _manager: self.manager,
+            manager: self.manager,
             info: self.info,
             dtype: self.options.dtype,
             gemm: self.gemm,

@@ -41,6 +41,17 @@ pub fn choose(path: &Path) {
     CHOSEN.get_or_init(|| path.to_owned());
 }
 
+static MORE_FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Adds a folder that is searched for cuBLASLt, before the folders that are found without it. A
+/// program that is part of a Python knows where NVIDIA's wheels are, whichever environment is
+/// activated.
+pub fn look_in(folder: &Path) {
+    // The list holds whole entries only, so a panic elsewhere leaves it valid.
+    let mut more = MORE_FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+    more.push(folder.to_owned());
+}
+
 /// Opens cuBLASLt, or returns the library that is open already. If [`choose`] or
 /// `$SEQSTREAM_LIBCUBLASLT` names a file, no other place is searched.
 ///
@@ -139,7 +150,9 @@ fn said(error: &libloading::Error) -> String {
 /// Returns the existing folders that may hold the library on machines whose dynamic linker does not
 /// know it: those of CUDA toolkits, and those of NVIDIA's wheels for each Python in use.
 fn folders() -> Vec<PathBuf> {
-    let mut folders = Vec::new();
+    let more = MORE_FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut folders = more.clone();
+    drop(more);
     for variable in ["CUDA_HOME", "CUDA_PATH"] {
         let Some(root) = env::var_os(variable).filter(|v| !v.is_empty()) else {
             continue;

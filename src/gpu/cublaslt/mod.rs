@@ -48,7 +48,7 @@ mod workbench;
 pub use algorithm::{Algorithm, Algorithms, Machine};
 pub use choose::Tuning;
 pub use error::{CallError, GemmError, Refusal};
-pub use library::choose;
+pub use library::{choose, look_in};
 pub use product::{ALIGNMENT, CHAIN_STEP, Kind, Operands, Product, ProductSpec, WHOLE, WORKSPACE};
 pub use table::AlgorithmTable;
 pub use workbench::{Workbench, randomise};
