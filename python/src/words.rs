@@ -10,6 +10,9 @@ use crate::cli::Failure;
 pub fn hint(failure: &Failure) -> Option<String> {
     let remedy = match failure {
         Failure::Job(e) => e.remedy(),
+        Failure::Export(e) => e.remedy(),
+        Failure::Report(e) => e.remedy(),
+        Failure::Classifier(e) => e.remedy(),
         Failure::Hub(e) => e.remedy(),
         Failure::Weights(e) => e.remedy(),
         Failure::Tokenizer(e) => e.remedy(),
@@ -25,7 +28,7 @@ pub fn hint(failure: &Failure) -> Option<String> {
         | Failure::GivenAlgorithms { .. }
         | Failure::Vocabulary { .. }
         | Failure::Stdout(_)
-        | Failure::Stopped(_)
+        | Failure::Stopped { .. }
         | Failure::Other(_) => return failure.hint().map(|hint| without_flags(&hint)),
     };
     remedy.as_ref().map(words)
