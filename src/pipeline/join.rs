@@ -24,6 +24,15 @@ pub struct JoinOptions {
     pub score: Option<Score>,
 }
 
+/// What the writer thread joins.
+pub(crate) struct Join<'a> {
+    pub options: &'a JoinOptions,
+    /// The width and the layer of each model.
+    pub lanes: Vec<(usize, usize)>,
+    /// The number of threads that score rows.
+    pub threads: usize,
+}
+
 /// Keeps the rows of each model until the other model has computed the same fragments. A shard
 /// ends in all lanes before the next one begins, so that the rows of one shard at most are kept.
 pub(crate) struct Joiner<'a> {
@@ -60,21 +69,17 @@ struct JoinedRows {
 }
 
 impl<'a> Joiner<'a> {
-    /// `lanes` are the widths of the models and their layers.
-    pub(crate) fn new(
-        options: &'a JoinOptions,
-        lanes: impl IntoIterator<Item = (usize, usize)>,
-        threads: usize,
-        f16: bool,
-    ) -> Result<Self, JobError> {
-        let lane = |(width, layer)| LaneRows {
+    /// Begins without rows. `f16` says whether the models compute in f16.
+    pub(crate) fn new(join: &Join<'a>, f16: bool) -> Result<Self, JobError> {
+        let options = join.options;
+        let lane = |&(width, layer): &(usize, usize)| LaneRows {
             width,
             layer,
             rows: VecDeque::new(),
         };
         let scoring = match &options.score {
             Some(_) => {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1));
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(join.threads.max(1));
                 let pool = pool.thread_name(|i| format!("scores {i}")).build();
                 Some(pool.map_err(|e| JobError::NoThread(e.to_string()))?)
             }
@@ -82,7 +87,7 @@ impl<'a> Joiner<'a> {
         };
         Ok(Self {
             options,
-            lanes: lanes.into_iter().map(lane).collect(),
+            lanes: join.lanes.iter().map(lane).collect(),
             scoring,
             f16,
             written: 0,

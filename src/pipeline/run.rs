@@ -8,7 +8,7 @@ use super::compute::{Compute, ComputeLane, RunEnd};
 use super::finish::{Finisher, open_shards, waiting_shards};
 use super::fragments::{FragmentOptions, FragmentStage};
 use super::job::complete;
-use super::join::JoinOptions;
+use super::join::{Join, JoinOptions};
 use super::messages::{InputNotes, ShardSlot, StopReason, WorkSender};
 use super::pack::{PackOptions, Packer};
 use super::progress::{Chunked, Counters, Monitor, Observer, Progress};
@@ -173,6 +173,7 @@ fn run_lanes<E: Embedder, R: Records>(
         false => 1,
     };
     let workers = Workers::new(threads).map_err(|e| JobError::NoThread(e.to_string()))?;
+    let write_threads = options.write_threads;
     let writer = Writer {
         dir: &job.dir,
         layout: &layout,
@@ -180,7 +181,11 @@ fn run_lanes<E: Embedder, R: Records>(
         f16: job.spec.dtype == "f16",
         trace: &options.trace,
         workers: &workers,
-        join: join.map(|join| (join, sizes, options.write_threads)),
+        join: join.map(|options| Join {
+            options,
+            lanes: sizes,
+            threads: write_threads,
+        }),
         counters: &counters,
     };
     let finisher = Finisher {

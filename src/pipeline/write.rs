@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::Instant;
 
 use super::JobError;
-use super::join::{JoinOptions, Joiner};
+use super::join::{Join, Joiner};
 use super::messages::{Batch, Computed, ShardSlot, StopReason};
 use super::progress::Counters;
 use crate::architecture::ModelKind;
@@ -27,14 +27,10 @@ pub(crate) struct Writer<'a> {
     pub trace: &'a Trace,
     /// The threads that encode, hash and write states.
     pub workers: &'a Workers,
-    /// What becomes of the rows of a job of `seqstream virnucpro`.
+    /// How the rows of a job of `seqstream virnucpro` are joined.
     pub join: Option<Join<'a>>,
     pub counters: &'a Counters,
 }
-
-/// How the rows of several models are joined: the options, the width and the layer of each model, and
-/// the number of threads.
-pub(crate) type Join<'a> = (&'a JoinOptions, Vec<(usize, usize)>, usize);
 
 /// A record that all sequences of have been computed.
 struct Record<'a> {
@@ -74,9 +70,7 @@ impl<'a> Writer<'a> {
     ) -> Result<(), StopReason> {
         let mut current: Option<ShardWriter<'_>> = None;
         let mut windows = Windows::of(self.layout);
-        let joiner = |(options, lanes, threads): &Join<'a>| {
-            Joiner::new(options, lanes.iter().copied(), *threads, self.f16)
-        };
+        let joiner = |join: &Join<'a>| Joiner::new(join, self.f16);
         let mut joiner = self.join.as_ref().map(joiner).transpose()?;
         loop {
             let waiting = self.wait("wait for results");
