@@ -89,6 +89,9 @@ pub mod untrusted;
 pub mod virnucpro;
 pub mod weights;
 
+/// The commit that this library was built from and its date, if the build knew them (`build/commit.rs`).
+pub const COMMIT: &str = env!("SEQSTREAM_COMMIT");
+
 pub use engine::{Device, Embedding, EngineError, Session};
 pub use gpu::stream;
 pub use model::{LayerOutput, Pool, Request};

@@ -139,9 +139,18 @@ fn action(action: &Action) -> String {
         Action::EmptyOutput => "give an empty or a new directory as out",
         Action::SmallerShards => "start anew with a smaller shard_size and another out",
         Action::WriteF32 => "write f32 instead: output_dtype=\"f32\"",
-        // These name nothing that the program words with a flag. They are listed one by one, so
+        Action::KeepStates => "call embed_fasta with per_token=True and another out",
+        // These name nothing that the program words with a flag, or belong to commands that the
+        // package does not have. They are listed one by one, so
         // that a new action does not get past this function.
         Action::CheckInputPath
+        | Action::NumberSharedNames
+        | Action::BuildWith { .. }
+        | Action::ChooseLayer { .. }
+        | Action::ChoosePool { .. }
+        | Action::KeyById
+        | Action::ExportAsTable
+        | Action::ExportStates
         | Action::Advice(_)
         | Action::ShorterSequences { .. }
         | Action::LargerDevice { .. }

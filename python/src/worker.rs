@@ -214,6 +214,7 @@ fn load(shared: &Shared, request: Request) -> Result<Loaded, Failure> {
         memory: memory(shared, &request)?,
         algorithms: Arc::clone(&algorithms),
         weights: shared.weights,
+        loading: Default::default(),
         trace: shared.trace.clone(),
     };
     let engine = engine::load(&shared.device, &shared.checkpoint, &job);

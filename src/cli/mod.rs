@@ -112,7 +112,10 @@ pub mod library {
     /// others repeat how the program is used.
     fn usage(answer: clap::Error) -> Failure {
         let text = answer.to_string();
-        let wrong = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+        let wrong = text
+            .lines()
+            .map(str::trim)
+            .take_while(|line| !line.is_empty());
         let wrong: Vec<&str> = wrong.filter(|line| !line.starts_with('[')).collect();
         let values = text.lines().map(str::trim).find_map(|line| {
             let values = line.strip_prefix("[possible values: ")?;

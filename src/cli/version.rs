@@ -12,7 +12,7 @@ pub fn long() -> &'static str {
         format!(
             "{}\ncommit: {}\nkernels: {}\nSIMD: {} on this processor\ntarget: {}-{}",
             env!("CARGO_PKG_VERSION"),
-            env!("SEQSTREAM_COMMIT"),
+            seqstream::COMMIT,
             cuda_kernels(kernels::NVCC, kernels::ARCHITECTURES),
             backend::simd_name(),
             std::env::consts::ARCH,
@@ -23,7 +23,7 @@ pub fn long() -> &'static str {
 
 /// Returns the date of the commit, if the build knows it.
 pub fn date() -> Option<&'static str> {
-    date_of(env!("SEQSTREAM_COMMIT"))
+    date_of(seqstream::COMMIT)
 }
 
 fn date_of(commit: &str) -> Option<&str> {

@@ -231,7 +231,8 @@ fn inspect_doctor_completions_and_help() {
     }
     let help = said(&["embed", "--help"]);
     assert!(
-        help.contains("Examples:") && help.contains("6  resume, merge, export, report or algorithm table refused"),
+        help.contains("Examples:")
+            && help.contains("6  resume, merge, export, report or algorithm table refused"),
         "{help}"
     );
     assert_eq!(
