@@ -105,10 +105,20 @@ pub struct Layer {
 
 /// Why a call has no result.
 enum End {
-    Failed(Failure),
+    Failed(Box<Failure>),
     /// The engine failed, and cannot be used any more.
-    Broken(Failure),
+    Broken(Box<Failure>),
     Cancelled,
+}
+
+impl End {
+    fn failed(failure: impl Into<Failure>) -> Self {
+        Self::Failed(Box::new(failure.into()))
+    }
+
+    fn broken(failure: impl Into<Failure>) -> Self {
+        Self::Broken(Box::new(failure.into()))
+    }
 }
 
 /// An engine, and the request that it was prepared for.
@@ -145,7 +155,7 @@ pub fn serve(shared: &Shared, tasks: &Receiver<Task>) {
                 match result {
                     Ok(result) => _ = done.send(Ok(result)),
                     Err(End::Failed(failure) | End::Broken(failure)) => {
-                        _ = done.send(Err(failure));
+                        _ = done.send(Err(*failure));
                     }
                     Err(End::Cancelled) => {}
                 }
@@ -257,8 +267,8 @@ fn embed(shared: &Shared, loaded: &mut Option<Loaded>, call: Call) -> Result<Don
         return Err(End::Cancelled);
     }
     shared.trace.clear();
-    let memory = memory(shared, &call.request).map_err(End::Failed)?;
-    let engine = prepare(shared, loaded, &call.request).map_err(End::Failed)?;
+    let memory = memory(shared, &call.request).map_err(End::failed)?;
+    let engine = prepare(shared, loaded, &call.request).map_err(End::failed)?;
     let config = shared.checkpoint.config();
     let (width, kind) = (config.hidden, config.kind);
     let maxima = call.request.pools.iter().map(|p| *p == Pool::Max);
@@ -290,7 +300,7 @@ fn embed(shared: &Shared, loaded: &mut Option<Loaded>, call: Call) -> Result<Don
         while !progress.submitted.is_empty() {
             progress.submitted.pop_front();
             if let Err(error) = engine.embedder.collect() {
-                return Err(End::Broken(error.into()));
+                return Err(End::broken(error));
             }
         }
     }
@@ -322,7 +332,7 @@ impl Progress<'_> {
             let mut record = Record::new("", text.as_slice());
             // Errors name the place of a record by its source.
             record.source = call.names.of(i).into();
-            let failed = |error: JobError| End::Failed(error.into());
+            let failed = |error: JobError| End::failed(error);
             let counts = clean(alphabet, call.cleaning, call.strict, &mut record)
                 .map_err(|e| failed(e.into()))?;
             self.done.counts += counts;
@@ -409,7 +419,7 @@ impl Progress<'_> {
         let span = self.trace.stage(host::COMPUTING, 0, "launch");
         let submitted = engine.embedder.submit(&batch, &self.call.request);
         drop(span);
-        submitted.map_err(|e| End::Broken(e.into()))?;
+        submitted.map_err(End::broken)?;
         self.done.tokens += batch.total() as u64;
         self.submitted.push_back((batch, std::mem::take(parts)));
         Ok(())
@@ -426,8 +436,8 @@ impl Progress<'_> {
         let outputs = engine.embedder.collect();
         drop(span);
         let outputs = outputs
-            .map_err(|e| End::Broken(e.into()))?
-            .ok_or_else(|| End::Broken(Failure::Other("internal error: a lost batch".into())))?;
+            .map_err(End::broken)?
+            .ok_or_else(|| End::broken(Failure::Other("internal error: a lost batch".into())))?;
         let (d, pools) = (self.width, self.call.request.pools.len());
         for (i, part) in parts.iter().enumerate() {
             let pooled: Vec<&[f32]> = outputs
@@ -474,17 +484,14 @@ impl Progress<'_> {
             let states = layer.states.get(sequence).map_or(&[][..], Vec::as_slice);
             let values = pooled.iter().chain(states);
             if let Some((at, value)) = values.enumerate().find(|(_, v)| !v.is_finite()) {
-                return Err(End::Failed(
-                    JobError::NonFinite {
-                        id: self.call.names.of(sequence),
-                        record: sequence as u64 + 1,
-                        layer: layer.number,
-                        dimension: at % d,
-                        value: *value,
-                        f16: self.f16,
-                    }
-                    .into(),
-                ));
+                return Err(End::failed(JobError::NonFinite {
+                    id: self.call.names.of(sequence),
+                    record: sequence as u64 + 1,
+                    layer: layer.number,
+                    dimension: at % d,
+                    value: *value,
+                    f16: self.f16,
+                }));
             }
         }
         Ok(())
