@@ -14,7 +14,7 @@ use seqstream::engine::{Device, Job};
 use seqstream::gpu::cublaslt::Algorithms;
 use seqstream::model::{Pool, Request};
 use seqstream::output::OutputError;
-use seqstream::pipeline::JobError;
+use seqstream::report::ReportError;
 use seqstream::study::simulate::{self, SimulateOptions};
 use seqstream::study::{
     self, BenchOptions, BenchReport, Comparison, Earlier, Note, Workload, figures,
@@ -70,7 +70,7 @@ fn create(path: &Path) -> Result<File, Failure> {
 }
 
 fn unwritable(path: &Path, source: io::Error) -> Failure {
-    JobError::Output(OutputError::io("write", path, None, source)).into()
+    ReportError::Write(OutputError::io("write", path, None, source)).into()
 }
 
 fn measure(

@@ -308,6 +308,7 @@ fn finished_code(error: &FinishedError) -> u8 {
         FinishedError::NoJob { .. }
         | FinishedError::Incomplete { .. }
         | FinishedError::Format { .. }
+        | FinishedError::Fragments { .. }
         | FinishedError::Manifest { .. }
         | FinishedError::Unsound { .. } => 6,
     }

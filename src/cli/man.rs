@@ -7,13 +7,13 @@ use clap_mangen::Man;
 use super::args::{Cli, ManArgs};
 use super::{Console, Failure, version};
 use seqstream::output::OutputError;
-use seqstream::pipeline::JobError;
+use seqstream::report::ReportError;
 
 /// Runs `seqstream man`.
 pub fn run(args: &ManArgs, console: &Console) -> Result<(), Failure> {
     let failed = |action, source| {
         let error = OutputError::io(action, &args.dir, None, source);
-        Failure::Job(JobError::Output(error))
+        Failure::Report(ReportError::Write(error))
     };
     std::fs::create_dir_all(&args.dir).map_err(|e| failed("create", e))?;
     // The long version names the processor of this machine, and pages are the same on all machines.

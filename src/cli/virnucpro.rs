@@ -470,6 +470,9 @@ fn job(options: &Options, trace: &Trace, stop: &Stop, console: &Console) -> Resu
     }
     let summary = Summary::new(&report, options);
     console.say(&summary.to_string());
+    if let Some(counts) = &summary.counts {
+        warn_of_letters(counts, console);
+    }
     if options.json {
         console.report(&summary, true)?;
     }
@@ -488,6 +491,18 @@ fn job(options: &Options, trace: &Trace, stop: &Stop, console: &Console) -> Resu
             let code = options.stopped_code.unwrap_or(code);
             Err(Failure::Stopped { code })
         }
+    }
+}
+
+/// Warns where so many codons were dropped that the input is hardly DNA.
+fn warn_of_letters(counts: &BTreeMap<String, u64>, console: &Console) {
+    let of = |name: &str| counts.get(name).copied().unwrap_or(0);
+    let (dropped, kept) = (of("dropped_codons"), of("protein_tokens"));
+    if dropped > 0 && 10 * dropped > kept {
+        console.warn(
+            "more than one codon in ten was dropped for a letter other than A, C, G and T: RNA, proteins \
+             and contigs with many ambiguous letters give fragments that mean nothing",
+        );
     }
 }
 

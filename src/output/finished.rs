@@ -39,6 +39,12 @@ pub enum FinishedError {
         /// The format.
         format: u32,
     },
+    /// The output of a job of `virnucpro`.
+    #[error("{} is an output of VirNucPro: its tables and arrays are files already, and nothing else is made of them", path.display())]
+    Fragments {
+        /// The output directory.
+        path: PathBuf,
+    },
     /// The manifest contradicts itself or job.json.
     #[error("the {MANIFEST_FILE} of {} {reason}", path.display())]
     Manifest {
@@ -67,6 +73,7 @@ impl FinishedError {
             Self::NoJob { .. } => "give the output directory of a job".into(),
             Self::Incomplete { .. } => Action::ResumeThatJob.into(),
             Self::Format { .. } => "use the seqstream that computed this output".into(),
+            Self::Fragments { .. } => "docs/virnucpro.md lists its files".into(),
             Self::Manifest { .. } => Remedy::all([
                 Action::ResumeThatJob.into(),
                 "a job writes this file anew when it ends".into(),
@@ -125,6 +132,9 @@ impl Finished {
                 path: own(),
                 format,
             });
+        }
+        if job.virnucpro.is_some() {
+            return Err(FinishedError::Fragments { path: own() });
         }
         let layout = ShardLayout::of(&job);
         let mut shards: BTreeMap<u64, Listed> = BTreeMap::new();

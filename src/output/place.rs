@@ -39,6 +39,11 @@ impl Place {
             let error = io::Error::new(ErrorKind::InvalidInput, "this path names no file");
             return Err(OutputError::io("create", path, None, error));
         }
+        // A device, a pipe or a link would be replaced, too.
+        if fs::symlink_metadata(path).is_ok_and(|there| !there.is_file()) {
+            let error = io::Error::new(ErrorKind::InvalidInput, "it is no regular file");
+            return Err(OutputError::io("replace", path, None, error));
+        }
         remove_unfinished(path);
         Ok(Self {
             partial: partial_path(path, &Owner::new()),

@@ -41,31 +41,32 @@ pub struct Change {
     /// `now / before`: more than 1 is faster.
     pub ratio: f64,
     /// The larger of the two noises, as a fraction: the range of the rounds around their median, or
-    /// half the spread of the calls.
-    pub noise: f64,
-    /// Whether the ratio differs from 1 by more than the noise.
-    pub moved: bool,
+    /// half the spread of the calls; `None` if one side was measured only once.
+    pub noise: Option<f64>,
+    /// Whether the ratio differs from 1 by more than the noise, if that is known.
+    pub moved: Option<bool>,
 }
 
 impl Change {
-    fn new(what: String, [before, now]: [f64; 2], noises: [f64; 2]) -> Self {
-        let (ratio, noise) = (now / before, noises[0].max(noises[1]));
+    fn new(what: String, [before, now]: [f64; 2], noises: [Option<f64>; 2]) -> Self {
+        let ratio = now / before;
+        let noise = noises[0].zip(noises[1]).map(|(a, b)| a.max(b));
         Self {
             what,
             before,
             now,
             ratio,
             noise,
-            moved: (ratio - 1.0).abs() > noise,
+            moved: noise.map(|noise| (ratio - 1.0).abs() > noise),
         }
     }
 }
 
-/// The range of the rounds, as a fraction of their median.
-fn noise(workload: &WorkloadReport) -> f64 {
+/// The range of the rounds, as a fraction of their median, if there are several.
+fn noise(workload: &WorkloadReport) -> Option<f64> {
     let most = workload.rounds.iter().copied().fold(f64::MIN, f64::max);
     let least = workload.rounds.iter().copied().fold(f64::MAX, f64::min);
-    (most - least) / workload.tokens_per_second
+    (workload.rounds.len() > 1).then(|| (most - least) / workload.tokens_per_second)
 }
 
 impl Comparison {
@@ -122,7 +123,7 @@ impl Comparison {
                 .shape
                 .map_or(String::new(), |[o, i]| format!(" {o}x{i}"));
             let what = format!("{}, {}{shape}", new.workload, now.operation);
-            let noises = [before.spread / 2.0, now.spread / 2.0];
+            let noises = [before, now].map(|o| (o.calls > 1).then_some(o.spread / 2.0));
             let rates = [speed(before), speed(now)];
             self.changes.push(Change::new(what, rates, noises));
         }
@@ -136,16 +137,19 @@ impl fmt::Display for Comparison {
         }
         for change in &self.changes {
             let verdict = match (change.moved, change.ratio > 1.0) {
-                (false, _) => "within the noise",
-                (true, true) => "faster",
-                (true, false) => "slower",
+                (None, _) => "no verdict from one round",
+                (Some(false), _) => "within the noise",
+                (Some(true), true) => "faster",
+                (Some(true), false) => "slower",
             };
+            let noise = change.noise.map_or_else(
+                || "unknown".into(),
+                |noise| format!("{:.1} %", 100.0 * noise),
+            );
             writeln!(
                 f,
-                "{:<52} x{:.3} (noise {:.1} %): {verdict}",
-                change.what,
-                change.ratio,
-                100.0 * change.noise
+                "{:<52} x{:.3} (noise {noise}): {verdict}",
+                change.what, change.ratio,
             )?;
         }
         self.missing.iter().try_for_each(|m| writeln!(f, "{m}"))
@@ -206,10 +210,10 @@ mod tests {
             panic!("{comparison:?}");
         };
         // 1 % faster, and the rounds differ by 3 %.
-        assert!(!rate.moved && (rate.ratio - 100.0 / 99.0).abs() < 1e-12);
-        assert!((rate.noise - 0.03).abs() < 1e-12);
+        assert!(rate.moved == Some(false) && (rate.ratio - 100.0 / 99.0).abs() < 1e-12);
+        assert!((rate.noise.unwrap() - 0.03).abs() < 1e-12);
         // 10 % slower, and the calls differ by 2 % to either side.
-        assert!(operation.moved && (operation.ratio - 0.9).abs() < 1e-12);
+        assert!(operation.moved == Some(true) && (operation.ratio - 0.9).abs() < 1e-12);
         assert_eq!(operation.what, "length 350, product 64x32");
         assert_eq!(
             comparison.missing,
@@ -221,5 +225,12 @@ mod tests {
         let text = comparison.to_string();
         assert!(text.contains("x0.900 (noise 2.0 %): slower"), "{text}");
         assert!(text.contains("within the noise"), "{text}");
+        // One round says nothing of the noise.
+        let once = Earlier {
+            workloads: vec![workload("length 350", &[50.0], 1.8)],
+            ..earlier
+        };
+        let change = &Comparison::new(&once, &now).changes[0];
+        assert_eq!((change.noise, change.moved), (None, None));
     }
 }

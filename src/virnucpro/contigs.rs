@@ -137,7 +137,7 @@ pub struct Verdict {
 impl ContigRule {
     /// Judges a contig by its chunks; `None` if it has none.
     ///
-    /// The scores are compared as the f64 values of what [`Style::Broad`] writes, which are the f32
+    /// The scores are compared as the f64 values of what [`Style::Broad`](super::Style::Broad) writes, which are the f32
     /// values themselves.
     pub fn judge(&self, chunks: &[ChunkScores]) -> Option<Verdict> {
         if chunks.is_empty() {

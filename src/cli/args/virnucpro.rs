@@ -142,6 +142,8 @@ pub struct VirnucproArgs {
         long,
         value_name = "DEVICE",
         default_value = "cpu",
+        env = "SEQSTREAM_DEVICE",
+        hide_env_values = true,
         help_heading = "Running"
     )]
     pub device: String,
@@ -166,7 +168,7 @@ pub struct VirnucproArgs {
     )]
     pub weights: WeightsArg,
     /// Number of CPU threads, at most 1024 [default: all cores]
-    #[arg(long, value_name = "N", value_parser = threads(), help_heading = "Running")]
+    #[arg(long, value_name = "N", value_parser = threads(), env = "SEQSTREAM_THREADS", hide_env_values = true, help_heading = "Running")]
     pub threads: Option<usize>,
     /// Tokens computed at once by each model; affects speed and memory, never a result
     #[arg(long, value_name = "N", value_parser = token_budget(), help_heading = "Running")]
