@@ -235,3 +235,28 @@ fn a_job_without_its_record_is_complete_and_a_strange_record_is_left_out() {
     fs::create_dir(&runs).unwrap();
     fails(report(&place, "whole"), 5, &["cannot read", ".runs.jsonl"]);
 }
+
+/// The page takes the place of an older page, and of nothing else: as root, it would replace devices.
+#[test]
+#[cfg(unix)]
+fn a_page_replaces_no_link_and_no_directory() {
+    let place = Place::new(3);
+    place.embed_ok("out", "");
+    fs::write(place.path("target"), "mine").unwrap();
+    std::os::unix::fs::symlink("target", place.path("link")).unwrap();
+    fs::create_dir(place.path("folder")).unwrap();
+    for name in ["link", "folder"] {
+        let output = report(&place, "out")
+            .args(["--html", name])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
+        assert!(
+            stderr(&output).contains("no regular file"),
+            "{}",
+            stderr(&output)
+        );
+    }
+    assert!(place.path("link").is_symlink());
+    assert_eq!(fs::read_to_string(place.path("target")).unwrap(), "mine");
+}

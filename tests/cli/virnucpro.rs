@@ -789,3 +789,52 @@ fn repeats_are_counted() {
     let repeats = summary["counts"]["repeated_fragments"].as_u64().unwrap();
     assert!(repeats >= fragments / 2, "{repeats} of {fragments}");
 }
+
+#[test]
+fn rna_is_warned_of_and_dna_is_not() {
+    let place = place(2);
+    let dna = std::fs::read_to_string(place.path("in.fna")).unwrap();
+    let rna: String = dna
+        .lines()
+        .map(|line| match line.starts_with('>') {
+            true => format!("{line}\n"),
+            false => format!("{}\n", line.replace('T', "U")),
+        })
+        .collect();
+    std::fs::write(place.path("rna.fna"), rna).unwrap();
+    for (input, warned) in [("in.fna", false), ("rna.fna", true)] {
+        let out = format!("{input}.out");
+        let output = virnucpro_from(&place, input, &out, "").output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let said = stderr(&output).contains("more than one codon in ten was dropped");
+        assert_eq!(said, warned, "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn nothing_is_exported_or_reported_of_fragments() {
+    let place = place(2);
+    ok(virnucpro(&place, "out", ""));
+    for command in [
+        &["export", "out", "x.npz", "--to", "npz"][..],
+        &["report", "out"],
+    ] {
+        let mut run = place.command(env!("CARGO_BIN_EXE_seqstream"));
+        let output = run.args(command).output().unwrap();
+        assert_eq!(output.status.code(), Some(6), "{}", stderr(&output));
+        assert!(
+            stderr(&output).contains("is an output of VirNucPro"),
+            "{}",
+            stderr(&output)
+        );
+    }
+}
+
+#[test]
+fn variables_stand_for_options_that_are_not_typed() {
+    let place = place(1);
+    let mut command = virnucpro(&place, "out", "");
+    let output = command.env("SEQSTREAM_DEVICE", "toaster").output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("toaster"), "{}", stderr(&output));
+}
