@@ -206,7 +206,7 @@ fn a_device_that_fails_ends_the_job_and_keeps_its_shards() {
     // Calls in the middle of the job, and one call while weights load, before anything is finished.
     for (fault, says, finished) in [
         (
-            "cuEventSynchronize#84:700:sticky",
+            "cuEventSynchronize#20:700:sticky",
             "700 (CUDA_ERROR_ILLEGAL_ADDRESS",
             1..all,
         ),
@@ -221,7 +221,7 @@ fn a_device_that_fails_ends_the_job_and_keeps_its_shards() {
             1..all,
         ),
         (
-            "cuMemcpyHtoDAsync_v2#86:999",
+            "cuMemcpyHtoDAsync_v2#22:999",
             "999 (CUDA_ERROR_UNKNOWN",
             1..all,
         ),
@@ -231,7 +231,7 @@ fn a_device_that_fails_ends_the_job_and_keeps_its_shards() {
             1..all,
         ),
         (
-            "cuMemcpyHtoDAsync_v2#30:999",
+            "cuMemcpyHtoDAsync_v2#3:999",
             "999 (CUDA_ERROR_UNKNOWN",
             0..1,
         ),

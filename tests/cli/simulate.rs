@@ -87,22 +87,22 @@ fn an_h200_is_predicted_within_a_tenth_of_what_was_measured() {
     }
 }
 
-/// The measured seconds of loading are those of the cold starts in f16 of
-/// benches/results/2026-11-27-nvidia-h200.md. How much of it is hidden is not compared, since it
+/// The measured seconds are those of loading all layers alone from f16 files, in
+/// benches/results/2026-11-29-streamed-h200.md. How much of it is hidden is not compared, since it
 /// depends on how far the thread that loads really was when the first pass began.
 #[test]
 fn the_loading_of_a_cold_start_is_predicted() {
     if !has_kernels() {
         return;
     }
-    for (model, seconds) in [("650M", 0.1), ("3B", 0.309)] {
+    for (model, seconds) in [("650M", 0.0318), ("3B", 0.127)] {
         let mut arguments = vec!["--model", model, "--lengths", "350"];
         arguments.extend(["--rounds", "1", "--cold"]);
         let output = bench(&machine("h200.toml"), &arguments);
         assert!(output.status.success(), "{output:?}");
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         let cold = &report["cold_start"];
-        // Cold starts of one machine differ by some 5 %, and the hosts of two machines by more.
+        // The hosts of two machines differ, and predictions of loading vary (docs/overlap.md).
         let load = cold["load_seconds"].as_f64().unwrap();
         assert!((0.75..1.25).contains(&(load / seconds)), "{model}: {cold}");
     }

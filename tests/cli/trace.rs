@@ -325,7 +325,18 @@ mod cuda {
             };
             let arrived = weights(Category::Copy, "HtoD");
             assert!(arrived > 0);
-            assert_eq!(arrived, weights(Category::Stage, "file to pinned"));
+            // Tensors that share a chunk have gaps of less than 256 bytes between them.
+            let filled = weights(Category::Stage, "file to pinned");
+            let gaps = 256
+                * document
+                    .events
+                    .iter()
+                    .filter(|e| e.name == "file to pinned")
+                    .count();
+            assert!(
+                (filled..filled + gaps as u64).contains(&arrived),
+                "{arrived} and {filled}"
+            );
         }
         // Each piece of work on a device has one call of the host.
         let numbers = |category: &[Category]| {
