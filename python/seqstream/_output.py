@@ -200,7 +200,8 @@ class Output:
             )
         shard, row = self._place(key)
         states, offsets = self._states(shard, self._layer(layer))
-        return states[int(offsets[row]) : int(offsets[row + 1])]
+        of_sequence: NDArray[Any] = states[int(offsets[row]) : int(offsets[row + 1])]
+        return of_sequence
 
     def to_anndata(self, layer: int | None = None) -> Any:
         """Return an AnnData with the rows as `X` and the names as `obs_names`. It needs the package anndata."""

@@ -56,7 +56,7 @@ assert any(e["category"] == "kernel" for e in model.streams.trace()["events"]), 
 layers = model.embed(sequences, layers="all", pool=["mean", "max"])
 states = model.embed(sequences[:3], per_token=True, layers=[1])
 assert (np.ascontiguousarray(layers[4][:, 0]) == rows).all()
-model.embed_fasta(sys.argv[3], sys.argv[4], dtype="f32")
+model.embed_fasta(sys.argv[3], sys.argv[4])
 assert (seqstream.open(sys.argv[4]).numpy() == rows).all(), "the program's job has the same bits"
 assert (model.embed(sequences) == rows).all()
 np.savez(sys.argv[5], rows=rows, states=states[1][0])

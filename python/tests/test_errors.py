@@ -180,7 +180,7 @@ def test_a_model_is_of_its_process(model):
 
 
 def test_the_command_is_the_program(tiny, tmp_path):
-    assert program("--version").stdout == f"seqstream {seqstream.__version__}\n"
+    assert program("-V").stdout == f"seqstream {seqstream.__version__}\n"
     wrong = program("embed", check=False)
     assert wrong.returncode == 2 and "--model" in wrong.stderr
     bad = tmp_path / "bad.fa"
