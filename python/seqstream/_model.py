@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from . import _native
 from ._cublaslt import hand_over_folders
-from ._errors import DeviceError, InputWarning, ModelWarning, UsageError
+from ._errors import InputWarning, ModelWarning, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,22 +79,6 @@ class Streams:
         return path, own
 
 
-_cuda_process: int | None = None
-
-
-def _no_fork() -> None:
-    """Raise DeviceError in a process that was forked from one that has used CUDA: the driver cannot go on there."""
-    global _cuda_process
-    if _cuda_process not in (None, os.getpid()):
-        raise DeviceError(
-            "CUDA was started by another process, from which this one was forked",
-            'open the model in the process that uses it; start processes by "spawn" '
-            '(multiprocessing.set_start_method("spawn"))',
-            7,
-        )
-    _cuda_process = os.getpid()
-
-
 class Embedder:
     """A model on its devices.
 
@@ -157,7 +141,6 @@ class Embedder:
             streams="on" if overlap else "off",
         )
         if device.startswith("cuda"):
-            _no_fork()
             hand_over_folders()
         self._native = _native.Model(self._name, cache_dir, local_files_only, trace, self._options)
         self._counts: dict[str, int] = {}

@@ -181,7 +181,11 @@ impl Model {
         args: Vec<OsString>,
     ) -> PyResult<Self> {
         let process = std::process::id();
-        if args.iter().any(|a| a.to_string_lossy().starts_with("cuda")) {
+        let cuda = |arg: &OsString| {
+            let arg = arg.to_string_lossy();
+            arg.trim_start_matches("--device=").starts_with("cuda")
+        };
+        if args.iter().any(cuda) {
             let first =
                 CUDA_PROCESS.compare_exchange(0, process, Ordering::Relaxed, Ordering::Relaxed);
             if first.is_err_and(|first| first != process) {

@@ -229,11 +229,6 @@ fn job(
     recording.finish();
     let report = report?;
     recording.write(&job.dir, &report, console);
-    // The process is about to end, and then the driver gives everything back at once, which is faster
-    // than to free each part. A trace reads its last times when the model is dropped.
-    if !trace.is_on() {
-        std::mem::forget((engine, checkpoint));
-    }
     if !summary.complete
         && let Some(manifest) = &report.manifest
     {
